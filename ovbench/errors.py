@@ -1,0 +1,50 @@
+"""What goes wrong for a user, each as one sentence with a place and a remedy, and the exit code that it ends with."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OvbenchError(Exception):
+    """An error that a user can act on: what is wrong, where, and what to do about it. Never shown with a traceback."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None):
+        self.what, self.where, self.fix = what, where, fix
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        remedy = f"; {self.fix}" if self.fix else ""
+        return f"{self.what}{place}{remedy}"
+
+
+class UsageError(OvbenchError):
+    """The command line or a call asked for something that does not exist or does not fit."""
+
+    exit_code = 2
+
+
+class InputError(OvbenchError):
+    """A file that the user brought (data, weights, configuration) is missing, damaged or of the wrong kind."""
+
+    exit_code = 3
+
+
+class IncompleteError(OvbenchError):
+    """The run finished, but some of its cells did not."""
+
+    exit_code = 4
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> UsageError:
+    """The error for a name that is not known, with the closest names that are."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        fix = "did you mean " + " or ".join(f'"{c}"' for c in close) + "?"
+    else:
+        fix = "known: " + ", ".join(known) if known else None
+    return UsageError(f'unknown {kind} "{name}"', where=where, fix=fix)
