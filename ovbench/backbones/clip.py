@@ -1,0 +1,85 @@
+"""The CLIP vision tower of open_clip, opened up: its own submodules, called step by step.
+
+Every method of this family differs from CLIP in what it does with the tokens that enter the last block, so the tower
+offers the trunk, the parts of a block and the projection separately. ``n = 1 + gh*gw`` tokens, class token first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovbench.backbones.positions import resize_positions
+from ovbench.errors import InputError
+
+
+class Heads(NamedTuple):
+    """Queries, keys and values f[b, heads, n, c / heads] of one block."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+
+class ClipVision(nn.Module):
+    """A frozen ViT tower. ``visual`` is an ``open_clip.transformer.VisionTransformer`` (no attention pooling)."""
+
+    def __init__(self, visual: nn.Module):
+        super().__init__()
+        if not hasattr(visual, "class_embedding") or getattr(visual, "attn_pool", None) is not None:
+            raise InputError(
+                f"the vision tower {type(visual).__name__} is not a CLIP ViT with a class token",
+                fix="choose an open_clip model whose vision tower is a plain ViT, such as ViT-B-16",
+            )
+        self.visual = visual.eval().requires_grad_(False)
+        self.blocks = visual.transformer.resblocks
+        self.layers = len(self.blocks)
+        self.heads = self.blocks[0].attn.num_heads
+        self.patch = visual.conv1.kernel_size[0]
+        self.width = visual.conv1.out_channels
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images f[b, 3, h, w] to the tokens f[b, n, c] that enter the first block, and their grid (gh, gw). A side
+        that is no multiple of the patch loses its remainder."""
+        patches = self.visual.conv1(images)
+        grid = patches.shape[-2:]
+        tokens = patches.flatten(2).transpose(1, 2)
+        cls = self.visual.class_embedding.expand(len(tokens), 1, -1)
+        positions = resize_positions(self.visual.positional_embedding, tuple(grid), square_only=False)
+        return self.visual.ln_pre(torch.cat([cls, tokens], 1) + positions), tuple(grid)
+
+    def trunk(self, tokens: Tensor, *, until: int = -1) -> Tensor:
+        """The ordinary blocks from the first up to ``until`` (exclusive; by default all but the last)."""
+        for block in self.blocks[:until]:
+            tokens = self.feed_forward(block, tokens + self.attention(block, block.ln_1(tokens)))
+        return tokens
+
+    def project_heads(self, block: nn.Module, normed: Tensor) -> Heads:
+        """Queries, keys and values of a block from tokens after its ``ln_1``."""
+        qkv = F.linear(normed, block.attn.in_proj_weight, block.attn.in_proj_bias)
+        return Heads(*qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4))
+
+    def values(self, block: nn.Module, normed: Tensor) -> Tensor:
+        """The value projection alone, all heads side by side: f[b, n, c]."""
+        width = self.width
+        return F.linear(normed, block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
+
+    def merge_heads(self, block: nn.Module, heads: Tensor) -> Tensor:
+        """Mixed values f[b, heads, n, c / heads] through the output projection: f[b, n, c]."""
+        return block.ls_1(block.attn.out_proj(heads.transpose(1, 2).flatten(2)))
+
+    def attention(self, block: nn.Module, normed: Tensor) -> Tensor:
+        """Ordinary self-attention of a block on tokens after its ``ln_1``."""
+        q, k, v = self.project_heads(block, normed)
+        return self.merge_heads(block, F.scaled_dot_product_attention(q, k, v))
+
+    def feed_forward(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        """The second half of a block, residual included."""
+        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """``ln_post`` and the projection to the joint space on all tokens: f[b, n, d]."""
+        return self.visual.ln_post(tokens) @ self.visual.proj

@@ -1,0 +1,46 @@
+"""DINO v1 features from a timm ViT: the query and key projections of the last block."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ovbench.backbones.positions import resize_positions
+from ovbench.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class DinoVision(nn.Module):
+    """A frozen timm ``VisionTransformer`` with a class token and learned positions."""
+
+    def __init__(self, vit: nn.Module):
+        super().__init__()
+        if getattr(vit, "num_prefix_tokens", None) != 1 or getattr(vit, "pos_embed", None) is None:
+            raise InputError(
+                f"{type(vit).__name__} is not a ViT with one class token and learned positions",
+                fix="choose a DINO v1 model, such as vit_base_patch8_224.dino",
+            )
+        self.vit = vit.eval().requires_grad_(False)
+        self.patch = vit.patch_embed.proj.kernel_size[0]
+        self.width = vit.embed_dim
+
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images f[b, 3, h, w] (ImageNet-normalised) to tokens f[b, 1 + gh*gw, c] and their grid."""
+        patches = self.vit.patch_embed.proj(images)
+        grid = tuple(patches.shape[-2:])
+        tokens = patches.flatten(2).transpose(1, 2)
+        cls = self.vit.cls_token.expand(len(tokens), 1, -1)
+        tokens = torch.cat([cls, tokens], 1) + resize_positions(self.vit.pos_embed[0], grid, square_only=True)
+        return self.vit.norm_pre(tokens), grid
+
+    def last_qkv(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+        """Queries, keys and values f[b, gh*gw, c] of the last block's patch tokens, heads side by side, bias included,
+        unscaled, and the grid. The rest of the last block is never run."""
+        tokens, grid = self.embed(images)
+        for block in self.vit.blocks[:-1]:
+            tokens = block(tokens)
+        last = self.vit.blocks[-1]
+        q, k, v = last.attn.qkv(last.norm1(tokens))[:, 1:].chunk(3, -1)
+        return q, k, v, grid

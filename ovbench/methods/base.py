@@ -1,0 +1,101 @@
+"""What a method is: two halves over a batch of windows, and what it needs from the engine.
+
+``encode`` knows no words, so that one pass over an image serves several vocabularies; ``score`` compares its features
+with queries. A method sees tensors only: no path, no dataset name, no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from ovbench.backbones.clip import ClipVision
+from ovbench.backbones.dino import DinoVision
+
+
+class Queries(NamedTuple):
+    """The text side of a vocabulary: ``embeddings`` f[q, d] one row per query, ``class_index`` i64[q] its class."""
+
+    embeddings: Tensor
+    class_index: Tensor
+
+
+class Needs(NamedTuple):
+    """What the engine has to bring for a method."""
+
+    backbones: tuple[str, ...]
+    regions: bool = False
+
+
+@dataclass
+class Batch:
+    """Windows of one shape.
+
+    windows: f[b, 3, h, w], RGB, normalised with the protocol's mean and std, padded with zeros.
+    regions: i64[b, h, w] region ids of the same windows, padded with ``pad_region``; None unless the method needs them.
+    context: what the method's ``encode_image`` returned for the image that the windows come from.
+    note: called with the name and value of intermediate quantities, for parity tests and for debugging.
+    """
+
+    windows: Tensor
+    regions: Tensor | None = None
+    pad_region: int = 0
+    context: Any = None
+    note: Callable[[str, Any], None] = lambda name, value: None
+
+
+class PatchFeatures(NamedTuple):
+    """Dense features f[b, n, d] of windows, row-major over a ``grid`` of (gh, gw) cells."""
+
+    tokens: Tensor
+    grid: tuple[int, int]
+
+
+class Backbones(NamedTuple):
+    """The frozen networks; a method reads those that it names in its needs."""
+
+    clip: ClipVision | None = None
+    dino: DinoVision | None = None
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """For methods without hyper-parameters of their own."""
+
+
+class Method(nn.Module):
+    """Base class of methods whose dense features live in CLIP's joint space. Override ``encode`` at least."""
+
+    Params: ClassVar[type] = NoParams
+    needs: ClassVar[Needs] = Needs(backbones=("clip",))
+
+    def __init__(self, backbones: Backbones, params: Any = None):
+        super().__init__()
+        self.params = params if params is not None else self.Params()
+        for name in self.needs.backbones:
+            setattr(self, name, getattr(backbones, name))
+
+    @classmethod
+    def parameter_names(cls) -> list[str]:
+        return [field.name for field in fields(cls.Params)]
+
+    def encode_image(self, image: Tensor) -> Any:
+        """What is computed once per image from the normalised resized image f[3, H, W]; reaches ``Batch.context``."""
+        return None
+
+    def encode(self, batch: Batch) -> Any:
+        """Features of a batch of windows, free of any vocabulary."""
+        raise TypeError(f"{type(self).__name__} does not define encode")
+
+    def score(self, features: PatchFeatures, queries: Queries) -> Tensor:
+        """Cosine of every cell with every query: f[b, q, gh, gw]."""
+        tokens = nn.functional.normalize(features.tokens, dim=-1)
+        cosines = tokens @ queries.embeddings.T  # f[b, n, q]
+        return cosines.transpose(1, 2).unflatten(2, features.grid)
+
+    def refine_labels(self, labels: Tensor, regions: Tensor | None) -> Tensor:
+        """A last step on the label map i64[H, W] of the original image, with its region map i64[H, W]."""
+        return labels

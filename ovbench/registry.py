@@ -1,0 +1,68 @@
+"""Names to things: entries are ``"module:attribute"`` strings or entry points, imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from ovbench.errors import InputError, UsageError, unknown
+
+
+class Registry:
+    """A table of names. Built-in entries are strings; other packages add theirs by entry points of ``group``."""
+
+    def __init__(self, kind: str, builtin: dict[str, str], *, group: str | None = None):
+        self.kind, self.group = kind, group
+        self._builtin = dict(builtin)
+
+    def entries(self) -> dict[str, str]:
+        """Every known name with its target. A plug-in that takes a built-in name is refused."""
+        found = dict(self._builtin)
+        for point in entry_points(group=self.group) if self.group else ():
+            if point.name in found and found[point.name] != point.value:
+                raise UsageError(
+                    f'{self.kind} "{point.name}" is defined twice',
+                    where=f"{found[point.name]} and {point.value}",
+                    fix="rename the plug-in's entry point or uninstall it",
+                )
+            found[point.name] = point.value
+        return found
+
+    def names(self) -> list[str]:
+        return sorted(self.entries())
+
+    def load(self, name: str) -> Any:
+        """The object behind a name; `UsageError` with close matches where there is none."""
+        entries = self.entries()
+        if name not in entries:
+            raise unknown(self.kind, name, entries)
+        return load_target(entries[name], where=f'{self.kind} "{name}"')
+
+
+def load_target(target: str, *, where: str) -> Any:
+    """Import ``"module:attribute"``."""
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise InputError(
+            f'cannot load "{target}": {error}', where=where, fix="reinstall the package that provides it"
+        ) from error
+
+
+METHODS = Registry(
+    "method",
+    {
+        "clip": "ovbench.methods.clip:CLIP",
+        "maskclip": "ovbench.methods.maskclip:MaskCLIP",
+        "corrclip": "ovbench.methods.corrclip:CorrCLIP",
+    },
+    group="ovbench.methods",
+)
+
+REGIONS = Registry(
+    "region source",
+    {"felzenszwalb": "ovbench.regions.felzenszwalb:Felzenszwalb"},
+    group="ovbench.regions",
+)
