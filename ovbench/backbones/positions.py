@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,4 +22,4 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, square_only: bool)
     patches = table[1:].T.reshape(1, -1, native, native)
     factor = tuple((side + 0.1) / native for side in grid)
     patches = F.interpolate(patches, scale_factor=factor, mode="bicubic", align_corners=False)
-    return F.pad(patches[0].flatten(1).T, (0, 0, 1, 0)) + F.pad(table[:1], (0, 0, 0, grid[0] * grid[1]))
+    return torch.cat([table[:1], patches[0].flatten(1).T])
