@@ -1,0 +1,168 @@
+"""Dataset cards: a benchmark as data. Where its files lie in each known layout, and what a label value means."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from ovbench.errors import InputError, unknown
+from ovbench.resources import shipped
+from ovbench.tomlfile import read_toml, refuse_unknown_keys
+from ovbench.vocab import CANONICAL, Queries, published_list, read_classes_file, read_published_list
+
+__all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]
+
+ENTRY_POINTS = "ovbench.datasets"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the raw value of a label pixel means: ``raw - shift``, or a table's entry; ``void`` values are not scored."""
+
+    name: str
+    shift: int = 0
+    void: tuple[int, ...] = ()
+    table: str | None = None            # path of a two-column text file: raw value, class or "-"
+    common: int | None = None           # a raw value that most files hold; tells encodings with equal ranges apart
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way to lay the files out: ``{id}`` stands for the image id, which may contain folders."""
+
+    name: str
+    image: str
+    label: str
+    encodings: tuple[str, ...]          # the first is the documented one; another is used where only it fits the files
+    ids: str = "images"                 # "images" or "labels" (every such file), or the path of a split file
+
+
+@dataclass(frozen=True)
+class Card:
+    """A benchmark. ``classes`` are the canonical names in label order; ``background`` is the index of the class that
+    gathers everything else, scored by a threshold, or None."""
+
+    name: str
+    title: str
+    split: str
+    classes: tuple[str, ...]
+    background: int | None
+    image_count: int
+    roots: tuple[str, ...]              # folders below the data root, tried in turn
+    layouts: tuple[Layout, ...]
+    encodings: tuple[Encoding, ...]
+    licence: str
+    citation: str
+    source: str
+    classes_file: Path
+    path: Path
+    prepare: str | None = None          # converter in ovbench.data.prepare, None if the download is used as is
+    variant: str | None = None          # the name variant used where none is asked for, None for the canonical names
+    generator: str | None = None        # "module:function" that draws the benchmark; shipped cards only
+    generated_folder: str | None = None # its folder in the cache; a new name when the drawing changes
+    traits: tuple[str, ...] = ()        # what `data verify` can rely on, see ovbench.data.verify
+
+    def encoding(self, name: str) -> Encoding:
+        """The encoding of that name."""
+        return next(e for e in self.encodings if e.name == name)
+
+
+@functools.cache
+def load_card(name_or_path: str) -> Card:
+    """The card of a shipped benchmark, of an installed plug-in (entry point group ``ovbench.datasets``) or of a file.
+
+    Raises UsageError for an unknown name and InputError for a card that is not valid.
+    """
+    if name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path:
+        return _parse(Path(name_or_path).expanduser().resolve(), is_shipped=False)
+    path = shipped("datasets", f"{name_or_path}.toml")
+    if path.is_file():
+        return _parse(path, is_shipped=True)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name_or_path:
+            return _parse(Path(point.load()), is_shipped=False)
+    raise unknown("dataset", name_or_path, list_cards())
+
+
+def list_cards() -> list[str]:
+    """Names of the shipped benchmarks, then of those from installed plug-ins."""
+    own = sorted(path.stem for path in shipped("datasets").glob("*.toml"))
+    return own + sorted({point.name for point in entry_points(group=ENTRY_POINTS)} - set(own))
+
+
+def vocabulary(card: Card, variant: str | None = None) -> Queries:
+    """The query strings of each class, word for word; a class may own several, or none (a constant-score background).
+
+    ``variant`` is a family of methods whose published list is wanted (``"cass"``), or "canonical". None, or a family that
+    published no list for this benchmark, is the card's own choice: mostly the canonical names. Raises UsageError for an
+    unknown family.
+    """
+    path = published_list(card.classes_file, card.name, variant or card.variant or CANONICAL)
+    if path is None:
+        path = published_list(card.classes_file, card.name, card.variant or CANONICAL)
+    queries = read_classes_file(path) if path == card.classes_file else read_published_list(path)
+    if len(queries) != len(card.classes):
+        raise InputError(f"{len(queries)} classes instead of {len(card.classes)}", where=str(path))
+    return queries
+
+
+def _parse(path: Path, *, is_shipped: bool) -> Card:
+    table = read_toml(path)
+    where = path.name if is_shipped else str(path)
+    known = {"classes", "roots", "encoding", "layout", "image"} | {f.name for f in dataclasses.fields(Card)}
+    refuse_unknown_keys(table, known - {"name", "layouts", "encodings", "classes_file", "path"}, where)
+    for key in ("title", "classes", "layout", "encoding"):
+        if key not in table:
+            raise InputError(f'the card has no "{key}"', where=where)
+    if "generator" in table and not is_shipped:
+        raise InputError('"generator" names code, which only a shipped card may', where=where, fix="remove the key")
+    folder = shipped("datasets") if is_shipped else path.parent
+    classes_file = folder / "classes" / table["classes"] if is_shipped else folder / table["classes"]
+    encodings = tuple(_encoding(name, t, folder, where) for name, t in table["encoding"].items())
+    plain = {k: table[k] for k in table.keys() & {"licence", "citation", "source", "prepare", "variant",
+                                                  "generator", "generated_folder"}}
+    card = Card(
+        name=path.stem, title=table["title"], split=table.get("split", "val"), path=path, classes_file=classes_file,
+        classes=tuple(queries[0] for queries in read_classes_file(classes_file)),
+        background=table.get("background"), image_count=table.get("image_count", 0),
+        roots=tuple(table.get("roots", ["."])), encodings=encodings,
+        layouts=tuple(_layout(number, {"image": table.get("image", "")} | t, encodings, where)
+                      for number, t in enumerate(table["layout"])),
+        traits=tuple(table.get("traits", ())), **({"licence": "", "citation": "", "source": ""} | plain))
+    _check(card, where)
+    return card
+
+
+def _encoding(name: str, table: dict[str, Any], folder: Path, where: str) -> Encoding:
+    place = f"{where}, [encoding.{name}]"
+    refuse_unknown_keys(table, [f.name for f in dataclasses.fields(Encoding) if f.name != "name"], place)
+    values = dict(table, void=tuple(table.get("void", ())))
+    if "table" in values:
+        values["table"] = str(folder / values["table"])
+    return Encoding(name=name, **values)
+
+
+def _layout(number: int, table: dict[str, Any], encodings: tuple[Encoding, ...], where: str) -> Layout:
+    place = f"{where}, layout[{number}]"
+    refuse_unknown_keys(table, [f.name for f in dataclasses.fields(Layout)], place)
+    for key in ("name", "image", "label", "encodings"):
+        if key not in table:
+            raise InputError(f'the layout has no "{key}"', where=place)
+    for key in ("image", "label"):
+        if table[key].count("{id}") != 1:
+            raise InputError(f'"{key}" must contain {{id}} once, got "{table[key]}"', where=place)
+    for name in table["encodings"]:
+        if name not in [e.name for e in encodings]:
+            raise InputError(unknown("encoding", name, [e.name for e in encodings]).what, where=place)
+    return Layout(**dict(table, encodings=tuple(table["encodings"])))
+
+
+def _check(card: Card, where: str) -> None:
+    if card.background is not None and not 0 <= card.background < len(card.classes):
+        raise InputError(f"background {card.background} is not a class, 0..{len(card.classes) - 1}", where=where)
+    if not card.layouts or any(not layout.encodings for layout in card.layouts):
+        raise InputError("a card needs a layout, and each layout an encoding", where=where)

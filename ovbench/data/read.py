@@ -1,0 +1,118 @@
+"""A benchmark's images and labels as a sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ovbench.cache import cache_root
+from ovbench.data.card import Card
+from ovbench.data.decode import read_image, read_raw_label
+from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, choose_encoding, label_map
+from ovbench.data.locate import Found, Item, data_roots, find
+from ovbench.errors import InputError, UsageError
+
+__all__ = ["IGNORED", "NO_CLASS", "Dataset", "Item", "Sample", "open_dataset", "read_image", "read_raw_label"]
+
+LABEL_RULES = ("correct", "official")
+
+
+class Sample(NamedTuple):
+    """``image`` u8[h,w,3] RGB; ``label`` u16[h,w], a class index, IGNORED or NO_CLASS."""
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a benchmark in the order of its split, read one at a time."""
+
+    card: Card
+    items: tuple[Item, ...]
+    root: Path
+    layout: str
+    labels: LabelMap
+    label_rule: str = "correct"
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def ids_sha256(self) -> str:
+        """Hash of the image ids in order: what a record needs to say which images were scored."""
+        return hashlib.sha256("\n".join(item.id for item in self.items).encode()).hexdigest()
+
+    def read(self, index: int) -> Sample:
+        """Image and label; InputError where either is unreadable or their sizes differ."""
+        image, label = self.read_image(index), self.read_label(index)
+        if image.shape[:2] != label.shape:
+            raise InputError(f"image is {_size(image)} but its label is {_size(label)}", where=self._where(index),
+                             fix=f"run: ovbench data verify {self.card.name}")
+        return Sample(self.items[index].id, image, label)
+
+    def read_image(self, index: int) -> np.ndarray:
+        """u8[h,w,3], RGB."""
+        return read_image(self.items[index].image_path)
+
+    def read_label(self, index: int) -> np.ndarray:
+        """u16[h,w]: class index, IGNORED or NO_CLASS. InputError for a value that the benchmark does not have."""
+        raw = read_raw_label(self.items[index].label_path)
+        return self.labels.apply(raw, where=self._where(index), card=self.card)
+
+    def subset(self, manifest) -> Dataset:
+        """The images that the manifest names, in its order, after a check of their files' hashes."""
+        return dataclasses.replace(self, items=manifest.select(self))
+
+    def _where(self, index: int) -> str:
+        return f"{self.card.name}, {self.items[index].id}"
+
+
+def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule: str = "correct") -> Dataset:
+    """Find the benchmark's files and pair them; nothing but a sample of labels is read.
+
+    ``label_rule``: "correct" ignores what the benchmark ignores. "official" is what the published evaluation code
+    does: 255 is always ignored, also where it is a class (pc459 "monkey", ade847 "pier"), and a 16-bit void is kept and
+    matches no class. Raises InputError saying where it looked if files are missing.
+    """
+    if label_rule not in LABEL_RULES:
+        raise UsageError(f'unknown label rule "{label_rule}"', fix="use " + " or ".join(LABEL_RULES))
+    found = locate(card, data_root)
+    _refuse_gaps(card, found)
+    encoding = choose_encoding(card, found)
+    return Dataset(card, found.items, found.root, found.layout.name,
+                   label_map(encoding, len(card.classes), label_rule), label_rule)
+
+
+def locate(card: Card, data_root: str | Path | None = None) -> Found:
+    """The layout that holds the benchmark's files; a generated benchmark is drawn on first use."""
+    return find(card, [_generated(card)] if card.generator else data_roots(data_root))
+
+
+def _refuse_gaps(card: Card, found: Found) -> None:
+    for kind, missing, pattern in (("image", found.without_image, found.layout.image),
+                                   ("label", found.without_label, found.layout.label)):
+        if missing:
+            raise InputError(f"{len(missing)} of {len(found.items)} {kind}s missing, first "
+                             f"{found.root / pattern.format(id=missing[0])}", where=card.name,
+                             fix=f"run: ovbench data verify {card.name}")
+
+
+def _generated(card: Card) -> Path:
+    """The folder of a generated benchmark, drawn on first use; the generator makes it appear only when complete."""
+    from ovbench.registry import load_target
+
+    folder = cache_root() / "generated" / card.generated_folder
+    if not folder.is_dir():
+        load_target(card.generator, where=f"{card.name}.toml")(folder)
+    return folder
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
