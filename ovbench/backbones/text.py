@@ -1,0 +1,61 @@
+"""Class names to vectors: prompt ensembles through a CLIP text tower."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PROMPTS_AT_ONCE = 256
+
+
+class TextEncoder:
+    """The text tower of an open_clip model with its tokenizer."""
+
+    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]):
+        self.model, self.tokenizer = model, tokenizer
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Unnormalised text features f[n, d]."""
+        chunks = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
+        device = next(self.model.parameters()).device
+        return torch.cat([self._encode_tokens(self.tokenizer(list(chunk)).to(device)) for chunk in chunks])
+
+    def _encode_tokens(self, tokens: Tensor) -> Tensor:
+        """As ``model.encode_text``, on tokens trimmed to the longest prompt: in a causal tower, what follows the end
+        token changes nothing before it."""
+        model = self.model
+        causal = getattr(model, "attn_mask", None) is not None and getattr(model, "text_pool_type", "") == "argmax"
+        if not causal:
+            return model.encode_text(tokens)
+        length = int((tokens != 0).sum(1).max())
+        tokens = tokens[:, :length]
+        x = model.token_embedding(tokens) + model.positional_embedding[:length]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x), device=x.device), tokens.argmax(-1)]
+        projection = model.text_projection
+        return projection(x) if isinstance(projection, nn.Module) else x @ projection
+
+
+def embed_queries(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """One vector per query, f[q, d]: every template encoded and L2-normalised, their mean, L2-normalised again.
+
+    Equal queries are encoded once.
+    """
+    distinct = list(dict.fromkeys(queries))
+    prompts = [template.replace("{}", query) for query in distinct for template in templates]
+    features = F.normalize(encoder.encode(prompts), dim=-1).unflatten(0, (len(distinct), len(templates)))
+    vectors = F.normalize(features.mean(1), dim=-1)
+    row = {query: number for number, query in enumerate(distinct)}
+    return vectors[torch.tensor([row[query] for query in queries], device=vectors.device)]
+
+
+def text_key(weights_sha256: str, queries: Sequence[str], templates: Sequence[str]) -> str:
+    """What a set of query vectors depends on, hashed: the name of its cache entry."""
+    content = json.dumps([weights_sha256, list(queries), list(templates)])
+    return hashlib.sha256(content.encode()).hexdigest()

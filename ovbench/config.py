@@ -1,0 +1,228 @@
+"""What a run does, from data: method x benchmark settings in TOML, overridden key by key from the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ovbench.errors import InputError, UsageError, unknown
+from ovbench.registry import METHODS, REGIONS
+from ovbench.resources import shipped
+from ovbench.tomlfile import read_toml, refuse_unknown_keys
+
+TABLES = ("title", "paper", "source", "backbones", "protocol", "params", "regions", "benchmark")
+CELL_TABLES = ("backbones", "protocol", "params", "regions", "source")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything around a method: how the image reaches it and how its scores become labels.
+
+    short_side, long_side: the image is resized, keeping its ratio, until its short side is ``short_side``, but its long
+    side at most ``long_side`` (pixels; short_side 0: not resized).
+    crop, stride: square sliding windows in pixels of the resized image; crop 0 is one window over the whole image.
+    pad: windows are padded to a multiple of this many pixels (0: never).
+    mean, std: normalisation of RGB values 0..255.
+    templates: prompt set in configs/templates.toml. vocabulary: variant of the class names ("" is the canonical one).
+    logit_scale, prob_thd: see `ovbench.engine.reduce.Decision`.
+    """
+
+    short_side: int = 336
+    long_side: int = 2048
+    crop: int = 224
+    stride: int = 112
+    pad: int = 0
+    mean: tuple[float, ...] = (122.771, 116.746, 104.094)
+    std: tuple[float, ...] = (68.501, 66.632, 70.323)
+    templates: str = "openai_80"
+    vocabulary: str = ""
+    logit_scale: float = 40.0
+    prob_thd: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.short_side >= 0, "short_side must be 0 (no resize) or more"),
+            (self.long_side > 0, "long_side must be positive"),
+            (self.crop >= 0, "crop must be 0 (whole image) or more"),
+            (self.stride > 0, "stride must be positive"),
+            (self.pad >= 0, "pad must be 0 (none) or more"),
+            (0 <= self.prob_thd < 1, "prob_thd is a probability: 0 or more, below 1"),
+            (len(self.mean) == 3 and len(self.std) == 3 and all(s > 0 for s in self.std), "mean and std take 3 values"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise UsageError(message, where="protocol")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one benchmark with one set of parameters, fully resolved; plain data but for ``params``."""
+
+    method: str
+    dataset: str
+    params: Any
+    protocol: Protocol
+    backbones: Mapping[str, str]
+    regions: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        plain = {
+            "method": self.method,
+            "dataset": self.dataset,
+            "params": dataclasses.asdict(self.params),
+            "protocol": dataclasses.asdict(self.protocol),
+            "backbones": dict(self.backbones),
+            "regions": dict(self.regions),
+        }
+        return json.loads(json.dumps(plain))  # tuples become lists, as in the file
+
+    def digest(self) -> str:
+        """Hash of the canonical form: equal for equal settings, however they were given."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def method_config(method: str) -> dict[str, Any]:
+    """The settings file of a method (empty where a plug-in brings none); unknown keys are refused."""
+    path = shipped("configs", "methods", f"{method}.toml")
+    if not path.is_file():
+        return {}
+    config = read_toml(path)
+    refuse_unknown_keys(config, TABLES, str(path.name))
+    return config
+
+
+def templates(name: str) -> tuple[str, ...]:
+    """A prompt set; every template holds ``{}`` where the class name goes."""
+    sets = read_toml(shipped("configs", "templates.toml"))
+    if name not in sets:
+        raise unknown("prompt set", name, sets, where="templates")
+    return tuple(sets[name])
+
+
+def resolve(
+    method: str, dataset: str, overrides: Mapping[str, str] | None = None, backbones: Mapping[str, str] | None = None
+) -> Cell:
+    """The cell of a method on a benchmark.
+
+    Settings are laid over one another: defaults, configs/common.toml, the method's file, the common and then the
+    method's own table for this benchmark, and last ``overrides`` (``key=value`` texts as given to ``--set``).
+    """
+    entry = METHODS.load(method)
+    layers = []
+    for config in (read_toml(shipped("configs", "common.toml")), method_config(method)):
+        layers.append((0, config))
+        layers.append((1, config.get("benchmark", {}).get(dataset, {})))
+    merged: dict[str, dict[str, Any]] = {"backbones": {}, "protocol": {}, "params": {}, "regions": {}}
+    for _, layer in sorted(layers, key=lambda pair: pair[0]):
+        for table, values in merged.items():
+            given = layer.get(table, {})
+            if table == "regions" and given.get("source", values.get("source")) != values.get("source"):
+                values.clear()  # another source has other settings
+            values.update(given)
+    _apply(merged, entry.Params, overrides or {}, method)
+    needed = {name: merged["backbones"].get(name) for name in entry.needs.backbones}
+    for name, spec in (backbones or {}).items():
+        if name not in needed:
+            raise unknown("backbone", name, needed, where=f"method {method}")
+        needed[name] = spec
+    for name, spec in needed.items():
+        if spec is None:
+            raise UsageError(f'method "{method}" needs the backbone "{name}"', fix=f"give --weights {name}=MODEL")
+    return Cell(
+        method=method,
+        dataset=dataset,
+        params=_build(entry.Params, merged["params"], f"parameters of {method}"),
+        protocol=_build(Protocol, merged["protocol"], f"protocol of {method}"),
+        backbones=needed,
+        regions=_regions(merged["regions"]) if entry.needs.regions else {},
+    )
+
+
+def _regions(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The region source with every setting spelled out."""
+    settings = dict(given)
+    source = settings.pop("source", "felzenszwalb")
+    made = _build(REGIONS.load(source), settings, f"regions {source}")
+    return {"source": source, **made.settings()}
+
+
+def _apply(merged: dict[str, dict[str, Any]], params: type, overrides: Mapping[str, str], method: str) -> None:
+    """Lay ``key=value`` texts over the tables. A key names a parameter, a protocol setting, ``regions`` (the source)
+    or ``regions.SETTING``."""
+    own, around = _types(params), _types(Protocol)
+    if "regions" in overrides and merged["regions"].get("source") != overrides["regions"]:
+        merged["regions"] = {"source": overrides["regions"]}
+    for key, text in overrides.items():
+        if key == "regions":
+            continue
+        if key in own:
+            merged["params"][key] = parse_value(text, own[key], key)
+        elif key in around:
+            merged["protocol"][key] = parse_value(text, around[key], key)
+        elif key.startswith("regions."):
+            name = key.removeprefix("regions.")
+            known = _types(REGIONS.load(merged["regions"].get("source", "felzenszwalb")))
+            if name not in known:
+                raise unknown("parameter", key, [f"regions.{k}" for k in known], where=f"method {method}")
+            merged["regions"][name] = parse_value(text, known[name], key)
+        else:
+            raise unknown("parameter", key, [*own, *around, "regions"], where=f"method {method}")
+
+
+def _types(cls: type) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(cls).items() if name in {f.name for f in dataclasses.fields(cls)}}
+
+
+def parse_value(text: str, hint: Any, key: str) -> Any:
+    """A command-line text as the type of its field: bool, int, float, str, a tuple of numbers, or none."""
+    options = [hint] if get_origin(hint) is not None and get_origin(hint) is tuple else list(get_args(hint)) or [hint]
+    if text.lower() in ("none", "null") and type(None) in options:
+        return None
+    kind = next(o for o in options if o is not type(None))
+    try:
+        if kind is bool:
+            return {"true": True, "false": False, "1": True, "0": False, "on": True, "off": False}[text.lower()]
+        if get_origin(kind) is tuple:
+            return tuple(get_args(kind)[0](part) for part in text.split(","))
+        return kind(text)
+    except (KeyError, ValueError):
+        name = "true or false" if kind is bool else f"a value of type {getattr(kind, '__name__', kind)}"
+        raise UsageError(f'"{text}" is no value for "{key}"', where="--set", fix=f"give {name}") from None
+
+
+def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
+    """A dataclass from a table; unknown keys and wrong types are errors that name the key."""
+    refuse_unknown_keys(dict(values), _types(cls), where)
+    for key, hint in _types(cls).items():
+        if key in values and not _fits(values[key], hint):
+            raise InputError(f'"{key}" has the value {values[key]!r}, which is not {hint}', where=where)
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return cls(**plain)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is tuple:
+        return isinstance(value, (list, tuple))
+    options = get_args(hint) or (hint,)
+    if isinstance(value, bool):
+        return bool in options
+    return isinstance(value, tuple(o for o in options if isinstance(o, type))) or (
+        isinstance(value, int) and float in options
+    )
+
+
+def override_pairs(items: tuple[str, ...], option: str) -> dict[str, str]:
+    """``("a=1", "b=2")`` as a dictionary; UsageError for an item without ``=``."""
+    pairs = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise UsageError(f'"{item}" is not of the form key=value', where=option)
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+

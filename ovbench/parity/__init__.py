@@ -1,0 +1,1 @@
+"""Comparing a method with the official implementation, stage by stage, on recorded cases."""

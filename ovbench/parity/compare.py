@@ -1,0 +1,81 @@
+"""One row per stage: the largest error against the tolerance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ovbench.parity.case import Stage
+
+PASS, FAIL, NOT_COMPUTED = "pass", "fail", "not computed"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The verdict on a stage. ``error`` is the largest absolute error, ``excess`` the largest error over its tolerance,
+    ``agreement`` the share of equal values where the stage is judged by that."""
+
+    stage: str
+    verdict: str
+    error: float | None = None
+    excess: float | None = None
+    atol: float | None = None
+    rtol: float | None = None
+    agreement: float | None = None
+    min_agreement: float | None = None
+    remark: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self).items() if v not in (None, "")}
+
+
+def compare(stage: Stage, ours: np.ndarray | None, expected: np.ndarray, steps: Sequence[int] = ()) -> Row:
+    """Judge a stage; ``ours`` is the whole quantity, of which the case may hold every n-th row or pixel only.
+
+    ``steps`` are the n that other stages of the case name, for descriptions such as "the same rows".
+    """
+    if ours is None:
+        return Row(stage.name, NOT_COMPUTED)
+    ours = _sample(np.asarray(ours), expected.shape, [*named_steps(stage), *steps])
+    if ours.shape != expected.shape:
+        return Row(stage.name, FAIL, remark=f"shape {ours.shape}, expected {expected.shape}")
+    if stage.min_agreement is not None:
+        agreement = float((ours == expected).mean())
+        verdict = PASS if agreement >= stage.min_agreement else FAIL
+        return Row(stage.name, verdict, agreement=agreement, min_agreement=stage.min_agreement)
+    wide = expected.astype(np.float64)
+    error = np.abs(ours.astype(np.float64) - wide)
+    tolerance = stage.atol + stage.rtol * np.abs(wide)
+    within = bool((error <= tolerance).all())  # false for NaN
+    with np.errstate(divide="ignore", invalid="ignore"):
+        excess = np.where(error == 0, 0.0, error / tolerance)
+    return Row(
+        stage.name,
+        PASS if within else FAIL,
+        error=float(error.max(initial=0.0)),
+        excess=float(excess.max(initial=0.0)),
+        atol=stage.atol,
+        rtol=stage.rtol,
+    )
+
+
+def named_steps(stage: Stage) -> list[int]:
+    """The n of "[::n]" or "every n-th" in a stage's description."""
+    return [int(n) for found in re.findall(r"::(\d+)|every (\d+)", stage.meaning) for n in found if n]
+
+
+def _sample(ours: np.ndarray, shape: tuple[int, ...], steps: Sequence[int]) -> np.ndarray:
+    """Every n-th element along each axis that the case holds a sample of: the first of ``steps`` that fits, or the only
+    n that can. Unchanged along an axis where none does."""
+    if ours.ndim != len(shape):
+        return ours
+    chosen = []
+    for have, want in zip(ours.shape, shape, strict=True):
+        possible = [n for n in range(1, have + 1) if -(-have // n) == want]
+        fitting = [n for n in steps if n in possible]
+        chosen.append(1 if 1 in possible else fitting[0] if fitting else possible[0] if len(possible) == 1 else 1)
+    return ours[tuple(slice(None, None, step) for step in chosen)]

@@ -1,0 +1,68 @@
+"""Backbones from the weights of a case: open_clip and timm classes filled with the official tensors."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from ovbench.backbones.clip import ClipVision
+from ovbench.backbones.dino import DinoVision
+from ovbench.errors import InputError
+from ovbench.methods.base import Backbones
+from ovbench.parity.case import Case
+
+
+def backbones(case: Case) -> Backbones:
+    """Every model of the case, by its kind; InputError for a kind or tensors that do not fit."""
+    made = {}
+    for name, spec in case.models.items():
+        build = BUILDERS.get(spec.get("kind"))
+        if build is None:
+            raise InputError(f'unknown kind of model "{spec.get("kind")}"', where=f"{case.folder}, model {name}")
+        try:
+            made[name] = build(spec, case.model_weights(name))
+        except (KeyError, RuntimeError) as error:
+            text = str(error).splitlines()[0] if isinstance(error, RuntimeError) else f"no field {error}"
+            raise InputError(f'the model "{name}" cannot be built: {text}', where=str(case.folder)) from error
+    return Backbones(**made)
+
+
+def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
+    from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
+
+    visual = VisionTransformer(
+        image_size=spec["image_size"],
+        patch_size=spec["patch_size"],
+        width=spec["width"],
+        layers=spec["layers"],
+        heads=spec["heads"],
+        mlp_ratio=spec.get("mlp_ratio", 4),
+        output_dim=spec["embed_dim"],
+        act_layer=QuickGELU if spec["quick_gelu"] else nn.GELU,
+        norm_layer=partial(LayerNorm, eps=spec.get("ln_eps", 1e-5)),
+    )
+    visual.load_state_dict({k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.")})
+    return ClipVision(visual)
+
+
+def _dino(spec: dict[str, Any], weights: dict[str, Tensor]) -> DinoVision:
+    from timm.models.vision_transformer import VisionTransformer
+
+    vit = VisionTransformer(
+        img_size=spec["image_size"],
+        patch_size=spec["patch_size"],
+        embed_dim=spec["width"],
+        depth=spec["layers"],
+        num_heads=spec["heads"],
+        mlp_ratio=spec.get("mlp_ratio", 4),
+        qkv_bias=spec.get("qkv_bias", True),
+        norm_layer=partial(nn.LayerNorm, eps=spec.get("ln_eps", 1e-6)),
+        num_classes=0,
+    )
+    vit.load_state_dict(weights)
+    return DinoVision(vit)
+
+
+BUILDERS = {"clip_vit": _clip, "dino_vit": _dino}
