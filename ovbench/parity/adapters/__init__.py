@@ -1,0 +1,39 @@
+"""From a case to a run of ours: official parameter names to our parameters, and stages to what our methods note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovbench.errors import InputError
+from ovbench.parity.case import Case
+from ovbench.registry import load_target
+
+ADAPTERS = {
+    "corrclip": "ovbench.parity.adapters.corrclip:corrclip",
+    "maskclip": "ovbench.parity.adapters.baselines:maskclip",
+}
+
+
+def run(case: Case) -> dict[str, Callable[[int | None], Any]]:
+    """Run the method of a case on its inputs; what it computed, as functions of a window number, by stage name."""
+    if case.method not in ADAPTERS:
+        raise InputError(
+            f'no parity check for the method "{case.method}" in this version',
+            where=str(case.folder),
+            fix="known: " + ", ".join(sorted(ADAPTERS)),
+        )
+    torch.manual_seed(0)
+    try:
+        return load_target(ADAPTERS[case.method], where=case.method)(case)
+    except KeyError as error:
+        raise InputError(f"the case lacks {error}", where=str(case.folder)) from error
+
+
+def numpy_value(value: Any) -> np.ndarray:
+    """Whatever a stage yields as an array."""
+    return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

@@ -1,0 +1,58 @@
+"""What adapters share: a case's official settings as ours, and a run through the ordinary engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ovbench.config import Protocol
+from ovbench.engine.labeller import Labeller, resize_image, resized_size
+from ovbench.methods.base import Method, Queries
+from ovbench.parity.case import Case
+from ovbench.parity.record import Recorder
+
+Values = dict[str, Callable[[int | None], Any]]
+
+
+def protocol(case: Case) -> Protocol:
+    """The official settings of a case as ours."""
+    p = case.params
+    long_side, short_side = (p.get("resize") or {}).get("scale", (2048, 0))
+    return Protocol(
+        short_side=short_side,
+        long_side=long_side,
+        crop=p["slide_crop"],
+        stride=p["slide_stride"],
+        pad=p.get("pad_multiple", 0),
+        mean=tuple(p["mean"]),
+        std=tuple(p["std"]),
+        logit_scale=p["logit_scale"],
+        prob_thd=p.get("prob_thd", 0.0),
+    )
+
+
+def label(case: Case, method: Method) -> Recorder:
+    """Label the case's image through the ordinary engine and keep what was noted on the way."""
+    queries = Queries(torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index()))
+    labeller = Labeller(method, protocol(case), [queries])
+    image = case.inputs["image"]
+    size = resized_size(image.shape[:2], labeller.protocol.short_side, labeller.protocol.long_side)
+    resized = case.inputs.get("image_resized")
+    notes = Recorder()
+    ours = resize_image(image, size)
+    notes("resized_image", ours)
+    labeller.label_resized(
+        ours if resized is None else resized, image.shape[:2], case.inputs.get("masks"), note=notes
+    )
+    return notes
+
+
+def shared_values(notes: Recorder) -> Values:
+    return {
+        "resized_image": lambda w: notes.once("resized_image"),
+        "windows": lambda w: notes.once("windows"),
+        "labels_raw": lambda w: notes.once("labels_raw"),
+        "labels": lambda w: notes.once("labels"),
+    }

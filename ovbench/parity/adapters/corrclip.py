@@ -1,0 +1,40 @@
+"""Parity of CorrCLIP."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ovbench.errors import InputError
+from ovbench.methods.corrclip import CorrCLIP, CorrCLIPParams
+from ovbench.parity.adapters.common import Values, label, shared_values
+from ovbench.parity.case import Case
+from ovbench.parity.towers import backbones
+
+
+def corrclip(case: Case) -> Values:
+    p = case.params
+    if p.get("MIN_SAMPLES", 1) != 1:
+        raise InputError("mask merging is defined for MIN_SAMPLES 1 only", where=str(case.folder))
+    params = CorrCLIPParams(
+        tau=1 / p["TAU"], eps=p["EPS"], alpha=p["ALPHA"], beta=p["BETA"], spatial_depth=p.get("NUM_SPATIAL")
+    )
+    notes = label(case, CorrCLIP(backbones(case), params))
+    at = notes.window
+
+    def mct(w: int | None) -> Tensor:
+        return at("mct", w)[: int(at("mct_count", w))]
+
+    direct = ("dino_feats", "masks_dino", "masks_merged", "masks_token", "main_tokens", "spatial_tokens", "branches")
+    renamed = {
+        "similarity_rows": "similarity", "scope_rows": "scope", "attn_rows": "attn",
+        "patch_feats": "features", "low_logits": "patch_scores", "window_logits": "window_scores",
+    }  # fmt: skip
+    values: Values = {name: lambda w, n=name: at(n, w) for name in direct}
+    values |= {stage: lambda w, n=name: at(n, w) for stage, name in renamed.items()}
+    values |= {
+        "scope_count": lambda w: at("scope", w).sum(-1),
+        "mct": mct,
+        "seg_logits": lambda w: notes.once("full_scores"),
+        "probs": lambda w: notes.once("probabilities"),
+    }
+    return values | shared_values(notes)
