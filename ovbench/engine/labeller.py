@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ovbench.config import Protocol
-from ovbench.engine.reduce import Decision, class_probabilities, decide, upsample
-from ovbench.engine.windows import Box, WindowMean, cut, pad_to_multiple, uncut, window_grid
+from ovbench.engine.reduce import Decision, decide, upsample
+from ovbench.engine.windows import Box, Pad, WindowMean, cut, pad_to_multiple, window_grid
 from ovbench.methods.base import Batch, Method, Queries
 from ovbench.regions.base import nearest_ids
 
@@ -82,7 +82,7 @@ class Labeller:
     ) -> list[np.ndarray]:
         """As `label`, for an image that has already been through the resize rule; ``original`` is its size before."""
         note = note or (lambda name, value: None)
-        self.vocabularies = [Queries(*(t.to(self.device) for t in v)) for v in self.vocabularies]
+        self.vocabularies = [queries.to(self.device) for queries in self.vocabularies]
         region_map = None if regions is None else torch.as_tensor(regions, dtype=torch.int64, device=self.device)
         scores = self._scores(self._normalise(resized), region_map, note)
         with self._stage("decide"):
@@ -126,11 +126,11 @@ class Labeller:
         self.windows_seen += len(boxes)
         return [mean.result() for mean in means]
 
-    def _add_scores(self, features: Any, chunk: list[Box], pad: Any, means: list[WindowMean], note: Note) -> None:
+    def _add_scores(self, features: Any, chunk: list[Box], pad: Pad, means: list[WindowMean], note: Note) -> None:
         for queries, mean in zip(self.vocabularies, means, strict=True):
             scores = self.method.score(features, queries)
             note("patch_scores", scores)
-            scores = uncut(scores, chunk[0].size, pad)
+            scores = self.method.window_scores(scores, chunk[0].size, pad)
             note("window_scores", scores)
             mean.add(scores, chunk)
 
@@ -139,7 +139,7 @@ class Labeller:
     ) -> np.ndarray:
         full = upsample(merged, original)
         note("full_scores", full)
-        probabilities = class_probabilities(full, queries.class_index, self.decision)
+        probabilities = self.method.probabilities(full, queries, self.decision)
         note("probabilities", probabilities)
         labels = decide(probabilities, self.decision)
         note("labels_raw", labels)

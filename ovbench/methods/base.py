@@ -10,17 +10,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
+from ovbench.engine.reduce import Decision, class_probabilities
+from ovbench.engine.windows import Pad, uncut
 
 
 class Queries(NamedTuple):
-    """The text side of a vocabulary: ``embeddings`` f[q, d] one row per query, ``class_index`` i64[q] its class."""
+    """The text side of a vocabulary: ``embeddings`` f[q, d] one row per query, ``class_index`` i64[q] its class.
+
+    ``background``: index of the class that gathers everything else, or None.
+    """
 
     embeddings: Tensor
     class_index: Tensor
+    background: int | None = None
+
+    def to(self, device: torch.device) -> Queries:
+        return self._replace(embeddings=self.embeddings.to(device), class_index=self.class_index.to(device))
 
 
 class Needs(NamedTuple):
@@ -95,6 +105,15 @@ class Method(nn.Module):
         tokens = nn.functional.normalize(features.tokens, dim=-1)
         cosines = tokens @ queries.embeddings.T  # f[b, n, q]
         return cosines.transpose(1, 2).unflatten(2, features.grid)
+
+    def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
+        """Cell scores f[b, q, gh, gw] at the pixels of the window f[b, q, h, w], padding cut off; these are averaged
+        where windows overlap."""
+        return uncut(scores, size, pad)
+
+    def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Merged scores f[q, H, W] at the original size to class probabilities f[c, H, W], whose maximum is the label."""
+        return class_probabilities(scores, queries.class_index, decision)
 
     def refine_labels(self, labels: Tensor, regions: Tensor | None) -> Tensor:
         """A last step on the label map i64[H, W] of the original image, with its region map i64[H, W]."""

@@ -100,7 +100,7 @@ class CorrCLIP(Method):
         if not self.params.mask_merging:
             return ids
         ranks = rank_ids(ids)
-        b, m = ranks.value.shape
+        m = ranks.value.shape[1]
         onehot = F.one_hot(ranks.rank.flatten(1), m).to(f.dtype)  # f[b, L, m]
         means = (onehot.transpose(1, 2) @ f) / onehot.sum(1).clamp(min=1)[..., None]
         means = F.normalize(means, dim=-1)

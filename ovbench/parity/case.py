@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Stage:
-    """A recorded quantity: ``|ours - expected| <= atol + rtol * |expected|``, or for label maps a share of equal pixels."""
+    """A recorded quantity: ``|ours - expected| <= atol + rtol * |expected|``; for label maps, a share of equal pixels."""
 
     name: str
     meaning: str
@@ -30,7 +30,7 @@ class Stage:
     min_agreement: float | None = None
 
     def window(self) -> int | None:
-        """The window that the stage belongs to: from its name (``..._w2``) or from its description ("window 2: ...")."""
+        """The window that the stage belongs to, by its name (``..._w2``) or its description ("window 2: ...")."""
         found = re.search(r"_w(\d+)$", self.name) or re.search(r"\bwindow (\d+)\b", self.meaning)
         return int(found[1]) if found else None
 
