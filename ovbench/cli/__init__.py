@@ -1,0 +1,54 @@
+"""The command line. A command's module is imported when the command is used, so that ``--help`` stays quick."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+import click
+
+from ovbench import __version__
+
+# command -> (module:object, one line of help)
+COMMANDS = {
+    "eval": ("ovbench.cli.eval:evaluate", "Evaluate methods on benchmarks: mIoU tables and result records."),
+    "segment": ("ovbench.cli.segment:segment", "Label any image with any words."),
+    "list": ("ovbench.cli.list:listing", "List methods or datasets."),
+    "data": ("ovbench.cli.data:data", "Prepare, verify and subset benchmarks on disk."),
+    "parity": ("ovbench.cli.parity:parity", "Check methods against recorded official outputs, stage by stage."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and loads one only to run it or to show its own help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and args[0] not in COMMANDS:
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f' Did you mean "{close[0]}"?' if close else ""
+            ctx.fail(f'No such command "{args[0]}".{hint}')
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "OVBENCH"})
+@click.version_option(__version__, prog_name="ovbench")
+def cli() -> None:
+    """Evaluate open-vocabulary semantic segmentation: every method, every benchmark, one evaluator.
+
+    \b
+    ovbench eval --method corrclip --dataset mini        the first run; needs no download
+    ovbench segment photo.jpg -c dog -c grass            label an image with your own words
+    """

@@ -1,0 +1,44 @@
+"""``python -m ovbench`` and the ``ovbench`` command: errors become one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    import click
+
+    from ovbench.cli import cli
+    from ovbench.errors import OvbenchError
+
+    try:
+        status = cli.main(standalone_mode=False, prog_name="ovbench")
+    except OvbenchError as error:
+        sys.exit(_fail(str(error), error.exit_code))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        sys.exit(_fail("interrupted", 130))
+    except BrokenPipeError:
+        # the reader of stdout is gone (`| head`): nothing more to say, and nothing for Python to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get("OVBENCH_DEBUG"):
+            raise
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = "this is a defect; OVBENCH_DEBUG=1 shows where"
+        sys.exit(_fail(f"{type(error).__name__}: {text}; {hint}", 1))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""``ovbench eval``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ovbench.cli import options
+
+
+@click.command(name="eval")
+@click.option("--method", "-m", "methods", multiple=True, required=True, metavar="NAME", help="Method. Repeatable.")
+@click.option(
+    "--dataset", "-d", "datasets", multiple=True, required=True, metavar="NAME|CARD.toml",
+    help="Benchmark, or a card of your own. Repeatable.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images.")
+@click.option(
+    "--subset", type=click.Path(path_type=Path), metavar="FILE", help="Only the images of a subset manifest."
+)
+@click.option("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Other names for the classes.")
+@options.settings
+@options.weights
+@options.device
+@options.data_root
+@click.option(
+    "--label-rule", type=click.Choice(["correct", "official"]), default="correct", show_default=True,
+    help="How void pixels of 16-bit labels count: correctly, or as in the published code.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for records."
+)
+@click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Save overlays of the first N images.")
+@options.as_json
+def evaluate(**arguments: Any) -> int:
+    """Evaluate methods on benchmarks and write one result record per cell.
+
+    \b
+    ovbench eval --method clip --method maskclip --method corrclip --dataset mini
+    ovbench eval -m corrclip -d ade150 --data-root /data --limit 100
+    """
+    from ovbench.engine.cells import Job, plan, run_cell
+    from ovbench.results.console import class_table, show, summary_table
+
+    as_json = arguments.pop("as_json")
+    job = Job(**arguments)
+    cells = plan(job)
+    for planned in cells:
+        click.echo(f"planned: {planned.describe()}", err=True)
+    records = []
+    for planned in cells:
+        record, path = run_cell(planned, job)
+        records.append(record)
+        if not as_json:
+            show(class_table(record))
+        for image_id, reason in record["failed"].items():
+            click.echo(f"failed: {image_id}: {reason}", err=True)
+        click.echo(f"record: {path}", err=True)
+    if as_json:
+        click.echo(json.dumps(records[0] if len(records) == 1 else records, indent=1))
+    else:
+        show(summary_table(records))
+    return 4 if any(record["failed"] for record in records) else 0

@@ -1,0 +1,56 @@
+"""``ovbench list``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ovbench.cli import options
+
+
+@click.group(name="list")
+def listing() -> None:
+    """List methods or datasets."""
+
+
+@listing.command()
+@options.as_json
+def methods(as_json: bool) -> None:
+    """Every method, with its paper."""
+    from ovbench.config import method_config
+    from ovbench.registry import METHODS
+
+    rows = []
+    for name, target in METHODS.entries().items():
+        config = method_config(name)
+        rows.append({"method": name, "title": config.get("title", ""), "paper": config.get("paper", target)})
+    _print(rows, as_json)
+
+
+@listing.command()
+@options.data_root
+@options.as_json
+def datasets(data_root: Path | None, as_json: bool) -> None:
+    """Every benchmark, with what is on this machine."""
+    from ovbench.data.status import dataset_rows
+
+    _print(dataset_rows(data_root), as_json)
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    from rich.table import Table
+
+    from ovbench.results.console import show
+
+    table = Table()
+    for column in rows[0] if rows else ():
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    show(table)

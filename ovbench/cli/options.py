@@ -1,0 +1,35 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def combine(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+settings = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="A method parameter or protocol setting, for example --set tau=0.2 --set crop=224. Repeatable.",
+)  # fmt: skip
+weights = click.option(
+    "--weights", multiple=True, metavar="BACKBONE=MODEL",
+    help="Another backbone, for example --weights clip=ViT-L-14-quickgelu/metaclip_fullcc. Repeatable.",
+)  # fmt: skip
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+data_root = click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Folder that holds the benchmarks. [env: OVBENCH_DATA]"
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")

@@ -1,0 +1,43 @@
+"""``ovbench parity``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ovbench.cli import options
+
+
+@click.command()
+@click.argument("cases", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CASE_DIR...")
+@options.as_json
+def parity(cases: tuple[Path, ...], as_json: bool) -> int:
+    """Run recorded cases of official implementations through our methods and compare every stage (CPU, fp32).
+
+    Exit code 0 if all passed, 1 if any failed, 3 if a case could not be read.
+    """
+    from ovbench.errors import InputError
+    from ovbench.parity.check import check_case
+    from ovbench.parity.report import stage_table
+    from ovbench.results.console import show
+
+    done: list[dict[str, Any]] = []
+    failed = unread = False
+    for folder in cases:
+        try:
+            report = check_case(folder)
+        except InputError as error:
+            unread = True
+            done.append({"case": str(folder), "error": str(error)})
+            click.echo(f"error: {error}", err=True)
+            continue
+        failed |= not report.passed
+        done.append({"path": str(folder), **report.as_dict()})
+        if not as_json:
+            show(stage_table(report))
+    if as_json:
+        click.echo(json.dumps(done, indent=1))
+    return 1 if failed else 3 if unread else 0

@@ -1,0 +1,54 @@
+"""``ovbench segment``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ovbench.cli import options
+
+
+@click.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option(
+    "--class", "-c", "classes", multiple=True, metavar="NAME",
+    help='A class; synonyms separated by ";", as in -c "dog; puppy". Repeatable.',
+)  # fmt: skip
+@click.option(
+    "--classes", "classes_file", type=click.Path(path_type=Path), metavar="FILE", help="Classes, one per line."
+)
+@click.option("--method", "-m", default="corrclip", show_default=True, metavar="NAME", help="Method.")
+@click.option(
+    "--like", default="mini", show_default=True, metavar="DATASET",
+    help="Benchmark whose settings and backbones are used; mini needs no download.",
+)  # fmt: skip
+@options.settings
+@options.weights
+@options.device
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder for the two pictures.  [default: .]")
+@options.as_json
+def segment(
+    image: Path, classes: tuple[str, ...], classes_file: Path | None, method: str, like: str,
+    settings: tuple[str, ...], weights: tuple[str, ...], device: str, out: Path, as_json: bool,
+) -> None:  # fmt: skip
+    """Label IMAGE with any words: writes an overlay and the label map (pixel value = place of the class in the list).
+
+    \b
+    ovbench segment scene.png -c "red ring" -c grass -c "sky; clouds"
+    ovbench segment street.jpg -c road -c car -c tree --like ade150
+    """
+    from ovbench.data.decode import read_image
+    from ovbench.results.console import show
+    from ovbench.words import gather_classes, label_words, share_table
+
+    vocabulary = gather_classes(classes, classes_file)
+    pixels = read_image(image)
+    result = label_words(pixels, vocabulary, method=method, like=like, settings=settings, weights=weights, device=device)
+    overlay, label_map = result.save(out, image.stem)
+    if as_json:
+        click.echo(json.dumps({"classes": result.shares(), "overlay": str(overlay), "labels": str(label_map)}, indent=1))
+        return
+    show(share_table(result))
+    click.echo(f"overlay: {overlay}\nlabels: {label_map}", err=True)

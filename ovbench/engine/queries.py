@@ -1,0 +1,45 @@
+"""A vocabulary's text side, encoded once and kept in the cache."""
+
+from __future__ import annotations
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ovbench.backbones.text import embed_queries, text_key
+from ovbench.cache import cache_root
+from ovbench.config import templates
+from ovbench.errors import InputError, UsageError
+from ovbench.methods.base import Queries
+from ovbench.results.store import write_bytes
+from ovbench.weights import Loaded
+
+
+def build_queries(
+    vocabulary: tuple[tuple[str, ...], ...], prompt_set: str, clip: Loaded, background: int | None = None
+) -> Queries:
+    """Embed every synonym of every class; the vectors come from the cache where they were computed before."""
+    if clip.text is None:
+        raise UsageError(f'the backbone "{clip.spec}" has no text tower', fix="choose a CLIP model")
+    flat = [query for synonyms in vocabulary for query in synonyms]
+    empty = [number for number, synonyms in enumerate(vocabulary) if not synonyms]
+    if not flat or empty:
+        raise UsageError("a class without a query" if flat else "no classes given", fix="give every class a name")
+    index = torch.tensor([number for number, synonyms in enumerate(vocabulary) for _ in synonyms])
+    return Queries(_embeddings(flat, prompt_set, clip), index, background)
+
+
+def _embeddings(flat: list[str], prompt_set: str, clip: Loaded) -> Tensor:
+    prompts = templates(prompt_set)
+    path = cache_root() / "text" / f"{text_key(clip.sha256, flat, prompts)}.safetensors"
+    try:
+        return load(path.read_bytes())["embeddings"]
+    except (OSError, SafetensorError, KeyError):
+        pass  # not there, or damaged: computed below
+    embeddings = embed_queries(clip.text, flat, prompts).cpu()
+    try:
+        write_bytes(path, save({"embeddings": embeddings}))
+    except InputError:
+        pass  # a cache that cannot be written costs time only
+    return embeddings

@@ -1,0 +1,54 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def class_table(record: dict[str, Any]) -> Table:
+    """IoU and accuracy of every class of one record, in percent."""
+    cell, data = record["cell"], record["dataset"]
+    share = "" if data["images"] == data["split_images"] else f" of {data['split_images']}"
+    table = Table(title=f"{cell['method']} on {cell['dataset']}, {data['images']}{share} images", title_justify="left")
+    table.add_column("class")
+    for name in ("IoU", "accuracy"):
+        table.add_column(name, justify="right")
+    for row in record["per_class"]:
+        table.add_row(row["class"], percent(row["iou"]), percent(row["acc"]))
+    table.add_section()
+    metrics = record["metrics"]
+    table.add_row("mean", percent(metrics["mIoU"]), percent(metrics["mAcc"]), style="bold")
+    table.add_row("all pixels", "", percent(metrics["aAcc"]))
+    return table
+
+
+def summary_table(records: list[dict[str, Any]]) -> Table:
+    """One row per cell: mIoU, mean and pixel accuracy in percent, images and time."""
+    table = Table(title="mIoU in percent", title_justify="left")
+    for name in ("method", "dataset"):
+        table.add_column(name)
+    for name in ("mIoU", "mAcc", "aAcc", "images", "seconds"):
+        table.add_column(name, justify="right")
+    for record in records:
+        cell, metrics = record["cell"], record["metrics"]
+        partial = "" if record["status"] == "complete" else " (partial)"
+        table.add_row(
+            cell["method"], cell["dataset"], percent(metrics["mIoU"]), percent(metrics["mAcc"]),
+            percent(metrics["aAcc"]), f"{record['dataset']['images']}{partial}",
+            f"{record['timing']['seconds']['total']:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def show(*tables: Table) -> None:
+    """Print to stdout."""
+    console = Console(highlight=False)
+    for table in tables:
+        console.print(table)

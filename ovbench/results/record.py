@@ -1,0 +1,63 @@
+"""The result of a cell as one JSON document.
+
+Fields, top level:
+  schema      version of this layout
+  status      "complete", or "partial" where images are missing or failed
+  cell        method, dataset, params, protocol, backbones, regions: everything as resolved
+  settings_sha256   hash of ``cell``
+  dataset     title, split, images scored, images in the split, hash of their ids, layout on disk, label rule,
+              class names, background class
+  weights     per backbone: name and hash of its tensors
+  versions, git, device   what it ran with
+  counts      per class, integers: intersection, union, predicted, labelled (pixels)
+  metrics     fractions: mIoU, mAcc, aAcc, and how many classes are in the mean of mIoU
+  per_class   class, iou, acc (fractions; null where there is nothing to score)
+  failed      ids of images that could not be scored, with the reason
+  timing      all that differs from run to run: start, seconds per stage, peak memory
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ovbench.errors import InputError
+from ovbench.metrics.counts import Confusion
+from ovbench.metrics.iou import scores
+from ovbench.results.store import read_json
+
+SCHEMA = 1
+
+
+def score_fields(confusion: Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that follow from the counts alone."""
+    result = scores(confusion)
+    averaged = int(sum(not math.isnan(v) for v in result.iou))
+    return {
+        "counts": {
+            name: [int(n) for n in getattr(confusion, name)]
+            for name in ("intersection", "union", "predicted", "labelled")
+        },
+        "metrics": {
+            "mIoU": _number(result.miou), "mAcc": _number(result.macc), "aAcc": _number(result.aacc),
+            "classes_in_mean": averaged,
+        },
+        "per_class": [
+            {"class": name, "iou": _number(iou), "acc": _number(acc)}
+            for name, iou, acc in zip(classes, result.iou, result.acc, strict=True)
+        ],
+    }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    """JSON knows no NaN: null stands for a score without pixels."""
+    return None if math.isnan(value) else float(value)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record from disk; InputError for a file that is none."""
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise InputError("not a result record of this version", where=str(path))
+    return record

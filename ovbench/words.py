@@ -1,0 +1,73 @@
+"""Labelling a single image with words of the user's choice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from ovbench.config import override_pairs, resolve
+from ovbench.data.card import read_classes_file
+from ovbench.env import choose_device
+from ovbench.errors import UsageError
+from ovbench.results.console import percent
+from ovbench.results.overlay import label_png, labelled, save_png
+
+
+def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str, ...], ...]:
+    """One tuple of synonyms per class, from a file and from single names; UsageError if there is none."""
+    classes = list(read_classes_file(file)) if file else []
+    for name in names:
+        synonyms = tuple(part.strip() for part in name.split(";") if part.strip())
+        if not synonyms:
+            raise UsageError("an empty class name", where="--class", fix='give a word, as in -c "red ring"')
+        classes.append(synonyms)
+    if not classes:
+        raise UsageError("no classes given", fix="name at least one with -c, or a list with --classes FILE")
+    return tuple(classes)
+
+
+@dataclass(frozen=True)
+class WordLabels:
+    """``labels`` u16[h, w] of an image u8[h, w, 3]; a value is the place of its class in ``names``."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    def shares(self) -> list[dict[str, object]]:
+        """Fraction of the pixels of every class."""
+        count = np.bincount(self.labels.ravel(), minlength=len(self.names))
+        return [{"class": n, "share": float(c / self.labels.size)} for n, c in zip(self.names, count, strict=True)]
+
+    def save(self, folder: Path, stem: str) -> tuple[Path, Path]:
+        """Write the overlay and the label map; their paths."""
+        overlay, label_map = folder / f"{stem}-overlay.png", folder / f"{stem}-labels.png"
+        save_png(overlay, labelled(self.image, self.labels, self.names))
+        save_png(label_map, label_png(self.labels, len(self.names)))
+        return overlay, label_map
+
+
+def label_words(
+    image: np.ndarray, classes: tuple[tuple[str, ...], ...], *, method: str = "corrclip", like: str = "mini",
+    settings: tuple[str, ...] = (), weights: tuple[str, ...] = (), device: str = "auto",
+) -> WordLabels:  # fmt: skip
+    """Label an RGB image u8[h, w, 3] with any classes, by a method with its settings for the benchmark ``like``."""
+    from ovbench.data.card import load_card
+
+    cell = resolve(method, load_card(like).name, override_pairs(settings, "--set"), override_pairs(weights, "--weights"))
+    chosen = choose_device(device)
+    from ovbench.segmentor import build
+
+    return WordLabels(image, build(cell, classes).to(chosen).label(image), tuple(c[0] for c in classes))
+
+
+def share_table(result: WordLabels) -> Table:
+    table = Table()
+    table.add_column("class")
+    table.add_column("pixels %", justify="right")
+    for row in result.shares():
+        table.add_row(str(row["class"]), percent(float(row["share"])))
+    return table
