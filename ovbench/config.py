@@ -25,10 +25,12 @@ class Protocol:
     short_side, long_side: the image is resized, keeping its ratio, until its short side is ``short_side``, but its long
     side at most ``long_side`` (pixels; short_side 0: not resized).
     crop, stride: square sliding windows in pixels of the resized image; crop 0 is one window over the whole image.
-    pad: windows are padded to a multiple of this many pixels (0: never).
+    pad: windows are padded to a multiple of this many pixels (0: never; -1: of the patch of CLIP).
     mean, std: normalisation of RGB values 0..255.
     templates: prompt set in configs/templates.toml. vocabulary: variant of the class names ("" is the canonical one).
     logit_scale, prob_thd: see `ovbench.engine.reduce.Decision`.
+    refine: a step on the scores at the original size, before they become probabilities: "pamr", or "" for none.
+    pamr_iterations, pamr_dilations: see `ovbench.engine.pamr.PAMR`.
     """
 
     short_side: int = 336
@@ -42,6 +44,9 @@ class Protocol:
     vocabulary: str = ""
     logit_scale: float = 40.0
     prob_thd: float = 0.0
+    refine: str = ""
+    pamr_iterations: int = 10
+    pamr_dilations: tuple[int, ...] = (8, 16)
 
     def __post_init__(self) -> None:
         checks = (
@@ -49,7 +54,10 @@ class Protocol:
             (self.long_side > 0, "long_side must be positive"),
             (self.crop >= 0, "crop must be 0 (whole image) or more"),
             (self.stride > 0, "stride must be positive"),
-            (self.pad >= 0, "pad must be 0 (none) or more"),
+            (self.pad >= -1, "pad must be 0 (none), -1 (the patch of CLIP) or more"),
+            (self.refine in ("", "pamr"), 'refine must be "pamr" or "" (none)'),
+            (self.pamr_iterations >= 0, "pamr_iterations must be 0 or more"),
+            (len(self.pamr_dilations) > 0 and min(self.pamr_dilations) > 0, "pamr_dilations takes positive distances"),
             (0 <= self.prob_thd < 1, "prob_thd is a probability: 0 or more, below 1"),
             (len(self.mean) == 3 and len(self.std) == 3 and all(s > 0 for s in self.std), "mean and std take 3 values"),
         )

@@ -54,9 +54,16 @@ def load_target(target: str, *, where: str) -> Any:
 METHODS = Registry(
     "method",
     {
+        "clearclip": "ovbench.methods.clearclip:ClearCLIP",
         "clip": "ovbench.methods.clip:CLIP",
-        "maskclip": "ovbench.methods.maskclip:MaskCLIP",
         "corrclip": "ovbench.methods.corrclip:CorrCLIP",
+        "gem": "ovbench.methods.gem:GEM",
+        "maskclip": "ovbench.methods.maskclip:MaskCLIP",
+        "maskclip-freecp": "ovbench.methods.maskclip:MaskCLIPFreeCP",
+        "naclip": "ovbench.methods.naclip:NACLIP",
+        "proxyclip": "ovbench.methods.proxyclip:ProxyCLIP",
+        "sclip": "ovbench.methods.sclip:SCLIP",
+        "sclip-freecp": "ovbench.methods.sclip:SCLIPFreeCP",
     },
     group="ovbench.methods",
 )

@@ -45,7 +45,8 @@ def _load_clip(spec: str) -> Loaded:
     else:
         model, tokenizer = _open_clip(spec)
     model = model.float().eval().requires_grad_(False)
-    return Loaded(ClipVision(model.visual), spec, tensor_hash(model), TextEncoder(model, tokenizer))
+    vision = ClipVision(model.visual, float(model.logit_scale.exp()))
+    return Loaded(vision, spec, tensor_hash(model), TextEncoder(model, tokenizer))
 
 
 def _open_clip(spec: str) -> tuple[nn.Module, object]:

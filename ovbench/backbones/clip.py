@@ -6,14 +6,18 @@ offers the trunk, the parts of a block and the projection separately. ``n = 1 + 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovbench.backbones.positions import resize_positions
+from ovbench.backbones.positions import resize_positions, resize_positions_smoothly
 from ovbench.errors import InputError
+
+# Called with a head's number and its attention weights f[b, n, n], one head after the other.
+Watch = Callable[[int, Tensor], None]
 
 
 class Heads(NamedTuple):
@@ -25,15 +29,17 @@ class Heads(NamedTuple):
 
 
 class ClipVision(nn.Module):
-    """A frozen ViT tower. ``visual`` is an ``open_clip.transformer.VisionTransformer`` (no attention pooling)."""
+    """A frozen ViT tower. ``visual`` is an ``open_clip.transformer.VisionTransformer`` (no attention pooling);
+    ``temperature`` is what the checkpoint multiplies cosines with, exp(logit_scale), 100 in OpenAI's."""
 
-    def __init__(self, visual: nn.Module):
+    def __init__(self, visual: nn.Module, temperature: float = 100.0):
         super().__init__()
         if not hasattr(visual, "class_embedding") or getattr(visual, "attn_pool", None) is not None:
             raise InputError(
                 f"the vision tower {type(visual).__name__} is not a CLIP ViT with a class token",
                 fix="choose an open_clip model whose vision tower is a plain ViT, such as ViT-B-16",
             )
+        self.temperature = temperature
         self.visual = visual.eval().requires_grad_(False)
         self.blocks = visual.transformer.resblocks
         self.layers = len(self.blocks)
@@ -41,20 +47,24 @@ class ClipVision(nn.Module):
         self.patch = visual.conv1.kernel_size[0]
         self.width = visual.conv1.out_channels
 
-    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def embed(self, images: Tensor, *, smooth_positions: bool = False) -> tuple[Tensor, tuple[int, int]]:
         """Images f[b, 3, h, w] to the tokens f[b, n, c] that enter the first block, and their grid (gh, gw). A side
-        that is no multiple of the patch loses its remainder."""
+        that is no multiple of the patch loses its remainder. ``smooth_positions``: see `resize_positions_smoothly`."""
         patches = self.visual.conv1(images)
         grid = patches.shape[-2:]
         tokens = patches.flatten(2).transpose(1, 2)
         cls = self.visual.class_embedding.expand(len(tokens), 1, -1)
-        positions = resize_positions(self.visual.positional_embedding, tuple(grid), square_only=False)
+        table = self.visual.positional_embedding
+        if smooth_positions:
+            positions = resize_positions_smoothly(table, tuple(grid))
+        else:
+            positions = resize_positions(table, tuple(grid), square_only=False)
         return self.visual.ln_pre(torch.cat([cls, tokens], 1) + positions), tuple(grid)
 
-    def trunk(self, tokens: Tensor, *, until: int = -1) -> Tensor:
-        """The ordinary blocks from the first up to ``until`` (exclusive; by default all but the last)."""
+    def trunk(self, tokens: Tensor, *, until: int | None = -1, watch: Watch | None = None) -> Tensor:
+        """The ordinary blocks from the first up to ``until`` (exclusive; by default all but the last, None: all)."""
         for block in self.blocks[:until]:
-            tokens = self.feed_forward(block, tokens + self.attention(block, block.ln_1(tokens)))
+            tokens = self.feed_forward(block, tokens + self.attention(block, block.ln_1(tokens), watch))
         return tokens
 
     def project_heads(self, block: nn.Module, normed: Tensor) -> Heads:
@@ -71,10 +81,18 @@ class ClipVision(nn.Module):
         """Mixed values f[b, heads, n, c / heads] through the output projection: f[b, n, c]."""
         return block.ls_1(block.attn.out_proj(heads.transpose(1, 2).flatten(2)))
 
-    def attention(self, block: nn.Module, normed: Tensor) -> Tensor:
-        """Ordinary self-attention of a block on tokens after its ``ln_1``."""
+    def attention(self, block: nn.Module, normed: Tensor, watch: Watch | None = None) -> Tensor:
+        """Ordinary self-attention of a block on tokens after its ``ln_1``. With ``watch`` the weights are spelled out,
+        one head at a time, so that no more than f[b, n, n] of them exist at once."""
         q, k, v = self.project_heads(block, normed)
-        return self.merge_heads(block, F.scaled_dot_product_attention(q, k, v))
+        if watch is None:
+            return self.merge_heads(block, F.scaled_dot_product_attention(q, k, v))
+        mixed = torch.empty_like(v)
+        for head in range(self.heads):
+            weights = (q[:, head] @ k[:, head].mT * q.shape[-1] ** -0.5).softmax(-1)
+            watch(head, weights)
+            mixed[:, head] = weights @ v[:, head]
+        return self.merge_heads(block, mixed)
 
     def feed_forward(self, block: nn.Module, tokens: Tensor) -> Tensor:
         """The second half of a block, residual included."""

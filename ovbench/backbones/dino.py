@@ -1,4 +1,4 @@
-"""DINO v1 features from a timm ViT: the query and key projections of the last block."""
+"""DINO v1 features from a timm ViT: the projections of the last block, or its tokens."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from ovbench.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# CLIP's own normalisation in 0..1; the input was normalised with the same numbers times 255, rounded
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def from_clip(images: Tensor) -> Tensor:
+    """Images f[b, 3, h, w] normalised for CLIP, normalised for DINO. Padding with zeros becomes CLIP's mean colour."""
+    constants = (images.new_tensor(c).view(3, 1, 1) for c in (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD))
+    clip_mean, clip_std, mean, std = constants
+    return (images * clip_std + clip_mean - mean) / std
 
 
 class DinoVision(nn.Module):
@@ -44,3 +55,10 @@ class DinoVision(nn.Module):
         last = self.vit.blocks[-1]
         q, k, v = last.attn.qkv(last.norm1(tokens))[:, 1:].chunk(3, -1)
         return q, k, v, grid
+
+    def last_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patch tokens f[b, gh*gw, c] of the last block after the final norm, and the grid."""
+        tokens, grid = self.embed(images)
+        for block in self.vit.blocks:
+            tokens = block(tokens)
+        return self.vit.norm(tokens)[:, 1:], grid

@@ -23,3 +23,14 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, square_only: bool)
     factor = tuple((side + 0.1) / native for side in grid)
     patches = F.interpolate(patches, scale_factor=factor, mode="bicubic", align_corners=False)
     return torch.cat([table[:1], patches[0].flatten(1).T])
+
+
+def resize_positions_smoothly(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """As `resize_positions`, the way timm does it: by the target size, bicubic with antialiasing, which is another
+    cubic kernel even where the table grows. Only the native grid gets the table as it is."""
+    native = round((table.shape[0] - 1) ** 0.5)
+    if tuple(grid) == (native, native):
+        return table
+    patches = table[1:].T.reshape(1, -1, native, native)
+    patches = F.interpolate(patches, grid, mode="bicubic", align_corners=False, antialias=True)
+    return torch.cat([table[:1], patches[0].flatten(1).T])

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from ovbench.config import Protocol
+from ovbench.engine.pamr import PAMR
 from ovbench.engine.reduce import Decision, decide, upsample
 from ovbench.engine.windows import Box, Pad, WindowMean, cut, pad_to_multiple, window_grid
 from ovbench.methods.base import Batch, Method, Queries
 from ovbench.regions.base import nearest_ids
 
 PAD_REGION = 10000  # the official id of padded pixels; moved up where a region map uses it itself
+PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch of CLIP, whichever tower is used
 WINDOWS_AT_ONCE = 16
 
 Note = Callable[[str, Any], None]
@@ -51,6 +53,8 @@ class Labeller:
         self.protocol = protocol
         self.vocabularies = vocabularies
         self.decision = Decision(protocol.logit_scale, protocol.prob_thd)
+        self.pad_multiple = method.clip.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
+        self.refine = PAMR(protocol.pamr_iterations, protocol.pamr_dilations) if protocol.refine == "pamr" else None
         self.windows_at_once = WINDOWS_AT_ONCE
         self.seconds: dict[str, float] = {}
         self.windows_seen = 0
@@ -78,16 +82,21 @@ class Labeller:
 
     @torch.inference_mode()
     def label_resized(
-        self, resized: np.ndarray, original: tuple[int, int], regions: np.ndarray | None = None, note: Note | None = None
+        self,
+        resized: np.ndarray,
+        original: tuple[int, int],
+        regions: np.ndarray | None = None,
+        note: Note | None = None,
     ) -> list[np.ndarray]:
         """As `label`, for an image that has already been through the resize rule; ``original`` is its size before."""
         note = note or (lambda name, value: None)
         self.vocabularies = [queries.to(self.device) for queries in self.vocabularies]
         region_map = None if regions is None else torch.as_tensor(regions, dtype=torch.int64, device=self.device)
-        scores = self._scores(self._normalise(resized), region_map, note)
+        normalised = self._normalise(resized)
+        scores = self._scores(normalised, region_map, note, original)
         with self._stage("decide"):
             return [
-                self._decide(merged, queries, original, region_map, note)
+                self._decide(self._full(merged, normalised, original, note), queries, region_map, note)
                 for merged, queries in zip(scores, self.vocabularies, strict=True)
             ]
 
@@ -96,20 +105,23 @@ class Labeller:
         pixels = torch.as_tensor(np.ascontiguousarray(image), device=self.device).permute(2, 0, 1)
         return (pixels.float() - mean) / std
 
-    def _scores(self, image: Tensor, regions: Tensor | None, note: Note) -> list[Tensor]:
-        """Merged window scores f[q, h, w] of the resized image f[3, h, w], one per vocabulary."""
+    def _scores(self, image: Tensor, regions: Tensor | None, note: Note, original: tuple[int, int]) -> list[Tensor]:
+        """Merged window scores f[q, h, w] of the resized image f[3, h, w], one per vocabulary. An image without windows
+        (crop 0) is never padded, and its scores come at the size ``original``, enlarged once, as the official codes do.
+        """
         size = tuple(image.shape[1:])
+        whole = self.protocol.crop == 0
         pad_region = PAD_REGION
         if regions is not None:
             pad_region = max(PAD_REGION, int(regions.max()) + 1)
             regions = nearest_ids(regions[None], size)[0]
-        means = [WindowMean(size) for _ in self.vocabularies]
+        means = [WindowMean(original if whole else size) for _ in self.vocabularies]
         boxes = window_grid(size, self.protocol.crop, self.protocol.stride)
         note("windows", boxes)
         context = self.method.encode_image(image)
         for start in range(0, len(boxes), self.windows_at_once):
             chunk = boxes[start : start + self.windows_at_once]
-            pad = pad_to_multiple(chunk[0].size, self.protocol.pad)
+            pad = pad_to_multiple(chunk[0].size, 0 if whole else self.pad_multiple)
             with self._stage("encode"):
                 batch = Batch(
                     windows=cut(image, chunk, pad),
@@ -122,7 +134,7 @@ class Labeller:
                 features = self.method.encode(batch)
                 note("features", features)
             with self._stage("score"):
-                self._add_scores(features, chunk, pad, means, note)
+                self._add_scores(features, [Box(0, 0, *original)] if whole else chunk, pad, means, note)
         self.windows_seen += len(boxes)
         return [mean.result() for mean in means]
 
@@ -134,11 +146,17 @@ class Labeller:
             note("window_scores", scores)
             mean.add(scores, chunk)
 
-    def _decide(
-        self, merged: Tensor, queries: Queries, original: tuple[int, int], regions: Tensor | None, note: Note
-    ) -> np.ndarray:
+    def _full(self, merged: Tensor, image: Tensor, original: tuple[int, int], note: Note) -> Tensor:
+        """Merged scores at the original size f[q, H, W], refined along the edges of the image f[3, h, w] if asked."""
+        note("merged_scores", merged)
         full = upsample(merged, original)
         note("full_scores", full)
+        if self.refine is not None:
+            full = self.refine(full, upsample(image, original))
+            note("refined_scores", full)
+        return full
+
+    def _decide(self, full: Tensor, queries: Queries, regions: Tensor | None, note: Note) -> np.ndarray:
         probabilities = self.method.probabilities(full, queries, self.decision)
         note("probabilities", probabilities)
         labels = decide(probabilities, self.decision)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from ovbench.methods.base import Batch, Method, PatchFeatures
+from torch import Tensor
+
+from ovbench.methods.base import NoParams
+from ovbench.methods.last_block import LastBlock
 
 
-class CLIP(Method):
+class CLIP(LastBlock):
     """Every block is ordinary; the patch tokens are projected as the class token is."""
 
-    def encode(self, batch: Batch) -> PatchFeatures:
-        tokens, grid = self.clip.embed(batch.windows)
-        x = self.clip.trunk(tokens)
-        batch.note("tokens_before_last", x)
-        last = self.clip.blocks[-1]
-        x = self.clip.feed_forward(last, x + self.clip.attention(last, last.ln_1(x)))
-        return PatchFeatures(self.clip.project(x[:, 1:]), grid)
+    Params = NoParams
+
+    def last(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        block = self.clip.blocks[-1]
+        return self.clip.feed_forward(block, x + self.clip.attention(block, block.ln_1(x)))

@@ -16,13 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
+from ovbench.backbones.dino import from_clip
 from ovbench.methods.base import Batch, Method, Needs, PatchFeatures
 from ovbench.regions.base import Ranks, majority_labels, nearest_ids, rank_ids
-
-# CLIP's own normalisation, undone before DINO's is applied (the input used the same numbers times 255, rounded)
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 SPATIAL_DEPTH = {12: 5, 24: 12, 32: 28}  # blocks averaged by the spatial branch, by depth of the tower; else N - 4
 
@@ -85,9 +81,7 @@ class CorrCLIP(Method):
 
     def correlation_features(self, windows: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Query plus key of DINO's last block, L2-normalised over the full width: f[b, L, c], and the grid."""
-        constants = (windows.new_tensor(c).view(3, 1, 1) for c in (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD))
-        clip_mean, clip_std, mean, std = constants
-        q, k, _, grid = self.dino.last_qkv((windows * clip_std + clip_mean - mean) / std)
+        q, k, _, grid = self.dino.last_qkv(from_clip(windows))
         return F.normalize(q + k, dim=-1), grid
 
     def merge_masks(self, ids: Tensor, f: Tensor, first_new_id: int) -> Tensor:

@@ -5,28 +5,28 @@ Later papers use the name for shorter forms; ``residual=false`` is the form that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from torch import Tensor
 
-from ovbench.methods.base import Batch, Method, PatchFeatures
-
-
-@dataclass(frozen=True)
-class MaskCLIPParams:
-    """``residual``: keep the residual stream and the feed-forward of the last block, as the original does."""
-
-    residual: bool = True
+from ovbench.methods.base import NoParams
+from ovbench.methods.last_block import LastBlock
 
 
-class MaskCLIP(Method):
+class MaskCLIP(LastBlock):
     """The last block's attention weights are the identity, so it is never computed: attention = O(v)."""
 
-    Params = MaskCLIPParams
+    def last(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        attended = self.own_values(x := x[:, 1:])
+        return self.clip.feed_forward(self.clip.blocks[-1], x + attended) if self.params.residual else attended
 
-    def encode(self, batch: Batch) -> PatchFeatures:
-        tokens, grid = self.clip.embed(batch.windows)
-        x = self.clip.trunk(tokens)
-        batch.note("tokens_before_last", x)
-        last, x = self.clip.blocks[-1], x[:, 1:]
-        attended = last.ls_1(last.attn.out_proj(self.clip.values(last, last.ln_1(x))))
-        x = self.clip.feed_forward(last, x + attended) if self.params.residual else attended
-        return PatchFeatures(self.clip.project(x), grid)
+    def own_values(self, x: Tensor) -> Tensor:
+        block = self.clip.blocks[-1]
+        return block.ls_1(block.attn.out_proj(self.clip.values(block, block.ln_1(x))))
+
+
+class MaskCLIPFreeCP(MaskCLIP):
+    """What chenqi1126/FreeCP 6946aa7 runs under the name: O(v) through the feed-forward, but without the stream x."""
+
+    Params = NoParams
+
+    def last(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.clip.feed_forward(self.clip.blocks[-1], self.own_values(x[:, 1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,7 @@ def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
         norm_layer=partial(LayerNorm, eps=spec.get("ln_eps", 1e-5)),
     )
     visual.load_state_dict({k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.")})
-    return ClipVision(visual)
+    return ClipVision(visual, math.exp(spec["logit_scale"])) if "logit_scale" in spec else ClipVision(visual)
 
 
 def _dino(spec: dict[str, Any], weights: dict[str, Tensor]) -> DinoVision:

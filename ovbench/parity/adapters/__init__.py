@@ -13,9 +13,15 @@ from ovbench.errors import InputError
 from ovbench.parity.case import Case
 from ovbench.registry import load_target
 
+_BASELINES = "ovbench.parity.adapters.baselines"
 ADAPTERS = {
+    "clearclip": f"{_BASELINES}:clearclip",
     "corrclip": "ovbench.parity.adapters.corrclip:corrclip",
-    "maskclip": "ovbench.parity.adapters.baselines:maskclip",
+    "gem": f"{_BASELINES}:gem",
+    "maskclip": f"{_BASELINES}:maskclip",
+    "naclip": f"{_BASELINES}:naclip",
+    "proxyclip": f"{_BASELINES}:proxyclip",
+    "sclip": f"{_BASELINES}:sclip",
 }
 
 

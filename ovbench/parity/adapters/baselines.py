@@ -8,9 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovbench.engine.reduce import upsample
+from ovbench.errors import InputError
 from ovbench.methods.base import Batch, Method
+from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
-from ovbench.methods.maskclip import MaskCLIP, MaskCLIPParams
+from ovbench.methods.gem import GEM, GEMParams
+from ovbench.methods.last_block import NoResidual, Residual
+from ovbench.methods.maskclip import MaskCLIP
+from ovbench.methods.naclip import NACLIP, NACLIPParams, neighbourhood
+from ovbench.methods.proxyclip import ProxyCLIP, ProxyCLIPParams
+from ovbench.methods.sclip import SCLIP, SCLIPParams
 from ovbench.parity.adapters.common import Values, label, shared_values
 from ovbench.parity.case import Case
 from ovbench.parity.record import Recorder
@@ -25,11 +33,17 @@ def baseline(case: Case, method: Method) -> tuple[Recorder, Values]:
     def logits(w: int | None) -> Tensor:
         return at("patch_scores", w).flatten(1).T
 
+    def window_logits(w: int | None) -> Tensor:
+        """The official code enlarges to the padded window; without windows, to the original image at once."""
+        if case.params["slide_crop"] == 0:
+            return at("window_scores", w)
+        return upsample(at("patch_scores", w), at("batch_windows", w).shape[-2:])
+
     values: Values = {
         "w_tokens_before_last": lambda w: at("tokens_before_last", w),
         "w_patch_feature": lambda w: torch.nn.functional.normalize(at("features", w), dim=-1),
         "w_patch_logits": logits,
-        "w_window_logits": lambda w: at("window_scores", w),
+        "w_window_logits": window_logits,
         "logits_full": lambda w: notes.once("full_scores"),
         "scores": lambda w: notes.once("probabilities"),
     }
@@ -38,8 +52,7 @@ def baseline(case: Case, method: Method) -> tuple[Recorder, Values]:
 
 def maskclip(case: Case) -> Values:
     made = backbones(case)
-    residual = not case.params["ignore_residual"]
-    notes, values = baseline(case, MaskCLIP(made, MaskCLIPParams(residual=residual)))
+    notes, values = baseline(case, MaskCLIP(made, Residual(_residual(case))))
 
     def alternative(method: Method) -> Callable[[int | None], Any]:
         def features(w: int | None) -> Tensor:
@@ -48,6 +61,70 @@ def maskclip(case: Case) -> Values:
 
         return features
 
-    values["w_alt_value_only"] = alternative(MaskCLIP(made, MaskCLIPParams(residual=False)))
+    values["w_alt_value_only"] = alternative(MaskCLIP(made, Residual(False)))
     values["w_alt_plain_clip"] = alternative(CLIP(made))
     return values
+
+
+def clearclip(case: Case) -> Values:
+    return baseline(case, ClearCLIP(backbones(case), NoResidual(_residual(case))))[1]
+
+
+def sclip(case: Case) -> Values:
+    params = SCLIPParams(residual=_residual(case), area_thd=case.params.get("area_thd") or 0.0)
+    return baseline(case, SCLIP(backbones(case), params))[1]
+
+
+def gem(case: Case) -> Values:
+    p = case.params
+    params = GEMParams(
+        residual=_residual(case),
+        depth=p.get("gem_depth", 7),
+        iterations=p.get("ss_attn_iter", 1),
+        temperature=p.get("ss_attn_temp"),
+    )
+    return baseline(case, GEM(backbones(case), params))[1]
+
+
+def naclip(case: Case) -> Values:
+    p = case.params
+    strategy, arch = p.get("attn_strategy", "naclip"), p.get("arch", "reduced")
+    variants = {
+        ("naclip", "reduced"): lambda made: NACLIP(made, NACLIPParams(gaussian_std=p["gaussian_std"])),
+        ("naclip", "vanilla"): lambda made: NACLIP(made, NACLIPParams(residual=True, gaussian_std=p["gaussian_std"])),
+        ("csa", "reduced"): lambda made: SCLIP(made, SCLIPParams(residual=False)),
+        ("csa", "vanilla"): SCLIP,
+        ("vanilla", "vanilla"): CLIP,
+    }
+    if (strategy, arch) not in variants:
+        raise InputError(f'no variant "{strategy}", "{arch}" of NACLIP in this version', where=str(case.folder))
+    notes, values = baseline(case, variants[strategy, arch](backbones(case)))
+    refined = "refined_scores" if p.get("pamr_steps") else "full_scores"
+
+    def renormalised(w: int | None) -> Tensor:
+        probabilities = notes.once("probabilities")
+        return probabilities / probabilities.sum(0)
+
+    def gaussian(w: int | None) -> Tensor:
+        return neighbourhood(notes.window("patch_scores", w).shape[-2:], p["gaussian_std"])
+
+    return values | {
+        "logits_full": lambda w: notes.once("merged_scores"),
+        "logits_after_pamr": lambda w: notes.once(refined),
+        "scores": renormalised,
+        "gaussian_addition": gaussian,
+    }
+
+
+def proxyclip(case: Case) -> Values:
+    p = case.params
+    notes, values = baseline(case, ProxyCLIP(backbones(case), ProxyCLIPParams(p["beta"], p["gamma"])))
+    return values | {
+        "w_dino_feature": lambda w: notes.window("dino_feature", w),
+        "w_dino_similarity": lambda w: notes.window("dino_similarity", w),
+    }
+
+
+def _residual(case: Case) -> bool:
+    """ClearCLIP's code names the switch; SCLIP's own code has none and keeps the residual."""
+    return not case.params.get("ignore_residual", False)

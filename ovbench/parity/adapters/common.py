@@ -29,7 +29,10 @@ def protocol(case: Case) -> Protocol:
         mean=tuple(p["mean"]),
         std=tuple(p["std"]),
         logit_scale=p["logit_scale"],
-        prob_thd=p.get("prob_thd", 0.0),
+        prob_thd=p.get("prob_thd") or 0.0,
+        refine="pamr" if p.get("pamr_steps") else "",
+        pamr_iterations=p.get("pamr_steps") or 0,
+        pamr_dilations=tuple(p.get("pamr_stride", (8, 16))),
     )
 
 
@@ -43,9 +46,7 @@ def label(case: Case, method: Method) -> Recorder:
     notes = Recorder()
     ours = resize_image(image, size)
     notes("resized_image", ours)
-    labeller.label_resized(
-        ours if resized is None else resized, image.shape[:2], case.inputs.get("masks"), note=notes
-    )
+    labeller.label_resized(ours if resized is None else resized, image.shape[:2], case.inputs.get("masks"), note=notes)
     return notes
 
 

@@ -1,0 +1,82 @@
+"""Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, visinf/1-stage-wseg): scores follow the image's edges.
+
+A pixel's score becomes the weighted mean of its neighbours' scores, again and again; the weights tell how alike the
+neighbours look. They depend on the image alone and are computed once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+
+# Elements of a class chunk: on the CPU it should stay in the cache, on a GPU launches should be few.
+CHUNK_CPU, CHUNK_GPU = 1 << 18, 1 << 25
+
+
+@dataclass(frozen=True)
+class PAMR:
+    """How often the scores are averaged, and at which distances (pixels) the eight neighbours of each ring lie."""
+
+    iterations: int = 10
+    dilations: tuple[int, ...] = (8, 16)
+
+    def __call__(self, scores: Tensor, guide: Tensor) -> Tensor:
+        return pamr(scores, guide, self.dilations, self.iterations)
+
+
+def pamr(scores: Tensor, guide: Tensor, dilations: tuple[int, ...], iterations: int) -> Tensor:
+    """Refined scores f[q, H, W].
+
+    Args:
+        scores: f[q, H, W], one map per query or class; every map is refined by itself, so they go in chunks.
+        guide: f[3, H, W], the image at the size of the scores.
+        dilations: distance of each ring of neighbours in pixels; outside the image the border is repeated.
+        iterations: 0 returns the scores as they are.
+    """
+    if iterations == 0:
+        return scores
+    weights = affinities(guide, dilations).to(scores.dtype)
+    refined = torch.empty_like(scores)
+    budget = CHUNK_CPU if scores.device.type == "cpu" else CHUNK_GPU
+    step = max(1, budget // scores[0].numel())
+    for start in range(0, len(scores), step):
+        _refine(scores[start : start + step], weights, dilations, iterations, refined[start : start + step])
+    return refined
+
+
+def affinities(guide: Tensor, dilations: tuple[int, ...]) -> Tensor:
+    """Weights f[8 * rings, H, W] of every pixel's neighbours, which sum to one.
+
+    softmax over all neighbours of the channel mean of ``-|difference| / (1e-8 + 0.1 std)``; std is the unbiased
+    deviation of a channel over the neighbours of all rings and, once per ring, the pixel itself.
+    """
+    neighbours = torch.stack(list(_neighbours(guide, dilations)))  # f[8 * rings, 3, H, W]
+    itself = guide.expand(len(dilations), *guide.shape)
+    std = torch.cat([neighbours, itself]).std(0)
+    return (neighbours.sub_(guide).abs_() / (1e-8 + 0.1 * std)).mean(1).neg_().softmax(0)
+
+
+def _refine(scores: Tensor, weights: Tensor, dilations: tuple[int, ...], iterations: int, out: Tensor) -> None:
+    """All iterations on a chunk of maps, written to ``out``: two buffers, nothing of the size of the neighbourhood."""
+    out.copy_(scores)
+    for _ in range(iterations):
+        mean = torch.zeros_like(out)
+        for neighbour, weight in zip(_neighbours(out, dilations), weights, strict=True):
+            mean.addcmul_(neighbour, weight)
+        out.copy_(mean)
+
+
+def _neighbours(maps: Tensor, dilations: tuple[int, ...]):
+    """Views [c, H, W] of the maps shifted to each of the eight neighbours of each ring."""
+    h, w = maps.shape[-2:]
+    reach = max(dilations)
+    padded = F.pad(maps[None], (reach,) * 4, mode="replicate")[0]
+    for d in dilations:
+        for dy, dx in OFFSETS:
+            top, left = reach + dy * d, reach + dx * d
+            yield padded[..., top : top + h, left : left + w]

@@ -1,0 +1,66 @@
+"""GEM (Bousselham et al., CVPR 2024, WalBouss/GEM 5fa677c): a path of self-self attention beside the upper blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovbench.backbones.clip import Watch
+from ovbench.methods.base import PatchFeatures
+from ovbench.methods.last_block import LastBlock, Residual
+
+
+@dataclass(frozen=True)
+class GEMParams(Residual):
+    """``depth``: the path runs beside the last ``depth - 1`` blocks. ``iterations``: how often queries, keys and values
+    are averaged over their likes. ``temperature`` of these softmaxes (none: from the norm of the tokens).
+    ``residual``: the path accumulates; without it, its last term alone is the result."""
+
+    depth: int = 7
+    iterations: int = 1
+    temperature: float | None = None
+
+
+class GEM(LastBlock):
+    """The ordinary stream x is untouched; the path g starts as the x that enters the first of the upper blocks and adds
+    the self-self attention of every further x. No feed-forward is ever added to g."""
+
+    Params = GEMParams
+    smooth_positions = True
+
+    def dense(
+        self, windows: Tensor, note: Callable[[str, Any], None] = lambda name, value: None, watch: Watch | None = None
+    ) -> PatchFeatures:
+        clip = self.clip
+        tokens, grid = clip.embed(windows, smooth_positions=self.smooth_positions)
+        first = max(0, clip.layers - (self.params.depth - 1))
+        x = g = clip.trunk(tokens, until=first, watch=watch)
+        for number, block in enumerate(clip.blocks[first:], first):
+            normed = block.ln_1(x)
+            term = self.self_self(block, normed)
+            g = g + term if self.params.residual else term
+            if number == clip.layers - 1:
+                note("tokens_before_last", x)
+            else:
+                x = clip.feed_forward(block, x + clip.attention(block, normed, watch))
+        return PatchFeatures(clip.project(g[:, 1:]), grid)
+
+    def self_self(self, block: nn.Module, normed: Tensor) -> Tensor:
+        """Tokens after ``ln_1``, f[b, n, c], to the mean of three attentions, v v^T, k k^T and q q^T, over the values;
+        output projection included."""
+        q, k, v = self.clip.project_heads(block, normed)
+        tau = self.params.temperature
+        if tau is None:
+            tau = normed.norm(dim=-1).mean(-1)[:, None, None, None] * v.shape[-1] ** -0.5  # one per window
+        mixed = sum(self._attend(z, v, tau) for z in (v, k, q)) / 3
+        return self.clip.merge_heads(block, mixed)
+
+    def _attend(self, z: Tensor, v: Tensor, tau: Tensor | float) -> Tensor:
+        z = F.normalize(z, dim=-1)
+        for _ in range(self.params.iterations):
+            z = F.normalize(F.scaled_dot_product_attention(z * tau, z, z, scale=1.0), dim=-1)
+        return F.scaled_dot_product_attention(z * tau, z, v, scale=1.0)
