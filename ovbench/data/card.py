@@ -11,23 +11,38 @@ from typing import Any
 
 from ovbench.errors import InputError, unknown
 from ovbench.resources import shipped
-from ovbench.tomlfile import read_toml, refuse_unknown_keys
+from ovbench.tomlfile import read_toml, refuse_unknown_keys, refuse_wrong_types
 from ovbench.vocab import CANONICAL, Queries, published_list, read_classes_file, read_published_list
 
 __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]
 
 ENTRY_POINTS = "ovbench.datasets"
+PLAIN_KEYS = frozenset(
+    (
+        "licence",
+        "citation",
+        "source",
+        "prepare",
+        "raw",
+        "palette",
+        "ids_sha256",
+        "variant",
+        "generator",
+        "generated_folder",
+    )
+)
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the raw value of a label pixel means: ``raw - shift``, or a table's entry; ``void`` values are not scored."""
+    """What the raw value of a label pixel means: ``raw - shift``, or its entry in a table; ``void`` is not scored."""
 
     name: str
     shift: int = 0
     void: tuple[int, ...] = ()
-    table: str | None = None            # path of a two-column text file: raw value, class or "-"
-    common: int | None = None           # a raw value that most files hold; tells encodings with equal ranges apart
+    table: str | None = None  # path of a two-column text file: raw value, class or "-"
+    common: int | None = None  # a raw value that most files hold; tells encodings with equal ranges apart
+    means: str = ""  # in words, for the user whose files turn out to be in this encoding
 
 
 @dataclass(frozen=True)
@@ -37,8 +52,8 @@ class Layout:
     name: str
     image: str
     label: str
-    encodings: tuple[str, ...]          # the first is the documented one; another is used where only it fits the files
-    ids: str = "images"                 # "images" or "labels" (every such file), or the path of a split file
+    encodings: tuple[str, ...]  # the first is the documented one; another is used where only it fits the files
+    ids: str = "images"  # "images" or "labels" (every such file), or the path of a split file
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Card:
     classes: tuple[str, ...]
     background: int | None
     image_count: int
-    roots: tuple[str, ...]              # folders below the data root, tried in turn
+    roots: tuple[str, ...]  # folders below the data root, tried in turn
     layouts: tuple[Layout, ...]
     encodings: tuple[Encoding, ...]
     licence: str
@@ -60,11 +75,13 @@ class Card:
     source: str
     classes_file: Path
     path: Path
-    prepare: str | None = None          # converter in ovbench.data.prepare, None if the download is used as is
-    variant: str | None = None          # the name variant used where none is asked for, None for the canonical names
-    generator: str | None = None        # "module:function" that draws the benchmark; shipped cards only
-    generated_folder: str | None = None # its folder in the cache; a new name when the drawing changes
-    traits: tuple[str, ...] = ()        # what `data verify` can rely on, see ovbench.data.verify
+    prepare: str | None = None  # converter in ovbench.data.prepare, None if the download is used as is
+    variant: str | None = None  # the name variant used where none is asked for, None for the canonical names
+    generator: str | None = None  # "module:function" that draws the benchmark; shipped cards only
+    generated_folder: str | None = None  # its folder in the cache; a new name when the drawing changes
+    ids_sha256: str | None = None  # of the sorted ids, one per line
+    raw: str | None = None  # path that shows that the unprepared download is there
+    palette: bool = False  # the original labels are palette images, not grey ones
 
     def encoding(self, name: str) -> Encoding:
         """The encoding of that name."""
@@ -97,9 +114,9 @@ def list_cards() -> list[str]:
 def vocabulary(card: Card, variant: str | None = None) -> Queries:
     """The query strings of each class, word for word; a class may own several, or none (a constant-score background).
 
-    ``variant`` is a family of methods whose published list is wanted (``"cass"``), or "canonical". None, or a family that
-    published no list for this benchmark, is the card's own choice: mostly the canonical names. Raises UsageError for an
-    unknown family.
+    ``variant`` is a family of methods whose published list is wanted (``"cass"``), or "canonical". None, or a family
+    that published no list for this benchmark, is the card's own choice: mostly the canonical names. Raises UsageError
+    for an unknown family.
     """
     path = published_list(card.classes_file, card.name, variant or card.variant or CANONICAL)
     if path is None:
@@ -118,21 +135,32 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
     for key in ("title", "classes", "layout", "encoding"):
         if key not in table:
             raise InputError(f'the card has no "{key}"', where=where)
+    refuse_wrong_types({k: v for k, v in table.items() if k != "classes"}, Card, where)
+    if not isinstance(table["classes"], str):
+        raise InputError('"classes" must be the name of a file with one class per line', where=where)
     if "generator" in table and not is_shipped:
         raise InputError('"generator" names code, which only a shipped card may', where=where, fix="remove the key")
     folder = shipped("datasets") if is_shipped else path.parent
     classes_file = folder / "classes" / table["classes"] if is_shipped else folder / table["classes"]
     encodings = tuple(_encoding(name, t, folder, where) for name, t in table["encoding"].items())
-    plain = {k: table[k] for k in table.keys() & {"licence", "citation", "source", "prepare", "variant",
-                                                  "generator", "generated_folder"}}
+    plain = {key: table[key] for key in table.keys() & PLAIN_KEYS}
     card = Card(
-        name=path.stem, title=table["title"], split=table.get("split", "val"), path=path, classes_file=classes_file,
+        name=path.stem,
+        title=table["title"],
+        split=table.get("split", "val"),
+        path=path,
+        classes_file=classes_file,
         classes=tuple(queries[0] for queries in read_classes_file(classes_file)),
-        background=table.get("background"), image_count=table.get("image_count", 0),
-        roots=tuple(table.get("roots", ["."])), encodings=encodings,
-        layouts=tuple(_layout(number, {"image": table.get("image", "")} | t, encodings, where)
-                      for number, t in enumerate(table["layout"])),
-        traits=tuple(table.get("traits", ())), **({"licence": "", "citation": "", "source": ""} | plain))
+        background=table.get("background"),
+        image_count=table.get("image_count", 0),
+        roots=tuple(table.get("roots", ["."])),
+        encodings=encodings,
+        layouts=tuple(
+            _layout(number, {"image": table.get("image", "")} | t, encodings, where)
+            for number, t in enumerate(table["layout"])
+        ),
+        **({"licence": "", "citation": "", "source": ""} | plain),
+    )
     _check(card, where)
     return card
 
@@ -140,6 +168,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
 def _encoding(name: str, table: dict[str, Any], folder: Path, where: str) -> Encoding:
     place = f"{where}, [encoding.{name}]"
     refuse_unknown_keys(table, [f.name for f in dataclasses.fields(Encoding) if f.name != "name"], place)
+    refuse_wrong_types(table, Encoding, place)
     values = dict(table, void=tuple(table.get("void", ())))
     if "table" in values:
         values["table"] = str(folder / values["table"])
@@ -152,6 +181,7 @@ def _layout(number: int, table: dict[str, Any], encodings: tuple[Encoding, ...],
     for key in ("name", "image", "label", "encodings"):
         if key not in table:
             raise InputError(f'the layout has no "{key}"', where=place)
+    refuse_wrong_types(table, Layout, place)
     for key in ("image", "label"):
         if table[key].count("{id}") != 1:
             raise InputError(f'"{key}" must contain {{id}} once, got "{table[key]}"', where=place)

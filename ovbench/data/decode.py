@@ -31,8 +31,10 @@ def read_raw_label(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1", "I;16", "I;16B", "I"):
-                raise InputError(f'the label "{path}" has colours ({image.mode}), not class values',
-                                 fix="use the original one-channel or palette PNG; it must not be re-saved as RGB")
+                raise InputError(
+                    f'the label "{path}" has colours ({image.mode}), not class values',
+                    fix="use the original one-channel or palette PNG; it must not be re-saved as RGB",
+                )
             raw = np.asarray(image)
     except FileNotFoundError:
         raise InputError(f'no label file "{path}"', fix="check the data root") from None

@@ -12,10 +12,10 @@ from ovbench.data.decode import read_raw_label
 from ovbench.data.locate import Found, Item
 from ovbench.errors import InputError
 
-IGNORED = 65535         # dropped from the score
-NO_CLASS = 65534        # kept, matches no class
+IGNORED = 65535  # dropped from the score
+NO_CLASS = 65534  # kept, matches no class
 _INVALID = 65533
-_SAMPLE = 64            # label files that are read to recognise an encoding
+_SAMPLE = 64  # label files that are read to recognise an encoding
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,11 @@ class LabelMap:
         label = self.table[raw]
         if (label == _INVALID).any():
             value = int(raw[label == _INVALID][0])
-            raise InputError(f"label value {value} outside {self.admitted()}", where=where,
-                             fix=f"run: ovbench data verify {card.name}")
+            raise InputError(
+                f"label value {value} outside {self.admitted()}",
+                where=where,
+                fix=f"run: ovbench data verify {card.name}",
+            )
         return label
 
     def admits(self, values: np.ndarray) -> np.ndarray:
@@ -42,11 +45,16 @@ class LabelMap:
         """The admitted values in words."""
         values = np.flatnonzero(self.table != _INVALID)
         void = [int(v) for v in values if v in self.encoding.void]
-        rest = [int(v) for v in values if v not in self.encoding.void]
-        text = f"{rest[0]}..{rest[-1]}"
-        if void:
-            text += " and not the ignore value " + " or ".join(map(str, void))
-        return text
+        text = _runs([int(v) for v in values if v not in self.encoding.void])
+        return text + (f" and not the ignore value {' or '.join(map(str, void))}" if void else "")
+
+
+def _runs(values: list[int]) -> str:
+    """Ascending numbers as ranges: ``0..58, 255``."""
+    starts = [v for i, v in enumerate(values) if i == 0 or values[i - 1] != v - 1]
+    ends = [v for i, v in enumerate(values) if i == len(values) - 1 or values[i + 1] != v + 1]
+    runs = [str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True)]
+    return ", ".join(runs if len(runs) <= 4 else [*runs[:3], f"... {runs[-1]}"])
 
 
 def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelMap:
@@ -54,7 +62,7 @@ def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelM
     what an evaluator with ignore value 255 would drop is dropped."""
     table = np.full(65536, _INVALID, np.uint16)
     if encoding.table is None:
-        table[encoding.shift:encoding.shift + classes] = np.arange(classes)
+        table[encoding.shift : encoding.shift + classes] = np.arange(classes)
     else:
         for raw, value in read_table(Path(encoding.table), classes).items():
             table[raw] = IGNORED if value is None else value

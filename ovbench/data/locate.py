@@ -27,6 +27,7 @@ class Found(NamedTuple):
     without_image: tuple[str, ...]
     without_label: tuple[str, ...]
     paired: int
+    orphan_labels: tuple[str, ...] = ()  # labels without an image, where the image folder is the split
 
 
 def data_roots(data_root: str | Path | None = None) -> list[Path]:
@@ -97,17 +98,25 @@ def _look(root: Path, layout: Layout) -> Found | None:
             return None
         ids = listed
     items = tuple(Item(i, root / layout.image.format(id=i), root / layout.label.format(id=i)) for i in ids)
-    return Found(root, layout, items,
-                 without_image=tuple(i for i in ids if i not in images),
-                 without_label=tuple(i for i in ids if i not in labels),
-                 paired=sum(i in images and i in labels for i in ids))
+    return Found(
+        root,
+        layout,
+        items,
+        without_image=tuple(i for i in ids if i not in images),
+        without_label=tuple(i for i in ids if i not in labels),
+        paired=sum(i in images and i in labels for i in ids),
+        orphan_labels=tuple(_by_path(labels - images, layout.label)) if layout.ids == "images" else (),
+    )
 
 
 def read_split(path: Path) -> list[str] | None:
     """The ids of a split file, one per line; None if there is no such file."""
     if not path.is_file():
         return None
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'cannot read the split file "{path}": {error}') from None
 
 
 def _by_path(ids: set[str], pattern: str) -> list[str]:
@@ -118,8 +127,11 @@ def _by_path(ids: set[str], pattern: str) -> list[str]:
 def _ids_under(root: Path, pattern: str) -> set[str]:
     before, suffix = pattern.split("{id}")
     folder, _, prefix = before.rpartition("/")
-    return {name[len(prefix):len(name) - len(suffix)] for name in _walk(root / folder)
-            if name.startswith(prefix) and name.endswith(suffix)}
+    return {
+        name[len(prefix) : len(name) - len(suffix)]
+        for name in _walk(root / folder)
+        if name.startswith(prefix) and name.endswith(suffix)
+    }
 
 
 def _walk(folder: Path, below: str = "") -> Iterator[str]:
@@ -138,10 +150,29 @@ def _walk(folder: Path, below: str = "") -> Iterator[str]:
 
 def _nothing(card: Card, tried: list[Path]) -> InputError:
     if not tried:
-        return InputError(f"no data root is known, so {card.name} cannot be found",
-                          fix=f"pass --data-root, set OVBENCH_DATA, or write data_root = \"...\" to {config_file()}")
+        return InputError(
+            f"no data root is known, so {card.name} cannot be found",
+            fix=f'pass --data-root, set OVBENCH_DATA, or write data_root = "..." to {config_file()}',
+        )
+    for split in (root / layout.ids for root in tried for layout in card.layouts):
+        if read_split(split) == []:
+            return InputError("the split file is empty", where=str(split), fix=f"get it again from {card.source}")
     wanted = card.layouts[0]
     places = ", ".join(str(path) for path in tried)
-    step = f"run: ovbench data prepare {card.name} --source DIR" if card.prepare else f"get it from {card.source}"
-    return InputError(f'no images and labels of {card.name} found; expected {wanted.image} and {wanted.label}',
-                      where=f"looked in {places}", fix=step)
+    source = unprepared(card, tried)
+    if source is not None:
+        step = f"the download in {source} is not prepared yet; run: ovbench data prepare {card.name} --source {source}"
+    elif card.prepare:
+        step = f"run: ovbench data prepare {card.name} --source DIR, with the download ({card.source})"
+    else:
+        step = f"get it from {card.source}"
+    return InputError(
+        f"no images and labels of {card.name} found; expected {wanted.image} and {wanted.label}",
+        where=f"looked in {places}",
+        fix=step,
+    )
+
+
+def unprepared(card: Card, roots: Iterable[Path]) -> Path | None:
+    """The folder that holds the raw download of a benchmark, where there is one."""
+    return next((root for root in roots if card.raw and (root / card.raw).exists()), None)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from ovbench.data.decode import read_image, read_raw_label
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, choose_encoding, label_map
 from ovbench.data.locate import Found, Item, data_roots, find
 from ovbench.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from ovbench.data.subset import Manifest
 
 __all__ = ["IGNORED", "NO_CLASS", "Dataset", "Item", "Sample", "open_dataset", "read_image", "read_raw_label"]
 
@@ -47,14 +51,17 @@ class Dataset:
     @property
     def ids_sha256(self) -> str:
         """Hash of the image ids in order: what a record needs to say which images were scored."""
-        return hashlib.sha256("\n".join(item.id for item in self.items).encode()).hexdigest()
+        return ids_sha256(item.id for item in self.items)
 
     def read(self, index: int) -> Sample:
         """Image and label; InputError where either is unreadable or their sizes differ."""
         image, label = self.read_image(index), self.read_label(index)
         if image.shape[:2] != label.shape:
-            raise InputError(f"image is {_size(image)} but its label is {_size(label)}", where=self._where(index),
-                             fix=f"run: ovbench data verify {self.card.name}")
+            raise InputError(
+                f"image is {_size(image)} but its label is {_size(label)}",
+                where=self._where(index),
+                fix=f"run: ovbench data verify {self.card.name}",
+            )
         return Sample(self.items[index].id, image, label)
 
     def read_image(self, index: int) -> np.ndarray:
@@ -66,7 +73,14 @@ class Dataset:
         raw = read_raw_label(self.items[index].label_path)
         return self.labels.apply(raw, where=self._where(index), card=self.card)
 
-    def subset(self, manifest) -> Dataset:
+    def with_rule(self, label_rule: str) -> Dataset:
+        """The same files under another label rule, see `open_dataset`."""
+        if label_rule == self.label_rule:
+            return self
+        labels = label_map(self.labels.encoding, len(self.card.classes), label_rule)
+        return dataclasses.replace(self, labels=labels, label_rule=label_rule)
+
+    def subset(self, manifest: Manifest) -> Dataset:
         """The images that the manifest names, in its order, after a check of their files' hashes."""
         return dataclasses.replace(self, items=manifest.select(self))
 
@@ -86,8 +100,9 @@ def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule:
     found = locate(card, data_root)
     _refuse_gaps(card, found)
     encoding = choose_encoding(card, found)
-    return Dataset(card, found.items, found.root, found.layout.name,
-                   label_map(encoding, len(card.classes), label_rule), label_rule)
+    return Dataset(
+        card, found.items, found.root, found.layout.name, label_map(encoding, len(card.classes), label_rule), label_rule
+    )
 
 
 def locate(card: Card, data_root: str | Path | None = None) -> Found:
@@ -95,13 +110,23 @@ def locate(card: Card, data_root: str | Path | None = None) -> Found:
     return find(card, [_generated(card)] if card.generator else data_roots(data_root))
 
 
+def ids_sha256(ids: Iterable[str]) -> str:
+    """Hash of image ids, one per line."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
 def _refuse_gaps(card: Card, found: Found) -> None:
-    for kind, missing, pattern in (("image", found.without_image, found.layout.image),
-                                   ("label", found.without_label, found.layout.label)):
+    for kind, missing, pattern in (
+        ("image", found.without_image, found.layout.image),
+        ("label", found.without_label, found.layout.label),
+    ):
         if missing:
-            raise InputError(f"{len(missing)} of {len(found.items)} {kind}s missing, first "
-                             f"{found.root / pattern.format(id=missing[0])}", where=card.name,
-                             fix=f"run: ovbench data verify {card.name}")
+            raise InputError(
+                f"{len(missing)} of {len(found.items)} {kind}s missing, first "
+                f"{found.root / pattern.format(id=missing[0])}",
+                where=card.name,
+                fix=f"run: ovbench data verify {card.name}",
+            )
 
 
 def _generated(card: Card) -> Path:

@@ -1,0 +1,93 @@
+"""From an official download to the files that a card reads; one module per source archive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ovbench.data.card import Card
+from ovbench.errors import InputError, UsageError
+from ovbench.registry import Registry
+
+CONVERTERS = Registry(
+    "converter",
+    {
+        "ade_full": "ovbench.data.prepare.ade_full:steps",
+        "cityscapes": "ovbench.data.prepare.cityscapes:steps",
+        "coco_object": "ovbench.data.prepare.coco:object_steps",
+        "coco_stuff": "ovbench.data.prepare.coco:stuff_steps",
+        "pascal_context": "ovbench.data.prepare.pascal_context:steps_60",
+        "pascal_context_459": "ovbench.data.prepare.pascal_context:steps_459",
+    },
+)
+
+
+class Prepared(NamedTuple):
+    dataset: str
+    root: Path
+    written: int
+    already_there: int
+
+
+def prepare(
+    card: Card,
+    source: Path,
+    root: Path | None = None,
+    *,
+    workers: int = 1,
+    image_format: str | None = None,
+    begin: Callable[[int], None] = lambda steps: None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Prepared:
+    """Convert a download; what is there already is not touched, so that a second call does nothing.
+
+    ``source`` is the unpacked download, or the folder above it. ``root`` is where the result goes: one of the card's
+    own folders below a data root, or None for beside the download. Images are hard-linked where they move. ``begin`` is
+    told the number of files, ``advance`` of each that is done. Raises InputError naming the file that stopped it.
+    """
+    from ovbench.data.prepare.work import run_steps
+
+    if card.prepare is None:
+        raise UsageError(
+            f"{card.name} needs no preparation",
+            fix=f"get it from {card.source}, then run: ovbench data verify {card.name} --data-root DIR",
+        )
+    if image_format is not None and card.prepare != "ade_full":
+        raise UsageError(f"{card.name} keeps its images as they are", where="--image-format")
+    if not source.is_dir():
+        raise UsageError(f'the source "{source}" is not a folder', fix="check the path")
+    source = unpacked_root(card, source)
+    root = source if root is None else root
+    options = {} if image_format is None else {"image_format": image_format}
+    steps = CONVERTERS.load(card.prepare)(card, source, root, **options)
+    begin(len(steps))
+    try:
+        outcome = run_steps(steps, workers=workers, advance=advance)
+    except OSError as error:
+        reason, where = error.strerror or str(error), str(error.filename or root)
+        fix = "free some space or check the permissions, then run the same command again: it goes on"
+        raise InputError(f"cannot write: {reason}", where=where, fix=fix) from None
+    return Prepared(card.name, root, *outcome)
+
+
+def unpacked_root(card: Card, source: Path) -> Path:
+    """The benchmark's own folder in a download: ``source`` or one of the card's usual folders below it."""
+    for below in card.roots:
+        if (source / below).is_dir() and below != ".":
+            return source / below
+    return source
+
+
+def target_root(card: Card, data_root: Path) -> Path:
+    """Where below a data root the benchmark belongs: the card's folder that is there, else the first of them.
+
+    A data root that is itself such a folder (``.../VOC2010``) is taken as it is.
+    """
+    names = [below for below in card.roots if below != "."]
+    for below in names:
+        if (data_root / below).is_dir():
+            return data_root / below
+    if data_root.name in {Path(below).name for below in names}:
+        return data_root
+    return data_root / names[0]

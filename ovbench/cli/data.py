@@ -1,0 +1,185 @@
+"""``ovbench data``: prepare, verify and subset benchmarks."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+DATA_ROOT = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Folder of the benchmarks; else OVBENCH_DATA, else data_root in the user's config file.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=min(8, os.cpu_count() or 1),
+    show_default=True,
+    help="Processes that read and write.",
+)
+
+
+@click.group(name="data", short_help="Prepare, verify and subset benchmarks.")
+def data() -> None:
+    """Prepare benchmarks from official downloads, verify what is on disk, choose subsets."""
+
+
+@data.command("prepare")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--source", type=click.Path(path_type=Path), required=True, help="Folder of the unpacked download.")
+@DATA_ROOT
+@click.option(
+    "--image-format",
+    type=click.Choice(["jpg", "png"]),
+    help="ade847 only: jpg compresses the resized image "
+    "as the published preparation does (the default), png keeps it exact.",
+)
+@WORKERS
+@JSON
+def prepare_command(names, source, data_root, image_format, workers, as_json) -> None:
+    """Convert an official download of each NAME to what ovbench reads.
+
+    The result goes below the data root, or beside the download where no data root is known. Files that are there
+    already are kept, so an interrupted preparation goes on where it stopped and a second call does nothing.
+
+    \b
+    ovbench data prepare coco-stuff coco-object --source ~/downloads/coco
+    ovbench data prepare ade847 --source ~/downloads --data-root ~/data
+    """
+    from tqdm import tqdm
+
+    from ovbench.data.card import load_card
+    from ovbench.data.locate import data_roots
+    from ovbench.data.prepare import prepare, target_root
+
+    cards = [load_card(name) for name in names]
+    if data_root is not None:
+        data_root.mkdir(parents=True, exist_ok=True)
+    roots = data_roots(data_root)
+    done = []
+    for card in cards:
+        with tqdm(desc=card.name, unit="file") as bar:
+            done.append(
+                prepare(
+                    card,
+                    source,
+                    target_root(card, roots[0]) if roots else None,
+                    workers=workers,
+                    image_format=image_format,
+                    begin=bar.reset,
+                    advance=bar.update,
+                )
+            )
+    if as_json:
+        click.echo(json.dumps([{**p._asdict(), "root": str(p.root)} for p in done], indent=2))
+    for p in () if as_json else done:
+        news = f"{p.written} files written" if p.written else "nothing to do"
+        click.echo(f"{p.dataset}: {news}, {p.already_there} already there, in {p.root}")
+
+
+@data.command("verify")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@DATA_ROOT
+@click.option("--partial", "partial_copy", is_flag=True, help="Fewer images than the split has are no problem.")
+@WORKERS
+@JSON
+def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
+    """Read every image and label of each NAME and say what is wrong, and why.
+
+    Checks counts, pairing, sizes, decodability and label values, prints the classes' shares of the pixels, and ends with
+    exit code 3 on trouble.
+
+    \b
+    ovbench data verify ade150 --data-root ~/data
+    ovbench data verify voc21 voc20 --json
+    """
+    from tqdm import tqdm
+
+    from ovbench.data.card import load_card
+    from ovbench.data.read import locate
+    from ovbench.data.status import remember_verified
+    from ovbench.data.verify import verify
+    from ovbench.errors import InputError
+
+    results = []
+    for card in [load_card(name) for name in names]:
+        with tqdm(desc=card.name, unit="image") as bar:
+            results.append(
+                verify(card, data_root, partial_copy=partial_copy, workers=workers, begin=bar.reset, advance=bar.update)
+            )
+        if results[-1].ok:
+            remember_verified(card, locate(card, data_root))
+    if as_json:
+        click.echo(json.dumps([result.as_dict() for result in results], indent=2))
+    else:
+        click.echo("\n\n".join(_report(result) for result in results))
+    failed = [result for result in results if not result.ok]
+    if failed:
+        first = next(p for p in failed[0].problems if p.is_error)
+        more = sum(p.is_error for result in failed for p in result.problems) - 1
+        raise InputError(first.message, where=failed[0].card.name, fix=f"and {more} more problems" if more else None)
+
+
+def _report(result) -> str:
+    """The verification as text: where, what is wrong, and each class's images and share of pixels."""
+    total = sum(result.pixels) or 1
+    lines = [
+        f"{result.card.name}: {'ok' if result.ok else 'NOT OK'}",
+        f"  {result.listed_images} images of {result.expected_images} in {result.root}",
+        f"  layout {result.layout}, labels: {result.encoding.means or result.encoding.name}",
+    ]
+    if result.sizes:
+        (h0, w0), (h1, w1) = result.sizes
+        lines.append(f"  width {w0}..{w1}, height {h0}..{h1}")
+    ignored = result.ignored_pixels / (sum(result.pixels) + result.ignored_pixels or 1)
+    lines.append(f"  {ignored:.2%} of the pixels are ignored")
+    for problem in result.problems:
+        lines.append(f"  {'error' if problem.is_error else 'note'}: {problem.message}")
+        if problem.examples:
+            lines.append(f"         e.g. {', '.join(problem.examples)}")
+    lines.append(f"  {'class':>5}  {'pixels':>8}  {'images':>6}  name")
+    for index, name in enumerate(result.card.classes):
+        share, images = result.pixels[index] / total, result.images[index]
+        lines.append(f"  {index:>5}  {share:>8.3%}  {images:>6}  {name}")
+    return "\n".join(lines)
+
+
+@data.command("subset")
+@click.argument("name", metavar="NAME")
+@click.option("-n", "count", type=int, default=100, show_default=True, help="Images to take.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another seed takes other images.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write [default: NAME-subset-N-SEED.json].")
+@DATA_ROOT
+@WORKERS
+@JSON
+def subset_command(name, count, seed, out, data_root, workers, as_json) -> None:
+    """Choose images of NAME that cover every class; write their ids and hashes to a file for `eval --subset`.
+
+    \b
+    ovbench data subset ade150 -n 100 --seed 0
+    ovbench data subset coco-stuff -n 200 --out stuff200.json
+    """
+    from tqdm import tqdm
+
+    from ovbench.data.card import load_card
+    from ovbench.data.read import open_dataset
+    from ovbench.data.subset import choose_subset, write_manifest
+
+    dataset = open_dataset(load_card(name), data_root)
+    with tqdm(desc=dataset.card.name, unit="label", total=len(dataset)) as bar:
+        choice = choose_subset(dataset, count, seed, workers=workers, advance=bar.update)
+    out = out or Path(f"{dataset.card.name}-subset-{count}-{seed}.json")
+    write_manifest(choice.manifest, out)
+    if as_json:
+        facts = {"file": str(out), "sha256": choice.manifest.sha256, "images": count}
+        click.echo(json.dumps({**facts, "left_out": choice.left_out, "absent": choice.absent}, indent=2))
+        return
+    click.echo(f"{out}: {count} of {len(dataset)} images, sha256 {choice.manifest.sha256[:16]}")
+    if choice.left_out:
+        click.echo(f"classes that found no room: {', '.join(choice.left_out)}; take more images")
+    if choice.absent:
+        click.echo(f"classes that are in no label at all: {', '.join(choice.absent)}")

@@ -1,0 +1,139 @@
+"""What the label values of a whole benchmark tell: values that it does not have, and the variant that explains them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ovbench.data.card import Card, Encoding, Layout
+from ovbench.data.labels import LabelMap, label_map
+
+if TYPE_CHECKING:
+    from ovbench.data.verify import FileReport
+
+IN_8_BITS = 256
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``kind`` is for programs, ``message`` for people. An error makes the verification fail, the rest is notes."""
+
+    kind: str
+    count: int
+    message: str
+    is_error: bool = True
+    examples: tuple[str, ...] = ()
+
+
+def diagnose(
+    card: Card, layout: Layout, encoding: Encoding, reports: list[FileReport], partial_copy: bool
+) -> list[Problem]:
+    """The problems that the values show. ``reports`` are those of the labels that could be read."""
+    if not reports:
+        return []
+    labels = label_map(encoding, len(card.classes))
+    files = Counter(value for report in reports for value in report.values)
+    found = [
+        *_foreign_values(card, encoding, labels, reports, files),
+        *_other_form(card, layout, encoding),
+        *_twice_reduced(card, encoding, labels, files),
+        *_rare_background(card, encoding, len(reports), files),
+        *_too_narrow(card, reports),
+        *_grey_palette(card, layout, reports, files),
+        *_nothing_scored(labels, reports),
+    ]
+    return found
+
+
+def _foreign_values(
+    card: Card, encoding: Encoding, labels: LabelMap, reports: list[FileReport], files: Counter
+) -> list[Problem]:
+    foreign = sorted(value for value in files if not labels.admits(np.array(value)))
+    if not foreign:
+        return []
+    hit = [r.id for r in reports if any(value in r.values for value in foreign)]
+    shown = ", ".join(map(str, foreign[:6])) + (", ..." if len(foreign) > 6 else "")
+    likely = _explain(card, encoding, sorted(files))
+    because = f"; they look like {likely}" if likely else ""
+    text = f"{len(hit)} labels have values outside {labels.admitted()}: {shown}{because}"
+    return [Problem("label values", len(hit), text, True, tuple(hit[:5]))]
+
+
+def _explain(card: Card, encoding: Encoding, values: list[int]) -> str:
+    """The meaning of the card's other encoding that admits most of the values, and of those the narrowest."""
+    candidates = []
+    for other in card.encodings:
+        table = label_map(other, len(card.classes))
+        fitting = int(table.admits(np.array(values)).sum())
+        if other is not encoding and other.means and fitting >= 0.8 * len(values):
+            candidates.append((fitting, -_width(table), other.means))
+    return max(candidates)[2] if candidates else ""
+
+
+def _width(labels: LabelMap) -> int:
+    return int(labels.admits(np.arange(len(labels.table))).sum())
+
+
+def _other_form(card: Card, layout: Layout, encoding: Encoding) -> list[Problem]:
+    usual = card.encoding(layout.encodings[0])
+    if encoding is usual:
+        return []
+    text = (
+        f"the labels in {layout.label} are not {usual.means or usual.name} but {encoding.means}; they are read as such"
+    )
+    return [Problem("encoding", 1, text, False)]
+
+
+def _twice_reduced(card: Card, encoding: Encoding, labels: LabelMap, files: Counter) -> list[Problem]:
+    """Reduction shifts every class down, so a second one leaves the last class empty and the first one ignored."""
+    if encoding.name != "reduced":
+        return []
+    last, before = (int(np.flatnonzero(labels.table == len(card.classes) - k)[0]) for k in (1, 2))
+    if files[last] or not files[before]:
+        return []
+    name = card.classes[-1]
+    text = f'the last class, "{name}", never occurs though the one before it does: the labels were reduced twice'
+    return [Problem("reduced twice", 1, text)]
+
+
+def _rare_background(card: Card, encoding: Encoding, count: int, files: Counter) -> list[Problem]:
+    if encoding.common is None or 2 * files[encoding.common] >= count:
+        return []
+    text = (
+        f"value {encoding.common} (background) is in only {files[encoding.common]} of {count} labels: "
+        "the background was removed and every class shifted down (zero-label reduction)"
+    )
+    return [Problem("background missing", count - files[encoding.common], text)]
+
+
+def _too_narrow(card: Card, reports: list[FileReport]) -> list[Problem]:
+    if len(card.classes) <= IN_8_BITS:
+        return []
+    narrow = [r.id for r in reports if r.label_mode in ("L", "P", "1")]
+    if not narrow:
+        return []
+    text = f"{len(narrow)} labels have 8 bits: every class from {IN_8_BITS} on is lost; they must have 16"
+    return [Problem("8-bit labels", len(narrow), text, True, tuple(narrow[:5]))]
+
+
+def _grey_palette(card: Card, layout: Layout, reports: list[FileReport], files: Counter) -> list[Problem]:
+    if not card.palette or "_detectron2" in layout.label:
+        return []
+    grey = [r.id for r in reports if r.label_mode != "P"]
+    if not grey:
+        return []
+    bordered = bool(files[255])
+    text = f"{len(grey)} labels are grey images, the originals have a palette: likely SegmentationClassAug"
+    text += "" if bordered else ", and none has the ignored border (255), so its pixels would be scored"
+    return [Problem("SegmentationClassAug", len(grey), text, not bordered, tuple(grey[:5]))]
+
+
+def _nothing_scored(labels: LabelMap, reports: list[FileReport]) -> list[Problem]:
+    void = [r.id for r in reports if all(labels.table[value] == 65535 for value in r.values)]
+    if not void:
+        return []
+    text = f"{len(void)} labels are ignored in every pixel"
+    return [Problem("nothing to score", len(void), text, len(void) == len(reports), tuple(void[:5]))]

@@ -1,0 +1,88 @@
+"""The full ADE20K release (2021_17_01): object codes in RGB to the 847 classes, at the size that is scored."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ovbench.data.files import replacing
+from ovbench.data.labels import read_table
+from ovbench.data.prepare.work import Step, nothing_found, save_label
+from ovbench.errors import InputError
+from ovbench.resources import shipped
+
+FOLDERS = ["images/ADE/validation", "ADE20K_2021_17_01/images/ADE/validation"]
+SHORT_SIDE = 512
+VOID = 65535
+SEGMENTATION = "_seg.png"
+
+
+def steps(card, source: Path, root: Path, *, image_format: str = "jpg") -> list[Step]:
+    """Image and 16-bit label of every validation image. ``image_format`` "jpg" compresses the smaller image again, as
+    the published preparation does; "png" keeps it exact."""
+    folder = next((source / name for name in FOLDERS if (source / name).is_dir()), source / FOLDERS[0])
+    codes = sorted(folder.glob(f"**/*{SEGMENTATION}"))
+    if not codes:
+        raise nothing_found(f"full ADE20K labels (PLACE/SCENE/*{SEGMENTATION})", source, FOLDERS)
+    made = []
+    for path in codes:
+        stem = path.name.removesuffix(SEGMENTATION)
+        image = path.with_name(f"{stem}.jpg")
+        if not image.is_file():
+            raise InputError(f'no image "{image}" beside its label', fix="unpack the release again")
+        made += [
+            Step(root / "images_detectron2/validation" / f"{stem}.{image_format}", convert_image, (image,)),
+            Step(root / "annotations_detectron2/validation" / f"{stem}.tif", convert_label, (path,)),
+        ]
+    return made
+
+
+def prepared_size(h: int, w: int) -> tuple[int, int]:
+    """(h, w) after preparation: where both sides exceed 512, the shorter becomes 512.
+
+    >>> prepared_size(1536, 2048), prepared_size(500, 900)
+    ((512, 683), (500, 900))
+    """
+    if min(h, w) <= SHORT_SIDE:
+        return h, w
+    if w >= h:
+        return SHORT_SIDE, round(w / h * SHORT_SIDE)
+    return round(h / w * SHORT_SIDE), SHORT_SIDE
+
+
+def convert_image(path: Path, target: Path) -> None:
+    """The image at the prepared size, bilinear by OpenCV; a grey image stays grey; JPEG in PIL's default quality."""
+    image = _decode(path)
+    resized = cv2.resize(image, prepared_size(*image.shape[:2])[::-1], interpolation=cv2.INTER_LINEAR)
+    with replacing(target) as part:
+        Image.fromarray(resized).save(part, format="JPEG" if target.suffix == ".jpg" else "PNG")
+
+
+def convert_label(path: Path, target: Path) -> None:
+    """u16 classes from the codes ``R // 10 * 256 + G``, resized before the mapping by OpenCV's nearest (floor)."""
+    rgb = _decode(path)
+    if rgb.ndim != 3:
+        raise InputError(f'the label "{path}" has one channel, not RGB', fix="unpack the release again")
+    codes = rgb[..., 0].astype(np.int32) // 10 * 256 + rgb[..., 1]
+    resized = cv2.resize(codes, prepared_size(*codes.shape)[::-1], interpolation=cv2.INTER_NEAREST)
+    save_label(_code_table()[resized], target)
+
+
+@functools.cache
+def _code_table() -> np.ndarray:
+    table = np.full(65536, VOID, np.uint16)
+    for code, value in read_table(shipped("datasets", "tables", "ade847.txt")).items():
+        table[code] = value
+    return table
+
+
+def _decode(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image if image.mode in ("RGB", "L") else image.convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f'cannot read "{path}": {error}', fix="unpack the release again") from None

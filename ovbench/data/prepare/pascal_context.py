@@ -1,0 +1,143 @@
+"""PASCAL Context: 59 classes and background from PASCAL in Detail's JSON, all 459 from the MATLAB label maps."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovbench.data.files import replacing
+from ovbench.data.labels import read_table
+from ovbench.data.locate import read_split
+from ovbench.data.prepare.rle import decode_rle
+from ovbench.data.prepare.work import Step, nothing_found, place_all, save_label
+from ovbench.errors import InputError
+from ovbench.resources import shipped
+
+DETAIL = ["trainval_merged.json", "VOC2010/trainval_merged.json", "VOCdevkit/VOC2010/trainval_merged.json"]
+LABEL_MAPS = ["trainval", "VOC2010/trainval", "VOCdevkit/VOC2010/trainval", "."]
+IMAGES = ["JPEGImages", "VOC2010/JPEGImages", "VOCdevkit/VOC2010/JPEGImages"]
+SPLIT = "ImageSets/SegmentationContext/val.txt"
+SPLITS = [SPLIT, f"VOC2010/{SPLIT}", f"VOCdevkit/VOC2010/{SPLIT}"]
+CLASSES_459 = 459
+
+
+def steps_60(card, source: Path, root: Path) -> list[Step]:
+    """``SegmentationClassContext/ID.png`` (0..59, 0 = background) and the split file, for the images of phase "val"."""
+    path = next((source / name for name in DETAIL if (source / name).is_file()), None)
+    if path is None:
+        raise nothing_found("trainval_merged.json", source, DETAIL)
+    images, annotations = _read_detail(path)
+    ids = [Path(image["file_name"]).stem for image in images]
+    table = read_table(shipped("datasets", "tables", "pc60.txt"))
+    labels = [
+        Step(
+            root / "SegmentationClassContext" / f"{i}.png",
+            convert_60,
+            ((image["height"], image["width"]), annotations[image["image_id"]], table, f"{path.name}, {i}"),
+        )
+        for i, image in zip(ids, images, strict=True)
+    ]
+    return _image_steps(source, root, ids) + labels + [Step(root / SPLIT, write_split, (sorted(ids),))]
+
+
+def _read_detail(path: Path) -> tuple[list[dict], dict[Any, list]]:
+    """The val images, and each image's (category, mask) pairs in the order of the file."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            data = json.load(file)
+        images = [image for image in data["images"] if image["phase"] == "val"]
+        wanted = {image["image_id"] for image in images}
+        annotations = defaultdict(list)
+        for a in data["annos_segmentation"]:
+            if a["image_id"] in wanted:
+                annotations[a["image_id"]].append((a["category_id"], a["segmentation"]))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"malformed JSON: {error}", where=str(path), fix="download the file again") from None
+    except (KeyError, TypeError) as error:
+        raise InputError(f"not PASCAL in Detail's trainval_merged.json: {error!r}", where=str(path)) from None
+    if not images:
+        raise InputError('no image of phase "val"', where=str(path), fix="take trainval_merged.json")
+    return images, annotations
+
+
+def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], where: str, target: Path) -> None:
+    """One label: category ids drawn in order over zeros, then mapped; InputError for a category outside the table."""
+    label = np.zeros(size, np.uint8)
+    for category, rle in annotations:
+        if category not in table:
+            raise InputError(
+                f"category {category} is not one of the 59 classes",
+                where=where,
+                fix="take trainval_merged.json as published",
+            )
+        mask = decode_rle(rle, where=where)
+        if mask.shape != tuple(size):
+            raise InputError(f"mask of {mask.shape} in an image of {tuple(size)}", where=where)
+        label[mask] = table[category]
+    save_label(label, target)
+
+
+def steps_459(card, source: Path, root: Path) -> list[Step]:
+    """``annotations_detectron2/pc459_val/ID.tif``, 16 bits, 0..458, for the images of the val split."""
+    folder = next((source / name for name in LABEL_MAPS if next((source / name).glob("*.mat"), None)), None)
+    if folder is None:
+        raise nothing_found("label maps (ID.mat)", source, LABEL_MAPS)
+    there = {p.stem for p in folder.glob("*.mat")}
+    own = next((s for base in (root, source) for name in SPLITS if (s := read_split(base / name)) is not None), None)
+    ids = (
+        own
+        if own is not None
+        else [i for i in read_split(shipped("datasets", "splits", "pascal-context-val.txt")) if i in there]
+    )
+    missing = [i for i in ids if i not in there]
+    if missing or not ids:
+        gap = (
+            f"{len(missing)} of {len(ids)} label maps missing, first {missing[0]}.mat"
+            if missing
+            else "no val label map"
+        )
+        raise InputError(gap, where=str(folder), fix="unpack trainval.tar.gz of PASCAL Context again")
+    return _image_steps(source, root, ids) + [
+        Step(root / "annotations_detectron2/pc459_val" / f"{i}.tif", convert_459, (folder / f"{i}.mat",)) for i in ids
+    ]
+
+
+def convert_459(path: Path, target: Path) -> None:
+    """One label: LabelMap - 1; InputError for a value outside 1..459."""
+    from scipy.io import loadmat
+
+    try:
+        raw = np.asarray(loadmat(path)["LabelMap"])
+    except KeyError:
+        raise InputError(f'no variable LabelMap in "{path}"', fix="unpack trainval.tar.gz again") from None
+    except (OSError, ValueError, TypeError, NotImplementedError, EOFError) as error:
+        raise InputError(f'cannot read "{path}": {error}', fix="unpack trainval.tar.gz again") from None
+    if raw.ndim != 2 or raw.min() < 1 or raw.max() > CLASSES_459:
+        raise InputError(f"LabelMap outside 1..{CLASSES_459}: {raw.min()}..{raw.max()}", where=str(path))
+    save_label((raw.astype(np.int64) - 1).astype(np.uint16), target)
+
+
+def write_split(ids: list[str], target: Path) -> None:
+    """A split file: one id per line."""
+    with replacing(target) as part:
+        part.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+
+
+def _image_steps(source: Path, root: Path, ids: list[str]) -> list[Step]:
+    folder = next((source / name for name in IMAGES if (source / name).is_dir()), None)
+    if folder is None:
+        if all((root / "JPEGImages" / f"{i}.jpg").is_file() for i in ids):
+            return []
+        raise nothing_found("VOC2010 images", source, IMAGES)
+    missing = [i for i in ids if not (folder / f"{i}.jpg").is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(ids)} images missing, first {missing[0]}.jpg",
+            where=str(folder),
+            fix="unpack VOCtrainval_03-May-2010.tar again",
+        )
+    return place_all([(folder / f"{i}.jpg", root / "JPEGImages" / f"{i}.jpg") for i in ids])

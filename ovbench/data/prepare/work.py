@@ -1,0 +1,84 @@
+"""The steps of a preparation: each writes one file, complete or not at all, so that an interrupted run can go on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ovbench.data.files import remove_parts, replacing
+from ovbench.data.parallel import each
+from ovbench.errors import InputError
+
+
+class Step(NamedTuple):
+    """``make(*arguments, target)`` writes ``target``."""
+
+    target: Path
+    make: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+
+class Outcome(NamedTuple):
+    written: int
+    already_there: int
+
+
+def run_steps(steps: list[Step], *, workers: int = 1, advance: Callable[[int], None] = lambda done: None) -> Outcome:
+    """Do the steps whose target is not there yet, on several processes; ``advance`` is told of each that is done.
+
+    Raises the first error; what was written until then stays and is not done again.
+    """
+    missing = [step for step in steps if not step.target.exists()]
+    advance(len(steps) - len(missing))
+    for _ in each(_do, missing, workers):
+        advance(1)
+    for folder in {step.target.parent for step in missing}:
+        remove_parts(folder)
+    return Outcome(len(missing), len(steps) - len(missing))
+
+
+def _do(step: Step) -> None:
+    step.make(*step.arguments, step.target)
+
+
+def save_label(label: np.ndarray, target: Path) -> None:
+    """Write u8 as PNG, u16 as a 16-bit TIFF."""
+    with replacing(target) as part:
+        Image.fromarray(label).save(part, format="TIFF" if label.dtype == np.uint16 else "PNG")
+
+
+def place(source: Path, target: Path) -> None:
+    """Make a file available under another path: a hard link where the file system can, else a copy."""
+    with replacing(target) as part:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
+
+
+def place_all(pairs: list[tuple[Path, Path]]) -> list[Step]:
+    """Steps that place files; none for a file that is where it should be."""
+    return [Step(target, partial(place, source), ()) for source, target in pairs if source != target]
+
+
+def find_folder(source: Path, names: list[str], suffix: str, *, without: str = "\0") -> Path | None:
+    """The first of the named folders below ``source`` that holds a file with this suffix (and not the other)."""
+    for name in names:
+        folder = source / name
+        if folder.is_dir() and any(p.name.endswith(suffix) and without not in p.name for p in folder.iterdir()):
+            return folder
+    return None
+
+
+def nothing_found(what: str, source: Path, names: list[str]) -> InputError:
+    """The error for a source folder without the files to convert; it says so where only the archives are there."""
+    archives = sorted(p.name for p in source.glob("*") if p.name.endswith((".zip", ".tar", ".tgz", ".tar.gz")))
+    fix = f"unpack {', '.join(archives)} there first" if archives else "pass the folder of the download with --source"
+    return InputError(f"no {what} found", where=f"looked in {', '.join(str(source / n) for n in names)}", fix=fix)
