@@ -1,0 +1,76 @@
+"""The two small backbones that ship with the package, trained on the `mini` world: a CLIP and a DINO.
+
+The CLIP is an ordinary open_clip model. Its token embedding is stored for the tokens that training used; every other
+token shares one row. See ``ovbench/assets/mini/MODEL_CARD.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from ovbench.resources import asset
+
+if TYPE_CHECKING:
+    import open_clip
+    import timm
+    import torch
+
+CONTEXT_LENGTH = 32
+
+
+def clip_config() -> dict:
+    """The open_clip model config of the CLIP."""
+    return json.loads(asset("mini", "clip.json").read_text())
+
+
+def dino_config() -> dict:
+    """Arguments of timm's VisionTransformer for the DINO."""
+    return json.loads(asset("mini", "dino.json").read_text())
+
+
+def expand(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The full open_clip state dict, f32, from the stored one.
+
+    ``token_rows`` f16[1+n,c] holds the shared row of unknown tokens first, then those of ``token_ids`` i32[n].
+    """
+
+    full = {k: t.float() for k, t in state.items() if not k.startswith("token_")}
+    rows = state["token_rows"].float()
+    table = rows[:1].repeat(clip_config()["text_cfg"]["vocab_size"], 1)
+    table[state["token_ids"].long()] = rows[1:]
+    full["token_embedding.weight"] = table
+    return full
+
+
+def load_clip() -> open_clip.CLIP:
+    """The CLIP in eval mode, f32, on the CPU."""
+    import open_clip
+    from safetensors.torch import load_file
+
+    config = clip_config()
+    model = open_clip.CLIP(
+        config["embed_dim"],
+        open_clip.CLIPVisionCfg(**config["vision_cfg"]),
+        open_clip.CLIPTextCfg(**config["text_cfg"]),
+        quick_gelu=config["quick_gelu"],
+    )
+    model.load_state_dict(expand(load_file(asset("mini", "clip.safetensors"))))
+    return model.eval()
+
+
+def load_dino() -> timm.models.VisionTransformer:
+    """The DINO in eval mode, f32, on the CPU; it takes images of any size (multiples of the patch)."""
+    from safetensors.torch import load_file
+    from timm.models.vision_transformer import VisionTransformer
+
+    model = VisionTransformer(**dino_config(), dynamic_img_size=True)
+    model.load_state_dict({k: t.float() for k, t in load_file(asset("mini", "dino.safetensors")).items()})
+    return model.eval()
+
+
+def tokenizer() -> open_clip.SimpleTokenizer:
+    """The standard tokenizer at the CLIP's context length."""
+    import open_clip
+
+    return open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)

@@ -1,0 +1,125 @@
+"""What can be said about an image of the world: phrases for entities, captions, and what makes them true.
+
+A *concept* is what a phrase asks for: a material, or a thing of which colour, pattern and shape are each given or left
+open.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import world
+from .stream import Stream
+
+_C, _P, _S = len(world.COLOURS), len(world.PATTERNS), len(world.SHAPES)
+THING_CONCEPTS = (_C + 1) * (_P + 1) * (_S + 1)
+CONCEPTS = THING_CONCEPTS + len(world.STUFF)
+ENTITIES = len(world.STUFF) + _C * _P * _S
+
+
+class Caption(NamedTuple):
+    """A phrase and the concepts it claims to be in the image."""
+
+    text: str
+    concepts: tuple[int, ...]
+
+
+def concept(colour: str | None = None, pattern: str | None = None, shape: str | None = None) -> int:
+    """Number of a concept of things; None leaves a part open."""
+    c = 0 if colour is None else 1 + world.COLOUR_NAMES.index(colour)
+    p = 0 if pattern is None else 1 + world.PATTERN_NAMES.index(pattern)
+    s = 0 if shape is None else 1 + world.SHAPE_NAMES.index(shape)
+    return (c * (_P + 1) + p) * (_S + 1) + s
+
+
+def implied() -> np.ndarray:
+    """bool[entities, concepts]: which concepts a place of an entity satisfies."""
+    table = np.zeros((ENTITIES, CONCEPTS), bool)
+    for m in range(len(world.STUFF)):
+        table[m, THING_CONCEPTS + m] = True
+    for number in range(len(world.STUFF), ENTITIES):
+        c, p, s = world.thing(number)
+        for bits in range(8):
+            table[number, concept(c if bits & 1 else None, p if bits & 2 else None, s if bits & 4 else None)] = True
+    return table
+
+
+def name_material(material: int, stream: Stream) -> Caption:
+    """A material by one of its words."""
+    return Caption(stream.choice(world.STUFF[world.STUFF_NAMES[material]]), (THING_CONCEPTS + material,))
+
+
+def name_thing(number: int, stream: Stream) -> Caption:
+    """A thing by colour, pattern and shape, in varying words."""
+    c, p, s = world.thing(number)
+    canonical = stream.integer(0, 1) == 0
+    colour = c if canonical else stream.choice(world.COLOUR_WORDS[c])
+    shape = s if canonical else stream.choice(world.SHAPES[s])
+    adjectives, nouns = world.PATTERNS[p]
+    form = stream.integer(0, 5)
+    if p == "plain":
+        text = f"plain {colour} {shape}" if form == 0 else f"{colour} {shape}"
+    elif form == 0:
+        text = f"{colour} {shape} with {stream.choice(nouns)}"
+    elif form == 1:
+        text = f"{stream.choice(adjectives)} {colour} {shape}"
+    else:
+        text = f"{colour} {adjectives[0] if canonical else stream.choice(adjectives)} {shape}"
+    return Caption(text, (concept(c, p, s),))
+
+
+def name_part(number: int, stream: Stream) -> Caption:
+    """A thing by some of its parts only, as "something red and striped" or "dotted box"."""
+    c, p, s = world.thing(number)
+    colour, shape = stream.choice(world.COLOUR_WORDS[c]), stream.choice(world.SHAPES[s])
+    adjective = stream.choice(world.PATTERNS[p][0])
+    form = stream.integer(0, 5)
+    if form == 0:
+        return Caption(f"something {colour}", (concept(c),))
+    if form == 1:
+        return Caption(f"something {adjective}", (concept(None, p),))
+    if form == 2:
+        return Caption(f"{adjective} {shape}", (concept(None, p, s),))
+    if form == 3:
+        return Caption(shape, (concept(None, None, s),))
+    return Caption(f"something {colour} and {adjective}", (concept(c, p),))
+
+
+def name(number: int, stream: Stream) -> Caption:
+    """An entity in full."""
+    return name_material(number, stream) if number < len(world.STUFF) else name_thing(number, stream)
+
+
+def describe(shares: np.ndarray, stream: Stream, least: float = 0.06, most: int = 3) -> Caption:
+    """A caption of an image from the share of each entity in it, f64[entities].
+
+    One entity in full, or up to `most` of those with at least `least` of the image, or some parts of one thing.
+    """
+    seen = [int(i) for i in np.flatnonzero(shares >= least)] or [int(np.argmax(shares))]
+    seen.sort(key=lambda i: -shares[i])
+    kind = stream.integer(0, 99)
+    things = [i for i in seen if i >= len(world.STUFF)]
+    if kind < 12 and things:
+        return name_part(stream.choice(things), stream)
+    if kind < 30 or len(seen) == 1:
+        return name(stream.choice(seen[:2]), stream)
+    return join([name(i, stream) for i in seen[:most]], stream)
+
+
+def join(parts: list[Caption], stream: Stream) -> Caption:
+    """Several phrases as one: things first, then materials, as in "a red ring and a blue box on grass and sand"."""
+    things = [p for p in parts if p.concepts[0] < THING_CONCEPTS]
+    materials = [p for p in parts if p.concepts[0] >= THING_CONCEPTS]
+    link = stream.choice((" and ", " and ", " next to ", " with "))
+    text = link.join(p.text if i == 0 else f"a {p.text}" for i, p in enumerate(things))
+    ground = " and ".join(p.text for p in materials)
+    if text and ground:
+        text += stream.choice((" on ", " and ", " in front of ")) + ground
+    return Caption(text or ground, tuple(c for p in parts for c in p.concepts))
+
+
+def shares(entities: np.ndarray) -> np.ndarray:
+    """Share of each entity in a map, f64[entities]."""
+    return np.bincount(entities.ravel(), minlength=ENTITIES) / entities.size
