@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from ovbench.compat import provide_mmcv_ops
 
 provide_mmcv_ops()
 
-from mmengine.structures import PixelData  # noqa: E402  (needs the stand-in for mmcv.ops)
-from mmseg.models import BaseSegmentor  # noqa: E402
-from mmseg.registry import MODELS  # noqa: E402
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of operators that only a compiled mmcv has
+    from mmengine.structures import PixelData
+    from mmseg.models import BaseSegmentor, SegDataPreProcessor
+    from mmseg.registry import MODELS
 
 from ovbench.config import Cell, resolve  # noqa: E402
 from ovbench.data.card import load_card, vocabulary  # noqa: E402
@@ -61,7 +64,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         data_preprocessor: Mapping[str, Any] | None = None,
         init_cfg: Mapping[str, Any] | None = None,
     ):
-        super().__init__(data_preprocessor or {"type": "SegDataPreProcessor", "bgr_to_rgb": True}, init_cfg)
+        super().__init__(data_preprocessor or SegDataPreProcessor(bgr_to_rgb=True), init_cfg)
         if cell is None:
             texts = {key: str(value) for key, value in (settings or {}).items()}
             cell = resolve(self.method_name, dataset, texts, weights)

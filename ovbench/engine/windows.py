@@ -74,7 +74,7 @@ def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: boo
 
 
 class WindowMean:
-    """The mean of overlapping window scores, summed in fp32: ``add`` every window, then ``result()`` is ``[q, H, W]``."""
+    """The mean of overlapping window scores, summed in fp32: ``add`` every window, then take ``result()``."""
 
     def __init__(self, size: tuple[int, int]):
         self.size = size
