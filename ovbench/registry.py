@@ -57,6 +57,7 @@ METHODS = Registry(
         "clearclip": "ovbench.methods.clearclip:ClearCLIP",
         "clip": "ovbench.methods.clip:CLIP",
         "corrclip": "ovbench.methods.corrclip:CorrCLIP",
+        "freecp": "ovbench.methods.freecp:FreeCP",
         "gem": "ovbench.methods.gem:GEM",
         "maskclip": "ovbench.methods.maskclip:MaskCLIP",
         "maskclip-freecp": "ovbench.methods.maskclip:MaskCLIPFreeCP",
@@ -70,6 +71,16 @@ METHODS = Registry(
 
 REGIONS = Registry(
     "region source",
-    {"felzenszwalb": "ovbench.regions.felzenszwalb:Felzenszwalb"},
+    {
+        "eomt": "ovbench.regions.eomt:EomtRegions",
+        "felzenszwalb": "ovbench.regions.felzenszwalb:Felzenszwalb",
+        "mask2former": "ovbench.regions.mask2former:Mask2FormerRegions",
+        "precomputed": "ovbench.regions.precomputed:Precomputed",
+        "sam": "ovbench.regions.sam:SamRegions",
+        "sam-8": "ovbench.regions.sam:SamRegions8",
+        "sam2": "ovbench.regions.sam2:Sam2Regions",
+        "sam2-32": "ovbench.regions.sam2:Sam2Regions32",
+        "slic": "ovbench.regions.slic:Slic",
+    },
     group="ovbench.regions",
 )

@@ -2,22 +2,88 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovbench.errors import InputError
 
-class RegionSource(Protocol):
-    """Makes a region map i32[h, w] of an RGB image u8[h, w, 3]. The lowest id present means "not segmented"."""
+Maker = Callable[[np.ndarray, str], np.ndarray]  # image u8[h, w, 3], stem of its file -> region map i32[h, w]
 
-    def __call__(self, image: np.ndarray) -> np.ndarray: ...
 
-    def settings(self) -> dict[str, object]:
-        """Every setting that changes the map, as plain data."""
-        ...
+class RegionSource:
+    """Base class of region sources: frozen dataclasses whose fields are the settings that change the map.
+
+    ``start`` loads what is needed and returns the function that makes maps; a source without weights is that function
+    itself. Everything outside this package goes through `ovbench.regions.open.open_regions`, which adds checks and the
+    cache.
+
+    elsewhere: names of the settings that say only where something lies; they are no part of a map's identity.
+    cached: whether the maps are worth keeping (not those that are read from files).
+    concurrent: whether several threads may make maps at once.
+    """
+
+    elsewhere: ClassVar[tuple[str, ...]] = ()
+    cached: ClassVar[bool] = True
+    concurrent: ClassVar[bool] = True
+
+    def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
+        """The region map i32[h, w] of an RGB image u8[h, w, 3]; the lowest id present means "not segmented".
+
+        ``stem`` is the name of the image's file without its folder and suffix; only sources that look it up use it.
+        """
+        return self.start()(image, stem)
+
+    def start(self, device: str = "cpu") -> Maker:
+        """Load what the source needs onto a device; InputError where something is missing."""
+        return self
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting, as plain data."""
+        return dataclasses.asdict(self)
+
+    def missing(self) -> list[str]:
+        """What the source needs and this machine does not have, each with its file name."""
+        return []
+
+    def fetch(self) -> None:
+        """Bring what is missing to this machine; InputError naming it where that is not possible."""
+        if absent := self.missing():
+            raise InputError("missing: " + "; ".join(absent))
+
+    def weights_sha256(self) -> str:
+        """Hash of the weights, fetched where necessary; empty for a source without any."""
+        return ""
+
+
+def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+    """A region map as i32[h, w]; InputError unless it has whole ids, the two axes and the size of its image.
+
+    One region is allowed: it is the lowest, so that nothing counts as segmented.
+    """
+    regions = np.asarray(regions)
+    if regions.ndim == 3 and 1 in (regions.shape[0], regions.shape[2]):
+        regions = regions.squeeze(0 if regions.shape[0] == 1 else 2)
+    if regions.ndim != 2 or not regions.size:
+        raise InputError(f"the region map is empty or not two-dimensional: {regions.shape}", where=where)
+    if regions.shape != tuple(size):
+        (h, w), (have_h, have_w) = size, regions.shape
+        raise InputError(
+            f"the region map is {have_w}x{have_h} but its image is {w}x{h}",
+            where=where,
+            fix="make the map from this image, at its original size and not rotated",
+        )
+    whole = regions.dtype.kind in "iub" or (regions.dtype.kind == "f" and bool((regions == np.round(regions)).all()))
+    if not whole:
+        raise InputError(f"the region map holds {regions.dtype} values that are no whole ids", where=where)
+    if regions.max() > np.iinfo(np.int32).max or regions.min() < np.iinfo(np.int32).min:
+        raise InputError("the region map holds ids beyond 32 bits", where=where)
+    return regions.astype(np.int32)
 
 
 class Ranks(NamedTuple):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
+from ovbench.regions.base import RegionSource
+
 
 @dataclass(frozen=True)
-class Felzenszwalb:
+class Felzenszwalb(RegionSource):
     """Every pixel belongs to a region; ids start at 1, so that no region is the "not segmented" one.
 
     ``scale``: larger means larger regions; ``sigma``: Gaussian smoothing in pixels; ``min_size``: pixels below which a
@@ -19,11 +21,8 @@ class Felzenszwalb:
     sigma: float = 1.0
     min_size: int = 100
 
-    def __call__(self, image: np.ndarray) -> np.ndarray:
+    def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         from skimage.segmentation import felzenszwalb
 
         regions = felzenszwalb(image / 255.0, scale=self.scale, sigma=self.sigma, min_size=self.min_size)
         return regions.astype(np.int32) + 1
-
-    def settings(self) -> dict[str, object]:
-        return asdict(self)

@@ -1,0 +1,102 @@
+"""Files of published weights: which are on this machine, and fetching those that are not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ovbench.cache import cache_root
+from ovbench.errors import InputError, UsageError
+from ovbench.resources import shipped
+from ovbench.tomlfile import read_toml
+
+
+def published(kind: str) -> dict[str, dict[str, Any]]:
+    """The entries of configs/weights.toml of one kind ("clip", "dino", "sam"), by name."""
+    return read_toml(shipped("configs", "weights.toml")).get(kind, {})
+
+
+def local_file(source: str, *names: str) -> Path | None:
+    """The first of the names that is on this machine: in the folder ``source``, or in the hub's cache of that repo."""
+    if Path(source).is_dir():
+        return next((path for path in (Path(source) / name for name in names) if path.is_file()), None)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for name in names:
+        try:
+            found = try_to_load_from_cache(source, name)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def fetch_file(source: str, *names: str) -> Path:
+    """As `local_file`, downloaded where it is not here yet; InputError naming the file where that fails."""
+    here = local_file(source, *names)
+    if here is not None:
+        return here
+    problem: Exception = FileNotFoundError(f"no such folder and no such hub repository: {source}")
+    if not Path(source).is_dir():
+        from huggingface_hub import hf_hub_download
+
+        for name in names:
+            try:
+                return Path(hf_hub_download(source, name))
+            except Exception as error:  # hub, network and file errors have no common base class
+                problem = error
+    raise InputError(f"{names[0]} of {source} is not on this machine and could not be fetched ({first_line(problem)})")
+
+
+def weights_folder() -> Path:
+    """Where files that no hub keeps are looked for and put: ``$OVBENCH_WEIGHTS``, or "weights" in the cache."""
+    chosen = os.environ.get("OVBENCH_WEIGHTS")
+    return Path(chosen).expanduser() if chosen else cache_root() / "weights"
+
+
+def published_file(kind: str, name: str) -> Path:
+    """Where the file of an entry of configs/weights.toml lies or will lie."""
+    return weights_folder() / published(kind)[name]["file"]
+
+
+def fetch_published(kind: str, name: str) -> Path:
+    """The file of an entry of configs/weights.toml, downloaded and its hash checked where it is not here yet."""
+    path, entry = published_file(kind, name), published(kind)[name]
+    if path.is_file():
+        return path
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        raise InputError(f"{path.name} is not on this machine (looked in {path.parent})", where="offline")
+    import torch
+
+    from ovbench.tensors import file_sha256
+
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(entry["url"], str(part), progress=False)
+        if file_sha256(part) != entry["sha256"]:
+            raise InputError(f'{entry["url"]} delivered other bytes than the published ones', fix="try again")
+        part.replace(path)
+    except OSError as error:  # urllib's errors are among them
+        raise InputError(
+            f"{path.name} is not on this machine and could not be fetched ({first_line(error)})",
+            where=f"looked in {path.parent}",
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def given_file(path: str, where: str) -> Path:
+    """A file that the user named; UsageError where there is none."""
+    if not Path(path).is_file():
+        raise UsageError(f'no weights file "{path}"', where=where, fix="check the path")
+    return Path(path)

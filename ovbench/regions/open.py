@@ -1,0 +1,76 @@
+"""Region maps for whoever labels images: the configured source, behind its checks and the cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ovbench.errors import InputError
+from ovbench.regions.base import Maker, RegionSource, checked_map
+from ovbench.regions.store import RegionStore
+from ovbench.registry import REGIONS
+
+
+class Regions:
+    """Makes or looks up region maps; threads may share it.
+
+    Nothing is loaded before the first map that is not in the cache, so a benchmark whose maps were all built needs
+    neither the weights' memory nor their device.
+    """
+
+    def __init__(self, name: str, source: RegionSource, device: str = "cpu", store: RegionStore | None = None):
+        self.name, self.source, self.device, self.store = name, source, device, store
+        self.made = self.found = 0
+        self._maker: Maker | None = None
+        self._lock = threading.Lock()
+
+    def to(self, device: str) -> Regions:
+        """Where maps are made from now on."""
+        with self._lock:
+            self.device, self._maker = str(device), None
+        return self
+
+    def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
+        """The region map i32[h, w] of an RGB image u8[h, w, 3]; ``stem`` names its file, without folder and suffix."""
+        stored = self.store.get(image) if self.store else None
+        if stored is not None and stored.shape == image.shape[:2]:
+            self.found += 1
+            return stored
+        regions = checked_map(self._make(image, stem), image.shape[:2], f"{self.name}, {stem}" if stem else self.name)
+        self.made += 1
+        if self.store:
+            try:
+                self.store.put(image, regions)
+            except InputError:
+                self.store = None  # a cache that cannot be written costs time only
+        return regions
+
+    def _make(self, image: np.ndarray, stem: str) -> np.ndarray:
+        with self._lock:
+            if self._maker is None:
+                self._maker = self.source.start(self.device)
+            if not self.source.concurrent:
+                return self._maker(image, stem)
+        return self._maker(image, stem)
+
+
+def open_source(settings: Mapping[str, Any]) -> tuple[str, RegionSource]:
+    """The name and the source that a cell's regions table describes: ``source`` and the source's own settings."""
+    own = dict(settings)
+    name = own.pop("source")
+    return name, REGIONS.load(name)(**own)
+
+
+def open_regions(settings: Mapping[str, Any], device: str = "cpu", *, cache: bool = True) -> Regions:
+    """The region maps of a cell (its ``regions`` table).
+
+    InputError naming the files where the source needs some that are not here and cannot be fetched; so this is the
+    moment before anything runs.
+    """
+    name, source = open_source(settings)
+    source.fetch()
+    store = RegionStore(name, source) if cache and source.cached else None
+    return Regions(name, source, device, store)

@@ -1,0 +1,78 @@
+"""Shared by the region sources that take a panoptic model of the transformers library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ovbench.errors import InputError
+from ovbench.hub import first_line
+from ovbench.regions.base import Maker, RegionSource
+from ovbench.regions.hub import WITH_PROCESSOR, fetch_files, load_pretrained, missing_files, weights_hash
+
+
+@dataclass(frozen=True)
+class PanopticRegions(RegionSource):
+    """Segments of a panoptic model, as its own post-processing numbers them; what it leaves out is the lowest id.
+
+    weights: a hub name or a folder with config.json, preprocessor_config.json and the weights. score: least class
+    probability of a segment. mask: probability above which a pixel belongs to a query. overlap: least share of a
+    query's mask that it must win. half: computation in fp16, as the official run; on a CPU always fp32.
+    """
+
+    elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
+    concurrent: ClassVar[bool] = False
+
+    weights: str = ""
+    score: float = 0.5
+    mask: float = 0.5
+    overlap: float = 0.8
+    half: bool = True
+
+    def missing(self) -> list[str]:
+        return missing_files(self.weights, WITH_PROCESSOR)
+
+    def fetch(self) -> None:
+        fetch_files(self.weights, WITH_PROCESSOR)
+
+    def weights_sha256(self) -> str:
+        return weights_hash(self.weights, WITH_PROCESSOR)
+
+    def network_class(self) -> type:
+        """The transformers class of the model."""
+        raise TypeError(f"{type(self).__name__} names no model class")
+
+    def options(self) -> dict[str, Any]:
+        """Further arguments of the post-processing."""
+        return {}
+
+    def start(self, device: str = "cpu") -> Maker:
+        from transformers import AutoImageProcessor
+
+        processor = _processor(AutoImageProcessor, self.weights)
+        network = load_pretrained(self.network_class(), self.weights).to(device)
+        half = self.half and torch.device(device).type != "cpu"
+
+        @torch.inference_mode()
+        def make(image: np.ndarray, stem: str = "") -> np.ndarray:
+            inputs = processor(images=image, return_tensors="pt", input_data_format="channels_last")
+            taken = {name: value.to(device) for name, value in inputs.items() if torch.is_tensor(value)}
+            with torch.autocast(torch.device(device).type, torch.float16, enabled=half):
+                outputs = network(**taken)
+            found = processor.post_process_panoptic_segmentation(
+                outputs, target_sizes=[image.shape[:2]], threshold=self.score, mask_threshold=self.mask,
+                overlap_mask_area_threshold=self.overlap, **self.options(),
+            )  # fmt: skip
+            return found[0]["segmentation"].to(torch.int32).cpu().numpy()
+
+        return make
+
+
+def _processor(auto: Any, weights: str) -> Any:
+    try:
+        return auto.from_pretrained(weights)
+    except Exception as error:  # hub, network and file errors have no common base class
+        raise InputError(f"cannot load the image processor of {weights}: {first_line(error)}") from error

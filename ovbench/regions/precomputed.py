@@ -1,0 +1,69 @@
+"""Region maps that were made elsewhere: one npz file an image, as CorrCLIP's authors publish them."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, ClassVar
+
+import numpy as np
+
+from ovbench.errors import InputError, UsageError
+from ovbench.regions.base import RegionSource, checked_map
+
+WIDEST_ID = 8  # bytes
+
+
+@dataclass(frozen=True)
+class Precomputed(RegionSource):
+    """``folder`` holds ``STEM.npz`` for an image ``STEM.jpg``; the array ``key`` is the map at the image's own size."""
+
+    elsewhere: ClassVar[tuple[str, ...]] = ("folder",)
+    cached: ClassVar[bool] = False
+
+    folder: str = ""
+    key: str = "instance_mask"
+
+    def missing(self) -> list[str]:
+        if self.folder and Path(self.folder).is_dir():
+            return []
+        return [f'the folder of region maps "{self.folder}"; give --set regions.folder=DIR']
+
+    def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
+        if not stem:
+            raise UsageError("precomputed region maps are found by the name of an image file, and this image has none")
+        path = Path(self.folder) / f"{stem}.npz"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                return checked_map(self._read(archive, path, image.shape[:2]), image.shape[:2], str(path))
+        except FileNotFoundError:
+            raise InputError(f'no region map "{path}"', fix="its name is that of the image, with .npz") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
+            raise InputError(f"cannot read the region map: {error}", where=str(path), fix="copy it again") from None
+
+    def _read(self, archive: zipfile.ZipFile, path: Path, size: tuple[int, int]) -> np.ndarray:
+        """The array, after its header was found to announce a map of this size: never more is unpacked."""
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if self.key not in names:
+            held = ", ".join(names) or "nothing"
+            raise InputError(f'no array "{self.key}"', where=str(path), fix=f"it holds: {held}; set regions.key")
+        with archive.open(f"{self.key}.npy") as stream:
+            shape, dtype = _header(stream)
+        if dtype.hasobject:
+            raise InputError("the region map holds Python objects, which are never loaded", where=str(path))
+        if dtype.itemsize > WIDEST_ID or int(np.prod(shape, dtype=object)) != size[0] * size[1]:
+            checked_map(np.broadcast_to(np.zeros((), np.int8), shape), size, str(path))  # names both sizes
+            raise InputError(f"the region map holds values of type {dtype}", where=str(path))
+        with archive.open(f"{self.key}.npy") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(stream)
+    if version not in read:
+        raise ValueError(f"npy version {version}")
+    shape, _, dtype = read[version](stream)
+    return shape, dtype

@@ -1,0 +1,97 @@
+"""Segment Anything (Kirillov et al., ICCV 2023): masks for a grid of points, through the segment-anything package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ovbench.errors import unknown
+from ovbench.hub import fetch_published, given_file, published_file
+from ovbench.regions.base import Maker, RegionSource
+from ovbench.regions.paint import paint_masks
+
+if TYPE_CHECKING:
+    from segment_anything import SamAutomaticMaskGenerator
+    from segment_anything.modeling import Sam
+
+WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # of the image encoder
+
+
+@dataclass(frozen=True)
+class SamRegions(RegionSource):
+    """Masks of the automatic generator, painted in ascending area; 0 is what none covers.
+
+    The thresholds are those of zdk258/CorrCLIP@103bc18, CorrCLIPv2/mask_generators/factory.py; the generator's other
+    settings are its defaults (box NMS 0.7, the whole image as the only crop).
+
+    model: "vit_b", "vit_l" or "vit_h". weights: a checkpoint file; by default the official one of the model, from the
+    weights folder. points: points per side. iou, stability: least predicted IoU and stability of a mask.
+    """
+
+    elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
+    concurrent: ClassVar[bool] = False
+
+    model: str = "vit_h"
+    weights: str = ""
+    points: int = 32
+    iou: float = 0.7
+    stability: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.model not in WIDTHS.values():
+            raise unknown("SAM model", self.model, WIDTHS.values(), where="regions.model")
+
+    def missing(self) -> list[str]:
+        path = Path(self.weights) if self.weights else published_file("sam", self.model)
+        return [] if path.is_file() else [f"{path.name} (looked in {path.parent})"]
+
+    def fetch(self) -> None:
+        self._file()
+
+    def weights_sha256(self) -> str:
+        from ovbench.tensors import file_sha256
+
+        return file_sha256(self._file())
+
+    def _file(self) -> Path:
+        return given_file(self.weights, "regions.weights") if self.weights else fetch_published("sam", self.model)
+
+    def start(self, device: str = "cpu") -> Maker:
+        from segment_anything import SamAutomaticMaskGenerator
+
+        sam = load_sam(self.model, self._file()).to(device)
+        generator = SamAutomaticMaskGenerator(
+            sam, points_per_side=self.points, pred_iou_thresh=self.iou, stability_score_thresh=self.stability
+        )
+        return lambda image, stem="": paint_masks(generated(generator, image), image.shape[:2])
+
+
+@dataclass(frozen=True)
+class SamRegions8(SamRegions):
+    """As `SamRegions`, with 8 points per side."""
+
+    points: int = 8
+
+
+def load_sam(model: str, path: Path) -> Sam:
+    """A SAM with the weights of a file, in eval mode on the CPU; InputError for weights of another size."""
+    from segment_anything import sam_model_registry
+
+    from ovbench.tensors import fill, read_tensors
+
+    state = read_tensors(path)
+    table = state.get("image_encoder.pos_embed")
+    held = WIDTHS.get(table.shape[-1]) if table is not None else None
+    fix = f"give --set regions.model={held}" if held else "give a segment-anything checkpoint"
+    sam: Any = sam_model_registry[model](checkpoint=None)
+    fill(sam, state, name=f"SAM {model}", path=path, fix=fix)
+    return sam.eval().requires_grad_(False)
+
+
+def generated(generator: SamAutomaticMaskGenerator, image: np.ndarray) -> np.ndarray:
+    """The generator's masks b[n, h, w], in its order."""
+    found = generator.generate(image)
+    return np.stack([mask["segmentation"] for mask in found]) if found else np.zeros((0, *image.shape[:2]), bool)
