@@ -1,7 +1,7 @@
 """Tiny instances of the ten benchmarks in the form in which they are published, and the classes that they mean.
 
-Every builder writes below ``root`` and returns ``{image id: class map}``: int array, -1 where a pixel is not scored. The
-maps are computed here, apart from the code under test. Every raw value of a benchmark occurs.
+Every builder writes below ``root`` and returns ``{image id: class map}``: int array, -1 where a pixel is not scored.
+The maps are computed here, apart from the code under test. Every raw value of a benchmark occurs.
 """
 
 from __future__ import annotations

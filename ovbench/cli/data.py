@@ -90,8 +90,8 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
 def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
     """Read every image and label of each NAME and say what is wrong, and why.
 
-    Checks counts, pairing, sizes, decodability and label values, prints the classes' shares of the pixels, and ends with
-    exit code 3 on trouble.
+    Checks counts, pairing, sizes, decodability and label values, prints the classes' shares of the pixels, and ends
+    with exit code 3 on trouble.
 
     \b
     ovbench data verify ade150 --data-root ~/data

@@ -39,7 +39,7 @@ def diagnose(
     found = [
         *_foreign_values(card, encoding, labels, reports, files),
         *_other_form(card, layout, encoding),
-        *_twice_reduced(card, encoding, labels, files),
+        *_last_class_absent(card, encoding, labels, files),
         *_rare_background(card, encoding, len(reports), files),
         *_too_narrow(card, reports),
         *_grey_palette(card, layout, reports, files),
@@ -87,16 +87,20 @@ def _other_form(card: Card, layout: Layout, encoding: Encoding) -> list[Problem]
     return [Problem("encoding", 1, text, False)]
 
 
-def _twice_reduced(card: Card, encoding: Encoding, labels: LabelMap, files: Counter) -> list[Problem]:
-    """Reduction shifts every class down, so a second one leaves the last class empty and the first one ignored."""
-    if encoding.name != "reduced":
-        return []
-    last, before = (int(np.flatnonzero(labels.table == len(card.classes) - k)[0]) for k in (1, 2))
-    if files[last] or not files[before]:
+def _last_class_absent(card: Card, encoding: Encoding, labels: LabelMap, files: Counter) -> list[Problem]:
+    """Reduction shifts every class down by one, which leaves the last class empty."""
+    classes = len(card.classes)
+    present = [any(files[int(raw)] for raw in np.flatnonzero(labels.table == c)) for c in range(classes)]
+    if present[-1] or not present[-2]:
         return []
     name = card.classes[-1]
-    text = f'the last class, "{name}", never occurs though the one before it does: the labels were reduced twice'
-    return [Problem("reduced twice", 1, text)]
+    if encoding.name == "reduced":
+        text = f'the last class, "{name}", never occurs though the one before it does: the labels were reduced twice'
+        return [Problem("reduced twice", 1, text)]
+    if not all(present[:-1]):
+        return []
+    text = f'the last class, "{name}", never occurs though all others do: the labels were shifted down by one'
+    return [Problem("reduced", 1, f"{text} (zero-label reduction)")]
 
 
 def _rare_background(card: Card, encoding: Encoding, count: int, files: Counter) -> list[Problem]:

@@ -88,11 +88,8 @@ def steps_459(card, source: Path, root: Path) -> list[Step]:
         raise nothing_found("label maps (ID.mat)", source, LABEL_MAPS)
     there = {p.stem for p in folder.glob("*.mat")}
     own = next((s for base in (root, source) for name in SPLITS if (s := read_split(base / name)) is not None), None)
-    ids = (
-        own
-        if own is not None
-        else [i for i in read_split(shipped("datasets", "splits", "pascal-context-val.txt")) if i in there]
-    )
+    shipped_ids = read_split(shipped("datasets", "splits", "pascal-context-val.txt"))
+    ids = [i for i in shipped_ids if i in there] if own is None else own
     missing = [i for i in ids if i not in there]
     if missing or not ids:
         gap = (
@@ -101,9 +98,10 @@ def steps_459(card, source: Path, root: Path) -> list[Step]:
             else "no val label map"
         )
         raise InputError(gap, where=str(folder), fix="unpack trainval.tar.gz of PASCAL Context again")
-    return _image_steps(source, root, ids) + [
-        Step(root / "annotations_detectron2/pc459_val" / f"{i}.tif", convert_459, (folder / f"{i}.mat",)) for i in ids
-    ]
+    folder_459 = root / "annotations_detectron2/pc459_val"
+    labels = [Step(folder_459 / f"{i}.tif", convert_459, (folder / f"{i}.mat",)) for i in ids]
+    split = [] if own is None else [Step(root / SPLIT, write_split, (ids,))]
+    return _image_steps(source, root, ids) + labels + split
 
 
 def convert_459(path: Path, target: Path) -> None:

@@ -1,0 +1,222 @@
+"""Raw downloads to what the cards read: pixel for pixel, resumable, and never half a file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import raw_benchmarks as raw
+from click.testing import CliRunner
+from PIL import Image
+from test_read import assert_reads, without_background
+
+from ovbench.cli.data import data
+from ovbench.data.card import load_card
+from ovbench.data.prepare import prepare, target_root
+from ovbench.data.prepare.ade_full import convert_image, convert_label, prepared_size
+from ovbench.data.prepare.rle import decode_rle
+from ovbench.errors import InputError, UsageError
+
+
+def prepared(name, source, root=None, **options):
+    return prepare(load_card(name), source, root and target_root(load_card(name), root), **options)
+
+
+def state(root):
+    return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in root.rglob("*")}
+
+
+BUILDERS = {
+    "pc60": raw.pascal_context,
+    "pc59": raw.pascal_context,
+    "pc459": raw.pascal_context_459,
+    "coco-stuff": raw.coco,
+    "coco-object": raw.coco,
+    "cityscapes": raw.cityscapes,
+    "ade847": raw.ade_full,
+}
+LAYOUTS = {
+    "pc60": "mmseg",
+    "pc59": "mmseg",
+    "pc459": "mmseg",
+    "coco-stuff": "mmseg",
+    "coco-object": "mmseg",
+    "cityscapes": "train-ids",
+    "ade847": "detectron2",
+}
+
+
+def expected(name, maps):
+    if name == "pc59":
+        return without_background(maps)
+    return {i: raw.coco_object_of(m) for i, m in maps.items()} if name == "coco-object" else maps
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("beside", [True, False])
+def test_raw_to_prepared(tmp_path, name, beside):
+    source = tmp_path / "download"
+    maps = expected(name, BUILDERS[name](source))
+    root = source if beside else tmp_path / "data"
+    first = prepared(name, source, None if beside else root)
+    assert first.written > 0
+    dataset = assert_reads(name, root, maps)
+    assert dataset.layout == LAYOUTS[name] and dataset.root == first.root
+    before = state(tmp_path)
+    again = prepared(name, source, None if beside else root)
+    assert again.written == 0
+    assert state(tmp_path) == before
+
+
+def test_stored_forms_are_those_of_the_community(tmp_path):
+    raw.coco(tmp_path)
+    prepared("coco-stuff", tmp_path)
+    prepared("coco-object", tmp_path)
+    raw.pascal_context_459(tmp_path)
+    prepared("pc459", tmp_path)
+    stuff = Image.open(tmp_path / "annotations/val2017/000000000139_labelTrainIds.png")
+    assert stuff.mode == "L" and 255 in np.asarray(stuff)
+    things = Image.open(tmp_path / "annotations/val2017/000000000139_instanceTrainIds.png")
+    assert things.mode == "L" and np.asarray(things).max() == 80
+    wide = Image.open(next((tmp_path / "VOCdevkit/VOC2010/annotations_detectron2/pc459_val").glob("*.tif")))
+    assert wide.mode == "I;16" and np.asarray(wide).max() > 255
+
+
+def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch):
+    from ovbench.data.prepare import coco
+
+    maps = raw.coco(tmp_path)
+    convert, calls = coco.convert, []
+
+    def dies_at_the_second(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        convert(*arguments)
+
+    monkeypatch.setattr(coco, "convert", dies_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        prepared("coco-stuff", tmp_path)
+    monkeypatch.setattr(coco, "convert", convert)
+    folder = tmp_path / "annotations/val2017"
+    (folder / ".000000000140_labelTrainIds.png.1.ovbench-part").write_bytes(b"half")  # of a killed process
+    assert len(list(folder.glob("*.png"))) == 1
+    assert prepared("coco-stuff", tmp_path).written == 2
+    assert_reads("coco-stuff", tmp_path, maps)
+    assert not list(folder.glob(".*"))
+
+
+def test_several_processes_write_the_same_files(tmp_path):
+    maps = raw.coco(tmp_path, n=20)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    assert prepared("coco-stuff", tmp_path, workers=2).written == 40
+    prepared("coco-stuff", tmp_path / "copy")
+    assert_reads("coco-stuff", tmp_path, maps)
+    for path in (tmp_path / "annotations/val2017").iterdir():
+        assert path.read_bytes() == (tmp_path / "copy/annotations/val2017" / path.name).read_bytes()
+
+
+def test_ade_full_is_resized_where_both_sides_exceed_512(tmp_path):
+    sizes = [prepared_size(*s) for s in ((1536, 2048), (2048, 1537), (512, 900), (900, 512), (513, 513), (600, 601))]
+    assert sizes == [(512, 683), (682, 512), (512, 900), (900, 512), (512, 512), (512, 513)]
+    maps = raw.ade_full(tmp_path, n=1, h=600, w=700)
+    prepared("ade847", tmp_path)
+    (name, classes), size = next(iter(maps.items())), (597, 512)
+    rows, columns = (np.arange(size[k]) * (classes.shape[1 - k] / size[k]) for k in (1, 0))
+    assert_reads("ade847", tmp_path, {name: classes[rows.astype(int)][:, columns.astype(int)]})
+
+
+def test_ade_full_images_compressed_again_or_exact(tmp_path):
+    raw.ade_full(tmp_path, n=2, h=600, w=700)
+    folder = tmp_path / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
+    grey = folder / "ADE_val_00000002.jpg"
+    Image.open(grey).convert("L").save(grey)
+    prepared("ade847", tmp_path)
+    images = tmp_path / "ADE20K_2021_17_01/images_detectron2/validation"
+    small = cv2.resize(np.asarray(Image.open(folder / "ADE_val_00000001.jpg")), (597, 512))
+    Image.fromarray(small).save(tmp_path / "again.jpg")
+    assert (images / "ADE_val_00000001.jpg").read_bytes() == (tmp_path / "again.jpg").read_bytes()
+    assert Image.open(images / "ADE_val_00000002.jpg").mode == "L"
+    shutil.rmtree(images)
+    prepared("ade847", tmp_path, image_format="png")
+    np.testing.assert_array_equal(np.asarray(Image.open(images / "ADE_val_00000001.png")), small)
+
+
+def test_real_ade_full_samples(samples, tmp_path):
+    facts = json.loads((samples / "ade20k-full/expected/expected.json").read_text())
+    for name, fact in facts.items():
+        folder = samples / "ade20k-full" / fact["folder"]
+        convert_label(folder / f"{name}_seg.png", tmp_path / "a.tif")
+        label = np.asarray(Image.open(tmp_path / "a.tif"))
+        np.testing.assert_array_equal(label, np.asarray(Image.open(samples / f"ade20k-full/expected/{name}.png")))
+        convert_image(folder / f"{name}.jpg", tmp_path / "a.png")
+        mean = np.asarray(Image.open(tmp_path / "a.png")).mean((0, 1))
+        np.testing.assert_allclose(mean, fact["image_mean_after_resize_rgb"], atol=1e-4)
+
+
+def test_real_coco_sample(samples, tmp_path):
+    shutil.copytree(samples / "coco-panoptic/images/val2017", tmp_path / "val2017")
+    shutil.copytree(samples / "coco-panoptic/derived/annotations/val2017", tmp_path / "stuffthingmaps/val2017")
+    prepared("coco-object", tmp_path)
+    for path in (tmp_path / "stuffthingmaps/val2017").iterdir():
+        values = np.asarray(Image.open(path))
+        made = np.asarray(Image.open(tmp_path / f"annotations/val2017/{path.stem}_instanceTrainIds.png"))
+        assert made.shape == values.shape and ((made == 0) == (values > 90)).all()
+
+
+def test_the_459_split_that_ships_is_used_where_there_is_none(tmp_path):
+    maps = raw.pascal_context_459(tmp_path)
+    base = tmp_path / "VOCdevkit/VOC2010"
+    shutil.rmtree(base / "ImageSets")
+    shipped = {"2008_000002", "2008_000003"}  # of the four images, those in the list
+    prepared("pc459", tmp_path)
+    assert {p.stem for p in (base / "annotations_detectron2/pc459_val").iterdir()} == shipped
+    del maps
+
+
+def test_run_length_masks(tmp_path):
+    generator = np.random.default_rng(0)
+    for _ in range(30):
+        h, w = generator.integers(1, 90, 2)
+        mask = np.kron(generator.random((3, 4)) > generator.random(), np.ones((h, w))) > 0
+        np.testing.assert_array_equal(decode_rle(raw.rle(mask), where=""), mask)
+    for broken in ({"size": [2, 2], "counts": [5]}, {"size": [2, 2]}, {"size": [2, 2], "counts": "o"}, {"counts": []}):
+        with pytest.raises(InputError, match="here"):
+            decode_rle(broken, where="here")
+
+
+def call(*arguments):
+    return CliRunner().invoke(data, [str(a) for a in arguments])
+
+
+def test_the_command(tmp_path):
+    raw.coco(tmp_path / "download")
+    result = call(
+        "prepare", "coco-stuff", "coco-object", "--source", tmp_path / "download", "--data-root", tmp_path / "d"
+    )
+    assert result.exit_code == 0, result.output
+    assert "coco-stuff: 6 files written, 0 already there" in result.stdout
+    assert "coco-object: 3 files written, 3 already there" in result.stdout  # the images are shared
+    result = call("prepare", "coco-stuff", "--source", tmp_path / "download", "--data-root", tmp_path / "d", "--json")
+    assert json.loads(result.stdout)[0]["written"] == 0
+    result = call("prepare", "coco-stuff", "--source", tmp_path / "download", "--data-root", tmp_path / "d")
+    assert "nothing to do" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["voc21", "--source", "."], r"voc21 needs no preparation; get it from .*VOCtrainval_11-May-2012.tar"),
+        (["coco-stuff", "--source", "/nowhere"], r'the source "/nowhere" is not a folder'),
+        (["coco-stuff", "--source", ".", "--image-format", "png"], r"coco-stuff keeps its images as they are"),
+        (["coco", "--source", "."], r'unknown dataset "coco"; did you mean'),
+    ],
+)
+def test_wrong_calls(arguments, message):
+    error = call("prepare", *arguments).exception
+    assert isinstance(error, UsageError) and error.exit_code == 2
+    with pytest.raises(UsageError, match=message):
+        raise error
