@@ -63,7 +63,7 @@ def grain(h: int, w: int, stream: Stream) -> np.ndarray:
 
 
 def smooth(h: int, w: int, cell_y: float, cell_x: float, stream: Stream) -> np.ndarray:
-    """Value noise f64[h,w] in [0, 1): random values on a lattice of cells of the given pixels, interpolated smoothly."""
+    """Value noise f64[h,w] in [0, 1): random values on a lattice of cells (pixels), interpolated smoothly."""
     gy = np.arange(h) / cell_y + stream.uniform()
     gx = np.arange(w) / cell_x + stream.uniform()
     iy, ix = np.floor(gy).astype(np.int64), np.floor(gx).astype(np.int64)

@@ -1,6 +1,6 @@
 """The facts of the `mini` world: materials, colours, patterns, shapes, the words for them, classes, what is held out.
 
-Everything else here, and the training scripts, reads the world from this module. An *entity* is what a pixel belongs to:
+Everything else here, and the training scripts, reads the world from here. An *entity* is what a pixel belongs to:
 a material (``0..11``) or a thing, which is a colour, a pattern and a shape (``12..203``).
 """
 
