@@ -22,15 +22,21 @@ from ovbench.engine.windows import Pad, uncut
 class Queries(NamedTuple):
     """The text side of a vocabulary: ``embeddings`` f[q, d] one row per query, ``class_index`` i64[q] its class.
 
-    ``background``: index of the class that gathers everything else, or None.
+    ``background``: index of the class that gathers everything else, or None. ``descriptions`` f[q, d]: one row per
+    query from sentences that describe it, for methods that read them, or None.
     """
 
     embeddings: Tensor
     class_index: Tensor
     background: int | None = None
+    descriptions: Tensor | None = None
 
     def to(self, device: torch.device) -> Queries:
-        return self._replace(embeddings=self.embeddings.to(device), class_index=self.class_index.to(device))
+        return self._replace(
+            embeddings=self.embeddings.to(device),
+            class_index=self.class_index.to(device),
+            descriptions=None if self.descriptions is None else self.descriptions.to(device),
+        )
 
 
 class Needs(NamedTuple):
@@ -112,7 +118,7 @@ class Method(nn.Module):
         return uncut(scores, size, pad)
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """Merged scores f[q, H, W] at the original size to class probabilities f[c, H, W], whose maximum is the label."""
+        """Merged scores f[q, H, W] at the original size to class probabilities f[c, H, W]; the largest is the label."""
         return class_probabilities(scores, queries.class_index, decision)
 
     def refine_labels(self, labels: Tensor, regions: Tensor | None) -> Tensor:

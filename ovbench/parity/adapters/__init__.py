@@ -17,6 +17,7 @@ _BASELINES = "ovbench.parity.adapters.baselines"
 ADAPTERS = {
     "clearclip": f"{_BASELINES}:clearclip",
     "corrclip": "ovbench.parity.adapters.corrclip:corrclip",
+    "freecp": "ovbench.parity.adapters.freecp:freecp",
     "gem": f"{_BASELINES}:gem",
     "maskclip": f"{_BASELINES}:maskclip",
     "naclip": f"{_BASELINES}:naclip",

@@ -28,7 +28,7 @@ def protocol(case: Case) -> Protocol:
         pad=p.get("pad_multiple", 0),
         mean=tuple(p["mean"]),
         std=tuple(p["std"]),
-        logit_scale=p["logit_scale"],
+        logit_scale=p.get("logit_scale", 1.0),  # FreeCP takes it from the weights
         prob_thd=p.get("prob_thd") or 0.0,
         refine="pamr" if p.get("pamr_steps") else "",
         pamr_iterations=p.get("pamr_steps") or 0,
@@ -36,9 +36,10 @@ def protocol(case: Case) -> Protocol:
     )
 
 
-def label(case: Case, method: Method) -> Recorder:
+def label(case: Case, method: Method, queries: Queries | None = None) -> Recorder:
     """Label the case's image through the ordinary engine and keep what was noted on the way."""
-    queries = Queries(torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index()))
+    if queries is None:
+        queries = Queries(torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index()))
     labeller = Labeller(method, protocol(case), [queries])
     image = case.inputs["image"]
     size = resized_size(image.shape[:2], labeller.protocol.short_side, labeller.protocol.long_side)
