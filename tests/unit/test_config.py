@@ -1,0 +1,86 @@
+"""Settings laid over one another, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from ovbench.config import Protocol, override_pairs, parse_value, resolve, templates
+from ovbench.errors import OvbenchError, UsageError
+from ovbench.registry import METHODS
+
+
+def test_paper_settings_of_corrclip():
+    voc, city, ade = (resolve("corrclip", name).protocol for name in ("voc21", "cityscapes", "ade150"))
+    assert (voc.short_side, voc.crop, voc.stride, voc.prob_thd, voc.pad, voc.logit_scale) == (336, 336, 112, 0.2, 56, 40)
+    assert (city.short_side, city.crop) == (448, 224)
+    assert (ade.short_side, ade.crop) == (448, 336)
+
+
+def test_mini_brings_its_own_backbones():
+    cell = resolve("corrclip", "mini")
+    assert cell.backbones == {"clip": "mini", "dino": "mini"}
+    assert cell.regions["source"] == "felzenszwalb"
+
+
+def test_overrides_reach_parameters_protocol_and_regions():
+    given = {"tau": "0.5", "crop": "96", "regions.scale": "20", "map_correction": "off"}
+    cell = resolve("corrclip", "mini", given)
+    assert (cell.params.tau, cell.protocol.crop, cell.regions["scale"]) == (0.5, 96, 20.0)
+    assert cell.params.map_correction is False
+
+
+def test_equal_settings_have_equal_digests():
+    plain, spelled = resolve("corrclip", "mini"), resolve("corrclip", "mini", {"tau": "0.25"})
+    assert plain.digest() == spelled.digest() != resolve("corrclip", "mini", {"tau": "0.3"}).digest()
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("corrclip", {"taau": "1"}, 'did you mean "tau"'),
+        ("corrclip", {"tau": "soft"}, '"soft" is no value for "tau"'),
+        ("corrclip", {"regions.scal": "1"}, 'did you mean "regions.scale"'),
+        ("corrclip", {"regions": "felsenswalb"}, 'did you mean "felzenszwalb"'),
+        ("corrclip", {"map_correction": "maybe"}, "give true or false"),
+        ("corrclip", {"stride": "0"}, "stride must be positive"),
+        ("corclip", {}, 'did you mean "corrclip"'),
+    ],
+)
+def test_what_is_wrong_is_named(method, given, message):
+    with pytest.raises(UsageError) as caught:
+        resolve(method, "mini", given)
+    assert message in str(caught.value)
+
+
+def test_unknown_backbone_is_refused():
+    with pytest.raises(UsageError, match="unknown backbone"):
+        resolve("clip", "mini", backbones={"dino": "x"})
+
+
+def test_pairs_need_an_equals_sign():
+    assert override_pairs(("a=1", "b = x=y "), "--set") == {"a": "1", "b": "x=y"}
+    with pytest.raises(UsageError, match="key=value"):
+        override_pairs(("tau",), "--set")
+
+
+def test_values_by_type():
+    hint = {f.name: f.type for f in dataclasses.fields(Protocol)}
+    assert hint["mean"].startswith("tuple")
+    assert parse_value("1,2,3", tuple[float, ...], "mean") == (1.0, 2.0, 3.0)
+    assert parse_value("none", int | None, "depth") is None
+    assert parse_value("7", int | None, "depth") == 7
+
+
+def test_prompt_sets():
+    assert len(templates("openai_80")) == 80 and all("{}" in t for t in templates("openai_80"))
+    with pytest.raises(UsageError, match="openai_80"):
+        templates("openai80")
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("dataset", ["mini", "mini-bg", "voc21", "coco-stuff", "ade847", "a-users-own-card"])
+def test_every_method_resolves_on_every_benchmark(method, dataset):
+    try:
+        assert resolve(method, dataset).as_dict()["method"] == method
+    except OvbenchError as error:
+        assert "needs" in str(error), error

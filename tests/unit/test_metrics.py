@@ -1,0 +1,90 @@
+"""Counts and scores against mmseg's IoUMetric, and against numbers recorded from it."""
+
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ovbench.data.labels import IGNORED, NO_CLASS
+from ovbench.metrics.counts import Confusion, count_pixels
+from ovbench.metrics.iou import scores
+
+CASES = json.loads((Path(__file__).parents[1] / "data" / "metric_cases.json").read_text())["cases"]
+
+
+def confusion(pairs, classes, ignored):
+    total = Confusion(classes)
+    for predicted, label in pairs:
+        total.add(count_pixels(np.asarray(predicted), np.asarray(label), classes, ignored=ignored))
+    return total
+
+
+def _recorded(case, name):
+    """Per class: the recorded list, or all classes but the recorded ones not a number; nothing where not recorded."""
+    if "per_class" in case:
+        return [math.nan if v is None else v for v in case["per_class"][name]]
+    valid = case["per_class_valid"].get(name)
+    return [valid.get(str(number), math.nan) for number in range(case["num_classes"])] if valid else []
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_recorded_cases(case):
+    pairs = [(pair["pred"], pair["label"]) for pair in case["pairs"]]
+    total = confusion(pairs, case["num_classes"], case["ignore_index"])
+    areas = {"intersect": total.intersection, "union": total.union, "pred": total.predicted, "label": total.labelled}
+    for name in areas.keys() & case.keys():
+        assert areas[name].tolist() == case[name], name
+    result = scores(total)
+    ours = {"IoU": result.iou, "Acc": result.acc, "Dice": result.dice, "Precision": result.precision}
+    for name, values in ours.items():
+        for number, value in enumerate(_recorded(case, name)):
+            assert values[number] == pytest.approx(value, abs=1e-6, nan_ok=True), (name, number)
+    for ours, name in ((result.miou, "mIoU"), (result.macc, "mAcc"), (result.aacc, "aAcc")):
+        assert round(100 * ours, 2) == pytest.approx(case["summary_percent"][name], abs=0.0051, nan_ok=True), name
+
+
+def test_equal_to_mmsegs_iou_metric_on_random_maps():
+    from ovbench.compat import provide_mmcv_ops
+
+    provide_mmcv_ops()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torch
+        from mmseg.evaluation import IoUMetric
+    rng = np.random.default_rng(3)
+    pairs = []
+    for h, w in [(37, 53), (64, 48), (20, 91)]:
+        label = rng.integers(0, 7, (h, w))
+        label[rng.random((h, w)) < 0.1] = 255
+        label[label == 6] = 5  # class 6 is predicted only
+        predicted = np.where(rng.random((h, w)) < 0.5, np.minimum(label, 6), rng.integers(0, 7, (h, w)))
+        pairs.append((predicted, label))
+    official = [IoUMetric.intersect_and_union(torch.from_numpy(p), torch.from_numpy(t), 8, 255) for p, t in pairs]
+    expected = IoUMetric.total_area_to_metrics(*(sum(part) for part in zip(*official, strict=True)), ["mIoU"], None, 1)
+    result = scores(confusion(pairs, 8, 255))
+    np.testing.assert_array_equal(result.iou.astype(np.float32), expected["IoU"].astype(np.float32))
+    assert np.float32(result.aacc) == np.float32(expected["aAcc"])
+    assert result.iou[6] == 0 and np.isnan(result.iou[7])
+
+
+def test_void_that_is_kept_lowers_the_iou_of_what_is_predicted_there():
+    predicted, label = np.array([[0, 0, 1, 1]]), np.array([[0, NO_CLASS, 1, IGNORED]])
+    total = confusion([(predicted, label)], 2, IGNORED)
+    assert total.union.tolist() == [2, 1]
+    assert total.labelled.tolist() == [1, 1]
+
+
+def test_counts_beyond_float32_stay_exact():
+    total = Confusion(2)
+    counts = count_pixels(np.zeros((1, 3), int), np.zeros((1, 3), int), 2)
+    total.add(counts._replace(pixels=counts.pixels + 2**40))
+    total.add(counts)
+    assert total.intersection.tolist() == [2**40 + 6, 0]
+
+
+def test_unlike_shapes_are_refused():
+    with pytest.raises(ValueError, match="shape"):
+        count_pixels(np.zeros((2, 2), int), np.zeros((2, 3), int), 3)
