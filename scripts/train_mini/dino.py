@@ -1,0 +1,236 @@
+"""Trains the small DINO vision transformer of `mini` by self-distillation on its training scenes. No text, no labels.
+
+Every scene gives one large view; inside it lie windows, each of which is also seen as a small view of its own (shifted,
+scaled, turned, in other light). Student and teacher are compared, with lightly's DINOLoss, on two things: the class
+token (large against small view), and the query + key features of the last block, averaged over the window in the large
+view and over the whole small view (and, for the student, at single patches). The second makes patches of one material
+alike wherever they lie.
+
+    python scripts/train_mini/dino.py --work /tmp/mini --steps 3000
+    python scripts/train_mini/dino.py --work /tmp/mini --export ovbench/assets/mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import timm
+import torch
+from clip import rate, save
+from lightly.loss import DINOLoss
+from lightly.models.modules import DINOProjectionHead
+from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, jitter
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+MODEL = {"img_size": 112, "patch_size": 8, "embed_dim": 96, "depth": 5, "num_heads": 3, "num_classes": 0}
+IMAGES, WINDOWS, LARGE, SMALL, PATCH = 32, 4, 96, 32, 8
+PROTOTYPES, TEACHER_TEMP, STUDENT_TEMP = 512, 0.05, 0.1
+MOMENTUM = (0.99, 0.999)
+CLASS_TOKEN_WEIGHT = 0.5
+
+
+class Views(NamedTuple):
+    """large f[b,3,96,96], small f[b*k,3,32,32], and the top left patch of each window in its large view, i64[b,k,2]."""
+
+    large: torch.Tensor
+    small: torch.Tensor
+    corner: torch.Tensor
+
+
+class Features(NamedTuple):
+    """Per window: class token of its view, mean of query + key, query + key at one random patch, each f[m,c]."""
+
+    cls: torch.Tensor
+    mean: torch.Tensor
+    patch: torch.Tensor
+
+
+def draw(pool: Pool, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels u8 of the large and the small views, and the corners."""
+    large, small = np.empty((IMAGES, LARGE, LARGE, 3), np.uint8), np.empty((IMAGES, WINDOWS, SMALL, SMALL, 3), np.uint8)
+    corner = rng.randint((LARGE - SMALL) // PATCH + 1, size=(IMAGES, WINDOWS, 2))
+    for i in range(IMAGES):
+        image, _ = pool.scene(rng.randint(len(pool)))
+        h, w = image.shape[:2]
+        factor = EVAL_SHORT_SIDE / min(h, w) * rng.uniform(0.75, 1.3)
+        side = min(int(LARGE / factor), h, w)
+        top, left = rng.randint(h - side + 1), rng.randint(w - side + 1)
+        large[i] = cv2.resize(np.ascontiguousarray(image[top : top + side, left : left + side]), (LARGE, LARGE))
+        for k in range(WINDOWS):
+            extent = side * SMALL / LARGE * rng.uniform(0.8, 1.2)
+            y = top + side * corner[i, k, 0] * PATCH / LARGE + extent * rng.uniform(-0.25, 0.25)
+            x = left + side * corner[i, k, 1] * PATCH / LARGE + extent * rng.uniform(-0.25, 0.25)
+            extent = max(int(extent), 8)
+            y, x = min(max(int(y), 0), h - extent), min(max(int(x), 0), w - extent)
+            view = cv2.resize(np.ascontiguousarray(image[y : y + extent, x : x + extent]), (SMALL, SMALL))
+            view = np.rot90(view, rng.randint(4))
+            small[i, k] = view[:, ::-1] if rng.randint(2) else view
+    return large, small.reshape(-1, SMALL, SMALL, 3), corner
+
+
+def tensors(large: np.ndarray, small: np.ndarray, corner: np.ndarray, rng: np.random.RandomState) -> Views:
+    """The views in light of their own."""
+    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
+    out = [np.ascontiguousarray(((jitter(x, rng) - mean) / std).transpose(0, 3, 1, 2)) for x in (large, small)]
+    return Views(torch.from_numpy(out[0]), torch.from_numpy(out[1]), torch.from_numpy(corner))
+
+
+def tokens(vit: VisionTransformer, x: torch.Tensor, offset: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Class token after the last block f[b,c] and query + key of its patches f[b,g,g,c]; positions from `offset` on."""
+    x = vit.patch_embed.proj(x)
+    b, c, g, _ = x.shape
+    whole = MODEL["img_size"] // PATCH
+    table = vit.pos_embed[0, 1:].view(whole, whole, c)
+    table = table[offset[0] : offset[0] + g, offset[1] : offset[1] + g].reshape(-1, c)
+    cls = (vit.cls_token[0] + vit.pos_embed[0, :1]).expand(b, 1, c)
+    x = torch.cat([cls.to(x.dtype), x.flatten(2).transpose(1, 2) + table], dim=1)
+    for block in vit.blocks[:-1]:
+        x = block(x)
+    last = vit.blocks[-1]
+    q, k, _ = last.attn.qkv(last.norm1(x))[:, 1:].chunk(3, dim=-1)
+    return vit.norm(last(x))[:, 0], (q + k).view(b, g, g, c)
+
+
+def features(vit: VisionTransformer, views: Views, rng: np.random.RandomState) -> tuple[Features, Features]:
+    """Of every window, as seen in the large and in the small views."""
+    n = SMALL // PATCH
+    whole = MODEL["img_size"] // PATCH
+    cls_large, large = tokens(vit, views.large, rng.randint(whole - LARGE // PATCH + 1, size=2))
+    cls_small, small = tokens(vit, views.small, rng.randint(whole - n + 1, size=2))
+    b, k, _ = views.corner.shape
+    span = torch.arange(n)
+    rows, columns = views.corner[..., 0, None] + span, views.corner[..., 1, None] + span
+    inside = large[torch.arange(b)[:, None, None, None], rows[..., :, None], columns[..., None, :]].flatten(0, 1)
+    patch = rng.randint(n * n)
+    seen = [
+        Features(c, m.flatten(1, 2).mean(1), m.flatten(1, 2)[:, patch])
+        for c, m in ((cls_large.repeat_interleave(k, 0), inside), (cls_small, small))
+    ]
+    return seen[0], seen[1]
+
+
+class Student(torch.nn.Module):
+    """The transformer and its two projection heads: for class tokens and for query + key features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = VisionTransformer(**MODEL)
+        width = MODEL["embed_dim"]
+        self.heads = torch.nn.ModuleList(DINOProjectionHead(width, 256, 64, PROTOTYPES) for _ in range(2))
+
+
+def step_loss(
+    student: Student, teacher: Student, losses: list[DINOLoss], pool: Pool, rng: np.random.RandomState
+) -> torch.Tensor:
+    """The loss of one step on fresh views."""
+    pixels = draw(pool, rng)
+    with torch.no_grad():
+        t_large, t_small = features(teacher.vit, tensors(*pixels, rng), rng)
+        t_cls = [teacher.heads[0](t_large.cls).float()]
+        t_mean = [teacher.heads[1](f.mean).float() for f in (t_large, t_small)]
+    s_large, s_small = features(student.vit, tensors(*pixels, rng), rng)
+    # DINOLoss leaves out pairs of equal position: the class token of the large view has no partner but the small view's
+    s_cls = [student.heads[0](f.cls).float() for f in (s_large, s_small)]
+    s_mean = [student.heads[1](f).float() for f in (s_large.mean, s_small.mean, s_large.patch, s_small.patch)]
+    with torch.autocast("cpu", enabled=False):
+        return CLASS_TOKEN_WEIGHT * losses[0](t_cls, s_cls) + losses[1](t_mean, s_mean)
+
+
+class Run:
+    """What a checkpoint holds: student, teacher, centres of the losses, optimiser, steps and seconds so far."""
+
+    def __init__(self, seed: int):
+        torch.manual_seed(seed)
+        self.student, self.teacher = Student(), Student().requires_grad_(False)
+        self.teacher.load_state_dict(self.student.state_dict())
+        temperatures = {"teacher_temp": TEACHER_TEMP, "student_temp": STUDENT_TEMP}
+        self.losses = [DINOLoss(PROTOTYPES, **temperatures) for _ in range(2)]
+        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, weight_decay=0.04)
+        self.step, self.seconds = 0, 0.0
+
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint."""
+        state = torch.load(path, weights_only=True)
+        for name in ("student", "teacher", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        for loss, centre in zip(self.losses, state["centres"], strict=True):
+            loss.center = centre
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self, path: Path, seconds: float) -> None:
+        """Writes a checkpoint."""
+        state = {name: getattr(self, name).state_dict() for name in ("student", "teacher", "optimizer")}
+        save(path, {**state, "centres": [x.center for x in self.losses], "step": self.step, "seconds": seconds})
+
+    def update(self, loss: torch.Tensor, learning_rate: float, momentum: float) -> None:
+        """One step of the student, then one of the teacher, which is its moving average."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains to --steps from the checkpoint in --work if there is one."""
+    torch.set_num_threads(options.threads)
+    timm.layers.set_fused_attn(False)  # plain products are faster to differentiate on a CPU
+    pool = Pool(options.work / "pool", options.scenes)
+    run, path = Run(options.seed), options.work / "dino.pt"
+    if path.exists():
+        run.load(path)
+    started, shown = time.time() - run.seconds, None
+    while run.step < options.steps:
+        rng = np.random.RandomState((options.seed * 1_000_003 + run.step) % (1 << 32))
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            loss = step_loss(run.student, run.teacher, run.losses, pool, rng)
+        momentum = MOMENTUM[0] + (MOMENTUM[1] - MOMENTUM[0]) * run.step / options.steps
+        run.update(loss, rate(run.step, options.steps), momentum)
+        shown = loss.item() if shown is None else 0.98 * shown + 0.02 * loss.item()
+        if run.step % 50 == 0:
+            line = {"step": run.step, "seconds": round(time.time() - started), "loss": round(shown, 3)}
+            print(json.dumps(line), flush=True)
+        if run.step % 200 == 0 or run.step == options.steps:
+            run.save(path, time.time() - started)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Writes the teacher, dino.safetensors (fp16) and dino.json (arguments of VisionTransformer), to --export."""
+    state = torch.load(options.work / "dino.pt", weights_only=True)["teacher"]
+    weights = {k.removeprefix("vit."): t.half().contiguous() for k, t in state.items() if k.startswith("vit.")}
+    options.export.mkdir(parents=True, exist_ok=True)
+    save_file(weights, options.export / "dino.safetensors")
+    (options.export / "dino.json").write_text(json.dumps(MODEL, indent=1) + "\n")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the pool and the checkpoint")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--scenes", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--export", type=Path, help="folder to write the checkpoint's weights to, instead of training")
+    options = parser.parse_args()
+    if options.export:
+        export(options)
+    else:
+        train(options)
+
+
+if __name__ == "__main__":
+    main()
