@@ -158,6 +158,15 @@ def _regions(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"source": source, **made.settings()}
 
 
+def regions_table(source: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The regions table of a source, with ``setting=value`` texts laid over its defaults."""
+    known = _types(REGIONS.load(source))
+    for key in overrides:
+        if key not in known:
+            raise unknown("parameter", key, known, where=f"regions {source}")
+    return _regions({"source": source, **{key: parse_value(text, known[key], key) for key, text in overrides.items()}})
+
+
 def _apply(merged: dict[str, dict[str, Any]], params: type, overrides: Mapping[str, str], method: str) -> None:
     """Lay ``key=value`` texts over the tables. A key names a parameter, a protocol setting, ``regions`` (the source)
     or ``regions.SETTING``."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from ovbench.cache import cache_root
 from ovbench.errors import InputError, UsageError
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml
+
+PATIENCE_S = 5.0
 
 
 def published(kind: str) -> dict[str, dict[str, Any]]:
@@ -39,9 +45,11 @@ def fetch_file(source: str, *names: str) -> Path:
     here = local_file(source, *names)
     if here is not None:
         return here
-    problem: Exception = FileNotFoundError(f"no such folder and no such hub repository: {source}")
+    problem: Exception = FileNotFoundError("no such file in that folder")
     if not Path(source).is_dir():
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import constants, hf_hub_download
+
+        require_connection(constants.ENDPOINT, [f"{names[0]} of {source}"])
 
         for name in names:
             try:
@@ -49,6 +57,27 @@ def fetch_file(source: str, *names: str) -> Path:
             except Exception as error:  # hub, network and file errors have no common base class
                 problem = error
     raise InputError(f"{names[0]} of {source} is not on this machine and could not be fetched ({first_line(problem)})")
+
+
+def offline() -> bool:
+    """Whether the user forbade downloads, by the hub's own variable."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def require_connection(url: str, absent: Sequence[str]) -> None:
+    """InputError naming what is absent, at once, where the host of ``url`` cannot be reached or must not be."""
+    parts = urlsplit(url)
+    reason = "downloads are switched off" if offline() else None
+    if reason is None and not getproxies().get(parts.scheme):
+        try:
+            socket.create_connection((parts.hostname or "", parts.port or 443), timeout=PATIENCE_S).close()
+        except OSError as error:
+            reason = f"{parts.hostname} cannot be reached: {error.strerror or error}"
+    if reason:
+        raise InputError(
+            f"missing weights: {', '.join(absent)} ({reason})",
+            fix="run once with a connection, copy the files to this machine, or name a local file",
+        )
 
 
 def weights_folder() -> Path:
@@ -67,8 +96,7 @@ def fetch_published(kind: str, name: str) -> Path:
     path, entry = published_file(kind, name), published(kind)[name]
     if path.is_file():
         return path
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        raise InputError(f"{path.name} is not on this machine (looked in {path.parent})", where="offline")
+    require_connection(entry["url"], [f"{path} (from {entry['url']})"])
     import torch
 
     from ovbench.tensors import file_sha256
@@ -82,7 +110,7 @@ def fetch_published(kind: str, name: str) -> Path:
         part.replace(path)
     except OSError as error:  # urllib's errors are among them
         raise InputError(
-            f"{path.name} is not on this machine and could not be fetched ({first_line(error)})",
+            f"{path.name} could not be fetched ({first_line(error)})",
             where=f"looked in {path.parent}",
         ) from None
     finally:

@@ -15,6 +15,8 @@ COMMANDS = {
     "segment": ("ovbench.cli.segment:segment", "Label any image with any words."),
     "list": ("ovbench.cli.list:listing", "List methods or datasets."),
     "data": ("ovbench.cli.data:data", "Prepare, verify and subset benchmarks on disk."),
+    "masks": ("ovbench.cli.masks:masks", "Build the region maps of a benchmark once, into the cache."),
+    "cache": ("ovbench.cli.cache:cache", "List, verify and remove what is in the cache."),
     "parity": ("ovbench.cli.parity:parity", "Check methods against recorded official outputs, stage by stage."),
 }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ovbench.errors import InputError
-from ovbench.hub import fetch_file, first_line, local_file
+from ovbench.hub import fetch_file, first_line, local_file, require_connection
 from ovbench.tensors import file_sha256
 
 NETWORK = (("config.json",), ("model.safetensors", "pytorch_model.bin"))
@@ -26,6 +27,11 @@ def fetch_files(weights: str, files: Files) -> None:
     """Bring every file to this machine; InputError naming the first that cannot be had."""
     if not find_spec("transformers"):
         raise InputError("this region source needs the package transformers", fix="pip install 'ovbench[regions]'")
+    absent = missing_files(weights, files)
+    if absent and not Path(weights).is_dir():
+        from huggingface_hub import constants
+
+        require_connection(constants.ENDPOINT, absent)
     for names in files:
         fetch_file(weights, *names)
 

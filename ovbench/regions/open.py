@@ -21,8 +21,17 @@ class Regions:
     neither the weights' memory nor their device.
     """
 
-    def __init__(self, name: str, source: RegionSource, device: str = "cpu", store: RegionStore | None = None):
+    def __init__(
+        self,
+        name: str,
+        source: RegionSource,
+        device: str = "cpu",
+        store: RegionStore | None = None,
+        *,
+        must_store: bool = False,
+    ):
         self.name, self.source, self.device, self.store = name, source, device, store
+        self.must_store = must_store
         self.made = self.found = 0
         self._maker: Maker | None = None
         self._lock = threading.Lock()
@@ -45,6 +54,8 @@ class Regions:
             try:
                 self.store.put(image, regions)
             except InputError:
+                if self.must_store:
+                    raise
                 self.store = None  # a cache that cannot be written costs time only
         return regions
 

@@ -13,10 +13,11 @@ import numpy as np
 from ovbench.cache import cache_root
 from ovbench.errors import InputError
 from ovbench.regions.base import RegionSource
-from ovbench.results.store import write_bytes
+from ovbench.results.store import write_bytes, write_json
 
 FORMAT = 1
 SUFFIX = ".map"
+DESCRIPTION = "source.json"
 DIGEST = 32  # bytes of sha256 at the end of an entry
 
 
@@ -52,10 +53,10 @@ def unpack(data: bytes) -> np.ndarray:
     return (np.cumsum(steps, axis=1, dtype=dtype).astype(np.int64) + entry["low"]).astype(np.int32)
 
 
-def source_key(name: str, source: RegionSource) -> str:
-    """Hash of what makes the maps of a source: its name, its settings and its weights."""
+def description(name: str, source: RegionSource) -> dict[str, Any]:
+    """What makes the maps of a source: its name, its settings and its weights."""
     settings = {k: v for k, v in source.settings().items() if k not in source.elsewhere}
-    return _hash({"format": FORMAT, "source": name, "settings": settings, "weights": source.weights_sha256()})
+    return {"format": FORMAT, "source": name, "settings": settings, "weights_sha256": source.weights_sha256()}
 
 
 def image_key(image: np.ndarray) -> str:
@@ -65,15 +66,13 @@ def image_key(image: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 class RegionStore:
     """The entries of one source, in a folder of their own under the cache."""
 
     def __init__(self, name: str, source: RegionSource, root: Path | None = None):
-        self.folder = (root or cache_root()) / "regions" / f"{name}-{source_key(name, source)[:16]}"
+        self.description = description(name, source)
+        key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
+        self.folder = (root or cache_root()) / "regions" / f"{name}-{key[:16]}"
 
     def path(self, image: np.ndarray) -> Path:
         key = image_key(image)
@@ -90,4 +89,6 @@ class RegionStore:
 
     def put(self, image: np.ndarray, regions: np.ndarray) -> None:
         """Store a map; readers see the whole entry or none. InputError where it cannot be written."""
+        if not (self.folder / DESCRIPTION).exists():
+            write_json(self.folder / DESCRIPTION, self.description)
         write_bytes(self.path(image), pack(regions))

@@ -1,0 +1,83 @@
+"""``ovbench masks``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from ovbench.cli import options
+
+
+@click.group(name="masks", short_help="Build region maps.")
+def masks() -> None:
+    """Region maps: computed once, kept in the cache, used by every evaluation with the same source and settings."""
+
+
+@masks.command("build")
+@click.option("--dataset", "-d", required=True, metavar="NAME|CARD.toml", help="Benchmark, or a card of your own.")
+@click.option("--regions", "source", required=True, metavar="SOURCE", help="Region source, for example sam2-32.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="A setting of the source, for example --set points=16 or --set weights=FILE. Repeatable.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images.")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N",
+    help="Processes; by default one per device, on the CPU one per core for sources without weights.",
+)  # fmt: skip
+@click.option(
+    "--device", "devices", multiple=True, default=["auto"], show_default=True,
+    help="auto, cpu, cuda or cuda:N. Repeat it to share the work between GPUs.",
+)  # fmt: skip
+@options.data_root
+@options.as_json
+def build(
+    dataset: str,
+    source: str,
+    settings: tuple[str, ...],
+    limit: int | None,
+    workers: int | None,
+    devices: tuple[str, ...],
+    data_root: Path | None,
+    as_json: bool,
+) -> int:
+    """Make the region maps of a benchmark that are not in the cache yet.
+
+    An interrupted build goes on where it stopped; damaged entries are made again.
+
+    \b
+    ovbench masks build --dataset mini --regions felzenszwalb
+    ovbench masks build --dataset ade150 --regions sam2-32 --device cuda:0 --device cuda:1
+    """
+    from tqdm import tqdm
+
+    from ovbench.config import override_pairs
+    from ovbench.data.card import load_card
+    from ovbench.data.read import open_dataset
+    from ovbench.env import choose_device
+    from ovbench.regions.build import build_maps, region_settings
+    from ovbench.regions.open import open_source
+
+    table = region_settings(source, override_pairs(settings, "--set"))
+    chosen = [choose_device(name) for name in devices]
+    benchmark = open_dataset(load_card(dataset), data_root)
+    if workers is None:
+        on_cpu = all(device == "cpu" for device in chosen)
+        workers = (os.cpu_count() or 1) if on_cpu and open_source(table)[1].concurrent else len(chosen)
+    total = min(limit or len(benchmark), len(benchmark))
+    places = ", ".join(chosen)
+    click.echo(f"planned: {source} for {total} images of {dataset}, {workers} processes on {places}", err=True)
+    open_source(table)[1].fetch()
+    with tqdm(total=total, desc=f"{source} on {dataset}", unit="image") as bar:
+        built = build_maps(benchmark, table, devices=chosen, workers=workers, limit=limit, advance=bar.update)
+    for image_id, reason in built.failed.items():
+        click.echo(f"failed: {image_id}: {reason}", err=True)
+    if as_json:
+        found = {"made": built.made, "found": built.found, "failed": built.failed, "folder": str(built.folder)}
+        click.echo(json.dumps({"dataset": dataset, "regions": table, **found}, indent=1))
+    else:
+        click.echo(f"{built.made} maps made, {built.found} already there: {built.folder}")
+    return 4 if built.failed else 0
