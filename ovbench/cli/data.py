@@ -8,12 +8,8 @@ from pathlib import Path
 
 import click
 
-DATA_ROOT = click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    help="Folder of the benchmarks; else OVBENCH_DATA, else data_root in the user's config file.",
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+from ovbench.cli import options
+
 WORKERS = click.option(
     "--workers",
     type=click.IntRange(1),
@@ -30,8 +26,13 @@ def data() -> None:
 
 @data.command("prepare")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--source", type=click.Path(path_type=Path), required=True, help="Folder of the unpacked download.")
-@DATA_ROOT
+@click.option(
+    "--source",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the download: unpacked, or the archives as they came.",
+)
+@options.data_root
 @click.option(
     "--image-format",
     type=click.Choice(["jpg", "png"]),
@@ -39,9 +40,9 @@ def data() -> None:
     "as the published preparation does (the default), png keeps it exact.",
 )
 @WORKERS
-@JSON
+@options.as_json
 def prepare_command(names, source, data_root, image_format, workers, as_json) -> None:
-    """Convert an official download of each NAME to what ovbench reads.
+    """Turn an official download of each NAME into what ovbench reads.
 
     The result goes below the data root, or beside the download where no data root is known. Files that are there
     already are kept, so an interrupted preparation goes on where it stopped and a second call does nothing.
@@ -83,10 +84,10 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
 
 @data.command("verify")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@DATA_ROOT
+@options.data_root
 @click.option("--partial", "partial_copy", is_flag=True, help="Fewer images than the split has are no problem.")
 @WORKERS
-@JSON
+@options.as_json
 def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
     """Read every image and label of each NAME and say what is wrong, and why.
 
@@ -153,9 +154,9 @@ def _report(result) -> str:
 @click.option("-n", "count", type=int, default=100, show_default=True, help="Images to take.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed takes other images.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write [default: NAME-subset-N-SEED.json].")
-@DATA_ROOT
+@options.data_root
 @WORKERS
-@JSON
+@options.as_json
 def subset_command(name, count, seed, out, data_root, workers, as_json) -> None:
     """Choose images of NAME that cover every class; write their ids and hashes to a file for `eval --subset`.
 

@@ -80,6 +80,7 @@ class Card:
     generator: str | None = None  # "module:function" that draws the benchmark; shipped cards only
     generated_folder: str | None = None  # its folder in the cache; a new name when the drawing changes
     ids_sha256: str | None = None  # of the sorted ids, one per line
+    archives: tuple[tuple[str, ...], ...] = ()  # official archive, prefix of the members to take, where they belong
     raw: str | None = None  # path that shows that the unprepared download is there
     palette: bool = False  # the original labels are palette images, not grey ones
 
@@ -159,6 +160,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
             _layout(number, {"image": table.get("image", "")} | t, encodings, where)
             for number, t in enumerate(table["layout"])
         ),
+        archives=tuple(tuple(row) for row in table.get("archives", ())),
         **({"licence": "", "citation": "", "source": ""} | plain),
     )
     _check(card, where)
@@ -196,3 +198,5 @@ def _check(card: Card, where: str) -> None:
         raise InputError(f"background {card.background} is not a class, 0..{len(card.classes) - 1}", where=where)
     if not card.layouts or any(not layout.encodings for layout in card.layouts):
         raise InputError("a card needs a layout, and each layout an encoding", where=where)
+    if any(len(row) != 3 for row in card.archives):
+        raise InputError('"archives" takes rows of three: file, prefix of its members, folder', where=where)

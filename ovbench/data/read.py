@@ -44,6 +44,7 @@ class Dataset:
     layout: str
     labels: LabelMap
     label_rule: str = "correct"
+    subset_sha256: str | None = None  # of the manifest that chose the items
 
     def __len__(self) -> int:
         return len(self.items)
@@ -82,7 +83,7 @@ class Dataset:
 
     def subset(self, manifest: Manifest) -> Dataset:
         """The images that the manifest names, in its order, after a check of their files' hashes."""
-        return dataclasses.replace(self, items=manifest.select(self))
+        return dataclasses.replace(self, items=manifest.select(self), subset_sha256=manifest.sha256)
 
     def _where(self, index: int) -> str:
         return f"{self.card.name}, {self.items[index].id}"

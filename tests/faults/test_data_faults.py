@@ -49,9 +49,32 @@ def test_prepare_says_what_it_looked_for_and_sees_archives(tmp_path):
         ("ade847", "no full ADE20K labels"),
     ):
         fails(what, "prepare", name, "--source", tmp_path)
-    with zipfile.ZipFile(tmp_path / "stuffthingmaps_trainval2017.zip", "w"):
+    with zipfile.ZipFile(tmp_path / "mirror.zip", "w"):
         pass
-    fails("unpack stuffthingmaps_trainval2017.zip there first", "prepare", "coco-stuff", "--source", tmp_path)
+    fails("unpack mirror.zip there first, if it is in them", "prepare", "coco-stuff", "--source", tmp_path)
+
+
+def test_prepare_meets_damaged_or_hostile_archives(tmp_path):
+    raw.ade150(tmp_path / "raw")
+    path, out = tmp_path / "ADEChallengeData2016.zip", tmp_path / "out"
+    prepare = ("prepare", "ade150", "--source", tmp_path, "--data-root", out)
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in (tmp_path / "raw").rglob("*.*"):
+            archive.write(file, file.relative_to(tmp_path / "raw"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    fails(r"the archive is damaged: .*ADEChallengeData2016.zip\); download it again", *prepare)
+    at = whole.index(b"ADE_val_00000001.jpg") + 200
+    path.write_bytes(whole[:at] + b"\0" * 50 + whole[at + 50 :])
+    fails(r"the archive is damaged: .*ADE_val_00000001.jpg", *prepare)
+    no_leftovers(out)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ADEChallengeData2016/images/validation/../../../../evil.jpg", b"x")
+    fails("names a file outside its folder", *prepare)
+    assert not list(tmp_path.rglob("evil*"))
+    tar = tmp_path / "VOCtrainval_11-May-2012.tar"
+    tar.write_bytes(b"no archive" * 100)
+    fails("the archive is damaged", "prepare", "voc21", "--source", tmp_path)
 
 
 def test_prepare_without_images(tmp_path):

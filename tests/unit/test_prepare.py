@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
+import zipfile
 
 import cv2
 import numpy as np
@@ -209,7 +211,10 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["voc21", "--source", "."], r"voc21 needs no preparation; get it from .*VOCtrainval_11-May-2012.tar"),
+        (
+            ["voc21", "--source", "."],
+            r"voc21 needs no preparation, and . has no archive of it; get it from .*VOCtrainval_11-May-2012.tar",
+        ),
         (["coco-stuff", "--source", "/nowhere"], r'the source "/nowhere" is not a folder'),
         (["coco-stuff", "--source", ".", "--image-format", "png"], r"coco-stuff keeps its images as they are"),
         (["coco", "--source", "."], r'unknown dataset "coco"; did you mean'),
@@ -220,3 +225,59 @@ def test_wrong_calls(arguments, message):
     assert isinstance(error, UsageError) and error.exit_code == 2
     with pytest.raises(UsageError, match=message):
         raise error
+
+
+def pack(folder, prefix, archive):
+    """Move a folder into an archive under another name."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    files = [(path, f"{prefix}{path.relative_to(folder).as_posix()}") for path in folder.rglob("*") if path.is_file()]
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "a") as target:
+            for path, name in files:
+                target.write(path, name)
+    else:
+        with tarfile.open(archive, "w:gz" if archive.suffix == ".gz" else "w") as target:
+            for path, name in files:
+                target.add(path, name)
+    shutil.rmtree(folder)
+
+
+def packed(name, base, downloads):
+    """The instance as the archives that are published."""
+    if name in ("voc21", "ade150"):
+        folder, prefix, archive = {
+            "voc21": ("VOCdevkit", "VOCdevkit/", "VOCtrainval_11-May-2012.tar"),
+            "ade150": ("ADEChallengeData2016", "ADEChallengeData2016/", "ADEChallengeData2016.zip"),
+        }[name]
+        return pack(base / folder, prefix, downloads / archive)
+    if name == "coco-object":
+        pack(base / "val2017", "val2017/", downloads / "val2017.zip")
+        return pack(base / "stuffthingmaps", "", downloads / "stuffthingmaps_trainval2017.zip")
+    if name == "cityscapes":
+        for folder in ("leftImg8bit", "gtFine"):
+            pack(base / "cityscapes" / folder, f"{folder}/", downloads / f"{folder}_trainvaltest.zip")
+        return None
+    if name == "pc459":
+        pack(base / "VOCdevkit/VOC2010/trainval", "trainval/", downloads / "trainval.tar.gz")
+        shutil.copytree(base / "VOCdevkit/VOC2010/ImageSets", downloads / "ImageSets")
+    if name == "pc60":
+        shutil.copy(base / "VOCdevkit/VOC2010/trainval_merged.json", downloads / "trainval_merged.json")
+    if name in ("pc459", "pc60"):
+        return pack(base / "VOCdevkit", "VOCdevkit/", downloads / "VOCtrainval_03-May-2010.tar")
+    return pack(base / "ADE20K_2021_17_01", "ADE20K_2021_17_01/", downloads / "ADE20K_2021_17_01.zip")
+
+
+@pytest.mark.parametrize("name", ["voc21", "ade150", "coco-object", "cityscapes", "pc459", "pc60", "ade847"])
+@pytest.mark.parametrize("beside", [True, False])
+def test_from_archives(tmp_path, name, beside):
+    downloads = tmp_path / "downloads"
+    downloads.mkdir()
+    builder = {**BUILDERS, "voc21": raw.voc, "ade150": raw.ade150}[name]
+    maps = expected(name, builder(tmp_path / "raw"))
+    packed(name, tmp_path / "raw", downloads)
+    root = downloads if beside else tmp_path / "data"
+    assert prepared(name, downloads, None if beside else root).written > 0
+    assert_reads(name, root, maps)
+    before = state(root)
+    assert prepared(name, downloads, None if beside else root).written == 0
+    assert state(root) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ovbench.data.card import Card
-from ovbench.errors import InputError, UsageError
+from ovbench.errors import UsageError
 from ovbench.registry import Registry
 
 CONVERTERS = Registry(
@@ -42,33 +42,35 @@ def prepare(
 ) -> Prepared:
     """Convert a download; what is there already is not touched, so that a second call does nothing.
 
-    ``source`` is the unpacked download, or the folder above it. ``root`` is where the result goes: one of the card's
-    own folders below a data root, or None for beside the download. Images are hard-linked where they move. ``begin`` is
-    told the number of files, ``advance`` of each that is done. Raises InputError naming the file that stopped it.
+    ``source`` is the download, unpacked or as archives, or the folder above it. ``root`` is where the result goes: one
+    of the card's own folders below a data root, or None for beside the download. Images are hard-linked where they
+    move. ``begin`` is told the number of files (0: not known, archives are unpacked), ``advance`` of each that is done.
+    Raises InputError naming the file that stopped it.
     """
+    from ovbench.data.prepare.unpack import parts_in, unpack
     from ovbench.data.prepare.work import run_steps
 
-    if card.prepare is None:
-        raise UsageError(
-            f"{card.name} needs no preparation",
-            fix=f"get it from {card.source}, then run: ovbench data verify {card.name} --data-root DIR",
-        )
-    if image_format is not None and card.prepare != "ade_full":
-        raise UsageError(f"{card.name} keeps its images as they are", where="--image-format")
     if not source.is_dir():
         raise UsageError(f'the source "{source}" is not a folder', fix="check the path")
-    source = unpacked_root(card, source)
-    root = source if root is None else root
+    if image_format is not None and card.prepare != "ade_full":
+        raise UsageError(f"{card.name} keeps its images as they are", where="--image-format")
+    own = unpacked_root(card, source)
+    archived = parts_in(card, source, root or target_root(card, source))
+    if root is None:
+        root = target_root(card, source) if archived else own
+    if card.prepare is None and not archived:
+        fix = f"get it from {card.source}, then run: ovbench data verify {card.name} --data-root DIR"
+        raise UsageError(f"{card.name} needs no preparation, and {source} has no archive of it", fix=fix)
+    if archived:
+        begin(0)
+    unpacked = sum(unpack(part, advance) for part in archived)
+    if card.prepare is None:
+        return Prepared(card.name, root, unpacked, 0)
     options = {} if image_format is None else {"image_format": image_format}
-    steps = CONVERTERS.load(card.prepare)(card, source, root, **options)
+    steps = CONVERTERS.load(card.prepare)(card, (own, source, root), root, **options)
     begin(len(steps))
-    try:
-        outcome = run_steps(steps, workers=workers, advance=advance)
-    except OSError as error:
-        reason, where = error.strerror or str(error), str(error.filename or root)
-        fix = "free some space or check the permissions, then run the same command again: it goes on"
-        raise InputError(f"cannot write: {reason}", where=where, fix=fix) from None
-    return Prepared(card.name, root, *outcome)
+    outcome = run_steps(steps, workers=workers, advance=advance)
+    return Prepared(card.name, root, outcome.written + unpacked, outcome.already_there)
 
 
 def unpacked_root(card: Card, source: Path) -> Path:

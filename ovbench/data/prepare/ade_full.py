@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ovbench.data.card import Card
 from ovbench.data.files import replacing
 from ovbench.data.labels import read_table
-from ovbench.data.prepare.work import Step, nothing_found, save_label
+from ovbench.data.prepare.work import Step, find, nothing_found, save_label
 from ovbench.errors import InputError
 from ovbench.resources import shipped
 
@@ -21,15 +22,14 @@ VOID = 65535
 SEGMENTATION = "_seg.png"
 
 
-def steps(card, source: Path, root: Path, *, image_format: str = "jpg") -> list[Step]:
+def steps(card: Card, sources: tuple[Path, ...], root: Path, *, image_format: str = "jpg") -> list[Step]:
     """Image and 16-bit label of every validation image. ``image_format`` "jpg" compresses the smaller image again, as
     the published preparation does; "png" keeps it exact."""
-    folder = next((source / name for name in FOLDERS if (source / name).is_dir()), source / FOLDERS[0])
-    codes = sorted(folder.glob(f"**/*{SEGMENTATION}"))
-    if not codes:
-        raise nothing_found(f"full ADE20K labels (PLACE/SCENE/*{SEGMENTATION})", source, FOLDERS)
+    folder = find(sources, FOLDERS, f"**/*{SEGMENTATION}")
+    if folder is None:
+        raise nothing_found(f"full ADE20K labels (PLACE/SCENE/*{SEGMENTATION})", sources, FOLDERS)
     made = []
-    for path in codes:
+    for path in sorted(folder.glob(f"**/*{SEGMENTATION}")):
         stem = path.name.removesuffix(SEGMENTATION)
         image = path.with_name(f"{stem}.jpg")
         if not image.is_file():

@@ -6,27 +6,29 @@ from pathlib import Path
 
 import numpy as np
 
+from ovbench.data.card import Card
 from ovbench.data.decode import read_raw_label
 from ovbench.data.labels import LabelMap, label_map
-from ovbench.data.prepare.work import Step, nothing_found, place_all, save_label
+from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
 from ovbench.errors import InputError
 
-RAW, CONVERTED = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+LABELS, IMAGES = "gtFine/val", "leftImg8bit/val"
+RAW, CONVERTED, IMAGE = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png", "_leftImg8bit.png"
 
 
-def steps(card, source: Path, root: Path) -> list[Step]:
-    """``_gtFine_labelTrainIds.png`` beside each ``_gtFine_labelIds.png`` of the val cities: 0..18, 255 ignored."""
-    raw = sorted((source / "gtFine" / "val").glob(f"*/*{RAW}"))
-    if not raw:
-        raise nothing_found(f"Cityscapes labels (CITY/*{RAW})", source, ["gtFine/val"])
-    images = sorted((source / "leftImg8bit" / "val").glob("*/*_leftImg8bit.png"))
-    if not images:
-        raise nothing_found("Cityscapes images (CITY/*_leftImg8bit.png)", source, ["leftImg8bit/val"])
+def steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
+    """``_gtFine_labelTrainIds.png`` for each ``_gtFine_labelIds.png`` of the val cities: 0..18, 255 ignored."""
+    labels, images = find(sources, [LABELS], f"*/*{RAW}"), find(sources, [IMAGES], f"*/*{IMAGE}")
+    if labels is None:
+        raise nothing_found(f"Cityscapes labels (CITY/*{RAW})", sources, [LABELS])
+    if images is None:
+        raise nothing_found(f"Cityscapes images (CITY/*{IMAGE})", sources, [IMAGES])
     table = label_map(card.encoding("ids"), len(card.classes))
-    targets = [root / path.relative_to(source).with_name(path.name.replace(RAW, CONVERTED)) for path in raw]
-    return place_all([(p, root / p.relative_to(source)) for p in images]) + [
-        Step(target, convert, (path, table)) for path, target in zip(raw, targets, strict=True)
-    ]
+    made = place_all([(p, root / IMAGES / p.relative_to(images)) for p in sorted(images.glob(f"*/*{IMAGE}"))])
+    for path in sorted(labels.glob(f"*/*{RAW}")):
+        target = root / LABELS / path.parent.name / path.name.replace(RAW, CONVERTED)
+        made.append(Step(target, convert, (path, table)))
+    return made
 
 
 def convert(raw_path: Path, table: LabelMap, target: Path) -> None:

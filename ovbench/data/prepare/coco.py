@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ovbench.data.card import Card
 from ovbench.data.decode import read_raw_label
 from ovbench.data.labels import LabelMap, label_map
-from ovbench.data.prepare.work import Step, find_folder, nothing_found, place_all, save_label
+from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
 from ovbench.errors import InputError
 
 LABELS = [
@@ -22,23 +23,23 @@ IMAGES = ["images/val2017", "val2017"]
 CONVERTED = "TrainIds"  # in the names of converted files, which share a folder with the raw ones
 
 
-def stuff_steps(card, source: Path, root: Path) -> list[Step]:
+def stuff_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     """``_labelTrainIds.png``: 171 classes, 255 ignored."""
-    return _steps(card, source, root, "_labelTrainIds.png")
+    return _steps(card, sources, root, "_labelTrainIds.png")
 
 
-def object_steps(card, source: Path, root: Path) -> list[Step]:
+def object_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     """``_instanceTrainIds.png``: 80 things as 1..80; stuff and unlabeled pixels are background 0."""
-    return _steps(card, source, root, "_instanceTrainIds.png")
+    return _steps(card, sources, root, "_instanceTrainIds.png")
 
 
-def _steps(card, source: Path, root: Path, suffix: str) -> list[Step]:
-    labels = find_folder(source, LABELS, ".png", without=CONVERTED)
+def _steps(card: Card, sources: tuple[Path, ...], root: Path, suffix: str) -> list[Step]:
+    labels = find(sources, LABELS, "*.png", without=CONVERTED)
     if labels is None:
-        raise nothing_found("COCO-Stuff pixel maps (PNG)", source, LABELS)
-    images = find_folder(source, IMAGES, ".jpg")
+        raise nothing_found("COCO-Stuff pixel maps (PNG)", sources, LABELS)
+    images = find(sources, IMAGES, "*.jpg")
     if images is None:
-        raise nothing_found("COCO val2017 images (JPEG)", source, IMAGES)
+        raise nothing_found("COCO val2017 images (JPEG)", sources, IMAGES)
     table = label_map(card.encoding("raw"), len(card.classes))
     raw = sorted(p for p in labels.iterdir() if p.suffix == ".png" and CONVERTED not in p.name)
     pairs = [(p, root / "images/val2017" / p.name) for p in sorted(images.glob("*.jpg"))]

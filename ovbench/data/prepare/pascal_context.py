@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ovbench.data.card import Card
 from ovbench.data.files import replacing
 from ovbench.data.labels import read_table
 from ovbench.data.locate import read_split
 from ovbench.data.prepare.rle import decode_rle
-from ovbench.data.prepare.work import Step, nothing_found, place_all, save_label
+from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
 from ovbench.errors import InputError
 from ovbench.resources import shipped
 
@@ -25,11 +26,11 @@ SPLITS = [SPLIT, f"VOC2010/{SPLIT}", f"VOCdevkit/VOC2010/{SPLIT}"]
 CLASSES_459 = 459
 
 
-def steps_60(card, source: Path, root: Path) -> list[Step]:
+def steps_60(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     """``SegmentationClassContext/ID.png`` (0..59, 0 = background) and the split file, for the images of phase "val"."""
-    path = next((source / name for name in DETAIL if (source / name).is_file()), None)
+    path = next((p for s in sources for name in DETAIL if (p := s / name).is_file()), None)
     if path is None:
-        raise nothing_found("trainval_merged.json", source, DETAIL)
+        raise nothing_found("trainval_merged.json", sources, DETAIL)
     images, annotations = _read_detail(path)
     ids = [Path(image["file_name"]).stem for image in images]
     table = read_table(shipped("datasets", "tables", "pc60.txt"))
@@ -41,7 +42,7 @@ def steps_60(card, source: Path, root: Path) -> list[Step]:
         )
         for i, image in zip(ids, images, strict=True)
     ]
-    return _image_steps(source, root, ids) + labels + [Step(root / SPLIT, write_split, (sorted(ids),))]
+    return _image_steps(sources, root, ids) + labels + [Step(root / SPLIT, write_split, (sorted(ids),))]
 
 
 def _read_detail(path: Path) -> tuple[list[dict], dict[Any, list]]:
@@ -55,6 +56,8 @@ def _read_detail(path: Path) -> tuple[list[dict], dict[Any, list]]:
         for a in data["annos_segmentation"]:
             if a["image_id"] in wanted:
                 annotations[a["image_id"]].append((a["category_id"], a["segmentation"]))
+    except OSError as error:
+        raise InputError(f'cannot read "{path}": {error.strerror}') from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"malformed JSON: {error}", where=str(path), fix="download the file again") from None
     except (KeyError, TypeError) as error:
@@ -81,13 +84,13 @@ def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], 
     save_label(label, target)
 
 
-def steps_459(card, source: Path, root: Path) -> list[Step]:
+def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     """``annotations_detectron2/pc459_val/ID.tif``, 16 bits, 0..458, for the images of the val split."""
-    folder = next((source / name for name in LABEL_MAPS if next((source / name).glob("*.mat"), None)), None)
+    folder = find(sources, LABEL_MAPS, "*.mat")
     if folder is None:
-        raise nothing_found("label maps (ID.mat)", source, LABEL_MAPS)
+        raise nothing_found("label maps (ID.mat)", sources, LABEL_MAPS)
     there = {p.stem for p in folder.glob("*.mat")}
-    own = next((s for base in (root, source) for name in SPLITS if (s := read_split(base / name)) is not None), None)
+    own = next((s for base in (root, *sources) for name in SPLITS if (s := read_split(base / name)) is not None), None)
     shipped_ids = read_split(shipped("datasets", "splits", "pascal-context-val.txt"))
     ids = [i for i in shipped_ids if i in there] if own is None else own
     missing = [i for i in ids if i not in there]
@@ -101,7 +104,7 @@ def steps_459(card, source: Path, root: Path) -> list[Step]:
     folder_459 = root / "annotations_detectron2/pc459_val"
     labels = [Step(folder_459 / f"{i}.tif", convert_459, (folder / f"{i}.mat",)) for i in ids]
     split = [] if own is None else [Step(root / SPLIT, write_split, (ids,))]
-    return _image_steps(source, root, ids) + labels + split
+    return _image_steps(sources, root, ids) + labels + split
 
 
 def convert_459(path: Path, target: Path) -> None:
@@ -125,17 +128,12 @@ def write_split(ids: list[str], target: Path) -> None:
         part.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
 
 
-def _image_steps(source: Path, root: Path, ids: list[str]) -> list[Step]:
-    folder = next((source / name for name in IMAGES if (source / name).is_dir()), None)
+def _image_steps(sources: tuple[Path, ...], root: Path, ids: list[str]) -> list[Step]:
+    folder = find(sources, IMAGES, "*.jpg")
     if folder is None:
-        if all((root / "JPEGImages" / f"{i}.jpg").is_file() for i in ids):
-            return []
-        raise nothing_found("VOC2010 images", source, IMAGES)
+        raise nothing_found("VOC2010 images", sources, IMAGES)
     missing = [i for i in ids if not (folder / f"{i}.jpg").is_file()]
     if missing:
-        raise InputError(
-            f"{len(missing)} of {len(ids)} images missing, first {missing[0]}.jpg",
-            where=str(folder),
-            fix="unpack VOCtrainval_03-May-2010.tar again",
-        )
+        gap = f"{len(missing)} of {len(ids)} images missing, first {missing[0]}.jpg"
+        raise InputError(gap, where=str(folder), fix="unpack VOCtrainval_03-May-2010.tar again")
     return place_all([(folder / f"{i}.jpg", root / "JPEGImages" / f"{i}.jpg") for i in ids])

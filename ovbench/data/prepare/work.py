@@ -68,17 +68,19 @@ def place_all(pairs: list[tuple[Path, Path]]) -> list[Step]:
     return [Step(target, partial(place, source), ()) for source, target in pairs if source != target]
 
 
-def find_folder(source: Path, names: list[str], suffix: str, *, without: str = "\0") -> Path | None:
-    """The first of the named folders below ``source`` that holds a file with this suffix (and not the other)."""
-    for name in names:
-        folder = source / name
-        if folder.is_dir() and any(p.name.endswith(suffix) and without not in p.name for p in folder.iterdir()):
+def find(sources: tuple[Path, ...], names: list[str], pattern: str, *, without: str = "\0") -> Path | None:
+    """The first of the named folders below the sources that holds a file of this pattern (and not the other text)."""
+    for folder in (source / name for source in sources for name in names):
+        if folder.is_dir() and any(without not in path.name for path in folder.glob(pattern)):
             return folder
     return None
 
 
-def nothing_found(what: str, source: Path, names: list[str]) -> InputError:
-    """The error for a source folder without the files to convert; it says so where only the archives are there."""
+def nothing_found(what: str, sources: tuple[Path, ...], names: list[str]) -> InputError:
+    """The error for a source folder without the files to convert; it says so where archives are there."""
+    source = sources[0]
     archives = sorted(p.name for p in source.glob("*") if p.name.endswith((".zip", ".tar", ".tgz", ".tar.gz")))
-    fix = f"unpack {', '.join(archives)} there first" if archives else "pass the folder of the download with --source"
+    fix = "pass the folder of the download with --source"
+    if archives:
+        fix = f"unpack {', '.join(archives)} there first, if it is in them"
     return InputError(f"no {what} found", where=f"looked in {', '.join(str(source / n) for n in names)}", fix=fix)
