@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ovbench.backbones.spec import lay_over
 from ovbench.errors import InputError, UsageError, unknown
 from ovbench.registry import METHODS, REGIONS
 from ovbench.resources import shipped
@@ -29,7 +30,8 @@ class Protocol:
     mean, std: normalisation of RGB values 0..255.
     templates: prompt set in configs/templates.toml. vocabulary: variant of the class names ("" is the canonical one).
     logit_scale, prob_thd: see `ovbench.engine.reduce.Decision`.
-    refine: a step on the scores at the original size, before they become probabilities: "pamr", or "" for none.
+    refine: "pamr": the scores at the original size are refined before they become probabilities; "pamr-windows": those
+    of every window before they are merged; "" for neither.
     pamr_iterations, pamr_dilations: see `ovbench.engine.pamr.PAMR`.
     """
 
@@ -55,7 +57,7 @@ class Protocol:
             (self.crop >= 0, "crop must be 0 (whole image) or more"),
             (self.stride > 0, "stride must be positive"),
             (self.pad >= -1, "pad must be 0 (none), -1 (the patch of CLIP) or more"),
-            (self.refine in ("", "pamr"), 'refine must be "pamr" or "" (none)'),
+            (self.refine in ("", "pamr", "pamr-windows"), 'refine must be "pamr", "pamr-windows" or "" (none)'),
             (self.pamr_iterations >= 0, "pamr_iterations must be 0 or more"),
             (len(self.pamr_dilations) > 0 and min(self.pamr_dilations) > 0, "pamr_dilations takes positive distances"),
             (0 <= self.prob_thd < 1, "prob_thd is a probability: 0 or more, below 1"),
@@ -136,7 +138,7 @@ def resolve(
     for name, spec in (backbones or {}).items():
         if name not in needed:
             raise unknown("backbone", name, needed, where=f"method {method}")
-        needed[name] = spec
+        needed[name] = lay_over(name, needed[name], spec)
     for name, spec in needed.items():
         if spec is None:
             raise UsageError(f'method "{method}" needs the backbone "{name}"', fix=f"give --weights {name}=MODEL")

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from ovbench.cache import cache_root
-from ovbench.errors import InputError, UsageError
+from ovbench.errors import InputError
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml
 
@@ -124,7 +124,7 @@ def first_line(error: Exception) -> str:
 
 
 def given_file(path: str, where: str) -> Path:
-    """A file that the user named; UsageError where there is none."""
+    """A file that the user named; InputError where there is none."""
     if not Path(path).is_file():
-        raise UsageError(f'no weights file "{path}"', where=where, fix="check the path")
+        raise InputError(f'no weights file "{path}"', where=where, fix="check the path")
     return Path(path)

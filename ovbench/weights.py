@@ -1,19 +1,29 @@
-"""From a backbone's name to a frozen network: the packaged small ones, or open_clip and timm with official tags."""
+"""From a backbone's name to a frozen network: the packaged small ones, tags of open_clip and timm, or a file."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
+from ovbench.backbones.spec import BackboneSpec, parse_spec
 from ovbench.backbones.text import TextEncoder
 from ovbench.errors import InputError, unknown
+from ovbench.hub import first_line, given_file, local_file, require_connection
+from ovbench.tensors import fill, read_tensors
 
 MINI = "mini"
+CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI keeps among the tensors
 
 
 class Loaded(NamedTuple):
@@ -26,75 +36,193 @@ class Loaded(NamedTuple):
 
 
 def load_backbone(kind: str, spec: str) -> Loaded:
-    """Load the backbone ``kind`` ("clip" or "dino") in fp32 on the CPU.
+    """Load the backbone ``kind`` ("clip" or "dino") in fp32 on the CPU; ``spec`` as in `ovbench.backbones.spec`.
 
-    ``spec`` is "mini", for CLIP an open_clip "MODEL/TAG", for DINO a timm model name. InputError where the weights
-    are neither cached nor reachable.
+    Files: for CLIP a state dict with open_clip's or OpenAI's keys, or OpenAI's TorchScript archive; for DINO one with
+    facebookresearch's or timm's keys, or the authors' full training checkpoint, of which the teacher is taken; each as
+    a torch or a safetensors file. InputError where the weights are neither here nor reachable, or do not fit.
     """
+    load, parsed = _loader(kind), parse_spec(kind, spec)
+    if parsed.file:
+        given_file(str(parsed.file), f"{kind}={spec}")
+    return load(parsed, spec)
+
+
+def _loader(kind: str) -> Callable[[BackboneSpec, str], Loaded]:
     loaders = {"clip": _load_clip, "dino": _load_dino}
     if kind not in loaders:
         raise unknown("backbone", kind, loaders)
-    return loaders[kind](spec)
+    return loaders[kind]
 
 
-def _load_clip(spec: str) -> Loaded:
-    if spec == MINI:
+def missing_weights(backbones: Mapping[str, str]) -> list[str]:
+    """The files of backbones that are not on this machine, as "FILE of REPOSITORY". UsageError for an unknown name,
+    InputError for a local file that does not exist."""
+    absent = []
+    for kind, text in backbones.items():
+        spec = parse_spec(kind, text)
+        if spec.file:
+            given_file(str(spec.file), f"--weights {kind}")
+        elif spec.architecture != MINI:
+            source, files = _open_clip_source(spec, text) if kind == "clip" else _timm_source(spec, text)
+            absent += [] if _here(source, files) else [f"{kind}: {files[0]} of {source}"]
+    return absent
+
+
+def require_weights(cells: Iterable[Any]) -> None:
+    """Say what the cells need and this machine neither has nor can fetch, before anything runs: InputError with every
+    file name. A cell has ``backbones`` and a ``regions`` table."""
+    from ovbench.regions.open import open_source
+
+    cells = list(cells)
+    sources = [open_source(cell.regions)[1] for cell in cells if cell.regions]
+    absent = [name for cell in cells for name in missing_weights(cell.backbones)]
+    absent += [name for source in sources for name in source.missing()]
+    if absent:
+        from huggingface_hub import constants
+
+        require_connection(constants.ENDPOINT, list(dict.fromkeys(absent)))
+    for source in sources:
+        source.fetch()
+
+
+def _load_clip(spec: BackboneSpec, text: str) -> Loaded:
+    if spec.architecture == MINI:
         from ovbench.backbones import mini
 
         model, tokenizer = mini.load_clip(), mini.tokenizer()
     else:
-        model, tokenizer = _open_clip(spec)
+        model, tokenizer = _open_clip(spec, text)
+    if spec.file:
+        state = {key: value for key, value in read_tensors(spec.file).items() if key not in NOT_WEIGHTS}
+        _fill(model, state, spec, "clip")
     model = model.float().eval().requires_grad_(False)
-    vision = ClipVision(model.visual, float(model.logit_scale.exp()))
-    return Loaded(vision, spec, tensor_hash(model), TextEncoder(model, tokenizer))
+    return Loaded(ClipVision(model.visual), text, tensor_hash(model), TextEncoder(model, tokenizer))
 
 
-def _open_clip(spec: str) -> tuple[nn.Module, object]:
+def _open_clip(spec: BackboneSpec, text: str) -> tuple[nn.Module, Any]:
+    """The model of a tag, or without a tag the bare architecture; and its tokenizer."""
     import open_clip
 
-    name, _, tag = spec.partition("/")
-    if name not in open_clip.list_models():
-        raise unknown("CLIP model", name, open_clip.list_models(), where=f"clip={spec}")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag not in tags:
-        raise unknown("pretrained tag", tag, tags, where=f"clip={spec}")
-    try:
-        model = open_clip.create_model(name, pretrained=tag, precision="fp32")
-    except Exception as error:  # hub, network and file errors have no common base class
-        raise InputError(
-            f"the weights of CLIP {spec} are not in the cache and could not be fetched ({_first_line(error)})",
-            fix="run once with a connection, or copy the hub's cache folder to this machine",
-        ) from error
-    return model, open_clip.get_tokenizer(name)
+    if spec.architecture not in open_clip.list_models():
+        raise unknown("CLIP model", spec.architecture, open_clip.list_models(), where=f"clip={text}")
+    if spec.file:
+        with _quiet():
+            model = open_clip.create_model(spec.architecture, load_weights=False, pretrained_text=False)
+    else:
+        source, files = _open_clip_source(spec, text)
+        found = _here(source, files)
+        if found is None:
+            _require(source, files[0])
+        with _quiet(), _explained("CLIP", text):
+            model = open_clip.create_model(spec.architecture, pretrained=str(found or spec.tag), precision="fp32")
+    return model, open_clip.get_tokenizer(spec.architecture)
 
 
-def _load_dino(spec: str) -> Loaded:
-    if spec == MINI:
+def _open_clip_source(spec: BackboneSpec, text: str) -> tuple[str, tuple[str, ...]]:
+    """Where the weights of a tag come from (a hub repository or an URL), and the names its file can have."""
+    import open_clip
+
+    if spec.architecture not in open_clip.list_models():
+        raise unknown("CLIP model", spec.architecture, open_clip.list_models(), where=f"clip={text}")
+    tags = open_clip.list_pretrained_tags_by_model(spec.architecture)
+    if spec.tag not in tags:
+        raise unknown("pretrained tag", spec.tag, tags, where=f"clip={text}")
+    config = open_clip.get_pretrained_cfg(spec.architecture, spec.tag)
+    if config.get("hf_hub"):
+        repository, _, file = config["hf_hub"].rpartition("/")
+        return repository, (file,) if file else CLIP_FILES
+    return config["url"], (Path(config["url"]).name,)
+
+
+def _load_dino(spec: BackboneSpec, text: str) -> Loaded:
+    if spec.architecture == MINI:
         from ovbench.backbones import mini
 
         vit = mini.load_dino()
     else:
-        vit = _timm(spec)
+        vit = _timm(spec, text)
+    if spec.file:
+        state = {key.removeprefix("backbone."): value for key, value in read_tensors(spec.file).items()}
+        state = {key: value for key, value in state.items() if not key.startswith("head.")}
+        _fill(vit, state, spec, "dino")
     vit = vit.float()
-    return Loaded(DinoVision(vit), spec, tensor_hash(vit))
+    return Loaded(DinoVision(vit), text, tensor_hash(vit))
 
 
-def _timm(spec: str) -> nn.Module:
+def _timm(spec: BackboneSpec, text: str) -> nn.Module:
     import timm
 
-    if not timm.is_model(spec.partition(".")[0]):
-        raise unknown("timm model", spec, timm.list_models(pretrained=True), where=f"dino={spec}")
+    name = spec.architecture.partition(".")[0]
+    if spec.file:
+        if not timm.is_model(name):
+            raise unknown("timm model", name, timm.list_models(), where=f"dino={text}")
+        return timm.create_model(name, pretrained=False, num_classes=0)
+    source, files = _timm_source(spec, text)
+    found = _here(source, files)
+    if found is None:
+        _require(source, files[0])
+    overlay = {"pretrained_cfg_overlay": {"file": str(found)}} if found else {}
+    with _explained("the DINO", text):
+        return timm.create_model(spec.architecture, pretrained=True, num_classes=0, **overlay)
+
+
+def _timm_source(spec: BackboneSpec, text: str) -> tuple[str, tuple[str, ...]]:
+    """As `_open_clip_source`, for a timm model."""
+    import timm
+
+    names = timm.list_pretrained()
+    if spec.architecture not in names:
+        raise unknown("timm model", spec.architecture, names, where=f"dino={text}")
+    config = timm.get_pretrained_cfg(spec.architecture)
+    if config.hf_hub_id:
+        repository = config.hf_hub_id
+        if repository.endswith("/"):
+            repository += f"{config.architecture}.{config.tag}"
+        return repository, (config.hf_hub_filename,) if config.hf_hub_filename else TIMM_FILES
+    return config.url, (Path(config.url).name,)
+
+
+def _here(source: str, files: tuple[str, ...]) -> Path | None:
+    """The weights file on this machine, in the hub's cache or where the libraries keep what they get from an URL."""
+    if "://" not in source:
+        return local_file(source, *files)
+    folders = (Path.home() / ".cache" / "clip", Path(torch.hub.get_dir()) / "checkpoints")
+    return next((path for path in (folder / files[0] for folder in folders) if path.is_file()), None)
+
+
+def _require(source: str, file: str) -> None:
+    from huggingface_hub import constants
+
+    require_connection(source if "://" in source else constants.ENDPOINT, [f"{file} of {source}"])
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], spec: BackboneSpec, kind: str) -> None:
+    assert spec.file is not None
+    fix = f"name the architecture that the file holds: --weights {kind}=ARCHITECTURE@{spec.file}"
+    fill(model, state, name=spec.architecture, path=spec.file, fix=fix)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the libraries' remarks that a model has no weights yet, or comes from a file."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        return timm.create_model(spec, pretrained=True, num_classes=0)
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _explained(kind: str, text: str) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # hub, network and file errors have no common base class
         raise InputError(
-            f"the weights of {spec} are not in the cache and could not be fetched ({_first_line(error)})",
-            fix="run once with a connection, or copy the hub's cache folder to this machine",
+            f"the weights of {kind} {text} could not be fetched or loaded ({first_line(error)})",
+            fix="run once with a connection, copy the hub's cache folder to this machine, or give --weights KIND=FILE",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def tensor_hash(model: nn.Module) -> str:

@@ -1,0 +1,59 @@
+"""The grammar of backbone names, as they stand in settings files and after ``--weights``.
+
+    mini                               the small one that ships with the package
+    ViT-B-16-quickgelu/openai          CLIP: an open_clip model and its pretrained tag
+    vit_base_patch8_224.dino           DINO: a timm model
+    metaclip-l                         a short name from configs/weights.toml
+    ViT-L-14-quickgelu@weights/L.pt    that architecture with the tensors of a file
+    weights/B.safetensors              a file alone, only after --weights: the architecture stays the configured one
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ovbench.errors import UsageError
+from ovbench.hub import published
+
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
+
+
+class BackboneSpec(NamedTuple):
+    """``architecture``: what to build; ``tag``: its pretrained tag ("" for none); ``file``: its tensors, or None."""
+
+    architecture: str
+    tag: str = ""
+    file: Path | None = None
+
+
+def parse_spec(kind: str, text: str) -> BackboneSpec:
+    """
+    >>> parse_spec("clip", "ViT-B-16/openai")
+    BackboneSpec(architecture='ViT-B-16', tag='openai', file=None)
+    """
+    architecture, at, file = text.partition("@")
+    if at:
+        if not architecture or not file:
+            raise UsageError(f'"{text}" is not of the form ARCHITECTURE@FILE', where=f"{kind}={text}")
+        return BackboneSpec(_long(kind, architecture).partition("/")[0], file=Path(file).expanduser())
+    if _is_file(text):
+        raise UsageError(f'"{text}" does not say what it holds', where=f"{kind}={text}", fix="write ARCHITECTURE@FILE")
+    name, _, tag = _long(kind, text).partition("/")
+    return BackboneSpec(name, tag)
+
+
+def lay_over(kind: str, configured: str | None, given: str) -> str:
+    """The name that results where ``given`` (after ``--weights``) replaces the configured one."""
+    if "@" in given or not _is_file(given):
+        return given
+    return f"{parse_spec(kind, configured or given).architecture}@{given}"  # raises where nothing is configured
+
+
+def _long(kind: str, name: str) -> str:
+    entry = published(kind).get(name)
+    return entry["spec"] if entry else name
+
+
+def _is_file(text: str) -> bool:
+    return text.endswith(SUFFIXES) or Path(text).is_file()

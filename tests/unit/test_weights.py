@@ -1,0 +1,269 @@
+"""Backbones from files in the forms in which they are published, with small models made here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ovbench import hub, weights
+from ovbench.backbones.spec import BackboneSpec, lay_over, parse_spec
+from ovbench.errors import InputError, UsageError
+from ovbench.tensors import file_sha256, read_tensors
+
+SMALL_CLIP = {
+    "embed_dim": 16,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def small_clip(tmp_path_factory) -> nn.Module:
+    """A small architecture under the name "small-clip" in open_clip, with random weights."""
+    folder = tmp_path_factory.mktemp("configs")
+    for name, width in (("small-clip", 64), ("wide-clip", 96)):
+        config = json.loads(json.dumps(SMALL_CLIP))
+        config["vision_cfg"]["width"] = width
+        (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+    torch.manual_seed(0)
+    return open_clip.create_model("small-clip", load_weights=False)
+
+
+class Archive(nn.Module):
+    """Tensors under nested names, as in a TorchScript archive."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        super().__init__()
+        for name in {key.partition(".")[0] for key in tensors}:
+            below = {k.partition(".")[2]: v for k, v in tensors.items() if k.partition(".")[0] == name}
+            if "" in below:
+                self.register_buffer(name, below[""])
+            else:
+                self.add_module(name, Archive(below))
+
+    def forward(self) -> int:
+        return 0
+
+
+def openai_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    state = {key: value.half() for key, value in model.state_dict().items()}
+    return state | {name: torch.tensor(7) for name in weights.NOT_WEIGHTS}
+
+
+def save_clip(form: str, model: nn.Module, path: Path) -> None:
+    state = model.state_dict()
+    if form == "open_clip":
+        torch.save(state, path)
+    elif form == "open_clip training":
+        torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    elif form == "safetensors":
+        save_file(state, path)
+    elif form == "OpenAI state dict":
+        torch.save(openai_state(model), path)
+    else:
+        torch.jit.script(Archive(openai_state(model))).save(path)
+
+
+@pytest.mark.parametrize(
+    "form", ["open_clip", "open_clip training", "safetensors", "OpenAI state dict", "OpenAI archive"]
+)
+def test_clip_files_of_every_form(form, small_clip, tmp_path):
+    path = tmp_path / ("clip.safetensors" if form == "safetensors" else "clip.pt")
+    save_clip(form, small_clip, path)
+    loaded = weights.load_backbone("clip", f"small-clip@{path}")
+    exact = not form.startswith("OpenAI")
+    for key, value in small_clip.visual.state_dict().items():
+        got = loaded.vision.visual.state_dict()[key]
+        assert got.dtype == torch.float32
+        assert torch.equal(got, value if exact else value.half().float()), key
+    assert (loaded.sha256 == weights.tensor_hash(small_clip)) == exact
+    assert loaded.text.encode(["a dog"]).shape == (1, 16)
+
+
+def test_a_clip_file_of_another_width_is_one_sentence(small_clip, tmp_path):
+    path = tmp_path / "clip.pt"
+    torch.save(small_clip.state_dict(), path)
+    with pytest.raises(InputError) as caught:
+        weights.load_backbone("clip", f"wide-clip@{path}")
+    text = str(caught.value)
+    assert "does not fit wide-clip" in text and "64" in text and "expected" in text and "96" in text
+    assert "ARCHITECTURE@" in text and "\n" not in text
+
+
+def test_a_clip_file_with_tensors_missing_or_too_many(small_clip, tmp_path):
+    state = small_clip.state_dict()
+    path = tmp_path / "clip.safetensors"
+    save_file({key: value for key, value in state.items() if key != "visual.proj"}, path)
+    with pytest.raises(InputError, match=r"1 of .* tensors are missing, first visual.proj"):
+        weights.load_backbone("clip", f"small-clip@{path}")
+    save_file({**state, "visual.extra": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match=r"1 tensors too many, first visual.extra"):
+        weights.load_backbone("clip", f"small-clip@{path}")
+
+
+def dino_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
+
+
+@pytest.mark.parametrize("form", ["facebookresearch", "timm with head", "safetensors", "full checkpoint"])
+def test_dino_files_of_every_form(form, tmp_path):
+    state = dino_state()
+    path = tmp_path / ("dino.safetensors" if form == "safetensors" else "dino.pth")
+    if form == "safetensors":
+        save_file(state, path)
+    elif form == "full checkpoint":
+        teacher = {f"module.backbone.{key}": value for key, value in state.items()}
+        teacher["module.head.mlp.0.weight"] = torch.zeros(2, 2)
+        student = {key: torch.zeros_like(value) for key, value in teacher.items()}
+        torch.save({"student": student, "teacher": teacher, "epoch": 1}, path)
+    else:
+        torch.save(state | ({"head.weight": torch.zeros(2, 2)} if "head" in form else {}), path)
+    loaded = weights.load_backbone("dino", f"vit_tiny_patch16_224.dino@{path}")
+    assert all(torch.equal(loaded.vision.vit.state_dict()[key], value) for key, value in state.items())
+
+
+def test_a_dino_file_of_another_size_is_one_sentence(tmp_path):
+    path = tmp_path / "dino.pth"
+    torch.save(dino_state(), path)
+    with pytest.raises(InputError, match=r"does not fit vit_small_patch16_224: .* expected .*384"):
+        weights.load_backbone("dino", f"vit_small_patch16_224@{path}")
+
+
+class Hostile:
+    def __reduce__(self):
+        return print, ("this must never run",)
+
+
+def test_a_pickle_with_code_is_refused(tmp_path, capsys, small_clip):
+    path = tmp_path / "clip.pt"
+    torch.save({"state_dict": Hostile()}, path)
+    with pytest.raises(InputError, match="holds more than tensors and was not opened"):
+        read_tensors(path)
+    assert "never run" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04" + bytes(100)])
+def test_damaged_files(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_tensors(tmp_path / name)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_cut_off(tmp_path, small_clip):
+    path = tmp_path / "clip.pt"
+    torch.save(small_clip.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(InputError, match="cannot read the weights"):
+        read_tensors(path)
+
+
+def test_missing_file():
+    with pytest.raises(InputError, match="no weights file"):
+        weights.load_backbone("clip", "ViT-B-16@nowhere/clip.pt")
+
+
+def test_grammar(tmp_path):
+    assert parse_spec("clip", "mini") == BackboneSpec("mini")
+    assert parse_spec("clip", "metaclip-l") == BackboneSpec("ViT-L-14-quickgelu", "metaclip_fullcc")
+    assert parse_spec("clip", "metaclip-l@x/y.pt") == BackboneSpec("ViT-L-14-quickgelu", file=Path("x/y.pt"))
+    assert parse_spec("dino", "dino-s8") == BackboneSpec("vit_small_patch8_224.dino")
+    for wrong in ("@file.pt", "ViT-B-16@", "file.safetensors"):
+        with pytest.raises(UsageError):
+            parse_spec("clip", wrong)
+    assert lay_over("clip", "ViT-B-16-quickgelu/openai", "a/b.pt") == "ViT-B-16-quickgelu@a/b.pt"
+    assert lay_over("clip", "ViT-B-16-quickgelu@old.pt", "new.pt") == "ViT-B-16-quickgelu@new.pt"
+    assert lay_over("clip", "metaclip-b", "new.pt") == "ViT-B-16-quickgelu@new.pt"
+    assert lay_over("clip", "ViT-B-16/openai", "metaclip-l") == "metaclip-l"
+    assert lay_over("clip", "ViT-B-16/openai", "ViT-L-14@new.pt") == "ViT-L-14@new.pt"
+    with pytest.raises(UsageError, match="does not say what it holds"):
+        lay_over("clip", None, "new.pt")
+
+
+def test_published_names_are_known_to_their_libraries():
+    for entry in hub.published("clip").values():
+        architecture, _, tag = entry["spec"].partition("/")
+        assert tag in open_clip.list_pretrained_tags_by_model(architecture)
+    for entry in hub.published("dino").values():
+        assert entry["spec"] in timm.list_pretrained()
+    for entry in hub.published("sam").values():
+        assert entry["url"].endswith(entry["file"]) and len(entry["sha256"]) == 64
+
+
+@pytest.fixture
+def nothing_cached(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
+    monkeypatch.setenv("OVBENCH_WEIGHTS", str(tmp_path / "weights"))
+
+
+def test_what_is_missing_offline_is_named(nothing_cached):
+    from types import SimpleNamespace
+
+    cell = SimpleNamespace(
+        backbones={"clip": "ViT-L-14-quickgelu/metaclip_fullcc", "dino": "vit_base_patch8_224.dino"},
+        regions={"source": "sam", "model": "vit_b"},
+    )
+    with pytest.raises(InputError) as caught:
+        weights.require_weights([cell])
+    for file in ("open_clip_model.safetensors", "metaclip", "model.safetensors of timm/vit_base_patch8_224.dino",
+                 "sam_vit_b_01ec64.pth"):
+        assert file in str(caught.value)
+    weights.require_weights([SimpleNamespace(backbones={"clip": "mini", "dino": "mini"}, regions={})])
+
+
+def test_loading_what_is_missing_names_the_file(nothing_cached):
+    with pytest.raises(InputError, match=r"missing weights: open_clip_model.safetensors of laion/CLIP-ViT-H-14"):
+        weights.load_backbone("clip", "laion-h")
+    with pytest.raises(InputError, match=r"missing weights: model.safetensors of timm/vit_small_patch8_224.dino"):
+        weights.load_backbone("dino", "dino-s8")
+
+
+def test_unknown_names_get_close_matches():
+    for kind, spec, close in (
+        ("clip", "ViT-B-61/openai", "ViT-B-16"),
+        ("clip", "ViT-B-16/openia", "openai"),
+        ("dino", "vit_base_patch8_224.dinoo", "vit_base_patch8_224.dino"),
+        ("dion", "mini", "dino"),
+    ):
+        with pytest.raises(UsageError, match=close):
+            weights.load_backbone(kind, spec)
+
+
+def test_cached_weights_are_loaded_without_a_connection(monkeypatch, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(timm.create_model("vit_small_patch8_224", num_classes=0).state_dict(), path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: str(path))
+    assert weights.load_backbone("dino", "dino-s8").vision.width == 384
+
+
+def test_a_delivered_file_with_other_bytes_is_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("OVBENCH_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(hub, "require_connection", lambda *a: None)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, to, progress: Path(to).write_bytes(b"other"))
+    with pytest.raises(InputError, match="other bytes than the published ones"):
+        hub.fetch_published("sam", "vit_b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_hash_of_a_folder_changes_with_names_and_contents(tmp_path):
+    hashes = set()
+    for names in ({"a": b"1"}, {"b": b"1"}, {"a": b"2"}, {"a": b"1", "b": b""}):
+        folder = tmp_path / str(len(hashes))
+        folder.mkdir()
+        for name, content in names.items():
+            (folder / name).write_bytes(content)
+        hashes.add(file_sha256(folder))
+    assert len(hashes) == 4
