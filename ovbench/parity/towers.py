@@ -30,10 +30,11 @@ def backbones(case: Case) -> Backbones:
     return Backbones(**made)
 
 
-def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
+def clip_module(spec: dict[str, Any]) -> nn.Module:
+    """The vision tower that a case describes, before its weights are loaded."""
     from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 
-    visual = VisionTransformer(
+    return VisionTransformer(
         image_size=spec["image_size"],
         patch_size=spec["patch_size"],
         width=spec["width"],
@@ -44,14 +45,19 @@ def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
         act_layer=QuickGELU if spec["quick_gelu"] else nn.GELU,
         norm_layer=partial(LayerNorm, eps=spec.get("ln_eps", 1e-5)),
     )
+
+
+def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
+    visual = clip_module(spec)
     visual.load_state_dict({k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.")})
     return ClipVision(visual, math.exp(spec["logit_scale"])) if "logit_scale" in spec else ClipVision(visual)
 
 
-def _dino(spec: dict[str, Any], weights: dict[str, Tensor]) -> DinoVision:
+def dino_module(spec: dict[str, Any]) -> nn.Module:
+    """The DINO that a case describes, before its weights are loaded."""
     from timm.models.vision_transformer import VisionTransformer
 
-    vit = VisionTransformer(
+    return VisionTransformer(
         img_size=spec["image_size"],
         patch_size=spec["patch_size"],
         embed_dim=spec["width"],
@@ -62,6 +68,10 @@ def _dino(spec: dict[str, Any], weights: dict[str, Tensor]) -> DinoVision:
         norm_layer=partial(nn.LayerNorm, eps=spec.get("ln_eps", 1e-6)),
         num_classes=0,
     )
+
+
+def _dino(spec: dict[str, Any], weights: dict[str, Tensor]) -> DinoVision:
+    vit = dino_module(spec)
     vit.load_state_dict(weights)
     return DinoVision(vit)
 
