@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGES = (
     "ovbench", "torch", "torchvision", "open_clip_torch", "timm", "segment-anything", "mmsegmentation", "mmengine",
-    "mmcv-lite", "numpy", "scipy", "scikit-image", "scikit-learn", "opencv-python-headless", "pillow",
+    "mmcv-lite", "numpy", "scipy", "scikit-image", "scikit-learn", "opencv-python", "pillow",
 )  # fmt: skip
 
 

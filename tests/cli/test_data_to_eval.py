@@ -1,0 +1,89 @@
+"""From raw downloads to a score, through the command line: prepare, verify, eval."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import raw_benchmarks as raw
+from click.testing import CliRunner
+
+from ovbench.cli import cli
+
+BUILDERS = {  # the preparation of each benchmark: what builds the raw form, and where the source is
+    "voc21": raw.voc,
+    "voc20": raw.voc,
+    "pc60": raw.pascal_context,
+    "pc59": raw.pascal_context,
+    "pc459": raw.pascal_context_459,
+    "coco-object": raw.coco,
+    "coco-stuff": raw.coco,
+    "cityscapes": raw.cityscapes,
+    "ade150": raw.ade150,
+    "ade847": raw.ade_full,
+}
+AS_DOWNLOADED = ("voc21", "voc20", "ade150")
+SMALL = [
+    "--weights", "clip=mini", "--set", "templates=identity_1", "--set", "short_side=32", "--set", "crop=32",
+    "--set", "stride=32", "--set", "pad=8", "--set", "vocabulary=", "--device", "cpu",
+]  # fmt: skip
+
+
+def call(*arguments):
+    result = CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def classes_of(name, maps):
+    if name in ("voc20", "pc59"):
+        return [np.where(m > 0, m - 1, raw.VOID) for m in maps.values()]
+    return [raw.coco_object_of(m) if name == "coco-object" else m for m in maps.values()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """All ten benchmarks, raw, then prepared into one data root; and their class maps."""
+    base = tmp_path_factory.mktemp("benchmarks")
+    root, maps = base / "data", {}
+    for name, build in BUILDERS.items():
+        source = root if name in AS_DOWNLOADED else base / build.__name__
+        maps[name] = classes_of(name, build(source) if name in ("pc459", "ade150", "ade847") else build(source, 2))
+        if name not in AS_DOWNLOADED:
+            call("data", "prepare", name, "--source", source, "--data-root", root, "--workers", 1)
+    return root, maps
+
+
+def test_every_benchmark_is_verified_and_scored(data, tmp_path):
+    root, maps = data
+    call("data", "verify", *BUILDERS, "--data-root", root, "--partial", "--workers", 1)
+    asked = [option for name in BUILDERS for option in ("-d", name)]
+    result = call("eval", "-m", "clip", *asked, "--data-root", root, "--out", tmp_path, "--json", *SMALL)
+    records = {record["cell"]["dataset"]: record for record in json.loads(result.stdout)}
+    assert list(records) == list(BUILDERS)
+    for name, record in records.items():
+        assert record["status"] == "complete" and record["dataset"]["images"] == len(maps[name])
+        labels = np.concatenate([m.ravel() for m in maps[name]])
+        expected = np.bincount(labels[labels >= 0], minlength=len(record["dataset"]["classes"]))
+        assert record["counts"]["labelled"] == expected.tolist()
+
+
+def test_the_official_rule_drops_the_class_255(data, tmp_path):
+    root, maps = data
+    arguments = ["eval", "-m", "clip", "-d", "ade847", "--data-root", root, "--out", tmp_path, "--json", *SMALL]
+    correct = json.loads(call(*arguments).stdout)["counts"]
+    official = json.loads(call(*arguments, "--label-rule", "official").stdout)["counts"]
+    assert correct["labelled"][255] > 0 == official["labelled"][255]
+    void = sum(int((m == raw.VOID).sum()) for m in maps["ade847"])
+    kept = sum(official["predicted"]) - sum(official["labelled"])
+    assert kept == void > 0 == sum(correct["predicted"]) - sum(correct["labelled"])
+
+
+def test_a_subset_is_scored_and_its_images_are_in_the_record(data, tmp_path):
+    root, maps = data
+    file = tmp_path / "two.json"
+    chosen = json.loads(call("data", "subset", "ade150", "-n", 2, "--out", file, "--data-root", root, "--json").stdout)
+    arguments = ["eval", "-m", "clip", "-d", "ade150", "--data-root", root, "--out", tmp_path, "--json", *SMALL]
+    record = json.loads(call(*arguments, "--subset", file).stdout)
+    assert record["dataset"]["images"] == 2 and chosen["images"] == 2

@@ -1,0 +1,140 @@
+"""`ovbench eval` on mini, and the same numbers from mmengine's Runner."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovbench.data.card import load_card
+from ovbench.data.read import open_dataset
+
+VOLATILE = "timing"
+
+
+def test_record_says_everything_and_runs_agree(ovbench, tmp_path):
+    first, second = (
+        ovbench("eval", "-m", "corrclip", "-d", "mini", "--limit", 2, "--json", "--out", tmp_path / name).json()
+        for name in "ab"
+    )
+    assert {k: v for k, v in first.items() if k != VOLATILE} == {k: v for k, v in second.items() if k != VOLATILE}
+    (path,) = (tmp_path / "a").glob("*.json")
+    assert json.loads(path.read_text()) == first
+    assert first["status"] == "complete" and first["dataset"]["images"] == 2
+    assert first["cell"]["params"]["tau"] == 0.25 and first["cell"]["protocol"]["crop"] > 0
+    assert len(first["weights"]["clip"]["sha256"]) == 64
+    counts, metrics = first["counts"], first["metrics"]
+    assert all(isinstance(n, int) for values in counts.values() for n in values)
+    iou = [i / u for i, u in zip(counts["intersection"], counts["union"], strict=True) if u]
+    assert metrics["mIoU"] == pytest.approx(np.mean(iou), abs=1e-12)
+    assert metrics["classes_in_mean"] == len(iou)
+    labelled = sum(int((sample.label < 65534).sum()) for sample in map(open_dataset(load_card("mini")).read, range(2)))
+    assert sum(counts["labelled"]) == labelled
+    assert set(first["timing"]["seconds"]) >= {"read", "regions", "encode", "score", "decide", "count", "total"}
+
+
+def test_several_methods_and_datasets_in_one_call(ovbench, tmp_path):
+    done = ovbench("eval", "-m", "clip", "-m", "maskclip", "-d", "mini", "-d", "mini-bg", "--limit", 1, "--out", tmp_path)
+    assert done.code == 0, done.err
+    assert len(list(tmp_path.glob("*.json"))) == 4
+    assert "mIoU in percent" in done.out and done.out.count("maskclip") == 4  # two class tables, two summary rows
+    assert "planned: clip on mini-bg, 1 images" in done.err
+
+
+def test_mini_bg_predicts_the_background_below_the_threshold(ovbench, tmp_path):
+    def background(threshold):
+        done = ovbench("eval", "-m", "maskclip", "-d", "mini-bg", "--limit", 1, "--json", "--out", tmp_path,
+                       "--set", f"prob_thd={threshold}")  # fmt: skip
+        return done.json()["counts"]["predicted"][0]
+
+    assert background(0.0) < background(0.3) <= background(0.99)
+
+
+def test_show_writes_pictures(ovbench, tmp_path):
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 2, "--show", 1, "--out", tmp_path)
+    assert done.code == 0, done.err
+    (picture,) = tmp_path.glob("*/*.png")
+    width, height = Image.open(picture).size
+    assert width > 3 * height / 2
+
+
+def test_an_unreadable_image_fails_alone(ovbench, tmp_path, monkeypatch):
+    """The rest is counted, the record is partial and names the image, and the exit code says so."""
+    import shutil
+
+    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
+    dataset = open_dataset(load_card("mini"))
+    broken = dataset.items[1].image_path
+    broken.write_bytes(broken.read_bytes()[:2000])
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 3, "--json", "--out", tmp_path / "runs")
+    record = done.json()
+    assert done.code == 4
+    assert record["status"] == "partial" and list(record["failed"]) == [dataset.items[1].id]
+    assert record["dataset"]["images"] == 2 and "Traceback" not in done.err
+    shutil.rmtree(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("-m", "corclip", "-d", "mini"), 2, 'unknown method "corclip"; did you mean "corrclip"'),
+        (("-m", "clip", "-d", "minii"), 2, 'did you mean "mini"'),
+        (("-m", "corrclip", "-d", "mini", "--set", "tua=1"), 2, 'did you mean "tau"'),
+        (("-m", "clip", "-d", "mini", "--limit", "0"), 2, "--limit"),
+        (("-m", "clip", "-d", "mini", "--device", "gpu"), 2, 'no device "gpu"'),
+        (("-m", "clip", "-d", "voc21"), 3, "voc21"),
+        (("-m", "clip", "-d", "mini", "--weights", "clip=ViT-B-17/openai"), 2, "ViT-B-16"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(ovbench, tmp_path, arguments, code, message):
+    done = ovbench("eval", *arguments, "--out", tmp_path)
+    assert done.code == code, done.err
+    assert message in done.err and "Traceback" not in done.err
+    assert done.out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["maskclip", "corrclip"])
+def test_runner_of_mmengine_gives_the_same_miou(ovbench, tmp_path, method):
+    """The registered segmentor under mmengine's Runner with mmseg's own dataset, pipeline and IoUMetric."""
+    images = 3
+    record = ovbench("eval", "-m", method, "-d", "mini", "--limit", images, "--json", "--out", tmp_path).json()
+
+    from mmengine.runner import Runner
+
+    import ovbench.register  # noqa: F401  (registers the segmentors)
+    from ovbench.registry import METHODS
+
+    dataset = open_dataset(load_card("mini"))
+    names = tuple(dataset.card.classes)
+    protocol = record["cell"]["protocol"]
+    pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "Resize", "scale": (protocol["long_side"], protocol["short_side"]), "keep_ratio": True},
+        {"type": "LoadAnnotations"},
+        {"type": "PackSegInputs"},
+    ]
+    root = dataset.items[0].image_path.parents[2]
+    loader = {
+        "batch_size": 1,
+        "num_workers": 0,
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        "dataset": {
+            "type": "BaseSegDataset", "data_root": str(root), "indices": images, "img_suffix": ".png",
+            "data_prefix": {"img_path": "images/val", "seg_map_path": "labels/val"}, "pipeline": pipeline,
+            "metainfo": {"classes": names, "palette": [[i, i, i] for i in range(len(names))]},
+        },
+    }  # fmt: skip
+    config = {
+        "model": {"type": METHODS.load(method).__name__, "dataset": "mini"},
+        "work_dir": str(tmp_path / "work"),
+        "test_dataloader": loader,
+        "test_evaluator": {"type": "IoUMetric", "iou_metrics": ["mIoU"], "prefix": "x"},
+        "test_cfg": {"type": "TestLoop"},
+        "default_scope": "mmseg",
+        "log_level": "ERROR",
+    }
+    runner = Runner.from_cfg(copy.deepcopy(config))
+    scores = runner.test()
+    assert scores["x/mIoU"] == pytest.approx(round(100 * record["metrics"]["mIoU"], 2), abs=0.006)
+    assert scores["x/aAcc"] == pytest.approx(round(100 * record["metrics"]["aAcc"], 2), abs=0.006)

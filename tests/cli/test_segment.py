@@ -1,0 +1,64 @@
+"""`ovbench segment`."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovbench.data.card import load_card
+from ovbench.data.read import open_dataset
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """An image of mini under a name of its own."""
+    return tmp_path_factory.mktemp("scene") / "my scene.png"
+
+
+@pytest.fixture(autouse=True)
+def drawn(scene, own_places):
+    if not scene.exists():
+        Image.fromarray(open_dataset(load_card("mini")).read_image(0)).save(scene)
+
+
+@pytest.mark.parametrize("method", ["corrclip", "maskclip"])
+def test_any_words(ovbench, tmp_path, scene, method):
+    done = ovbench("segment", scene, "-c", "hedge; bush", "-c", "wood", "-c", "red ring", "--method", method,
+                   "--out", tmp_path, "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    result = done.json()
+    assert [row["class"] for row in result["classes"]] == ["hedge", "wood", "red ring"]
+    assert sum(row["share"] for row in result["classes"]) == pytest.approx(1)
+    labels = np.array(Image.open(result["labels"]))
+    assert labels.shape == Image.open(scene).size[::-1] and set(np.unique(labels)) <= {0, 1, 2}
+    share = [float((labels == i).mean()) for i in range(3)]
+    assert share == pytest.approx([row["share"] for row in result["classes"]])
+    assert Image.open(result["overlay"]).size[0] > 600
+
+
+def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
+    (tmp_path / "words.txt").write_text("hedge\nwood; planks\n")
+    done = ovbench("segment", scene, "--classes", tmp_path / "words.txt", "-c", "soil", "-m", "maskclip", "--out", tmp_path)
+    assert done.code == 0 and all(word in done.out for word in ("hedge", "wood", "soil"))
+    assert (tmp_path / "my scene-overlay.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("none.png", "-c", "dog"), 3, "none.png"),
+        (("{scene}",), 2, "no classes given"),
+        (("{scene}", "-c", " ; "), 2, "an empty class name"),
+        (("{text}", "-c", "dog"), 3, "notes.txt"),
+        (("{cut}", "-c", "dog"), 3, "cut.png"),
+        (("{scene}", "-c", "dog", "-m", "corrclp"), 2, 'did you mean "corrclip"'),
+        (("{scene}", "-c", "dog", "--like", "vooc21"), 2, 'did you mean "voc21"'),
+    ],
+)
+def test_bad_input(ovbench, tmp_path, scene, arguments, code, message):
+    places = {"scene": scene, "text": tmp_path / "notes.txt", "cut": tmp_path / "cut.png"}
+    places["text"].write_text("no picture")
+    places["cut"].write_bytes(scene.read_bytes()[:3000])
+    done = ovbench("segment", *(a.format(**places) for a in arguments), "--out", tmp_path / "out")
+    assert done.code == code, done.err
+    assert message in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "out").exists()
