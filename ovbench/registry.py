@@ -54,6 +54,7 @@ def load_target(target: str, *, where: str) -> Any:
 METHODS = Registry(
     "method",
     {
+        "cass": "ovbench.methods.cass:CASS",
         "clearclip": "ovbench.methods.clearclip:ClearCLIP",
         "clip": "ovbench.methods.clip:CLIP",
         "corrclip": "ovbench.methods.corrclip:CorrCLIP",

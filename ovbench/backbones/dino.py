@@ -1,11 +1,13 @@
-"""DINO v1 features from a timm ViT: the projections of the last block, or its tokens."""
+"""DINO features from a timm ViT (version 1, or version 2 with registers): the projections of the last block, or its
+tokens."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovbench.backbones.positions import resize_positions
+from ovbench.backbones.positions import resize_positions, resize_positions_smoothly
 from ovbench.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,41 +26,66 @@ def from_clip(images: Tensor) -> Tensor:
 
 
 class DinoVision(nn.Module):
-    """A frozen timm ``VisionTransformer`` with a class token and learned positions."""
+    """A frozen timm ``VisionTransformer`` with a class token and learned positions; ``registers`` is the number of its
+    register tokens (none: version 1), ``native`` the side in pixels of the pictures that it was trained on."""
 
     def __init__(self, vit: nn.Module):
         super().__init__()
-        if getattr(vit, "num_prefix_tokens", None) != 1 or getattr(vit, "pos_embed", None) is None:
+        self.registers = getattr(vit, "num_reg_tokens", 0)
+        prefix = getattr(vit, "num_prefix_tokens", None)
+        positioned = getattr(vit, "pos_embed", None) is not None
+        if prefix != 1 + self.registers or not positioned or vit.no_embed_class != (self.registers > 0):
             raise InputError(
                 f"{type(vit).__name__} is not a ViT with one class token and learned positions",
-                fix="choose a DINO v1 model, such as vit_base_patch8_224.dino",
+                fix="choose a DINO v1 model, such as vit_base_patch8_224.dino, or a DINOv2 with registers",
             )
         self.vit = vit.eval().requires_grad_(False)
         self.patch = vit.patch_embed.proj.kernel_size[0]
+        self.native = self.patch * round((vit.pos_embed.shape[1] - (0 if self.registers else 1)) ** 0.5)
+        self.heads = vit.blocks[-1].attn.num_heads
         self.width = vit.embed_dim
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images f[b, 3, h, w] (ImageNet-normalised) to tokens f[b, 1 + gh*gw, c] and their grid."""
+        """Images f[b, 3, h, w] (ImageNet-normalised) to tokens f[b, n, c], class token and registers first, and the
+        grid (gh, gw) of the others. A side that is no multiple of the patch loses its remainder."""
         patches = self.vit.patch_embed.proj(images)
         grid = tuple(patches.shape[-2:])
         tokens = patches.flatten(2).transpose(1, 2)
         cls = self.vit.cls_token.expand(len(tokens), 1, -1)
-        tokens = torch.cat([cls, tokens], 1) + resize_positions(self.vit.pos_embed[0], grid, square_only=True)
+        table = self.vit.pos_embed[0]
+        if self.registers:  # their places are unnumbered, and timm has added the class token's to the token itself
+            registers = self.vit.reg_token.expand(len(tokens), -1, -1)
+            positions = resize_positions_smoothly(F.pad(table, (0, 0, 1, 0)), grid)[1:]
+            tokens = torch.cat([cls, registers, tokens + positions], 1)
+        else:
+            tokens = torch.cat([cls, tokens], 1) + resize_positions(table, grid, square_only=True)
         return self.vit.norm_pre(tokens), grid
 
     def last_qkv(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Queries, keys and values f[b, gh*gw, c] of the last block's patch tokens, heads side by side, bias included,
         unscaled, and the grid. The rest of the last block is never run."""
+        tokens, grid = self._before_last(images)
+        last = self.vit.blocks[-1]
+        q, k, v = last.attn.qkv(last.norm1(tokens)).chunk(3, -1)
+        return q, k, v, grid
+
+    def last_keys(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """The keys of `last_qkv` alone, and the grid."""
+        tokens, grid = self._before_last(images)
+        last, own = self.vit.blocks[-1], slice(self.width, 2 * self.width)
+        bias = last.attn.qkv.bias
+        return F.linear(last.norm1(tokens), last.attn.qkv.weight[own], None if bias is None else bias[own]), grid
+
+    def _before_last(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patch tokens f[b, gh*gw, c] that enter the last block, and the grid."""
         tokens, grid = self.embed(images)
         for block in self.vit.blocks[:-1]:
             tokens = block(tokens)
-        last = self.vit.blocks[-1]
-        q, k, v = last.attn.qkv(last.norm1(tokens))[:, 1:].chunk(3, -1)
-        return q, k, v, grid
+        return tokens[:, 1 + self.registers :], grid
 
     def last_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Patch tokens f[b, gh*gw, c] of the last block after the final norm, and the grid."""
         tokens, grid = self.embed(images)
         for block in self.vit.blocks:
             tokens = block(tokens)
-        return self.vit.norm(tokens)[:, 1:], grid
+        return self.vit.norm(tokens)[:, 1 + self.registers :], grid

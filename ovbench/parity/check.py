@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ovbench.parity.adapters import numpy_value, run
-from ovbench.parity.case import read_case
+from ovbench.parity.adapters.common import Values
+from ovbench.parity.case import Case, Stage, read_case
 from ovbench.parity.compare import FAIL, Row, compare, named_steps
 
 
@@ -40,7 +42,25 @@ def check_case(folder: str | Path) -> Report:
         window = stage.window() if stage.window() is not None else _observed_window(case.raw)
         ours: np.ndarray | None = numpy_value(values[name](window)) if name in values else None
         rows.append(compare(stage, ours, expected[stage.name], steps))
+        rows.extend(_variants(case, stage, name, window, values, expected, steps))
     return Report(f"{case.method}/{case.name}", tuple(rows))
+
+
+def _variants(
+    case: Case, stage: Stage, name: str, window: int | None, values: Values, expected: dict[str, np.ndarray],
+    steps: list[int],
+) -> Iterator[Row]:  # fmt: skip
+    """Further runs of an adapter, "STAGE@VARIANT": compared with the array "STAGE_VARIANT" where the case has one, and
+    with the tolerance "atol_VARIANT" where the stage has one."""
+    for key in values:
+        of, _, variant = key.partition("@")
+        if of != name or not variant:
+            continue
+        target = f"{stage.name}_{variant}"
+        atol = case.raw["stages"].get(stage.name, {}).get(f"atol_{variant}", stage.atol)
+        other = replace(stage, name=f"{stage.name} ({variant.replace('_', ' ')})", atol=atol)
+        ours = numpy_value(values[key](window))
+        yield compare(other, ours, expected.get(target, expected[stage.name]), steps)
 
 
 def _observed_window(raw: dict[str, Any]) -> int | None:

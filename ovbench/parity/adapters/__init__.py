@@ -15,6 +15,7 @@ from ovbench.registry import load_target
 
 _BASELINES = "ovbench.parity.adapters.baselines"
 ADAPTERS = {
+    "cass": "ovbench.parity.adapters.cass:cass",
     "clearclip": f"{_BASELINES}:clearclip",
     "corrclip": "ovbench.parity.adapters.corrclip:corrclip",
     "freecp": "ovbench.parity.adapters.freecp:freecp",

@@ -1,0 +1,340 @@
+"""CASS (Kim et al., CVPR 2025, arXiv 2411.17150): distilling the spectral graph of DINO into CLIP's last attention.
+
+Follows MICV-yonsei/CASS 228ecdd. The defaults are what that code does; where the paper reads otherwise, a parameter
+names the other reading. Symbols: b windows; n = gh*gw cells of the CLIP grid; h heads of CLIP; g heads of DINO; e width
+of a head; r rank; D width of the joint space; q queries; c clusters of queries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ovbench.backbones.clip import ClipVision, Heads
+from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD, from_clip
+from ovbench.backbones.pillow import resize_like_pillow
+from ovbench.errors import UsageError
+from ovbench.methods.base import Batch, Method, Needs, Queries
+from ovbench.methods.naclip import neighbourhood
+
+MISREAD_STD = (0.229, 0.224, 0.255)  # of the official inverse normalisation: ImageNet's, the last one mistyped
+TOP_PATCHES = 2  # patches that stand for a query in the text adjustment
+
+CHOICES = {
+    "attention": ("distilled", "keys", "queries"),
+    "matching": ("complementary", "similar", "sequential"),
+    "class_token": ("image", "window"),
+}
+
+
+@dataclass(frozen=True)
+class CASSParams:
+    """``gamma`` weighs the similarity of the class token with the queries, ``alpha`` the pull of a query towards its
+    patches (0 switches either off), ``cluster_distance`` is where clusters of alike queries end. ``class_token``: of
+    the whole "image" or of each "window". ``attention``: "distilled", CLIP's "keys" alone (no distillation), or CLIP's
+    "queries" with its keys (no neighbourhood either). ``matching`` of heads: "complementary" (as unlike as possible),
+    "similar", or "sequential" (the same number, plain mean). ``rank`` of DINO's graph (none: the graph as it is), its
+    singular values stretched if ``stretch``; ``eigenvalues`` compared; ``fusion``: what distances are multiplied with.
+
+    The paper: ``energy`` 0.95 (fewest ranks with that share), ``fusion`` 1, ``swap`` off (heads are fused as they were
+    matched), ``match_ranges`` off, and ``misread_colours`` off (DINO sees the window in its colours and proportions).
+    """
+
+    gamma: float = 0.25
+    alpha: float = 0.04
+    cluster_distance: float = 0.1
+    class_token: str = "image"
+    attention: str = "distilled"
+    matching: str = "complementary"
+    swap: bool = True
+    rank: int | None = 10
+    energy: float | None = None
+    stretch: bool = True
+    eigenvalues: int = 20
+    fusion: float = 10.0
+    match_ranges: bool = True
+    misread_colours: bool = True
+    gaussian_std: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f'{name} is "{getattr(self, name)}"', where="cass", fix="one of " + ", ".join(known))
+        for name in ("rank", "eigenvalues"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"{name} must be 1 or more", where="cass")
+
+
+class CASSFeatures(NamedTuple):
+    """``tokens`` f[b, n, D] of the patches over a ``grid``, and the ``presence`` vector f[b or 1, D'] of the class
+    token, all of length one."""
+
+    tokens: Tensor
+    grid: tuple[int, int]
+    presence: Tensor
+
+
+class Principal(NamedTuple):
+    """A graph of cells by its largest eigenvalues f64[..., r], descending, as many eigenvectors scaled by their roots,
+    f[..., n, r], so that ``factors @ factors.mT`` is the graph cut to that rank, and the sum of all eigenvalues."""
+
+    values: Tensor
+    factors: Tensor
+    trace: Tensor
+
+
+class Pairs(NamedTuple):
+    """For every head of CLIP: its partner among DINO's, i64[b, h], and the weight of that, f[b, h]."""
+
+    partner: Tensor
+    weight: Tensor
+
+
+class CASS(Method):
+    """Attention from the graphs of CLIP's and DINO's keys; queries moved towards the image that they are asked of."""
+
+    Params = CASSParams
+    needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"))
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._clusters = WeakTensorKeyDictionary()  # of a vocabulary's embeddings
+
+    # Windows to patch features: section 3.2, spectral object-level context distillation
+
+    def encode_image(self, image: Tensor) -> Tensor | None:
+        """The class token of the whole image, once for all its windows."""
+        return self.class_vectors(image[None]) if self.params.class_token == "image" else None
+
+    def encode(self, batch: Batch) -> CASSFeatures:
+        embedded, grid = self.clip.embed(batch.windows)
+        x = self.clip.trunk(embedded)
+        last = self.clip.blocks[-1]
+        heads = self.clip.project_heads(last, last.ln_1(x))
+        patches = Heads(*(projected[:, :, 1:] for projected in heads))
+        weights = self.attention_logits(batch, patches, grid).softmax(-1)
+        mixed = self.clip.merge_heads(last, weights @ patches.v)  # neither residual nor feed-forward
+        tokens = F.normalize(self.clip.project(mixed), dim=-1)
+        presence = batch.context if self.params.class_token == "image" else class_vector(self.clip, x, heads)
+        batch.note("attention", weights)
+        batch.note("global_vector", presence)
+        return CASSFeatures(tokens, grid, presence)
+
+    def class_vectors(self, images: Tensor) -> Tensor:
+        """The class token of the unmodified tower: f[b, D]."""
+        x = self.clip.trunk(self.clip.embed(images)[0])
+        last = self.clip.blocks[-1]
+        return class_vector(self.clip, x, self.clip.project_heads(last, last.ln_1(x)))
+
+    def attention_logits(self, batch: Batch, clip: Heads, grid: tuple[int, int]) -> Tensor:
+        """What the softmax of the last block is taken of: f[b, h, n, n]."""
+        scale = clip.k.shape[-1] ** -0.5
+        if self.params.attention == "queries":
+            return scale * clip.q @ clip.k.mT
+        graph = scale * clip.k @ clip.k.mT  # A_CLIP
+        if self.params.attention == "distilled":
+            graph = self.distil(batch, graph, clip.k, grid)
+        return graph + neighbourhood(grid, self.params.gaussian_std)[1:, 1:].to(graph)  # NACLIP's omega
+
+    def distil(self, batch: Batch, clip_graph: Tensor, k: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The graph of every head of CLIP fused with that of one of DINO's: f[b, h, n, n]."""
+        kd = self.dino_keys(batch, grid)  # f[b, g, n, e]
+        if self.params.match_ranges:
+            kd = match_range(kd, k, (1, 2, 3))  # one range for all heads
+        ranks = max(self.params.eigenvalues, self.params.rank or 0)
+        dino, clip = principal(kd, ranks), principal(k, ranks)
+        distance = self.spectral_distance(dino.values, clip.values)
+        pairs = self.match(distance)
+        graph = self.low_rank(kd, dino, pairs.partner, batch.note)
+        graph.diagonal(dim1=-2, dim2=-1).zero_()
+        if self.params.match_ranges:
+            graph = match_range(graph, clip_graph, (2, 3))
+        weight = (pairs.weight * (1 if self.params.matching == "sequential" else self.params.fusion))[..., None, None]
+        fused = (weight * graph + clip_graph) / (weight + 1)
+        for name, value in (
+            ("clip_keys", k), ("dino_keys_mapped", kd), ("dino_spectrum", dino.values), ("clip_spectrum", clip.values),
+            ("distance", distance), ("pairs", pairs.partner), ("dino_graph", graph), ("fused", fused),
+            ("pair_weight", pairs.weight),
+        ):  # fmt: skip
+            batch.note(name, value)
+        return fused
+
+    def dino_keys(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
+        """Keys of DINO's last block, head by head, on the grid of CLIP: f[b, g, n, e]. A DINO of CLIP's width is read
+        with CLIP's heads."""
+        picture = self.picture(batch) if self.params.misread_colours else from_clip(batch.windows)
+        keys, dino_grid = self.dino.last_keys(picture)
+        count = self.clip.heads if self.dino.width == self.clip.width else self.dino.heads
+        batch.note("dino_keys", keys.unflatten(2, (count, -1)).transpose(1, 2))
+        keys = F.interpolate(keys.mT.unflatten(2, dino_grid), grid, mode="bilinear", align_corners=False)
+        return keys.flatten(2).unflatten(1, (count, -1)).mT
+
+    def picture(self, batch: Batch) -> Tensor:
+        """What the official code shows to DINO, normalised: the windows un-normalised with the wrong statistics, cut
+        to 8 bits and made square. Zeros of a padded window become ImageNet's mean colour."""
+        wrong = [batch.windows.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, MISREAD_STD)]
+        pixels = (255 * (batch.windows * wrong[1] + wrong[0])).clamp(0, 255).to(torch.uint8)
+        if self.dino.registers:
+            pixels = resize_like_pillow(pixels, (self.dino.native,) * 2, "bilinear")
+        else:
+            pixels = resize_like_pillow(pixels, (min(pixels.shape[2:]),) * 2, "bicubic")
+        batch.note("dino_input", pixels)
+        mean, std = (batch.windows.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
+        return (pixels / 255 - mean) / std
+
+    def spectral_distance(self, dino: Tensor, clip: Tensor) -> Tensor:
+        """L1 distance of the normalised spectra f64[b, g, r] and f64[b, h, r]: f[b, g, h]. It is 20 times the
+        Wasserstein distance of the paper."""
+        p_dino, p_clip = (F.normalize(s[..., : self.params.eigenvalues], p=1, dim=-1) for s in (dino, clip))
+        return (p_dino[:, :, None] - p_clip[:, None]).abs().sum(-1).float()
+
+    def match(self, distance: Tensor) -> Pairs:
+        """Every head of CLIP gets a head of DINO by the assignment of the largest (or least) total distance.
+
+        With ``swap`` head m(i) of DINO goes to head i of CLIP, though i was matched as one of DINO's, and the weight is
+        that of the original pair. This needs equal counts; with others, pairs stay as matched, and DINO's heads
+        are taken as often as needed to serve every head of CLIP.
+        """
+        b, g, h = distance.shape
+        if self.params.matching == "sequential":
+            partner = torch.arange(h, device=distance.device) % g
+            return Pairs(partner.expand(b, h), distance.new_ones(b, h))
+        cost = 1 - distance if self.params.matching == "complementary" else distance
+        cost = cost.repeat(1, math.ceil(h / g), 1).cpu().numpy()
+        rows, columns = np.stack([linear_sum_assignment(window) for window in cost]).swapaxes(0, 1)
+        rows = rows % g
+        rows, columns = (torch.as_tensor(i, dtype=torch.int64, device=distance.device) for i in (rows, columns))
+        weight = distance[torch.arange(b, device=distance.device)[:, None], rows, columns]
+        if self.params.swap and g == h:
+            return Pairs(columns, weight)
+        order = columns.argsort(1)
+        return Pairs(rows.gather(1, order), weight.gather(1, order))
+
+    def low_rank(self, kd: Tensor, dino: Principal, partner: Tensor, note: Callable[[str, Any], None]) -> Tensor:
+        """The graphs of DINO's heads, cut to their largest eigenvalues, in the order of CLIP's heads: f[b, h, n, n]."""
+        if self.params.rank is None:
+            kd = take(kd, partner)
+            return kd.shape[-1] ** -0.5 * kd @ kd.mT
+        s = take(dino.values[..., : self.params.rank], partner)
+        factors = take(dino.factors[..., : self.params.rank], partner)
+        kept = torch.ones_like(s, dtype=torch.bool)
+        if self.params.energy is not None:  # eq. of the paper: the fewest whose share of the trace reaches eta
+            kept = s.cumsum(-1) - s < self.params.energy * take(dino.trace, partner)[..., None]
+        stretched = stretch(s, kept) if self.params.stretch and self.params.matching != "sequential" else s
+        note("singular_values", s)
+        note("singular_values_scaled", stretched)
+        ratio = torch.where(kept & (s > 1e-12 * s[..., :1]), stretched / s, 0.0)
+        return (factors * ratio[..., None, :].to(factors)) @ factors.mT
+
+    # Patch features to scores: section 3.3, object presence-driven object-level context
+
+    def score(self, features: CASSFeatures, queries: Queries) -> Tensor:
+        text = queries.embeddings
+        presence = features.presence @ text.T  # f[b or 1, q]
+        cosines = features.tokens @ text.T  # f[b, n, q]
+        if self.params.alpha > 0:
+            winners, adjusted = self.adjust(features, text, presence, cosines)
+            at = winners[:, None].expand(-1, cosines.shape[1], -1)
+            cosines = cosines.scatter(2, at, features.tokens @ adjusted.mT)
+        scores = (1 - self.params.gamma) * cosines + self.params.gamma * presence[:, None]
+        return scores.mT.unflatten(2, features.grid)
+
+    def adjust(self, features: CASSFeatures, text: Tensor, presence: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
+        """The most present query of each cluster, i64[b, c], moved a little towards the patches of the window most
+        like it: f[b, c, D]."""
+        clusters = self.clusters(text)
+        winners = first_largest(presence, clusters).expand(len(cosines), -1)
+        likeness = cosines.gather(2, winners[:, None].expand(-1, cosines.shape[1], -1))  # f[b, n, c]
+        nearest = likeness.topk(min(TOP_PATCHES, likeness.shape[1]), dim=1).indices  # i64[b, k, c]
+        window = torch.arange(len(cosines), device=text.device)[:, None, None]
+        mean = F.normalize(features.tokens[window, nearest].mean(1), dim=-1)  # f[b, c, D]
+        adjusted = (1 - self.params.alpha) * F.normalize(text[winners], dim=-1) + self.params.alpha * mean
+        return winners, F.normalize(adjusted, dim=-1)
+
+    def clusters(self, text: Tensor) -> Tensor:
+        """The cluster of every query, i64[q], computed once for a vocabulary."""
+        if text not in self._clusters:
+            self._clusters[text] = cluster(text, self.params.cluster_distance)
+        return self._clusters[text]
+
+
+def class_vector(tower: ClipVision, x: Tensor, heads: Heads) -> Tensor:
+    """The class token after an ordinary last block, in the joint space, of length one: f[b, D]. ``x`` f[b, 1 + n, c]
+    enters the block, ``heads`` are its projections; only the one row of the block is computed."""
+    last = tower.blocks[-1]
+    row = tower.merge_heads(last, F.scaled_dot_product_attention(heads.q[:, :, :1], heads.k, heads.v))
+    return F.normalize(tower.project(tower.feed_forward(last, x[:, :1] + row)), dim=-1)[:, 0]
+
+
+def principal(keys: Tensor, ranks: int) -> Principal:
+    """The largest ``ranks`` eigenvalues of the graphs s K K^T of keys f[b, h, n, e], s = e^-1/2, in fp64; fewer where
+    there are fewer cells.
+
+    The e x e matrix s K^T K has the same eigenvalues, but for zeros, so the smaller of the two is decomposed. Its
+    eigenvectors V give the graph's as K V.
+    """
+    n, e = keys.shape[-2:]
+    wide = keys.double() * e**-0.25
+    small = e < n
+    values, vectors = torch.linalg.eigh(wide.mT @ wide if small else wide @ wide.mT)
+    trace = values.sum(-1)
+    values, vectors = values.flip(-1)[..., :ranks], vectors.flip(-1)[..., :ranks]
+    factors = wide @ vectors if small else vectors * values.clamp(min=0).sqrt()[..., None, :]
+    missing = min(ranks, n) - values.shape[-1]
+    return Principal(F.pad(values, (0, missing)), F.pad(factors, (0, missing)).to(keys), trace)
+
+
+def take(of_dino: Tensor, partner: Tensor) -> Tensor:
+    """Quantities [b, g, ...] of DINO's heads as those of the partners of CLIP's heads: [b, h, ...]."""
+    return of_dino[torch.arange(len(partner), device=partner.device)[:, None], partner]
+
+
+def stretch(s: Tensor, kept: Tensor) -> Tensor:
+    """phi: of the kept values of s f64[..., r] the smallest becomes half of itself and the largest one and a half
+    times, the others in between by their place."""
+    low, high = torch.where(kept, s, torch.inf).amin(-1, keepdim=True), s.amax(-1, keepdim=True)
+    return 0.5 * low + (s - low) / _at_least_tiny(high - low) * (1.5 * high - 0.5 * low)
+
+
+def match_range(x: Tensor, model: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """x moved and scaled to the minimum and the maximum that ``model`` has over the axes; a constant x becomes that
+    minimum."""
+    low, new_low = x.amin(axes, keepdim=True), model.amin(axes, keepdim=True)
+    span, new_span = x.amax(axes, keepdim=True) - low, model.amax(axes, keepdim=True) - new_low
+    return (x - low) / _at_least_tiny(span) * new_span + new_low
+
+
+def _at_least_tiny(x: Tensor) -> Tensor:
+    return x.clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def cluster(text: Tensor, distance: float) -> Tensor:
+    """Clusters of queries f[q, D], i64[q], numbered by their first query: Ward's linkage on their cosine distances
+    (the official call, although that linkage is made for Euclidean ones), cut at ``distance``."""
+    if len(text) == 1:
+        return text.new_zeros(1, dtype=torch.int64)
+    unit = F.normalize(text.double(), dim=-1).cpu()
+    condensed = (1 - unit @ unit.T).clamp(0, 2)[tuple(torch.triu_indices(len(unit), len(unit), 1))]
+    found = fcluster(linkage(condensed.numpy(), method="ward"), t=distance, criterion="distance")
+    number = {label: place for place, label in enumerate(dict.fromkeys(found.tolist()))}
+    return torch.tensor([number[label] for label in found.tolist()], device=text.device)
+
+
+def first_largest(values: Tensor, clusters: Tensor) -> Tensor:
+    """In every cluster of i64[q] the first index of the largest of the values f[b, q]: i64[b, c]."""
+    index = clusters.expand(len(values), -1)
+    count = int(clusters.max()) + 1
+    largest = values.new_full((len(values), count), -torch.inf).scatter_reduce(1, index, values, "amax")
+    place = torch.arange(values.shape[1], device=values.device).expand_as(index)
+    place = torch.where(values == largest.gather(1, index), place, values.shape[1] - 1)
+    return place.new_full((len(values), count), values.shape[1]).scatter_reduce(1, index, place, "amin")
