@@ -66,6 +66,7 @@ METHODS = Registry(
         "proxyclip": "ovbench.methods.proxyclip:ProxyCLIP",
         "sclip": "ovbench.methods.sclip:SCLIP",
         "sclip-freecp": "ovbench.methods.sclip:SCLIPFreeCP",
+        "talk2dino": "ovbench.methods.talk2dino:Talk2DINO",
     },
     group="ovbench.methods",
 )

@@ -33,7 +33,8 @@ from ovbench.engine.labeller import Labeller, resized_size  # noqa: E402
 from ovbench.engine.queries import build_queries  # noqa: E402
 from ovbench.errors import UsageError  # noqa: E402
 from ovbench.methods.base import Backbones  # noqa: E402
-from ovbench.registry import METHODS, REGIONS  # noqa: E402
+from ovbench.regions.open import open_regions  # noqa: E402
+from ovbench.registry import METHODS  # noqa: E402
 from ovbench.weights import Loaded, load_backbone  # noqa: E402
 
 
@@ -80,19 +81,25 @@ class OpenVocabSegmentor(BaseSegmentor):
             card = load_card(cell.dataset)
             classes, background = vocabulary(card, cell.protocol.vocabulary or None), card.background
         queries = build_queries(
-            tuple(tuple(c) for c in classes), cell.protocol.templates, self.loaded["clip"], background
-        )
-        self.labeller = Labeller(self.method, cell.protocol, [queries])
-        settings = dict(cell.regions)
-        self.region_source = REGIONS.load(settings.pop("source"))(**settings) if settings else None
+            tuple(tuple(c) for c in classes), cell.protocol.templates, self.loaded["clip"], background,
+            raw=self.method.raw_text, background_channel=self.method.background_channel,
+        )  # fmt: skip
+        self.labeller = Labeller(self.method, cell.protocol, [self.method.map_queries(queries)])
+        self.region_maps = open_regions(cell.regions) if cell.regions else None
 
-    def regions(self, image: np.ndarray) -> np.ndarray | None:
-        """The region map i32[h, w] of an original RGB image, None for methods without one."""
-        return None if self.region_source is None else self.region_source(image)
+    def on(self, device: str) -> OpenVocabSegmentor:
+        """Move the networks, and where region maps are made, to a device."""
+        if self.region_maps is not None:
+            self.region_maps.to(device)
+        return self.to(device)
 
-    def label(self, image: np.ndarray) -> np.ndarray:
+    def regions(self, image: np.ndarray, path: Path | None = None) -> np.ndarray | None:
+        """The region map i32[h, w] of an original RGB image, None for methods without one; ``path`` is its file."""
+        return None if self.region_maps is None else self.region_maps(image, path.stem if path else "")
+
+    def label(self, image: np.ndarray, path: Path | None = None) -> np.ndarray:
         """Labels u16[h, w] of an RGB image u8[h, w, 3]."""
-        return self.labeller.label(image, self.regions(image))[0]
+        return self.labeller.label(image, self.regions(image, path))[0]
 
     def predict(self, inputs: Tensor, data_samples: list[Any] | None = None) -> list[Any]:
         """mmseg's interface: RGB values 0..255 f[b, 3, h, w] and their samples, which receive ``pred_sem_seg``."""
@@ -106,10 +113,11 @@ class OpenVocabSegmentor(BaseSegmentor):
 
     def _label_sample(self, image: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
         original, regions = tuple(meta.get("ori_shape", image.shape[:2])[:2]), None
-        if self.region_source is not None:
+        if self.region_maps is not None:
             if "img_path" not in meta:
                 raise UsageError("no img_path in the sample", fix="keep it in PackSegInputs' meta_keys")
-            regions = self.regions(read_image(Path(meta["img_path"])))
+            path = Path(meta["img_path"])
+            regions = self.regions(read_image(path), path)
         protocol = self.cell.protocol
         if image.shape[:2] == resized_size(original, protocol.short_side, protocol.long_side):
             return self.labeller.label_resized(image, original, regions)[0]

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
+from ovbench.backbones.dinov2 import Dinov2Vision, timm_names
+from ovbench.backbones.psi import load_psi
 from ovbench.backbones.spec import BackboneSpec, parse_spec
 from ovbench.backbones.text import TextEncoder
 from ovbench.errors import InputError, unknown
-from ovbench.hub import first_line, given_file, local_file, require_connection
+from ovbench.hub import first_line, given_file, local_file, published, published_file, require_connection
+from ovbench.resources import asset
 from ovbench.tensors import fill, read_tensors
 
 MINI = "mini"
@@ -36,11 +39,13 @@ class Loaded(NamedTuple):
 
 
 def load_backbone(kind: str, spec: str) -> Loaded:
-    """Load the backbone ``kind`` ("clip" or "dino") in fp32 on the CPU; ``spec`` as in `ovbench.backbones.spec`.
+    """Load the backbone ``kind`` in fp32 on the CPU; ``spec`` as in `ovbench.backbones.spec`.
 
-    Files: for CLIP a state dict with open_clip's or OpenAI's keys, or OpenAI's TorchScript archive; for DINO one with
-    facebookresearch's or timm's keys, or the authors' full training checkpoint, of which the teacher is taken; each as
-    a torch or a safetensors file. InputError where the weights are neither here nor reachable, or do not fit.
+    Kinds: "clip"; "dino"; "dinov2" (any DINO, DINOv2 or DINOv3); "psi", Talk2DINO's projection of text. Files, each a
+    torch or a safetensors file: for CLIP a state dict with open_clip's or OpenAI's keys, or OpenAI's TorchScript
+    archive; for the DINOs one with facebookresearch's or timm's keys, or the authors' full training checkpoint, of
+    which the teacher is taken; for psi see `ovbench.backbones.psi`. InputError where the weights are neither here nor
+    reachable, or do not fit.
     """
     load, parsed = _loader(kind), parse_spec(kind, spec)
     if parsed.file:
@@ -49,7 +54,7 @@ def load_backbone(kind: str, spec: str) -> Loaded:
 
 
 def _loader(kind: str) -> Callable[[BackboneSpec, str], Loaded]:
-    loaders = {"clip": _load_clip, "dino": _load_dino}
+    loaders = {"clip": _load_clip, "dino": _load_dino, "dinov2": _load_dinov2, "psi": _load_psi}
     if kind not in loaders:
         raise unknown("backbone", kind, loaders)
     return loaders[kind]
@@ -63,6 +68,8 @@ def missing_weights(backbones: Mapping[str, str]) -> list[str]:
         spec = parse_spec(kind, text)
         if spec.file:
             given_file(str(spec.file), f"--weights {kind}")
+        elif kind == "psi":
+            _psi_file(spec, text)
         elif spec.architecture != MINI:
             source, files = _open_clip_source(spec, text) if kind == "clip" else _timm_source(spec, text)
             absent += [] if _here(source, files) else [f"{kind}: {files[0]} of {source}"]
@@ -136,6 +143,38 @@ def _open_clip_source(spec: BackboneSpec, text: str) -> tuple[str, tuple[str, ..
 
 
 def _load_dino(spec: BackboneSpec, text: str) -> Loaded:
+    vit = _dino_vit(spec, text)
+    return Loaded(DinoVision(vit), text, tensor_hash(vit))
+
+
+def _load_dinov2(spec: BackboneSpec, text: str) -> Loaded:
+    vit = _dino_vit(spec, text)
+    return Loaded(Dinov2Vision(vit), text, tensor_hash(vit))
+
+
+def _load_psi(spec: BackboneSpec, text: str) -> Loaded:
+    psi = load_psi(_psi_file(spec, text))
+    return Loaded(psi, text, tensor_hash(psi))
+
+
+def _psi_file(spec: BackboneSpec, text: str) -> Path:
+    """The file of a psi; InputError that says where a published one comes from if it is not here."""
+    if spec.file or spec.architecture == MINI:
+        return spec.file or asset("mini", "psi.safetensors")
+    entries = published("psi")
+    if spec.architecture not in entries:
+        raise unknown("psi", spec.architecture, [MINI, *entries], where=f"psi={text}")
+    path = published_file("psi", spec.architecture)
+    if not path.is_file():
+        raise InputError(
+            f'the psi "{spec.architecture}" is not on this machine',
+            where=f"looked in {path.parent}",
+            fix=f"put {entries[spec.architecture]['url']} there, or name a file: --weights psi=FILE",
+        )
+    return path
+
+
+def _dino_vit(spec: BackboneSpec, text: str) -> nn.Module:
     if spec.architecture == MINI:
         from ovbench.backbones import mini
 
@@ -145,9 +184,8 @@ def _load_dino(spec: BackboneSpec, text: str) -> Loaded:
     if spec.file:
         state = {key.removeprefix("backbone."): value for key, value in read_tensors(spec.file).items()}
         state = {key: value for key, value in state.items() if not key.startswith("head.")}
-        _fill(vit, state, spec, "dino")
-    vit = vit.float()
-    return Loaded(DinoVision(vit), text, tensor_hash(vit))
+        _fill(vit, timm_names(state), spec, "dino")
+    return vit.float()
 
 
 def _timm(spec: BackboneSpec, text: str) -> nn.Module:

@@ -52,7 +52,7 @@ def lay_over(kind: str, configured: str | None, given: str) -> str:
 
 def _long(kind: str, name: str) -> str:
     entry = published(kind).get(name)
-    return entry["spec"] if entry else name
+    return entry.get("spec", name) if entry else name
 
 
 def _is_file(text: str) -> bool:

@@ -47,12 +47,23 @@ def embed_queries(encoder: TextEncoder, queries: Sequence[str], templates: Seque
 
     Equal queries are encoded once.
     """
+    features, row = _prompt_features(encoder, queries, templates)
+    return F.normalize(F.normalize(features, dim=-1).mean(1), dim=-1)[row]
+
+
+def average_queries(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """As `embed_queries` without either normalisation: the mean of the features as the tower yields them, f[q, d]."""
+    features, row = _prompt_features(encoder, queries, templates)
+    return features.mean(1)[row]
+
+
+def _prompt_features(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Features f[n, t, d] of the distinct queries in every template, and the row of each query i64[q]."""
     distinct = list(dict.fromkeys(queries))
     prompts = [template.replace("{}", query) for query in distinct for template in templates]
-    features = F.normalize(encoder.encode(prompts), dim=-1).unflatten(0, (len(distinct), len(templates)))
-    vectors = F.normalize(features.mean(1), dim=-1)
+    features = encoder.encode(prompts).unflatten(0, (len(distinct), len(templates)))
     row = {query: number for number, query in enumerate(distinct)}
-    return vectors[torch.tensor([row[query] for query in queries], device=vectors.device)]
+    return features, torch.tensor([row[query] for query in queries], device=features.device)
 
 
 def text_key(weights_sha256: str, queries: Sequence[str], templates: Sequence[str]) -> str:

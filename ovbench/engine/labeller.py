@@ -54,7 +54,9 @@ class Labeller:
         self.vocabularies = vocabularies
         self.decision = Decision(protocol.logit_scale, protocol.prob_thd)
         self.pad_multiple = method.clip.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
-        self.refine = PAMR(protocol.pamr_iterations, protocol.pamr_dilations) if protocol.refine == "pamr" else None
+        pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
+        self.refine = pamr if protocol.refine == "pamr" else None
+        self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
         self.windows_at_once = WINDOWS_AT_ONCE
         self.seconds: dict[str, float] = {}
         self.windows_seen = 0
@@ -111,11 +113,12 @@ class Labeller:
         """
         size = tuple(image.shape[1:])
         whole = self.protocol.crop == 0
+        at_original = whole and self.method.enlarges_once
         pad_region = PAD_REGION
         if regions is not None:
             pad_region = max(PAD_REGION, int(regions.max()) + 1)
             regions = nearest_ids(regions[None], size)[0]
-        means = [WindowMean(original if whole else size) for _ in self.vocabularies]
+        means = [WindowMean(original if at_original else size) for _ in self.vocabularies]
         boxes = window_grid(size, self.protocol.crop, self.protocol.stride)
         note("windows", boxes)
         context = self.method.encode_image(image)
@@ -134,17 +137,26 @@ class Labeller:
                 features = self.method.encode(batch)
                 note("features", features)
             with self._stage("score"):
-                self._add_scores(features, [Box(0, 0, *original)] if whole else chunk, pad, means, note)
+                self._add_scores(batch, features, [Box(0, 0, *original)] if at_original else chunk, pad, means)
         self.windows_seen += len(boxes)
         return [mean.result() for mean in means]
 
-    def _add_scores(self, features: Any, chunk: list[Box], pad: Pad, means: list[WindowMean], note: Note) -> None:
+    def _add_scores(self, batch: Batch, features: Any, chunk: list[Box], pad: Pad, means: list[WindowMean]) -> None:
         for queries, mean in zip(self.vocabularies, means, strict=True):
             scores = self.method.score(features, queries)
-            note("patch_scores", scores)
+            batch.note("patch_scores", scores)
             scores = self.method.window_scores(scores, chunk[0].size, pad)
-            note("window_scores", scores)
+            if self.refine_windows is not None:
+                scores = self._refined(scores, batch.windows, pad)
+            batch.note("window_scores", scores)
             mean.add(scores, chunk)
+
+    def _refined(self, scores: Tensor, windows: Tensor, pad: Pad) -> Tensor:
+        """Window scores f[b, q, h, w] refined along the edges of the windows they come from."""
+        h, w = windows.shape[-2:]
+        guides = windows[..., pad.top : h - pad.bottom, pad.left : w - pad.right]
+        size = tuple(scores.shape[-2:])
+        return torch.stack([self.refine_windows(s, upsample(g, size)) for s, g in zip(scores, guides, strict=True)])
 
     def _full(self, merged: Tensor, image: Tensor, original: tuple[int, int], note: Note) -> Tensor:
         """Merged scores at the original size f[q, H, W], refined along the edges of the image f[3, h, w] if asked."""

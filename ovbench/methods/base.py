@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
+from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.psi import Psi
 from ovbench.engine.reduce import Decision, class_probabilities
 from ovbench.engine.windows import Pad, uncut
 
@@ -75,6 +77,8 @@ class Backbones(NamedTuple):
 
     clip: ClipVision | None = None
     dino: DinoVision | None = None
+    dinov2: Dinov2Vision | None = None
+    psi: Psi | None = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,19 @@ class NoParams:
 
 
 class Method(nn.Module):
-    """Base class of methods whose dense features live in CLIP's joint space. Override ``encode`` at least."""
+    """Base class of methods whose dense features live in CLIP's joint space. Override ``encode`` at least.
+
+    raw_text: queries are means of text features as the tower yields them, not normalised.
+    background_channel: the method itself scores a background class that has no query.
+    enlarges_once: with one window over the whole image, its cell scores are enlarged to the original size at once, else
+    to the resized image first.
+    """
 
     Params: ClassVar[type] = NoParams
     needs: ClassVar[Needs] = Needs(backbones=("clip",))
+    raw_text: ClassVar[bool] = False
+    background_channel: ClassVar[bool] = False
+    enlarges_once: ClassVar[bool] = True
 
     def __init__(self, backbones: Backbones, params: Any = None):
         super().__init__()
@@ -97,6 +110,10 @@ class Method(nn.Module):
     @classmethod
     def parameter_names(cls) -> list[str]:
         return [field.name for field in fields(cls.Params)]
+
+    def map_queries(self, queries: Queries) -> Queries:
+        """The text side as ``score`` wants it; done once for a vocabulary."""
+        return queries
 
     def encode_image(self, image: Tensor) -> Any:
         """What is computed once per image from the normalised resized image f[3, H, W]; reaches ``Batch.context``."""

@@ -24,6 +24,7 @@ ADAPTERS = {
     "naclip": f"{_BASELINES}:naclip",
     "proxyclip": f"{_BASELINES}:proxyclip",
     "sclip": f"{_BASELINES}:sclip",
+    "talk2dino": "ovbench.parity.adapters.talk2dino:talk2dino",
 }
 
 

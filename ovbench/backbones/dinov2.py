@@ -1,0 +1,76 @@
+"""DINOv2 and DINOv3 from a timm ViT: the final tokens, and where the class token of the last block looks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ovbench.backbones.dino import DinoVision
+from ovbench.errors import InputError
+
+
+class DinoTokens(NamedTuple):
+    """``patches`` f[b, gh*gw, c] after the final norm, row-major over ``grid``; ``looks`` f[b, heads, gh*gw]: the inner
+    products of the last block's class query with its patch keys, unscaled and before any rotary embedding."""
+
+    patches: Tensor
+    looks: Tensor
+    grid: tuple[int, int]
+
+
+class Dinov2Vision(nn.Module):
+    """A frozen timm ViT with a class token and any number of registers; its positions are learned (DINO, DINOv2) or
+    rotary (DINOv3)."""
+
+    def __init__(self, vit: nn.Module):
+        super().__init__()
+        attention = getattr(vit.blocks[-1], "attn", None) if hasattr(vit, "blocks") else None
+        if getattr(vit, "num_prefix_tokens", 0) < 1 or getattr(attention, "qkv", None) is None:
+            raise InputError(
+                f"{type(vit).__name__} is not a ViT with a class token and joint projections",
+                fix="choose a DINOv2 or DINOv3 model, such as vit_base_patch14_reg4_dinov2.lvd142m",
+            )
+        if getattr(attention, "q_bias", None) is not None:
+            raise InputError("this model keeps the biases of its projections apart", fix="choose the one without qkvb")
+        self.vit = vit.eval().requires_grad_(False)
+        self.learned = DinoVision(vit) if getattr(vit, "pos_embed", None) is not None else None
+        self.prefix = vit.num_prefix_tokens
+        self.patch = vit.patch_embed.proj.kernel_size[0]
+        self.width = vit.embed_dim
+        self.heads = attention.num_heads
+
+    def forward(self, images: Tensor) -> DinoTokens:
+        """Tokens of images f[b, 3, h, w] (ImageNet-normalised). A side that is no multiple of the patch loses its
+        remainder."""
+        h, w = (side // self.patch for side in images.shape[-2:])
+        images = images[..., : h * self.patch, : w * self.patch]
+        seen: list[Tensor] = []
+        hook = self.vit.blocks[-1].attn.qkv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            tokens = self._tokens(images)
+        finally:
+            hook.remove()
+        q, k, _ = seen[0].unflatten(-1, (3, self.heads, -1)).unbind(2)  # f[b, n, heads, c / heads]
+        looks = torch.einsum("bmc,bpmc->bmp", q[:, 0], k[:, self.prefix :])
+        return DinoTokens(tokens[:, self.prefix :], looks, (h, w))
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """All tokens after the final norm, f[b, prefix + gh*gw, c]."""
+        if self.learned is None:
+            return self.vit.forward_features(images)
+        tokens, _ = self.learned.embed(images)
+        return self.vit.norm(self.vit.blocks(tokens))
+
+
+def timm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """facebookresearch's tensors under timm's names: with registers, the class token's position is part of it; the mask
+    token of training is left out."""
+    weights = {name: tensor for name, tensor in weights.items() if name != "mask_token"}
+    if "register_tokens" in weights:
+        positions = weights.pop("pos_embed")
+        weights["reg_token"] = weights.pop("register_tokens")
+        weights["cls_token"] = weights["cls_token"] + positions[:, :1]
+        weights["pos_embed"] = positions[:, 1:]
+    return weights

@@ -1,0 +1,89 @@
+"""psi of Talk2DINO: a small MLP from CLIP's text features to the space of DINOv2's patch tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ovbench.errors import InputError
+from ovbench.tensors import read_tensors
+
+FIRST, HIDDEN = "linear_layer", "hidden_layers"
+OLD_SECOND = "linear_layer2."  # how early official files name the second layer
+
+
+class Psi(nn.Module):
+    """psi(t) = W_b tanh(W_a t + b_a) + b_b, with the tensor names of the official checkpoints.
+
+    The text features come unnormalised; with ``unit_text`` psi brings them to length one itself.
+    """
+
+    def __init__(self, text_width: int, width: int, hidden: int = 1, *, unit_text: bool = False):
+        super().__init__()
+        self.linear_layer = nn.Linear(text_width, width)
+        self.hidden_layers = nn.ModuleList(nn.Linear(width, width) for _ in range(hidden))
+        self.unit_text = unit_text
+
+    @property
+    def text_width(self) -> int:
+        return self.linear_layer.in_features
+
+    @property
+    def width(self) -> int:
+        return self.linear_layer.out_features
+
+    def forward(self, text: Tensor) -> Tensor:
+        """Text features f[..., text_width] to vectors f[..., width], not normalised."""
+        x = self.linear_layer(F.normalize(text, dim=-1) if self.unit_text else text)
+        for layer in self.hidden_layers:
+            x = layer(x.tanh())
+        return x
+
+    def metadata(self) -> dict[str, str]:
+        """What a safetensors file has to say about psi beside its tensors."""
+        return {"text": "unit" if self.unit_text else "raw"}
+
+
+def load_psi(path: Path) -> Psi:
+    """psi from an official checkpoint or from a file of `ovbench train talk2dino`, f32, frozen, on the CPU.
+
+    InputError where the file is missing, damaged, or holds other tensors.
+    """
+    state = {k.replace(OLD_SECOND, f"{HIDDEN}.0."): v.float() for k, v in read_tensors(path).items()}
+    try:
+        width, text_width = state[f"{FIRST}.weight"].shape
+        hidden = sum(key.startswith(f"{HIDDEN}.") and key.endswith(".weight") for key in state)
+        psi = Psi(text_width, width, hidden, unit_text=_metadata(path).get("text") == "unit")
+        psi.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError):
+        raise InputError(
+            f'"{path}" is no psi of Talk2DINO: it holds {_summary(state)}',
+            fix=f"give a file with {FIRST} and {HIDDEN}.0, each with weight and bias",
+        ) from None
+    return psi.eval().requires_grad_(False)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    if path.suffix != ".safetensors":
+        return {}
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return header.get("__metadata__", {})
+
+
+def _summary(state: dict[str, Tensor]) -> str:
+    named = [f"{name} {'x'.join(map(str, tensor.shape)) or 'scalar'}" for name, tensor in sorted(state.items())]
+    return ", ".join(named[:4]) + (f" and {len(named) - 4} more" if len(named) > 4 else "")
+
+
+def check_widths(psi: Psi, *, text: int | None = None, vision: int | None = None) -> None:
+    """InputError unless psi maps text features of width ``text`` to tokens of width ``vision`` (None: not checked)."""
+    for have, want, what in ((psi.text_width, text, "the text tower yields"), (psi.width, vision, "the tokens have")):
+        if want is not None and have != want:
+            raise InputError(
+                f"psi maps width {psi.text_width} to width {psi.width}, but {what} {want}",
+                fix="give the psi that was trained for this pair: --weights psi=FILE",
+            )
