@@ -1,0 +1,161 @@
+"""FreeCP's parts against plain formulations, its batching, and its degenerate inputs."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ovbench.backbones.clip import ClipVision
+from ovbench.config import Protocol
+from ovbench.engine.boxes import above_threshold, box_union, contour_boxes
+from ovbench.engine.labeller import Labeller
+from ovbench.errors import OvbenchError
+from ovbench.methods.base import Backbones, Batch, Queries
+from ovbench.methods.freecp import FreeCP, FreeCPParams, components, soft_iou
+from ovbench.parity.towers import clip_module
+
+
+@pytest.fixture(scope="module")
+def towers():
+    generator = torch.Generator().manual_seed(0)
+    spec = {"image_size": 64, "patch_size": 8, "width": 32, "heads": 2, "layers": 8, "embed_dim": 16}
+    visual = clip_module(spec | {"quick_gelu": True})
+    for parameter in visual.parameters():
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    return Backbones(clip=ClipVision(visual, temperature=20.0))
+
+
+@pytest.fixture(scope="module")
+def queries():
+    generator = torch.Generator().manual_seed(3)
+    return Queries(torch.nn.functional.normalize(torch.randn(9, 16, generator=generator), dim=-1), torch.arange(9))
+
+
+@pytest.fixture(scope="module")
+def windows():
+    return torch.randn(5, 3, 72, 64, generator=torch.Generator().manual_seed(2))
+
+
+@torch.inference_mode()
+def purified(method, windows, queries, note=lambda name, value: None):
+    method = method.eval()
+    return method.score(method.encode(Batch(windows, note=note)), queries)
+
+
+@pytest.mark.parametrize("official", [True, False])
+def test_box_union_is_the_union_of_contour_boxes(official):
+    masks = (np.random.default_rng(0).random((40, 9, 11)) < 0.3).astype(np.uint8)
+    masks[0] = 0
+    masks[1] = 1
+    masks[2] = 0
+    masks[2, :, -1] = 1  # lives in the last column only
+    masks[3] = 1
+    masks[3, 3:6, 3:6] = 0
+    masks[3, 4, 4] = 1  # an island in a hole
+    expected = np.zeros(masks.shape, bool)
+    for number, mask in enumerate(masks):
+        for contour in cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]:
+            x, y, w, h = cv2.boundingRect(contour)
+            lost = int(official)
+            expected[number, y : min(y + h, 9 - lost), x : min(x + w, 11 - lost)] = True
+    assert np.array_equal(box_union(masks, official), expected)
+    assert not expected[2].any() if official else expected[2].any()
+
+
+def test_contours_of_holes_have_boxes_of_their_own():
+    ring = torch.ones(9, 9)
+    ring[3:6, 3:6] = 0
+    assert sorted(contour_boxes(ring, official=False)) == [(0, 0, 9, 9), (2, 2, 7, 7)]
+    assert contour_boxes(torch.zeros(4, 4), official=True) == [(0, 0, 0, 0)]
+
+
+def test_levels_are_truncated():
+    assert above_threshold(torch.tensor([[1.0, 0.4, 103 / 255, 102.9 / 255]])).tolist() == [[True, False, True, False]]
+    assert above_threshold(torch.tensor([[0.0, 0.0039, 0.0079]])).tolist() == [[False, False, True]]
+
+
+def test_soft_iou_without_the_pairwise_tensor():
+    maps = torch.rand(6, 50)
+    plain = torch.minimum(maps[:, None], maps).sum(2) / torch.maximum(maps[:, None], maps).sum(2)
+    torch.testing.assert_close(soft_iou(maps), plain)
+
+
+def test_components_are_transitive_and_in_order():
+    edges = torch.eye(5, dtype=torch.bool)
+    for a, b in ((0, 3), (3, 4), (1, 2)):
+        edges[a, b] = edges[b, a] = True
+    assert components(edges) == [[0, 3, 4], [1, 2]]
+
+
+@pytest.mark.parametrize("base", ["clearclip", "gem", "maskclip-freecp", "sclip-freecp", "sclip", "naclip"])
+def test_windows_together_are_windows_one_by_one(towers, windows, queries, base):
+    method = FreeCP(towers, FreeCPParams(base=base, rp_thres=0.02, ap_thres=0.3))
+    seen = {}
+    together = purified(method, windows, queries, seen.__setitem__)
+    assert together.shape == (5, 9, 9, 8)
+    assert any(row[-1] >= 0 for row in seen["group_boxes"])  # some crop was judged
+    for number in range(5):
+        alone = purified(method, windows[number : number + 1], queries)[0]
+        torch.testing.assert_close(together[number], alone, atol=1e-4, rtol=1e-4)
+
+
+def test_purification_only_removes(towers, windows, queries):
+    kept = {}
+    for switches in ({}, {"ambiguity": False}, {"ambiguity": False, "redundancy": False}):
+        method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.02, ap_thres=0.3, **switches))
+        kept[len(switches)] = purified(method, windows, queries)
+    for fewer, more in ((0, 1), (1, 2)):
+        alive = kept[fewer].amax((2, 3)) > 0
+        assert torch.equal(kept[fewer][alive], kept[more][alive])
+    counts = [(kept[n].amax((2, 3)) > 0).sum() for n in (0, 1, 2)]
+    assert counts[0] < counts[1] <= counts[2]
+
+
+def test_descriptions_choose_among_ambiguous_classes(towers, windows, queries):
+    method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.02, ap_thres=0.3))
+    plain = purified(method, windows, queries)
+    same = purified(method, windows, queries._replace(descriptions=queries.embeddings))
+    other = purified(method, windows, queries._replace(descriptions=-queries.embeddings))
+    assert torch.equal(plain, same) and not torch.equal(plain, other)
+
+
+def test_background_prompts_act_through_the_softmax_only(towers, windows):
+    generator = torch.Generator().manual_seed(3)
+    text = torch.nn.functional.normalize(torch.randn(8, 16, generator=generator), dim=-1)
+    queries = Queries(text, torch.tensor([0, 0, 0, 1, 2, 3, 4, 5]), background=0)
+    method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.02))
+    scores = purified(method, windows, queries)
+    assert scores[:, :3].abs().max() == 0
+    classes = method.probabilities(scores[0], queries, None)
+    assert classes.shape[0] == 6
+    torch.testing.assert_close(classes[0], 1 - classes[1:].amax(0))
+
+
+def test_one_class_and_an_even_window_are_finite(towers, queries):
+    one = queries._replace(embeddings=queries.embeddings[:1], class_index=queries.class_index[:1])
+    for official in ("official", "paper"):
+        method = FreeCP(towers, FreeCPParams(base="gem", definitions=official))
+        assert purified(method, torch.randn(1, 3, 64, 64), one).isfinite().all()
+        assert purified(method, torch.zeros(2, 3, 64, 64), queries).isfinite().all()
+
+
+def test_the_papers_definitions_are_another_choice(towers, windows, queries):
+    scores = [
+        purified(FreeCP(towers, FreeCPParams(base="gem", rp_thres=0.02, definitions=name)), windows, queries)
+        for name in ("official", "paper")
+    ]
+    assert not torch.allclose(*scores)
+
+
+def test_no_survivor_is_the_lowest_class_or_the_background(towers, queries):
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.9))
+    for given in (queries, queries._replace(background=2)):
+        labels = Labeller(method, Protocol(crop=64, short_side=0), [given]).label(image)[0]
+        assert np.unique(labels).tolist() == [given.background or 0]
+
+
+@pytest.mark.parametrize("base", ["corrclip", "freecp", "nosuch"])
+def test_a_base_has_to_offer_its_attention(towers, base):
+    with pytest.raises(OvbenchError, match=r"attention|nosuch"):
+        FreeCP(towers, FreeCPParams(base=base))

@@ -1,0 +1,68 @@
+"""PAMR: the same numbers as the convolution form, whatever the chunks, and what the borders and iterations mean."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from ovbench.engine import pamr as module
+from ovbench.engine.pamr import PAMR, affinities, pamr
+
+BENCH = Path(__file__).parents[2] / "scripts" / "bench" / "pamr.py"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_pamr", BENCH)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def inputs(queries, h, w):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(queries, h, w, generator=generator), torch.randn(3, h, w, generator=generator)
+
+
+@pytest.mark.parametrize("dilations", [(8, 16), (1, 2, 4, 8, 12, 24), (3,)])
+@pytest.mark.parametrize("size", [(30, 41), (5, 60)])
+def test_equals_the_convolution_form(bench, dilations, size):
+    scores, guide = inputs(7, *size)
+    expected = bench.pamr_by_convolution(scores, guide, dilations, 4)
+    torch.testing.assert_close(pamr(scores, guide, dilations, 4), expected, atol=2e-6, rtol=2e-6)
+
+
+def test_the_result_does_not_depend_on_the_chunks(monkeypatch):
+    scores, guide = inputs(9, 24, 31)
+    whole = pamr(scores, guide, (2, 5), 3)
+    monkeypatch.setattr(module, "CHUNK_CPU", 2 * 24 * 31)
+    assert torch.equal(pamr(scores, guide, (2, 5), 3), whole)
+
+
+def test_weights_sum_to_one_and_constant_scores_stay():
+    _, guide = inputs(1, 20, 20)
+    torch.testing.assert_close(affinities(guide, (2, 4)).sum(0), torch.ones(20, 20))
+    constant = torch.full((2, 20, 20), 0.3)
+    torch.testing.assert_close(pamr(constant, guide, (2, 4), 10), constant)
+
+
+def test_a_constant_image_has_equal_weights():
+    weights = affinities(torch.zeros(3, 12, 12), (1, 2))
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / 16))
+
+
+def test_scores_do_not_cross_an_edge():
+    guide = torch.zeros(3, 16, 16)
+    guide[:, :, 8:] = 5
+    scores = torch.zeros(1, 16, 16)
+    scores[:, :, 8:] = 1
+    torch.testing.assert_close(pamr(scores, guide, (1, 2), 10), scores, atol=1e-3, rtol=0)
+
+
+def test_inputs_are_left_alone_and_no_iterations_change_nothing():
+    scores, guide = inputs(2, 10, 10)
+    before = scores.clone(), guide.clone()
+    PAMR(iterations=2, dilations=(1,))(scores, guide)
+    assert torch.equal(scores, before[0]) and torch.equal(guide, before[1])
+    assert torch.equal(PAMR(iterations=0)(scores, guide), scores)
