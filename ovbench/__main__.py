@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from typing import NoReturn
 
 
 def main() -> None:
@@ -13,6 +15,7 @@ def main() -> None:
     from ovbench.cli import cli
     from ovbench.errors import OvbenchError
 
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         status = cli.main(standalone_mode=False, prog_name="ovbench")
     except OvbenchError as error:
@@ -33,6 +36,11 @@ def main() -> None:
         hint = "this is a defect; OVBENCH_DEBUG=1 shows where"
         sys.exit(_fail(f"{type(error).__name__}: {text}; {hint}", 1))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """A polite request to end: unwinds the stack, so that what runs can put its results in order."""
+    sys.exit(_fail("terminated", 128 + number))
 
 
 def _fail(message: str, code: int) -> int:

@@ -69,14 +69,16 @@ def peak_memory(device: str) -> dict[str, int | None]:
     return {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "device_bytes": on_gpu}
 
 
-def choose_device(name: str) -> str:
-    """``auto`` is the GPU where there is one. UsageError for a device that this machine lacks."""
+def choose_device(name: str, local_rank: int = 0) -> str:
+    """``auto`` is the GPU where there is one, in a team the one of this process' rank on its machine. UsageError for a
+    device that this machine lacks."""
     import torch
 
     from ovbench.errors import UsageError
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        gpus = torch.cuda.device_count()
+        return f"cuda:{local_rank % gpus}" if gpus else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -33,10 +33,8 @@ class InputError(OvbenchError):
     exit_code = 3
 
 
-class IncompleteError(OvbenchError):
-    """The run finished, but some of its cells did not."""
-
-    exit_code = 4
+class ScoreError(OvbenchError):
+    """A method gave something other than numbers."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> UsageError:

@@ -52,16 +52,18 @@ class WordLabels:
 
 def label_words(
     image: np.ndarray, classes: tuple[tuple[str, ...], ...], *, method: str = "corrclip", like: str = "mini",
-    settings: tuple[str, ...] = (), weights: tuple[str, ...] = (), device: str = "auto",
+    settings: tuple[str, ...] = (), weights: tuple[str, ...] = (), device: str = "auto", path: Path | None = None,
 ) -> WordLabels:  # fmt: skip
-    """Label an RGB image u8[h, w, 3] with any classes, by a method with its settings for the benchmark ``like``."""
+    """Label an RGB image u8[h, w, 3] with any classes, by a method with its settings for the benchmark ``like``; its
+    file's ``path`` matters only to regions that are looked up by name."""
     from ovbench.data.card import load_card
 
     cell = resolve(method, load_card(like).name, override_pairs(settings, "--set"), override_pairs(weights, "--weights"))
     chosen = choose_device(device)
     from ovbench.segmentor import build
 
-    return WordLabels(image, build(cell, classes).to(chosen).label(image), tuple(c[0] for c in classes))
+    labels = build(cell, classes).on(chosen).label(image, path)
+    return WordLabels(image, labels, tuple(c[0] for c in classes))
 
 
 def share_table(result: WordLabels) -> Table:

@@ -33,6 +33,9 @@ from ovbench.cli import options
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for records."
 )
+@click.option("--fresh", is_flag=True, help="Start over instead of going on where an earlier run of the cell stopped.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails.")
+@click.option("--shard", metavar="K/N", help="Only every N-th image from the K-th on; see `ovbench merge`.")
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Save overlays of the first N images.")
 @options.as_json
 def evaluate(**arguments: Any) -> int:
@@ -43,22 +46,28 @@ def evaluate(**arguments: Any) -> int:
     ovbench eval -m corrclip -d ade150 --data-root /data --limit 100
     """
     from ovbench.engine.cells import Job, plan, run_cell
+    from ovbench.engine.share import Team
     from ovbench.results.console import class_table, show, summary_table
 
     as_json = arguments.pop("as_json")
-    job = Job(**arguments)
-    cells = plan(job)
-    for planned in cells:
+    job, team = Job(**arguments), Team()
+    cells = plan(job, team)
+    for planned in cells if team.leads else ():
         click.echo(f"planned: {planned.describe()}", err=True)
     records = []
     for planned in cells:
-        record, path = run_cell(planned, job)
+        record, path = run_cell(planned, job, team)
         records.append(record)
+        if not team.leads:
+            continue
         if not as_json:
             show(class_table(record))
         for image_id, reason in record["failed"].items():
             click.echo(f"failed: {image_id}: {reason}", err=True)
         click.echo(f"record: {path}", err=True)
+    team.leave()
+    if not team.leads:
+        return 0
     if as_json:
         click.echo(json.dumps(records[0] if len(records) == 1 else records, indent=1))
     else:

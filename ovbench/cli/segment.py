@@ -27,7 +27,9 @@ from ovbench.cli import options
 @options.settings
 @options.weights
 @options.device
-@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder for the two pictures.  [default: .]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path(), help="Folder for the two pictures, by default this one."
+)
 @options.as_json
 def segment(
     image: Path, classes: tuple[str, ...], classes_file: Path | None, method: str, like: str,
@@ -45,10 +47,13 @@ def segment(
 
     vocabulary = gather_classes(classes, classes_file)
     pixels = read_image(image)
-    result = label_words(pixels, vocabulary, method=method, like=like, settings=settings, weights=weights, device=device)
+    result = label_words(
+        pixels, vocabulary, method=method, like=like, settings=settings, weights=weights, device=device, path=image
+    )
     overlay, label_map = result.save(out, image.stem)
     if as_json:
-        click.echo(json.dumps({"classes": result.shares(), "overlay": str(overlay), "labels": str(label_map)}, indent=1))
+        written = {"overlay": str(overlay), "labels": str(label_map)}
+        click.echo(json.dumps({"classes": result.shares(), **written}, indent=1))
         return
     show(share_table(result))
     click.echo(f"overlay: {overlay}\nlabels: {label_map}", err=True)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ovbench import __version__, env
 from ovbench.config import Cell, override_pairs, resolve
 from ovbench.data.card import load_card, read_classes_file, vocabulary
 from ovbench.data.read import Dataset, open_dataset
-from ovbench.env import choose_device
+from ovbench.engine.share import Shard, Team, parse_shard
 from ovbench.errors import UsageError
 from ovbench.results.store import write_json
 
@@ -32,6 +36,9 @@ class Job:
     label_rule: str = "correct"
     out: Path = Path("runs")
     show: int = 0
+    shard: str | None = None
+    fresh: bool = False
+    fail_fast: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,28 +49,49 @@ class PlannedCell:
     dataset: Dataset
     vocabulary: tuple[tuple[str, ...], ...]
     device: str
-    limit: int | None = field(default=None)
+    limit: int | None = None
+    shard: Shard | None = None
+
+    @property
+    def wanted(self) -> list[str]:
+        """Ids of the images that the record is about, in the order of the split."""
+        ids = [item.id for item in self.dataset.items][: self.limit]
+        return ids if self.shard is None else self.shard.take(ids)
 
     def describe(self) -> str:
-        images = len(self.dataset) if self.limit is None else min(self.limit, len(self.dataset))
         backbones = ", ".join(f"{kind} {spec}" for kind, spec in self.cell.backbones.items())
-        return f"{self.cell.method} on {self.cell.dataset}, {images} images, {backbones}, on {self.device}"
+        part = f" (shard {self.shard.number}/{self.shard.of})" if self.shard else ""
+        what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{part}"
+        return f"{what}, {backbones}, on {self.device}"
 
-    def name(self) -> str:
-        """File name of the record: unlike settings or images give unlike names."""
+    @property
+    def folder_name(self) -> str:
+        """The cell's folder: unlike settings give unlike names."""
+        return f"{self.cell.method}-{Path(self.cell.dataset).stem}-{self.cell.digest()[:8]}"
+
+    @property
+    def record_name(self) -> str:
+        """The record's file: besides, unlike images give unlike names."""
         part = "" if self.limit is None else f"-first{self.limit}"
         subset = "" if len(self.dataset) == self.dataset.card.image_count else f"-{self.dataset.ids_sha256[:8]}"
-        return f"{self.cell.method}-{Path(self.cell.dataset).stem}{part}{subset}-{self.cell.digest()[:8]}"
+        shard = f"-shard{self.shard.number}of{self.shard.of}" if self.shard else ""
+        return f"{self.folder_name}{part}{subset}{shard}.json"
 
 
-def plan(job: Job) -> list[PlannedCell]:
+def plan(job: Job, team: Team) -> list[PlannedCell]:
     """Resolve every cell. All that is wrong with a request is said here, before anything runs."""
-    device = choose_device(job.device)
+    device, shard = env.choose_device(job.device, team.local_rank), parse_shard(job.shard)
     settings, weights = override_pairs(job.settings, "--set"), override_pairs(job.weights, "--weights")
     cells = [resolve(method, name, settings, weights) for method in job.methods for name in job.datasets]
-    datasets = {name: _open(name, job) for name in job.datasets}
+    if team.leads:
+        datasets = {name: _open(name, job) for name in job.datasets}
+    team.wait()  # a generated benchmark is drawn by one process
+    if not team.leads:
+        datasets = {name: _open(name, job) for name in job.datasets}
     return [
-        PlannedCell(cell, datasets[cell.dataset], _vocabulary(cell, datasets[cell.dataset], job), device, job.limit)
+        PlannedCell(
+            cell, datasets[cell.dataset], _vocabulary(cell, datasets[cell.dataset], job), device, job.limit, shard
+        )
         for cell in cells
     ]
 
@@ -89,27 +117,84 @@ def _vocabulary(cell: Cell, dataset: Dataset, job: Job) -> tuple[tuple[str, ...]
     return given
 
 
-def run_cell(planned: PlannedCell, job: Job) -> tuple[dict[str, Any], Path]:
-    """Evaluate one cell, with a progress bar on stderr; its record and where it was written."""
-    from ovbench.engine.run import Labelled, evaluate, make_record
-    from ovbench.results.overlay import comparison, save_png
+def ledger_header(planned: PlannedCell, weights: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Everything that two runs must share for their counts to be added up."""
+    card, dataset = planned.dataset.card, planned.dataset
+    return {
+        "ovbench": __version__,
+        "cell": planned.cell.as_dict(),
+        "settings_sha256": planned.cell.digest(),
+        "dataset": {
+            "title": card.title,
+            "split": card.split,
+            "split_images": card.image_count,
+            "layout": dataset.layout,
+            "label_rule": dataset.label_rule,
+            "classes": list(card.classes),
+            "background": card.background,
+        },
+        "vocabulary": [list(queries) for queries in planned.vocabulary],
+        "weights": weights,
+    }
+
+
+def run_cell(planned: PlannedCell, job: Job, team: Team) -> tuple[dict[str, Any], Path]:
+    """Evaluate one cell, or what of it the ledger lacks, with a progress bar on stderr.
+
+    Returns the record and where it was written; it is written also when the run is interrupted, then with the status
+    "partial".
+    """
+    from ovbench.engine.ledger import LedgerPart, read_ledger
+    from ovbench.engine.run import evaluate
+    from ovbench.results.build import build_record
+    from ovbench.results.overlay import Pictures
     from ovbench.segmentor import build
 
-    segmentor = build(planned.cell, planned.vocabulary, planned.dataset.card.background).to(planned.device)
-    names, shown = planned.dataset.card.classes, 0
-
-    def seen(labelled: Labelled) -> None:
-        nonlocal shown
-        if shown < job.show:
-            sample = labelled.sample
-            picture = comparison(sample.image, sample.label, labelled.predicted, names)
-            save_png(job.out / planned.name() / f"{sample.id.replace('/', '_')}.png", picture)
-            shown += 1
-
-    total = len(planned.dataset) if planned.limit is None else min(planned.limit, len(planned.dataset))
-    with tqdm(total=total, desc=f"{planned.cell.method} on {planned.cell.dataset}", unit="image") as bar:
-        result = evaluate(segmentor, planned.dataset, limit=planned.limit, seen=seen, advance=bar.update)
-    record = make_record(segmentor, planned.dataset, result, limit=planned.limit)
-    path = job.out / f"{planned.name()}.json"
-    write_json(path, record)
+    started, start = datetime.now(timezone.utc), time.perf_counter()
+    segmentor = build(planned.cell, planned.vocabulary, planned.dataset.card.background).on(planned.device)
+    weights = {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in segmentor.loaded.items()}
+    header, folder = ledger_header(planned, weights), job.out / planned.folder_name
+    if job.fresh and team.leads:
+        shutil.rmtree(folder, ignore_errors=True)
+    team.wait()
+    done = team.agree({i: None for i, entry in read_ledger(folder, header).items() if entry.counts is not None})
+    pictures = Pictures(folder, planned.dataset.card.classes, job.show)
+    wanted = set(planned.wanted)
+    left = [
+        number
+        for number, item in enumerate(planned.dataset.items)
+        if item.id in wanted and (item.id not in done or pictures.lack(number, item.id))
+    ]
+    mine = team.take(left)
+    name = planned.cell.method + " on " + planned.cell.dataset
+    try:
+        with (
+            LedgerPart(folder, _part_name(planned, team), header) as ledger,
+            tqdm(total=len(mine), desc=name, unit="image", disable=not team.leads) as bar,
+        ):
+            evaluate(
+                segmentor, planned.dataset, mine, ledger, seen=pictures.save,
+                advance=bar.update, fail_fast=job.fail_fast,
+            )  # fmt: skip
+        team.wait()
+    finally:
+        made_with = {
+            "versions": env.versions(), "git": env.git_revision(), "device": env.device_name(planned.device)
+        }  # fmt: skip
+        timing = {
+            "started": started.isoformat(timespec="seconds"),
+            "total_s": round(time.perf_counter() - start, 3),
+            "images_counted_now": len(mine),
+            "processes": team.size,
+            "peak_memory": env.peak_memory(planned.device),
+        }
+        record = build_record(header, planned.wanted, read_ledger(folder, header), made_with, timing)
+        path = job.out / planned.record_name
+        if team.leads:
+            write_json(path, record)
     return record, path
+
+
+def _part_name(planned: PlannedCell, team: Team) -> str:
+    shard = f"shard{planned.shard.number}of{planned.shard.of}-" if planned.shard else ""
+    return f"{shard}{team.rank}"

@@ -1,22 +1,18 @@
-"""The loop over a benchmark: read, label, count, record."""
+"""The loop over a benchmark: read, label, count, note in the ledger."""
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ovbench import env
 from ovbench.data.read import Dataset, Sample
-from ovbench.errors import InputError
-from ovbench.metrics.counts import Confusion, count_pixels
-from ovbench.results.record import SCHEMA, score_fields
+from ovbench.engine.ledger import Entry, LedgerPart
+from ovbench.errors import InputError, ScoreError
+from ovbench.metrics.counts import count_pixels
 from ovbench.segmentor import OpenVocabSegmentor
 
 READ_AHEAD = 3  # images decoded and segmented into regions while another is labelled
@@ -34,122 +30,72 @@ class Read(NamedTuple):
 
     sample: Sample
     regions: np.ndarray | None
-    read_s: float
-    regions_s: float
-
-
-@dataclass
-class Evaluation:
-    """What a run over a dataset produced."""
-
-    confusion: Confusion
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    started: str = ""
+    seconds: dict[str, float]
 
 
 def evaluate(
     segmentor: OpenVocabSegmentor,
     dataset: Dataset,
+    indices: Sequence[int],
+    ledger: LedgerPart,
     *,
-    limit: int | None = None,
-    seen: Callable[[Labelled], None] = lambda labelled: None,
-    advance: Callable[[], None] = lambda: None,
-) -> Evaluation:
-    """Label and count the first ``limit`` images (all by default), in order.
+    seen: Callable[[int, Labelled], None] = lambda index, labelled: None,
+    advance: Callable[[], object] = lambda: None,
+    fail_fast: bool = False,
+) -> None:
+    """Label and count the images ``indices`` in that order; each is in the ledger before the next begins.
 
-    ``seen`` receives every labelled image, ``advance`` is called after each image. An image that cannot be read, or
-    whose label does not fit the benchmark, is noted as failed and the run goes on.
+    ``seen`` receives every labelled image, ``advance`` is called after each image. An image that cannot be read, whose
+    label does not fit the benchmark, or for which the method gives no numbers, is noted as failed and the run goes on;
+    with ``fail_fast`` the error ends the run.
     """
-    result = Evaluation(
-        Confusion(len(dataset.card.classes)),
-        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    )
-    start = time.perf_counter()
-    for image_id, read in _read_ahead(segmentor, dataset, limit):
+    classes = len(dataset.card.classes)
+    for index, read in _read_ahead(segmentor, dataset, indices):
+        image_id = dataset.items[index].id
         try:
             ready = read.result()
-        except InputError as error:
-            result.failed[image_id] = str(error)
+            predicted, seconds = _label(segmentor, ready)
+        except (InputError, ScoreError) as error:
+            if fail_fast:
+                raise
+            ledger.add(Entry(image_id, None, str(error), {}))
             advance()
             continue
-        sample = ready.sample
-        predicted = segmentor.labeller.label(sample.image, ready.regions)[0]
-        counting = time.perf_counter()
-        result.confusion.add(count_pixels(predicted, sample.label, len(dataset.card.classes)))
-        _add(result.seconds, count=time.perf_counter() - counting, read=ready.read_s, regions=ready.regions_s)
-        seen(Labelled(sample, predicted))
+        start = time.perf_counter()
+        counts = count_pixels(predicted, ready.sample.label, classes)
+        seconds["count"] = time.perf_counter() - start
+        ledger.add(Entry(image_id, counts, None, ready.seconds | seconds))
+        seen(index, Labelled(ready.sample, predicted))
         advance()
-    _add(result.seconds, **segmentor.labeller.seconds)
-    result.seconds["total"] = time.perf_counter() - start
-    return result
 
 
-def _add(seconds: dict[str, float], **stages: float) -> None:
-    for stage, spent in stages.items():
-        seconds[stage] = seconds.get(stage, 0.0) + spent
+def _label(segmentor: OpenVocabSegmentor, ready: Read) -> tuple[np.ndarray, dict[str, float]]:
+    labeller = segmentor.labeller
+    labeller.seconds = {}
+    start = time.perf_counter()
+    (predicted,) = labeller.label(ready.sample.image, ready.regions)
+    return predicted, labeller.seconds | {"label": time.perf_counter() - start}
 
 
 def _read_ahead(
-    segmentor: OpenVocabSegmentor, dataset: Dataset, limit: int | None
-) -> Iterator[tuple[str, Future[Read]]]:
-    """Images in order, decoded by threads ahead of their use; what a stage took is in the result, not in the wait."""
-    count = len(dataset) if limit is None else min(limit, len(dataset))
+    segmentor: OpenVocabSegmentor, dataset: Dataset, indices: Sequence[int]
+) -> Iterator[tuple[int, Future[Read]]]:
+    """Images in order, decoded by threads ahead of their use; the seconds are of the work, not of the wait for it."""
 
     def read(index: int) -> Read:
         start = time.perf_counter()
         sample = dataset.read(index)
         middle = time.perf_counter()
-        regions = segmentor.regions(sample.image)
-        return Read(sample, regions, middle - start, time.perf_counter() - middle)
+        regions = segmentor.regions(sample.image, dataset.items[index].image_path)
+        return Read(sample, regions, {"read": middle - start, "regions": time.perf_counter() - middle})
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         waiting: list[Future[Read]] = []
         try:
-            for index in range(count):
-                while len(waiting) < min(READ_AHEAD, count - index):
-                    waiting.append(pool.submit(read, index + len(waiting)))
-                yield dataset.items[index].id, waiting.pop(0)
+            for position, index in enumerate(indices):
+                while len(waiting) < min(READ_AHEAD, len(indices) - position):
+                    waiting.append(pool.submit(read, indices[position + len(waiting)]))
+                yield index, waiting.pop(0)
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def make_record(
-    segmentor: OpenVocabSegmentor, dataset: Dataset, result: Evaluation, *, limit: int | None = None
-) -> dict[str, Any]:
-    """The record of a run, see `ovbench.results.record`."""
-    card, cell = dataset.card, segmentor.cell
-    ids = [item.id for item in dataset.items][:limit]
-    scored = [image_id for image_id in ids if image_id not in result.failed]
-    device = str(segmentor.labeller.device)
-    return {
-        "schema": SCHEMA,
-        "status": "partial" if result.failed else "complete",
-        "cell": cell.as_dict(),
-        "settings_sha256": cell.digest(),
-        "dataset": {
-            "title": card.title,
-            "split": card.split,
-            "images": len(scored),
-            "split_images": len(dataset),
-            "ids_sha256": hashlib.sha256("\n".join(scored).encode()).hexdigest(),
-            "layout": dataset.layout,
-            "label_rule": dataset.label_rule,
-            "classes": list(card.classes),
-            "background": card.background,
-        },
-        "weights": {kind: {"name": w.spec, "sha256": w.sha256} for kind, w in segmentor.loaded.items()},
-        "versions": env.versions(),
-        "git": env.git_revision(),
-        "device": env.device_name(device),
-        **score_fields(result.confusion, card.classes),
-        "failed": result.failed,
-        "timing": {
-            "started": result.started,
-            "seconds": {stage: round(spent, 4) for stage, spent in sorted(result.seconds.items())},
-            "peak_memory": env.peak_memory(device),
-        },
-    }
-
-

@@ -42,7 +42,7 @@ def summary_table(records: list[dict[str, Any]]) -> Table:
         table.add_row(
             cell["method"], cell["dataset"], percent(metrics["mIoU"]), percent(metrics["mAcc"]),
             percent(metrics["aAcc"]), f"{record['dataset']['images']}{partial}",
-            f"{record['timing']['seconds']['total']:.1f}",
+            f"{record['timing']['total_s']:.1f}",
         )  # fmt: skip
     return table
 

@@ -6,11 +6,15 @@ import colorsys
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ovbench.results.store import write_bytes
+
+if TYPE_CHECKING:
+    from ovbench.engine.run import Labelled
 
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly however many there are
 BLEND = 0.65  # opacity of a label over the image
@@ -90,6 +94,26 @@ def _flow(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> tup
         spots.append((x, y))
         x += needed
     return spots, y + LINE
+
+
+class Pictures:
+    """Comparisons of the first ``count`` images of a benchmark, one PNG each in ``folder``."""
+
+    def __init__(self, folder: Path, names: Sequence[str], count: int):
+        self.folder, self.names, self.count = folder, names, count
+
+    def _path(self, image_id: str) -> Path:
+        return self.folder / f"{image_id.replace('/', '_')}.png"
+
+    def lack(self, number: int, image_id: str) -> bool:
+        """Whether the image is to be shown and its picture is not there yet."""
+        return number < self.count and not self._path(image_id).exists()
+
+    def save(self, number: int, labelled: Labelled) -> None:
+        """Write the picture of an image that is to be shown."""
+        if number < self.count:
+            sample = labelled.sample
+            save_png(self._path(sample.id), comparison(sample.image, sample.label, labelled.predicted, self.names))
 
 
 def save_png(path: Path, picture: Image.Image) -> None:

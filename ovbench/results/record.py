@@ -2,18 +2,18 @@
 
 Fields, top level:
   schema      version of this layout
-  status      "complete", or "partial" where images are missing or failed
+  status      "complete", or "partial" where images that were asked for are missing or failed
   cell        method, dataset, params, protocol, backbones, regions: everything as resolved
   settings_sha256   hash of ``cell``
-  dataset     title, split, images scored, images in the split, hash of their ids, layout on disk, label rule,
-              class names, background class
+  dataset     title, split, images in the split, layout on disk, label rule, class names, background class; images
+              scored, images asked for, hash of the ids of those scored
   weights     per backbone: name and hash of its tensors
   versions, git, device   what it ran with
   counts      per class, integers: intersection, union, predicted, labelled (pixels)
   metrics     fractions: mIoU, mAcc, aAcc, and how many classes are in the mean of mIoU
   per_class   class, iou, acc (fractions; null where there is nothing to score)
   failed      ids of images that could not be scored, with the reason
-  timing      all that differs from run to run: start, seconds per stage, peak memory
+  timing      all that differs from run to run: start, seconds in all and per stage, processes, peak memory
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""A record from a ledger: nothing in it but times comes from anywhere else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ovbench.engine.ledger import Entry
+from ovbench.metrics.counts import Confusion
+from ovbench.results.record import SCHEMA, score_fields
+
+
+def ids_hash(ids: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def build_record(
+    header: Mapping[str, Any],
+    wanted: Sequence[str],
+    entries: Mapping[str, Entry],
+    made_with: Mapping[str, Any],
+    timing: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The record of the images ``wanted``, see `ovbench.results.record`.
+
+    ``header`` is the ledger's; ``made_with`` are versions, revision and device; ``timing`` what the run itself knows,
+    to which the seconds of every stage, summed over images, are added.
+    """
+    scored = [i for i in wanted if i in entries and entries[i].counts is not None]
+    failed = {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None}
+    classes = header["dataset"]["classes"]
+    confusion = Confusion(len(classes))
+    seconds: dict[str, float] = {}
+    for image in scored:
+        confusion.add(entries[image].counts)
+        for stage, spent in entries[image].seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    cell = header["cell"]
+    return {
+        "schema": SCHEMA,
+        "status": "complete" if len(scored) == len(wanted) else "partial",
+        "cell": cell,
+        "settings_sha256": header["settings_sha256"],
+        "dataset": {
+            **header["dataset"],
+            "images": len(scored),
+            "images_asked_for": len(wanted),
+            "ids_sha256": ids_hash(scored),
+        },
+        "weights": header["weights"],
+        **made_with,
+        **score_fields(confusion, tuple(classes)),
+        "failed": failed,
+        "timing": {**timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}},
+    }
