@@ -51,19 +51,15 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
     ovbench data prepare coco-stuff coco-object --source ~/downloads/coco
     ovbench data prepare ade847 --source ~/downloads --data-root ~/data
     """
-    from tqdm import tqdm
-
     from ovbench.data.card import load_card
     from ovbench.data.locate import data_roots
     from ovbench.data.prepare import prepare, target_root
 
     cards = [load_card(name) for name in names]
-    if data_root is not None:
-        data_root.mkdir(parents=True, exist_ok=True)
-    roots = data_roots(data_root)
+    roots = data_roots(data_root) if data_root is None else [data_root]
     done = []
     for card in cards:
-        with tqdm(desc=card.name, unit="file") as bar:
+        with _bar(card.name, "file") as bar:
             done.append(
                 prepare(
                     card,
@@ -98,31 +94,38 @@ def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
     ovbench data verify ade150 --data-root ~/data
     ovbench data verify voc21 voc20 --json
     """
-    from tqdm import tqdm
-
     from ovbench.data.card import load_card
-    from ovbench.data.read import locate
-    from ovbench.data.status import remember_verified
-    from ovbench.data.verify import verify
+    from ovbench.data.verify import verify_and_remember
     from ovbench.errors import InputError
 
-    results = []
+    troubles, printed = [], []
     for card in [load_card(name) for name in names]:
-        with tqdm(desc=card.name, unit="image") as bar:
-            results.append(
-                verify(card, data_root, partial_copy=partial_copy, workers=workers, begin=bar.reset, advance=bar.update)
-            )
-        if results[-1].ok:
-            remember_verified(card, locate(card, data_root))
+        with _bar(card.name, "image") as bar:
+            try:
+                result = verify_and_remember(
+                    card, data_root, partial_copy=partial_copy, workers=workers, begin=bar.reset, advance=bar.update
+                )
+            except InputError as error:
+                troubles.append(error)
+                printed.append({"dataset": card.name, "ok": False, "error": str(error)})
+                continue
+        troubles += [InputError(p.message, where=card.name) for p in result.problems if p.is_error]
+        printed.append(result.as_dict())
+        if not as_json:
+            click.echo(_report(result))
     if as_json:
-        click.echo(json.dumps([result.as_dict() for result in results], indent=2))
-    else:
-        click.echo("\n\n".join(_report(result) for result in results))
-    failed = [result for result in results if not result.ok]
-    if failed:
-        first = next(p for p in failed[0].problems if p.is_error)
-        more = sum(p.is_error for result in failed for p in result.problems) - 1
-        raise InputError(first.message, where=failed[0].card.name, fix=f"and {more} more problems" if more else None)
+        click.echo(json.dumps(printed, indent=2))
+    if troubles:
+        for trouble in troubles[1:]:
+            click.echo(f"error: {trouble}", err=True)
+        raise troubles[0]
+
+
+def _bar(title: str, unit: str, **options):
+    """A progress bar on stderr; work that is done at once shows none."""
+    from tqdm import tqdm
+
+    return tqdm(desc=title, unit=unit, delay=0.3, **options)
 
 
 def _report(result) -> str:
@@ -164,14 +167,12 @@ def subset_command(name, count, seed, out, data_root, workers, as_json) -> None:
     ovbench data subset ade150 -n 100 --seed 0
     ovbench data subset coco-stuff -n 200 --out stuff200.json
     """
-    from tqdm import tqdm
-
     from ovbench.data.card import load_card
     from ovbench.data.read import open_dataset
     from ovbench.data.subset import choose_subset, write_manifest
 
     dataset = open_dataset(load_card(name), data_root)
-    with tqdm(desc=dataset.card.name, unit="label", total=len(dataset)) as bar:
+    with _bar(dataset.card.name, "label", total=len(dataset)) as bar:
         choice = choose_subset(dataset, count, seed, workers=workers, advance=bar.update)
     out = out or Path(f"{dataset.card.name}-subset-{count}-{seed}.json")
     write_manifest(choice.manifest, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map
 from ovbench.data.locate import Found, Item
 from ovbench.data.parallel import each
 from ovbench.data.read import ids_sha256, locate
+from ovbench.data.status import remember_verified
 from ovbench.errors import InputError
 
 ROTATED = (5, 6, 7, 8)  # values of the EXIF orientation tag that swap width and height
@@ -110,6 +112,15 @@ def verify(
     result.problems += _gaps(card, found, partial_copy) + _troubles(reports)
     result.problems += diagnose(card, found.layout, encoding, [r for r in reports if r.values], partial_copy)
     result.problems.sort(key=lambda problem: not problem.is_error)
+    return result
+
+
+def verify_and_remember(card: Card, data_root: str | Path | None = None, **options: Any) -> Verification:
+    """`verify`, and a note in the cache where the copy is right; a cache that cannot be written is no trouble."""
+    result = verify(card, data_root, **options)
+    if result.ok:
+        with contextlib.suppress(InputError):
+            remember_verified(card, locate(card, data_root))
     return result
 
 

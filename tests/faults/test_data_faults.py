@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import zipfile
 
@@ -145,7 +144,6 @@ def test_prepare_meets_damaged_full_ade(tmp_path):
     fails(r"has one channel, not RGB", "prepare", "ade847", "--source", tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="root may write anywhere")
 def test_prepare_on_a_full_disk(tmp_path, monkeypatch):
     raw.coco(tmp_path)
 
@@ -394,3 +392,15 @@ def test_a_value_out_of_range_stops_the_reader(tmp_path):
     )
     with pytest.raises(InputError, match=pattern):
         open_dataset(load_card("ade150"), tmp_path).read(0)
+
+
+def test_several_benchmarks_are_all_verified_though_one_fails(tmp_path):
+    raw.ade150(tmp_path)
+    rewrite(tmp_path, ADE, lambda v: np.where(v == 9, 200, v))
+    raw.voc(tmp_path)
+    result = call("verify", "pc60", "ade150", "voc21", "--data-root", tmp_path, "--partial")
+    assert "ade150: NOT OK" in result.stdout and "voc21: ok" in result.stdout
+    assert "error: 3 labels have values outside" in result.stderr
+    assert isinstance(result.exception, InputError) and "of pc60 found" in str(result.exception)
+    reports = json.loads(call("verify", "pc60", "voc21", "--data-root", tmp_path, "--partial", "--json").stdout)
+    assert [report["ok"] for report in reports] == [False, True] and "looked in" in reports[0]["error"]
