@@ -134,11 +134,12 @@ def resolve(
                 values.clear()  # another source has other settings
             values.update(given)
     _apply(merged, entry.Params, overrides or {}, method)
-    needed = {name: merged["backbones"].get(name) for name in entry.needs.backbones}
+    needed = {name: merged["backbones"].get(name) for name in (*entry.needs.backbones, *entry.needs.optional)}
     for name, spec in (backbones or {}).items():
         if name not in needed:
             raise unknown("backbone", name, needed, where=f"method {method}")
         needed[name] = lay_over(name, needed[name], spec)
+    needed = {name: spec for name, spec in needed.items() if spec is not None or name not in entry.needs.optional}
     for name, spec in needed.items():
         if spec is None:
             raise UsageError(f'method "{method}" needs the backbone "{name}"', fix=f"give --weights {name}=MODEL")

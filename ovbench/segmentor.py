@@ -80,10 +80,14 @@ class OpenVocabSegmentor(BaseSegmentor):
         if classes is None:
             card = load_card(cell.dataset)
             classes, background = vocabulary(card, cell.protocol.vocabulary or None), card.background
+        classes, prompts = tuple(tuple(c) for c in classes), cell.protocol.templates
         queries = build_queries(
-            tuple(tuple(c) for c in classes), cell.protocol.templates, self.loaded["clip"], background,
+            classes, prompts, self.loaded["clip"], background,
             raw=self.method.raw_text, background_channel=self.method.background_channel,
         )  # fmt: skip
+        if "presence" in self.loaded:
+            second = build_queries(classes, prompts, self.loaded["presence"], background)
+            queries = queries._replace(presence=second.embeddings)
         self.labeller = Labeller(self.method, cell.protocol, [self.method.map_queries(queries)])
         self.region_maps = open_regions(cell.regions) if cell.regions else None
 

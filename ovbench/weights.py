@@ -41,11 +41,11 @@ class Loaded(NamedTuple):
 def load_backbone(kind: str, spec: str) -> Loaded:
     """Load the backbone ``kind`` in fp32 on the CPU; ``spec`` as in `ovbench.backbones.spec`.
 
-    Kinds: "clip"; "dino"; "dinov2" (any DINO, DINOv2 or DINOv3); "psi", Talk2DINO's projection of text. Files, each a
-    torch or a safetensors file: for CLIP a state dict with open_clip's or OpenAI's keys, or OpenAI's TorchScript
-    archive; for the DINOs one with facebookresearch's or timm's keys, or the authors' full training checkpoint, of
-    which the teacher is taken; for psi see `ovbench.backbones.psi`. InputError where the weights are neither here nor
-    reachable, or do not fit.
+    Kinds: "clip"; "presence", a second CLIP; "dino"; "dinov2" (any DINO, DINOv2 or DINOv3); "psi", Talk2DINO's
+    projection of text. Files, each a torch or a safetensors file: for CLIP a state dict with open_clip's or OpenAI's
+    keys, or OpenAI's TorchScript archive; for the DINOs one with facebookresearch's or timm's keys, or the authors'
+    full training checkpoint, of which the teacher is taken; for psi see `ovbench.backbones.psi`. InputError where the
+    weights are neither here nor reachable, or do not fit.
     """
     load, parsed = _loader(kind), parse_spec(kind, spec)
     if parsed.file:
@@ -54,7 +54,7 @@ def load_backbone(kind: str, spec: str) -> Loaded:
 
 
 def _loader(kind: str) -> Callable[[BackboneSpec, str], Loaded]:
-    loaders = {"clip": _load_clip, "dino": _load_dino, "dinov2": _load_dinov2, "psi": _load_psi}
+    loaders = {"clip": _load_clip, "dino": _load_dino, "dinov2": _load_dinov2, "psi": _load_psi, "presence": _load_clip}
     if kind not in loaders:
         raise unknown("backbone", kind, loaders)
     return loaders[kind]
@@ -71,7 +71,7 @@ def missing_weights(backbones: Mapping[str, str]) -> list[str]:
         elif kind == "psi":
             _psi_file(spec, text)
         elif spec.architecture != MINI:
-            source, files = _open_clip_source(spec, text) if kind == "clip" else _timm_source(spec, text)
+            source, files = _open_clip_source(spec, text) if kind in ("clip", "presence") else _timm_source(spec, text)
             absent += [] if _here(source, files) else [f"{kind}: {files[0]} of {source}"]
     return absent
 

@@ -51,7 +51,7 @@ def lay_over(kind: str, configured: str | None, given: str) -> str:
 
 
 def _long(kind: str, name: str) -> str:
-    entry = published(kind).get(name)
+    entry = published("clip" if kind == "presence" else kind).get(name)
     return entry.get("spec", name) if entry else name
 
 

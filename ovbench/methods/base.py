@@ -25,27 +25,27 @@ class Queries(NamedTuple):
     """The text side of a vocabulary: ``embeddings`` f[q, d] one row per query, ``class_index`` i64[q] its class.
 
     ``background``: index of the class that gathers everything else, or None. ``descriptions`` f[q, d]: one row per
-    query from sentences that describe it, for methods that read them, or None.
+    query from sentences that describe it, for methods that read them, or None. ``presence`` f[q, d]: the queries in the
+    space of a second CLIP, or None. ``clusters`` i64[q]: groups of alike queries, where a method has formed them.
     """
 
     embeddings: Tensor
     class_index: Tensor
     background: int | None = None
     descriptions: Tensor | None = None
+    presence: Tensor | None = None
+    clusters: Tensor | None = None
 
     def to(self, device: torch.device) -> Queries:
-        return self._replace(
-            embeddings=self.embeddings.to(device),
-            class_index=self.class_index.to(device),
-            descriptions=None if self.descriptions is None else self.descriptions.to(device),
-        )
+        return Queries(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
 
 
 class Needs(NamedTuple):
-    """What the engine has to bring for a method."""
+    """What the engine has to bring for a method; ``optional`` backbones only where they are configured."""
 
     backbones: tuple[str, ...]
     regions: bool = False
+    optional: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,12 +73,14 @@ class PatchFeatures(NamedTuple):
 
 
 class Backbones(NamedTuple):
-    """The frozen networks; a method reads those that it names in its needs."""
+    """The frozen networks; a method reads those that it names in its needs. ``presence`` is a second CLIP, which sees
+    what is in an image but not where."""
 
     clip: ClipVision | None = None
     dino: DinoVision | None = None
     dinov2: Dinov2Vision | None = None
     psi: Psi | None = None
+    presence: ClipVision | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Method(nn.Module):
     def __init__(self, backbones: Backbones, params: Any = None):
         super().__init__()
         self.params = params if params is not None else self.Params()
-        for name in self.needs.backbones:
+        for name in (*self.needs.backbones, *self.needs.optional):
             setattr(self, name, getattr(backbones, name))
 
     @classmethod

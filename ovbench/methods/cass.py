@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ovbench.backbones.clip import ClipVision, Heads
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD, from_clip
@@ -104,17 +103,14 @@ class CASS(Method):
     """Attention from the graphs of CLIP's and DINO's keys; queries moved towards the image that they are asked of."""
 
     Params = CASSParams
-    needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"))
-
-    def __init__(self, *args: Any):
-        super().__init__(*args)
-        self._clusters = WeakTensorKeyDictionary()  # of a vocabulary's embeddings
+    needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"), optional=("presence",))
+    enlarges_once: ClassVar[bool] = False
 
     # Windows to patch features: section 3.2, spectral object-level context distillation
 
     def encode_image(self, image: Tensor) -> Tensor | None:
         """The class token of the whole image, once for all its windows."""
-        return self.class_vectors(image[None]) if self.params.class_token == "image" else None
+        return class_vector(self.presence or self.clip, image[None]) if self.params.class_token == "image" else None
 
     def encode(self, batch: Batch) -> CASSFeatures:
         embedded, grid = self.clip.embed(batch.windows)
@@ -125,16 +121,15 @@ class CASS(Method):
         weights = self.attention_logits(batch, patches, grid).softmax(-1)
         mixed = self.clip.merge_heads(last, weights @ patches.v)  # neither residual nor feed-forward
         tokens = F.normalize(self.clip.project(mixed), dim=-1)
-        presence = batch.context if self.params.class_token == "image" else class_vector(self.clip, x, heads)
         batch.note("attention", weights)
-        batch.note("global_vector", presence)
-        return CASSFeatures(tokens, grid, presence)
+        return CASSFeatures(tokens, grid, self.presence_vector(batch, x, heads))
 
-    def class_vectors(self, images: Tensor) -> Tensor:
-        """The class token of the unmodified tower: f[b, D]."""
-        x = self.clip.trunk(self.clip.embed(images)[0])
-        last = self.clip.blocks[-1]
-        return class_vector(self.clip, x, self.clip.project_heads(last, last.ln_1(x)))
+    def presence_vector(self, batch: Batch, x: Tensor, heads: Heads) -> Tensor:
+        """What tells which objects are there: the class token of the image or of each window, f[b or 1, D']. Where
+        the tower of the patches gives it, what entered its last block is used again."""
+        if self.params.class_token == "image":
+            return batch.context
+        return class_vector(self.presence, batch.windows) if self.presence else finish_class(self.clip, x, heads)
 
     def attention_logits(self, batch: Batch, clip: Heads, grid: tuple[int, int]) -> Tensor:
         """What the softmax of the last block is taken of: f[b, h, n, n]."""
@@ -238,39 +233,47 @@ class CASS(Method):
 
     # Patch features to scores: section 3.3, object presence-driven object-level context
 
+    def map_queries(self, queries: Queries) -> Queries:
+        """Groups of alike queries, formed once for a vocabulary."""
+        return queries._replace(clusters=cluster(queries.embeddings, self.params.cluster_distance))
+
     def score(self, features: CASSFeatures, queries: Queries) -> Tensor:
-        text = queries.embeddings
-        presence = features.presence @ text.T  # f[b or 1, q]
-        cosines = features.tokens @ text.T  # f[b, n, q]
+        presence = self.presence_scores(features, queries)
+        cosines = features.tokens @ queries.embeddings.T  # f[b, n, q]
         if self.params.alpha > 0:
-            winners, adjusted = self.adjust(features, text, presence, cosines)
+            winners, adjusted = self.adjust(features, queries, presence, cosines)
             at = winners[:, None].expand(-1, cosines.shape[1], -1)
             cosines = cosines.scatter(2, at, features.tokens @ adjusted.mT)
         scores = (1 - self.params.gamma) * cosines + self.params.gamma * presence[:, None]
         return scores.mT.unflatten(2, features.grid)
 
-    def adjust(self, features: CASSFeatures, text: Tensor, presence: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
+    def presence_scores(self, features: CASSFeatures, queries: Queries) -> Tensor:
+        """Cosine of the class token with every query as it was given: f[b or 1, q]."""
+        return features.presence @ (queries.presence if self.presence else queries.embeddings).T
+
+    def adjust(
+        self, features: CASSFeatures, queries: Queries, presence: Tensor, cosines: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The most present query of each cluster, i64[b, c], moved a little towards the patches of the window most
         like it: f[b, c, D]."""
-        clusters = self.clusters(text)
-        winners = first_largest(presence, clusters).expand(len(cosines), -1)
+        winners = first_largest(presence, queries.clusters).expand(len(cosines), -1)
         likeness = cosines.gather(2, winners[:, None].expand(-1, cosines.shape[1], -1))  # f[b, n, c]
         nearest = likeness.topk(min(TOP_PATCHES, likeness.shape[1]), dim=1).indices  # i64[b, k, c]
-        window = torch.arange(len(cosines), device=text.device)[:, None, None]
+        window = torch.arange(len(cosines), device=winners.device)[:, None, None]
         mean = F.normalize(features.tokens[window, nearest].mean(1), dim=-1)  # f[b, c, D]
-        adjusted = (1 - self.params.alpha) * F.normalize(text[winners], dim=-1) + self.params.alpha * mean
+        adjusted = (1 - self.params.alpha) * F.normalize(queries.embeddings[winners], dim=-1) + self.params.alpha * mean
         return winners, F.normalize(adjusted, dim=-1)
 
-    def clusters(self, text: Tensor) -> Tensor:
-        """The cluster of every query, i64[q], computed once for a vocabulary."""
-        if text not in self._clusters:
-            self._clusters[text] = cluster(text, self.params.cluster_distance)
-        return self._clusters[text]
+
+def class_vector(tower: ClipVision, images: Tensor) -> Tensor:
+    """The class token of images f[b, 3, h, w] by the unmodified tower, in the joint space, of length one: f[b, D]."""
+    x, last = tower.trunk(tower.embed(images)[0]), tower.blocks[-1]
+    return finish_class(tower, x, tower.project_heads(last, last.ln_1(x)))
 
 
-def class_vector(tower: ClipVision, x: Tensor, heads: Heads) -> Tensor:
-    """The class token after an ordinary last block, in the joint space, of length one: f[b, D]. ``x`` f[b, 1 + n, c]
-    enters the block, ``heads`` are its projections; only the one row of the block is computed."""
+def finish_class(tower: ClipVision, x: Tensor, heads: Heads) -> Tensor:
+    """The last step of `class_vector`: ``x`` f[b, 1 + n, c] enters the last block, ``heads`` are its projections; only
+    the one row of the block is computed."""
     last = tower.blocks[-1]
     row = tower.merge_heads(last, F.scaled_dot_product_attention(heads.q[:, :, :1], heads.k, heads.v))
     return F.normalize(tower.project(tower.feed_forward(last, x[:, :1] + row)), dim=-1)[:, 0]

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ovbench.errors import InputError
+from ovbench.methods.base import Queries
 from ovbench.methods.cass import CASS, CASSParams, Principal, stretch, take
-from ovbench.parity.adapters.common import Values, label, protocol, shared_values
+from ovbench.parity.adapters.common import Values, label, shared_values
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
 
@@ -89,14 +89,12 @@ def _params(case: Case) -> CASSParams:
 
 
 def _values(case: Case, method: CASS) -> Values:
-    around = protocol(case)
-    if around.crop == 0:  # officially enlarged twice: to the resized image, then to the original one
-        around = replace(around, crop=max(case.inputs["image"].shape[:2]) + around.long_side)
-    notes = label(case, method, around=around)
     text = torch.from_numpy(case.inputs["text"]).float()
+    queries = method.map_queries(Queries(text, torch.tensor(case.class_index())))
+    notes = label(case, method, queries)
     at = notes.window
     features = notes.notes["features"]
-    adjusted = [method.adjust(f, text, f.presence @ text.T, f.tokens @ text.T) for f in features]  # winners, vectors
+    adjusted = [method.adjust(f, queries, f.presence @ text.T, f.tokens @ text.T) for f in features]
     count = [len(f.tokens) for f in features]
 
     def windows(name: str) -> Tensor:
@@ -123,7 +121,7 @@ def _values(case: Case, method: CASS) -> Values:
         "w_patch_feature": lambda w: at("features", w),
         "global_vector": lambda w: features[0].presence if whole else torch.cat(presence),
         "global_similarity": lambda w: torch.cat(presence) @ text.T,
-        "clusters": lambda w: method.clusters(text),
+        "clusters": lambda w: queries.clusters,
         "adjusted": replaced,
         "w_adjusted_text": adjusted_text,
         "window_logits": lambda w: windows("patch_scores"),

@@ -36,12 +36,11 @@ def protocol(case: Case) -> Protocol:
     )
 
 
-def label(case: Case, method: Method, queries: Queries | None = None, around: Protocol | None = None) -> Recorder:
-    """Label the case's image through the ordinary engine and keep what was noted on the way. ``around``: the protocol,
-    where it is not simply that of the case."""
+def label(case: Case, method: Method, queries: Queries | None = None) -> Recorder:
+    """Label the case's image through the ordinary engine and keep what was noted on the way."""
     if queries is None:
         queries = Queries(torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index()))
-    labeller = Labeller(method, around or protocol(case), [queries])
+    labeller = Labeller(method, protocol(case), [queries])
     image = case.inputs["image"]
     size = resized_size(image.shape[:2], labeller.protocol.short_side, labeller.protocol.long_side)
     resized = case.inputs.get("image_resized")
