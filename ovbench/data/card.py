@@ -17,6 +17,7 @@ from ovbench.vocab import CANONICAL, Queries, published_list, read_classes_file,
 __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]
 
 ENTRY_POINTS = "ovbench.datasets"
+ORDINARY = {"index": {"void": [255]}}  # class indices, 255 ignored
 PLAIN_KEYS = frozenset(
     (
         "licence",
@@ -131,19 +132,11 @@ def vocabulary(card: Card, variant: str | None = None) -> Queries:
 def _parse(path: Path, *, is_shipped: bool) -> Card:
     table = read_toml(path)
     where = path.name if is_shipped else str(path)
-    known = {"classes", "roots", "encoding", "layout", "image"} | {f.name for f in dataclasses.fields(Card)}
-    refuse_unknown_keys(table, known - {"name", "layouts", "encodings", "classes_file", "path"}, where)
-    for key in ("title", "classes", "layout", "encoding"):
-        if key not in table:
-            raise InputError(f'the card has no "{key}"', where=where)
-    refuse_wrong_types({k: v for k, v in table.items() if k != "classes"}, Card, where)
-    if not isinstance(table["classes"], str):
-        raise InputError('"classes" must be the name of a file with one class per line', where=where)
-    if "generator" in table and not is_shipped:
-        raise InputError('"generator" names code, which only a shipped card may', where=where, fix="remove the key")
+    _check_keys(table, where, is_shipped)
     folder = shipped("datasets") if is_shipped else path.parent
     classes_file = folder / "classes" / table["classes"] if is_shipped else folder / table["classes"]
-    encodings = tuple(_encoding(name, t, folder, where) for name, t in table["encoding"].items())
+    encodings = tuple(_encoding(n, t, folder, where) for n, t in table.get("encoding", ORDINARY).items())
+    layouts = enumerate({"image": table.get("image", "")} | t for t in table["layout"])
     plain = {key: table[key] for key in table.keys() & PLAIN_KEYS}
     card = Card(
         name=path.stem,
@@ -156,15 +149,30 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
         image_count=table.get("image_count", 0),
         roots=tuple(table.get("roots", ["."])),
         encodings=encodings,
-        layouts=tuple(
-            _layout(number, {"image": table.get("image", "")} | t, encodings, where)
-            for number, t in enumerate(table["layout"])
-        ),
+        layouts=tuple(_layout(number, t, encodings, where) for number, t in layouts),
         archives=tuple(tuple(row) for row in table.get("archives", ())),
         **({"licence": "", "citation": "", "source": ""} | plain),
     )
     _check(card, where)
     return card
+
+
+def _check_keys(table: dict[str, Any], where: str, is_shipped: bool) -> None:
+    known = {"classes", "roots", "encoding", "layout", "image"} | {f.name for f in dataclasses.fields(Card)}
+    refuse_unknown_keys(table, known - {"name", "layouts", "encodings", "classes_file", "path"}, where)
+    for key in ("title", "classes", "layout"):
+        if key not in table:
+            raise InputError(f'the card has no "{key}"', where=where)
+    refuse_wrong_types({k: v for k, v in table.items() if k != "classes"}, Card, where)
+    if not isinstance(table["classes"], str):
+        raise InputError('"classes" must be the name of a file with one class per line', where=where)
+    if not isinstance(table["layout"], list) or not all(isinstance(t, dict) for t in table["layout"]):
+        raise InputError('"layout" must be a list of tables', where=where, fix="write [[layout]]")
+    encodings = table.get("encoding", ORDINARY)
+    if not isinstance(encodings, dict) or not all(isinstance(t, dict) for t in encodings.values()):
+        raise InputError('"encoding" must be a table of tables', where=where, fix="write [encoding.NAME]")
+    if "generator" in table and not is_shipped:
+        raise InputError('"generator" names code, which only a shipped card may', where=where, fix="remove the key")
 
 
 def _encoding(name: str, table: dict[str, Any], folder: Path, where: str) -> Encoding:
@@ -178,19 +186,18 @@ def _encoding(name: str, table: dict[str, Any], folder: Path, where: str) -> Enc
 
 
 def _layout(number: int, table: dict[str, Any], encodings: tuple[Encoding, ...], where: str) -> Layout:
-    place = f"{where}, layout[{number}]"
+    place, known = f"{where}, layout[{number}]", [encoding.name for encoding in encodings]
     refuse_unknown_keys(table, [f.name for f in dataclasses.fields(Layout)], place)
-    for key in ("name", "image", "label", "encodings"):
-        if key not in table:
-            raise InputError(f'the layout has no "{key}"', where=place)
     refuse_wrong_types(table, Layout, place)
     for key in ("image", "label"):
-        if table[key].count("{id}") != 1:
-            raise InputError(f'"{key}" must contain {{id}} once, got "{table[key]}"', where=place)
-    for name in table["encodings"]:
-        if name not in [e.name for e in encodings]:
-            raise InputError(unknown("encoding", name, [e.name for e in encodings]).what, where=place)
-    return Layout(**dict(table, encodings=tuple(table["encodings"])))
+        if table.get(key, "").count("{id}") != 1:
+            raise InputError(f'"{key}" must contain {{id}} once, got "{table.get(key, "")}"', where=place)
+    chosen = tuple(table.get("encodings", known))
+    for name in chosen:
+        if name not in known:
+            miss = unknown("encoding", name, known)
+            raise InputError(miss.what, where=place, fix=miss.fix)
+    return Layout(**{"name": f"layout {number}", **table, "encodings": chosen})
 
 
 def _check(card: Card, where: str) -> None:

@@ -97,7 +97,7 @@ def _look(root: Path, layout: Layout) -> Found | None:
         if listed is None:
             return None
         ids = listed
-    items = tuple(Item(i, root / layout.image.format(id=i), root / layout.label.format(id=i)) for i in ids)
+    items = tuple(Item(i, path_of(i, root, layout.image), path_of(i, root, layout.label)) for i in ids)
     return Found(
         root,
         layout,
@@ -107,6 +107,11 @@ def _look(root: Path, layout: Layout) -> Found | None:
         paired=sum(i in images and i in labels for i in ids),
         orphan_labels=tuple(_by_path(labels - images, layout.label)) if layout.ids == "images" else (),
     )
+
+
+def path_of(image_id: str, root: Path, pattern: str) -> Path:
+    """The file that a card's pattern names for an image."""
+    return root / pattern.replace("{id}", image_id)
 
 
 def read_split(path: Path) -> list[str] | None:

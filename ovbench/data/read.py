@@ -15,7 +15,7 @@ from ovbench.cache import cache_root
 from ovbench.data.card import Card
 from ovbench.data.decode import read_image, read_raw_label
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, choose_encoding, label_map
-from ovbench.data.locate import Found, Item, data_roots, find
+from ovbench.data.locate import Found, Item, data_roots, find, path_of
 from ovbench.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _refuse_gaps(card: Card, found: Found) -> None:
         if missing:
             raise InputError(
                 f"{len(missing)} of {len(found.items)} {kind}s missing, first "
-                f"{found.root / pattern.format(id=missing[0])}",
+                f"{path_of(missing[0], found.root, pattern)}",
                 where=card.name,
                 fix=f"run: ovbench data verify {card.name}",
             )

@@ -49,7 +49,7 @@ def data(tmp_path_factory):
     root, maps = base / "data", {}
     for name, build in BUILDERS.items():
         source = root if name in AS_DOWNLOADED else base / build.__name__
-        maps[name] = classes_of(name, build(source, 2))
+        maps[name] = classes_of(name, build(source, 2 if name.startswith("ade") else 1))
         if name not in AS_DOWNLOADED:
             call("data", "prepare", name, "--source", source, "--data-root", root, "--workers", 1)
     return root, maps

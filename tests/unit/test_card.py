@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import raw_benchmarks as raw
 
 from ovbench.data.card import list_cards, load_card, read_classes_file, vocabulary
+from ovbench.data.read import IGNORED, open_dataset
 from ovbench.errors import InputError, UsageError
 
 TEN = {
@@ -102,6 +104,13 @@ def test_unknown_names_get_close_matches():
         vocabulary(load_card("voc21"), "corclip")
 
 
+SHORTEST = """
+title = "toys"
+classes = "toys.txt"
+[[layout]]
+image = "images/{id}.jpg"
+label = "labels/{id}.png"
+"""
 CARD = """
 title = "toys"
 classes = "toys.txt"
@@ -133,6 +142,15 @@ def test_a_users_card(write_card):
     assert vocabulary(card) == vocabulary(card, "corrclip") == (("duck", "rubber duck"), ("bear",))
 
 
+def test_the_shortest_card(write_card, tmp_path):
+    card = load_card(write_card(SHORTEST))
+    assert card.encodings[0].void == (255,) and card.layouts[0].encodings == ("index",)
+    raw.photo(tmp_path / "images/one.jpg", 0)
+    raw.label(tmp_path / "labels/one.png", raw.mosaic([0, 1, 255]))
+    label = open_dataset(card, tmp_path).read(0).label
+    assert set(label.ravel()) == {0, 1, IGNORED}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -143,6 +161,9 @@ def test_a_users_card(write_card):
         ("[255]", '["255"]', r'"void" must be a list, each a whole number'),
         ("{id}.png", "*.png", r'"label" must contain \{id\} once'),
         ('["plain"]', '["plane"]', r'unknown encoding "plane"'),
+        ("[[layout]]", "[layout]", r'"layout" must be a list of tables'),
+        ("[encoding.plain]", "[encoding]", r'"encoding" must be a table of tables'),
+        ('label = "gt/{id}.png"', "", r'"label" must contain \{id\} once, got ""'),
         ('["plain"]', "[]", r"each layout an encoding"),
         ("image_count = 2", "background = 2", r"background 2 is not a class, 0\.\.1"),
         ("image_count = 2", 'generator = "os:remove"', r'"generator" names code'),

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ovbench.data.card import Card
+from ovbench.data.prepare.unpack import parts_in, unpack
+from ovbench.data.prepare.work import run_steps
 from ovbench.errors import UsageError
 from ovbench.registry import Registry
 
@@ -42,14 +44,10 @@ def prepare(
 ) -> Prepared:
     """Convert a download; what is there already is not touched, so that a second call does nothing.
 
-    ``source`` is the download, unpacked or as archives, or the folder above it. ``root`` is where the result goes: one
-    of the card's own folders below a data root, or None for beside the download. Images are hard-linked where they
-    move. ``begin`` is told the number of files (0: not known, archives are unpacked), ``advance`` of each that is done.
-    Raises InputError naming the file that stopped it.
+    ``source`` is the download, unpacked or as archives, or the folder above it; ``root`` one of the card's own folders
+    below a data root, or None for beside the download. Images are hard-linked. ``begin`` is told the number of files
+    (0: archives are unpacked), ``advance`` of each that is done. InputError names the file that stopped it.
     """
-    from ovbench.data.prepare.unpack import parts_in, unpack
-    from ovbench.data.prepare.work import run_steps
-
     if not source.is_dir():
         raise UsageError(f'the source "{source}" is not a folder', fix="check the path")
     if image_format is not None and card.prepare != "ade_full":
