@@ -1,0 +1,33 @@
+"""docs/datasets.md knows every benchmark, every key of a card and every option of `ovbench data`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ovbench.cli.data import data
+from ovbench.data.card import Card, Encoding, Layout, list_cards, load_card
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "datasets.md").read_text()
+WRITTEN_OTHERWISE = {"layouts": "[[layout]]", "encodings": "`encodings`", "classes_file": "`classes`", "path": "card"}
+
+
+def test_every_key_is_explained():
+    for kind in (Card, Layout, Encoding):
+        for field in dataclasses.fields(kind):
+            assert WRITTEN_OTHERWISE.get(field.name, f"`{field.name}`") in PAGE, field.name
+
+
+def test_every_benchmark_and_command_is_named():
+    for name in set(list_cards()) - {"mini", "mini-bg"}:
+        assert f"{name}" in PAGE and f"{load_card(name).image_count}" in PAGE
+    for name, command in data.commands.items():
+        assert f"ovbench data {name}" in PAGE and command.help
+
+
+def test_the_example_card_is_valid(tmp_path):
+    example = PAGE.split("## A benchmark of your own")[1].split("```toml\n")[1].split("```")[0]
+    (tmp_path / "mine.toml").write_text(example)
+    (tmp_path / "classes.txt").write_text("dog; puppy\ngrass\n")
+    assert load_card(str(tmp_path / "mine.toml")).classes == ("dog", "grass")
