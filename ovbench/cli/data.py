@@ -67,7 +67,7 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
                     target_root(card, roots[0]) if roots else None,
                     workers=workers,
                     image_format=image_format,
-                    begin=bar.reset,
+                    begin=_starts(bar),
                     advance=bar.update,
                 )
             )
@@ -103,7 +103,7 @@ def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
         with _bar(card.name, "image") as bar:
             try:
                 result = verify_and_remember(
-                    card, data_root, partial_copy=partial_copy, workers=workers, begin=bar.reset, advance=bar.update
+                    card, data_root, partial_copy=partial_copy, workers=workers, begin=_starts(bar), advance=bar.update
                 )
             except InputError as error:
                 troubles.append(error)
@@ -119,6 +119,15 @@ def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
         for trouble in troubles[1:]:
             click.echo(f"error: {trouble}", err=True)
         raise troubles[0]
+
+
+def _starts(bar):
+    """Tells the bar how much there is to do; 0 is not known yet. (`tqdm.reset` would draw it at once.)"""
+
+    def begin(total: int) -> None:
+        bar.n, bar.total = 0, total or None
+
+    return begin
 
 
 def _bar(title: str, unit: str, **options):

@@ -56,7 +56,11 @@ class Dataset:
 
     def read(self, index: int) -> Sample:
         """Image and label; InputError where either is unreadable or their sizes differ."""
-        image, label = self.read_image(index), self.read_label(index)
+        return self.with_image(index, self.read_image(index))
+
+    def with_image(self, index: int, image: np.ndarray) -> Sample:
+        """As `read`, for an image that was read before (benchmarks can share their images)."""
+        label = self.read_label(index)
         if image.shape[:2] != label.shape:
             raise InputError(
                 f"image is {_size(image)} but its label is {_size(label)}",
@@ -99,7 +103,7 @@ def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule:
     if label_rule not in LABEL_RULES:
         raise UsageError(f'unknown label rule "{label_rule}"', fix="use " + " or ".join(LABEL_RULES))
     found = locate(card, data_root)
-    _refuse_gaps(card, found)
+    refuse_gaps(card, found)
     encoding = choose_encoding(card, found)
     return Dataset(
         card, found.items, found.root, found.layout.name, label_map(encoding, len(card.classes), label_rule), label_rule
@@ -116,7 +120,8 @@ def ids_sha256(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
-def _refuse_gaps(card: Card, found: Found) -> None:
+def refuse_gaps(card: Card, found: Found) -> None:
+    """InputError where an image or a label is missing, with the first path."""
     for kind, missing, pattern in (
         ("image", found.without_image, found.layout.image),
         ("label", found.without_label, found.layout.label),

@@ -50,6 +50,7 @@ def test_prepare_says_what_it_looked_for_and_sees_archives(tmp_path):
         fails(what, "prepare", name, "--source", tmp_path)
     with zipfile.ZipFile(tmp_path / "mirror.zip", "w"):
         pass
+    fails("no images and labels of voc21 found.*get it from", "prepare", "voc21", "--source", tmp_path)
     fails("unpack mirror.zip there first, if it is in them", "prepare", "coco-stuff", "--source", tmp_path)
 
 

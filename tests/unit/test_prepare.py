@@ -190,6 +190,20 @@ def test_run_length_masks(tmp_path):
             decode_rle(broken, where="here")
 
 
+@pytest.mark.parametrize("name", ["voc21", "ade150"])
+def test_what_needs_no_preparation_is_placed_where_it_belongs(tmp_path, name):
+    maps = {"voc21": raw.voc, "ade150": raw.ade150}[name](tmp_path / "downloads")
+    assert prepared(name, tmp_path / "downloads").written == 0
+    assert prepared(name, tmp_path / "downloads", tmp_path / "data").written == 2 * len(maps) + (name == "voc21")
+    assert_reads(name, tmp_path / "data", maps)
+    assert prepared(name, tmp_path / "downloads", tmp_path / "data").written == 0
+    next(
+        (tmp_path / "downloads").glob("**/SegmentationClass/*" if name == "voc21" else "**/annotations/**/*.png")
+    ).unlink()
+    with pytest.raises(InputError, match="1 of 3 labels missing"):
+        prepared(name, tmp_path / "downloads", tmp_path / "other")
+
+
 def call(*arguments):
     return CliRunner().invoke(data, [str(a) for a in arguments])
 
@@ -211,10 +225,7 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["voc21", "--source", "."],
-            r"voc21 needs no preparation, and . has no archive of it; get it from .*VOCtrainval_11-May-2012.tar",
-        ),
+        (["mini", "--source", "."], r"mini is drawn on first use and needs no preparation"),
         (["coco-stuff", "--source", "/nowhere"], r'the source "/nowhere" is not a folder'),
         (["coco-stuff", "--source", ".", "--image-format", "png"], r"coco-stuff keeps its images as they are"),
         (["coco", "--source", "."], r'unknown dataset "coco"; did you mean'),

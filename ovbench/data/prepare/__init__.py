@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ovbench.data.card import Card
+from ovbench.data.locate import find
 from ovbench.data.prepare.unpack import parts_in, unpack
-from ovbench.data.prepare.work import run_steps
+from ovbench.data.prepare.work import Step, place_all, run_steps
+from ovbench.data.read import refuse_gaps
 from ovbench.errors import UsageError
 from ovbench.registry import Registry
 
@@ -52,23 +54,33 @@ def prepare(
         raise UsageError(f'the source "{source}" is not a folder', fix="check the path")
     if image_format is not None and card.prepare != "ade_full":
         raise UsageError(f"{card.name} keeps its images as they are", where="--image-format")
+    if card.generator:
+        raise UsageError(f"{card.name} is drawn on first use and needs no preparation")
     own = unpacked_root(card, source)
     archived = parts_in(card, source, root or target_root(card, source))
     if root is None:
         root = target_root(card, source) if archived else own
-    if card.prepare is None and not archived:
-        fix = f"get it from {card.source}, then run: ovbench data verify {card.name} --data-root DIR"
-        raise UsageError(f"{card.name} needs no preparation, and {source} has no archive of it", fix=fix)
     if archived:
         begin(0)
     unpacked = sum(unpack(part, advance) for part in archived)
-    if card.prepare is None:
-        return Prepared(card.name, root, unpacked, 0)
     options = {} if image_format is None else {"image_format": image_format}
-    steps = CONVERTERS.load(card.prepare)(card, (own, source, root), root, **options)
+    convert = CONVERTERS.load(card.prepare) if card.prepare else as_published
+    steps = convert(card, (own, source, root), root, **options)
     begin(len(steps))
     outcome = run_steps(steps, workers=workers, advance=advance)
     return Prepared(card.name, root, outcome.written + unpacked, outcome.already_there)
+
+
+def as_published(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
+    """For a benchmark that is read as it comes: its split's files, placed below ``root`` where they are elsewhere."""
+    found = find(card, dict.fromkeys(sources))
+    refuse_gaps(card, found)
+    if found.root == root:
+        return []
+    files = [path for item in found.items for path in (item.image_path, item.label_path)]
+    if found.layout.ids not in ("images", "labels"):
+        files.append(found.root / found.layout.ids)
+    return place_all([(path, root / path.relative_to(found.root)) for path in files])
 
 
 def unpacked_root(card: Card, source: Path) -> Path:
