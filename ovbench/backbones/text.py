@@ -48,7 +48,12 @@ def embed_queries(encoder: TextEncoder, queries: Sequence[str], templates: Seque
     Equal queries are encoded once.
     """
     features, row = _prompt_features(encoder, queries, templates)
-    return F.normalize(F.normalize(features, dim=-1).mean(1), dim=-1)[row]
+    return ensemble(features)[row]
+
+
+def ensemble(features: Tensor) -> Tensor:
+    """One vector of length 1 per query from those of its templates, f[n, t, d] to f[n, d]."""
+    return F.normalize(F.normalize(features, dim=-1).mean(1), dim=-1)
 
 
 def average_queries(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> Tensor:

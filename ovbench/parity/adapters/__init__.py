@@ -23,6 +23,7 @@ ADAPTERS = {
     "maskclip": f"{_BASELINES}:maskclip",
     "naclip": f"{_BASELINES}:naclip",
     "proxyclip": f"{_BASELINES}:proxyclip",
+    "reme": "ovbench.parity.adapters.reme:reme",
     "sclip": f"{_BASELINES}:sclip",
     "talk2dino": "ovbench.parity.adapters.talk2dino:talk2dino",
 }

@@ -1,0 +1,219 @@
+"""ReME (Xuan et al., ICCV 2025, arXiv 2506.21233): segments labelled by looking up their like in a reference set.
+
+There is no official code; [D] marks what the paper leaves open. Symbols: k segments of the image; m reference segments,
+n reference labels, O their binary matrix f[m, n]; Q queries, c classes; d1 visual, d2 text width. Every embedding is
+brought to length 1 here, whatever its length in storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovbench.engine.reduce import Decision
+from ovbench.engine.windows import Pad
+from ovbench.errors import InputError, UsageError
+from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
+from ovbench.reference.bank import ReferenceBank
+from ovbench.regions.base import rank_ids
+from ovbench.regions.cover import complete
+
+LABELS_AT_ONCE = 8192
+WEIGHTS_AT_ONCE = 1 << 24  # elements of the gathered rows in the top-K form
+
+
+@dataclass(frozen=True)
+class ReMEParams:
+    """``visual_scale``, ``text_scale``: what cosines are multiplied with before the softmax of equations 1 and 2 [D];
+    the paper shows none, which is 1, and then every segment gets the same label. ``visual_topk``: the softmax sees only
+    so many most similar reference segments (0: all). ``block``: reference segments compared at a time; it bounds the
+    memory and changes nothing else. ``search``: "exact", or "faiss" for an approximate search of the ``visual_topk``
+    among ``probes`` of the index' cells."""
+
+    visual_scale: float = 30.0
+    text_scale: float = 40.0
+    visual_topk: int = 0
+    block: int = 65536
+    search: str = "exact"
+    probes: int = 32
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.visual_scale > 0 and self.text_scale > 0, "visual_scale and text_scale must be positive"),
+            (self.visual_topk >= 0, "visual_topk must be 0 (all) or more"),
+            (self.block > 0 and self.probes > 0, "block and probes must be positive"),
+            (self.search in ("exact", "faiss"), 'search must be "exact" or "faiss"'),
+            (self.search == "exact" or self.visual_topk > 0, "faiss finds the most similar few: give visual_topk"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise UsageError(message, where="parameters of reme")
+
+
+class Segments(NamedTuple):
+    """S_test f[k, d1], and which segment each pixel of the original image belongs to, i64[H, W]."""
+
+    embeddings: Tensor
+    map: Tensor
+
+
+class ReME(Method):
+    """The unit is a segment of the whole image: the protocol has no windows (crop 0)."""
+
+    Params = ReMEParams
+    needs: ClassVar[Needs] = Needs(backbones=("clip", "dinov2", "reference"), regions=True)
+
+    def __init__(self, backbones: Backbones, params: Any = None):
+        super().__init__(backbones, params)
+        if self.reference.visual_width != self.dinov2.width:
+            raise InputError(
+                f"the reference set holds visual features of width {self.reference.visual_width}, "
+                f"but the encoder gives {self.dinov2.width}",
+                fix="use the encoder that the set was built with, or build the set again",
+            )
+        self._index: Any = None
+
+    def map_queries(self, queries: Queries) -> Queries:
+        """R = O A2 of equation 2, f[m, Q]: the reference segments' affinities to the queries, once for a vocabulary."""
+        bank = self.reference
+        a2 = class_affinity(bank.labels, queries.embeddings, self.params.text_scale)
+        return queries._replace(embeddings=bank.spread(a2))
+
+    def encode(self, batch: Batch) -> Segments:
+        """Equation A1 on the segments of the image; those that no mask covers become segments, too (``complete``)."""
+        if len(batch.windows) != 1 or batch.region_map is None:
+            raise UsageError("reme labels whole images", where="protocol", fix="leave crop at 0")
+        ids = torch.from_numpy(complete(batch.region_map.cpu().numpy())).to(batch.windows.device)
+        ranks = rank_ids(ids[None].long())
+        return Segments(
+            segment_embeddings(*patch_tokens(self.dinov2, batch.windows), ranks.rank[0], int(ranks.count)),
+            ranks.rank[0],
+        )
+
+    def score(self, features: Segments, queries: Queries) -> Tensor:
+        """P_test f[1, c, H, W]: P_seg = A1 A2, the best query of each class [D], then equation 3, which on a partition
+        is a look-up."""
+        p_query = self.look_up(features.embeddings, queries.embeddings)
+        p_seg = best_query(p_query, queries.class_index)
+        return p_seg.T[:, features.map][None]
+
+    def look_up(self, segments: Tensor, affinity: Tensor) -> Tensor:
+        """softmax_m(beta_v S_test S_ref^T) R, f[k, Q]; R is ``affinity``."""
+        p, bank = self.params, self.reference
+        if p.search == "faiss":
+            if self._index is None:
+                self._index = bank.index()
+            return weighted(self._index.nearest(segments, p.visual_topk, p.probes), affinity, p.visual_scale)
+        if p.visual_topk:
+            return weighted(nearest(segments, bank, p.visual_topk, p.block), affinity, p.visual_scale)
+        return retrieve(segments, bank, affinity, p.visual_scale, p.block)
+
+    def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
+        return scores
+
+    def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """P_test f[c, H, W], of sum 1 over the classes, so that a threshold for the background has a meaning [D]."""
+        return scores / scores.sum(0)
+
+
+def patch_tokens(dinov2: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Tokens f[gh*gw, d1] of the last layer of one image f[1, 3, h, w] and their grid; both sides are first brought to
+    the nearest multiple of the patch [D]."""
+    sides = tuple(max(round(side / dinov2.patch), 1) * dinov2.patch for side in images.shape[-2:])
+    if sides != tuple(images.shape[-2:]):
+        images = F.interpolate(images, sides, mode="bilinear", align_corners=False)
+    tokens = dinov2(images)
+    return tokens.patches[0], tokens.grid
+
+
+def segment_embeddings(tokens: Tensor, grid: tuple[int, int], segment: Tensor, count: int) -> Tensor:
+    """Equation A1 on a partition: MAP of the tokens f[P, d] over ``grid`` under the segments 0..count-1 of the pixels,
+    i64[H, W]; f[count, d] of length 1. Tokens are not normalised before the mean [D]."""
+    return pooled(tokens, patch_shares(segment, grid, count))
+
+
+def pooled(tokens: Tensor, shares: Tensor) -> Tensor:
+    """S_k = sum_p a_kp F_p / sum_p a_kp of length 1, f[k, d], of tokens F f[P, d] and weights a f[k, P]."""
+    return F.normalize(shares @ tokens / shares.sum(1, keepdim=True), dim=-1)
+
+
+def patch_shares(segment: Tensor, grid: tuple[int, int], count: int) -> Tensor:
+    """zeta "area" [D]: the share of each patch's block of pixels that belongs to each segment, f[count, gh*gw], from
+    the segments i64[H, W] of the pixels. A pixel belongs to the patch that its centre lies in, so that no segment is
+    without weight, however small."""
+    (h, w), (gh, gw), device = segment.shape, grid, segment.device
+    rows = (2 * torch.arange(h, device=device) + 1) * gh // (2 * h)
+    columns = (2 * torch.arange(w, device=device) + 1) * gw // (2 * w)
+    patch = rows[:, None] * gw + columns  # i64[H, W]
+    pixels = torch.bincount((segment * (gh * gw) + patch).flatten(), minlength=count * gh * gw).view(count, gh * gw)
+    return pixels.float() / pixels.sum(0).clamp(min=1)
+
+
+def class_affinity(labels: Tensor, queries: Tensor, scale: float) -> Tensor:
+    """A2 = softmax_Q(beta_t L_ref L_test^T), equation 2: f[n, Q] from f[n, d2] and f[Q, d2]."""
+    queries = F.normalize(queries.float(), dim=-1)
+    chunks = (F.normalize(chunk.float(), dim=-1) for chunk in labels.split(LABELS_AT_ONCE))
+    return torch.cat([(scale * chunk @ queries.T).softmax(1) for chunk in chunks])
+
+
+def similarities(segments: Tensor, bank: ReferenceBank, block: int) -> Iterator[tuple[int, Tensor]]:
+    """Cosines f[k, b] of segments f[k, d1] with the reference segments, block by block, and the first row of each."""
+    segments = F.normalize(segments.float(), dim=-1)
+    for start in range(0, len(bank.segments), block):
+        yield start, segments @ F.normalize(bank.segments[start : start + block].float(), dim=-1).T
+
+
+def retrieve(segments: Tensor, bank: ReferenceBank, values: Tensor, scale: float, block: int = 65536) -> Tensor:
+    """Equation 1 and its product with ``values`` f[m, v]: softmax_m(beta_v S_test S_ref^T) values, f[k, v].
+
+    Exact, in one pass: the sums are rescaled whenever a block raises the maximum. With values O it is A1 itself; as
+    (W O) A2 = W (O A2), with values R it is P_seg, and A1 is never formed."""
+    maximum = segments.new_full((len(segments), 1), -torch.inf)
+    total, result = torch.zeros_like(maximum), segments.new_zeros(len(segments), values.shape[1])
+    for start, cosines in similarities(segments, bank, block):
+        logits = scale * cosines
+        higher = torch.maximum(maximum, logits.amax(1, keepdim=True))
+        shrink, weights = (maximum - higher).exp(), (logits - higher).exp()
+        total = total * shrink + weights.sum(1, keepdim=True)
+        result = result * shrink + weights @ values[start : start + block].float()
+        maximum = higher
+    return result / total
+
+
+class Nearest(NamedTuple):
+    """The most similar reference segments: ``cosine`` f[k, K], ``row`` i64[k, K]; -1 where there are fewer."""
+
+    cosine: Tensor
+    row: Tensor
+
+
+def nearest(segments: Tensor, bank: ReferenceBank, k: int, block: int = 65536) -> Nearest:
+    """The K reference segments most similar to each segment, exactly, in one pass."""
+    best = Nearest(segments.new_empty(len(segments), 0), torch.empty(len(segments), 0, dtype=torch.int64))
+    best = best._replace(row=best.row.to(segments.device))
+    for start, cosines in similarities(segments, bank, block):
+        cosine, row = cosines.topk(min(k, cosines.shape[1]), dim=1)
+        cosine, row = torch.cat([best.cosine, cosine], 1), torch.cat([best.row, row + start], 1)
+        cosine, place = cosine.topk(min(k, cosine.shape[1]), dim=1)
+        best = Nearest(cosine, row.gather(1, place))
+    return best
+
+
+def weighted(found: Nearest, values: Tensor, scale: float) -> Tensor:
+    """As `retrieve`, with the softmax over the reference segments ``found`` alone: f[k, v]."""
+    weights = (scale * found.cosine).masked_fill(found.row < 0, -torch.inf).softmax(1)
+    rows = found.row.clamp(min=0)
+    step = max(WEIGHTS_AT_ONCE // max(rows.shape[1] * values.shape[1], 1), 1)
+    chunks = zip(weights.split(step), rows.split(step), strict=True)
+    return torch.cat([torch.einsum("kn,knv->kv", w, values[r].float()) for w, r in chunks])
+
+
+def best_query(p_query: Tensor, class_index: Tensor) -> Tensor:
+    """The best of each class's queries: f[k, Q] to f[k, c]."""
+    classes = p_query.new_zeros(len(p_query), int(class_index.max()) + 1)
+    return classes.scatter_reduce(1, class_index.expand_as(p_query), p_query, "amax", include_self=True)
