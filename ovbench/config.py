@@ -11,12 +11,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ovbench.backbones.spec import lay_over
 from ovbench.errors import InputError, UsageError, unknown
+from ovbench.layers import layers_of, merge
 from ovbench.registry import METHODS, REGIONS
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
-
-TABLES = ("title", "paper", "source", "backbones", "protocol", "params", "regions", "benchmark")
-CELL_TABLES = ("backbones", "protocol", "params", "regions", "source")
 
 
 @dataclass(frozen=True)
@@ -95,16 +93,6 @@ class Cell:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def method_config(method: str) -> dict[str, Any]:
-    """The settings file of a method (empty where a plug-in brings none); unknown keys are refused."""
-    path = shipped("configs", "methods", f"{method}.toml")
-    if not path.is_file():
-        return {}
-    config = read_toml(path)
-    refuse_unknown_keys(config, TABLES, str(path.name))
-    return config
-
-
 def templates(name: str) -> tuple[str, ...]:
     """A prompt set; every template holds ``{}`` where the class name goes."""
     sets = read_toml(shipped("configs", "templates.toml"))
@@ -114,25 +102,16 @@ def templates(name: str) -> tuple[str, ...]:
 
 
 def resolve(
-    method: str, dataset: str, overrides: Mapping[str, str] | None = None, backbones: Mapping[str, str] | None = None
+    method: str,
+    dataset: str,
+    overrides: Mapping[str, str] | None = None,
+    backbones: Mapping[str, str] | None = None,
+    protocol: str = "paper",
 ) -> Cell:
-    """The cell of a method on a benchmark.
-
-    Settings are laid over one another: defaults, configs/common.toml, the method's file, the common and then the
-    method's own table for this benchmark, and last ``overrides`` (``key=value`` texts as given to ``--set``).
-    """
+    """The cell of a method on a benchmark: the layers of `ovbench.layers.layers_of`, and over them ``overrides``
+    (``key=value`` texts as given to ``--set``) and ``backbones``."""
     entry = METHODS.load(method)
-    layers = []
-    for config in (read_toml(shipped("configs", "common.toml")), method_config(method)):
-        layers.append((0, config))
-        layers.append((1, config.get("benchmark", {}).get(dataset, {})))
-    merged: dict[str, dict[str, Any]] = {"backbones": {}, "protocol": {}, "params": {}, "regions": {}}
-    for _, layer in sorted(layers, key=lambda pair: pair[0]):
-        for table, values in merged.items():
-            given = layer.get(table, {})
-            if table == "regions" and given.get("source", values.get("source")) != values.get("source"):
-                values.clear()  # another source has other settings
-            values.update(given)
+    merged = merge(layers_of(method, dataset, protocol)).tables
     _apply(merged, entry.Params, overrides or {}, method)
     needed = {name: merged["backbones"].get(name) for name in (*entry.needs.backbones, *entry.needs.optional)}
     for name, spec in (backbones or {}).items():
@@ -194,7 +173,8 @@ def _apply(merged: dict[str, dict[str, Any]], params: type, overrides: Mapping[s
 
 
 def _types(cls: type) -> dict[str, Any]:
-    return {name: hint for name, hint in get_type_hints(cls).items() if name in {f.name for f in dataclasses.fields(cls)}}
+    names = {f.name for f in dataclasses.fields(cls)}
+    return {name: hint for name, hint in get_type_hints(cls).items() if name in names}
 
 
 def parse_value(text: str, hint: Any, key: str) -> Any:

@@ -31,8 +31,9 @@ from ovbench.data.card import load_card, vocabulary  # noqa: E402
 from ovbench.data.decode import read_image  # noqa: E402
 from ovbench.engine.labeller import Labeller, resized_size  # noqa: E402
 from ovbench.engine.queries import build_queries  # noqa: E402
+from ovbench.engine.reduce import Decision  # noqa: E402
 from ovbench.errors import UsageError  # noqa: E402
-from ovbench.methods.base import Backbones  # noqa: E402
+from ovbench.methods.base import Backbones, Queries  # noqa: E402
 from ovbench.regions.open import open_regions  # noqa: E402
 from ovbench.registry import METHODS  # noqa: E402
 from ovbench.weights import Loaded, load_backbone  # noqa: E402
@@ -80,16 +81,25 @@ class OpenVocabSegmentor(BaseSegmentor):
         if classes is None:
             card = load_card(cell.dataset)
             classes, background = vocabulary(card, cell.protocol.vocabulary or None), card.background
-        classes, prompts = tuple(tuple(c) for c in classes), cell.protocol.templates
+        self.labeller = Labeller(self.method, cell.protocol, [self._queries(cell, classes, background)])
+        self.region_maps = open_regions(cell.regions) if cell.regions else None
+
+    def _queries(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> Queries:
+        names, prompts = tuple(tuple(c) for c in classes), cell.protocol.templates
         queries = build_queries(
-            classes, prompts, self.loaded["clip"], background,
+            names, prompts, self.loaded["clip"], background,
             raw=self.method.raw_text, background_channel=self.method.background_channel,
         )  # fmt: skip
         if "presence" in self.loaded:
-            second = build_queries(classes, prompts, self.loaded["presence"], background)
+            second = build_queries(names, prompts, self.loaded["presence"], background)
             queries = queries._replace(presence=second.embeddings)
-        self.labeller = Labeller(self.method, cell.protocol, [self.method.map_queries(queries)])
-        self.region_maps = open_regions(cell.regions) if cell.regions else None
+        return self.method.map_queries(queries)
+
+    def add_vocabulary(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> None:
+        """Label another benchmark's words in the same pass: ``cell`` may differ from this one's in benchmark, names,
+        scale and threshold only."""
+        decision = Decision(cell.protocol.logit_scale, cell.protocol.prob_thd)
+        self.labeller.add_vocabulary(self._queries(cell, classes, background), decision)
 
     def on(self, device: str) -> OpenVocabSegmentor:
         """Move the networks, and where region maps are made, to a device."""

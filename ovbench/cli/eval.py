@@ -22,6 +22,7 @@ from ovbench.cli import options
     "--subset", type=click.Path(path_type=Path), metavar="FILE", help="Only the images of a subset manifest."
 )
 @click.option("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Other names for the classes.")
+@options.protocol
 @options.settings
 @options.weights
 @options.device
@@ -45,7 +46,8 @@ def evaluate(**arguments: Any) -> int:
     ovbench eval --method clip --method maskclip --method corrclip --dataset mini
     ovbench eval -m corrclip -d ade150 --data-root /data --limit 100
     """
-    from ovbench.engine.cells import Job, plan, run_cell
+    from ovbench.engine.cells import Job, plan
+    from ovbench.engine.passes import group_passes, run_pass
     from ovbench.engine.share import Team
     from ovbench.results.console import class_table, show, summary_table
 
@@ -55,16 +57,13 @@ def evaluate(**arguments: Any) -> int:
     for planned in cells if team.leads else ():
         click.echo(f"planned: {planned.describe()}", err=True)
     records = []
-    for planned in cells:
-        record, path = run_cell(planned, job, team)
-        records.append(record)
-        if not team.leads:
-            continue
-        if not as_json:
-            show(class_table(record))
-        for image_id, reason in record["failed"].items():
-            click.echo(f"failed: {image_id}: {reason}", err=True)
-        click.echo(f"record: {path}", err=True)
+    for group in group_passes(cells):
+        for record, path in run_pass(group, job, team):
+            records.append(record)
+            if team.leads and not as_json:
+                show(class_table(record))
+            for line in _remarks(record, path) if team.leads else ():
+                click.echo(line, err=True)
     team.leave()
     if not team.leads:
         return 0
@@ -73,3 +72,7 @@ def evaluate(**arguments: Any) -> int:
     else:
         show(summary_table(records))
     return 4 if any(record["failed"] for record in records) else 0
+
+
+def _remarks(record: dict[str, Any], path: Path) -> list[str]:
+    return [*(f"failed: {image}: {reason}" for image, reason in record["failed"].items()), f"record: {path}"]

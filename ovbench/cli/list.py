@@ -20,7 +20,7 @@ def listing() -> None:
 @options.as_json
 def methods(as_json: bool) -> None:
     """Every method, with its paper."""
-    from ovbench.config import method_config
+    from ovbench.layers import method_config
     from ovbench.registry import METHODS
 
     rows = []

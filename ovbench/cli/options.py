@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ovbench.layers import PROTOCOLS
+
 
 def combine(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several options as one decorator, shown in the order given."""
@@ -33,3 +35,7 @@ data_root = click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder that holds the benchmarks. [env: OVBENCH_DATA]"
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+protocol = click.option(
+    "--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True,
+    help="The method's published settings, or one set of windows, prompts and names for all methods.",
+)  # fmt: skip

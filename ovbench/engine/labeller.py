@@ -16,6 +16,7 @@ from ovbench.config import Protocol
 from ovbench.engine.pamr import PAMR
 from ovbench.engine.reduce import Decision, decide, upsample
 from ovbench.engine.windows import Box, Pad, WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.errors import ScoreError
 from ovbench.methods.base import Batch, Method, Queries
 from ovbench.regions.base import nearest_ids
 
@@ -52,7 +53,7 @@ class Labeller:
         self.method = method.eval()
         self.protocol = protocol
         self.vocabularies = vocabularies
-        self.decision = Decision(protocol.logit_scale, protocol.prob_thd)
+        self.decisions = [Decision(protocol.logit_scale, protocol.prob_thd) for _ in vocabularies]
         self.pad_multiple = method.clip.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
         pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
         self.refine = pamr if protocol.refine == "pamr" else None
@@ -60,6 +61,11 @@ class Labeller:
         self.windows_at_once = WINDOWS_AT_ONCE
         self.seconds: dict[str, float] = {}
         self.windows_seen = 0
+
+    def add_vocabulary(self, queries: Queries, decision: Decision) -> None:
+        """Score one more vocabulary from the same features, with its own scale and threshold."""
+        self.vocabularies = [*self.vocabularies, queries]
+        self.decisions.append(decision)
 
     @property
     def device(self) -> torch.device:
@@ -96,10 +102,13 @@ class Labeller:
         region_map = None if regions is None else torch.as_tensor(regions, dtype=torch.int64, device=self.device)
         normalised = self._normalise(resized)
         scores = self._scores(normalised, region_map, note, original)
+        for merged in scores:
+            if not torch.isfinite(merged.sum()):
+                raise ScoreError(f"{type(self.method).__name__} gave scores that are not numbers")
         with self._stage("decide"):
             return [
-                self._decide(self._full(merged, normalised, original, note), queries, region_map, note)
-                for merged, queries in zip(scores, self.vocabularies, strict=True)
+                self._decide(self._full(merged, normalised, original, note), queries, decision, region_map, note)
+                for merged, queries, decision in zip(scores, self.vocabularies, self.decisions, strict=True)
             ]
 
     def _normalise(self, image: np.ndarray) -> Tensor:
@@ -168,10 +177,12 @@ class Labeller:
             note("refined_scores", full)
         return full
 
-    def _decide(self, full: Tensor, queries: Queries, regions: Tensor | None, note: Note) -> np.ndarray:
-        probabilities = self.method.probabilities(full, queries, self.decision)
+    def _decide(
+        self, full: Tensor, queries: Queries, decision: Decision, regions: Tensor | None, note: Note
+    ) -> np.ndarray:
+        probabilities = self.method.probabilities(full, queries, decision)
         note("probabilities", probabilities)
-        labels = decide(probabilities, self.decision)
+        labels = decide(probabilities, decision)
         note("labels_raw", labels)
         labels = self.method.refine_labels(labels, regions)
         note("labels", labels)

@@ -1,9 +1,9 @@
 """The ledger of a cell: one line per image, appended and flushed to disk as the image finishes.
 
 A ledger is a folder of part files, one per process that ever wrote to it, so that a run can be resumed by another
-number of processes. Every line is ``crc32 json``; the first line of a part is its header. A crash can at worst tear the last
-line of a part, which its checksum shows and the next writer cuts off. What the parts say together is the only source of
-a record.
+number of processes. Every line is ``crc32 json``; the first line of a part is its header. A crash can at worst tear the
+last line of a part, which its checksum shows and the next writer cuts off. What the parts say together is the only
+source of a record.
 """
 
 from __future__ import annotations

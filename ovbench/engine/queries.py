@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -49,8 +51,6 @@ def _embeddings(flat: list[str], prompt_set: str, clip: Loaded, raw: bool) -> Te
     except (OSError, SafetensorError, KeyError):
         pass  # not there, or damaged: computed below
     embeddings = (average_queries if raw else embed_queries)(clip.text, flat, prompts).cpu()
-    try:
+    with contextlib.suppress(InputError):  # a cache that cannot be written costs time only
         write_bytes(path, save({"embeddings": embeddings}))
-    except InputError:
-        pass  # a cache that cannot be written costs time only
     return embeddings

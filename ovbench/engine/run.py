@@ -1,4 +1,4 @@
-"""The loop over a benchmark: read, label, count, note in the ledger."""
+"""The loop over images: read, label, count, note in the ledger. Benchmarks that share images share one pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ovbench.data.read import Dataset, Sample
 from ovbench.engine.ledger import Entry, LedgerPart
-from ovbench.errors import InputError, ScoreError
+from ovbench.errors import InputError, OvbenchError, ScoreError
 from ovbench.metrics.counts import count_pixels
 from ovbench.segmentor import OpenVocabSegmentor
 
@@ -25,69 +25,91 @@ class Labelled(NamedTuple):
     predicted: np.ndarray
 
 
-class Read(NamedTuple):
-    """An image ready to be labelled, with the seconds that reading and its region map took."""
+class Target(NamedTuple):
+    """A benchmark of the pass: its labels, its ledger, the image ids that it still lacks, and who else wants to see a
+    labelled image (called with its number in the split)."""
 
-    sample: Sample
+    dataset: Dataset
+    ledger: LedgerPart
+    due: frozenset[str]
+    seen: Callable[[int, Labelled], None]
+
+
+class Read(NamedTuple):
+    """An image ready to be labelled; per target its sample, an error, or None where it is not due."""
+
+    image: np.ndarray
     regions: np.ndarray | None
+    samples: list[Sample | InputError | None]
     seconds: dict[str, float]
 
 
 def evaluate(
     segmentor: OpenVocabSegmentor,
-    dataset: Dataset,
+    targets: Sequence[Target],
     indices: Sequence[int],
-    ledger: LedgerPart,
     *,
-    seen: Callable[[int, Labelled], None] = lambda index, labelled: None,
     advance: Callable[[], object] = lambda: None,
     fail_fast: bool = False,
 ) -> None:
-    """Label and count the images ``indices`` in that order; each is in the ledger before the next begins.
+    """Label and count the images ``indices`` in that order; each is in the ledgers before the next begins.
 
-    ``seen`` receives every labelled image, ``advance`` is called after each image. An image that cannot be read, whose
-    label does not fit the benchmark, or for which the method gives no numbers, is noted as failed and the run goes on;
-    with ``fail_fast`` the error ends the run.
+    The targets hold the same images and belong to the segmentor's vocabularies, one each. An image that cannot be read,
+    whose label does not fit the benchmark, or for which the method gives no numbers is noted as failed and the run
+    goes on; with ``fail_fast`` the error ends the run. ``advance`` is called after each image.
     """
-    classes = len(dataset.card.classes)
-    for index, read in _read_ahead(segmentor, dataset, indices):
-        image_id = dataset.items[index].id
+    for index, future in _read_ahead(segmentor, targets, indices):
         try:
-            ready = read.result()
-            predicted, seconds = _label(segmentor, ready)
+            read = future.result()
+            labels, seconds = _label(segmentor, read)
         except (InputError, ScoreError) as error:
-            if fail_fast:
-                raise
-            ledger.add(Entry(image_id, None, str(error), {}))
-            advance()
-            continue
-        start = time.perf_counter()
-        counts = count_pixels(predicted, ready.sample.label, classes)
-        seconds["count"] = time.perf_counter() - start
-        ledger.add(Entry(image_id, counts, None, ready.seconds | seconds))
-        seen(index, Labelled(ready.sample, predicted))
+            read, outcomes = None, [error] * len(targets)
+        else:
+            outcomes = [
+                Labelled(sample, predicted) if isinstance(sample, Sample) else sample
+                for sample, predicted in zip(read.samples, labels, strict=True)
+            ]
+        for target, outcome in zip(targets, outcomes, strict=True):
+            if target.dataset.items[index].id not in target.due:
+                continue
+            if fail_fast and isinstance(outcome, OvbenchError):
+                raise outcome
+            _note(target, index, outcome, {} if read is None else read.seconds | seconds)
         advance()
 
 
-def _label(segmentor: OpenVocabSegmentor, ready: Read) -> tuple[np.ndarray, dict[str, float]]:
+def _note(target: Target, index: int, outcome: Labelled | OvbenchError, seconds: dict[str, float]) -> None:
+    image_id = target.dataset.items[index].id
+    if isinstance(outcome, OvbenchError):
+        target.ledger.add(Entry(image_id, None, str(outcome), {}))
+        return
+    start = time.perf_counter()
+    counts = count_pixels(outcome.predicted, outcome.sample.label, len(target.dataset.card.classes))
+    target.ledger.add(Entry(image_id, counts, None, {**seconds, "count": time.perf_counter() - start}))
+    target.seen(index, outcome)
+
+
+def _label(segmentor: OpenVocabSegmentor, read: Read) -> tuple[list[np.ndarray], dict[str, float]]:
     labeller = segmentor.labeller
     labeller.seconds = {}
     start = time.perf_counter()
-    (predicted,) = labeller.label(ready.sample.image, ready.regions)
-    return predicted, labeller.seconds | {"label": time.perf_counter() - start}
+    labels = labeller.label(read.image, read.regions)
+    return labels, labeller.seconds | {"label": time.perf_counter() - start}
 
 
 def _read_ahead(
-    segmentor: OpenVocabSegmentor, dataset: Dataset, indices: Sequence[int]
+    segmentor: OpenVocabSegmentor, targets: Sequence[Target], indices: Sequence[int]
 ) -> Iterator[tuple[int, Future[Read]]]:
     """Images in order, decoded by threads ahead of their use; the seconds are of the work, not of the wait for it."""
 
     def read(index: int) -> Read:
         start = time.perf_counter()
-        sample = dataset.read(index)
+        first = targets[0].dataset
+        image = first.read_image(index)
+        samples = [_sample(target, index, image) for target in targets]
         middle = time.perf_counter()
-        regions = segmentor.regions(sample.image, dataset.items[index].image_path)
-        return Read(sample, regions, {"read": middle - start, "regions": time.perf_counter() - middle})
+        regions = segmentor.regions(image, first.items[index].image_path)
+        return Read(image, regions, samples, {"read": middle - start, "regions": time.perf_counter() - middle})
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         waiting: list[Future[Read]] = []
@@ -99,3 +121,13 @@ def _read_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _sample(target: Target, index: int, image: np.ndarray) -> Sample | InputError | None:
+    """The image with the target's label; a label that does not fit fails for this target only."""
+    if target.dataset.items[index].id not in target.due:
+        return None
+    try:
+        return target.dataset.with_image(index, image)
+    except InputError as error:
+        return error

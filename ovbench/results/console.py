@@ -48,7 +48,7 @@ def summary_table(records: list[dict[str, Any]]) -> Table:
 
 
 def show(*tables: Table) -> None:
-    """Print to stdout."""
-    console = Console(highlight=False)
+    """Print to stdout; what looks like markup in a cell ("[dog]") is text."""
+    console = Console(highlight=False, markup=False)
     for table in tables:
         console.print(table)

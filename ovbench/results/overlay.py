@@ -123,7 +123,7 @@ def save_png(path: Path, picture: Image.Image) -> None:
 
 
 def label_png(labels: np.ndarray, classes: int) -> Image.Image:
-    """A label map as a PNG: 8-bit with a palette up to 256 classes, else 16-bit grey. Pixel values are class indices."""
+    """A label map as a PNG whose pixels are class indices: 8-bit with a palette up to 256 classes, else 16-bit grey."""
     if classes > 256:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")

@@ -1,0 +1,141 @@
+"""Running planned cells: one pass over the images for all cells that share it, a ledger and a record for each."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ovbench import __version__, env
+from ovbench.engine.cells import Job, PlannedCell
+from ovbench.engine.ledger import LedgerPart, read_ledger
+from ovbench.engine.run import Target, evaluate
+from ovbench.engine.share import Team
+from ovbench.results.build import build_record
+from ovbench.results.overlay import Pictures
+from ovbench.results.store import write_json
+from ovbench.segmentor import OpenVocabSegmentor, build
+
+
+class Done(NamedTuple):
+    """A record and where it was written."""
+
+    record: dict[str, Any]
+    path: Path
+
+
+def group_passes(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
+    """Cells that share a pass, in the order in which they were asked for."""
+    groups: list[list[PlannedCell]] = []
+    for cell in cells:
+        fitting = next((group for group in groups if group[0].shares_pass(cell)), None)
+        if fitting is None:
+            groups.append([cell])
+        else:
+            fitting.append(cell)
+    return groups
+
+
+def ledger_header(planned: PlannedCell, weights: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """Everything that two runs must share for their counts to be added up."""
+    card, dataset = planned.dataset.card, planned.dataset
+    return {
+        "ovbench": __version__,
+        "cell": planned.cell.as_dict(),
+        "settings_sha256": planned.cell.digest(),
+        "dataset": {
+            "title": card.title,
+            "split": card.split,
+            "split_images": card.image_count,
+            "layout": dataset.layout,
+            "label_rule": dataset.label_rule,
+            "classes": list(card.classes),
+            "background": card.background,
+        },
+        "vocabulary": [list(queries) for queries in planned.vocabulary],
+        "weights": weights,
+    }
+
+
+def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
+    """Evaluate cells that share a pass, or what of them the ledgers lack, with a progress bar on stderr.
+
+    Records are written also when the run is interrupted, then with the status "partial".
+    """
+    started, start = datetime.now(timezone.utc), time.perf_counter()
+    segmentor = _segmentor(cells)
+    weights = {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in segmentor.loaded.items()}
+    headers = [ledger_header(cell, weights) for cell in cells]
+    folders = [job.out / cell.folder_name for cell in cells]
+    for folder in folders if job.fresh and team.leads else ():
+        shutil.rmtree(folder, ignore_errors=True)
+    team.wait()
+    due = team.agree([_due(*parts, job.show) for parts in zip(cells, headers, folders, strict=True)])
+    mine = team.take(sorted({number for numbers in due for number in numbers}))
+    title = f"{cells[0].cell.method} on " + ", ".join(cell.cell.dataset for cell in cells)
+    try:
+        with ExitStack() as stack:
+            targets = [
+                _target(cell, folder, header, numbers, job, stack.enter_context(LedgerPart(folder, part, header)))
+                for cell, folder, header, numbers in zip(cells, folders, headers, due, strict=True)
+                for part in (_part_name(cell, team),)
+            ]
+            bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
+            evaluate(segmentor, targets, mine, advance=bar.update, fail_fast=job.fail_fast)
+        team.wait()
+    finally:
+        timing = {
+            "started": started.isoformat(timespec="seconds"),
+            "total_s": round(time.perf_counter() - start, 3),
+            "images_counted_now": len(mine),
+            "processes": team.size,
+            "shared_with": [cell.cell.dataset for cell in cells],
+            "peak_memory": env.peak_memory(cells[0].device),
+        }
+        done = [_record(*parts, job, timing) for parts in zip(cells, headers, folders, strict=True)]
+        for record, path in done if team.leads else ():
+            write_json(path, record)
+    return done
+
+
+def _segmentor(cells: Sequence[PlannedCell]) -> OpenVocabSegmentor:
+    first = cells[0]
+    segmentor = build(first.cell, first.vocabulary, first.dataset.card.background)
+    for other in cells[1:]:
+        segmentor.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
+    return segmentor.on(first.device)
+
+
+def _due(cell: PlannedCell, header: dict[str, Any], folder: Path, show: int) -> list[int]:
+    """Numbers of the wanted images that the ledger lacks, or that are to be shown and have no picture yet."""
+    counted = {image for image, entry in read_ledger(folder, header).items() if entry.counts is not None}
+    pictures, wanted = Pictures(folder, cell.dataset.card.classes, show), set(cell.wanted)
+    return [
+        number
+        for number, item in enumerate(cell.dataset.items)
+        if item.id in wanted and (item.id not in counted or pictures.lack(number, item.id))
+    ]
+
+
+def _target(
+    cell: PlannedCell, folder: Path, header: dict[str, Any], numbers: list[int], job: Job, ledger: LedgerPart
+) -> Target:
+    pictures = Pictures(folder, cell.dataset.card.classes, job.show)
+    return Target(cell.dataset, ledger, frozenset(cell.dataset.items[n].id for n in numbers), pictures.save)
+
+
+def _record(cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, timing: dict[str, Any]) -> Done:
+    made_with = {"versions": env.versions(), "git": env.git_revision(), "device": env.device_name(cell.device)}
+    record = build_record(header, cell.wanted, read_ledger(folder, header), made_with, timing)
+    return Done(record, job.out / cell.record_name)
+
+
+def _part_name(cell: PlannedCell, team: Team) -> str:
+    shard = f"shard{cell.shard.number}of{cell.shard.of}-" if cell.shard else ""
+    return f"{shard}{team.rank}"

@@ -1,0 +1,75 @@
+"""Settings files laid over one another, every value with the file and table that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ovbench.errors import unknown
+from ovbench.resources import shipped
+from ovbench.tomlfile import read_toml, refuse_unknown_keys
+
+TABLES = ("backbones", "protocol", "params", "regions")
+METHOD_KEYS = ("title", "paper", "source", "benchmark", *TABLES)
+PROTOCOLS = ("paper", "common")
+
+
+class Layer(NamedTuple):
+    """Some settings: ``origin`` is their place in our files, ``source`` where they were published ("" if ours)."""
+
+    origin: str
+    source: str
+    tables: dict[str, dict[str, Any]]
+
+
+class Merged(NamedTuple):
+    """All settings by table, and for each ``(table, key)`` the layer that decided it."""
+
+    tables: dict[str, dict[str, Any]]
+    decided_by: dict[tuple[str, str], Layer]
+
+
+def method_config(method: str) -> dict[str, Any]:
+    """The settings file of a method (empty where a plug-in brings none); unknown keys are refused."""
+    path = shipped("configs", "methods", f"{method}.toml")
+    if not path.is_file():
+        return {}
+    config = read_toml(path)
+    refuse_unknown_keys(config, METHOD_KEYS, path.name)
+    for name, table in config.get("benchmark", {}).items():
+        refuse_unknown_keys(table, ("source", *TABLES), f"{path.name}, benchmark {name}")
+    return config
+
+
+def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]:
+    """From the weakest to the strongest: configs/common.toml, the method's file, the common and the method's own table
+    for this benchmark. With the protocol "common" the set of windows and names that all methods share is laid over what
+    is the method's own, and only the common table of the benchmark over that.
+
+    Raises UsageError for another protocol.
+    """
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS, where="--protocol")
+    common, own = read_toml(shipped("configs", "common.toml")), method_config(method)
+    file, source = f"configs/methods/{method}.toml", own.get("source", "")
+    here = own.get("benchmark", {}).get(dataset, {})
+    shared = Layer(f"configs/common.toml [benchmark.{dataset}]", "", common.get("benchmark", {}).get(dataset, {}))
+    special = Layer(f"{file} [benchmark.{dataset}]", here.get("source", source), here)
+    base = [Layer("configs/common.toml", "", common), Layer(file, source, own)]
+    if protocol == "common":
+        return [*base, special, Layer("configs/common.toml [common]", "", common["common"]), shared]
+    return [*base, shared, special]
+
+
+def merge(stack: Sequence[Layer]) -> Merged:
+    """Later layers win, key by key. A layer that names another region source starts that table anew: its settings are
+    the source's own."""
+    merged = Merged({table: {} for table in TABLES}, {})
+    for layer in stack:
+        for table, values in merged.tables.items():
+            given = layer.tables.get(table, {})
+            if table == "regions" and given.get("source", values.get("source")) != values.get("source"):
+                values.clear()
+            values.update(given)
+            merged.decided_by.update({(table, key): layer for key in given})
+    return merged
