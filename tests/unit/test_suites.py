@@ -1,0 +1,79 @@
+"""Suites: the shipped ones resolve, and mistakes in a file are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from ovbench.config import resolve
+from ovbench.errors import InputError, UsageError
+from ovbench.suites import load_suite, suite_names
+
+
+@pytest.mark.parametrize("dataset", ["mini", "mini-bg", "ade150"])
+@pytest.mark.parametrize("name", suite_names())
+def test_every_row_of_every_shipped_suite_resolves(name, dataset):
+    rows = load_suite(name, [dataset])
+    cells = [resolve(row.method, row.dataset, row.overrides, row.weights) for row in rows]
+    assert len({cell.digest() for cell in cells}) == len(cells)
+    assert all(cell.dataset == dataset for cell in cells)
+
+
+def test_table_2_goes_from_clearclip_to_the_complete_method():
+    rows = load_suite("corrclip-table2", ["mini"])
+    cells = [resolve(row.method, row.dataset, row.overrides, row.weights) for row in rows]
+    switches = ("scope", "value", "spatial_branch", "mask_class_tokens", "mask_merging", "map_correction")
+    on = [sum(getattr(cell.params, name) for name in switches) for cell in cells]
+    assert on == sorted(on) and on[0] == 0 and on[-1] == len(switches)
+    assert cells[-1].digest() == resolve("corrclip", "mini").digest()
+    assert {row.dataset for row in load_suite("corrclip-table2")} == {"voc21", "pc60", "coco-object"}
+
+
+def test_rows_that_exchange_backbones_are_left_out_where_a_benchmark_brings_its_own():
+    on_mini, on_voc = load_suite("corrclip-table5", ["mini"]), load_suite("corrclip-table5", ["voc21"])
+    assert {row.label for row in on_voc} - {row.label for row in on_mini} == {"QK-QK of DINO-S"}
+    assert next(row for row in on_voc if "DINO-S" in row.label).weights == {"dino": "dino-s8"}
+
+
+def test_the_command_line_is_laid_over_every_row():
+    settings = {"regions": "slic", "similarity": "q-q"}
+    rows = load_suite("corrclip-table5", ["mini", "mini-bg"], settings, {"clip": "mini"})
+    assert all(row.overrides["regions"] == "slic" and row.overrides["similarity"] == "q-q" for row in rows)
+    assert all(row.weights == {"clip": "mini"} for row in rows)
+    assert [row.dataset for row in rows[:2]] == ["mini", "mini-bg"] and rows[0].label == rows[1].label
+
+
+ROW = '[shared]\nmethod = "corrclip"\n[[row]]\nlabel = "a"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (ROW + "setings = {}", r'unknown key "setings" .*did you mean "settings"'),
+        ("titel = 'x'\n" + ROW, r'unknown key "titel"'),
+        ('datasets = ["mini"]', r"needs \[\[row\]\] tables"),
+        ('datasets = ["mini"]\n[[row]]\nlabel = "a"', "a label and a method"),
+        ('datasets = ["mini"]\n' + ROW + '[[row]]\nlabel = "a"', "the same label"),
+        (ROW, "no run is left"),
+        ('datasets = ["mini"]\n' + ROW + "settings = { tau = { a = 1 } }", '"tau" must be'),
+        ("[[row", "malformed TOML"),
+    ],
+)
+def test_mistakes_in_a_file(text, message, tmp_path):
+    path = tmp_path / "suite.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_suite(str(path))
+
+
+def test_values_become_texts(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text('datasets = ["mini"]\n' + ROW + "settings = { tau = 0.5, scope = false, mean = [1.0, 2, 3] }")
+    (row,) = load_suite(str(path))
+    assert row.overrides == {"tau": "0.5", "scope": "false", "mean": "1.0,2,3"}
+
+
+def test_unknown_suite():
+    with pytest.raises(UsageError, match='did you mean "corrclip-table2"'):
+        load_suite("corclip-table2")
+    with pytest.raises(InputError, match="no file"):
+        load_suite("nowhere.toml")
