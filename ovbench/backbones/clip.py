@@ -98,6 +98,18 @@ class ClipVision(nn.Module):
         """The second half of a block, residual included."""
         return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
+    def class_features(self, images: Tensor) -> Tensor:
+        """The class token of images f[b, 3, h, w] in the joint space, not normalised: f[b, d]."""
+        x, last = self.trunk(self.embed(images)[0]), self.blocks[-1]
+        return self.finish_class(x, self.project_heads(last, last.ln_1(x)))
+
+    def finish_class(self, x: Tensor, heads: Heads) -> Tensor:
+        """The last step of `class_features`: tokens f[b, n, c] enter the last block, ``heads`` are its projections;
+        only the one row of the block is computed."""
+        last = self.blocks[-1]
+        row = self.merge_heads(last, F.scaled_dot_product_attention(heads.q[:, :, :1], heads.k, heads.v))
+        return self.project(self.feed_forward(last, x[:, :1] + row))[:, 0]
+
     def project(self, tokens: Tensor) -> Tensor:
         """``ln_post`` and the projection to the joint space on all tokens: f[b, n, d]."""
         return self.visual.ln_post(tokens) @ self.visual.proj

@@ -19,12 +19,13 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ovbench.backbones.clip import ClipVision, Heads
+from ovbench.backbones.clip import Heads
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD, from_clip
 from ovbench.backbones.pillow import resize_like_pillow
 from ovbench.errors import UsageError
 from ovbench.methods.base import Batch, Method, Needs, Queries
 from ovbench.methods.naclip import neighbourhood
+from ovbench.methods.spectral import Principal, match_range, principal, recompose, stretch
 
 MISREAD_STD = (0.229, 0.224, 0.255)  # of the official inverse normalisation: ImageNet's, the last one mistyped
 TOP_PATCHES = 2  # patches that stand for a query in the text adjustment
@@ -83,15 +84,6 @@ class CASSFeatures(NamedTuple):
     presence: Tensor
 
 
-class Principal(NamedTuple):
-    """A graph of cells by its largest eigenvalues f64[..., r], descending, as many eigenvectors scaled by their roots,
-    f[..., n, r], so that ``factors @ factors.mT`` is the graph cut to that rank, and the sum of all eigenvalues."""
-
-    values: Tensor
-    factors: Tensor
-    trace: Tensor
-
-
 class Pairs(NamedTuple):
     """For every head of CLIP: its partner among DINO's, i64[b, h], and the weight of that, f[b, h]."""
 
@@ -110,7 +102,7 @@ class CASS(Method):
 
     def encode_image(self, image: Tensor) -> Tensor | None:
         """The class token of the whole image, once for all its windows."""
-        return class_vector(self.presence or self.clip, image[None]) if self.params.class_token == "image" else None
+        return self._class_tokens(image[None]) if self.params.class_token == "image" else None
 
     def encode(self, batch: Batch) -> CASSFeatures:
         embedded, grid = self.clip.embed(batch.windows)
@@ -122,14 +114,17 @@ class CASS(Method):
         mixed = self.clip.merge_heads(last, weights @ patches.v)  # neither residual nor feed-forward
         tokens = F.normalize(self.clip.project(mixed), dim=-1)
         batch.note("attention", weights)
-        return CASSFeatures(tokens, grid, self.presence_vector(batch, x, heads))
-
-    def presence_vector(self, batch: Batch, x: Tensor, heads: Heads) -> Tensor:
-        """What tells which objects are there: the class token of the image or of each window, f[b or 1, D']. Where
-        the tower of the patches gives it, what entered its last block is used again."""
         if self.params.class_token == "image":
-            return batch.context
-        return class_vector(self.presence, batch.windows) if self.presence else finish_class(self.clip, x, heads)
+            presence = batch.context
+        elif self.presence is None:
+            presence = F.normalize(self.clip.finish_class(x, heads), dim=-1)
+        else:
+            presence = self._class_tokens(batch.windows)
+        return CASSFeatures(tokens, grid, presence)
+
+    def _class_tokens(self, images: Tensor) -> Tensor:
+        """By the second CLIP where there is one: f[b, D'], of length one."""
+        return F.normalize((self.presence or self.clip).class_features(images), dim=-1)
 
     def attention_logits(self, batch: Batch, clip: Heads, grid: tuple[int, int]) -> Tensor:
         """What the softmax of the last block is taken of: f[b, h, n, n]."""
@@ -138,19 +133,19 @@ class CASS(Method):
             return scale * clip.q @ clip.k.mT
         graph = scale * clip.k @ clip.k.mT  # A_CLIP
         if self.params.attention == "distilled":
-            graph = self.distil(batch, graph, clip.k, grid)
+            graph = self.distil(graph, clip.k, self.dino_keys(batch, grid), batch.note)
         return graph + neighbourhood(grid, self.params.gaussian_std)[1:, 1:].to(graph)  # NACLIP's omega
 
-    def distil(self, batch: Batch, clip_graph: Tensor, k: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The graph of every head of CLIP fused with that of one of DINO's: f[b, h, n, n]."""
-        kd = self.dino_keys(batch, grid)  # f[b, g, n, e]
+    def distil(self, clip_graph: Tensor, k: Tensor, kd: Tensor, note: Callable[[str, Any], None]) -> Tensor:
+        """The graph f[b, h, n, n] of every head of CLIP, of keys f[b, h, n, e], fused with the graph of one of DINO's
+        heads, of keys f[b, g, n, e]."""
         if self.params.match_ranges:
             kd = match_range(kd, k, (1, 2, 3))  # one range for all heads
         ranks = max(self.params.eigenvalues, self.params.rank or 0)
         dino, clip = principal(kd, ranks), principal(k, ranks)
         distance = self.spectral_distance(dino.values, clip.values)
         pairs = self.match(distance)
-        graph = self.low_rank(kd, dino, pairs.partner, batch.note)
+        graph = self.low_rank(kd, dino, pairs.partner, note)
         graph.diagonal(dim1=-2, dim2=-1).zero_()
         if self.params.match_ranges:
             graph = match_range(graph, clip_graph, (2, 3))
@@ -161,7 +156,7 @@ class CASS(Method):
             ("distance", distance), ("pairs", pairs.partner), ("dino_graph", graph), ("fused", fused),
             ("pair_weight", pairs.weight),
         ):  # fmt: skip
-            batch.note(name, value)
+            note(name, value)
         return fused
 
     def dino_keys(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
@@ -228,8 +223,7 @@ class CASS(Method):
         stretched = stretch(s, kept) if self.params.stretch and self.params.matching != "sequential" else s
         note("singular_values", s)
         note("singular_values_scaled", stretched)
-        ratio = torch.where(kept & (s > 1e-12 * s[..., :1]), stretched / s, 0.0)
-        return (factors * ratio[..., None, :].to(factors)) @ factors.mT
+        return recompose(factors, s, torch.where(kept, stretched, 0.0))
 
     # Patch features to scores: section 3.3, object presence-driven object-level context
 
@@ -265,60 +259,9 @@ class CASS(Method):
         return winners, F.normalize(adjusted, dim=-1)
 
 
-def class_vector(tower: ClipVision, images: Tensor) -> Tensor:
-    """The class token of images f[b, 3, h, w] by the unmodified tower, in the joint space, of length one: f[b, D]."""
-    x, last = tower.trunk(tower.embed(images)[0]), tower.blocks[-1]
-    return finish_class(tower, x, tower.project_heads(last, last.ln_1(x)))
-
-
-def finish_class(tower: ClipVision, x: Tensor, heads: Heads) -> Tensor:
-    """The last step of `class_vector`: ``x`` f[b, 1 + n, c] enters the last block, ``heads`` are its projections; only
-    the one row of the block is computed."""
-    last = tower.blocks[-1]
-    row = tower.merge_heads(last, F.scaled_dot_product_attention(heads.q[:, :, :1], heads.k, heads.v))
-    return F.normalize(tower.project(tower.feed_forward(last, x[:, :1] + row)), dim=-1)[:, 0]
-
-
-def principal(keys: Tensor, ranks: int) -> Principal:
-    """The largest ``ranks`` eigenvalues of the graphs s K K^T of keys f[b, h, n, e], s = e^-1/2, in fp64; fewer where
-    there are fewer cells.
-
-    The e x e matrix s K^T K has the same eigenvalues, but for zeros, so the smaller of the two is decomposed. Its
-    eigenvectors V give the graph's as K V.
-    """
-    n, e = keys.shape[-2:]
-    wide = keys.double() * e**-0.25
-    small = e < n
-    values, vectors = torch.linalg.eigh(wide.mT @ wide if small else wide @ wide.mT)
-    trace = values.sum(-1)
-    values, vectors = values.flip(-1)[..., :ranks], vectors.flip(-1)[..., :ranks]
-    factors = wide @ vectors if small else vectors * values.clamp(min=0).sqrt()[..., None, :]
-    missing = min(ranks, n) - values.shape[-1]
-    return Principal(F.pad(values, (0, missing)), F.pad(factors, (0, missing)).to(keys), trace)
-
-
 def take(of_dino: Tensor, partner: Tensor) -> Tensor:
     """Quantities [b, g, ...] of DINO's heads as those of the partners of CLIP's heads: [b, h, ...]."""
     return of_dino[torch.arange(len(partner), device=partner.device)[:, None], partner]
-
-
-def stretch(s: Tensor, kept: Tensor) -> Tensor:
-    """phi: of the kept values of s f64[..., r] the smallest becomes half of itself and the largest one and a half
-    times, the others in between by their place."""
-    low, high = torch.where(kept, s, torch.inf).amin(-1, keepdim=True), s.amax(-1, keepdim=True)
-    return 0.5 * low + (s - low) / _at_least_tiny(high - low) * (1.5 * high - 0.5 * low)
-
-
-def match_range(x: Tensor, model: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """x moved and scaled to the minimum and the maximum that ``model`` has over the axes; a constant x becomes that
-    minimum."""
-    low, new_low = x.amin(axes, keepdim=True), model.amin(axes, keepdim=True)
-    span, new_span = x.amax(axes, keepdim=True) - low, model.amax(axes, keepdim=True) - new_low
-    return (x - low) / _at_least_tiny(span) * new_span + new_low
-
-
-def _at_least_tiny(x: Tensor) -> Tensor:
-    return x.clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def cluster(text: Tensor, distance: float) -> Tensor:

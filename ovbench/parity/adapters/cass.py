@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ovbench.errors import InputError
 from ovbench.methods.base import Queries
-from ovbench.methods.cass import CASS, CASSParams, Principal, stretch, take
+from ovbench.methods.cass import CASS, CASSParams, take
+from ovbench.methods.spectral import Principal, stretch
 from ovbench.parity.adapters.common import Values, label, shared_values
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
