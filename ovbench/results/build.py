@@ -52,5 +52,5 @@ def build_record(
         **made_with,
         **score_fields(confusion, tuple(classes)),
         "failed": failed,
-        "timing": {**timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}},
+        "time": {**timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}},
     }

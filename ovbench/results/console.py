@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -29,10 +30,11 @@ def class_table(record: dict[str, Any]) -> Table:
     return table
 
 
-def summary_table(records: list[dict[str, Any]]) -> Table:
-    """One row per cell: mIoU, mean and pixel accuracy in percent, images and time."""
+def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | None = None) -> Table:
+    """One row per cell: mIoU, mean and pixel accuracy in percent, images and time; with ``labels``, by the hash of a
+    cell's settings, the rows of a suite."""
     table = Table(title="mIoU in percent", title_justify="left")
-    for name in ("method", "dataset"):
+    for name in ("row", "method", "dataset") if labels else ("method", "dataset"):
         table.add_column(name)
     for name in ("mIoU", "mAcc", "aAcc", "images", "seconds"):
         table.add_column(name, justify="right")
@@ -40,9 +42,10 @@ def summary_table(records: list[dict[str, Any]]) -> Table:
         cell, metrics = record["cell"], record["metrics"]
         partial = "" if record["status"] == "complete" else " (partial)"
         table.add_row(
+            *([labels.get(record["settings_sha256"], "")] if labels else []),
             cell["method"], cell["dataset"], percent(metrics["mIoU"]), percent(metrics["mAcc"]),
             percent(metrics["aAcc"]), f"{record['dataset']['images']}{partial}",
-            f"{record['timing']['total_s']:.1f}",
+            f"{record['time']['total_s']:.1f}",
         )  # fmt: skip
     return table
 

@@ -13,7 +13,7 @@ Fields, top level:
   metrics     fractions: mIoU, mAcc, aAcc, and how many classes are in the mean of mIoU
   per_class   class, iou, acc (fractions; null where there is nothing to score)
   failed      ids of images that could not be scored, with the reason
-  timing      all that differs from run to run: start, seconds in all and per stage, processes, peak memory
+  time        all that differs from run to run: start, seconds in all and per stage, processes, peak memory
 """
 
 from __future__ import annotations

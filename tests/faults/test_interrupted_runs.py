@@ -25,7 +25,7 @@ def start(out, *more, launcher=()):
 def record_of(process):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    return {key: value for key, value in json.loads(out).items() if key != "timing"}
+    return {key: value for key, value in json.loads(out).items() if key not in ("time", "git")}
 
 
 @pytest.fixture(scope="module")
