@@ -3,9 +3,10 @@
 Supervision is image-level only: a crop or scene and a caption that is true of it. Three pooled image vectors are
 contrasted with the captions: the class token; the mean over patches of the last block's value path; and the same of the
 mean output of the middle blocks. Pairs of a batch whose caption happens to be true of the other's image are left out of
-the negatives.
+the negatives. From a certain step on, most batches are mosaics: crops laid side by side in one image, each contrasted,
+by the mean over its own patches, with its own caption (Wu et al., CLIM, AAAI 2024).
 
-    python scripts/train_mini/clip.py --work /tmp/mini --steps 4000
+    python scripts/train_mini/clip.py --work /tmp/mini --steps 6000
     python scripts/train_mini/clip.py --work /tmp/mini --export ovbench/assets/mini
 """
 
@@ -16,6 +17,7 @@ import json
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import open_clip
@@ -33,12 +35,34 @@ MODEL = {
     "vision_cfg": {"image_size": 112, "layers": 6, "width": 128, "head_width": 32, "patch_size": 8},
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 96, "heads": 4, "layers": 3},
 }
-# One kind of batch per step: probability, crop size (pixels), pairs, zoom range, share of crops around things.
-BATCHES = (
-    (0.45, 32, 320, (0.8, 1.5), 0.7),
-    (0.35, 64, 128, (0.7, 1.3), 0.7),
-    (0.20, 112, 48, (0.5, 1.2), 0.6),
+
+
+class Kind(NamedTuple):
+    """A kind of batch: how often it comes, the size (pixels), number, zoom range and share around things of its crops, and
+    how many crops a mosaic has on a side (1: none)."""
+
+    weight: float
+    size: int
+    count: int
+    zoom: tuple[float, float]
+    on_things: float
+    side: int = 1
+
+
+# Class tokens and texts come first; mosaics then teach patches to keep to their own neighbourhood.
+CROPS = (
+    Kind(0.45, 32, 320, (0.8, 1.5), 0.7),
+    Kind(0.35, 64, 128, (0.7, 1.3), 0.7),
+    Kind(0.20, 112, 48, (0.5, 1.2), 0.6),
 )
+MOSAICS = (
+    Kind(0.40, 32, 324, (0.8, 1.5), 0.7, side=3),
+    Kind(0.20, 56, 128, (0.7, 1.3), 0.7, side=2),
+    Kind(0.10, 32, 320, (0.8, 1.5), 0.7),
+    Kind(0.15, 64, 128, (0.7, 1.3), 0.7),
+    Kind(0.15, 112, 48, (0.5, 1.2), 0.6),
+)
+MOSAICS_FROM = 2400  # steps
 LEARNING_RATE, WEIGHT_DECAY, WARMUP, EMA = 1.5e-3, 0.05, 150, 0.997
 BLOCK_DROP, WORD_DROP = 0.1, 0.02
 WEIGHTS = {"class token": 1.0, "values": 1.0, "middle values": 0.7}
@@ -101,15 +125,19 @@ def attend(block: torch.nn.Module, x: torch.Tensor, causal: bool = False) -> tor
     return x + block.mlp(block.ln_2(x))
 
 
-def values(block: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Mean over patches of the value path out_proj(v(ln_1(x))): f[b,1+n,c] -> f[b,c]."""
-    c, a = x.shape[-1], block.attn
-    y = block.ln_1(x)[:, 1:].mean(dim=1)
+def values(block: torch.nn.Module, x: torch.Tensor, side: int) -> torch.Tensor:
+    """Mean of the value path out_proj(v(ln_1(x))) over the patches of each crop of a mosaic, f[b,1+n,c] to
+    f[b*side*side,c]."""
+    b, n, c = x.shape
+    a, cell = block.attn, round((n - 1) ** 0.5) // side
+    y = block.ln_1(x)[:, 1:].view(b, side, cell, side, cell, c).mean(dim=(2, 4)).view(-1, c)
     return a.out_proj(F.linear(y, a.in_proj_weight[2 * c :], a.in_proj_bias[2 * c :]))
 
 
-def encode_images(model: open_clip.CLIP, images: torch.Tensor, rng: np.random.RandomState) -> dict[str, torch.Tensor]:
-    """The three pooled vectors of each image, f[b,d], normalised."""
+def encode_images(
+    model: open_clip.CLIP, images: torch.Tensor, mosaic: int, rng: np.random.RandomState
+) -> dict[str, torch.Tensor]:
+    """The pooled vectors of each crop, f[b,d], normalised; a mosaic has `mosaic` crops on a side and no class token."""
     v = model.visual
     x = v.conv1(images)
     b, c, side, _ = x.shape
@@ -126,11 +154,9 @@ def encode_images(model: open_clip.CLIP, images: torch.Tensor, rng: np.random.Ra
         if i in (2, 3):
             middle.append(x)
     last = blocks[-1]
-    pooled = {
-        "class token": attend(last, x)[:, 0],
-        "values": values(last, x),
-        "middle values": values(last, (middle[0] + middle[1]) / 2),
-    }
+    pooled = {"values": values(last, x, mosaic), "middle values": values(last, (middle[0] + middle[1]) / 2, mosaic)}
+    if mosaic == 1:
+        pooled["class token"] = attend(last, x)[:, 0]
     return {k: F.normalize((v.ln_post(p) @ v.proj).float(), dim=-1) for k, p in pooled.items()}
 
 
@@ -150,6 +176,17 @@ def contrast(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, als
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+class Batch(NamedTuple):
+    """images f[m,3,s,s], mosaics of side x side crops; text rows i64[b,n]; also_true bool[b,b] marks the captions
+    (columns) true of other crops (rows); the generator of the step's other choices."""
+
+    images: torch.Tensor
+    rows: torch.Tensor
+    also_true: torch.Tensor
+    side: int
+    rng: np.random.RandomState
+
+
 class Batches:
     """Draws the batch of a step; the same step always gives the same batch."""
 
@@ -157,16 +194,17 @@ class Batches:
         self._pool, self._words, self._seed = pool, words, seed
         self._implied = captions.implied().astype(np.float32)
 
-    def draw(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.random.RandomState]:
-        """images f[b,3,s,s], text rows i64[b,n], also_true bool[b,b], and the generator of the step's other choices."""
+    def draw(self, step: int) -> Batch:
+        """The batch of a step."""
         rng = np.random.RandomState((self._seed * 1_000_003 + step) % (1 << 32))
         stream = Stream((self._seed << 32) + step)
-        _, size, count, zoom, on_things = BATCHES[rng.choice(len(BATCHES), p=[b[0] for b in BATCHES])]
-        crops = [self._pool.crop(rng, size, zoom, on_things) for _ in range(count)]
+        kinds = MOSAICS if step >= MOSAICS_FROM else CROPS
+        kind = kinds[rng.choice(len(kinds), p=[k.weight for k in kinds])]
+        crops = [self._pool.crop(rng, kind.size, kind.zoom, kind.on_things) for _ in range(kind.count)]
         said = [captions.describe(c.shares, stream) for c in crops]
         templates = open_clip.OPENAI_IMAGENET_TEMPLATES
         texts = [s.text if rng.uniform() < 0.15 else templates[rng.randint(80)](s.text) for s in said]
-        asked = np.zeros((count, captions.CONCEPTS), np.float32)
+        asked = np.zeros((kind.count, captions.CONCEPTS), np.float32)
         for i, s in enumerate(said):
             asked[i, list(s.concepts)] = 1
         present = (np.stack([c.shares for c in crops]) > 0.015).astype(np.float32) @ self._implied > 0
@@ -174,16 +212,18 @@ class Batches:
         np.fill_diagonal(also_true, False)
         x = jitter(np.stack([c.image for c in crops]), rng)
         x = (x - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
-        images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-        return images, self._words.encode(texts, rng), torch.from_numpy(also_true), rng
+        k, s = kind.side, kind.size  # crops to mosaics, row by row
+        x = x.reshape(-1, k, k, s, s, 3).transpose(0, 5, 1, 3, 2, 4).reshape(-1, 3, k * s, k * s)
+        images = torch.from_numpy(np.ascontiguousarray(x))
+        return Batch(images, self._words.encode(texts, rng), torch.from_numpy(also_true), k, rng)
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int, steps: int, peak: float = LEARNING_RATE) -> float:
     """Learning rate: linear warm-up, then a cosine to 2 % of the peak."""
     if step < WARMUP:
-        return LEARNING_RATE * (step + 1) / WARMUP
+        return peak * (step + 1) / WARMUP
     t = (step - WARMUP) / max(steps - WARMUP, 1)
-    return float(LEARNING_RATE * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(t, 1.0)))))
+    return float(peak * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(t, 1.0)))))
 
 
 def save(path: Path, state: dict) -> None:
@@ -202,7 +242,7 @@ class Run:
         matrices = [p for n, p in named if p.ndim >= 2 and "embedding" not in n]
         others = [p for n, p in named if p.ndim < 2 or "embedding" in n]
         groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         self.average = {n: p.detach().clone() for n, p in named}
         self.step, self.seconds = 0, 0.0
 
@@ -234,6 +274,7 @@ class Run:
 def train(options: argparse.Namespace) -> None:
     """Trains to --steps from the checkpoint in --work if there is one."""
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
     words = Words()
     batches = Batches(Pool(options.work / "pool", options.scenes), words, options.seed)
     run, path = Run(len(words)), options.work / "clip.pt"
@@ -241,13 +282,14 @@ def train(options: argparse.Namespace) -> None:
         run.load(path)
     model, started, seen = run.model, time.time() - run.seconds, {}
     while run.step < options.steps:
-        images, rows, also_true, rng = batches.draw(run.step)
+        batch = batches.draw(run.step)
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            pooled, texts = encode_images(model, images, rng), encode_texts(model, rows)
+            pooled = encode_images(model, batch.images, batch.side, batch.rng)
+            texts = encode_texts(model, batch.rows)
         scale = model.logit_scale.exp().clamp(max=60)
-        losses = {k: contrast(p, texts, scale, also_true) for k, p in pooled.items()}
+        losses = {k: contrast(p, texts, scale, batch.also_true) for k, p in pooled.items()}
         run.update(sum(WEIGHTS[k] * x for k, x in losses.items()), rate(run.step, options.steps))
-        seen = {k: 0.98 * seen.get(k, x.item()) + 0.02 * x.item() for k, x in losses.items()}
+        seen |= {k: 0.98 * seen.get(k, x.item()) + 0.02 * x.item() for k, x in losses.items()}
         if run.step % 50 == 0:
             line = {"step": run.step, "seconds": round(time.time() - started), "scale": round(scale.item(), 1)}
             print(json.dumps(line | {k: round(x, 3) for k, x in seen.items()}), flush=True)
@@ -271,7 +313,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the pool and the checkpoint")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)

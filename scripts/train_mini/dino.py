@@ -4,7 +4,7 @@ Every scene gives one large view; inside it lie windows, each of which is also s
 scaled, turned, in other light). Student and teacher are compared, with lightly's DINOLoss, on two things: the class
 token (large against small view), and the query + key features of the last block, averaged over the window in the large
 view and over the whole small view (and, for the student, at single patches). The second makes patches of one material
-alike wherever they lie.
+alike wherever they lie. Windows of different images are kept from crowding.
 
     python scripts/train_mini/dino.py --work /tmp/mini --steps 3000
     python scripts/train_mini/dino.py --work /tmp/mini --export ovbench/assets/mini
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ import cv2
 import numpy as np
 import timm
 import torch
+import torch.nn.functional as F
 from clip import rate, save
 from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
@@ -32,8 +34,9 @@ from timm.models.vision_transformer import VisionTransformer
 MODEL = {"img_size": 112, "patch_size": 8, "embed_dim": 96, "depth": 5, "num_heads": 3, "num_classes": 0}
 IMAGES, WINDOWS, LARGE, SMALL, PATCH = 32, 4, 96, 32, 8
 PROTOTYPES, TEACHER_TEMP, STUDENT_TEMP = 512, 0.05, 0.1
-MOMENTUM = (0.99, 0.999)
-CLASS_TOKEN_WEIGHT = 0.5
+MOMENTUM = (0.994, 0.9995)
+LEARNING_RATE = 6e-4
+CLASS_TOKEN_WEIGHT, SPREAD_WEIGHT = 0.5, 0.5
 
 
 class Views(NamedTuple):
@@ -126,6 +129,15 @@ class Student(torch.nn.Module):
         self.heads = torch.nn.ModuleList(DINOProjectionHead(width, 256, 64, PROTOTYPES) for _ in range(2))
 
 
+def crowding(f: torch.Tensor) -> torch.Tensor:
+    """How close features f[b*k,c] of windows of different images lie: log of the mean of exp(4 cosine), the uniformity
+    loss of Wang and Isola (ICML 2020) with t = 2 up to a constant."""
+    f = F.normalize(f, dim=-1)
+    image = torch.arange(len(f)) // WINDOWS
+    other = image[:, None] != image[None]
+    return torch.logsumexp(4 * (f @ f.T)[other], dim=0) - math.log(int(other.sum()))
+
+
 def step_loss(
     student: Student, teacher: Student, losses: list[DINOLoss], pool: Pool, rng: np.random.RandomState
 ) -> torch.Tensor:
@@ -140,7 +152,8 @@ def step_loss(
     s_cls = [student.heads[0](f.cls).float() for f in (s_large, s_small)]
     s_mean = [student.heads[1](f).float() for f in (s_large.mean, s_small.mean, s_large.patch, s_small.patch)]
     with torch.autocast("cpu", enabled=False):
-        return CLASS_TOKEN_WEIGHT * losses[0](t_cls, s_cls) + losses[1](t_mean, s_mean)
+        distilled = CLASS_TOKEN_WEIGHT * losses[0](t_cls, s_cls) + losses[1](t_mean, s_mean)
+        return distilled + SPREAD_WEIGHT * crowding(s_large.mean.float())
 
 
 class Run:
@@ -153,7 +166,7 @@ class Run:
         temperatures = {"teacher_temp": TEACHER_TEMP, "student_temp": STUDENT_TEMP}
         self.losses = [DINOLoss(PROTOTYPES, **temperatures) for _ in range(2)]
         parameters = [p for p in self.student.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, weight_decay=0.04)
+        self.optimizer = torch.optim.AdamW(parameters, weight_decay=0.04, fused=True)
         self.step, self.seconds = 0, 0.0
 
     def load(self, path: Path) -> None:
@@ -186,6 +199,7 @@ class Run:
 def train(options: argparse.Namespace) -> None:
     """Trains to --steps from the checkpoint in --work if there is one."""
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
     timm.layers.set_fused_attn(False)  # plain products are faster to differentiate on a CPU
     pool = Pool(options.work / "pool", options.scenes)
     run, path = Run(options.seed), options.work / "dino.pt"
@@ -197,7 +211,7 @@ def train(options: argparse.Namespace) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             loss = step_loss(run.student, run.teacher, run.losses, pool, rng)
         momentum = MOMENTUM[0] + (MOMENTUM[1] - MOMENTUM[0]) * run.step / options.steps
-        run.update(loss, rate(run.step, options.steps), momentum)
+        run.update(loss, rate(run.step, options.steps, LEARNING_RATE), momentum)
         shown = loss.item() if shown is None else 0.98 * shown + 0.02 * loss.item()
         if run.step % 50 == 0:
             line = {"step": run.step, "seconds": round(time.time() - started), "loss": round(shown, 3)}
