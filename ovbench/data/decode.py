@@ -20,7 +20,10 @@ def read_image(path: Path) -> np.ndarray:
     data = _bytes(path)
     if not _ends_properly(data):
         _decode_strictly(path)
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # more pixels than OpenCV allows
+        bgr = None
     if bgr is None:
         raise InputError(f'"{path}" is not an image that can be read', fix="copy the file again")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -130,7 +131,7 @@ def check_files(item: Item) -> FileReport:
     try:
         image = read_image(item.image_path)
         with Image.open(item.image_path) as opened:
-            report = report._replace(image_mode=opened.mode, orientation=opened.getexif().get(0x0112, 1))
+            report = report._replace(image_mode=opened.mode, orientation=_orientation(opened))
         report = report._replace(size=image.shape[:2])
     except (InputError, OSError) as error:
         report = report._replace(trouble=(("unreadable image", str(error)),))
@@ -146,6 +147,13 @@ def check_files(item: Item) -> FileReport:
     if report.size is not None and report.size != raw.shape:
         report = report._replace(trouble=(*report.trouble, _mismatch(report, raw.shape)))
     return report
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(0x0112, 1)
+    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return 1  # a tag that nobody can read turns no image
 
 
 def _mismatch(report: FileReport, label: tuple[int, int]) -> tuple[str, str]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 import zipfile
 
 import numpy as np
@@ -405,3 +409,22 @@ def test_several_benchmarks_are_all_verified_though_one_fails(tmp_path):
     assert isinstance(result.exception, InputError) and "of pc60 found" in str(result.exception)
     reports = json.loads(call("verify", "pc60", "voc21", "--data-root", tmp_path, "--partial", "--json").stdout)
     assert [report["ok"] for report in reports] == [False, True] and "looked in" in reports[0]["error"]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_preparation_leaves_whole_files_and_goes_on(tmp_path, how):
+    maps = raw.coco(tmp_path, n=100)
+    command = [sys.executable, "-m", "ovbench", "data", "prepare", "coco-stuff", "--source", tmp_path, "--workers", "1"]
+    folder = tmp_path / "annotations/val2017"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not any(folder.glob("*.png")):
+            time.sleep(0.002)
+        process.send_signal(how)
+    written = list(folder.glob("*.png"))
+    assert written and process.returncode in (0, -how, 128 + how)
+    for path in written:
+        classes = maps[path.name.removesuffix("_labelTrainIds.png")]
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), np.where(classes < 0, 255, classes))
+    assert call("prepare", "coco-stuff", "--source", tmp_path).exit_code == 0
+    assert len(list(folder.iterdir())) == 100 and len(open_dataset(load_card("coco-stuff"), tmp_path)) == 100
+    no_leftovers(folder)
