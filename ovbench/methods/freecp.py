@@ -79,6 +79,37 @@ class Crop(NamedTuple):
         return self.window, self.number, *self.box
 
 
+class Vocabulary(NamedTuple):
+    """Queries as FreeCP sees them: ``named`` i64[n] are those of classes, ``member`` i64[n] the place of their class
+    among the C classes, ``first`` i64[C] the first query of each, ``texts`` f[n, d] what ambiguous regions are compared
+    with. The official code knows no synonyms but the background's."""
+
+    named: Tensor
+    member: Tensor
+    first: Tensor
+    texts: Tensor
+
+    @classmethod
+    def of(cls, queries: Queries) -> Vocabulary:
+        index = queries.class_index
+        named = (index != (-1 if queries.background is None else queries.background)).nonzero()[:, 0]
+        classes, member = index[named].unique(return_inverse=True)
+        texts = queries.embeddings if queries.descriptions is None else queries.descriptions
+        return cls(named, member, torch.searchsorted(index, classes), F.normalize(texts[named], dim=-1))
+
+    def gather(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities f[b, q, N] of queries as those of classes, f[b, C, N], which are the sums over their synonyms,
+        and of the prompts of the background."""
+        rest = torch.ones(p.shape[1], dtype=torch.bool, device=p.device).index_fill(0, self.named, False)
+        classes = p.new_zeros(len(p), len(self.first), p.shape[2]).index_add_(1, self.member, p[:, self.named])
+        return classes, p[:, rest]
+
+    def best(self, logits: Tensor) -> Tensor:
+        """Logits f[m, n] of named queries as those of classes f[m, C]: the largest among the synonyms."""
+        lowest = logits.new_full((len(logits), len(self.first)), -torch.inf)
+        return lowest.scatter_reduce(1, self.member.expand_as(logits), logits, "amax")
+
+
 class FreeCP(Method):
     """Refined class maps, from which redundant and ambiguous classes of each window have been removed."""
 
@@ -119,27 +150,28 @@ class FreeCP(Method):
         return t
 
     def score(self, features: Purifiable, queries: Queries) -> Tensor:
-        """Purified maps f[b, q, gh, gw] in [0, 1]; rows of the background and of removed classes are zero."""
+        """Purified maps f[b, q, gh, gw] in [0, 1]. The map of a class stands in the row of its first query; rows of its
+        synonyms, of the background and of removed classes are zero."""
         cosines = F.normalize(features.tokens, dim=-1) @ F.normalize(queries.embeddings, dim=-1).T
         logits = self.clip.temperature * cosines  # f[b, N, q]
         features.note("patch_logits", logits)
-        p = logits.softmax(-1).mT.contiguous()  # P, f[b, q, N]
+        p = logits.softmax(-1).mT  # P, f[b, q, N]
         features.note("probabilities_patch", p)
-        rows = (queries.class_index != (-1 if queries.background is None else queries.background)).nonzero()[:, 0]
-        low, high = p.amin((1, 2), keepdim=True), p.amax((1, 2), keepdim=True)
-        p = p[:, rows]
-        z = (p - low) / (high - low).clamp(min=torch.finfo(p.dtype).tiny)  # Z: one range for all queries of a window
+        vocabulary = Vocabulary.of(queries)
+        p, background = vocabulary.gather(p)
+        low = torch.cat([p, background], 1).amin((1, 2), keepdim=True)
+        high = torch.cat([p, background], 1).amax((1, 2), keepdim=True)
+        z = (p - low) / (high - low).clamp(min=torch.finfo(p.dtype).tiny)  # Z: one range for all columns of a window
         refined = self.refine(z, features)
         alive = self.spatial_consistency(p, refined, features.note) > self.params.rp_thres
         if not self.params.redundancy:
             alive = torch.ones_like(alive)
         features.note("survive_redundancy", alive)
         if self.params.ambiguity:
-            texts = queries.embeddings if queries.descriptions is None else queries.descriptions
-            alive = self.settle(refined, alive, features, F.normalize(texts[rows], dim=-1))
+            alive = self.settle(refined, alive, features, vocabulary)
         features.note("survive_ambiguity", alive)
         scores = z.new_zeros(len(z), len(queries.embeddings), z.shape[2])
-        scores[:, rows] = refined * alive[..., None]
+        scores[:, vocabulary.first] = refined * alive[..., None]
         return scores.unflatten(2, features.grid)
 
     def refine(self, z: Tensor, features: Purifiable) -> Tensor:
@@ -165,11 +197,9 @@ class FreeCP(Method):
         note("redundancy", consistency)
         return consistency
 
-    def settle(self, refined: Tensor, alive: Tensor, features: Purifiable, texts: Tensor) -> Tensor:
-        """Ambiguity purification: of classes that claim the same region, those survive that win one of its boxes.
-
-        A box without area keeps all of its group. ``texts`` f[C, d]: what an ambiguous region is compared with.
-        """
+    def settle(self, refined: Tensor, alive: Tensor, features: Purifiable, vocabulary: Vocabulary) -> Tensor:
+        """Ambiguity purification: of classes that claim the same region, those survive that win one of its boxes. A box
+        without area keeps all of its group."""
         survivors = alive.cpu()
         maps = refined[alive].cpu().split(survivors.sum(1).tolist())  # f[K, N] of each window
         keep = survivors.clone()
@@ -187,7 +217,7 @@ class FreeCP(Method):
                     keep[window, group] = False
                     fused = own[members].mean(0).view(features.grid)
                     crops += [Crop(window, number, group.tolist(), box) for box in contour_boxes(fused, self.official)]
-        winners = self.winners(crops, features, texts)
+        winners = self.winners(crops, features, vocabulary)
         for crop, winner in zip(crops, winners, strict=True):
             keep[crop.window, crop.classes if winner is None else winner] = True
         features.note("overlaps", overlaps)
@@ -197,7 +227,7 @@ class FreeCP(Method):
         )
         return keep.to(alive.device)
 
-    def winners(self, crops: list[Crop], features: Purifiable, texts: Tensor) -> list[int | None]:
+    def winners(self, crops: list[Crop], features: Purifiable, vocabulary: Vocabulary) -> list[int | None]:
         """The class whose text is nearest to each region, among those that claim it; None for a box without area. All
         regions of all windows go through the tower together."""
         patch = self.clip.patch
@@ -211,7 +241,7 @@ class FreeCP(Method):
         rows = []
         for start in range(0, len(images), CROPS_AT_ONCE):
             seen = F.normalize(self.base.class_features(torch.cat(images[start : start + CROPS_AT_ONCE])), dim=-1)
-            logits = (self.clip.temperature * seen @ texts.T).cpu()
+            logits = vocabulary.best(self.clip.temperature * seen @ vocabulary.texts.T).cpu()
             for crop, row in zip(sound[start : start + CROPS_AT_ONCE], logits, strict=True):
                 winner[crop.place()] = crop.classes[int(row[crop.classes].argmax())]
                 rows += [(*crop.place(), c, float(row[c])) for c in crop.classes]

@@ -131,6 +131,20 @@ def test_background_prompts_act_through_the_softmax_only(towers, windows):
     torch.testing.assert_close(classes[0], 1 - classes[1:].amax(0))
 
 
+def test_synonyms_share_one_map(towers, windows, queries):
+    """A class whose query is split in two equal ones: half of the probability each, the same class."""
+    method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.02, ap_thres=0.3))
+    text = queries.embeddings
+    twice = Queries(torch.cat([text[:1], text[:1], text[1:]]), torch.tensor([0, 0, 1, 2, 3, 4, 5, 6, 7, 8]))
+    classes = [method.probabilities(purified(method, windows[:1], q)[0], q, None) for q in (queries, twice)]
+    alone = purified(method, windows[:1], twice)[0]
+    assert classes[1].shape == classes[0].shape and alone[1].abs().max() == 0
+    names = torch.cat([text, text[2:3]]), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 8])
+    kept = {}
+    purified(method, windows[:1], Queries(*names), kept.__setitem__)
+    assert kept["refined"].shape[1] == 9 and kept["survive_ambiguity"].shape == (1, 9)
+
+
 def test_one_class_and_an_even_window_are_finite(towers, queries):
     one = queries._replace(embeddings=queries.embeddings[:1], class_index=queries.class_index[:1])
     for official in ("official", "paper"):
