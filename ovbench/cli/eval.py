@@ -12,10 +12,14 @@ from ovbench.cli import options
 
 
 @click.command(name="eval")
-@click.option("--method", "-m", "methods", multiple=True, required=True, metavar="NAME", help="Method. Repeatable.")
+@click.option("--method", "-m", "methods", multiple=True, metavar="NAME", help="Method. Repeatable.")
 @click.option(
-    "--dataset", "-d", "datasets", multiple=True, required=True, metavar="NAME|CARD.toml",
+    "--dataset", "-d", "datasets", multiple=True, metavar="NAME|CARD.toml",
     help="Benchmark, or a card of your own. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--suite", metavar="NAME|FILE.toml",
+    help="The rows of a suite, such as a paper's table, instead of --method; on its own benchmarks or on --dataset.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images.")
 @click.option(
@@ -45,6 +49,7 @@ def evaluate(**arguments: Any) -> int:
     \b
     ovbench eval --method clip --method maskclip --method corrclip --dataset mini
     ovbench eval -m corrclip -d ade150 --data-root /data --limit 100
+    ovbench eval --suite corrclip-table2 -d mini
     """
     from ovbench.engine.cells import Job, plan
     from ovbench.engine.passes import group_passes, run_pass
@@ -60,7 +65,7 @@ def evaluate(**arguments: Any) -> int:
     for group in group_passes(cells):
         for record, path in run_pass(group, job, team):
             records.append(record)
-            if team.leads and not as_json:
+            if team.leads and not as_json and job.suite is None:
                 show(class_table(record))
             for line in _remarks(record, path) if team.leads else ():
                 click.echo(line, err=True)
@@ -70,7 +75,7 @@ def evaluate(**arguments: Any) -> int:
     if as_json:
         click.echo(json.dumps(records[0] if len(records) == 1 else records, indent=1))
     else:
-        show(summary_table(records))
+        show(summary_table(records, {planned.cell.digest(): planned.label for planned in cells if planned.label}))
     return 4 if any(record["failed"] for record in records) else 0
 
 

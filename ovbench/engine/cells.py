@@ -12,14 +12,17 @@ from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.read import Dataset, open_dataset
 from ovbench.engine.share import Shard, Team, parse_shard
 from ovbench.errors import UsageError
+from ovbench.suites import SuiteRow, load_suite
+from ovbench.weights import require_weights
 
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for; every method runs on every dataset."""
+    """What was asked for: every method on every dataset, or the rows of a suite, on its own datasets or these."""
 
-    methods: tuple[str, ...]
-    datasets: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    suite: str | None = None
     limit: int | None = None
     subset: Path | None = None
     classes: Path | None = None
@@ -46,6 +49,7 @@ class PlannedCell:
     device: str
     limit: int | None = None
     shard: Shard | None = None
+    label: str = ""
 
     @property
     def wanted(self) -> list[str]:
@@ -68,7 +72,8 @@ class PlannedCell:
         backbones = ", ".join(f"{kind} {spec}" for kind, spec in self.cell.backbones.items())
         part = f" (shard {self.shard.number}/{self.shard.of})" if self.shard else ""
         what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{part}"
-        return f"{what}, {backbones}, on {self.device}"
+        label = f"{self.label}: " if self.label else ""
+        return f"{label}{what}, {backbones}, on {self.device}"
 
     @property
     def folder_name(self) -> str:
@@ -87,11 +92,13 @@ class PlannedCell:
 def plan(job: Job, team: Team) -> list[PlannedCell]:
     """Resolve every cell. All that is wrong with a request is said here, before anything runs."""
     device, shard = env.choose_device(job.device, team.local_rank), parse_shard(job.shard)
-    settings, weights = override_pairs(job.settings, "--set"), override_pairs(job.weights, "--weights")
-    cards = {name: load_card(name) for name in job.datasets}
+    rows = _rows(job)
+    cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}
     cells = [
-        resolve(method, card.name, settings, weights, job.protocol) for method in job.methods for card in cards.values()
+        resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows
     ]
+    _refuse_equal(cells, rows)
+    require_weights(cells)
     if team.leads:
         datasets = {card.name: _open(card, job) for card in cards.values()}
     team.wait()  # a generated benchmark is drawn by one process
@@ -99,10 +106,39 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
         datasets = {card.name: _open(card, job) for card in cards.values()}
     return [
         PlannedCell(
-            cell, datasets[cell.dataset], _vocabulary(cell, datasets[cell.dataset], job), device, job.limit, shard
+            cell,
+            datasets[cell.dataset],
+            _vocabulary(cell, datasets[cell.dataset], job),
+            device,
+            job.limit,
+            shard,
+            row.label,
         )
-        for cell in cells
+        for cell, row in zip(cells, rows, strict=True)
     ]
+
+
+def _rows(job: Job) -> list[SuiteRow]:
+    settings, weights = override_pairs(job.settings, "--set"), override_pairs(job.weights, "--weights")
+    if job.suite is not None:
+        if job.methods:
+            raise UsageError("a suite names its own methods", where="--suite", fix="leave --method out")
+        return load_suite(job.suite, job.datasets, settings, weights)
+    if not job.methods or not job.datasets:
+        raise UsageError("nothing to evaluate", fix="give --method and --dataset, or --suite")
+    return [SuiteRow("", method, name, settings, weights) for method in job.methods for name in job.datasets]
+
+
+def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:
+    """Two rows of a suite with equal settings would write one record; a method that is named twice runs once anyway."""
+    first: dict[str, SuiteRow] = {}
+    for cell, row in zip(cells, rows, strict=True):
+        other = first.setdefault(cell.digest(), row)
+        if other is not row and row.label:
+            raise UsageError(
+                f'the rows "{other.label}" and "{row.label}" have the same settings', where=f"{row.dataset}",
+                fix="take back what --set or --weights gives to both",
+            )  # fmt: skip
 
 
 def _open(card: Card, job: Job) -> Dataset:

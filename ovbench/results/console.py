@@ -35,7 +35,7 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
     cell's settings, the rows of a suite."""
     table = Table(title="mIoU in percent", title_justify="left")
     for name in ("row", "method", "dataset") if labels else ("method", "dataset"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("mIoU", "mAcc", "aAcc", "images", "seconds"):
         table.add_column(name, justify="right")
     for record in records:
