@@ -28,15 +28,13 @@ class Problem:
     examples: tuple[str, ...] = ()
 
 
-def diagnose(
-    card: Card, layout: Layout, encoding: Encoding, reports: list[FileReport], partial_copy: bool
-) -> list[Problem]:
+def diagnose(card: Card, layout: Layout, encoding: Encoding, reports: list[FileReport]) -> list[Problem]:
     """The problems that the values show. ``reports`` are those of the labels that could be read."""
     if not reports:
         return []
     labels = label_map(encoding, len(card.classes))
     files = Counter(value for report in reports for value in report.values)
-    found = [
+    return [
         *_foreign_values(card, encoding, labels, reports, files),
         *_other_form(card, layout, encoding),
         *_last_class_absent(card, encoding, labels, files),
@@ -45,7 +43,6 @@ def diagnose(
         *_grey_palette(card, layout, reports, files),
         *_nothing_scored(labels, reports),
     ]
-    return found
 
 
 def _foreign_values(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.data.files import replacing
+from ovbench.data.labels import value_counts
 from ovbench.data.parallel import each
 from ovbench.data.read import Dataset, Item
 from ovbench.errors import InputError, UsageError
@@ -118,8 +119,7 @@ def _cover(shows: np.ndarray, count: int, generator: np.random.Generator) -> lis
 
 def classes_in(dataset: Dataset, index: int) -> tuple[int, ...]:
     """The classes that a label shows."""
-    values = np.unique(dataset.read_label(index))
-    return tuple(values[values < len(dataset.card.classes)].tolist())
+    return tuple(v for v in value_counts(dataset.read_label(index)) if v < len(dataset.card.classes))
 
 
 def fingerprint(dataset: Dataset, index: int) -> Entry:

@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from ovbench.data.card import Card, Encoding
 from ovbench.data.decode import read_image, read_raw_label
 from ovbench.data.diagnose import Problem, diagnose
-from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map
+from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map, value_counts
 from ovbench.data.locate import Found, Item
 from ovbench.data.parallel import each
 from ovbench.data.read import ids_sha256, locate
@@ -111,7 +110,7 @@ def verify(
     labels = label_map(encoding, len(card.classes))
     _count(result, reports, labels)
     result.problems += _gaps(card, found, partial_copy) + _troubles(reports)
-    result.problems += diagnose(card, found.layout, encoding, [r for r in reports if r.values], partial_copy)
+    result.problems += diagnose(card, found.layout, encoding, [r for r in reports if r.values])
     result.problems.sort(key=lambda problem: not problem.is_error)
     return result
 
@@ -142,8 +141,7 @@ def check_files(item: Item) -> FileReport:
     except InputError as error:
         kind = "colour label" if "colours" in error.what else "unreadable label"
         return report._replace(trouble=(*report.trouble, (kind, str(error))))
-    values, counts = np.unique(raw, return_counts=True)
-    report = report._replace(values=dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    report = report._replace(values=value_counts(raw))
     if report.size is not None and report.size != raw.shape:
         report = report._replace(trouble=(*report.trouble, _mismatch(report, raw.shape)))
     return report
