@@ -98,12 +98,12 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
         resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows
     ]
     _refuse_equal(cells, rows)
-    require_weights(cells)
     if team.leads:
         datasets = {card.name: _open(card, job) for card in cards.values()}
     team.wait()  # a generated benchmark is drawn by one process
     if not team.leads:
         datasets = {card.name: _open(card, job) for card in cards.values()}
+    require_weights(cells)
     return [
         PlannedCell(
             cell,
