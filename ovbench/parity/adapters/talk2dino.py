@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from ovbench.backbones.dinov2 import Dinov2Vision, timm_names
 from ovbench.backbones.psi import Psi
 from ovbench.config import Protocol
 from ovbench.engine.labeller import Labeller, resize_image, resized_size
+from ovbench.engine.share import Team
 from ovbench.errors import InputError
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.talk2dino import (
@@ -27,10 +30,14 @@ from ovbench.methods.talk2dino import (
 from ovbench.parity.adapters.common import Values
 from ovbench.parity.case import Case
 from ovbench.parity.record import Recorder
+from ovbench.train.contrast import select_heads, unit
+from ovbench.train.features import preparation
+from ovbench.train.loop import Batch, Training, make, take_step
+from ovbench.train.recipe import Recipe
 
 
 def talk2dino(case: Case) -> Values:
-    return _inference(case)
+    return _training(case) if "batches" in case.inputs else _inference(case)
 
 
 def _inference(case: Case) -> Values:
@@ -170,3 +177,72 @@ def _filled(model: nn.Module, weights: dict[str, Tensor], case: Case) -> Any:
     except RuntimeError as error:
         raise InputError(f"the weights do not fit: {str(error).splitlines()[0]}", where=str(case.folder)) from error
     return model.eval()
+
+
+def _training(case: Case) -> Values:
+    """The first batch in detail, and the weights after each of the steps; a case without images brings their
+    embeddings."""
+    p = case.params
+    recipe, steps = _recipe(case), case.inputs["batches"]
+    if "images" in case.inputs:
+        values: dict[str, Any] = _embed_training_images(case)
+    else:
+        values = {"disentangled": torch.from_numpy(case.inputs["disentangled"])}
+    embeddings = values["disentangled"]
+    text = torch.from_numpy(case.inputs["text_raw"]).float()
+    image_of = torch.from_numpy(case.inputs["text_image"]).long()
+    psi = _psi(case).requires_grad_(True)
+    training = make(psi, torch.tensor(math.log(p["logit_scale"])), recipe, len(steps))
+    for number, pairs in enumerate(torch.from_numpy(steps).long(), 1):
+        batch = Batch(embeddings[image_of[pairs]], text[pairs], pairs)
+        if number == 1:
+            values |= _first_step(training, batch)
+        take_step(training, batch, recipe, None, Team())
+        if number == 1:
+            values |= {f"grad.{name}": w.grad.clone() for name, w in psi.named_parameters()}
+        values |= {f"after{number}.{name}": w.detach().clone() for name, w in psi.named_parameters()}
+    values |= {"loss": training.losses[:1], "losses": training.losses}
+    return {name: lambda w, value=value: value for name, value in values.items()}
+
+
+def _embed_training_images(case: Case) -> dict[str, Any]:
+    p, tower = case.params, _dinov2(case)
+    prepare = preparation(p["resize_dim"], p["crop_dim"])
+    images = torch.stack([prepare(Image.fromarray(image)) for image in case.inputs["images"]])
+    with torch.inference_mode():
+        x, looks, grid = tower(images)
+        features = WindowFeatures(x, p["attn_scale"] * looks, grid)
+        average = features._replace(head_maps=features.head_maps.mean(1, keepdim=True))
+        embeddings, single = image_embeddings(features).clone(), image_embeddings(average)[:, 0]
+    return {"model_input": images, "disentangled": embeddings, "avg_self_attn": single}
+
+
+def _first_step(training: Training, batch: Batch) -> dict[str, Tensor]:
+    with torch.no_grad():
+        text = unit(training.psi(batch.texts))
+        chosen = select_heads(text, batch.images)
+    return {
+        "text_proj": text,
+        "selected_visual": chosen.vectors,
+        "similarity": text @ chosen.vectors.T,
+        "labels": chosen.heads,
+        "head_index": chosen.heads,
+    }
+
+
+def _recipe(case: Case) -> Recipe:
+    p = case.params
+    fixed = {
+        "alignment_strategy": "max_score", "cosine": True, "ltype": "infonce", "optimizer": "Adam",
+        "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "scheduler": None, "grad_clip": None,
+    }  # fmt: skip
+    for name, only in fixed.items():
+        if p.get(name, only) != only:
+            raise InputError(f"{name} is {only} in this version, not {p[name]}", where=str(case.folder))
+    return Recipe(
+        side=p["resize_dim"],
+        attn_scale=p["attn_scale"],
+        batch=p["batch_size"],
+        lr=p["lr"],
+        loss_divisor="batch_squared" if p["loss_divisor"] == "batch_size^2" else "one",
+    )

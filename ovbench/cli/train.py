@@ -1,0 +1,76 @@
+"""``ovbench train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ovbench.cli import options
+
+
+@click.group(name="train", short_help="Train what a method learns.")
+def train() -> None:
+    """Train what a method learns from data of your own."""
+
+
+@train.command("talk2dino")
+@click.option(
+    "--images", type=click.Path(path_type=Path), required=True, metavar="DIR",
+    help="Folder of the images; the captions name them relative to it.",
+)  # fmt: skip
+@click.option(
+    "--captions", type=click.Path(path_type=Path), required=True, metavar="FILE",
+    help="COCO captions (.json), JSON lines (.jsonl) or a table (.csv), the latter two with image and caption.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/talk2dino"), show_default=True, metavar="DIR",
+    help="Folder for psi.safetensors, its card, the loss curve and the checkpoint.",
+)  # fmt: skip
+@click.option(
+    "--recipe", default="paper", show_default=True, metavar="NAME",
+    help="Settings and backbones: paper, or mini for the small backbones of this package.",
+)  # fmt: skip
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="A setting of the recipe, for example --set epochs=20 or --set temperature=learned. Repeatable.",
+)  # fmt: skip
+@options.weights
+@click.option(
+    "--unpaired", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
+    help="What to do about captions without an image and images without a caption.",
+)  # fmt: skip
+@click.option("--fresh", is_flag=True, help="Start over instead of going on from the checkpoint.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode images.")
+@options.device
+@options.as_json
+def talk2dino(as_json: bool, **arguments: Any) -> int:
+    """Train psi of Talk2DINO: CLIP's words into the patch space of a DINO.
+
+    The features of the frozen backbones are computed once and kept in the cache. Ended at any point and repeated, the
+    command goes on where it stopped. With torchrun, several processes share the work.
+
+    \b
+    ovbench train talk2dino --images coco/train2014 --captions coco/annotations/captions_train2014.json
+    torchrun --nproc-per-node 4 -m ovbench train talk2dino --images coco/train2014 --captions captions.json
+    ovbench eval -m talk2dino -d voc21 --weights psi=runs/talk2dino/psi.safetensors
+    """
+    from ovbench.engine.share import Team
+    from ovbench.train.run import CARD, CURVE, PSI, Job, plan, run
+
+    job, team = Job(**arguments), Team()
+    planned = plan(job, team)
+    if team.leads:
+        if planned.unpaired:
+            click.echo(f"skipped: {planned.unpaired.describe()}", err=True)
+        click.echo(f"planned: {planned.describe()}", err=True)
+    card = run(planned, team)
+    team.leave()
+    if team.leads and as_json:
+        click.echo(json.dumps(card, indent=1))
+    elif team.leads:
+        click.echo(f"psi: {job.out / PSI} (card {job.out / CARD}, loss curve {job.out / CURVE})")
+        click.echo(f"loss: {card['loss'][0]:.4g} in the first epoch, {card['loss'][-1]:.4g} in the last")
+    return 0
