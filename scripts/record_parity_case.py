@@ -60,7 +60,7 @@ def record(source: Path, target: Path, generator: torch.Generator) -> None:
         "params": smaller_params(raw["params"]),
         "notes": "",
     }
-    for key in ("sensitivity", "trap_sensitivity", "noise"):
+    for key in ("sensitivity", "trap_sensitivity", "noise", "decision_margins", "class_share"):
         raw.pop(key, None)
     raw["observed"] = {"window": (raw.get("observed") or {}).get("window", 0)}
     write_case(target, raw)

@@ -43,11 +43,13 @@ class CASSParams:
     patches (0 switches either off), ``cluster_distance`` is where clusters of alike queries end. ``class_token``: of
     the whole "image" or of each "window". ``attention``: "distilled", CLIP's "keys" alone (no distillation), or CLIP's
     "queries" with its keys (no neighbourhood either). ``matching`` of heads: "complementary" (as unlike as possible),
-    "similar", or "sequential" (the same number, plain mean). ``rank`` of DINO's graph (none: the graph as it is), its
+    "similar", or "sequential" (the same number, plain mean); where assignments tie, rounding chooses, unless each
+    exchange that brings heads into order gains ``tie_order``. ``rank`` of DINO's graph (none: the graph as it is), its
     singular values stretched if ``stretch``; ``eigenvalues`` compared; ``fusion``: what distances are multiplied with.
 
-    The paper: ``energy`` 0.95 (fewest ranks with that share), ``fusion`` 1, ``swap`` off (heads are fused as they were
-    matched), ``match_ranges`` off, and ``misread_colours`` off (DINO sees the window in its colours and proportions).
+    The paper: ``energy`` 0.95 (the fewest ranks with that share, ``rank`` at most), ``fusion`` 1, ``swap`` off (heads
+    are fused as they were matched), ``match_ranges`` off, ``misread_colours`` off (DINO sees the window in its colours
+    and proportions).
     """
 
     gamma: float = 0.25
@@ -56,6 +58,7 @@ class CASSParams:
     class_token: str = "image"
     attention: str = "distilled"
     matching: str = "complementary"
+    tie_order: float = 0.0
     swap: bool = True
     rank: int | None = 10
     energy: float | None = None
@@ -150,7 +153,7 @@ class CASS(Method):
         if self.params.match_ranges:
             graph = match_range(graph, clip_graph, (2, 3))
         weight = (pairs.weight * (1 if self.params.matching == "sequential" else self.params.fusion))[..., None, None]
-        fused = (weight * graph + clip_graph) / (weight + 1)
+        fused = clip_graph.lerp(graph, weight / (weight + 1))  # (w A_DINO + A_CLIP) / (w + 1)
         for name, value in (
             ("clip_keys", k), ("dino_keys_mapped", kd), ("dino_spectrum", dino.values), ("clip_spectrum", clip.values),
             ("distance", distance), ("pairs", pairs.partner), ("dino_graph", graph), ("fused", fused),
@@ -189,7 +192,8 @@ class CASS(Method):
         return (p_dino[:, :, None] - p_clip[:, None]).abs().sum(-1).float()
 
     def match(self, distance: Tensor) -> Pairs:
-        """Every head of CLIP gets a head of DINO by the assignment of the largest (or least) total distance.
+        """Every head of CLIP gets a head of DINO by the assignment of the largest (or least) total distance; often
+        several tie (scripts/count_ties.py).
 
         With ``swap`` head m(i) of DINO goes to head i of CLIP, though i was matched as one of DINO's, and the weight is
         that of the original pair. This needs equal counts; with others, pairs stay as matched, and DINO's heads
@@ -201,6 +205,8 @@ class CASS(Method):
             return Pairs(partner.expand(b, h), distance.new_ones(b, h))
         cost = 1 - distance if self.params.matching == "complementary" else distance
         cost = cost.repeat(1, math.ceil(h / g), 1).cpu().numpy()
+        if self.params.tie_order > 0:
+            cost = cost - self.params.tie_order * np.multiply.outer(*(np.arange(side) for side in cost.shape[1:]))
         rows, columns = np.stack([linear_sum_assignment(window) for window in cost]).swapaxes(0, 1)
         rows = rows % g
         rows, columns = (torch.as_tensor(i, dtype=torch.int64, device=distance.device) for i in (rows, columns))
@@ -218,8 +224,9 @@ class CASS(Method):
         s = take(dino.values[..., : self.params.rank], partner)
         factors = take(dino.factors[..., : self.params.rank], partner)
         kept = torch.ones_like(s, dtype=torch.bool)
-        if self.params.energy is not None:  # eq. of the paper: the fewest whose share of the trace reaches eta
+        if self.params.energy is not None:  # energy-based low-rank approximation
             kept = s.cumsum(-1) - s < self.params.energy * take(dino.trace, partner)[..., None]
+        # dynamic eigenscaling
         stretched = stretch(s, kept) if self.params.stretch and self.params.matching != "sequential" else s
         note("singular_values", s)
         note("singular_values_scaled", stretched)

@@ -1,0 +1,91 @@
+"""Count how often CASS's matching of heads ties, on any weights and images; prints JSON.
+
+    python scripts/count_ties.py --dataset mini --limit 20
+    python scripts/count_ties.py --dataset voc20 --limit 50 --weights clip=openai-b --weights dino=dino-b8
+
+The assignment of the largest total distance is often not the only one: where two heads lie on the same side of two
+others, exchanging their partners changes nothing. Rounding then chooses, so other devices, libraries and number formats
+can choose otherwise; cass's parameter tie_order settles it. A window counts as tied if another assignment comes within --tolerance of the best total distance
+(sums of h distances in fp32 carry errors of about 1e-6).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from ovbench.config import override_pairs, resolve
+from ovbench.data.card import load_card
+from ovbench.data.read import open_dataset
+from ovbench.engine.labeller import Labeller, resize_image, resized_size
+from ovbench.methods.base import Backbones, Queries
+from ovbench.methods.cass import CASS
+from ovbench.parity.record import Recorder
+from ovbench.weights import load_backbone
+
+
+def gap(distance: np.ndarray) -> float:
+    """How much total distance f[g, h] the best assignment has over the second best: forbidding each of its pairs in
+    turn finds all that differ from it. Fewer heads of DINO than of CLIP are taken as often as needed."""
+    g, h = distance.shape
+    distance = np.tile(distance.astype(np.float64), (-(-h // g), 1))
+    rows, columns = linear_sum_assignment(distance, maximize=True)
+    best = distance[rows, columns].sum()
+    others = []
+    for row, column in zip(rows, columns, strict=True):
+        without = distance.copy()
+        without[row % g :: g, column] = -distance.sum()  # worse than any assignment that avoids it
+        others.append(without[linear_sum_assignment(without, maximize=True)].sum())
+    return float(best - max(others))
+
+
+def distances(arguments: argparse.Namespace) -> np.ndarray:
+    """Distances f[windows, heads of DINO, heads of CLIP] of the first images of a benchmark."""
+    weights = override_pairs(tuple(arguments.weights), "--weights")
+    cell = resolve("cass", arguments.dataset, {"gamma": "0", "alpha": "0"}, weights)
+    towers = {kind: load_backbone(kind, cell.backbones[kind]).vision for kind in ("clip", "dino")}
+    if arguments.random:
+        torch.manual_seed(arguments.seed)
+        for tower in towers.values():
+            for parameter in tower.parameters():
+                if parameter.dim() > 1:
+                    torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    method = CASS(Backbones(**towers), cell.params).to(arguments.device)
+    query = Queries(torch.eye(1, towers["clip"].visual.output_dim), torch.zeros(1, dtype=torch.int64))
+    labeller = Labeller(method, cell.protocol, [method.map_queries(query)])
+    notes = Recorder()
+    dataset = open_dataset(load_card(arguments.dataset))
+    for number in range(min(arguments.limit, len(dataset))):
+        image = dataset.read_image(number)
+        size = resized_size(image.shape[:2], cell.protocol.short_side, cell.protocol.long_side)
+        labeller.label_resized(resize_image(image, size), image.shape[:2], note=notes)
+    return torch.cat(notes.notes["distance"]).cpu().numpy()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="mini", help="benchmark whose images and settings are used")
+    parser.add_argument("--limit", type=int, default=20, help="number of images")
+    parser.add_argument("--weights", action="append", default=[], metavar="NAME=MODEL", help="as in ovbench eval")
+    parser.add_argument("--random", action="store_true", help="random matrices in the towers instead of their weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tolerance", type=float, default=2e-5)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    found = distances(arguments)
+    gaps = np.array([gap(window) for window in found])
+    result = {
+        "dataset": arguments.dataset, "weights": arguments.weights, "random": arguments.random,
+        "windows": len(gaps), "heads": list(found.shape[1:]), "tolerance": arguments.tolerance,
+        "tied": int((gaps < arguments.tolerance).sum()), "share": float((gaps < arguments.tolerance).mean()),
+        "gap_quantiles": {str(q): float(np.quantile(gaps, q)) for q in (0, 0.1, 0.25, 0.5, 0.75, 1)},
+    }  # fmt: skip
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
