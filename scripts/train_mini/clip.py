@@ -38,7 +38,7 @@ MODEL = {
 
 
 class Kind(NamedTuple):
-    """A kind of batch: how often it comes, the size (pixels), number, zoom range and share around things of its crops, and
+    """A kind of batch: how often it comes; the size (pixels), number, zoom range and share around things of its crops;
     how many crops a mosaic has on a side (1: none)."""
 
     weight: float
