@@ -87,7 +87,7 @@ def _encode(value: Mapping[str, Any]) -> bytes:
 
 
 def _refuse_other(found: Mapping[str, Any], header: Mapping[str, Any], part: Path) -> None:
-    ours = {"format": FORMAT, **header}
+    ours = {"format": FORMAT} | dict(header)
     for key in sorted(found.keys() | ours.keys()):
         if found.get(key) != ours.get(key):
             there, now = _short(found.get(key)), _short(ours.get(key))

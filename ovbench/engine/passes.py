@@ -132,7 +132,7 @@ def _target(
 
 def _record(cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, timing: dict[str, Any]) -> Done:
     made_with = {"versions": env.versions(), "git": env.git_revision(), "device": env.device_name(cell.device)}
-    record = build_record(header, cell.wanted, read_ledger(folder, header), made_with, timing)
+    record = build_record(header, cell.wanted, read_ledger(folder, header), made_with, timing, folder.name)
     return Done(record, job.out / cell.record_name)
 
 

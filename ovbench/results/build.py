@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ovbench.engine.ledger import Entry
-from ovbench.metrics.counts import Confusion
+from ovbench.metrics.counts import Confusion, PixelCounts
+from ovbench.metrics.stats import miou_interval, stack_counts
 from ovbench.results.record import SCHEMA, score_fields
 
 
@@ -21,11 +24,13 @@ def build_record(
     entries: Mapping[str, Entry],
     made_with: Mapping[str, Any],
     timing: Mapping[str, Any],
+    ledger: str,
 ) -> dict[str, Any]:
     """The record of the images ``wanted``, see `ovbench.results.record`.
 
     ``header`` is the ledger's; ``made_with`` are versions, revision and device; ``timing`` what the run itself knows,
-    to which the seconds of every stage, summed over images, are added.
+    to which the seconds of every stage, summed over images, are added; ``ledger`` is the name of the ledger's folder,
+    which lies beside the record.
     """
     scored = [i for i in wanted if i in entries and entries[i].counts is not None]
     failed = {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None}
@@ -36,7 +41,8 @@ def build_record(
         confusion.add(entries[image].counts)
         for stage, spent in entries[image].seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
-    cell = header["cell"]
+    cell, fields = header["cell"], score_fields(confusion, tuple(classes))
+    fields["metrics"]["mIoU_interval"] = _interval([entries[image].counts for image in scored], len(classes))
     return {
         "schema": SCHEMA,
         "status": "complete" if len(scored) == len(wanted) else "partial",
@@ -50,7 +56,16 @@ def build_record(
         },
         "weights": header["weights"],
         **made_with,
-        **score_fields(confusion, tuple(classes)),
+        **fields,
         "failed": failed,
+        "ledger": ledger,
         "time": {**timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}},
     }
+
+
+def _interval(counts: Sequence[PixelCounts], classes: int) -> list[float] | None:
+    """Where mIoU lies in 95 % of the image sets that might have been drawn instead; None for fewer than two images."""
+    if len(counts) < 2:
+        return None
+    found = miou_interval(stack_counts(counts, classes), np.random.default_rng(0))
+    return [found.low, found.high]

@@ -13,6 +13,10 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
+def _between(interval: list[float] | None) -> str:
+    return "-" if interval is None else "-".join(f"{100 * bound:.1f}" for bound in interval)
+
+
 def class_table(record: dict[str, Any]) -> Table:
     """IoU and accuracy of every class of one record, in percent."""
     cell, data = record["cell"], record["dataset"]
@@ -36,14 +40,15 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
     table = Table(title="mIoU in percent", title_justify="left")
     for name in ("row", "method", "dataset") if labels else ("method", "dataset"):
         table.add_column(name, overflow="fold")
-    for name in ("mIoU", "mAcc", "aAcc", "images", "seconds"):
+    for name in ("mIoU", "95 %", "mAcc", "aAcc", "images", "seconds"):
         table.add_column(name, justify="right")
     for record in records:
         cell, metrics = record["cell"], record["metrics"]
         partial = "" if record["status"] == "complete" else " (partial)"
         table.add_row(
             *([labels.get(record["settings_sha256"], "")] if labels else []),
-            cell["method"], cell["dataset"], percent(metrics["mIoU"]), percent(metrics["mAcc"]),
+            cell["method"], cell["dataset"], percent(metrics["mIoU"]), _between(metrics["mIoU_interval"]),
+            percent(metrics["mAcc"]),
             percent(metrics["aAcc"]), f"{record['dataset']['images']}{partial}",
             f"{record['time']['total_s']:.1f}",
         )  # fmt: skip

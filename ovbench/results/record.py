@@ -10,9 +10,11 @@ Fields, top level:
   weights     per backbone: name and hash of its tensors
   versions, git, device   what it ran with
   counts      per class, integers: intersection, union, predicted, labelled (pixels)
-  metrics     fractions: mIoU, mAcc, aAcc, and how many classes are in the mean of mIoU
+  metrics     fractions: mIoU, its 95 % interval by a bootstrap over images (null for one image), mAcc, aAcc, and how
+              many classes are in the mean of mIoU
   per_class   class, iou, acc (fractions; null where there is nothing to score)
   failed      ids of images that could not be scored, with the reason
+  ledger      folder beside the record that holds the counts of every image
   time        all that differs from run to run: start, seconds in all and per stage, processes, peak memory
 """
 

@@ -37,7 +37,8 @@ def test_any_words(ovbench, tmp_path, scene, method):
 
 def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
     (tmp_path / "words.txt").write_text("hedge\nwood; planks\n")
-    done = ovbench("segment", scene, "--classes", tmp_path / "words.txt", "-c", "soil", "-m", "maskclip", "--out", tmp_path)
+    words = ("--classes", tmp_path / "words.txt", "-c", "soil")
+    done = ovbench("segment", scene, *words, "-m", "maskclip", "--out", tmp_path)
     assert done.code == 0 and all(word in done.out for word in ("hedge", "wood", "soil"))
     assert (tmp_path / "my scene-overlay.png").exists()
 

@@ -1,0 +1,94 @@
+"""``ovbench gate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from ovbench.cli import options
+
+
+@click.command()
+@click.option("--baseline", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Baseline file.")
+@click.option("--update", is_flag=True, help="Write the baseline instead of checking against it.")
+@click.option(
+    "--method", "-m", "methods", multiple=True, metavar="NAME",
+    help="With --update: the methods of the baseline; else only these of it. Repeatable.",
+)  # fmt: skip
+@click.option("--dataset", "-d", "datasets", multiple=True, metavar="NAME", help="With --update: benchmarks.")
+@click.option("--limit", type=click.IntRange(min=2), metavar="N", help="With --update: only the first N images.")
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0), default=0.2, show_default=True,
+    help="Points of mIoU that may be lost.",
+)  # fmt: skip
+@click.option("--fixed", is_flag=True, help="Judge by the tolerance alone, not also by the paired bootstrap.")
+@click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Write the table for a pull request.")
+@click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
+@options.settings
+@options.device
+@options.data_root
+@options.as_json
+def gate(
+    baseline: Path, update: bool, methods: tuple[str, ...], datasets: tuple[str, ...], limit: int | None,
+    tolerance: float, fixed: bool, markdown: Path | None, junit: Path | None, settings: tuple[str, ...], device: str,
+    data_root: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Run every cell of a baseline again on the same images and compare: exit code 5 if one got worse.
+
+    \b
+    ovbench gate --baseline baseline.json --update -m corrclip -m maskclip -d mini --limit 20
+    ovbench gate --baseline baseline.json --markdown gate.md --junit gate.xml
+    """
+    from ovbench.errors import UsageError, unknown
+    from ovbench.results import gate as check
+    from ovbench.results.console import show
+    from ovbench.results.store import write_bytes, write_json
+
+    with TemporaryDirectory() as folder:
+        around = {"settings": settings, "device": device, "data_root": data_root, "out": Path(folder)}
+        if update:
+            if not methods or not datasets:
+                raise UsageError("a baseline needs methods and benchmarks", fix="give --method and --dataset")
+            pairs = [(method, dataset) for method in methods for dataset in datasets]
+            write_json(baseline, check.baseline_of(_runs(pairs, limit, around), limit))
+            click.echo(f"baseline: {baseline}", err=True)
+            return 0
+        base = check.read_baseline(baseline)
+        cells = [c for c in base["cells"] if not methods or c["cell"]["method"] in methods]
+        if not cells:
+            known = [c["cell"]["method"] for c in base["cells"]]
+            raise unknown("method", ", ".join(methods), known, where=str(baseline))
+        runs = _runs([(c["cell"]["method"], c["cell"]["dataset"]) for c in cells], base["limit"], around)
+        verdicts = [
+            check.judge(cell, run, tolerance=tolerance / 100, paired=not fixed)
+            for cell, run in zip(cells, runs, strict=True)
+        ]
+    if as_json:
+        click.echo(json.dumps([v._asdict() for v in verdicts], indent=1))
+    else:
+        show(check.verdict_table(verdicts))
+    for verdict in verdicts:
+        for key, before, now in verdict.unlike:
+            click.echo(f"{verdict.name}: setting {key} was {before}, is {now}", err=True)
+    if markdown:
+        write_bytes(markdown, check.markdown(verdicts).encode())
+    if junit:
+        check.write_junit(junit, verdicts)
+    return 0 if all(v.passed for v in verdicts) else 5
+
+
+def _runs(pairs: list[tuple[str, str]], limit: int | None, around: dict) -> list:
+    """Evaluate the pairs into a folder and load what they counted."""
+    from ovbench.engine.cells import Job, plan
+    from ovbench.engine.passes import run_pass
+    from ovbench.engine.share import Team
+    from ovbench.results.compare import load_run
+
+    team, found = Team(), []
+    for method, dataset in pairs:
+        job = Job(methods=(method,), datasets=(dataset,), limit=limit, **around)
+        found += [load_run(done.path) for done in run_pass(plan(job, team), job, team)]
+    return found

@@ -1,0 +1,131 @@
+"""Two runs on the same images: what changed, and whether that could be chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from ovbench.engine.ledger import read_header, read_ledger
+from ovbench.errors import InputError
+from ovbench.metrics.counts import PixelCounts
+from ovbench.metrics.stats import Difference, counts_in_order, image_iou, paired_difference
+from ovbench.results.record import read_record
+
+# what must be equal for a difference to mean the method; everything else is shown as what differs
+DATASET_FIELDS = ("title", "split", "classes", "label_rule")
+
+
+class Run(NamedTuple):
+    """A record with the counts of its images by id."""
+
+    path: Path
+    record: dict[str, Any]
+    counts: dict[str, PixelCounts]
+
+
+class Comparison(NamedTuple):
+    """``ids`` both runs counted; the paired difference on them; per image the change of its own mean IoU; and the
+    settings that differ, as ``(key, first, second)``."""
+
+    first: Run
+    second: Run
+    ids: list[str]
+    difference: Difference
+    image_change: np.ndarray
+    unlike: list[tuple[str, Any, Any]]
+
+
+def load_run(path: Path) -> Run:
+    """A record and the ledger beside it. InputError where either is missing."""
+    record = read_record(path)
+    folder = path.parent / record["ledger"]
+    header = read_header(folder)
+    entries = {} if header is None else read_ledger(folder, header)
+    if not entries:
+        raise InputError("no ledger beside the record", where=str(folder), fix="keep a run's folder with its record")
+    return Run(path, record, {i: entry.counts for i, entry in entries.items() if entry.counts is not None})
+
+
+def compare_runs(first: Run, second: Run, *, seed: int = 0) -> Comparison:
+    """``second`` minus ``first``. InputError saying why, where the two cannot be compared."""
+    mine, other = first.record["dataset"], second.record["dataset"]
+    for key in DATASET_FIELDS:
+        if mine[key] != other[key]:
+            raise InputError(
+                f'the runs are not comparable: dataset "{key}" differs', where=f"{first.path.name}, {second.path.name}",
+                fix=None if key == "classes" else f"first has {mine[key]!r}, second {other[key]!r}",
+            )  # fmt: skip
+    ids = sorted(first.counts.keys() & second.counts.keys())
+    if not ids:
+        raise InputError("the runs share no image", where=f"{first.path.name}, {second.path.name}")
+    classes = len(mine["classes"])
+    before, after = (counts_in_order(run.counts, ids, classes) for run in (first, second))
+    return Comparison(
+        first, second, ids, paired_difference(before, after, np.random.default_rng(seed)),
+        image_iou(after) - image_iou(before), unlike_settings(first.record["cell"], second.record["cell"]),
+    )  # fmt: skip
+
+
+def unlike_settings(
+    first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """Leaves of two nested tables that differ; a missing one is None."""
+    found = []
+    for key in dict.fromkeys([*first, *second]):
+        ours, theirs = first.get(key), second.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            found += unlike_settings(ours, theirs, f"{prefix}{key}.")
+        elif ours != theirs:
+            found.append((f"{prefix}{key}", ours, theirs))
+    return found
+
+
+def as_dict(found: Comparison, most: int) -> dict[str, Any]:
+    """The comparison as plain data; differences are fractions."""
+    names = found.first.record["dataset"]["classes"]
+    d = found.difference
+    order = np.argsort(-np.abs(found.image_change), kind="stable")[:most]
+    return {
+        "images": len(found.ids),
+        "only_in_first": len(found.first.counts) - len(found.ids),
+        "only_in_second": len(found.second.counts) - len(found.ids),
+        "settings": [{"key": k, "first": a, "second": b} for k, a, b in found.unlike],
+        "mIoU_change": d.miou,
+        "interval": [d.interval.low, d.interval.high],
+        "classes": [
+            {"class": name, "change": float(change), "p_value": float(p)}
+            for name, change, p in zip(names, d.iou, d.p_value, strict=True)
+            if not np.isnan(change)
+        ],
+        "moved_most": [{"image": found.ids[i], "change": float(found.image_change[i])} for i in order],
+    }
+
+
+def tables(result: Mapping[str, Any], significant: float = 0.05) -> list[Table]:
+    """For the terminal: the whole, what differs, classes that changed beyond chance, images that moved most."""
+    low, high = result["interval"]
+    head = Table(title=f"second minus first on {result['images']} images", title_justify="left")
+    for name in ("mIoU change", "95 % from", "to"):
+        head.add_column(name, justify="right")
+    head.add_row(*(f"{100 * v:+.2f}" for v in (result["mIoU_change"], low, high)))
+    settings = Table(title="settings that differ", title_justify="left")
+    for name in ("setting", "first", "second"):
+        settings.add_column(name, overflow="fold")
+    for row in result["settings"]:
+        settings.add_row(row["key"], str(row["first"]), str(row["second"]))
+    changed = [row for row in result["classes"] if row["p_value"] < significant]
+    classes = Table(title=f"classes that changed ({len(changed)} of {len(result['classes'])})", title_justify="left")
+    for name in ("class", "IoU change", "p, corrected"):
+        classes.add_column(name, justify="left" if name == "class" else "right")
+    for row in sorted(changed, key=lambda row: -abs(row["change"])):
+        classes.add_row(row["class"], f"{100 * row['change']:+.2f}", f"{row['p_value']:.3f}")
+    moved = Table(title="images that moved most", title_justify="left")
+    moved.add_column("image")
+    moved.add_column("change of its own mean IoU", justify="right")
+    for row in result["moved_most"]:
+        moved.add_row(row["image"], f"{100 * row['change']:+.2f}")
+    return [head, *([settings] if result["settings"] else []), *([classes] if changed else []), moved]
