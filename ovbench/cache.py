@@ -36,13 +36,15 @@ class Part:
 
 
 KINDS = {
+    "features": "frozen features of `ovbench train`",
     "generated": "benchmarks drawn by ovbench",
+    "reference": "reference sets built by ovbench",
     "regions": "region maps, one folder per source and settings",
     "text": "query vectors",
     "verified": "what `ovbench data verify` found",
     "weights": "downloaded weights",
 }
-DIVIDED = ("generated", "regions", "weights")  # kinds whose folders or files are listed one by one
+DIVIDED = ("generated", "reference", "regions", "weights")  # kinds whose folders or files are listed one by one
 
 
 def parts(root: Path | None = None) -> list[Part]:

@@ -112,14 +112,22 @@ def resolve(
     (``key=value`` texts as given to ``--set``) and ``backbones``."""
     entry = METHODS.load(method)
     merged = merge(layers_of(method, dataset, protocol)).tables
-    _apply(merged, entry.Params, overrides or {}, method)
+    overrides, backbones = dict(overrides or {}), dict(backbones or {})
+    if "reference" in entry.needs.backbones and "reference" in overrides:
+        backbones["reference"] = overrides.pop("reference")
+    _apply(merged, entry.Params, overrides, method)
     needed = {name: merged["backbones"].get(name) for name in (*entry.needs.backbones, *entry.needs.optional)}
-    for name, spec in (backbones or {}).items():
+    for name, spec in backbones.items():
         if name not in needed:
             raise unknown("backbone", name, needed, where=f"method {method}")
         needed[name] = lay_over(name, needed[name], spec)
     needed = {name: spec for name, spec in needed.items() if spec is not None or name not in entry.needs.optional}
     for name, spec in needed.items():
+        if spec is None and name == "reference":
+            raise UsageError(
+                f'method "{method}" needs a reference set',
+                fix="give --set reference=FOLDER, from: ovbench reference build",
+            )
         if spec is None:
             raise UsageError(f'method "{method}" needs the backbone "{name}"', fix=f"give --weights {name}=MODEL")
     return Cell(

@@ -64,6 +64,7 @@ METHODS = Registry(
         "maskclip-freecp": "ovbench.methods.maskclip:MaskCLIPFreeCP",
         "naclip": "ovbench.methods.naclip:NACLIP",
         "proxyclip": "ovbench.methods.proxyclip:ProxyCLIP",
+        "reme": "ovbench.methods.reme:ReME",
         "sclip": "ovbench.methods.sclip:SCLIP",
         "sclip-freecp": "ovbench.methods.sclip:SCLIPFreeCP",
         "talk2dino": "ovbench.methods.talk2dino:Talk2DINO",
@@ -76,6 +77,7 @@ REGIONS = Registry(
     {
         "eomt": "ovbench.regions.eomt:EomtRegions",
         "felzenszwalb": "ovbench.regions.felzenszwalb:Felzenszwalb",
+        "felzenszwalb-resized": "ovbench.regions.felzenszwalb:FelzenszwalbResized",
         "mask2former": "ovbench.regions.mask2former:Mask2FormerRegions",
         "precomputed": "ovbench.regions.precomputed:Precomputed",
         "sam": "ovbench.regions.sam:SamRegions",

@@ -34,6 +34,7 @@ from ovbench.engine.queries import build_queries  # noqa: E402
 from ovbench.engine.reduce import Decision  # noqa: E402
 from ovbench.errors import UsageError  # noqa: E402
 from ovbench.methods.base import Backbones, Queries  # noqa: E402
+from ovbench.reference.bank import Encoder  # noqa: E402
 from ovbench.regions.open import open_regions  # noqa: E402
 from ovbench.registry import METHODS  # noqa: E402
 from ovbench.weights import Loaded, load_backbone  # noqa: E402
@@ -76,6 +77,9 @@ class OpenVocabSegmentor(BaseSegmentor):
         """Load the backbones and encode the vocabulary."""
         self.cell = cell
         self.loaded: dict[str, Loaded] = {kind: load_backbone(kind, spec) for kind, spec in cell.backbones.items()}
+        if "reference" in self.loaded:
+            used = {kind: Encoder(loaded.spec, loaded.sha256) for kind, loaded in self.loaded.items()}
+            self.loaded["reference"].vision.require(used, cell.protocol)
         vision = {kind: loaded.vision for kind, loaded in self.loaded.items()}
         self.method = METHODS.load(cell.method)(Backbones(**vision), cell.params)
         if classes is None:

@@ -24,6 +24,7 @@ from ovbench.resources import asset
 from ovbench.tensors import fill, read_tensors
 
 MINI = "mini"
+REFERENCE = "reference"
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI keeps among the tensors
@@ -45,8 +46,10 @@ def load_backbone(kind: str, spec: str) -> Loaded:
     projection of text. Files, each a torch or a safetensors file: for CLIP a state dict with open_clip's or OpenAI's
     keys, or OpenAI's TorchScript archive; for the DINOs one with facebookresearch's or timm's keys, or the authors'
     full training checkpoint, of which the teacher is taken; for psi see `ovbench.backbones.psi`. InputError where the
-    weights are neither here nor reachable, or do not fit.
+    weights are neither here nor reachable, or do not fit. "reference": the folder of a reference set, no network.
     """
+    if kind == REFERENCE:
+        return _load_reference(spec)
     load, parsed = _loader(kind), parse_spec(kind, spec)
     if parsed.file:
         given_file(str(parsed.file), f"{kind}={spec}")
@@ -65,6 +68,11 @@ def missing_weights(backbones: Mapping[str, str]) -> list[str]:
     InputError for a local file that does not exist."""
     absent = []
     for kind, text in backbones.items():
+        if kind == REFERENCE:
+            from ovbench.reference.store import find_set
+
+            find_set(text)
+            continue
         spec = parse_spec(kind, text)
         if spec.file:
             given_file(str(spec.file), f"--weights {kind}")
@@ -155,6 +163,13 @@ def _load_dinov2(spec: BackboneSpec, text: str) -> Loaded:
 def _load_psi(spec: BackboneSpec, text: str) -> Loaded:
     psi = load_psi(_psi_file(spec, text))
     return Loaded(psi, text, tensor_hash(psi))
+
+
+def _load_reference(text: str) -> Loaded:
+    from ovbench.reference.store import find_set, load_set
+
+    stored = load_set(find_set(text))
+    return Loaded(stored.bank, text, stored.sha256)
 
 
 def _psi_file(spec: BackboneSpec, text: str) -> Path:

@@ -124,6 +124,7 @@ class Labeller:
         whole = self.protocol.crop == 0
         at_original = whole and self.method.enlarges_once
         pad_region = PAD_REGION
+        region_map = regions
         if regions is not None:
             pad_region = max(PAD_REGION, int(regions.max()) + 1)
             regions = nearest_ids(regions[None], size)[0]
@@ -139,6 +140,7 @@ class Labeller:
                     windows=cut(image, chunk, pad),
                     regions=None if regions is None else cut(regions, chunk, pad, pad_region),
                     pad_region=pad_region,
+                    region_map=region_map,
                     context=context,
                     note=note,
                 )

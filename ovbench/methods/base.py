@@ -19,6 +19,7 @@ from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.psi import Psi
 from ovbench.engine.reduce import Decision, class_probabilities
 from ovbench.engine.windows import Pad, uncut
+from ovbench.reference.bank import ReferenceBank
 
 
 class Queries(NamedTuple):
@@ -54,6 +55,7 @@ class Batch:
 
     windows: f[b, 3, h, w], RGB, normalised with the protocol's mean and std, padded with zeros.
     regions: i64[b, h, w] region ids of the same windows, padded with ``pad_region``; None unless the method needs them.
+    region_map: i64[H, W] region ids of the whole image at its original size, for methods that label whole images.
     context: what the method's ``encode_image`` returned for the image that the windows come from.
     note: called with the name and value of intermediate quantities, for parity tests and for debugging.
     """
@@ -61,6 +63,7 @@ class Batch:
     windows: Tensor
     regions: Tensor | None = None
     pad_region: int = 0
+    region_map: Tensor | None = None
     context: Any = None
     note: Callable[[str, Any], None] = lambda name, value: None
 
@@ -74,13 +77,14 @@ class PatchFeatures(NamedTuple):
 
 class Backbones(NamedTuple):
     """The frozen networks; a method reads those that it names in its needs. ``presence`` is a second CLIP, which sees
-    what is in an image but not where."""
+    what is in an image but not where; ``reference`` is no network but what a method looks segments up in."""
 
     clip: ClipVision | None = None
     dino: DinoVision | None = None
     dinov2: Dinov2Vision | None = None
     psi: Psi | None = None
     presence: ClipVision | None = None
+    reference: ReferenceBank | None = None
 
 
 @dataclass(frozen=True)

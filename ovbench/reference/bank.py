@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -63,8 +64,15 @@ class ReferenceBank(nn.Module):
         """O itself, f[m, n]; for small sets."""
         return self.spread(torch.eye(len(self.labels), device=self.labels.device))
 
-    def require_encoders(self, used: dict[str, Encoder]) -> None:
-        """InputError where the set was built with another encoder than the one that is used with it."""
+    def require(self, used: Mapping[str, Encoder], protocol: Any) -> None:
+        """InputError where the set was built with another encoder, or with images or words prepared otherwise, than
+        what it is used with."""
+        for key, made in self.settings.items():
+            if getattr(protocol, key, made) != made:
+                raise InputError(
+                    f"the reference set was built with {key} {made}, not {getattr(protocol, key)}",
+                    fix=f"give --set {key}={made}, or build a set with this setting",
+                )
         for kind, made in self.encoders.items():
             if kind in used and used[kind].sha256 != made.sha256:
                 raise InputError(

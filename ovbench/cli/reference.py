@@ -1,0 +1,195 @@
+"""``ovbench reference``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ovbench.cli import options
+
+MINI = "mini"
+
+
+@click.group(name="reference", short_help="Build and check ReME's reference sets.")
+def reference() -> None:
+    """Reference sets of the method reme: segments with phrases, built from images and captions without any labels."""
+
+
+@reference.command("build")
+@click.option("--images", required=True, metavar="DIR|mini", help="Folder of images, or the training world of mini.")
+@click.option(
+    "--captions", metavar="SOURCE",
+    help="Folder of NAME.txt, .jsonl (image_id, caption), COCO captions .json, transformers:MODEL or openai:MODEL.",
+)  # fmt: skip
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the set.")
+@click.option("--like", metavar="NAME", help="Benchmark whose settings of reme are used.  [default: coco-stuff]")
+@click.option("--prompt", type=click.Path(path_type=Path), metavar="FILE", help="Other instructions for the captioner.")
+@click.option("--base-url", default="", metavar="URL", help="Address of an OpenAI-compatible server.")
+@click.option("--requests", type=click.IntRange(1), default=8, show_default=True, help="Captions asked for at once.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
+@click.option("--part-size", type=click.IntRange(1), default=256, show_default=True, help="Images saved at a time.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that make region maps."
+)
+@click.option("--shard", metavar="K/N", help="Only every N-th part from the K-th on; unite with `reference merge`.")
+@options.settings
+@options.weights
+@options.device
+@options.as_json
+def build(
+    images: str,
+    captions: str | None,
+    out: Path,
+    like: str | None,
+    prompt: Path | None,
+    base_url: str,
+    requests: int,
+    limit: int | None,
+    part_size: int,
+    workers: int,
+    shard: str | None,
+    settings: tuple[str, ...],
+    weights: tuple[str, ...],
+    device: str,
+    as_json: bool,
+) -> int:
+    """Build a reference set. A build that was interrupted goes on where it stopped.
+
+    \b
+    ovbench reference build --images mini --out ref
+    ovbench reference build --images train2017 --captions captions.jsonl --out ref --set filter=adaptive
+    torchrun --nproc-per-node 8 -m ovbench reference build --images DIR --captions transformers:MODEL --out ref
+    """
+    from ovbench.config import override_pairs
+    from ovbench.engine.share import Team, parse_shard
+    from ovbench.env import choose_device
+    from ovbench.errors import UsageError
+    from ovbench.reference.build import Sources, build_set
+    from ovbench.reference.settings import resolve_plan
+
+    folder = Path(images)
+    if images == MINI:
+        from ovbench.reference.mini import IMAGES, mini_world
+
+        world = mini_world(limit or IMAGES)
+        folder, captions, like = (
+            world / "images" / "train",
+            captions or str(world / "captions_train.json"),
+            like or MINI,
+        )
+    if captions is None:
+        raise UsageError("no captions given", fix="give --captions, see: ovbench reference build --help")
+    team = Team()
+    plan = resolve_plan(
+        like or "coco-stuff", override_pairs(settings, "--set"), override_pairs(weights, "--weights")
+    )  # fmt: skip
+    chosen = choose_device(device, team.local_rank)
+    if team.leads:
+        encoders = ", ".join(f"{k} {plan.cell.backbones[k]}" for k in ("clip", "dinov2"))
+        click.echo(
+            f"planned: {folder} to {out}, {encoders}, pairing {plan.build.pairing}, parser {plan.build.parser}, "
+            f"on {chosen}", err=True,
+        )  # fmt: skip
+    sources = Sources(
+        folder, captions, out, prompt, base_url, requests, limit, part_size, workers, parse_shard(shard)
+    )  # fmt: skip
+    manifest = build_set(sources, plan, chosen, team)
+    team.leave()
+    return 0 if manifest is None else _told(manifest, out, as_json)
+
+
+def _told(manifest: dict, out: Path, as_json: bool) -> int:
+    from ovbench.reference.inspect import counts_table
+    from ovbench.results.console import show
+
+    for text in manifest["warnings"]:
+        click.echo(f"warning: {text}", err=True)
+    for image, reason in manifest["failed"].items():
+        click.echo(f"failed: {image}: {reason}", err=True)
+    if as_json:
+        click.echo(json.dumps(manifest, indent=1))
+    else:
+        show(counts_table(manifest))
+        click.echo(f"{out}: the report is {out / 'report.html'}")
+    return 4 if manifest["failed"] else 0
+
+
+@reference.command("info")
+@click.argument("folder", metavar="REF")
+@options.as_json
+def info(folder: str, as_json: bool) -> int:
+    """Show what a set holds and what it was made with."""
+    from ovbench.reference.inspect import counts_table, settings_table
+    from ovbench.reference.store import find_set, read_manifest
+    from ovbench.results.console import show
+
+    manifest = read_manifest(find_set(folder))
+    if as_json:
+        click.echo(json.dumps(manifest, indent=1))
+        return 0
+    show(settings_table(manifest))
+    show(counts_table(manifest))
+    return 0
+
+
+@reference.command("verify")
+@click.argument("folder", metavar="REF")
+@options.as_json
+def verify(folder: str, as_json: bool) -> int:
+    """Read every byte of a set: damage, truncation, mixed encoders, numbers that do not fit."""
+    from ovbench.reference.inspect import verify_set
+    from ovbench.reference.store import find_set
+
+    problems = verify_set(find_set(folder))
+    if as_json:
+        click.echo(json.dumps({"set": folder, "whole": not problems, "problems": problems}, indent=1))
+    else:
+        for text in problems:
+            click.echo(f"damaged: {text}", err=True)
+        click.echo(f"{folder}: {len(problems)} problems" if problems else f"{folder}: whole")
+    return 3 if problems else 0
+
+
+@reference.command("merge")
+@click.argument("folders", nargs=-1, required=True, metavar="REF...", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the united set.")
+@options.settings
+@options.device
+@options.as_json
+def merge(folders: tuple[Path, ...], out: Path, settings: tuple[str, ...], device: str, as_json: bool) -> int:
+    """Unite sets that were built on several machines from different images with equal settings.
+
+    Filters look at all images together, so they run again on what the builds left under stages/; with --set they may
+    also run otherwise, for example --set filter=none, which makes another set of one.
+    """
+    from ovbench.config import override_pairs
+    from ovbench.env import choose_device
+    from ovbench.reference.merge import merge_sets
+
+    return _told(merge_sets(folders, out, override_pairs(settings, "--set"), choose_device(device)), out, as_json)
+
+
+@reference.command("recall")
+@click.argument("folder", metavar="REF")
+@click.option("--topk", type=click.IntRange(1), default=1000, show_default=True, help="Segments to find.")
+@click.option(
+    "--probes", type=click.IntRange(1), multiple=True, default=[8, 32, 128], show_default=True,
+    help="Cells of the index that are searched. Repeatable.",
+)  # fmt: skip
+@click.option("--rows", type=click.IntRange(1), default=300, show_default=True, help="Segments to look up.")
+@options.as_json
+def recall(folder: str, topk: int, probes: tuple[int, ...], rows: int, as_json: bool) -> int:
+    """Measure what the approximate search of FAISS misses on a set, and what it saves."""
+    from ovbench.reference.approximate import measure_recall
+    from ovbench.reference.inspect import recall_table
+    from ovbench.reference.store import find_set, load_set
+    from ovbench.results.console import show
+
+    found = measure_recall(load_set(find_set(folder)).bank, topk, probes, rows)
+    if as_json:
+        click.echo(json.dumps([one._asdict() for one in found], indent=1))
+    else:
+        show(recall_table(found))
+    return 0
