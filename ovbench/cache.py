@@ -52,7 +52,8 @@ def parts(root: Path | None = None) -> list[Part]:
     root = root or cache_root()
     found = []
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        below = sorted(folder.iterdir()) if folder.is_dir() and folder.name in DIVIDED else [folder]
+        divided = folder.name in DIVIDED and folder.is_dir() and not folder.is_symlink()
+        below = sorted(folder.iterdir()) if divided else [folder]
         for path in below:
             files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
             name = "" if path == folder else path.name
@@ -73,7 +74,8 @@ def select(names: Sequence[str], root: Path | None = None) -> list[Part]:
 
 
 def remove(part: Part) -> None:
-    """Delete a part; a folder is renamed first, so that no half of it can be taken for the whole."""
+    """Delete a part; a folder is renamed first, so that no half of it can be taken for the whole. What a link points to
+    stays."""
     if part.path.is_symlink() or part.path.is_file():
         part.path.unlink()
         return

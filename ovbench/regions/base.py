@@ -81,7 +81,7 @@ def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.nd
     whole = regions.dtype.kind in "iub" or (regions.dtype.kind == "f" and bool((regions == np.round(regions)).all()))
     if not whole:
         raise InputError(f"the region map holds {regions.dtype} values that are no whole ids", where=where)
-    if regions.max() > np.iinfo(np.int32).max or regions.min() < np.iinfo(np.int32).min:
+    if float(regions.max()) > np.iinfo(np.int32).max or float(regions.min()) < np.iinfo(np.int32).min:
         raise InputError("the region map holds ids beyond 32 bits", where=where)
     return regions.astype(np.int32)
 

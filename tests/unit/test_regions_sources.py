@@ -1,0 +1,214 @@
+"""Region sources: each with a small model in its official format, or with the real algorithm."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import region_models
+import torch
+
+from ovbench.config import regions_table
+from ovbench.errors import InputError, UsageError
+from ovbench.regions.open import Regions, open_regions, open_source
+from ovbench.regions.paint import paint_masks
+from ovbench.regions.sam import SamRegions, load_sam
+from ovbench.registry import REGIONS
+
+
+def picture(h: int = 70, w: int = 90) -> np.ndarray:
+    coarse = np.random.default_rng(0).integers(0, 256, (h // 10, w // 10, 3))
+    return np.kron(coarse, np.ones((10, 10, 1))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", REGIONS.names())
+def test_settings_are_plain_data_and_rebuild_the_source(name):
+    table = regions_table(name, {})
+    assert json.loads(json.dumps(table)) == table
+    again, source = open_source(table)
+    assert again == name and {"source": name, **source.settings()} == table
+    fields = {field.name for field in dataclasses.fields(source)}
+    assert set(source.elsewhere) <= fields
+
+
+@pytest.mark.parametrize("name", ["felzenszwalb", "slic"])
+def test_sources_without_weights(name):
+    source = REGIONS.load(name)()
+    regions = source(picture())
+    assert regions.shape == (70, 90) and regions.dtype == np.int32
+    assert regions.min() == 1 and regions.max() > 3
+    assert np.array_equal(regions, source(picture())) and source.missing() == [] and source.weights_sha256() == ""
+
+
+def test_slic_settings_count():
+    slic = REGIONS.load("slic")
+    assert slic(segments=200)(picture()).max() > slic(segments=20)(picture()).max()
+
+
+# --- Segment Anything -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sam_file(monkeypatch, tmp_path):
+    """A small SAM in place of "vit_b", and a checkpoint of it."""
+    import segment_anything
+
+    made = region_models.small_sam()
+    path = tmp_path / "sam_vit_b_01ec64.pth"
+    torch.save(made.state_dict(), path)
+    monkeypatch.setitem(segment_anything.sam_model_registry, "vit_b", lambda checkpoint: region_models.small_sam())
+    return path
+
+
+def test_sam_masks_are_painted_in_ascending_area(sam_file):
+    from segment_anything import SamAutomaticMaskGenerator
+
+    source = SamRegions(model="vit_b", weights=str(sam_file), points=4, iou=-9.0, stability=0.0)
+    regions = source(picture())
+    generator = SamAutomaticMaskGenerator(
+        load_sam("vit_b", sam_file), points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0
+    )
+    found = generator.generate(picture())
+    assert found
+    masks = np.stack([mask["segmentation"] for mask in sorted(found, key=lambda mask: mask["area"])])
+    assert np.array_equal(regions, paint_masks(masks, (70, 90)))
+
+
+def test_sam_without_any_mask_leaves_everything_unsegmented(sam_file):
+    regions = SamRegions(model="vit_b", weights=str(sam_file), points=4, iou=99.0)(picture())
+    assert regions.shape == (70, 90) and not regions.any()
+
+
+def test_sam_from_the_weights_folder(sam_file, monkeypatch):
+    monkeypatch.setenv("OVBENCH_WEIGHTS", str(sam_file.parent))
+    named, found = SamRegions(model="vit_b", weights=str(sam_file)), SamRegions(model="vit_b")
+    assert found.missing() == [] and found.weights_sha256() == named.weights_sha256() != ""
+    assert SamRegions(model="vit_h").missing() == [f"sam_vit_h_4b8939.pth (looked in {sam_file.parent})"]
+
+
+def test_sam_presets():
+    assert REGIONS.load("sam")().points == 32 and REGIONS.load("sam-8")().points == 8
+    assert REGIONS.load("sam2")().points == 8 and REGIONS.load("sam2-32")().points == 32
+
+
+def test_unknown_sam_model():
+    with pytest.raises(UsageError, match='did you mean "vit_b"'):
+        SamRegions(model="vit_bb")
+
+
+# --- models of the transformers library -------------------------------------------------------------------------------
+
+NEEDED = "transformers"
+
+
+def test_sam2(tmp_path):
+    pytest.importorskip(NEEDED)
+    folder = region_models.save_sam2(tmp_path / "sam2")
+    source = REGIONS.load("sam2")(weights=str(folder), points=4, iou=-9.0, stability=0.0)
+    assert source.missing() == []
+    regions = source(picture())
+    assert regions.shape == (70, 90) and regions.dtype == np.int32 and regions.max() >= 1
+    assert not REGIONS.load("sam2")(weights=str(folder), points=4, iou=99.0)(picture()).any()
+
+
+def test_sam2_predictor_agrees_with_the_library(tmp_path):
+    """The same mask logits for a point as through transformers' own processor, where no resize blurs the comparison."""
+    pytest.importorskip(NEEDED)
+    from transformers import Sam2ImageProcessor, Sam2Model, Sam2Processor
+
+    from ovbench.regions.sam2 import Predictor
+
+    folder = region_models.save_sam2(tmp_path / "sam2")
+    image = np.ascontiguousarray(picture(70, 70)[:64, :64])
+    processor = Sam2Processor(Sam2ImageProcessor(size={"height": 64, "width": 64}))
+    model = Sam2Model.from_pretrained(folder).eval()
+    model.mask_decoder.dynamic_multimask_via_stability = False
+    for multimask in (False, True):
+        inputs = processor(images=image, input_points=[[[[20, 33]], [[50, 7]]]], return_tensors="pt")
+        with torch.no_grad():
+            out = model(**inputs, multimask_output=multimask)
+        expected = processor.post_process_masks(out.pred_masks, inputs["original_sizes"], binarize=False)[0]
+        predictor = Predictor(str(folder), "cpu", multimask=multimask, half=True)
+        predictor.set_image(image)
+        points = predictor.apply_coords(np.array([[20.0, 33.0], [50.0, 7.0]]), (64, 64))
+        masks, iou, _ = predictor.predict_torch(torch.tensor(points)[:, None], torch.ones(2, 1, dtype=torch.int))
+        torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(iou, out.iou_scores[0], rtol=1e-4, atol=1e-4)
+
+
+def test_mask2former_ids(tmp_path):
+    pytest.importorskip(NEEDED)
+    folder = region_models.save_mask2former(tmp_path / "m2f")
+    make = REGIONS.load("mask2former")
+    some = make(weights=str(folder), score=0.0, mask=0.3, overlap=0.0)(picture())
+    assert some.shape == (70, 90) and some.min() >= 0 and some.max() >= 1
+    none = make(weights=str(folder), score=0.9999999)(picture())
+    assert set(np.unique(none)) == {-1}
+
+
+def test_eomt_ids(tmp_path):
+    pytest.importorskip(NEEDED)
+    folder = region_models.save_eomt(tmp_path / "eomt")
+    make = REGIONS.load("eomt")
+    some = make(weights=str(folder), score=0.0, mask=0.3, overlap=0.0)(picture())
+    assert some.shape == (70, 90) and some.min() in (-1, 0) and some.max() >= 1
+    assert make().score == 0.8 and list(make().options()["stuff_classes"]) == list(range(80, 133))
+
+
+def test_weights_hash_follows_the_files(tmp_path):
+    pytest.importorskip(NEEDED)
+    folder = region_models.save_eomt(tmp_path / "eomt")
+    source = REGIONS.load("eomt")(weights=str(folder))
+    before = source.weights_sha256()
+    config = json.loads((folder / "config.json").read_text()) | {"note": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert source.weights_sha256() != before
+
+
+# --- maps made elsewhere ----------------------------------------------------------------------------------------------
+
+
+def test_precomputed_maps_are_found_by_the_stem(tmp_path):
+    ids = np.arange(70 * 90).reshape(70, 90) % 11
+    np.savez_compressed(tmp_path / "ADE_val_00000001.npz", instance_mask=ids)
+    maps = open_regions({"source": "precomputed", "folder": str(tmp_path), "key": "instance_mask"})
+    assert maps.store is None
+    assert np.array_equal(maps(picture(), "ADE_val_00000001"), ids)
+    with pytest.raises(UsageError, match="this image has none"):
+        maps(picture())
+    with pytest.raises(InputError, match=r"no region map .*other\.npz"):
+        maps(picture(), "other")
+
+
+def test_precomputed_needs_its_folder():
+    with pytest.raises(InputError, match=r"folder of region maps .*regions\.folder=DIR"):
+        open_regions({"source": "precomputed", "folder": "nowhere"})
+
+
+def test_a_source_without_the_library_or_its_files_says_so(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
+    with pytest.raises(InputError) as caught:
+        open_regions({"source": "sam2"})
+    pytest.importorskip(NEEDED)
+    assert "model.safetensors of facebook/sam2-hiera-large" in str(caught.value)
+    monkeypatch.setattr("ovbench.regions.hub.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs the package transformers; pip install"):
+        open_regions({"source": "eomt"})
+
+
+def test_maps_are_made_lazily_and_on_the_device_asked_for():
+    started = []
+
+    class Probe(REGIONS.load("slic")):
+        def start(self, device="cpu"):
+            started.append(device)
+            return self
+
+    maps = Regions("probe", Probe()).to("cuda:1")
+    assert not started
+    maps(picture())
+    maps(picture())
+    assert started == ["cuda:1"] and maps.made == 2
