@@ -39,7 +39,8 @@ class Regions:
     def to(self, device: str) -> Regions:
         """Where maps are made from now on."""
         with self._lock:
-            self.device, self._maker = str(device), None
+            if str(device) != self.device:
+                self.device, self._maker = str(device), None
         return self
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:

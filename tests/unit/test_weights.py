@@ -169,6 +169,42 @@ def test_a_file_cut_off(tmp_path, small_clip):
         read_tensors(path)
 
 
+def test_a_file_alone_keeps_the_configured_architecture(tmp_path):
+    from ovbench.backbones import mini
+    from ovbench.config import resolve
+
+    path = tmp_path / "mine.safetensors"
+    model = mini.load_clip()
+    with torch.no_grad():
+        model.visual.proj.mul_(2)
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    spec = resolve("corrclip", "mini", {}, {"clip": str(path)}).backbones["clip"]
+    assert spec == f"mini@{path}"
+    loaded = weights.load_backbone("clip", spec)
+    assert torch.equal(loaded.vision.visual.proj, model.visual.proj)
+    assert loaded.sha256 != weights.load_backbone("clip", "mini").sha256
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "width", "heads", "patch", "joint"),
+    [("metaclip-b", 12, 768, 12, 16, 512), ("metaclip-l", 24, 1024, 16, 14, 768), ("laion-h", 32, 1280, 16, 14, 1024)],
+)
+def test_the_sizes_of_corrclip(name, layers, width, heads, patch, joint):
+    """Built without memory: the architecture is what the method's table says, and the tower is one that it can open."""
+    from ovbench.backbones.clip import ClipVision
+
+    architecture = parse_spec("clip", name).architecture
+    config = open_clip.get_model_config(architecture)
+    with torch.device("meta"):
+        visual = open_clip.model._build_vision_tower(
+            config["embed_dim"], config["vision_cfg"], quick_gelu=config.get("quick_gelu", False)
+        )
+    tower = ClipVision(visual)
+    assert (tower.layers, tower.width, tower.heads, tower.patch) == (layers, width, heads, patch)
+    assert visual.proj.shape == (width, joint)
+    assert config.get("quick_gelu", False) == (name != "laion-h")
+
+
 def test_missing_file():
     with pytest.raises(InputError, match="no weights file"):
         weights.load_backbone("clip", "ViT-B-16@nowhere/clip.pt")
