@@ -5,8 +5,8 @@
 
 The assignment of the largest total distance is often not the only one: where two heads lie on the same side of two
 others, exchanging their partners changes nothing. Rounding then chooses, so other devices, libraries and number formats
-can choose otherwise; cass's parameter tie_order settles it. A window counts as tied if another assignment comes within --tolerance of the best total distance
-(sums of h distances in fp32 carry errors of about 1e-6).
+can choose otherwise; cass's parameter tie_order settles it. A window counts as tied if another assignment comes within
+--tolerance of the best total distance (sums of h distances in fp32 carry errors of about 1e-6).
 """
 
 from __future__ import annotations
