@@ -55,6 +55,7 @@ def ledger_header(planned: PlannedCell, weights: dict[str, dict[str, str]]) -> d
             "split_images": card.image_count,
             "layout": dataset.layout,
             "label_rule": dataset.label_rule,
+            "subset_sha256": dataset.subset_sha256,
             "classes": list(card.classes),
             "background": card.background,
         },

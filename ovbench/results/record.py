@@ -5,8 +5,8 @@ Fields, top level:
   status      "complete", or "partial" where images that were asked for are missing or failed
   cell        method, dataset, params, protocol, backbones, regions: everything as resolved
   settings_sha256   hash of ``cell``
-  dataset     title, split, images in the split, layout on disk, label rule, class names, background class; images
-              scored, images asked for, hash of the ids of those scored
+  dataset     title, split, images in the split, layout on disk, label rule, hash of the subset manifest (null without
+              one), class names, background class; images scored, images asked for, hash of the ids of those scored
   weights     per backbone: name and hash of its tensors
   versions, git, device   what it ran with
   counts      per class, integers: intersection, union, predicted, labelled (pixels)
