@@ -74,21 +74,29 @@ def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: boo
 
 
 class WindowMean:
-    """The mean of overlapping window scores, summed in fp32: ``add`` every window, then take ``result()``."""
+    """The mean of overlapping window scores, summed in fp32: ``add`` every window, then take ``result()``, once.
 
-    def __init__(self, size: tuple[int, int]):
+    ``size`` None is that of the only window.
+    """
+
+    def __init__(self, size: tuple[int, int] | None):
         self.size = size
         self.total: Tensor | None = None
         self.count: Tensor | None = None
 
-    def add(self, scores: Tensor, boxes: list[Box]) -> None:
-        """Add window scores ``f[b, q, h, w]`` lying at ``boxes``."""
+    def add(self, scores: Tensor, boxes: list[Box], start: int = 0, queries: int | None = None) -> None:
+        """Add window scores f[b, q, h, w] lying at ``boxes``; these may be of the queries from ``start`` on only, of
+        ``queries`` in all."""
         if self.total is None:
-            self.total = scores.new_zeros((scores.shape[1], *self.size), dtype=torch.float32)
-            self.count = scores.new_zeros(self.size, dtype=torch.float32)
+            size = self.size or tuple(scores.shape[2:])
+            self.total = scores.new_zeros((queries or scores.shape[1], *size), dtype=torch.float32)
+            self.count = scores.new_zeros(size, dtype=torch.float32)
+        total = self.total[start : start + scores.shape[1]]
         for window, box in zip(scores, boxes, strict=True):
-            self.total[:, box.y1 : box.y2, box.x1 : box.x2] += window
-            self.count[box.y1 : box.y2, box.x1 : box.x2] += 1
+            total[:, box.y1 : box.y2, box.x1 : box.x2] += window
+            if start == 0:
+                self.count[box.y1 : box.y2, box.x1 : box.x2] += 1
 
     def result(self) -> Tensor:
-        return self.total / self.count
+        """The sums themselves are divided: a second map of every query would double the memory."""
+        return self.total.div_(self.count)

@@ -97,6 +97,7 @@ class Method(nn.Module):
 
     raw_text: queries are means of text features as the tower yields them, not normalised.
     background_channel: the method itself scores a background class that has no query.
+    pixelwise: ``probabilities`` looks at one pixel at a time, so that it may be asked about parts of an image.
     enlarges_once: with one window over the whole image, its cell scores are enlarged to the original size at once, else
     to the resized image first.
     """
@@ -105,6 +106,7 @@ class Method(nn.Module):
     needs: ClassVar[Needs] = Needs(backbones=("clip",))
     raw_text: ClassVar[bool] = False
     background_channel: ClassVar[bool] = False
+    pixelwise: bool = True
     enlarges_once: ClassVar[bool] = True
 
     def __init__(self, backbones: Backbones, params: Any = None):
@@ -137,11 +139,12 @@ class Method(nn.Module):
 
     def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
         """Cell scores f[b, q, gh, gw] at the pixels of the window f[b, q, h, w], padding cut off; these are averaged
-        where windows overlap."""
+        where windows overlap. Each query by itself: it may be asked about some of them at a time."""
         return uncut(scores, size, pad)
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """Merged scores f[q, H, W] at the original size to class probabilities f[c, H, W]; the largest is the label."""
+        """Merged scores f[q, H, W] at the original size, or in a tile of it where the method is ``pixelwise``, to class
+        probabilities f[c, H, W]; the largest is the label."""
         return class_probabilities(scores, queries.class_index, decision)
 
     def refine_labels(self, labels: Tensor, regions: Tensor | None) -> Tensor:

@@ -31,6 +31,10 @@ class SCLIP(LastBlock):
         q, k, v = heads
         return F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
 
+    @property
+    def pixelwise(self) -> bool:
+        return not self.params.area_thd
+
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
         probabilities = super().probabilities(scores, queries, decision)
         return without_small_classes(probabilities, self.params.area_thd) if self.params.area_thd else probabilities
