@@ -1,4 +1,4 @@
-"""Runs that are killed, stopped, split over processes or fed a broken method end with the same counts or a clear word."""
+"""Runs that are killed, stopped, split over processes or fed a broken method: the same counts, or a clear word."""
 
 import json
 import os
@@ -79,7 +79,6 @@ def test_several_processes_count_every_image_once(uninterrupted, tmp_path, proce
     parts = sorted(tmp_path.glob("*/part-*.jsonl"))
     assert len(parts) == processes
     assert sum(path.read_bytes().count(b'"image"') for path in parts) == IMAGES
-
 
 
 def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
