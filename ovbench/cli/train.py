@@ -72,5 +72,6 @@ def talk2dino(as_json: bool, **arguments: Any) -> int:
         click.echo(json.dumps(card, indent=1))
     elif team.leads:
         click.echo(f"psi: {job.out / PSI} (card {job.out / CARD}, loss curve {job.out / CURVE})")
-        click.echo(f"loss: {card['loss'][0]:.4g} in the first epoch, {card['loss'][-1]:.4g} in the last")
+        first, *_, last = card["cross_entropy"] * 2
+        click.echo(f"cross-entropy: {first:.4g} nats in the first epoch, {last:.4g} in the last")
     return 0

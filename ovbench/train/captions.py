@@ -124,7 +124,7 @@ def _table(text: str, path: Path) -> Iterator[Caption]:
                 )  # fmt: skip
             yield from _entry(row, path, f"line {reader.line_num}")
     except csv.Error as error:
-        raise InputError(f"broken CSV in line {reader.line_num}: {error}", where=str(path)) from None
+        raise InputError(f"broken CSV in line {reader.reader.line_num}: {error}", where=str(path)) from None
 
 
 def _entry(entry: dict[str, Any], path: Path, place: str) -> Iterator[Caption]:

@@ -51,7 +51,8 @@ class Batch:
 
 @dataclass
 class Training:
-    """All that a step changes. ``losses`` of every step so far."""
+    """All that a step changes. ``losses``: the cross-entropy of every step so far, before any divisor, so that batches
+    of unlike size compare."""
 
     psi: Psi
     scale: nn.Parameter
@@ -117,8 +118,8 @@ def make(psi: Psi, scale: Tensor, recipe: Recipe, steps: int) -> Training:
     return Training(psi, scale, optimiser, LambdaLR(optimiser, factors[recipe.schedule]))
 
 
-def loss_of(training: Training, batch: Batch, recipe: Recipe, features: Features | None, team: Team) -> Tensor:
-    """The loss of a step, the same in every process; see `ovbench.train.contrast`."""
+def cross_entropy(training: Training, batch: Batch, recipe: Recipe, features: Features | None, team: Team) -> Tensor:
+    """The loss of a step before any divisor, the same in every process; see `ovbench.train.contrast`."""
     text = unit(training.psi(batch.texts))
     chosen = select_heads(text, batch.images)
     parts = shares(len(batch.pairs), team)
@@ -127,20 +128,20 @@ def loss_of(training: Training, batch: Batch, recipe: Recipe, features: Features
     if recipe.false_negatives == "masked" and features is not None:
         numbers = features.image_of[batch.pairs], features.words_of[batch.pairs]
         ignored = false_negatives(*numbers).to(similarity.device)
-    loss = info_nce(similarity, training.scale.exp(), ignored=ignored)
-    return loss / len(similarity) ** 2 if recipe.loss_divisor == "batch_squared" else loss
+    return info_nce(similarity, training.scale.exp(), ignored=ignored)
 
 
 def take_step(training: Training, batch: Batch, recipe: Recipe, features: Features | None, team: Team) -> float:
-    """One update of psi."""
+    """One update of psi; its loss."""
     training.optimiser.zero_grad(set_to_none=True)
-    loss = loss_of(training, batch, recipe, features, team)
+    entropy = cross_entropy(training, batch, recipe, features, team)
+    loss = entropy / len(batch.pairs) ** 2 if recipe.loss_divisor == "batch_squared" else entropy
     loss.backward()
     add_gradients(list(training.psi.parameters()), team)
     training.optimiser.step()
     training.schedule.step()
-    training.losses.append(float(loss.detach()))
-    return training.losses[-1]
+    training.losses.append(float(entropy.detach()))
+    return float(loss.detach())
 
 
 def train(
@@ -186,7 +187,7 @@ class Checkpoint:
                 "psi": training.psi.state_dict(),
                 "scale": training.scale.detach(),
                 "optimiser": training.optimiser.state_dict(),
-                "schedule": {k: v for k, v in training.schedule.state_dict().items() if k != "lr_lambdas"},
+                "schedule": training.schedule.state_dict(),
                 "losses": torch.tensor(training.losses, dtype=torch.float64),
             },
             buffer,

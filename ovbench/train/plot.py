@@ -9,7 +9,7 @@ from ovbench.errors import InputError
 
 
 def loss_curve(steps: Sequence[float], epochs: Sequence[float]) -> bytes:
-    """A PNG of the loss of every step, and of its mean in every epoch."""
+    """A PNG of the cross-entropy of every step, and of its mean in every epoch."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -22,7 +22,7 @@ def loss_curve(steps: Sequence[float], epochs: Sequence[float]) -> bytes:
     axes.plot(range(1, len(steps) + 1), steps, color="#b8c7d9", linewidth=0.7, label="step")
     middles = [min((number + 0.5) * length, len(steps)) for number in range(len(epochs))]
     axes.plot(middles, epochs, color="#1f4e79", linewidth=1.6, label="mean of an epoch")
-    axes.set(xlabel="step", ylabel="loss", title="psi of Talk2DINO")
+    axes.set(xlabel="step", ylabel="cross-entropy, nats", title="psi of Talk2DINO")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     buffer = io.BytesIO()

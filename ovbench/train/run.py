@@ -213,7 +213,7 @@ def _card(planned: Planned, data: dict[str, Any], training: Training, seconds: f
         },
         "recipe": dataclasses.asdict(planned.recipe),
         "optimiser": "Adam, betas 0.9 and 0.999, epsilon 1e-8, no weight decay",
-        "loss": [sum(epoch) / len(epoch) for epoch in epochs],
+        "cross_entropy": [sum(epoch) / len(epoch) for epoch in epochs],  # nats, before any divisor
         "temperature": float((-training.scale).exp()),
         "sha256": hashlib.sha256(_tensors(training)).hexdigest(),
         "versions": env.versions(),
@@ -233,4 +233,4 @@ def publish(out: Path, training: Training, card: dict[str, Any]) -> None:
     """Write psi, its card and the loss curve."""
     write_bytes(out / PSI, _tensors(training))
     write_json(out / CARD, card)
-    write_bytes(out / CURVE, loss_curve(training.losses, card["loss"]))
+    write_bytes(out / CURVE, loss_curve(training.losses, card["cross_entropy"]))

@@ -193,15 +193,16 @@ def _training(case: Case) -> Values:
     image_of = torch.from_numpy(case.inputs["text_image"]).long()
     psi = _psi(case).requires_grad_(True)
     training = make(psi, torch.tensor(math.log(p["logit_scale"])), recipe, len(steps))
+    losses: list[float] = []
     for number, pairs in enumerate(torch.from_numpy(steps).long(), 1):
         batch = Batch(embeddings[image_of[pairs]], text[pairs], pairs)
         if number == 1:
             values |= _first_step(training, batch)
-        take_step(training, batch, recipe, None, Team())
+        losses.append(take_step(training, batch, recipe, None, Team()))
         if number == 1:
             values |= {f"grad.{name}": w.grad.clone() for name, w in psi.named_parameters()}
         values |= {f"after{number}.{name}": w.detach().clone() for name, w in psi.named_parameters()}
-    values |= {"loss": training.losses[:1], "losses": training.losses}
+    values |= {"loss": losses[:1], "losses": losses}
     return {name: lambda w, value=value: value for name, value in values.items()}
 
 

@@ -1,0 +1,89 @@
+"""Captions files and their match with a folder of images."""
+
+import json
+
+import pytest
+
+from ovbench.errors import InputError
+from ovbench.train.captions import Caption, pair, read_captions
+
+EXPECTED = [Caption("a.jpg", "a red ring"), Caption("b.jpg", 'a "ball", blue'), Caption("a.jpg", "grass")]
+
+
+def coco():
+    names = {7: "a.jpg", 9: "b.jpg"}
+    ids = {name: number for number, name in names.items()}
+    return {
+        "images": [{"id": number, "file_name": name} for number, name in names.items()],
+        "annotations": [{"image_id": ids[c.image], "caption": c.text} for c in EXPECTED],
+    }
+
+
+FILES = {
+    "c.json": json.dumps(coco()),
+    "c.jsonl": "\n".join(json.dumps({"image": c.image, "caption": c.text}) for c in EXPECTED) + "\n\n",
+    "c.csv": 'image,caption\na.jpg,a red ring\nb.jpg,"a ""ball"", blue"\na.jpg,grass\n',
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_form_says_the_same(name, tmp_path):
+    (tmp_path / name).write_text(FILES[name])
+    assert read_captions(tmp_path / name) == EXPECTED
+
+
+def test_a_line_may_hold_several_captions(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"file_name": "a.jpg", "captions": ["one", "two"]}')
+    assert [c.text for c in read_captions(tmp_path / "c.jsonl")] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("c.json", '{"images": [],\n "annotations": [}', "broken JSON in line 2, column 18"),
+        ("c.json", '{"images": []}', "not a COCO captions file: no 'annotations'"),
+        ("c.json", "[]", "not a COCO captions file: another structure"),
+        ("c.json", '{"images": [], "annotations": []}', "no captions in the file"),
+        ("c.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image": ', "broken JSON in line 2"),
+        ("c.jsonl", '{"image": "a.jpg"}', 'line 1 has no "caption"'),
+        ("c.jsonl", '{"image": "a.jpg", "caption": 3}', "must be texts"),
+        ("c.jsonl", "3", 'line 1 has no "image"'),
+        ("c.csv", "image,caption\na.jpg,a, b\n", "line 2 has another number of fields"),
+        ("c.csv", "name,caption\na.jpg,a\n", 'line 2 has no "image"'),
+        ("c.csv", 'image,caption\na.jpg,"a', "broken CSV in line 2"),
+        ("c.txt", "a", "no kind of captions file"),
+    ],
+)
+def test_broken_files_say_where(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_captions(tmp_path / name)
+
+
+def test_missing_and_undecodable_files(tmp_path):
+    with pytest.raises(InputError, match="no captions file"):
+        read_captions(tmp_path / "c.json")
+    (tmp_path / "c.csv").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(InputError, match="not UTF-8"):
+        read_captions(tmp_path / "c.csv")
+
+
+def test_pairs_and_what_has_no_counterpart(tmp_path):
+    for name in ("b.jpg", "a.jpg", "sub/c.PNG", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    captions = [*EXPECTED, Caption("gone.jpg", "x"), Caption("gone.jpg", "y"), Caption("a.jpg", " ")]
+    pairs, unpaired = pair(tmp_path, captions)
+    assert pairs.names == ("a.jpg", "b.jpg") and pairs.image_of == (0, 1, 0)
+    assert unpaired.captions == ("gone.jpg",) and unpaired.images == ("sub/c.PNG",) and unpaired.blank == ("a.jpg",)
+    assert "1 images without a caption (sub/c.PNG)" in unpaired.describe()
+    assert len(unpaired.lines()) == 3
+    with pytest.raises(InputError, match="no folder"):
+        pair(tmp_path / "none", captions)
+
+
+def test_a_caption_of_an_image_that_coco_does_not_list_is_unpaired(tmp_path):
+    document = coco()
+    document["annotations"].append({"image_id": 404, "caption": "x"})
+    (tmp_path / "c.json").write_text(json.dumps(document))
+    assert read_captions(tmp_path / "c.json")[-1].image == "image_id 404"
