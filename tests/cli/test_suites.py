@@ -1,0 +1,37 @@
+"""`ovbench eval --suite` on mini."""
+
+import json
+
+ROWS = """
+datasets = ["mini"]
+[shared]
+method = "corrclip"
+settings = { regions = "slic" }
+[[row]]
+label = "complete"
+[[row]]
+label = "no scope"
+settings = { scope = false }
+"""
+
+
+def test_a_suite_gives_a_table_with_its_labels_and_a_record_a_row(ovbench, tmp_path):
+    suite = tmp_path / "own.toml"
+    suite.write_text(ROWS)
+    done = ovbench("eval", "--suite", suite, "--limit", 1, "--out", tmp_path / "runs")
+    assert done.code == 0
+    assert "complete" in done.out and "no scope" in done.out and "planned: no scope: corrclip on mini" in done.err
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*.json")]
+    assert sorted(record["cell"]["params"]["scope"] for record in records) == [False, True]
+    assert {record["cell"]["regions"]["source"] for record in records} == {"slic"}
+
+
+def test_what_can_be_asked_wrongly(ovbench):
+    for arguments, words in (
+        (("--suite", "corrclip-tabel2"), 'did you mean "corrclip-table2"'),
+        (("--suite", "corrclip-table2", "-m", "clip"), "a suite names its own methods"),
+        (("-d", "mini"), "nothing to evaluate"),
+        (("--suite", "corrclip-table5", "-d", "mini", "--set", "similarity=q-q"), "have the same settings"),
+    ):
+        failed = ovbench("eval", *arguments)
+        assert failed.code in (2, 3) and words in failed.err
