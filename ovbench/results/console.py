@@ -38,7 +38,12 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
     """One row per cell: mIoU, mean and pixel accuracy in percent, images and time; with ``labels``, by the hash of a
     cell's settings, the rows of a suite."""
     table = Table(title="mIoU in percent", title_justify="left")
-    for name in ("row", "method", "dataset") if labels else ("method", "dataset"):
+    # a suite says in its labels what differs, so that its method is named only where there are several
+    one_method = bool(labels) and len({record["cell"]["method"] for record in records}) == 1
+    if labels:
+        longest = max(len(word) for label in labels.values() for word in label.split())
+        table.add_column("row", overflow="fold", min_width=longest)
+    for name in ("dataset",) if one_method else ("method", "dataset"):
         table.add_column(name, overflow="fold")
     for name in ("mIoU", "95 %", "mAcc", "aAcc", "images", "seconds"):
         table.add_column(name, justify="right")
@@ -47,7 +52,8 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
         partial = "" if record["status"] == "complete" else " (partial)"
         table.add_row(
             *([labels.get(record["settings_sha256"], "")] if labels else []),
-            cell["method"], cell["dataset"], percent(metrics["mIoU"]), _between(metrics["mIoU_interval"]),
+            *([] if one_method else [cell["method"]]),
+            cell["dataset"], percent(metrics["mIoU"]), _between(metrics["mIoU_interval"]),
             percent(metrics["mAcc"]),
             percent(metrics["aAcc"]), f"{record['dataset']['images']}{partial}",
             f"{record['time']['total_s']:.1f}",

