@@ -27,6 +27,7 @@ class Protocol:
     pad: windows are padded to a multiple of this many pixels (0: never; -1: of the patch of CLIP).
     mean, std: normalisation of RGB values 0..255.
     templates: prompt set in configs/templates.toml. vocabulary: variant of the class names ("" is the canonical one).
+    descriptions: set of class descriptions by name, or a JSON file of them (see `ovbench.describe`; "" is none).
     logit_scale, prob_thd: see `ovbench.engine.reduce.Decision`.
     refine: "pamr": the scores at the original size are refined before they become probabilities; "pamr-windows": those
     of every window before they are merged; "" for neither.
@@ -42,6 +43,7 @@ class Protocol:
     std: tuple[float, ...] = (68.501, 66.632, 70.323)
     templates: str = "openai_80"
     vocabulary: str = ""
+    descriptions: str = ""
     logit_scale: float = 40.0
     prob_thd: float = 0.0
     refine: str = ""

@@ -30,7 +30,7 @@ from ovbench.config import Cell, resolve  # noqa: E402
 from ovbench.data.card import load_card, vocabulary  # noqa: E402
 from ovbench.data.decode import read_image  # noqa: E402
 from ovbench.engine.labeller import Labeller, resized_size  # noqa: E402
-from ovbench.engine.queries import build_queries  # noqa: E402
+from ovbench.engine.queries import build_queries, with_descriptions  # noqa: E402
 from ovbench.engine.reduce import Decision  # noqa: E402
 from ovbench.errors import UsageError  # noqa: E402
 from ovbench.methods.base import Backbones, Queries  # noqa: E402
@@ -97,6 +97,8 @@ class OpenVocabSegmentor(BaseSegmentor):
         if "presence" in self.loaded:
             second = build_queries(names, prompts, self.loaded["presence"], background)
             queries = queries._replace(presence=second.embeddings)
+        if cell.protocol.descriptions:
+            queries = with_descriptions(queries, names, cell.protocol.descriptions, self.loaded["clip"])
         return self.method.map_queries(queries)
 
     def add_vocabulary(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> None:

@@ -19,7 +19,7 @@ COMMANDS = {
     "train": ("ovbench.cli.train:train", "Train what a method learns: psi of Talk2DINO."),
     "masks": ("ovbench.cli.masks:masks", "Build the region maps of a benchmark once, into the cache."),
     "reference": ("ovbench.cli.reference:reference", "Build and check the reference sets of ReME."),
-    "reference": ("ovbench.cli.reference:reference", "Build and check the reference sets of ReME."),
+    "describe": ("ovbench.cli.describe:describe", "Have a language model describe a benchmark's classes in sentences."),
     "cache": ("ovbench.cli.cache:cache", "List, verify and remove what is in the cache."),
     "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it could be chance."),
     "gate": ("ovbench.cli.gate:gate", "Fail if a method got worse than a baseline on the same images."),

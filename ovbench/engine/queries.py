@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import json
+import logging
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -12,6 +18,7 @@ from torch import Tensor
 from ovbench.backbones.text import average_queries, embed_queries, text_key
 from ovbench.cache import cache_root
 from ovbench.config import templates
+from ovbench.describe import find_set, read_set
 from ovbench.errors import InputError, UsageError
 from ovbench.methods.base import Queries
 from ovbench.results.store import write_bytes
@@ -45,12 +52,53 @@ def build_queries(
 
 def _embeddings(flat: list[str], prompt_set: str, clip: Loaded, raw: bool) -> Tensor:
     prompts = templates(prompt_set)
-    path = cache_root() / "text" / f"{text_key(clip.sha256, flat, prompts)}{'-raw' if raw else ''}.safetensors"
+    key = f"{text_key(clip.sha256, flat, prompts)}{'-raw' if raw else ''}"
+    return _cached(key, lambda: (average_queries if raw else embed_queries)(clip.text, flat, prompts))
+
+
+def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
+    path = cache_root() / "text" / f"{key}.safetensors"
     try:
         return load(path.read_bytes())["embeddings"]
     except (OSError, SafetensorError, KeyError):
         pass  # not there, or damaged: computed below
-    embeddings = (average_queries if raw else embed_queries)(clip.text, flat, prompts).cpu()
+    embeddings = compute().cpu()
     with contextlib.suppress(InputError):  # a cache that cannot be written costs time only
         write_bytes(path, save({"embeddings": embeddings}))
     return embeddings
+
+
+def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...], name: str, clip: Loaded) -> Queries:
+    """Queries with one more vector each, from the sentences that a set describes them with (see `ovbench.describe`).
+
+    Every sentence is encoded as it stands and L2-normalised; their mean, L2-normalised. A class without a description
+    keeps the vector of its prompts, which is said once.
+    """
+    path = find_set(name)
+    known = read_set(path) if path else None
+    pairs = [(number, query, words[0]) for number, words in enumerate(vocabulary) for query in words]
+    sentences = [known.sentences(query, first) if known else [] for _, query, first in pairs]
+    missing = {n: first for (n, _, first), s in zip(pairs, sentences, strict=True) if not s and n != queries.background}
+    if missing:
+        share, which = f"{len(missing)} of {len(vocabulary)} classes", ", ".join(missing.values())
+        _say_once(
+            f'no description of {share} in "{name}" ({which:.80}): their prompts stand in; ovbench describe makes some'
+        )
+    vectors = queries.embeddings.clone()
+    rows = [row for row, own in enumerate(sentences) if own]
+    if rows:
+        content = json.dumps([clip.sha256, [sentences[row] for row in rows]])
+        key = hashlib.sha256(content.encode()).hexdigest()
+        vectors[rows] = _cached(f"{key}-described", lambda: _described([sentences[row] for row in rows], clip))
+    return queries._replace(descriptions=vectors)
+
+
+def _described(sentences: list[list[str]], clip: Loaded) -> Tensor:
+    features = F.normalize(clip.text.encode([one for own in sentences for one in own]), dim=-1)
+    means = [own.mean(0) for own in features.split([len(own) for own in sentences])]
+    return F.normalize(torch.stack(means), dim=-1)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logging.getLogger("ovbench").warning(message)

@@ -1,0 +1,57 @@
+"""``ovbench describe``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ovbench.cli import options
+
+
+@click.command()
+@click.option("--dataset", "-d", required=True, metavar="NAME|CARD.toml", help="Benchmark whose classes are described.")
+@click.option("--llm", required=True, metavar="MODEL", help="A transformers chat model, or a model of the server.")
+@click.option("--base-url", metavar="URL", help="OpenAI-compatible server, as http://host:8000/v1.")
+@click.option(
+    "--names", default="", metavar="VARIANT", help="Class names of a family of methods, as in a protocol's vocabulary."
+)
+@click.option("--count", type=click.IntRange(min=1), default=20, show_default=True, help="Sentences per class.")
+@click.option("--prompt", metavar="TEXT", help="Another request; {name} and {count} are replaced.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N classes.")
+@options.device
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write, by default one in the cache that methods find."
+)
+@options.as_json
+def describe(
+    dataset: str, llm: str, base_url: str | None, names: str, count: int, prompt: str | None, limit: int | None,
+    device: str, out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Have a language model describe the classes of a benchmark, for methods that read descriptions (FreeCP).
+
+    A run that was stopped goes on where it was. The file holds the model and the prompt. A server's key is read from
+    OVBENCH_LLM_KEY.
+
+    \b
+    ovbench describe --dataset voc21 --llm Qwen/Qwen2.5-7B-Instruct
+    ovbench describe --dataset ade150 --llm my-model --base-url http://localhost:8000/v1
+    """
+    from ovbench import describe as library
+    from ovbench.cache import cache_root
+    from ovbench.data.card import load_card, vocabulary
+    from ovbench.env import choose_device
+
+    card = load_card(dataset)
+    classes = [query for synonyms in vocabulary(card, names or None) for query in synonyms][:limit]
+    path = out or cache_root() / "descriptions" / f"{card.name}.json"
+    ask = library.server(base_url, llm) if base_url else library.local(llm, str(choose_device(device)))
+    made = library.describe(
+        classes, ask, path, vocabulary=card.name, model=llm, count=count, prompt=prompt or library.PROMPT,
+        progress=lambda name, sentences: click.echo(f"{name}: {sentences} sentences", err=True),
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "classes": len(made.descriptions), "model": llm}))
+    else:
+        click.echo(path)

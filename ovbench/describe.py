@@ -1,0 +1,179 @@
+"""Descriptions of classes in sentences, for methods that read them: found by name, or written by a language model.
+
+A set is a JSON file: ``{"format": 1, "vocabulary", "model", "prompt", "descriptions": {class: [sentence, ...]}}``. Its
+keys are first names of classes or any of their queries; it lies in ``configs/descriptions`` or in the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovbench.cache import cache_root
+from ovbench.errors import InputError, UsageError
+from ovbench.resources import shipped
+from ovbench.results.store import read_json, write_json
+
+FORMAT = 1
+PROMPT = (
+    'How does "{name}" look in a photo? Write {count} different short sentences, one per line, that each describe its'
+    " appearance, such as shape, colour, material, parts, texture and what is usually around it. Name it in every"
+    " sentence. No numbering, no introduction."
+)
+KEY_VARIABLE = "OVBENCH_LLM_KEY"
+SECONDS_TO_WAIT = 300
+
+
+@dataclass(frozen=True)
+class DescriptionSet:
+    """Sentences for the classes of a vocabulary, the model that wrote them and the prompt that it was given."""
+
+    vocabulary: str
+    model: str
+    prompt: str
+    descriptions: dict[str, list[str]] = field(default_factory=dict)
+
+    def sentences(self, query: str, name: str) -> list[str]:
+        """Those of a query, or else of its class, which ``name`` stands for; empty where there are none."""
+        return self.descriptions.get(query) or self.descriptions.get(name) or []
+
+
+def find_set(name: str) -> Path | None:
+    """The file of a set: ``name`` is a JSON file, or looked up in the cache and then among those of the package. None
+    where no set of that name exists; InputError for a file that is not there."""
+    if name.endswith(".json"):
+        if not Path(name).is_file():
+            raise InputError(f'no file "{name}"', where="descriptions", fix="ovbench describe --dataset NAME makes one")
+        return Path(name)
+    places = (cache_root() / "descriptions" / f"{name}.json", shipped("configs", "descriptions", f"{name}.json"))
+    return next((place for place in places if place.is_file()), None)
+
+
+def read_set(path: Path) -> DescriptionSet:
+    """InputError naming what is wrong with the file."""
+    raw = read_json(path)
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        raise InputError(
+            f'not a set of descriptions of format {FORMAT} ("format" is missing or other)', where=str(path)
+        )
+    descriptions = raw.get("descriptions")
+    if not isinstance(descriptions, dict):
+        raise InputError('"descriptions" is not a table of classes', where=str(path))
+    for name, sentences in descriptions.items():
+        if not isinstance(sentences, list) or not all(isinstance(s, str) and s.strip() for s in sentences):
+            raise InputError(f'the descriptions of "{name}" are not a list of sentences', where=str(path))
+    return DescriptionSet(*(str(raw.get(key, "")) for key in ("vocabulary", "model", "prompt")), descriptions)
+
+
+def write_set(path: Path, made: DescriptionSet) -> None:
+    write_json(path, {"format": FORMAT, **asdict(made)})
+
+
+def describe(
+    classes: Sequence[str],
+    ask: Callable[[str], str],
+    path: Path,
+    *,
+    vocabulary: str,
+    model: str,
+    count: int = 20,
+    prompt: str = PROMPT,
+    progress: Callable[[str, int], None] = lambda name, sentences: None,
+) -> DescriptionSet:
+    """Have a model describe every class that ``path`` does not describe yet; the file is whole after every class, so
+    that a run which was stopped goes on where it was.
+
+    ``ask`` turns a prompt into the model's answer. InputError where the file comes from another model or prompt, or
+    where an answer holds no sentence.
+    """
+    if "{name}" not in prompt:
+        raise UsageError('the prompt does not hold "{name}"', where="--prompt", fix="put {name} where the class goes")
+    made = DescriptionSet(vocabulary, model, prompt)
+    if path.is_file():
+        before = read_set(path)
+        if (before.model, before.prompt) != (model, prompt):
+            raise InputError(
+                f'the file was written by "{before.model}"' + (" with another prompt" if before.model == model else ""),
+                where=str(path),
+                fix="choose another file with --out, or delete this one",
+            )
+        made.descriptions.update(before.descriptions)
+    for name in dict.fromkeys(classes):
+        if not made.descriptions.get(name):
+            made.descriptions[name] = sentences_of(
+                ask(prompt.replace("{name}", name).replace("{count}", str(count))), name
+            )
+            write_set(path, made)
+        progress(name, len(made.descriptions[name]))
+    return made
+
+
+def sentences_of(answer: str, name: str) -> list[str]:
+    """The distinct sentences of an answer, one per line, without numbers, bullets and quotes. A line that ends in a
+    colon introduces others and is none."""
+    lines = (
+        re.sub(r"^\s*(?:\d+\s*[.):]|[-*•])\s*", "", line).strip().strip('"“”').strip() for line in answer.splitlines()
+    )
+    found = list(dict.fromkeys(line for line in lines if len(line.split()) > 1 and not line.endswith(":")))
+    if not found:
+        raise InputError(f'the model gave no sentence for "{name}"', fix="repeat, or choose another --llm or --prompt")
+    return found
+
+
+def server(base_url: str, model: str) -> Callable[[str], str]:
+    """A model behind an OpenAI-compatible server; the key, if it wants one, is read from ``$OVBENCH_LLM_KEY``."""
+    url = base_url.rstrip("/") + "/chat/completions"
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f'"{base_url}" is no address', where="--base-url", fix="give it as http://host:port/v1")
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get(KEY_VARIABLE):
+        headers["Authorization"] = f"Bearer {key}"
+
+    def ask(prompt: str) -> str:
+        content = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
+        request = urllib.request.Request(url, json.dumps(content).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS_TO_WAIT) as reply:
+                return _answer(json.load(reply), url)
+        except urllib.error.HTTPError as error:
+            detail = error.read(300).decode("utf-8", "replace").strip()
+            fix = f"set {KEY_VARIABLE}" if error.code in (401, 403) else "check --llm and --base-url"
+            raise InputError(f"the server answered {error.code}: {detail}", where=url, fix=fix) from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise InputError(f"the server cannot be used: {reason}", where=url, fix="check --base-url") from error
+
+    return ask
+
+
+def _answer(reply: Mapping[str, Any], url: str) -> str:
+    try:
+        return str(reply["choices"][0]["message"]["content"])
+    except (KeyError, IndexError, TypeError) as error:
+        raise InputError("the answer is not that of an OpenAI-compatible server", where=url) from error
+
+
+def local(model: str, device: str = "cpu") -> Callable[[str], str]:
+    """A chat model of the transformers library, from its hub or a folder, without sampling."""
+    try:
+        from transformers import pipeline
+    except ImportError as error:
+        raise InputError("transformers is not installed", fix="pip install transformers, or use --base-url") from error
+    try:
+        generate = pipeline("text-generation", model=model, device=device)
+    except (OSError, ValueError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise InputError(f'the model "{model}" cannot be loaded: {line}', fix="check --llm") from error
+
+    def ask(prompt: str) -> str:
+        messages = [{"role": "user", "content": prompt}]
+        return generate(messages, max_new_tokens=1200, do_sample=False)[0]["generated_text"][-1]["content"]
+
+    return ask

@@ -1,0 +1,192 @@
+"""Descriptions: written class by class and resumed, read, embedded, and absent."""
+
+import json
+import logging
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from ovbench import describe as module
+from ovbench.cache import cache_root
+from ovbench.describe import DescriptionSet, describe, find_set, read_set, sentences_of, server, write_set
+from ovbench.engine import queries as text_side
+from ovbench.engine.queries import with_descriptions
+from ovbench.errors import InputError, UsageError
+from ovbench.methods.base import Queries
+from ovbench.resources import shipped
+
+
+class Stopped(Exception):
+    pass
+
+
+def asker(fail_at=None):
+    asked = []
+
+    def ask(prompt):
+        if len(asked) == fail_at:
+            raise Stopped
+        asked.append(prompt)
+        return f"1. A thing of kind {len(asked)}.\n- A thing of kind {len(asked)}.\n* Another thing."
+
+    return ask, asked
+
+
+def test_a_stopped_run_goes_on(tmp_path):
+    path = tmp_path / "set.json"
+    ask, _ = asker(fail_at=2)
+    with pytest.raises(Stopped):
+        describe(["cat", "dog", "owl"], ask, path, vocabulary="v", model="m", count=3)
+    assert list(read_set(path).descriptions) == ["cat", "dog"]
+    ask, asked = asker()
+    made = describe(["cat", "dog", "owl"], ask, path, vocabulary="v", model="m", count=3)
+    assert len(asked) == 1 and '"owl"' in asked[0] and "Write 3 different" in asked[0]
+    assert made == read_set(path)
+    assert made.descriptions["owl"] == ["A thing of kind 1.", "Another thing."]
+
+
+def test_another_model_or_prompt_needs_another_file(tmp_path):
+    path = tmp_path / "set.json"
+    describe(["cat"], asker()[0], path, vocabulary="v", model="m")
+    for changed in ({"model": "n"}, {"model": "m", "prompt": "What is {name}?"}):
+        with pytest.raises(InputError, match="written by"):
+            describe(["cat"], asker()[0], path, vocabulary="v", **changed)
+    with pytest.raises(UsageError, match="name"):
+        describe(["cat"], asker()[0], tmp_path / "other.json", vocabulary="v", model="m", prompt="Describe it")
+
+
+def test_answers_become_sentences():
+    answer = 'Here are some:\n\n1. "A red car."\n2) A red car.\n• Wheels of rubber\nOk\n'
+    assert sentences_of(answer, "car") == ["A red car.", "Wheels of rubber"]
+    with pytest.raises(InputError, match='"car"'):
+        sentences_of("Sure:\n", "car")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "format"),
+        ('{"format": 2}', "format"),
+        ('{"format": 1, "descriptions": []}', "table"),
+        ('{"format": 1, "descriptions": {"cat": "a cat"}}', '"cat"'),
+        ('{"format": 1, "descriptions": {"cat": [""]}}', '"cat"'),
+        ("{", "malformed"),
+    ],
+)
+def test_damaged_files_say_what_is_wrong(tmp_path, content, message):
+    path = tmp_path / "set.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_set(path)
+
+
+def test_sets_are_found_by_name_and_by_file(tmp_path):
+    assert find_set("mini") == shipped("configs", "descriptions", "mini.json")
+    assert find_set("no-such-set") is None
+    own = cache_root() / "descriptions" / "zoo.json"
+    write_set(own, DescriptionSet("zoo", "m", "p", {"cat": ["a cat"]}))
+    assert find_set("zoo") == own and find_set(str(own)) == own
+    with pytest.raises(InputError, match="no file"):
+        find_set(str(tmp_path / "gone.json"))
+
+
+def test_mini_is_described_whole():
+    from ovbench.data.card import load_card, vocabulary
+
+    made = read_set(shipped("configs", "descriptions", "mini.json"))
+    assert all(made.sentences(query, words[0]) for words in vocabulary(load_card("mini")) for query in words)
+
+
+class Words:
+    """A text tower whose vector of a sentence is made of its words."""
+
+    def encode(self, sentences):
+        generator = {w: torch.Generator().manual_seed(sum(map(ord, w))) for s in sentences for w in s.split()}
+        words = {word: torch.randn(8, generator=g) for word, g in generator.items()}
+        return torch.stack([sum(words[w] for w in s.split()) for s in sentences])
+
+
+@pytest.fixture
+def loaded():
+    return type("L", (), {"text": Words(), "sha256": "0", "spec": "words"})()
+
+
+def test_described_and_other_classes(tmp_path, loaded, caplog):
+    path = tmp_path / "set.json"
+    write_set(path, DescriptionSet("v", "m", "p", {"cat": ["a cat", "soft fur"], "puppy": ["a puppy"]}))
+    names = (("wall", "floor"), ("cat", "kitten"), ("dog", "puppy"), ("owl",))
+    prompts = torch.nn.functional.normalize(torch.randn(7, 8), dim=-1)
+    queries = Queries(prompts, torch.tensor([0, 0, 1, 1, 2, 2, 3]), background=0)
+    text_side._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "ovbench"):
+        for _ in range(2):
+            described = with_descriptions(queries, names, str(path), loaded).descriptions
+    assert len(caplog.records) == 1 and "2 of 4 classes" in caplog.text and "dog, owl" in caplog.text
+    mean = torch.nn.functional.normalize(loaded.text.encode(["a cat", "soft fur"]), dim=-1).mean(0)
+    expected = torch.nn.functional.normalize(mean, dim=-1)
+    torch.testing.assert_close(described[2], expected)
+    assert torch.equal(described[3], described[2])  # a synonym is described by its class
+    assert torch.equal(described[[0, 1, 4, 6]], prompts[[0, 1, 4, 6]])
+    assert not torch.equal(described[5], prompts[5])
+
+
+@pytest.fixture
+def endpoint():
+    """An OpenAI-compatible server that says what it was asked."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append((self.path, self.headers.get("Authorization"), body))
+            status = 404 if body["model"] == "absent" else 200
+            answer = {"choices": [{"message": {"content": "It is round and smooth.\nIt is on the ground."}}]}
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps({"error": "no such model"} if status == 404 else answer).encode())
+
+        def log_message(self, *args):
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}/v1", seen
+    http.shutdown()
+    http.server_close()
+
+
+def test_the_command_with_a_server(endpoint, tmp_path, monkeypatch):
+    from ovbench.cli.describe import describe as command
+
+    url, seen = endpoint
+    monkeypatch.setenv(module.KEY_VARIABLE, "word")
+    arguments = [
+        "--dataset",
+        "mini",
+        "--llm",
+        "m",
+        "--base-url",
+        url,
+        "--limit",
+        "2",
+        "--out",
+        str(tmp_path / "a.json"),
+    ]
+    result = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert read_set(tmp_path / "a.json").descriptions["sky"] == ["It is round and smooth.", "It is on the ground."]
+    assert seen[0][:2] == ("/v1/chat/completions", "Bearer word") and seen[0][2]["model"] == "m"
+    CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert len(seen) == 2
+
+
+def test_servers_that_cannot_be_used(endpoint):
+    with pytest.raises(InputError, match=r"404.*no such model"):
+        server(endpoint[0], "absent")("Describe a cat")
+    with pytest.raises(InputError, match="cannot be used"):
+        server("http://127.0.0.1:9/v1", "m")("Describe a cat")
+    with pytest.raises(UsageError, match="no address"):
+        server("localhost", "m")
