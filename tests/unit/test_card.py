@@ -90,7 +90,8 @@ def test_lists_and_tables_equal_the_collected_facts(samples):
 
 
 def test_mini_classes_are_those_of_its_world():
-    world = pytest.importorskip("ovbench.data.mini.world")
+    from ovbench.data.mini import world
+
     assert list(vocabulary(load_card("mini"))) == world.classes()
     things = world.classes()[len(world.STUFF) :]
     assert vocabulary(load_card("mini-bg")) == (tuple(world.STUFF), *things)
