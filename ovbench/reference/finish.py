@@ -29,6 +29,7 @@ from ovbench.reference.tables import read_table
 from ovbench.results.store import write_bytes
 
 Advance = Callable[[int], object]
+SAME_WORD = 0.9999  # from this cosine on, the text tower does not tell two roots apart: no evidence, and no new label
 WARN_SHARE = 0.25  # of the pairs, beyond which the ambiguous-label filter is suspicious
 
 
@@ -200,7 +201,8 @@ def enhance(
         text = embed([base.roots[root] for root in owning])
         found = find_synonyms(
             build.synonyms, text, np.arange(len(owning)),
-            pairs=build.synonym_pairs, per_label=build.synonyms_per_label, least=build.least_similarity,
+            pairs=build.synonym_pairs, per_label=build.synonyms_per_label,
+            least=build.least_similarity, below=SAME_WORD,
         )  # fmt: skip
         similar = Similar(owning[found.pairs], found.similarity)
     return similar, assign(pairs, base.phrases, base.phrase_root, base.roots, neighbours(similar.pairs))

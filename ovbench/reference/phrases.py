@@ -97,12 +97,27 @@ def _lexicon_parser() -> Parser:
     def parse(caption: str) -> list[Phrase]:
         phrases = []
         for sentence in re.split(r"[.;!?\n]+", caption):
-            for words, tag in _chunks(tagger.tag(sentence, tokenize=True) if sentence.strip() else []):
+            tagged = tagger.tag(sentence, tokenize=True) if sentence.strip() else []
+            for words, tag in _chunks(_verbs_as_nouns(tagged)):
                 word = words[-1].lower()
                 phrases += _phrase(words, (engine.singular_noun(word) or word) if tag in PLURAL else word)
         return phrases
 
     return parse
+
+
+def _verbs_as_nouns(tagged: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The word list knows "cross" or "hedge" as verbs; after an article, an adjective or a preposition, after "and"
+    that follows a noun, or alone, they are nouns."""
+    changed: list[tuple[str, str]] = []
+    for word, tag in tagged:
+        before = [t for _, t in changed[-2:]]
+        follows = before[-1:] and before[-1] in ("DT", "JJ", "CD", "IN", "PRP$", "VBN")
+        after_and = before[-1:] == ["CC"] and before[0] in NOUNS
+        if tag in ("VB", "VBP") and (len(tagged) == 1 or follows or after_and):
+            tag = "NN"
+        changed.append((word, tag))
+    return changed
 
 
 def _chunks(tagged: list[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:

@@ -21,13 +21,14 @@ class Similar(NamedTuple):
     similarity: np.ndarray
 
 
-def most_similar_pairs(text: np.ndarray, owning: np.ndarray, k: int) -> Similar:
+def most_similar_pairs(text: np.ndarray, owning: np.ndarray, k: int, below: float = np.inf) -> Similar:
     """The k most similar pairs (i < j) of the roots ``owning`` i[n] by their embeddings f[all roots, d], most similar
-    first; of equals the pair that comes first."""
+    first; of equals the pair that comes first. Cosines of ``below`` or more do not count."""
     vectors, best = unit(text[owning]), Similar(np.empty((0, 2), np.int64), np.empty(0, np.float32))
     for start in range(0, len(owning), ROWS_AT_ONCE):
         block = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
         block[np.arange(len(vectors))[None] <= np.arange(start, start + len(block))[:, None]] = -np.inf
+        block[block >= below] = -np.inf
         chosen = _largest(block.ravel(), k)
         i, j = np.divmod(chosen, len(vectors))
         pairs = np.concatenate([best.pairs, np.stack([owning[i + start], owning[j]], 1)])
@@ -38,13 +39,14 @@ def most_similar_pairs(text: np.ndarray, owning: np.ndarray, k: int) -> Similar:
     return best
 
 
-def nearest_roots(text: np.ndarray, owning: np.ndarray, k: int, least: float = -1.0) -> Similar:
-    """For each of the roots ``owning`` its k nearest others with at least the similarity ``least``: rows (root,
-    synonym), roots ascending, most similar first."""
+def nearest_roots(text: np.ndarray, owning: np.ndarray, k: int, least: float = -1.0, below: float = np.inf) -> Similar:
+    """For each of the roots ``owning`` its k nearest others of a similarity from ``least`` to less than ``below``: rows
+    (root, synonym), roots ascending, most similar first."""
     vectors, pairs, similarity = unit(text[owning]), [], []
     for start in range(0, len(owning), ROWS_AT_ONCE):
         block = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
         block[np.arange(len(block)), np.arange(start, start + len(block))] = -np.inf
+        block[block >= below] = -np.inf
         for i, row in enumerate(block, start):
             near = _largest(row, k)
             near = near[row[near] >= least]
@@ -56,13 +58,20 @@ def nearest_roots(text: np.ndarray, owning: np.ndarray, k: int, least: float = -
 
 
 def find_synonyms(
-    scope: str, text: np.ndarray, owning: np.ndarray, *, pairs: int, per_label: int, least: float = -1.0
+    scope: str,
+    text: np.ndarray,
+    owning: np.ndarray,
+    *,
+    pairs: int,
+    per_label: int,
+    least: float = -1.0,
+    below: float = np.inf,
 ) -> Similar:
     """Pairs of synonyms among the roots that own a pair: "global", "per_label" or "off"."""
     if scope == "global":
-        return most_similar_pairs(text, owning, pairs)
+        return most_similar_pairs(text, owning, pairs, below)
     if scope == "per_label":
-        return nearest_roots(text, owning, per_label, least)
+        return nearest_roots(text, owning, per_label, least, below)
     if scope == "off":
         return Similar(np.empty((0, 2), np.int64), np.empty(0, np.float32))
     raise UsageError(f'no scope of synonyms "{scope}"', fix="use " + ", ".join(SCOPES))
