@@ -41,6 +41,12 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in shipped("configs", "suites").glob("*.toml"))
 
 
+def suite_heading(name: str) -> tuple[str, str]:
+    """A suite's title and where it comes from."""
+    table = _read(name)
+    return table.get("title", name), table.get("source", "")
+
+
 def load_suite(
     name: str,
     datasets: Sequence[str] = (),
@@ -54,16 +60,12 @@ def load_suite(
     own backbones, as ``mini`` does: there are none to exchange. UsageError for an unknown name, InputError for a
     malformed file.
     """
-    path = Path(name) if name.endswith(".toml") else shipped("configs", "suites", f"{name}.toml")
-    if not path.is_file() and not name.endswith(".toml"):
-        raise unknown("suite", name, suite_names())
-    table = read_toml(path)
-    refuse_unknown_keys(table, KEYS, path.name)
+    table, file = _read(name), Path(name).name
     shared = table.get("shared", {})
-    refuse_unknown_keys(shared, SHARED_KEYS, f"{path.name}, shared")
+    refuse_unknown_keys(shared, SHARED_KEYS, f"{file}, shared")
     found: list[SuiteRow] = []
-    for number, row in enumerate(_rows(table, path.name)):
-        where = f"{path.name}, row[{number}]"
+    for number, row in enumerate(_rows(table, file)):
+        where = f"{file}, row[{number}]"
         refuse_unknown_keys(row, ROW_KEYS, where)
         label, method = row.get("label"), row.get("method", shared.get("method"))
         if not label or not method:
@@ -77,8 +79,17 @@ def load_suite(
             if not (own_weights and _own_backbones(dataset))
         ]
     if not found:
-        raise InputError("no run is left", where=path.name, fix="name a benchmark with --dataset")
+        raise InputError("no run is left", where=file, fix="name a benchmark with --dataset")
     return found
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith(".toml") else shipped("configs", "suites", f"{name}.toml")
+    if not path.is_file() and not name.endswith(".toml"):
+        raise unknown("suite", name, suite_names())
+    table = read_toml(path)
+    refuse_unknown_keys(table, KEYS, path.name)
+    return table
 
 
 def _rows(table: Mapping[str, Any], where: str) -> list[dict[str, Any]]:

@@ -42,6 +42,9 @@ from ovbench.cli import options
 @click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails.")
 @click.option("--shard", metavar="K/N", help="Only every N-th image from the K-th on; see `ovbench merge`.")
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Save overlays of the first N images.")
+@click.option(
+    "--page", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the rows of a suite as Markdown."
+)
 @options.as_json
 def evaluate(**arguments: Any) -> int:
     """Evaluate methods on benchmarks and write one result record per cell.
@@ -56,7 +59,9 @@ def evaluate(**arguments: Any) -> int:
     from ovbench.engine.share import Team
     from ovbench.results.console import class_table, show, summary_table
 
-    as_json = arguments.pop("as_json")
+    as_json, page = arguments.pop("as_json"), arguments.pop("page")
+    if page is not None and arguments["suite"] is None:
+        raise click.UsageError("--page shows the rows of a suite; give --suite.")
     job, team = Job(**arguments), Team()
     cells = plan(job, team)
     for planned in cells if team.leads else ():
@@ -72,11 +77,24 @@ def evaluate(**arguments: Any) -> int:
     team.leave()
     if not team.leads:
         return 0
+    labels = {planned.cell.digest(): planned.label for planned in cells if planned.label}
+    if page is not None:
+        _write_page(page, job.suite or "", records, labels)
     if as_json:
         click.echo(json.dumps(records[0] if len(records) == 1 else records, indent=1))
     else:
-        show(summary_table(records, {planned.cell.digest(): planned.label for planned in cells if planned.label}))
+        show(summary_table(records, labels))
     return 4 if any(record["failed"] for record in records) else 0
+
+
+def _write_page(path: Path, suite: str, records: list[dict[str, Any]], labels: dict[str, str]) -> None:
+    from ovbench.results.store import write_bytes
+    from ovbench.results.suite_table import suite_page
+    from ovbench.suites import suite_heading
+
+    title, source = suite_heading(suite)
+    write_bytes(path, suite_page(Path(suite).stem, title, source, records, labels).encode())
+    click.echo(f"page: {path}", err=True)
 
 
 def _remarks(record: dict[str, Any], path: Path) -> list[str]:

@@ -18,8 +18,12 @@ settings = { scope = false }
 def test_a_suite_gives_a_table_with_its_labels_and_a_record_a_row(ovbench, tmp_path):
     suite = tmp_path / "own.toml"
     suite.write_text(ROWS)
-    done = ovbench("eval", "--suite", suite, "--limit", 1, "--out", tmp_path / "runs")
+    page = tmp_path / "pages" / "own.md"
+    done = ovbench("eval", "--suite", suite, "--limit", 1, "--out", tmp_path / "runs", "--page", page)
     assert done.code == 0
+    lines = page.read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")] == ["| row", "| complete", "| no scope"]
+    assert "regions: slic" in page.read_text() and "clip: mini" in page.read_text()
     assert "complete" in done.out and "scope" in done.out and "planned: no scope: corrclip on mini" in done.err
     records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*.json")]
     assert sorted(record["cell"]["params"]["scope"] for record in records) == [False, True]
@@ -31,6 +35,7 @@ def test_what_can_be_asked_wrongly(ovbench):
         (("--suite", "corrclip-tabel2"), 'did you mean "corrclip-table2"'),
         (("--suite", "corrclip-table2", "-m", "clip"), "a suite names its own methods"),
         (("-d", "mini"), "nothing to evaluate"),
+        (("-d", "mini", "-m", "clip", "--page", "x.md"), "give --suite"),
         (("--suite", "corrclip-table5", "-d", "mini", "--set", "similarity=q-q"), "have the same settings"),
     ):
         failed = ovbench("eval", *arguments)
