@@ -17,7 +17,9 @@ FULL = Path(__file__).parents[3] / "shared" / "parity"
 CASES = [folder for root in (SMALL, FULL) for method in sorted(ADAPTERS) for folder in sorted(root.glob(f"{method}/*"))]
 
 # these have every stage; a new "not computed" must be a decision, not an accident
-ALL_STAGES = {"cass", "clearclip", "corrclip", "freecp", "gem", "maskclip", "naclip", "proxyclip", "reme", "sclip"}
+ALL_STAGES = {
+    "cass", "clearclip", "corrclip", "freecp", "gem", "maskclip", "naclip", "proxyclip", "reme", "sclip", "talk2dino"
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("folder", CASES, ids=["/".join(f.parts[-4:]) for f in CASES])
