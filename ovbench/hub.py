@@ -106,7 +106,7 @@ def fetch_published(kind: str, name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(entry["url"], str(part), progress=False)
         if file_sha256(part) != entry["sha256"]:
-            raise InputError(f'{entry["url"]} delivered other bytes than the published ones', fix="try again")
+            raise InputError(f"{entry['url']} delivered other bytes than the published ones", fix="try again")
         part.replace(path)
     except OSError as error:  # urllib's errors are among them
         raise InputError(

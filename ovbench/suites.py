@@ -1,14 +1,14 @@
 """Suites: named lists of runs, such as the rows of a paper's table, as data in configs/suites/.
 
-    title = "..."                        what the table shows
-    source = "..."                       where it comes from
-    datasets = ["voc21"]                 benchmarks, unless others are asked for
-    [shared]                             what every row has: method, settings, weights
-    method = "corrclip"
-    settings = { regions = "slic" }      as after --set, but with TOML's types
-    [[row]]                              label, and what differs: method, datasets, settings, weights
-    label = "- scope reconstruction"
-    settings = { scope = false }
+title = "..."                        what the table shows
+source = "..."                       where it comes from
+datasets = ["voc21"]                 benchmarks, unless others are asked for
+[shared]                             what every row has: method, settings, weights
+method = "corrclip"
+settings = { regions = "slic" }      as after --set, but with TOML's types
+[[row]]                              label, and what differs: method, datasets, settings, weights
+label = "- scope reconstruction"
+settings = { scope = false }
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The grammar of backbone names, as they stand in settings files and after ``--weights``.
 
-    mini                               the small one that ships with the package
-    ViT-B-16-quickgelu/openai          CLIP: an open_clip model and its pretrained tag
-    vit_base_patch8_224.dino           DINO: a timm model
-    metaclip-l                         a short name from configs/weights.toml
-    ViT-L-14-quickgelu@weights/L.pt    that architecture with the tensors of a file
-    weights/B.safetensors              a file alone, only after --weights: the architecture stays the configured one
+mini                               the small one that ships with the package
+ViT-B-16-quickgelu/openai          CLIP: an open_clip model and its pretrained tag
+vit_base_patch8_224.dino           DINO: a timm model
+metaclip-l                         a short name from configs/weights.toml
+ViT-L-14-quickgelu@weights/L.pt    that architecture with the tensors of a file
+weights/B.safetensors              a file alone, only after --weights: the architecture stays the configured one
 """
 
 from __future__ import annotations

@@ -71,13 +71,22 @@ def verify(names: tuple[str, ...], drop: bool, as_json: bool) -> int:
     for damage in damaged if drop else ():
         damage.path.unlink(missing_ok=True)
     if as_json:
-        rows = [{"name": p.label, "checked": r.files, "unchecked": r.unchecked,
-                 "damaged": [{"path": str(d.path), "reason": d.reason} for d in r.damaged]} for p, r in results]
+        rows = [
+            {
+                "name": p.label,
+                "checked": r.files,
+                "unchecked": r.unchecked,
+                "damaged": [{"path": str(d.path), "reason": d.reason} for d in r.damaged],
+            }
+            for p, r in results
+        ]
         click.echo(json.dumps(rows, indent=1))
     else:
         for part, result in results:
-            click.echo(f"{part.label}: {result.files - len(result.damaged)} whole, {len(result.damaged)} damaged, "
-                       f"{result.unchecked} without a checksum")
+            click.echo(
+                f"{part.label}: {result.files - len(result.damaged)} whole, {len(result.damaged)} damaged, "
+                f"{result.unchecked} without a checksum"
+            )
         for damage in damaged:
             click.echo(f"{'removed' if drop else 'damaged'}: {damage.path}: {damage.reason}", err=True)
     return 3 if damaged and not drop else 0

@@ -24,7 +24,5 @@ class Slic(RegionSource):
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         from skimage.segmentation import slic
 
-        regions = slic(
-            image, n_segments=self.segments, compactness=self.compactness, sigma=self.sigma, start_label=1
-        )
+        regions = slic(image, n_segments=self.segments, compactness=self.compactness, sigma=self.sigma, start_label=1)
         return regions.astype(np.int32)

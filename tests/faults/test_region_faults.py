@@ -143,9 +143,10 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
 @pytest.mark.parametrize("shape", [(30_000, 40_000), (2**31, 2**31), (30, 40)])
 def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, shape):
     """Either its header announces another size, or what follows the announced array is never read."""
-    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open(
-        "instance_mask.npy", "w", force_zip64=True
-    ) as stream:
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("instance_mask.npy", "w", force_zip64=True) as stream,
+    ):
         stream.write(npy_header(shape))
         for _ in range(300):
             stream.write(bytes(1 << 20))
@@ -321,5 +322,3 @@ def test_removing_never_follows_a_link_out_of_the_cache(mini_cache):
     before = len(list(target.rglob("*")))
     assert CliRunner().invoke(cli, ["cache", "rm", "--all"]).exit_code == 0
     assert len(list(target.rglob("*"))) == before > 0
-
-

@@ -68,10 +68,12 @@ def merge(ids: Tensor, f: Tensor, eps: float, pad_id: int = PAD_ID) -> Tensor:
 
 def scope(ids: Tensor, s: Tensor) -> Tensor:
     flat, lowest, mean = ids.flatten().tolist(), int(ids.min()), float(s.mean())
-    return torch.tensor([
-        [sij > mean if lowest in (flat[i], flat[j]) else flat[i] == flat[j] for j, sij in enumerate(row)]
-        for i, row in enumerate(s.tolist())
-    ])
+    return torch.tensor(
+        [
+            [sij > mean if lowest in (flat[i], flat[j]) else flat[i] == flat[j] for j, sij in enumerate(row)]
+            for i, row in enumerate(s.tolist())
+        ]
+    )
 
 
 def clip_block(block, x: Tensor, mask: Tensor) -> Tensor:

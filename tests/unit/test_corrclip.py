@@ -210,8 +210,10 @@ def test_similarities(similarity, tower):
 
 
 def naive_dino_input(images):
-    columns = [torch.tensor(c, dtype=images.dtype).view(3, 1, 1) for c in
-               (naive.CLIP_STD, naive.CLIP_MEAN, naive.DINO_MEAN, naive.DINO_STD)]
+    columns = [
+        torch.tensor(c, dtype=images.dtype).view(3, 1, 1)
+        for c in (naive.CLIP_STD, naive.CLIP_MEAN, naive.DINO_MEAN, naive.DINO_STD)
+    ]
     return (images * columns[0] + columns[1] - columns[2]) / columns[3]
 
 

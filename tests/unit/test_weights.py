@@ -253,8 +253,12 @@ def test_what_is_missing_offline_is_named(nothing_cached):
     )
     with pytest.raises(InputError) as caught:
         weights.require_weights([cell])
-    for file in ("open_clip_model.safetensors", "metaclip", "model.safetensors of timm/vit_base_patch8_224.dino",
-                 "sam_vit_b_01ec64.pth"):
+    for file in (
+        "open_clip_model.safetensors",
+        "metaclip",
+        "model.safetensors of timm/vit_base_patch8_224.dino",
+        "sam_vit_b_01ec64.pth",
+    ):
         assert file in str(caught.value)
     weights.require_weights([SimpleNamespace(backbones={"clip": "mini", "dino": "mini"}, regions={})])
 
