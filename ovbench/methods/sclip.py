@@ -51,6 +51,7 @@ class SCLIPFreeCP(SCLIP):
         heads = self.clip.project_heads(block, block.ln_1(x))
         return self.clip.feed_forward(block, self.clip.merge_heads(block, self.mix(heads, grid)))
 
+    pixelwise = True
     probabilities = LastBlock.probabilities
 
 

@@ -169,6 +169,13 @@ def test_padding_to_the_patch_follows_the_tower(towers):
     assert notes["batch_windows"].shape[-2:] == (48, 64)
 
 
+@pytest.mark.parametrize("name", [*FAMILY, "proxyclip", "freecp"])
+def test_every_method_labels_an_image(towers, name):
+    image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
+    labels = Labeller(METHODS.load(name)(towers), Protocol(short_side=0, crop=32, stride=16), [QUERIES]).label(image)[0]
+    assert labels.shape == (50, 70) and labels.max() < 3
+
+
 def test_any_method_can_be_refined(towers):
     image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), np.uint8)
     plain = Protocol(crop=32, stride=16)

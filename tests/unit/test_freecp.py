@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.config import Protocol
@@ -143,6 +144,29 @@ def test_synonyms_share_one_map(towers, windows, queries):
     kept = {}
     purified(method, windows[:1], Queries(*names), kept.__setitem__)
     assert kept["refined"].shape[1] == 9 and kept["survive_ambiguity"].shape == (1, 9)
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that any operation makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+def test_no_tensor_of_classes_times_patches_squared(towers):
+    classes, patches = 200, 8 * 8
+    text = torch.nn.functional.normalize(torch.randn(classes, 16, generator=torch.Generator().manual_seed(1)), dim=-1)
+    queries = Queries(text, torch.arange(classes))
+    method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.0, ap_thres=0.9))
+    with Largest() as largest:
+        purified(method, torch.randn(1, 3, 64, 64), queries)
+    assert largest.numel < classes * patches**2 / 4
 
 
 def test_one_class_and_an_even_window_are_finite(towers, queries):
