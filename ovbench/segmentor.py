@@ -26,6 +26,7 @@ with warnings.catch_warnings():
     from mmseg.models import BaseSegmentor, SegDataPreProcessor
     from mmseg.registry import MODELS
 
+from ovbench.backbones.psi import check_partners  # noqa: E402
 from ovbench.config import Cell, resolve  # noqa: E402
 from ovbench.data.card import load_card, vocabulary  # noqa: E402
 from ovbench.data.decode import read_image  # noqa: E402
@@ -82,6 +83,8 @@ class OpenVocabSegmentor(BaseSegmentor):
             self.loaded["reference"].vision.require(used, cell.protocol)
         vision = {kind: loaded.vision for kind, loaded in self.loaded.items()}
         self.method = METHODS.load(cell.method)(Backbones(**vision), cell.params)
+        if "psi" in self.loaded:
+            check_partners(self.loaded["psi"].vision, {kind: loaded.sha256 for kind, loaded in self.loaded.items()})
         if classes is None:
             card = load_card(cell.dataset)
             classes, background = vocabulary(card, cell.protocol.vocabulary or None), card.background

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -12,20 +13,32 @@ from ovbench.errors import InputError
 from ovbench.tensors import read_tensors
 
 FIRST, HIDDEN = "linear_layer", "hidden_layers"
+METADATA = "psi"  # key in a safetensors file
+PARTNERS = ("clip", "dinov2")
 OLD_SECOND = "linear_layer2."  # how early official files name the second layer
 
 
 class Psi(nn.Module):
     """psi(t) = W_b tanh(W_a t + b_a) + b_b, with the tensor names of the official checkpoints.
 
-    The text features come unnormalised; with ``unit_text`` psi brings them to length one itself.
+    The text features come unnormalised; with ``unit_text`` psi brings them to length one itself. ``trained_with``:
+    hashes of the backbones ("clip", "dinov2") that it was trained between, where its file tells.
     """
 
-    def __init__(self, text_width: int, width: int, hidden: int = 1, *, unit_text: bool = False):
+    def __init__(
+        self,
+        text_width: int,
+        width: int,
+        hidden: int = 1,
+        *,
+        unit_text: bool = False,
+        trained_with: Mapping[str, str] | None = None,
+    ):
         super().__init__()
         self.linear_layer = nn.Linear(text_width, width)
         self.hidden_layers = nn.ModuleList(nn.Linear(width, width) for _ in range(hidden))
         self.unit_text = unit_text
+        self.trained_with = dict(trained_with or {})
 
     @property
     def text_width(self) -> int:
@@ -43,8 +56,10 @@ class Psi(nn.Module):
         return x
 
     def metadata(self) -> dict[str, str]:
-        """What a safetensors file has to say about psi beside its tensors."""
-        return {"text": "unit" if self.unit_text else "raw"}
+        """What a safetensors file has to say about psi beside its tensors; one entry, as the library's order of several
+        changes from file to file."""
+        told = {"text": "unit" if self.unit_text else "raw", **self.trained_with}
+        return {METADATA: json.dumps(told, sort_keys=True)}
 
 
 def load_psi(path: Path) -> Psi:
@@ -56,7 +71,9 @@ def load_psi(path: Path) -> Psi:
     try:
         width, text_width = state[f"{FIRST}.weight"].shape
         hidden = sum(key.startswith(f"{HIDDEN}.") and key.endswith(".weight") for key in state)
-        psi = Psi(text_width, width, hidden, unit_text=_metadata(path).get("text") == "unit")
+        told = _metadata(path)
+        trained_with = {kind: told[kind] for kind in PARTNERS if kind in told}
+        psi = Psi(text_width, width, hidden, unit_text=told.get("text") == "unit", trained_with=trained_with)
         psi.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError):
         raise InputError(
@@ -71,7 +88,7 @@ def _metadata(path: Path) -> dict[str, str]:
         return {}
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return header.get("__metadata__", {})
+    return json.loads(header.get("__metadata__", {}).get(METADATA, "{}"))
 
 
 def _summary(state: dict[str, Tensor]) -> str:
@@ -86,4 +103,15 @@ def check_widths(psi: Psi, *, text: int | None = None, vision: int | None = None
             raise InputError(
                 f"psi maps width {psi.text_width} to width {psi.width}, but {what} {want}",
                 fix="give the psi that was trained for this pair: --weights psi=FILE",
+            )
+
+
+def check_partners(psi: Psi, sha256: Mapping[str, str]) -> None:
+    """InputError unless the backbones, given by their hashes, are those that psi was trained between: others of equal
+    widths would run without a complaint and label at random."""
+    for kind, trained in psi.trained_with.items():
+        if sha256.get(kind, trained) != trained:
+            raise InputError(
+                f"psi was trained with another {kind} than the one in use",
+                fix=f"give its own: --weights {kind}=MODEL, or train psi anew: ovbench train talk2dino",
             )

@@ -141,6 +141,7 @@ def run(planned: Planned, team: Team) -> dict[str, Any]:
             bar.set_postfix(loss=f"{training.losses[-1]:.3g}", refresh=False)
 
         training = train(features, planned.recipe, checkpoint, team=team, device=planned.device, advance=advance)
+    training.psi.trained_with = {"clip": planned.clip.sha256, "dinov2": planned.tower.sha256}
     card = _card(planned, data, training, seconds=time.time() - began, team=team)
     if team.leads:
         publish(job.out, training, card)

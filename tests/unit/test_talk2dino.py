@@ -1,5 +1,7 @@
 """Talk2DINO's parts: the tower, psi, the text side, cleaning, background."""
 
+import hashlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,13 +10,15 @@ from timm.models.vision_transformer import VisionTransformer
 
 from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.dinov2 import Dinov2Vision, timm_names
-from ovbench.backbones.psi import Psi, load_psi
+from ovbench.backbones.psi import Psi, check_partners, load_psi
 from ovbench.engine.queries import build_queries
 from ovbench.engine.reduce import Decision
 from ovbench.engine.windows import Pad
 from ovbench.errors import InputError, UsageError
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.talk2dino import Talk2DINO, Talk2DINOParams, WindowFeatures
+from ovbench.resources import asset
+from ovbench.results.store import read_json
 from ovbench.weights import load_backbone
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
@@ -130,6 +134,25 @@ def test_what_is_no_psi_is_refused(psi, tmp_path):
         load_backbone("psi", "talk2dino-b")
     with pytest.raises(UsageError, match='did you mean "talk2dino-b"'):
         load_backbone("psi", "talk2dino-bb")
+
+
+def test_psi_of_ours_knows_its_backbones(psi, tmp_path):
+    psi.trained_with = {"clip": "c" * 64, "dinov2": "d" * 64}
+    save_file(psi.state_dict(), tmp_path / "psi.safetensors", psi.metadata())
+    again = load_psi(tmp_path / "psi.safetensors")
+    check_partners(again, {"clip": "c" * 64, "dinov2": "d" * 64, "psi": "p" * 64})
+    with pytest.raises(InputError, match="psi was trained with another dinov2"):
+        check_partners(again, {"clip": "c" * 64, "dinov2": "e" * 64})
+    check_partners(Psi(6, 24), {"clip": "any"})  # an official file tells nothing
+
+
+def test_the_psi_that_ships_belongs_to_the_backbones_that_ship():
+    loaded = {kind: load_backbone(kind, "mini") for kind in ("clip", "dinov2", "psi")}
+    assert set(loaded["psi"].vision.trained_with) == {"clip", "dinov2"}
+    check_partners(loaded["psi"].vision, {kind: each.sha256 for kind, each in loaded.items()})
+    card = read_json(asset("mini", "psi.json"))
+    assert card["backbones"]["dinov2"]["sha256"] == loaded["dinov2"].sha256
+    assert card["sha256"] == hashlib.sha256(asset("mini", "psi.safetensors").read_bytes()).hexdigest()
 
 
 def method(psi, **params):
