@@ -166,7 +166,9 @@ class SetWriter:
             self._shard(kind, number, np.concatenate(held), encoder)
 
     def _shard(self, kind: str, number: int, rows: np.ndarray, encoder: Encoder) -> None:
-        content = save({kind: np.ascontiguousarray(rows)}, {"encoder": encoder.sha256, "name": encoder.name})
+        content = save(
+            {kind: np.ascontiguousarray(rows)}, {"encoder": encoder.sha256}
+        )  # one note: their order is not kept
         self.add(f"{kind}-{number:05d}.safetensors", content)
 
     def matrix(self, made: Assigned) -> None:
