@@ -13,7 +13,7 @@ from ovbench.cli import options
 
 @click.group(name="list")
 def listing() -> None:
-    """List methods or datasets."""
+    """List methods, datasets, region sources or suites."""
 
 
 @listing.command()
@@ -38,6 +38,26 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
     from ovbench.data.status import dataset_rows
 
     _print(dataset_rows(data_root), as_json)
+
+
+@listing.command()
+@options.as_json
+def regions(as_json: bool) -> None:
+    """Every source of region maps, with what it needs that is not on this machine."""
+    from ovbench.registry import REGIONS
+
+    sources = {name: REGIONS.load(name)() for name in REGIONS.names()}
+    _print([{"regions": name, "missing": "; ".join(source.missing())} for name, source in sources.items()], as_json)
+
+
+@listing.command()
+@options.as_json
+def suites(as_json: bool) -> None:
+    """Every suite, with what it shows."""
+    from ovbench.suites import suite_heading, suite_names
+
+    headings = {name: suite_heading(name) for name in suite_names()}
+    _print([{"suite": name, "title": title, "source": source} for name, (title, source) in headings.items()], as_json)
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -29,7 +29,8 @@ class Precomputed(RegionSource):
     def missing(self) -> list[str]:
         if self.folder and Path(self.folder).is_dir():
             return []
-        return [f'the folder of region maps "{self.folder}"; give --set regions.folder=DIR']
+        folder = f'the folder of region maps "{self.folder}"' if self.folder else "a folder of region maps"
+        return [f"{folder}; give --set regions.folder=DIR"]
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         if not stem:

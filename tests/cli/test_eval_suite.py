@@ -40,3 +40,12 @@ def test_what_can_be_asked_wrongly(ovbench):
     ):
         failed = ovbench("eval", *arguments)
         assert failed.code in (2, 3) and words in failed.err
+
+
+def test_suites_and_region_sources_are_listed(ovbench):
+    suites = ovbench("list", "suites", "--json").json()
+    assert {"corrclip-table2", "corrclip-table5"} <= {row["suite"] for row in suites} and all(
+        r["title"] for r in suites
+    )
+    sources = {row["regions"]: row["missing"] for row in ovbench("list", "regions", "--json").json()}
+    assert sources["slic"] == "" and "sam_vit_h_4b8939.pth" in sources["sam"]
