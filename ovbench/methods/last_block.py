@@ -62,6 +62,9 @@ class LastBlock(Method):
         return F.scaled_dot_product_attention(heads.q, heads.k, heads.v)
 
     def class_features(self, images: Tensor) -> Tensor:
-        """The class token of the unmodified tower in the joint space: f[b, d]."""
+        """The class token of the unmodified tower in the joint space: f[b, d]. In the last block only it is asked."""
         tokens, _ = self.clip.embed(images, smooth_positions=self.smooth_positions)
-        return self.clip.project(self.clip.trunk(tokens, until=None)[:, 0])
+        x, block = self.clip.trunk(tokens), self.clip.blocks[-1]
+        q, k, v = self.clip.project_heads(block, block.ln_1(x))
+        attended = self.clip.merge_heads(block, F.scaled_dot_product_attention(q[:, :, :1], k, v))
+        return self.clip.project(self.clip.feed_forward(block, x[:, :1] + attended))[:, 0]

@@ -66,6 +66,15 @@ def test_watching_the_attention_changes_nothing(towers, windows, name):
     torch.testing.assert_close(torch.stack(seen), torch.ones(14, 3, 31))
 
 
+@pytest.mark.parametrize("name", ["clip", "gem"])
+def test_the_class_token_is_that_of_the_whole_tower(towers, windows, name):
+    method = METHODS.load(name)(towers).eval()
+    with torch.inference_mode():
+        tokens, _ = towers.clip.embed(windows, smooth_positions=method.smooth_positions)
+        expected = towers.clip.project(towers.clip.trunk(tokens, until=None))[:, 0]
+        torch.testing.assert_close(method.class_features(windows), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_names_of_the_same_kin_are_different_methods(towers, windows):
     variants = [MaskCLIP, MaskCLIPFreeCP, SCLIP, SCLIPFreeCP, ClearCLIP, NACLIP, CLIP, GEM]
     features = [torch.nn.functional.normalize(encoded(v(towers), windows), dim=-1) for v in variants]
