@@ -7,7 +7,7 @@ offers the trunk, the parts of a block and the projection separately. ``n = 1 + 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ class Heads(NamedTuple):
 class ClipVision(nn.Module):
     """A frozen ViT tower. ``visual`` is an ``open_clip.transformer.VisionTransformer`` (no attention pooling);
     ``temperature`` is what the checkpoint multiplies cosines with, exp(logit_scale), 100 in OpenAI's."""
+
+    heavy: ClassVar[tuple[str, ...]] = ("trunk",)  # see `ovbench.engine.execution`
 
     def __init__(self, visual: nn.Module, temperature: float = 100.0):
         super().__init__()

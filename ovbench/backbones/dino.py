@@ -3,6 +3,8 @@ tokens."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +30,8 @@ def from_clip(images: Tensor) -> Tensor:
 class DinoVision(nn.Module):
     """A frozen timm ``VisionTransformer`` with a class token and learned positions; ``registers`` is the number of its
     register tokens (none: version 1), ``native`` the side in pixels of the pictures that it was trained on."""
+
+    heavy: ClassVar[tuple[str, ...]] = ("_before_last", "last_tokens")  # see `ovbench.engine.execution`
 
     def __init__(self, vit: nn.Module):
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ class DinoTokens(NamedTuple):
 class Dinov2Vision(nn.Module):
     """A frozen timm ViT with a class token and any number of registers; its positions are learned (DINO, DINOv2) or
     rotary (DINOv3)."""
+
+    heavy: ClassVar[tuple[str, ...]] = ("forward",)  # see `ovbench.engine.execution`
 
     def __init__(self, vit: nn.Module):
         super().__init__()

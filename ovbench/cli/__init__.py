@@ -21,6 +21,7 @@ COMMANDS = {
     "reference": ("ovbench.cli.reference:reference", "Build and check the reference sets of ReME."),
     "describe": ("ovbench.cli.describe:describe", "Have a language model describe a benchmark's classes in sentences."),
     "cache": ("ovbench.cli.cache:cache", "List, verify and remove what is in the cache."),
+    "merge": ("ovbench.cli.merge:merge", "Merge the shards of a run into one ledger and one record."),
     "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it could be chance."),
     "gate": ("ovbench.cli.gate:gate", "Fail if a method got worse than a baseline on the same images."),
     "parity": ("ovbench.cli.parity:parity", "Check methods against recorded official outputs, stage by stage."),

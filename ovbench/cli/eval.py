@@ -30,6 +30,11 @@ from ovbench.cli import options
 @options.settings
 @options.weights
 @options.device
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+    help="Of the backbones' blocks; all else stays in fp32. TF32 is never used.",
+)  # fmt: skip
+@click.option("--compile", "compiled", is_flag=True, help="Send the backbones' blocks through torch.compile.")
 @options.data_root
 @click.option(
     "--label-rule", type=click.Choice(["correct", "official"]), default="correct", show_default=True,

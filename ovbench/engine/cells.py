@@ -10,6 +10,7 @@ from ovbench import env
 from ovbench.config import Cell, override_pairs, resolve
 from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.read import Dataset, open_dataset
+from ovbench.engine.execution import FP32, Execution
 from ovbench.engine.share import Shard, Team, parse_shard
 from ovbench.errors import UsageError
 from ovbench.suites import SuiteRow, load_suite
@@ -29,6 +30,8 @@ class Job:
     settings: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     device: str = "auto"
+    precision: str = "fp32"
+    compiled: bool = False
     data_root: Path | None = None
     label_rule: str = "correct"
     protocol: str = "paper"
@@ -50,12 +53,17 @@ class PlannedCell:
     limit: int | None = None
     shard: Shard | None = None
     label: str = ""
+    execution: Execution = FP32
 
     @property
     def wanted(self) -> list[str]:
         """Ids of the images that the record is about, in the order of the split."""
-        ids = [item.id for item in self.dataset.items][: self.limit]
-        return ids if self.shard is None else self.shard.take(ids)
+        return self.all_wanted if self.shard is None else self.shard.take(self.all_wanted)
+
+    @property
+    def all_wanted(self) -> list[str]:
+        """Those of all shards."""
+        return [item.id for item in self.dataset.items][: self.limit]
 
     def shares_pass(self, other: PlannedCell) -> bool:
         """Whether both label the same images from the same features, so that one pass serves both: everything is equal
@@ -83,10 +91,15 @@ class PlannedCell:
     @property
     def record_name(self) -> str:
         """The record's file: besides, unlike images give unlike names."""
+        shard = f"-shard{self.shard.number}of{self.shard.of}" if self.shard else ""
+        return self.whole_record_name.removesuffix(".json") + f"{shard}.json"
+
+    @property
+    def whole_record_name(self) -> str:
+        """That of the record of all shards."""
         part = "" if self.limit is None else f"-first{self.limit}"
         subset = "" if len(self.dataset) == self.dataset.card.image_count else f"-{self.dataset.ids_sha256[:8]}"
-        shard = f"-shard{self.shard.number}of{self.shard.of}" if self.shard else ""
-        return f"{self.folder_name}{part}{subset}{shard}.json"
+        return f"{self.folder_name}{part}{subset}.json"
 
 
 def plan(job: Job, team: Team) -> list[PlannedCell]:
@@ -113,6 +126,7 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
             job.limit,
             shard,
             row.label,
+            Execution(job.precision, job.compiled),
         )
         for cell, row in zip(cells, rows, strict=True)
     ]

@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from ovbench import __version__, env
 from ovbench.engine.cells import Job, PlannedCell
+from ovbench.engine.execution import execute, refuse_tf32
 from ovbench.engine.ledger import LedgerPart, read_ledger
 from ovbench.engine.run import Target, evaluate
 from ovbench.engine.share import Team
 from ovbench.results.build import build_record
+from ovbench.results.merge import leave_for_merge
 from ovbench.results.overlay import Pictures
 from ovbench.results.store import write_json
 from ovbench.segmentor import OpenVocabSegmentor, build
@@ -61,6 +63,7 @@ def ledger_header(planned: PlannedCell, weights: dict[str, dict[str, str]]) -> d
         },
         "vocabulary": [list(queries) for queries in planned.vocabulary],
         "weights": weights,
+        "execution": planned.execution.as_dict(),
     }
 
 
@@ -87,6 +90,9 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
                 for cell, folder, header, numbers in zip(cells, folders, headers, due, strict=True)
                 for part in (_part_name(cell, team),)
             ]
+            for cell, folder in zip(cells, folders, strict=True) if team.leads else ():
+                if cell.shard is not None:
+                    leave_for_merge(folder, cell.shard, cell.all_wanted, cell.whole_record_name, _made_with(cell))
             bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
             evaluate(segmentor, targets, mine, advance=bar.update, fail_fast=job.fail_fast)
         team.wait()
@@ -110,6 +116,8 @@ def _segmentor(cells: Sequence[PlannedCell]) -> OpenVocabSegmentor:
     segmentor = build(first.cell, first.vocabulary, first.dataset.card.background)
     for other in cells[1:]:
         segmentor.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
+    refuse_tf32()
+    execute(segmentor.method, first.execution)
     return segmentor.on(first.device)
 
 
@@ -132,9 +140,13 @@ def _target(
 
 
 def _record(cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, timing: dict[str, Any]) -> Done:
-    made_with = {"versions": env.versions(), "git": env.git_revision(), "device": env.device_name(cell.device)}
-    record = build_record(header, cell.wanted, read_ledger(folder, header), made_with, timing, folder.name)
+    record = build_record(header, cell.wanted, read_ledger(folder, header), _made_with(cell), timing, folder.name)
     return Done(record, job.out / cell.record_name)
+
+
+def _made_with(cell: PlannedCell) -> dict[str, Any]:
+    device = env.device_name(cell.device, cell.execution.precision, compiled=cell.execution.compiled)
+    return {"versions": env.versions(), "git": env.git_revision(), "device": device}
 
 
 def _part_name(cell: PlannedCell, team: Team) -> str:

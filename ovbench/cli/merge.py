@@ -1,0 +1,38 @@
+"""``ovbench merge``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ovbench.cli import options
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_FOLDER...")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the ledger and the record."
+)
+@options.as_json
+def merge(folders: tuple[Path, ...], out: Path, as_json: bool) -> int:
+    """Merge the shards of a cell, which `ovbench eval --shard K/N` left in RUN_FOLDER..., into one ledger and record.
+
+    The record is that of an unsharded run but for its time. Missing, doubled, unfinished or unlike shards are refused.
+
+    \b
+    ovbench eval -m corrclip -d mini --shard 1/2 --out a
+    ovbench eval -m corrclip -d mini --shard 2/2 --out b
+    ovbench merge a/corrclip-mini-*/ b/corrclip-mini-*/ --out merged
+    """
+    from ovbench.results.console import class_table, show
+    from ovbench.results.merge import merge as merge_folders
+
+    record, path = merge_folders(folders, out)
+    if as_json:
+        click.echo(json.dumps(record, indent=1))
+    else:
+        show(class_table(record))
+    click.echo(f"record: {path}", err=True)
+    return 4 if record["failed"] else 0

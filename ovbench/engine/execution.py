@@ -1,0 +1,64 @@
+"""How the backbones run: their precision, and whether they are compiled. Everything else stays in fp32.
+
+The transformer blocks hold nearly all of the work. What comes out of them goes on in fp32: the last block as a method
+changes it, comparisons with words, merging and decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Execution(NamedTuple):
+    """``precision``: a name of `PRECISIONS`; ``compiled``: the blocks go through ``torch.compile``."""
+
+    precision: str = "fp32"
+    compiled: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"precision": self.precision, "compile": self.compiled}
+
+
+FP32 = Execution()
+
+
+def refuse_tf32() -> None:
+    """Products and convolutions of fp32 are of fp32: PyTorch's default rounds convolutions to TF32 on a GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def execute(method: nn.Module, execution: Execution) -> None:
+    """Have the ``heavy`` functions of a method's backbones run like this, in place."""
+    if execution == FP32:
+        return
+    for module in list(method.modules()):
+        for name in getattr(module, "heavy", ()):
+            function = getattr(module, name)
+            if execution.compiled:
+                function = torch.compile(function)
+            setattr(module, name, _in_precision(function, PRECISIONS[execution.precision]))
+
+
+def _in_precision(function: Callable[..., Any], precision: torch.dtype) -> Callable[..., Any]:
+    def run(first: Tensor, *arguments: Any, **named: Any) -> Any:
+        with torch.autocast(first.device.type, precision, enabled=precision != torch.float32):
+            result = function(first, *arguments, **named)
+        return _in_fp32(result)
+
+    return run
+
+
+def _in_fp32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, tuple):
+        parts = [_in_fp32(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value

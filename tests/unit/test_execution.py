@@ -1,0 +1,65 @@
+"""Precision and compilation touch the backbones' blocks and nothing else, and unlike runs are not mixed."""
+
+import pytest
+import torch
+from towers import small_towers
+
+from ovbench import env
+from ovbench.engine.execution import FP32, Execution, execute, refuse_tf32
+from ovbench.methods.base import Backbones, Batch
+from ovbench.methods.maskclip import MaskCLIP
+
+WINDOWS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def towers():
+    return Backbones(*(None if tower is None else tower.float() for tower in small_towers()))
+
+
+def tokens(method):
+    with torch.inference_mode():
+        return method.encode(Batch(WINDOWS)).tokens
+
+
+def test_fp32_is_the_method_as_it_is(towers):
+    method = MaskCLIP(towers)
+    trunk = method.clip.trunk
+    execute(method, FP32)
+    assert method.clip.trunk == trunk
+
+
+def test_bf16_rounds_the_blocks_and_gives_fp32_back(towers):
+    method = MaskCLIP(towers)
+    exact = tokens(method)
+    seen = []
+    method.clip.blocks[0].mlp.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    execute(method, Execution("bf16"))
+    rounded = tokens(method)
+    assert seen == [torch.bfloat16] and rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_dino_runs_in_the_same_precision(towers):
+    exact = towers.dino.last_keys(WINDOWS)[0]
+    execute(torch.nn.ModuleList([towers.dino]), Execution("bf16"))
+    rounded, grid = towers.dino.last_keys(WINDOWS)
+    assert grid == (8, 8) and rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_compiled_blocks_give_the_same_tokens(towers, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function.__name__) or function)
+    method = MaskCLIP(towers)
+    exact = tokens(method)
+    execute(method, Execution(compiled=True))
+    assert compiled == ["trunk"] and torch.equal(tokens(method), exact)
+
+
+def test_tf32_is_off_and_the_record_says_what_is_on():
+    torch.backends.cudnn.allow_tf32 = True
+    refuse_tf32()
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    device = env.device_name("cpu", "bf16", compiled=True)
+    assert device["precision"] == "bf16" and device["compile"] is True
