@@ -13,7 +13,7 @@ from ovbench import __version__
 COMMANDS = {
     "eval": ("ovbench.cli.eval:evaluate", "Evaluate methods on benchmarks: mIoU tables and result records."),
     "segment": ("ovbench.cli.segment:segment", "Label any image with any words."),
-    "list": ("ovbench.cli.list:listing", "List methods or datasets."),
+    "list": ("ovbench.cli.list:listing", "List methods, datasets, region sources or suites."),
     "show": ("ovbench.cli.show:show", "Show a method's settings on a benchmark, their sources, and published figures."),
     "data": ("ovbench.cli.data:data", "Prepare, verify and subset benchmarks on disk."),
     "train": ("ovbench.cli.train:train", "Train what a method learns: psi of Talk2DINO."),
@@ -22,6 +22,7 @@ COMMANDS = {
     "describe": ("ovbench.cli.describe:describe", "Have a language model describe a benchmark's classes in sentences."),
     "cache": ("ovbench.cli.cache:cache", "List, verify and remove what is in the cache."),
     "merge": ("ovbench.cli.merge:merge", "Merge the shards of a run into one ledger and one record."),
+    "table": ("ovbench.cli.table:table", "Comparison tables of papers: published beside measured."),
     "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it could be chance."),
     "gate": ("ovbench.cli.gate:gate", "Fail if a method got worse than a baseline on the same images."),
     "parity": ("ovbench.cli.parity:parity", "Check methods against recorded official outputs, stage by stage."),

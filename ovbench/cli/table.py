@@ -1,0 +1,63 @@
+"""``ovbench table``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ovbench.cli import options
+
+FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
+
+
+@click.command()
+@click.option(
+    "--layout", "-l", metavar="NAME|FILE.toml",
+    help="A paper's table, such as corrclip-table1; without it, one row per method that was measured.",
+)  # fmt: skip
+@click.option(
+    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the records."
+)
+@click.option(
+    "--format", "form", type=click.Choice(FORMAT_NAMES), default="rich", show_default=True, help="How to print it."
+)
+@click.option("--intervals", is_flag=True, help="Show the 95 % interval of every measured value.")
+@click.option("--list", "listing", is_flag=True, help="List the layouts that come with ovbench.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="The measured rows had this setting, for example regions=felzenszwalb. Repeatable.",
+)  # fmt: skip
+@options.protocol
+def table(
+    layout: str | None, runs: Path, form: str, intervals: bool, listing: bool, settings: tuple[str, ...], protocol: str
+) -> None:
+    """Print a comparison table: what papers report beside what the records of a folder measured, of every cell the
+    newest complete record.
+
+    \b
+    ovbench table                                           everything under runs/
+    ovbench table --layout corrclip-table1 --format markdown
+    ovbench table --layout cass-table1 --protocol common --format csv
+    """
+    from ovbench.results.layouts import layout_names, load_layout
+
+    if listing:
+        for name in layout_names():
+            click.echo(f"{name:22} {load_layout(name).title}")
+        return
+    from ovbench.config import override_pairs
+    from ovbench.errors import InputError
+    from ovbench.results.render import FORMATS
+    from ovbench.results.tables import find_records, layout_table, record_table
+
+    if layout is None:
+        records = find_records(runs)
+        if not records:
+            raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or name a --layout")
+        made = record_table(records)
+    else:
+        loaded = load_layout(layout)  # a paper's figures are worth printing before anything was measured
+        records = find_records(runs) if runs != Path("runs") or runs.is_dir() else []
+        made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"))
+    click.echo(FORMATS[form](made, intervals), nl=False)

@@ -1,0 +1,158 @@
+"""Comparison tables from synthetic records: which record is shown, what is averaged, how it is marked and printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from ovbench.config import resolve
+from ovbench.data.card import list_cards
+from ovbench.errors import InputError, UsageError
+from ovbench.registry import METHODS
+from ovbench.results.layouts import Layout, LayoutRow, Run, layout_names, load_layout, published_runs
+from ovbench.results.record import SCHEMA
+from ovbench.results.render import FORMATS
+from ovbench.results.store import write_json
+from ovbench.results.tables import find_records, layout_table, record_table
+
+COLUMNS = ("voc20", "pc59")
+LAYOUT = Layout(
+    "two methods", "nowhere", "", COLUMNS,
+    (
+        LayoutRow("block", "CLIP", "B", {"voc20": "40.0", "pc59": "10.5"}, "25.3", True, run=Run("clip")),
+        LayoutRow("block", "Mask_CLIP", "B", {"voc20": "70.0", "pc59": "20.0"}, "46.0", run=Run("maskclip")),
+        LayoutRow("block", "Other", "B", {"voc20": "60.0"}),
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a record; keywords change the resolved cell and the rest of the record."""
+
+    def make(method, benchmark, miou, *, images=100, started="2026-01-01", settings=None, protocol="paper", **changes):
+        cell = resolve(method, benchmark, settings, None, protocol)
+        record = {
+            "schema": SCHEMA, "status": "complete", "cell": cell.as_dict(), "settings_sha256": cell.digest(),
+            "dataset": {"images": images, "split_images": 100, "label_rule": "correct"}, "weights": {"clip": "a"},
+            "versions": {"ovbench": "0.1.0"}, "metrics": {"mIoU": miou, "mIoU_interval": [miou - 0.01, miou + 0.01]},
+            "time": {"started": started}, **changes,
+        }  # fmt: skip
+        write_json(tmp_path / f"{len(list(tmp_path.iterdir()))}.json", record)
+
+    return make
+
+
+def table(tmp_path, **options):
+    return layout_table(LAYOUT, find_records(tmp_path), **options)
+
+
+def test_published_stands_beside_measured_with_difference_average_and_ranks(write, tmp_path):
+    for method, values in {"clip": (0.41, 0.105), "maskclip": (0.68, 0.21)}.items():
+        for dataset, miou in zip(COLUMNS, values, strict=True):
+            write(method, dataset, miou)
+    clip, maskclip, other = table(tmp_path).rows
+    assert clip.cells[0].difference == pytest.approx(1.0) and clip.cells[0].interval == pytest.approx((40, 42))
+    assert clip.average.published == "25.3" and clip.average.measured == pytest.approx(25.75)
+    assert [cell.rank_measured for cell in maskclip.cells] == [1, 1] and clip.cells[0].rank_measured == 2
+    assert [row.cells[0].rank_published for row in (clip, maskclip, other)] == [None, 1, 2]
+    assert other.cells[1].published is None and other.average.published is None
+    assert "Mask_CLIP (B): the average of the row is 45.0; 46.0 is printed" in table(tmp_path).notes
+
+
+def test_the_newest_complete_record_is_shown_and_a_part_is_marked(write, tmp_path):
+    write("clip", "voc20", 0.30, started="2026-01-01")
+    write("clip", "voc20", 0.40, started="2026-02-01")
+    write("clip", "voc20", 0.99, started="2026-03-01", images=3)
+    write("clip", "pc59", 0.10, images=3)
+    clip = table(tmp_path).rows[0]
+    assert clip.cells[0].measured == 40 and not clip.cells[0].partial
+    assert clip.cells[1].partial and clip.cells[1].difference is None and clip.cells[1].rank_measured is None
+    assert clip.average.partial
+    assert "10.0*" in FORMATS["markdown"](table(tmp_path), False)
+
+
+def test_other_settings_are_not_the_paper_s_row(write, tmp_path):
+    write("clip", "voc20", 0.4, settings={"crop": "336"})
+    made = table(tmp_path)
+    assert made.rows[0].cells[0].measured is None
+    assert any("1 record(s)" in note for note in made.notes)
+    assert table(tmp_path, settings={"crop": "336"}).rows[0].cells[0].measured == 40
+    write("clip", "pc59", 0.1, protocol="common")
+    assert table(tmp_path, protocol="common").rows[0].cells[1].measured == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"dataset": {"images": 100, "split_images": 100, "label_rule": "official"}}, "unlike dataset.label_rule"),
+        ({"weights": {"clip": "b"}}, "unlike weights"),
+        ({"versions": {"ovbench": "0.0.9"}}, "unlike versions.ovbench"),
+    ],
+)
+def test_unlike_protocols_are_not_averaged(write, tmp_path, changes, reason):
+    write("clip", "voc20", 0.4)
+    write("clip", "pc59", 0.1, **changes)
+    made = table(tmp_path)
+    assert made.rows[0].average.measured is None
+    assert any("no measured average" in note and reason in note for note in made.notes)
+
+
+def test_without_a_layout_every_deviation_is_a_row(write, tmp_path):
+    write("clip", "voc20", 0.4)
+    write("clip", "pc59", 0.1, protocol="common")
+    write("clip", "pc59", 0.2, settings={"crop": "336"})
+    rows = record_table(find_records(tmp_path)).rows
+    assert [row.detail.split(",")[0] for row in rows] == ["", "crop=336", "protocol common"]
+    assert all(row.average.measured is None for row in rows)
+
+
+def test_every_format_holds_every_number(write, tmp_path):
+    write("maskclip", "voc20", 0.68)
+    made = table(tmp_path)
+    texts = {name: form(made, True) for name, form in FORMATS.items()}
+    for name, text in texts.items():
+        assert ("Mask\\_CLIP" if name == "latex" else "Mask_CLIP") in text and "70.0" in text, name
+    assert "\\textbf{70.0} / 68.0 (-2.0) [67.0, 69.0]" in texts["latex"]
+    assert "<strong>70.0</strong><br>68.0 (-2.0)" in texts["html"]
+    rows = list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert len(rows) == 9 and rows[3]["published"] == "70.0" and float(rows[3]["difference"]) == pytest.approx(-2)
+    assert json.loads(texts["json"])["rows"][1]["cells"]["voc20"]["rank_published"] == 1
+
+
+@pytest.mark.parametrize("name", layout_names())
+def test_shipped_layouts_are_filled_from_the_published_results(name):
+    layout = load_layout(name)
+    assert layout.rows and set(layout.columns) <= set(list_cards())
+    assert all(row.published for row in layout.rows)
+    assert len({(row.group, row.label, row.detail) for row in layout.rows}) == len(layout.rows)
+    layout_table(layout, [])
+
+
+def test_the_runs_of_published_rows_can_be_resolved():
+    for row, run in published_runs().items():
+        assert run.method in METHODS.names(), row
+        resolve(run.method, "voc21", run.settings, run.weights)
+
+
+def test_wrong_requests(tmp_path):
+    with pytest.raises(UsageError, match='did you mean "corrclip-table1"'):
+        load_layout("corrclip-tabel1")
+    with pytest.raises(InputError, match="no such folder"):
+        find_records(tmp_path / "none")
+
+
+def test_the_command(write, tmp_path, capsys):
+    from click.testing import CliRunner
+
+    from ovbench.cli.table import table as command
+
+    write("clip", "voc20", 0.4123)
+    done = CliRunner().invoke(command, ["--runs", str(tmp_path), "--format", "csv", "-l", "cass-table1"])
+    assert done.exit_code == 0, done.output
+    found = [r for r in csv.DictReader(io.StringIO(done.output)) if r["measured"]]
+    assert [(r["row"], r["benchmark"], r["published"]) for r in found] == [("CLIP", "voc20", "49.1")]
+    assert "corrclip-table1" in CliRunner().invoke(command, ["--list"]).output
