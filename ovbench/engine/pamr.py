@@ -16,6 +16,7 @@ OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0,
 
 # Elements of a class chunk: on the CPU it should stay in the cache, on a GPU launches should be few.
 CHUNK_CPU, CHUNK_GPU = 1 << 18, 1 << 25
+TILE = 1 << 24  # numbers in the neighbourhood of the rows whose weights are computed at once
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,18 @@ def affinities(guide: Tensor, dilations: tuple[int, ...]) -> Tensor:
     softmax over all neighbours of the channel mean of ``-|difference| / (1e-8 + 0.1 std)``; std is the unbiased
     deviation of a channel over the neighbours of all rings and, once per ring, the pixel itself.
     """
-    neighbours = torch.stack(list(_neighbours(guide, dilations)))  # f[8 * rings, 3, H, W]
-    itself = guide.expand(len(dilations), *guide.shape)
-    std = torch.cat([neighbours, itself]).std(0)
+    views = list(_neighbours(guide, dilations))
+    h, w = guide.shape[-2:]
+    step = max(1, TILE // (len(views) * 3 * w))
+    rows = [slice(top, top + step) for top in range(0, h, step)]
+    return torch.cat([_affinities(guide[:, r], [v[:, r] for v in views], len(dilations)) for r in rows], 1)
+
+
+def _affinities(guide: Tensor, views: list[Tensor], rings: int) -> Tensor:
+    """`affinities` of a few rows f[3, rows, W], whose neighbours are ``views``; a tile holds three times as many
+    numbers as the weights that come of it, so large images go tile by tile."""
+    neighbours = torch.stack(views)  # f[8 * rings, 3, rows, W]
+    std = torch.cat([neighbours, guide.expand(rings, *guide.shape)]).std(0)
     return (neighbours.sub_(guide).abs_() / (1e-8 + 0.1 * std)).mean(1).neg_().softmax(0)
 
 

@@ -40,6 +40,14 @@ def test_the_result_does_not_depend_on_the_chunks(monkeypatch):
     assert torch.equal(pamr(scores, guide, (2, 5), 3), whole)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 100])
+def test_weights_do_not_depend_on_the_tiles(monkeypatch, rows):
+    _, guide = inputs(1, 24, 31)
+    whole = affinities(guide, (2, 5))
+    monkeypatch.setattr(module, "TILE", rows * 16 * 3 * 31)
+    torch.testing.assert_close(affinities(guide, (2, 5)), whole, atol=1e-6, rtol=1e-6)
+
+
 def test_weights_sum_to_one_and_constant_scores_stay():
     _, guide = inputs(1, 20, 20)
     torch.testing.assert_close(affinities(guide, (2, 4)).sum(0), torch.ones(20, 20))
