@@ -36,6 +36,7 @@ class Part:
 
 
 KINDS = {
+    "descriptions": "sentences about classes, by `ovbench describe`",
     "features": "frozen features of `ovbench train`",
     "generated": "benchmarks drawn by ovbench",
     "reference": "reference sets built by ovbench",

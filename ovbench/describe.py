@@ -165,7 +165,8 @@ def local(model: str, device: str = "cpu") -> Callable[[str], str]:
     try:
         from transformers import pipeline
     except ImportError as error:
-        raise InputError("transformers is not installed", fix="pip install transformers, or use --base-url") from error
+        fix = 'pip install "ovbench[describe]", or name a server with --base-url'
+        raise InputError("a local model needs transformers", fix=fix) from error
     try:
         generate = pipeline("text-generation", model=model, device=device)
     except (OSError, ValueError) as error:

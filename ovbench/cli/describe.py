@@ -11,12 +11,13 @@ from ovbench.cli import options
 
 
 @click.command()
-@click.option("--dataset", "-d", required=True, metavar="NAME|CARD.toml", help="Benchmark whose classes are described.")
+@click.option("--dataset", "-d", required=True, metavar="NAME|CARD.toml", shell_complete=options.complete_datasets, help="Benchmark whose classes are described.")
 @click.option("--llm", required=True, metavar="MODEL", help="A transformers chat model, or a model of the server.")
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible server, as http://host:8000/v1.")
 @click.option(
-    "--names", default="", metavar="VARIANT", help="Class names of a family of methods, as in a protocol's vocabulary."
-)
+    "--names", default="freecp", show_default=True, metavar="VARIANT",
+    help="Whose class names, as in a protocol's vocabulary, where that family has a list of its own.",
+)  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), default=20, show_default=True, help="Sentences per class.")
 @click.option("--prompt", metavar="TEXT", help="Another request; {name} and {count} are replaced.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N classes.")
@@ -44,7 +45,8 @@ def describe(
     from ovbench.env import choose_device
 
     card = load_card(dataset)
-    classes = [query for synonyms in vocabulary(card, names or None) for query in synonyms][:limit]
+    described = (words for number, words in enumerate(vocabulary(card, names)) if number != card.background)
+    classes = [query for words in described for query in words][:limit]
     path = out or cache_root() / "descriptions" / f"{card.name}.json"
     ask = library.server(base_url, llm) if base_url else library.local(llm, str(choose_device(device)))
     made = library.describe(

@@ -183,6 +183,50 @@ def test_the_command_with_a_server(endpoint, tmp_path, monkeypatch):
     assert len(seen) == 2
 
 
+def test_the_command_leaves_the_background_out(endpoint, tmp_path):
+    from ovbench.cli.describe import describe as command
+
+    arguments = [
+        "-d",
+        "mini-bg",
+        "--llm",
+        "m",
+        "--base-url",
+        endpoint[0],
+        "--limit",
+        "1",
+        "--out",
+        str(tmp_path / "b.json"),
+    ]
+    CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert list(read_set(tmp_path / "b.json").descriptions) == ["red ring"]
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory):
+    """A language model of a few random weights, in a folder."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    folder = tmp_path_factory.mktemp("llm")
+    vocabulary = {word: number for number, word in enumerate(["<unk>", "</s>", *(f"w{n}" for n in range(30))])}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>")
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
+    return folder
+
+
+def test_a_local_model_answers_the_same_again(chat_model):
+    ask = module.local(str(chat_model))
+    assert ask("Describe w1") == ask("Describe w1") != ""
+    with pytest.raises(InputError, match="cannot be loaded"):
+        module.local(str(chat_model / "absent"))
+
+
 def test_servers_that_cannot_be_used(endpoint):
     with pytest.raises(InputError, match=r"404.*no such model"):
         server(endpoint[0], "absent")("Describe a cat")
