@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import click
@@ -31,8 +32,9 @@ def reference() -> None:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
 @click.option("--part-size", type=click.IntRange(1), default=256, show_default=True, help="Images saved at a time.")
 @click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes that make region maps."
-)
+    "--workers", type=click.IntRange(1), metavar="N",
+    help="Processes that make region maps; by default one per core for sources without weights, else this one.",
+)  # fmt: skip
 @click.option("--shard", metavar="K/N", help="Only every N-th part from the K-th on; unite with `reference merge`.")
 @options.settings
 @options.weights
@@ -48,7 +50,7 @@ def build(
     requests: int,
     limit: int | None,
     part_size: int,
-    workers: int,
+    workers: int | None,
     shard: str | None,
     settings: tuple[str, ...],
     weights: tuple[str, ...],
@@ -68,6 +70,7 @@ def build(
     from ovbench.errors import UsageError
     from ovbench.reference.build import Sources, build_set
     from ovbench.reference.settings import resolve_plan
+    from ovbench.regions.open import open_source
 
     folder = Path(images)
     if images == MINI:
@@ -92,6 +95,9 @@ def build(
             f"planned: {folder} to {out}, {encoders}, pairing {plan.build.pairing}, parser {plan.build.parser}, "
             f"on {chosen}", err=True,
         )  # fmt: skip
+    if workers is None:
+        alone = team.size == 1 and open_source(plan.cell.regions)[1].concurrent
+        workers = (os.cpu_count() or 1) if alone else 1
     sources = Sources(
         folder, captions, out, prompt, base_url, requests, limit, part_size, workers, parse_shard(shard)
     )  # fmt: skip

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovbench.config import parse_value
+from ovbench.config import override_pairs, parse_value
 from ovbench.errors import InputError, UsageError, unknown
 from ovbench.reference.build import finish_set
 from ovbench.reference.parts import STAGES, Work
 from ovbench.reference.settings import BuildSettings, Plan, resolve_plan
 from ovbench.reference.stages import part_notes
-from ovbench.reference.store import read_manifest
+from ovbench.reference.store import MANIFEST, content_hash, find_set, read_manifest
 from ovbench.weights import load_backbone
 
 FREE = ("captions",)  # stages whose settings may differ: captions may come from several files
@@ -50,6 +53,23 @@ def merge_sets(
                 _take(source.file(stage, part), work.file(stage, part))
     _require_disjoint(work, sorted(parts))
     return finish_set(out, work, sorted(parts), plan, loaded, None, device)
+
+
+def variant(folder: Path, changes: str) -> Path:
+    """The set in ``folder`` with the settings ``changes`` ("filter=none&synonyms=off") of its last stages."""
+    pairs = override_pairs(tuple(changes.split("&")), "reference")
+    key = hashlib.sha256(json.dumps([content_hash(read_manifest(folder)), sorted(pairs.items())]).encode()).hexdigest()
+    place = folder / "variants" / key[:12]
+    if (place / MANIFEST).is_file():
+        return place
+    draft = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        merge_sets([folder], draft, pairs)
+        with contextlib.suppress(OSError):  # another process was faster
+            draft.rename(place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return find_set(str(place))
 
 
 def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:

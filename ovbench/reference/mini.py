@@ -16,7 +16,7 @@ from ovbench.engine.share import Team
 from ovbench.resources import asset
 from ovbench.tensors import file_sha256
 
-IMAGES = 300
+IMAGES = 360
 SEED = 20_000_000  # far from the scenes that the backbones were trained on
 
 
@@ -51,7 +51,9 @@ def mini_set() -> Path:
     world = mini_world()
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        sources = Sources(world / "images" / "train", str(world / "captions_train.json"), draft)
+        sources = Sources(
+            world / "images" / "train", str(world / "captions_train.json"), draft, workers=os.cpu_count() or 1
+        )
         build_set(sources, plan, "cpu", Alone())
         try:
             draft.rename(folder)

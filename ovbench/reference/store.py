@@ -49,7 +49,13 @@ class Stored(NamedTuple):
 
 
 def find_set(text: str) -> Path:
-    """The folder of a set; "mini" is built on first use. InputError where there is none."""
+    """The folder of a set; "mini" is built on first use. "SET?filter=none&synonyms=off" is the same set with other last
+    stages, made on first use in its folder ``variants``. InputError where there is none."""
+    text, question, changes = text.partition("?")
+    if question:
+        from ovbench.reference.merge import variant
+
+        return variant(find_set(text), changes)
     if text == MINI:
         from ovbench.reference.mini import mini_set
 

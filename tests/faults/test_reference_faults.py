@@ -140,6 +140,16 @@ def test_filters_can_run_again_without_networks(built, tmp_path):
         merge_sets([built[0]], tmp_path / "no", {"pairing": "other"})
 
 
+def test_a_variant_is_made_once(copy, monkeypatch):
+    place = find_set(f"{copy}?filter=none&synonyms=off")
+    assert read_manifest(place)["settings"]["build"]["filter"] == "none" and place.parent.parent == copy
+    monkeypatch.setattr("ovbench.reference.merge.merge_sets", None)
+    assert find_set(f"{copy}?filter=none&synonyms=off") == place
+    assert not [path for path in place.parent.iterdir() if path.name.startswith(".")]
+    with pytest.raises(UsageError, match="key=value"):
+        find_set(f"{copy}?filter")
+
+
 def test_the_same_images_twice_are_refused(built, copy, world, tmp_path):
     with pytest.raises(InputError, match="in two sets"):
         merge_sets([built[0], copy], tmp_path / "all")
@@ -168,7 +178,8 @@ def test_a_set_of_another_encoder_is_not_used(copy):
 
     bank = load_set(copy).bank
     with pytest.raises(InputError, match="built with the dinov2"):
-        bank.require({"dinov2": Encoder("vit_large_patch14_dinov2", "e" * 64)}, Protocol(short_side=64, templates="reme_4"))
+        protocol = Protocol(short_side=64, templates="reme_4")
+        bank.require({"dinov2": Encoder("vit_large_patch14_dinov2", "e" * 64)}, protocol)
 
 
 def cut(path):
