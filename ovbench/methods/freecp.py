@@ -263,11 +263,12 @@ class AttentionMean:
 
     def __init__(self, heads: int):
         self.heads, self.count = heads, 0
-        self.total: Tensor | float = 0.0
+        self.total: Tensor | None = None
 
     def __call__(self, head: int, weights: Tensor) -> None:
         if head < self.heads:
-            self.total = self.total + weights[:, 1:, 1:].float()
+            patches = weights[:, 1:, 1:].float()
+            self.total = patches.clone() if self.total is None else self.total.add_(patches)
             self.count += 1
 
     def result(self) -> Tensor:
