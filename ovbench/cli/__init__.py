@@ -25,6 +25,7 @@ COMMANDS = {
     "table": ("ovbench.cli.table:table", "Comparison tables of papers: published beside measured."),
     "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it could be chance."),
     "gate": ("ovbench.cli.gate:gate", "Fail if a method got worse than a baseline on the same images."),
+    "doctor": ("ovbench.cli.doctor:doctor", "Look at this machine: versions, devices, data, weights, and fixes."),
     "parity": ("ovbench.cli.parity:parity", "Check methods against recorded official outputs, stage by stage."),
 }
 
@@ -33,7 +34,7 @@ class LazyGroup(click.Group):
     """A group that knows its commands by name and loads one only to run it or to show its own help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS]  # importing ovbench.cli.list put another "list" into this module
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:

@@ -1,0 +1,33 @@
+"""What every method must do: label an image without ever seeing a label, and without regard to the images before it."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from ovbench.config import resolve
+from ovbench.data.card import load_card
+from ovbench.data.read import open_dataset
+from ovbench.registry import METHODS
+from ovbench.segmentor import build
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_labels_are_never_read_and_images_do_not_matter_to_each_other(method, tmp_path, monkeypatch):
+    dataset = open_dataset(load_card("mini"))
+    image, other = dataset.read_image(0)[:150, :170], dataset.read_image(1)[:90, :110]
+    segmentor = build(resolve(method, "mini"))
+    expected = segmentor.label(image)
+    assert expected.shape == image.shape[:2] and expected.max() < len(dataset.card.classes)
+    segmentor.label(other)
+    np.testing.assert_array_equal(segmentor.label(image), expected)
+
+    # the same again where no ground truth exists: the image alone, far from its dataset
+    labels = dataset.items[0].label_path.parent
+    hidden = tmp_path / "hidden"
+    shutil.move(labels, hidden)
+    try:
+        monkeypatch.setattr("ovbench.data.read.read_raw_label", lambda path: pytest.fail("a method read a label"))
+        np.testing.assert_array_equal(build(resolve(method, "mini")).label(image), expected)
+    finally:
+        shutil.move(hidden, labels)
