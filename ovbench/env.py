@@ -18,12 +18,15 @@ PACKAGES = (
 def versions() -> dict[str, str | None]:
     """Python and the packages that can change a number; None for a package that is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
+    return found | {package: version_of(package) for package in PACKAGES}
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution; None where there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def git_revision() -> dict[str, object] | None:

@@ -25,7 +25,7 @@ def data() -> None:
 
 
 @data.command("prepare")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=options.complete_datasets)
 @click.option(
     "--source",
     type=click.Path(path_type=Path),
@@ -79,7 +79,7 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
 
 
 @data.command("verify")
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=options.complete_datasets)
 @options.data_root
 @click.option("--partial", "partial_copy", is_flag=True, help="Fewer images than the split has are no problem.")
 @WORKERS
@@ -162,7 +162,7 @@ def _report(result) -> str:
 
 
 @data.command("subset")
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=options.complete_datasets)
 @click.option("-n", "count", type=int, default=100, show_default=True, help="Images to take.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Another seed takes other images.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write [default: NAME-subset-N-SEED.json].")

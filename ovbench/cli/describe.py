@@ -11,7 +11,10 @@ from ovbench.cli import options
 
 
 @click.command()
-@click.option("--dataset", "-d", required=True, metavar="NAME|CARD.toml", shell_complete=options.complete_datasets, help="Benchmark whose classes are described.")
+@click.option(
+    "--dataset", "-d", required=True, metavar="NAME|CARD.toml", shell_complete=options.complete_datasets,
+    help="Benchmark whose classes are described.",
+)  # fmt: skip
 @click.option("--llm", required=True, metavar="MODEL", help="A transformers chat model, or a model of the server.")
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible server, as http://host:8000/v1.")
 @click.option(

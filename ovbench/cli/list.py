@@ -37,7 +37,10 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
     """Every benchmark, with what is on this machine."""
     from ovbench.data.status import dataset_rows
 
-    _print(dataset_rows(data_root), as_json)
+    rows = dataset_rows(data_root)
+    if not as_json:  # all of it does not fit a terminal
+        rows = [{key: row[key] for key in ("name", "classes", "images", "state", "root")} for row in rows]
+    _print(rows, as_json)
 
 
 @listing.command()

@@ -17,7 +17,10 @@ def masks() -> None:
 
 
 @masks.command("build")
-@click.option("--dataset", "-d", required=True, metavar="NAME|CARD.toml", help="Benchmark, or a card of your own.")
+@click.option(
+    "--dataset", "-d", required=True, metavar="NAME|CARD.toml", shell_complete=options.complete_datasets,
+    help="Benchmark, or a card of your own.",
+)  # fmt: skip
 @click.option("--regions", "source", required=True, metavar="SOURCE", help="Region source, for example sam2-32.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",

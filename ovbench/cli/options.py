@@ -22,6 +22,42 @@ def combine(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
+def _completer(names: Callable[[], list[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What a shell offers for a word begun; ``names`` must not need torch."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+def _methods() -> list[str]:
+    from ovbench.registry import METHODS
+
+    return METHODS.names()
+
+
+def _datasets() -> list[str]:
+    from ovbench.data.card import list_cards
+
+    return list_cards()
+
+
+def _suites() -> list[str]:
+    from ovbench.suites import suite_names
+
+    return suite_names()
+
+
+def _layouts() -> list[str]:
+    from ovbench.results.layouts import layout_names
+
+    return layout_names()
+
+
+complete_methods, complete_datasets = _completer(_methods), _completer(_datasets)
+complete_suites, complete_layouts = _completer(_suites), _completer(_layouts)
+
 settings = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
     help="A method parameter or protocol setting, for example --set tau=0.2 --set crop=224. Repeatable.",

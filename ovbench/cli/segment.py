@@ -19,9 +19,12 @@ from ovbench.cli import options
 @click.option(
     "--classes", "classes_file", type=click.Path(path_type=Path), metavar="FILE", help="Classes, one per line."
 )
-@click.option("--method", "-m", default="corrclip", show_default=True, metavar="NAME", help="Method.")
 @click.option(
-    "--like", default="mini", show_default=True, metavar="DATASET",
+    "--method", "-m", default="corrclip", show_default=True, metavar="NAME", shell_complete=options.complete_methods,
+    help="Method.",
+)  # fmt: skip
+@click.option(
+    "--like", default="mini", show_default=True, metavar="DATASET", shell_complete=options.complete_datasets,
     help="Benchmark whose settings and backbones are used; mini needs no download.",
 )  # fmt: skip
 @options.settings

@@ -11,8 +11,8 @@ from ovbench.cli import options
 
 
 @click.command()
-@click.argument("method")
-@click.argument("dataset")
+@click.argument("method", shell_complete=options.complete_methods)
+@click.argument("dataset", shell_complete=options.complete_datasets)
 @options.settings
 @options.weights
 @options.protocol

@@ -13,7 +13,7 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
 
 @click.command()
 @click.option(
-    "--layout", "-l", metavar="NAME|FILE.toml",
+    "--layout", "-l", metavar="NAME|FILE.toml", shell_complete=options.complete_layouts,
     help="A paper's table, such as corrclip-table1; without it, one row per method that was measured.",
 )  # fmt: skip
 @click.option(
