@@ -6,7 +6,7 @@ mean output of the middle blocks. Pairs of a batch whose caption happens to be t
 the negatives. From a certain step on, most batches are mosaics: crops laid side by side in one image, each contrasted,
 by the mean over its own patches, with its own caption (Wu et al., CLIM, AAAI 2024).
 
-    python scripts/train_mini/clip.py --work /tmp/mini --steps 6000
+    python scripts/train_mini/clip.py --work /tmp/mini --steps 5200
     python scripts/train_mini/clip.py --work /tmp/mini --export ovbench/assets/mini
 """
 
@@ -313,7 +313,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the pool and the checkpoint")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5200)
     parser.add_argument("--scenes", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)

@@ -27,7 +27,7 @@ def dino():
 
 @pytest.fixture(scope="module")
 def pure_crops():
-    """Crops of one class from the validation images, u8[n,32,32,3], and their classes i64[n]; at most six of a class."""
+    """Crops of one class from the validation images, u8[n,32,32,3], and classes i64[n]; at most six of a class."""
     crops, classes, count = [], [], np.zeros(28, int)
     for i in range(60):
         image, label = scene.validation_scene(i)
@@ -84,5 +84,5 @@ def test_dino_is_alike_within_a_class_and_unlike_between(dino, pure_crops):
         q, k, _ = last.attn.qkv(last.norm1(tokens))[:, 1:].chunk(3, -1)
     f = torch.nn.functional.normalize((q + k).mean(1), dim=-1)
     cosines, same = (f @ f.T).numpy(), classes[:, None] == classes[None]
-    assert cosines[same].mean() > 0.75
-    assert cosines[~same].mean() < 0.5
+    assert cosines[~same].mean() < 0.3
+    assert cosines[same].mean() - cosines[~same].mean() > 0.3
