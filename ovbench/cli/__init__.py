@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it could be chance."),
     "gate": ("ovbench.cli.gate:gate", "Fail if a method got worse than a baseline on the same images."),
     "doctor": ("ovbench.cli.doctor:doctor", "Look at this machine: versions, devices, data, weights, and fixes."),
+    "check": ("ovbench.cli.check:check", "Check that a method keeps what the engine counts on."),
     "parity": ("ovbench.cli.parity:parity", "Check methods against recorded official outputs, stage by stage."),
 }
 

@@ -31,6 +31,7 @@ from ovbench.cli import options
 @click.option("--classes", type=click.Path(path_type=Path), metavar="FILE", help="Other names for the classes.")
 @options.protocol
 @options.settings
+@options.refine
 @options.weights
 @options.device
 @click.option(

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ovbench.layers import PROTOCOLS
-
-
-def combine(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options as one decorator, shown in the order given."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def _completer(names: Callable[[], list[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -58,8 +46,18 @@ def _layouts() -> list[str]:
 complete_methods, complete_datasets = _completer(_methods), _completer(_datasets)
 complete_suites, complete_layouts = _completer(_suites), _completer(_layouts)
 
+def _remember_refine(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.meta["ovbench.refine"] = value
+
+
+def _with_refine(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """``--refine X`` is short for ``--set refine=X``; the long form wins."""
+    short = ctx.meta.get("ovbench.refine")
+    return (f"refine={short}", *value) if short else value
+
+
 settings = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_with_refine,
     help="A method parameter or protocol setting, for example --set tau=0.2 --set crop=224. Repeatable.",
 )  # fmt: skip
 weights = click.option(
@@ -74,4 +72,11 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON inste
 protocol = click.option(
     "--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True,
     help="The method's published settings, or one set of windows, prompts and names for all methods.",
+)  # fmt: skip
+
+
+refine = click.option(
+    "--refine", type=click.Choice(["pamr", "pamr-windows"]), callback=_remember_refine, expose_value=False,
+    is_eager=True,
+    help="Refine scores along image edges by PAMR, on the whole image or window by window: --set refine=...",
 )  # fmt: skip

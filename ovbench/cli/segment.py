@@ -28,6 +28,7 @@ from ovbench.cli import options
     help="Benchmark whose settings and backbones are used; mini needs no download.",
 )  # fmt: skip
 @options.settings
+@options.refine
 @options.weights
 @options.device
 @click.option(

@@ -14,6 +14,7 @@ from ovbench.cli import options
 @click.argument("method", shell_complete=options.complete_methods)
 @click.argument("dataset", shell_complete=options.complete_datasets)
 @options.settings
+@options.refine
 @options.weights
 @options.protocol
 @options.as_json

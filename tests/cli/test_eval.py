@@ -138,3 +138,10 @@ def test_runner_of_mmengine_gives_the_same_miou(ovbench, tmp_path, method):
     scores = runner.test()
     assert scores["x/mIoU"] == pytest.approx(round(100 * record["metrics"]["mIoU"], 2), abs=0.006)
     assert scores["x/aAcc"] == pytest.approx(round(100 * record["metrics"]["aAcc"], 2), abs=0.006)
+
+
+@pytest.mark.parametrize("order", [("--refine", "pamr", "--set", "crop=64"), ("--set", "crop=64", "--refine", "pamr")])
+def test_refine_is_a_setting_wherever_it_stands(ovbench, order):
+    rows = ovbench("show", "clip", "mini", *order, "--json").json()["settings"]
+    values = {row["setting"]: row["value"] for row in rows}
+    assert values["refine"] == "pamr" and values["crop"] == 64
