@@ -172,12 +172,12 @@ def _transformers(model: str, prompt: str, device: str) -> Captioner:
 
 
 def _server(model: str, prompt: str, base_url: str) -> Captioner:
-    """Any server that speaks the chat completions of OpenAI; the key is read from OPENAI_API_KEY where there is one."""
+    """Any server that speaks the chat completions of OpenAI; the key is read from OVBENCH_LLM_KEY where there is one."""
     if not base_url:
         raise UsageError("no address of the server", fix="give --base-url, for example http://localhost:8000/v1")
     url = base_url.rstrip("/") + "/chat/completions"
     headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("OPENAI_API_KEY"):
+    if key := os.environ.get("OVBENCH_LLM_KEY"):
         headers["Authorization"] = f"Bearer {key}"
 
     def captions(picture: Picture) -> list[str]:

@@ -23,8 +23,8 @@ PAIRING_FEATURES = ("maskclip", "vanilla", "crop")
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Settings of the build beside those of the method. What the paper leaves open has our default, marked [D] in the
-    manual.
+    """Settings of the build beside those of the method. What the paper leaves open has a default of ours, see
+    docs/reme.md.
 
     parser, spacy_model: how noun phrases are found; "auto" is spaCy where that model is installed, else the lexicon.
     pairing, pairing_features, pairing_short_side: the CLIP that pairs, the features of its segments (dense by
