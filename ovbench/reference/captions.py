@@ -172,7 +172,7 @@ def _transformers(model: str, prompt: str, device: str) -> Captioner:
 
 
 def _server(model: str, prompt: str, base_url: str) -> Captioner:
-    """Any server that speaks the chat completions of OpenAI; the key is read from OVBENCH_LLM_KEY where there is one."""
+    """Any server that speaks the chat completions of OpenAI; its key, if it wants one, is in OVBENCH_LLM_KEY."""
     if not base_url:
         raise UsageError("no address of the server", fix="give --base-url, for example http://localhost:8000/v1")
     url = base_url.rstrip("/") + "/chat/completions"
