@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ovbench.errors import unknown
+from ovbench.plugins import settings_file
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
 
@@ -31,8 +32,8 @@ class Merged(NamedTuple):
 
 def method_config(method: str) -> dict[str, Any]:
     """The settings file of a method (empty where a plug-in brings none); unknown keys are refused."""
-    path = shipped("configs", "methods", f"{method}.toml")
-    if not path.is_file():
+    path = settings_file(method) if ":" in method else shipped("configs", "methods", f"{method}.toml")
+    if path is None or not path.is_file():
         return {}
     config = read_toml(path)
     refuse_unknown_keys(config, METHOD_KEYS, path.name)

@@ -10,10 +10,13 @@ from ovbench.errors import InputError, UsageError, unknown
 
 
 class Registry:
-    """A table of names. Built-in entries are strings; other packages add theirs by entry points of ``group``."""
+    """A table of names. Built-in entries are strings; other packages add theirs by entry points of ``group``, and the
+    function ``elsewhere`` loads what is named by its place, with a colon in it."""
 
-    def __init__(self, kind: str, builtin: dict[str, str], *, group: str | None = None):
-        self.kind, self.group = kind, group
+    def __init__(
+        self, kind: str, builtin: dict[str, str], *, group: str | None = None, elsewhere: str | None = None
+    ):
+        self.kind, self.group, self.elsewhere = kind, group, elsewhere
         self._builtin = dict(builtin)
 
     def entries(self) -> dict[str, str]:
@@ -34,6 +37,8 @@ class Registry:
 
     def load(self, name: str) -> Any:
         """The object behind a name; `UsageError` with close matches where there is none."""
+        if ":" in name and self.elsewhere:
+            return load_target(self.elsewhere, where=self.kind)(name)
         entries = self.entries()
         if name not in entries:
             raise unknown(self.kind, name, entries)
@@ -70,6 +75,7 @@ METHODS = Registry(
         "talk2dino": "ovbench.methods.talk2dino:Talk2DINO",
     },
     group="ovbench.methods",
+    elsewhere="ovbench.plugins:load_method",
 )
 
 REGIONS = Registry(

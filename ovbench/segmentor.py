@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from ovbench.engine.queries import build_queries, with_descriptions  # noqa: E40
 from ovbench.engine.reduce import Decision  # noqa: E402
 from ovbench.errors import UsageError  # noqa: E402
 from ovbench.methods.base import Backbones, Queries  # noqa: E402
+from ovbench.plugins import code_hash  # noqa: E402
 from ovbench.reference.bank import Encoder  # noqa: E402
 from ovbench.regions.open import open_regions  # noqa: E402
 from ovbench.registry import METHODS  # noqa: E402
@@ -90,6 +92,8 @@ class OpenVocabSegmentor(BaseSegmentor):
             classes, background = vocabulary(card, cell.protocol.vocabulary or None), card.background
         self.labeller = Labeller(self.method, cell.protocol, [self._queries(cell, classes, background)])
         self.region_maps = open_regions(cell.regions) if cell.regions else None
+        if code := code_hash(cell.method):  # counts of a file that was changed since are not added up
+            self.loaded["code"] = Loaded(self.method, cell.method, code)
 
     def _queries(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> Queries:
         names, prompts = tuple(tuple(c) for c in classes), cell.protocol.templates
@@ -166,9 +170,13 @@ class OpenVocabSegmentor(BaseSegmentor):
 
 def register(method: str) -> str:
     """Make a method known to mmseg's ``MODELS``; the type name to build it by."""
-    name = METHODS.load(method).__name__
+    entry = METHODS.load(method)
+    name = entry.__name__ if ":" not in method else f"{entry.__name__}_{zlib.crc32(method.encode()):08x}"
     if MODELS.get(name) is None:
-        segmentor = type(name, (OpenVocabSegmentor,), {"method_name": method, "__doc__": METHODS.load(method).__doc__})
+        base = OpenVocabSegmentor
+        if "segmentor" in vars(entry):  # a class of mmsegmentation, see `ovbench.foreign`
+            from ovbench.foreign import ForeignSegmentor as base
+        segmentor = type(entry.__name__, (base,), {"method_name": method, "__doc__": entry.__doc__})
         MODELS.register_module(name=name, module=segmentor)
     return name
 

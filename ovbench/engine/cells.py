@@ -13,6 +13,7 @@ from ovbench.data.read import Dataset, open_dataset
 from ovbench.engine.execution import FP32, Execution
 from ovbench.engine.share import Shard, Team, parse_shard
 from ovbench.errors import UsageError
+from ovbench.plugins import short_name
 from ovbench.suites import SuiteRow, load_suite
 from ovbench.weights import require_weights
 
@@ -86,7 +87,8 @@ class PlannedCell:
     @property
     def folder_name(self) -> str:
         """The cell's folder: unlike settings give unlike names."""
-        return f"{self.cell.method}-{Path(self.cell.dataset).stem}-{self.cell.digest()[:8]}"
+        method = short_name(self.cell.method) if ":" in self.cell.method else self.cell.method
+        return f"{method}-{Path(self.cell.dataset).stem}-{self.cell.digest()[:8]}"
 
     @property
     def record_name(self) -> str:

@@ -7,7 +7,7 @@ Fields, top level:
   settings_sha256   hash of ``cell``
   dataset     title, split, images in the split, layout on disk, label rule, hash of the subset manifest (null without
               one), class names, background class; images scored, images asked for, hash of the ids of those scored
-  weights     per backbone: name and hash of its tensors
+  weights     per backbone: name and hash of its tensors; "code": hash of the file that a method comes from, if it does
   versions, git, device   what it ran with
   counts      per class, integers: intersection, union, predicted, labelled (pixels)
   metrics     fractions: mIoU, its 95 % interval by a bootstrap over images (null for one image), mAcc, aAcc, and how

@@ -1,0 +1,56 @@
+"""``ovbench check``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ovbench.cli import options
+
+
+@click.command()
+@click.argument("method", metavar="METHOD|FILE.py:Class", shell_complete=options.complete_methods)
+@click.option(
+    "--dataset", "-d", default="mini", show_default=True, metavar="NAME", shell_complete=options.complete_datasets,
+    help="Benchmark whose first images and settings are used; mini needs no download.",
+)  # fmt: skip
+@options.settings
+@options.weights
+@options.device
+@options.data_root
+@options.as_json
+def check(
+    method: str, dataset: str, settings: tuple[str, ...], weights: tuple[str, ...], device: str,
+    data_root: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Check that METHOD keeps what the engine counts on: labels of the right shape and range at any size, the same
+    every time, independent of other images and windows, without opening the benchmark's files. Exit code 1 if not.
+
+    \b
+    ovbench check corrclip
+    ovbench check path/to/my_method.py:MyMethod
+    """
+    from ovbench.check import check_method
+    from ovbench.config import override_pairs
+    from ovbench.env import choose_device
+
+    results = check_method(
+        method, dataset, settings=override_pairs(settings, "--set"), weights=override_pairs(weights, "--weights"),
+        data_root=data_root, device=choose_device(device),
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps([result._asdict() for result in results], indent=1))
+    else:
+        from rich.table import Table
+
+        from ovbench.results.console import show
+
+        table = Table(title=f"{method} on {dataset}", title_justify="left")
+        for name in ("check", "outcome", "detail"):
+            table.add_column(name, overflow="fold")
+        for result in results:
+            table.add_row(*result)
+        show(table)
+    return 1 if any(result.outcome == "fail" for result in results) else 0
