@@ -48,7 +48,7 @@ def mini_set() -> Path:
     folder = cache_root() / "reference" / f"mini-{_key(plan)}"
     if (folder / MANIFEST).is_file():
         return folder
-    world = mini_world()
+    world = mini_world(IMAGES)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         sources = Sources(
