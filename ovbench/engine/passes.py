@@ -83,31 +83,32 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
     due = team.agree([_due(*parts, job.show) for parts in zip(cells, headers, folders, strict=True)])
     mine = team.take(sorted({number for numbers in due for number in numbers}))
     title = f"{cells[0].cell.method} on " + ", ".join(cell.cell.dataset for cell in cells)
-    try:
-        with ExitStack() as stack:
-            targets = [
-                _target(cell, folder, header, numbers, job, stack.enter_context(LedgerPart(folder, part, header)))
-                for cell, folder, header, numbers in zip(cells, folders, headers, due, strict=True)
-                for part in (_part_name(cell, team),)
-            ]
-            for cell, folder in zip(cells, folders, strict=True) if team.leads else ():
-                if cell.shard is not None:
-                    leave_for_merge(folder, cell.shard, cell.all_wanted, cell.whole_record_name, _made_with(cell))
-            bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
+    with ExitStack() as stack:
+        targets = [
+            _target(cell, folder, header, numbers, job, stack.enter_context(LedgerPart(folder, part, header)))
+            for cell, folder, header, numbers in zip(cells, folders, headers, due, strict=True)
+            for part in (_part_name(cell, team),)
+        ]
+        for cell, folder in zip(cells, folders, strict=True) if team.leads else ():
+            if cell.shard is not None:
+                leave_for_merge(folder, cell.shard, cell.all_wanted, cell.whole_record_name, _made_with(cell))
+        bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
+        try:
             evaluate(segmentor, targets, mine, advance=bar.update, fail_fast=job.fail_fast)
-        team.wait()
-    finally:
-        timing = {
-            "started": started.isoformat(timespec="seconds"),
-            "total_s": round(time.perf_counter() - start, 3),
-            "images_counted_now": len(mine),
-            "processes": team.size,
-            "shared_with": [cell.cell.dataset for cell in cells],
-            "peak_memory": env.peak_memory(cells[0].device),
-        }
-        done = [_record(*parts, job, timing) for parts in zip(cells, headers, folders, strict=True)]
-        for record, path in done if team.leads else ():
-            write_json(path, record)
+            team.wait()
+        finally:
+            bar.close()
+            timing = {
+                "started": started.isoformat(timespec="seconds"),
+                "total_s": round(time.perf_counter() - start, 3),
+                "images_counted_now": len(mine),
+                "processes": team.size,
+                "shared_with": [cell.cell.dataset for cell in cells],
+                "peak_memory": env.peak_memory(cells[0].device),
+            }
+            done = [_record(*parts, job, timing) for parts in zip(cells, headers, folders, strict=True)]
+            for record, path in done if team.leads else ():
+                write_json(path, record)
     return done
 
 

@@ -1,0 +1,193 @@
+"""What goes wrong around a run: each with its message, its exit code and what is left on disk."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ovbench.config import resolve
+from ovbench.engine.ledger import LedgerPart
+from ovbench.methods.maskclip import MaskCLIP
+from ovbench.segmentor import build
+
+
+@pytest.fixture
+def ovbench(capsys, monkeypatch):
+    """The command in this process: exit code, stdout, stderr."""
+    from ovbench.__main__ import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ovbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return SimpleNamespace(code=stopped.value.code, out=printed.out, err=printed.err)
+
+    return run
+
+
+def evaluate(out, *more):
+    return ("eval", "-m", "maskclip", "-d", "mini", "--limit", 2, "--json", "--out", out, *more)
+
+
+def left(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """``full_disk(text, after=n)``: no space for files with the text in their name, from the n-th write on."""
+
+    def fill(text, after=0):
+        sync, seen = os.fsync, []
+
+        def fsync(number):
+            if text in os.path.basename(os.readlink(f"/proc/self/fd/{number}")):
+                seen.append(number)
+                if len(seen) > after:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            sync(number)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    return fill
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names of open files come from /proc")
+
+
+@needs_proc
+def test_no_space_for_the_ledger(ovbench, full_disk, tmp_path):
+    full_disk("part-", after=2)  # the header and one image fit
+    done = ovbench(*evaluate(tmp_path))
+    assert done.code == 3 and "cannot write the ledger: No space left on device" in done.err
+    assert "what was counted is kept" in done.err and done.out == ""
+    (record,) = tmp_path.glob("*.json")
+    assert json.loads(record.read_text())["status"] in ("partial", "complete")
+
+
+@needs_proc
+def test_no_space_for_the_record(ovbench, full_disk, monkeypatch, tmp_path):
+    full_disk(".json.")  # the temporary file
+    done = ovbench(*evaluate(tmp_path))
+    assert done.code == 3 and "cannot write the file: No space left on device" in done.err
+    assert left(tmp_path) == ["part-0.jsonl"]  # every count, no half of a record
+    monkeypatch.undo()
+
+
+@needs_proc
+def test_no_space_for_the_cache_costs_only_time(ovbench, full_disk, monkeypatch, tmp_path):
+    ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 1, "--out", tmp_path / "drawn")
+    monkeypatch.setattr("ovbench.engine.queries.cache_root", lambda: tmp_path / "cache")
+    full_disk(".safetensors")
+    assert ovbench(*evaluate(tmp_path / "runs")).code == 0
+    assert left(tmp_path / "cache") == []
+
+
+def test_output_that_cannot_be_written(ovbench, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    done = ovbench(*evaluate(tmp_path / "file"))
+    assert (
+        done.code == 3 and "cannot write the ledger: Not a directory" in done.err and "choose another --out" in done.err
+    )
+    assert left(tmp_path) == ["file"]
+
+
+def test_two_runs_of_one_cell(ovbench, tmp_path):
+    assert ovbench(*evaluate(tmp_path)).code == 0
+    (folder,) = tmp_path.glob("*/")
+    (record,) = tmp_path.glob("*.json")
+    before = record.read_bytes()
+    with LedgerPart(folder, "0", {}):
+        done = ovbench(*evaluate(tmp_path))
+    assert done.code == 3 and "another process is running this cell" in done.err
+    assert record.read_bytes() == before
+
+
+def test_scores_that_are_no_numbers(ovbench, monkeypatch, tmp_path):
+    score = MaskCLIP.score
+    monkeypatch.setattr(MaskCLIP, "score", lambda self, features, queries: score(self, features, queries) * torch.nan)
+    done = ovbench(*evaluate(tmp_path))
+    record = json.loads(done.out)
+    assert done.code == 4 and record["status"] == "partial" and record["metrics"]["mIoU"] is None
+    assert len(record["failed"]) == 2 and "gave scores that are not numbers" in done.err
+    stopped = ovbench(*evaluate(tmp_path / "fast", "--fail-fast"))
+    assert stopped.code == 1 and "gave scores that are not numbers" in stopped.err
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("this-must-never-exist",)
+
+
+def test_a_hostile_checkpoint(ovbench, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Hostile()}, tmp_path / "clip.pt")
+    done = ovbench(*evaluate(tmp_path / "runs", "--weights", f"clip=ViT-B-16@{tmp_path / 'clip.pt'}"))
+    assert done.code == 3 and "holds more than tensors and was not opened" in done.err
+    assert left(tmp_path) == ["clip.pt"] and not (tmp_path / "this-must-never-exist").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("-m", "../clip", "-d", "mini"), 2, 'unknown method "../clip"'),
+        (("-m", "clip", "-d", "../mini"), 3, "no file"),
+        (("-m", "clip", "-d", "../mini.toml"), 3, "no file"),
+        (("-m", "clip", "-d", "mini", "--shard", "3/2"), 2, '"3/2" is no shard'),
+        (("-m", "clip", "-d", "mini", "--precision", "fp8"), 2, "fp8"),
+    ],
+)
+def test_names_that_lead_elsewhere(ovbench, tmp_path, arguments, code, message):
+    done = ovbench("eval", *arguments, "--out", tmp_path / "runs")
+    assert done.code == code and message in done.err, done.err
+    assert left(tmp_path) == []
+
+
+def test_an_unknown_key_in_a_card(ovbench, tmp_path):
+    card = tmp_path / "own.toml"
+    card.write_text('title = "Own"\nclases = ["a"]\n')
+    done = ovbench("eval", "-m", "clip", "-d", card, "--out", tmp_path / "runs")
+    assert done.code == 3 and '"clases"' in done.err and "own.toml" in done.err
+
+
+def labels_of(image, classes, **decision):
+    small = {"short_side": "48", "crop": "48", "stride": "24"}
+    segmentor = build(resolve("maskclip", "mini", small | decision), (("a",), ("b",)))
+    (words,) = segmentor.labeller.vocabularies
+    embeddings = torch.randn(classes, words.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
+    words = words._replace(embeddings=F.normalize(embeddings, dim=1), class_index=torch.arange(classes))
+    segmentor.labeller.vocabularies = [words]
+    return segmentor.label(image)
+
+
+def test_ten_thousand_classes():
+    image = np.random.default_rng(0).integers(0, 255, (48, 60, 3), np.uint8)
+    labels = labels_of(image, 10_000)
+    assert labels.shape == (48, 60) and labels.dtype == np.uint16 and 1 < labels.max() < 10_000
+    sure = labels_of(image, 10_000, prob_thd="0.5")
+    assert np.all((sure == labels) | (sure == 0)) and (sure == 0).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (20_000, 40)])
+def test_tiny_and_endless_images(size):
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    assert labels_of(image, 5).shape == size
+
+
+def test_a_reader_that_has_gone():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ovbench", "list", "datasets"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=120) in (1, 141) and err == b"", err  # rich leaves a broken pipe with 1
