@@ -20,6 +20,7 @@ from ovbench.errors import InputError, UsageError
 def load_method(name: str) -> Any:
     """The method behind ``FILE.py:Class`` or ``module:Class``. InputError for what cannot be imported, UsageError for a
     class of another kind."""
+    importlib.import_module("ovbench.segmentor")  # makes mmsegmentation importable for the file, quietly
     place, _, attribute = name.rpartition(":")
     module = _file_module(Path(place)) if place.endswith(".py") else _module(place)
     found = getattr(module, attribute, None)
