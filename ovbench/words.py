@@ -58,7 +58,8 @@ def label_words(
     file's ``path`` matters only to regions that are looked up by name."""
     from ovbench.data.card import load_card
 
-    cell = resolve(method, load_card(like).name, override_pairs(settings, "--set"), override_pairs(weights, "--weights"))
+    overrides, backbones = override_pairs(settings, "--set"), override_pairs(weights, "--weights")
+    cell = resolve(method, load_card(like).name, overrides, backbones)
     chosen = choose_device(device)
     from ovbench.segmentor import build
 

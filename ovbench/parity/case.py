@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Stage:
-    """A recorded quantity: ``|ours - expected| <= atol + rtol * |expected|``; or a label map, by its share of equals."""
+    """A recorded quantity: ``|ours - expected| <= atol + rtol * |expected|``; or a label map, by equal pixels."""
 
     name: str
     meaning: str

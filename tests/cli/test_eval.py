@@ -35,7 +35,8 @@ def test_record_says_everything_and_runs_agree(ovbench, tmp_path):
 
 
 def test_several_methods_and_datasets_in_one_call(ovbench, tmp_path):
-    done = ovbench("eval", "-m", "clip", "-m", "maskclip", "-d", "mini", "-d", "mini-bg", "--limit", 1, "--out", tmp_path)
+    cells = ("-m", "clip", "-m", "maskclip", "-d", "mini", "-d", "mini-bg")
+    done = ovbench("eval", *cells, "--limit", 1, "--out", tmp_path)
     assert done.code == 0, done.err
     assert len(list(tmp_path.glob("*.json"))) == 4
     assert "mIoU in percent" in done.out and done.out.count("maskclip") == 4  # two class tables, two summary rows

@@ -37,5 +37,5 @@ def test_each_prompt_is_normalised_before_the_mean(model):
 
 def test_the_cache_key_depends_on_everything():
     base = text_key("w", ["a", "b"], ["{}"])
-    assert len({base, text_key("v", ["a", "b"], ["{}"]), text_key("w", ["b", "a"], ["{}"]), text_key("w", ["a"], ["{}"]),
-                text_key("w", ["a", "b"], ["a {}"])}) == 5  # fmt: skip
+    others = [("v", ["a", "b"], ["{}"]), ("w", ["b", "a"], ["{}"]), ("w", ["a"], ["{}"]), ("w", ["a", "b"], ["a {}"])]
+    assert len({base, *(text_key(*other) for other in others)}) == 5
