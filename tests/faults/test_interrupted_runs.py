@@ -19,7 +19,10 @@ def start(out, *more, launcher=()):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     head = [sys.executable, *launcher] if launcher else [sys.executable]
     command = [*head, "-m", "ovbench", *COMMAND, str(out), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # jobs in the background ignore it
+    )  # fmt: skip
 
 
 def record_of(process):
