@@ -267,7 +267,7 @@ class AttentionMean:
 
     def __call__(self, head: int, weights: Tensor) -> None:
         if head < self.heads:
-            patches = weights[:, 1:, 1:].float()
+            patches = weights[:, 1:, 1:].to(torch.promote_types(weights.dtype, torch.float32))
             self.total = patches.clone() if self.total is None else self.total.add_(patches)
             self.count += 1
 
