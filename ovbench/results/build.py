@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ovbench.data.read import ids_sha256
 from ovbench.engine.ledger import Entry
 from ovbench.metrics.counts import Confusion, PixelCounts
 from ovbench.metrics.stats import miou_interval, stack_counts
 from ovbench.results.record import SCHEMA, score_fields
-
-
-def ids_hash(ids: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
 def build_record(
@@ -52,7 +48,7 @@ def build_record(
             **header["dataset"],
             "images": len(scored),
             "images_asked_for": len(wanted),
-            "ids_sha256": ids_hash(scored),
+            "ids_sha256": ids_sha256(scored),
         },
         "weights": header["weights"],
         **made_with,
