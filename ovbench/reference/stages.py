@@ -92,8 +92,8 @@ def pair_part(work: Work, part: Part, regions: Regions, encoder: PairingEncoder,
     """The base pairs of a part: (image, region) with a phrase, sorted, with their CLIP score; images that fail and the
     number of segments go into the file's notes."""
     phrases = {row["image"]: row for row in read_lines(work.file("phrases", part.name))}
-    texts = {text for row in phrases.values() for text, _ in row["phrases"]}
-    known = dict(zip(texts, encoder.phrases(list(texts)), strict=True)) if texts else {}
+    texts = sorted({text for row in phrases.values() for text, _ in row["phrases"]})  # the same batches in every run
+    known = dict(zip(texts, encoder.phrases(texts), strict=True)) if texts else {}
     rows: dict[str, list[Any]] = {name: [] for name in pair_schema().names}
     failed: dict[str, str] = {}
     segments = images = 0

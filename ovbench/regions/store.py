@@ -91,4 +91,4 @@ class RegionStore:
         """Store a map; readers see the whole entry or none. InputError where it cannot be written."""
         if not (self.folder / DESCRIPTION).exists():
             write_json(self.folder / DESCRIPTION, self.description)
-        write_bytes(self.path(image), pack(regions))
+        write_bytes(self.path(image), pack(regions), durable=False)  # a damaged entry is found, and made again

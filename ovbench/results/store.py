@@ -11,11 +11,12 @@ from typing import Any
 from ovbench.errors import InputError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Replace ``path`` by ``content`` so that a reader, or a crash at any moment, sees the old file or the new one.
 
     A temporary file in the same folder, flushed to disk and renamed. Folders are made. InputError where the file
-    cannot be written; what was there before stays.
+    cannot be written; what was there before stays. ``durable=False`` leaves the flush to the system, for one of many
+    small files that a reader checks and can make again: after a loss of power it may be damaged.
     """
     temporary = None
     try:
@@ -24,7 +25,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary = Path(file.name)
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
