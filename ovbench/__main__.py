@@ -12,7 +12,7 @@ def main() -> None:
     """Run the command line and exit."""
     import click
 
-    from ovbench.cli import cli
+    from ovbench.cli import ReaderGone, cli
     from ovbench.errors import OvbenchError
 
     signal.signal(signal.SIGTERM, _terminate)
@@ -25,8 +25,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         sys.exit(_fail("interrupted", 130))
-    except BrokenPipeError:
-        # the reader of stdout is gone (`| head`): nothing more to say, and nothing for Python to flush at exit
+    except ReaderGone:
+        # nothing more to say, and nothing for Python to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:

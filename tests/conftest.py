@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,3 +27,21 @@ def samples() -> Path:
     if not folder.is_dir():
         pytest.skip("no sample images beside the checkout (../shared/samples)")
     return folder
+
+
+@pytest.fixture
+def ovbench(capsys, monkeypatch):
+    """``ovbench("list", "methods")`` runs the command in this process: exit code, stdout, stderr, stdout as JSON."""
+    from ovbench.__main__ import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ovbench", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return SimpleNamespace(
+            code=stopped.value.code, out=printed.out, err=printed.err, json=lambda: json.loads(printed.out)
+        )
+
+    return run

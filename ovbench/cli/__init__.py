@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -32,8 +35,28 @@ COMMANDS = {
 }
 
 
+class ReaderGone(Exception):
+    """Whoever reads stdout wants no more of it, as ``| head`` does. Click would end with 1 on a BrokenPipeError."""
+
+
+@contextmanager
+def _told_from_click() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGone from error
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and loads one only to run it or to show its own help."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        with _told_from_click():  # --help is printed here
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _told_from_click():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS]  # importing ovbench.cli.list put another "list" into this module

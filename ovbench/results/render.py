@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ovbench.results.console import as_text
 from ovbench.results.tables import ComparisonTable, TableCell, TableRow
 
 AVERAGE = "average"
@@ -70,12 +70,7 @@ def as_rich(table: ComparisonTable, intervals: bool) -> str:
         if row.detail:
             name.append(f"\n{row.detail}", style="dim")
         made.add_row(name, *texts)
-    buffer = io.StringIO()
-    console = Console(file=buffer, highlight=False, markup=False, width=Console().width, force_terminal=None)
-    if Console().is_terminal:
-        console = Console(file=buffer, highlight=False, markup=False, width=Console().width, force_terminal=True)
-    console.print(made)
-    return buffer.getvalue() + "".join(f"{note}\n" for note in (LEGEND, *table.notes))
+    return as_text(made) + "".join(f"{note}\n" for note in (LEGEND, *table.notes))
 
 
 def as_markdown(table: ComparisonTable, intervals: bool) -> str:
