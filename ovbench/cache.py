@@ -1,4 +1,4 @@
-"""Where ovbench keeps what it can make again: the generated benchmark, features, text vectors, region masks."""
+"""What ovbench can make again and keeps: the generated benchmark, features, text vectors, region masks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ovbench.errors import unknown
-
-
-def cache_root() -> Path:
-    """The cache folder: ``$OVBENCH_CACHE``, or ``ovbench`` in the user's cache folder. Not created here."""
-    if chosen := os.environ.get("OVBENCH_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ovbench"
+from ovbench.places import cache_root
 
 
 @dataclass(frozen=True)

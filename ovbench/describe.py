@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovbench.cache import cache_root
 from ovbench.errors import InputError, UsageError
+from ovbench.places import cache_root
 from ovbench.resources import shipped
 from ovbench.results.store import read_json, write_json
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ovbench import env
-from ovbench.cache import cache_root, parts
+from ovbench.cache import parts
 from ovbench.errors import OvbenchError
+from ovbench.places import cache_root
 
 LOW_DISK = 5 * 2**30  # bytes: less does not hold the weights of one method and the regions of one benchmark
 

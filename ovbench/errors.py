@@ -46,3 +46,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = N
     else:
         fix = "known: " + ", ".join(known) if known else None
     return UsageError(f'unknown {kind} "{name}"', where=where, fix=fix)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, at most 200 characters."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

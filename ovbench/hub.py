@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from ovbench.cache import cache_root
-from ovbench.errors import InputError
+from ovbench.errors import InputError, first_line
+from ovbench.places import cache_root
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml
 
@@ -116,11 +116,6 @@ def fetch_published(kind: str, name: str) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, at most 200 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def given_file(path: str, where: str) -> Path:

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ovbench.errors import InputError
-from ovbench.hub import first_line
+from ovbench.errors import InputError, first_line
 
 CHUNK = 1 << 20
 WRAPPERS = ("state_dict", "model", "teacher")  # keys under which checkpoints keep their tensors, in order of preference

@@ -18,8 +18,8 @@ from ovbench.backbones.dinov2 import Dinov2Vision, timm_names
 from ovbench.backbones.psi import load_psi
 from ovbench.backbones.spec import BackboneSpec, parse_spec
 from ovbench.backbones.text import TextEncoder
-from ovbench.errors import InputError, unknown
-from ovbench.hub import first_line, given_file, local_file, published, published_file, require_connection
+from ovbench.errors import InputError, first_line, unknown
+from ovbench.hub import given_file, local_file, published, published_file, require_connection
 from ovbench.resources import asset
 from ovbench.tensors import fill, read_tensors
 

@@ -21,7 +21,8 @@ def cache() -> None:
 @options.as_json
 def ls(as_json: bool) -> None:
     """List the parts of the cache with their files and sizes."""
-    from ovbench.cache import KINDS, cache_root, parts
+    from ovbench.cache import KINDS, parts
+    from ovbench.places import cache_root
 
     have = parts()
     if as_json:

@@ -43,9 +43,9 @@ def describe(
     ovbench describe --dataset ade150 --llm my-model --base-url http://localhost:8000/v1
     """
     from ovbench import describe as library
-    from ovbench.cache import cache_root
     from ovbench.data.card import load_card, vocabulary
     from ovbench.env import choose_device
+    from ovbench.places import cache_root
 
     card = load_card(dataset)
     described = (words for number, words in enumerate(vocabulary(card, names)) if number != card.background)

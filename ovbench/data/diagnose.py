@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 
 from ovbench.data.card import Card, Encoding, Layout
 from ovbench.data.labels import LabelMap, label_map
 
-if TYPE_CHECKING:
-    from ovbench.data.verify import FileReport
-
 IN_8_BITS = 256
+
+
+class FileReport(NamedTuple):
+    """One image and its label as found on disk; ``values`` are raw label values with their pixel counts."""
+
+    id: str
+    trouble: tuple[tuple[str, str], ...] = ()  # kind, detail
+    size: tuple[int, int] | None = None
+    values: dict[int, int] | None = None
+    label_mode: str = ""
+    image_mode: str = ""
+    orientation: int = 1
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,16 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.cache import cache_root
 from ovbench.data.card import Card
 from ovbench.data.decode import read_image, read_raw_label
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, choose_encoding, label_map
 from ovbench.data.locate import Found, Item, data_roots, find, path_of
 from ovbench.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from ovbench.data.subset import Manifest
+from ovbench.places import cache_root
 
 __all__ = ["IGNORED", "NO_CLASS", "Dataset", "Item", "Sample", "open_dataset", "read_image", "read_raw_label"]
 
@@ -84,10 +81,6 @@ class Dataset:
             return self
         labels = label_map(self.labels.encoding, len(self.card.classes), label_rule)
         return dataclasses.replace(self, labels=labels, label_rule=label_rule)
-
-    def subset(self, manifest: Manifest) -> Dataset:
-        """The images that the manifest names, in its order, after a check of their files' hashes."""
-        return dataclasses.replace(self, items=manifest.select(self), subset_sha256=manifest.sha256)
 
     def _where(self, index: int) -> str:
         return f"{self.card.name}, {self.items[index].id}"

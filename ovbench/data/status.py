@@ -8,11 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ovbench.cache import cache_root
 from ovbench.data.card import Card, list_cards, load_card
 from ovbench.data.files import replacing
 from ovbench.data.locate import Found, data_roots, find, unprepared
 from ovbench.errors import InputError
+from ovbench.places import cache_root
 
 
 def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:

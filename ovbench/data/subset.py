@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 from ovbench.data.files import replacing
 from ovbench.data.labels import value_counts
 from ovbench.data.parallel import each
-from ovbench.data.read import Dataset, Item
+from ovbench.data.read import Dataset
 from ovbench.errors import InputError, UsageError
 
 FORMAT = "ovbench-subset-1"
@@ -41,8 +42,9 @@ class Manifest:
         """Hash of the content, whatever the file's name and layout: what a record quotes."""
         return hashlib.sha256(json.dumps([self.dataset, self.entries]).encode()).hexdigest()
 
-    def select(self, dataset: Dataset) -> tuple[Item, ...]:
-        """The dataset's items that are meant; InputError where the dataset is another one or a file differs."""
+    def select(self, dataset: Dataset) -> Dataset:
+        """The dataset with the images that are meant alone, in this order. UsageError where the dataset is another one,
+        InputError where an image is missing or a file differs."""
         if self.dataset != dataset.card.name:
             raise UsageError(f"the subset is one of {self.dataset}, not of {dataset.card.name}", where="--subset")
         place = {item.id: index for index, item in enumerate(dataset.items)}
@@ -58,7 +60,8 @@ class Manifest:
                     where=f"{self.dataset}, {entry.id}",
                     fix=f"run: ovbench data verify {self.dataset}",
                 )
-        return tuple(dataset.items[place[entry.id]] for entry in self.entries)
+        items = tuple(dataset.items[place[entry.id]] for entry in self.entries)
+        return dataclasses.replace(dataset, items=items, subset_sha256=self.sha256)
 
 
 class Choice(NamedTuple):

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
 from ovbench.data.card import Card, Encoding
 from ovbench.data.decode import read_image, read_raw_label
-from ovbench.data.diagnose import Problem, diagnose
+from ovbench.data.diagnose import FileReport, Problem, diagnose
 from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map, value_counts
 from ovbench.data.locate import Found, Item
 from ovbench.data.parallel import each
@@ -26,18 +26,6 @@ from ovbench.errors import InputError
 
 ROTATED = (5, 6, 7, 8)  # values of the EXIF orientation tag that swap width and height
 EXAMPLES = 5
-
-
-class FileReport(NamedTuple):
-    """One image and its label as found on disk; ``values`` are raw label values with their pixel counts."""
-
-    id: str
-    trouble: tuple[tuple[str, str], ...] = ()  # kind, detail
-    size: tuple[int, int] | None = None
-    values: dict[int, int] | None = None
-    label_mode: str = ""
-    image_mode: str = ""
-    orientation: int = 1
 
 
 @dataclass

@@ -163,7 +163,7 @@ def _open(card: Card, job: Job) -> Dataset:
         return dataset
     from ovbench.data.subset import read_manifest
 
-    return dataset.subset(read_manifest(job.subset))
+    return read_manifest(job.subset).select(dataset)
 
 
 def _vocabulary(cell: Cell, dataset: Dataset, job: Job) -> tuple[tuple[str, ...], ...]:

@@ -16,11 +16,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ovbench.backbones.text import average_queries, embed_queries, text_key
-from ovbench.cache import cache_root
 from ovbench.config import templates
 from ovbench.describe import find_set, read_set
 from ovbench.errors import InputError, UsageError
 from ovbench.methods.base import Queries
+from ovbench.places import cache_root
 from ovbench.results.store import write_bytes
 from ovbench.weights import Loaded
 

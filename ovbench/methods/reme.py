@@ -7,7 +7,6 @@ brought to length 1 here, whatever its length in storage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,7 +18,9 @@ from ovbench.engine.reduce import Decision
 from ovbench.engine.windows import Pad
 from ovbench.errors import InputError, UsageError
 from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
+from ovbench.reference.approximate import FaissIndex
 from ovbench.reference.bank import ReferenceBank
+from ovbench.reference.search import Nearest, nearest, similarities
 from ovbench.regions.base import rank_ids
 from ovbench.regions.cover import complete
 
@@ -107,7 +108,7 @@ class ReME(Method):
         p, bank = self.params, self.reference
         if p.search == "faiss":
             if self._index is None:
-                self._index = bank.index()
+                self._index = FaissIndex(bank.segments)
             return weighted(self._index.nearest(segments, p.visual_topk, p.probes), affinity, p.visual_scale)
         if p.visual_topk:
             return weighted(nearest(segments, bank, p.visual_topk, p.block), affinity, p.visual_scale)
@@ -161,13 +162,6 @@ def class_affinity(labels: Tensor, queries: Tensor, scale: float) -> Tensor:
     return torch.cat([(scale * chunk @ queries.T).softmax(1) for chunk in chunks])
 
 
-def similarities(segments: Tensor, bank: ReferenceBank, block: int) -> Iterator[tuple[int, Tensor]]:
-    """Cosines f[k, b] of segments f[k, d1] with the reference segments, block by block, and the first row of each."""
-    segments = F.normalize(segments.float(), dim=-1)
-    for start in range(0, len(bank.segments), block):
-        yield start, segments @ F.normalize(bank.segments[start : start + block].float(), dim=-1).T
-
-
 def retrieve(segments: Tensor, bank: ReferenceBank, values: Tensor, scale: float, block: int = 65536) -> Tensor:
     """Equation 1 and its product with ``values`` f[m, v]: softmax_m(beta_v S_test S_ref^T) values, f[k, v].
 
@@ -183,25 +177,6 @@ def retrieve(segments: Tensor, bank: ReferenceBank, values: Tensor, scale: float
         result = result * shrink + weights @ values[start : start + block].float()
         maximum = higher
     return result / total
-
-
-class Nearest(NamedTuple):
-    """The most similar reference segments: ``cosine`` f[k, K], ``row`` i64[k, K]; -1 where there are fewer."""
-
-    cosine: Tensor
-    row: Tensor
-
-
-def nearest(segments: Tensor, bank: ReferenceBank, k: int, block: int = 65536) -> Nearest:
-    """The K reference segments most similar to each segment, exactly, in one pass."""
-    best = Nearest(segments.new_empty(len(segments), 0), torch.empty(len(segments), 0, dtype=torch.int64))
-    best = best._replace(row=best.row.to(segments.device))
-    for start, cosines in similarities(segments, bank, block):
-        cosine, row = cosines.topk(min(k, cosines.shape[1]), dim=1)
-        cosine, row = torch.cat([best.cosine, cosine], 1), torch.cat([best.row, row + start], 1)
-        cosine, place = cosine.topk(min(k, cosine.shape[1]), dim=1)
-        best = Nearest(cosine, row.gather(1, place))
-    return best
 
 
 def weighted(found: Nearest, values: Tensor, scale: float) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.errors import UsageError
+from ovbench.reference.search import Nearest, nearest
 
 TRAINING_ROWS = 40  # per cell of the index
 ROWS_AT_ONCE = 65536
@@ -29,10 +30,8 @@ class FaissIndex:
         for rows in segments.split(ROWS_AT_ONCE):
             self._index.add(_unit(rows))
 
-    def nearest(self, segments: Tensor, k: int, probes: int):
-        """As `ovbench.methods.reme.nearest`, of the ``probes`` most promising cells; row -1 where these hold fewer."""
-        from ovbench.methods.reme import Nearest
-
+    def nearest(self, segments: Tensor, k: int, probes: int) -> Nearest:
+        """As `ovbench.reference.search.nearest`, in the ``probes`` best cells; row -1 where they hold fewer."""
         self._index.nprobe = min(probes, self._index.nlist)
         cosine, row = self._index.search(_unit(segments), min(k, self._index.ntotal))
         return Nearest(torch.from_numpy(cosine).to(segments.device), torch.from_numpy(row).to(segments.device))
@@ -53,8 +52,6 @@ class Recall(NamedTuple):
 
 def measure_recall(bank, k: int, probes: tuple[int, ...], rows: int = 300, seed: int = 0) -> list[Recall]:
     """Recall of the index on segments of the set itself, each a little off its place, as those of a new image are."""
-    from ovbench.methods.reme import nearest
-
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(bank.segments), (rows,), generator=generator)
     noise = torch.randn(rows, bank.visual_width, generator=generator) / bank.visual_width**0.5

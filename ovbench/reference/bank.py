@@ -80,9 +80,3 @@ class ReferenceBank(nn.Module):
                     f'not with "{used[kind].name}" ({used[kind].sha256[:8]})',
                     fix=f"give --weights {kind}={made.name}, or build a set with this encoder",
                 )
-
-    def index(self) -> Any:
-        """An approximate index over the segments, see `ovbench.reference.approximate`."""
-        from ovbench.reference.approximate import FaissIndex
-
-        return FaissIndex(self.segments)

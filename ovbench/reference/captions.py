@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ovbench.errors import InputError, UsageError
-from ovbench.hub import first_line
+from ovbench.errors import InputError, UsageError, first_line
 from ovbench.reference.parts import Picture
 from ovbench.resources import shipped
 

@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ovbench.cache import cache_root
 from ovbench.engine.share import Team
+from ovbench.places import cache_root
 from ovbench.resources import asset
 from ovbench.tensors import file_sha256
 

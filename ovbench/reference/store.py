@@ -27,8 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
-from ovbench.errors import InputError
-from ovbench.hub import first_line
+from ovbench.errors import InputError, first_line
 from ovbench.reference.assign import Assigned
 from ovbench.reference.bank import Encoder, ReferenceBank
 from ovbench.results.store import read_json, write_bytes, write_json

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ovbench.errors import InputError, UsageError
-from ovbench.hub import first_line
+from ovbench.errors import InputError, UsageError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ovbench.errors import InputError
-from ovbench.hub import fetch_file, first_line, local_file, require_connection
+from ovbench.errors import InputError, first_line
+from ovbench.hub import fetch_file, local_file, require_connection
 from ovbench.tensors import file_sha256
 
 NETWORK = (("config.json",), ("model.safetensors", "pytorch_model.bin"))

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ovbench.errors import InputError
-from ovbench.hub import first_line
+from ovbench.errors import InputError, first_line
 from ovbench.regions.base import Maker, RegionSource
 from ovbench.regions.hub import WITH_PROCESSOR, fetch_files, load_pretrained, missing_files, weights_hash
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ovbench.cache import cache_root
 from ovbench.errors import InputError
+from ovbench.places import cache_root
 from ovbench.regions.base import RegionSource
 from ovbench.results.store import write_bytes, write_json
 

@@ -24,9 +24,9 @@ from torchvision.transforms import v2
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.text import TextEncoder
-from ovbench.cache import cache_root
 from ovbench.data.decode import read_image
 from ovbench.methods.talk2dino import WindowFeatures, image_embeddings
+from ovbench.places import cache_root
 from ovbench.results.store import write_bytes
 from ovbench.train.captions import Pairs
 

@@ -213,9 +213,9 @@ def test_a_folder_whose_weights_do_not_fit_its_config(tmp_path):
 @pytest.fixture
 def mini_cache(tmp_path, monkeypatch):
     """A cache of its own whose drawn benchmark is the session's."""
-    from ovbench.cache import cache_root
     from ovbench.data.card import load_card
     from ovbench.data.read import open_dataset
+    from ovbench.places import cache_root
 
     open_dataset(load_card("mini"))
     shared = cache_root() / "generated"

@@ -10,12 +10,12 @@ import torch
 from click.testing import CliRunner
 
 from ovbench import describe as module
-from ovbench.cache import cache_root
 from ovbench.describe import DescriptionSet, describe, find_set, read_set, sentences_of, server, write_set
 from ovbench.engine import queries as text_side
 from ovbench.engine.queries import with_descriptions
 from ovbench.errors import InputError, UsageError
 from ovbench.methods.base import Queries
+from ovbench.places import cache_root
 from ovbench.resources import shipped
 
 

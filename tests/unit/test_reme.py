@@ -13,13 +13,13 @@ from ovbench.methods.reme import (
     ReMEParams,
     best_query,
     class_affinity,
-    nearest,
     patch_shares,
     pooled,
     retrieve,
     weighted,
 )
 from ovbench.reference.bank import Encoder, ReferenceBank
+from ovbench.reference.search import nearest
 from ovbench.regions.cover import complete, uncovered_components
 
 M, N, K, Q = 230, 40, 7, 5

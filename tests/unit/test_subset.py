@@ -50,13 +50,13 @@ def test_a_manifest_selects_and_pins(many, tmp_path):
     manifest = choose_subset(many, 4).manifest
     write_manifest(manifest, tmp_path / "s.json")
     assert read_manifest(tmp_path / "s.json") == manifest
-    part = many.subset(manifest)
+    part = manifest.select(many)
     assert [item.id for item in part.items] == [e.id for e in manifest.entries] and len(part) == 4
     assert part.ids_sha256 != many.ids_sha256
     label = part.items[0].label_path
     raw.label(label, np.full((48, 64), 7))
     with pytest.raises(InputError, match=rf"not the one that the subset was made of \(ade150, {part.items[0].id}\)"):
-        many.subset(manifest)
+        manifest.select(many)
 
 
 def test_a_manifest_holds_in_every_layout(tmp_path):
@@ -70,7 +70,7 @@ def test_a_manifest_holds_in_every_layout(tmp_path):
     one, two = (open_dataset(load_card("coco-stuff"), tmp_path / root) for root in "ab")
     assert one.layout != two.layout
     manifest = choose_subset(one, 2).manifest
-    assert len(two.subset(manifest)) == 2 == len(two.with_rule("official").subset(manifest))
+    assert len(manifest.select(two)) == 2 == len(manifest.select(two.with_rule("official")))
 
 
 def test_wrong_counts_and_manifests(many, tmp_path):
@@ -97,7 +97,7 @@ def test_wrong_counts_and_manifests(many, tmp_path):
         read_manifest(tmp_path / "gone.json")
     raw.voc(tmp_path)
     with pytest.raises(UsageError, match="the subset is one of ade150, not of voc21"):
-        open_dataset(load_card("voc21"), tmp_path).subset(manifest)
+        manifest.select(open_dataset(load_card("voc21"), tmp_path))
 
 
 def test_the_command(many, tmp_path, monkeypatch):

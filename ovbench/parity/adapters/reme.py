@@ -12,7 +12,6 @@ from ovbench.backbones.text import ensemble
 from ovbench.methods.reme import (
     best_query,
     class_affinity,
-    nearest,
     patch_shares,
     pooled,
     retrieve,
@@ -25,6 +24,7 @@ from ovbench.reference.assign import assign
 from ovbench.reference.bank import ReferenceBank
 from ovbench.reference.groups import adaptive_rate, cohesion, group_pairs, kept
 from ovbench.reference.pairing import best_segments
+from ovbench.reference.search import nearest
 from ovbench.reference.synonyms import find_synonyms, nearest_roots, neighbours
 from ovbench.regions.cover import nearest_covered, uncovered_components
 
