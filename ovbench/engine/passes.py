@@ -18,9 +18,11 @@ from ovbench.engine.execution import execute, refuse_tf32
 from ovbench.engine.ledger import LedgerPart, read_ledger
 from ovbench.engine.run import Target, evaluate
 from ovbench.engine.share import Team
+from ovbench.errors import InputError
 from ovbench.results.build import build_record
 from ovbench.results.merge import leave_for_merge
 from ovbench.results.overlay import Pictures
+from ovbench.results.record import read_record
 from ovbench.results.store import write_json
 from ovbench.segmentor import OpenVocabSegmentor, build
 
@@ -141,8 +143,16 @@ def _target(
 
 
 def _record(cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, timing: dict[str, Any]) -> Done:
-    record = build_record(header, cell.wanted, read_ledger(folder, header), _made_with(cell), timing, folder.name)
-    return Done(record, job.out / cell.record_name)
+    path, entries = job.out / cell.record_name, read_ledger(folder, header)
+    before = _earlier(path)
+    return Done(build_record(header, cell.wanted, entries, _made_with(cell), timing, folder.name, before), path)
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_record(path)
+    except InputError:
+        return None  # none yet, or none that can be read: it is about to be written anew
 
 
 def _made_with(cell: PlannedCell) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from ovbench.metrics.counts import Confusion, PixelCounts
 from ovbench.metrics.stats import miou_interval, stack_counts
 from ovbench.results.record import SCHEMA, score_fields
 
+# records that agree in these have the same interval: it is drawn with a fixed seed
+SAME = ("settings_sha256", "dataset", "weights", "versions", "git", "counts")
+
 
 def build_record(
     header: Mapping[str, Any],
@@ -21,12 +24,14 @@ def build_record(
     made_with: Mapping[str, Any],
     timing: Mapping[str, Any],
     ledger: str,
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of the images ``wanted``, see `ovbench.results.record`.
 
     ``header`` is the ledger's; ``made_with`` are versions, revision and device; ``timing`` what the run itself knows,
     to which the seconds of every stage, summed over images, are added; ``ledger`` is the name of the ledger's folder,
-    which lies beside the record.
+    which lies beside the record. ``before`` is the record that stands in its place already, if any: its interval is
+    kept where it comes from the same counts of the same images.
     """
     scored = [i for i in wanted if i in entries and entries[i].counts is not None]
     failed = {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None}
@@ -38,8 +43,7 @@ def build_record(
         for stage, spent in entries[image].seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
     cell, fields = header["cell"], score_fields(confusion, tuple(classes))
-    fields["metrics"]["mIoU_interval"] = _interval([entries[image].counts for image in scored], len(classes))
-    return {
+    record = {
         "schema": SCHEMA,
         "status": "complete" if len(scored) == len(wanted) else "partial",
         "cell": cell,
@@ -57,6 +61,12 @@ def build_record(
         "ledger": ledger,
         "time": {**timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}},
     }
+    same = before is not None and all(before.get(key) == record[key] for key in SAME)
+    if same and "mIoU_interval" in before.get("metrics", ()):
+        record["metrics"]["mIoU_interval"] = before["metrics"]["mIoU_interval"]
+    else:
+        record["metrics"]["mIoU_interval"] = _interval([entries[image].counts for image in scored], len(classes))
+    return record
 
 
 def _interval(counts: Sequence[PixelCounts], classes: int) -> list[float] | None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ovbench.data.card import load_card
 from ovbench.data.read import open_dataset
+from ovbench.metrics.stats import Interval
 
 VOLATILE = "time"
 
@@ -32,6 +33,27 @@ def test_record_says_everything_and_runs_agree(ovbench, tmp_path):
     dataset = open_dataset(load_card("mini"))
     assert sum(counts["labelled"]) == sum(int((dataset.read_label(n) < 65534).sum()) for n in range(2))
     assert set(first["time"]["seconds"]) >= {"read", "regions", "encode", "score", "decide", "count", "label"}
+
+
+def test_a_finished_run_draws_no_interval_again(ovbench, tmp_path, monkeypatch):
+    def run():
+        return ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 2, "--json", "--out", tmp_path).json()
+
+    first = run()
+    drawn = []
+
+    def draw(*arguments):
+        drawn.append(arguments)
+        return Interval(0.25, 0.5, 0.1)
+
+    monkeypatch.setattr("ovbench.results.build.miou_interval", draw)
+    again = run()
+    assert not drawn and {**again, VOLATILE: 0} == {**first, VOLATILE: 0}
+    (path,) = tmp_path.glob("*.json")
+    for damaged in ({**first, "counts": {}}, {**first, "git": None, "versions": {}}, {"schema": 0}):
+        path.write_text(json.dumps(damaged))
+        assert run()["metrics"]["mIoU_interval"] == [0.25, 0.5]
+    assert len(drawn) == 3
 
 
 def test_several_methods_and_datasets_in_one_call(ovbench, tmp_path):
