@@ -5,7 +5,8 @@ source = "..."                       where it comes from
 datasets = ["voc21"]                 benchmarks, unless others are asked for
 [shared]                             what every row has: method, settings, weights
 method = "corrclip"
-settings = { regions = "slic" }      as after --set, but with TOML's types
+settings = { regions = "slic" }      as after --set, but with TOML's types; a reference set "?filter=none" is a variant
+                                     of the one that is asked for
 [[row]]                              label, and what differs: method, datasets, settings, weights
 label = "- scope reconstruction"
 settings = { scope = false }
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ovbench.backbones.spec import reference_over
 from ovbench.errors import InputError, unknown
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
@@ -74,13 +76,21 @@ def load_suite(
         settings = {**shared.get("settings", {}), **row.get("settings", {})}
         texts = {key: _text(value, key, where) for key, value in settings.items()}
         found += [
-            SuiteRow(label, method, dataset, texts | dict(overrides or {}), own_weights | dict(weights or {}))
+            SuiteRow(label, method, dataset, settings_over(texts, overrides or {}), own_weights | dict(weights or {}))
             for dataset in (datasets or row.get("datasets") or table.get("datasets", ()))
             if not (own_weights and _own_backbones(dataset))
         ]
     if not found:
         raise InputError("no run is left", where=file, fix="name a benchmark with --dataset")
     return found
+
+
+def settings_over(own: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """A row's settings with others laid over them."""
+    merged = {**own, **given}
+    if "reference" in own and "reference" in given:
+        merged["reference"] = reference_over(own["reference"], given["reference"])
+    return merged
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -6,6 +6,12 @@ vit_base_patch8_224.dino           DINO: a timm model
 metaclip-l                         a short name from configs/weights.toml
 ViT-L-14-quickgelu@weights/L.pt    that architecture with the tensors of a file
 weights/B.safetensors              a file alone, only after --weights: the architecture stays the configured one
+
+and of reference sets, as after --set reference=...:
+
+sets/coco                          a folder
+sets/coco?filter=none              that set with other last stages
+?filter=none                       the configured one with other last stages
 """
 
 from __future__ import annotations
@@ -43,11 +49,24 @@ def parse_spec(kind: str, text: str) -> BackboneSpec:
     return BackboneSpec(name, tag)
 
 
-def lay_over(kind: str, configured: str | None, given: str) -> str:
-    """The name that results where ``given`` (after ``--weights``) replaces the configured one."""
+def lay_over(kind: str, configured: str | None, given: str) -> str | None:
+    """The name that results where ``given`` (after ``--weights``) replaces the configured one; None where it only says
+    how a reference set differs from one that is not configured."""
+    if kind == "reference":
+        return reference_over(given, configured) if configured or not given.startswith("?") else None
     if "@" in given or not _is_file(given):
         return given
     return f"{parse_spec(kind, configured or given).architecture}@{given}"  # raises where nothing is configured
+
+
+def reference_over(given: str, base: str | None) -> str:
+    """
+    >>> reference_over("?filter=none", "sets/coco?synonyms=off")
+    'sets/coco?synonyms=off&filter=none'
+    """
+    if not base or not given.startswith("?"):
+        return given
+    return base + given.replace("?", "&" if "?" in base else "?")
 
 
 def _long(kind: str, name: str) -> str:

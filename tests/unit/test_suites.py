@@ -13,8 +13,8 @@ from ovbench.suites import load_suite, suite_names
 @pytest.mark.parametrize("name", suite_names())
 def test_every_row_of_every_shipped_suite_resolves(name, dataset):
     lent = {"reference": "sets/coco"} if name.startswith("reme") and not dataset.startswith("mini") else {}
-    rows = load_suite(name, [dataset])
-    cells = [resolve(row.method, row.dataset, lent | row.overrides, row.weights) for row in rows]
+    rows = load_suite(name, [dataset], lent)
+    cells = [resolve(row.method, row.dataset, row.overrides, row.weights) for row in rows]
     assert len({cell.digest() for cell in cells}) == len(cells)
     assert all(cell.dataset == dataset for cell in cells)
 
@@ -41,6 +41,19 @@ def test_the_command_line_is_laid_over_every_row():
     assert all(row.overrides["regions"] == "slic" and row.overrides["similarity"] == "q-q" for row in rows)
     assert all(row.weights == {"clip": "mini"} for row in rows)
     assert [row.dataset for row in rows[:2]] == ["mini", "mini-bg"] and rows[0].label == rows[1].label
+
+
+def test_rows_are_variants_of_the_reference_set_that_is_given():
+    def sets(dataset, overrides=None):
+        rows = load_suite("reme-table2", [dataset], overrides)
+        return [resolve(row.method, row.dataset, row.overrides).backbones["reference"] for row in rows]
+
+    variants = ["?filter=none&synonyms=off", "?synonyms=off", "?filter=none", ""]
+    assert sets("mini") == [f"mini{variant}" for variant in variants]
+    assert sets("voc21", {"reference": "sets/coco"}) == [f"sets/coco{variant}" for variant in variants]
+    assert sets("voc21", {"reference": "sets/coco?synonyms=off"})[2] == "sets/coco?synonyms=off&filter=none"
+    with pytest.raises(UsageError, match="needs a reference set"):
+        sets("voc21")
 
 
 ROW = '[shared]\nmethod = "corrclip"\n[[row]]\nlabel = "a"\n'
