@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from ovbench.errors import unknown
@@ -11,7 +11,7 @@ from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
 
 TABLES = ("backbones", "protocol", "params", "regions")
-METHOD_KEYS = ("title", "paper", "source", "benchmark", *TABLES)
+METHOD_KEYS = ("title", "paper", "source", "keeps", "benchmark", *TABLES)
 PROTOCOLS = ("paper", "common")
 
 
@@ -45,7 +45,8 @@ def method_config(method: str) -> dict[str, Any]:
 def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]:
     """From the weakest to the strongest: configs/common.toml, the method's file, the common and the method's own table
     for this benchmark. With the protocol "common" the set of windows and names that all methods share is laid over what
-    is the method's own, and only the common table of the benchmark over that.
+    is the method's own, and only the common table of the benchmark over that; ``keeps`` in the method's file names what
+    of the protocol it cannot share.
 
     Raises UsageError for another protocol.
     """
@@ -58,8 +59,14 @@ def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]
     special = Layer(f"{file} [benchmark.{dataset}]", here.get("source", source), here)
     base = [Layer("configs/common.toml", "", common), Layer(file, source, own)]
     if protocol == "common":
-        return [*base, special, Layer("configs/common.toml [common]", "", common["common"]), shared]
+        for_all = Layer("configs/common.toml [common]", "", common["common"])
+        return [*base, shared, special, *(_without(layer, own.get("keeps", ())) for layer in (for_all, shared))]
     return [*base, shared, special]
+
+
+def _without(layer: Layer, keeps: Collection[str]) -> Layer:
+    protocol = {key: value for key, value in layer.tables.get("protocol", {}).items() if key not in keeps}
+    return layer._replace(tables={**layer.tables, "protocol": protocol})
 
 
 def merge(stack: Sequence[Layer]) -> Merged:

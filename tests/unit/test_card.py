@@ -89,6 +89,22 @@ def test_lists_and_tables_equal_the_collected_facts(samples):
             assert [list(group) for group in vocabulary(card, family)] == queries, (name, family)
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "from_list", "outside"),
+    [("voc21", 39, None, "voc20"), ("pc60", 400, "pc459", "pc59"), ("coco-object", 91, "coco-stuff", "coco-object")],
+)
+def test_the_complement_is_other_benchmarks_names_as_background(name, words, from_list, outside):
+    """None of them is a class of the benchmark, and the classes keep their name."""
+    card = load_card(name)
+    background, *classes = vocabulary(card, "complement")
+    assert len(background) == len(set(background)) == words
+    assert not set(background) & {*card.classes, *load_card(outside).classes}
+    assert [queries[0] for queries in classes] == list(card.classes[1:]) and all(len(q) == 1 for q in classes)
+    if from_list:
+        assert set(background) == set(load_card(from_list).classes) - set(load_card(outside).classes)
+    assert vocabulary(load_card("ade150"), "complement") == vocabulary(load_card("ade150"))
+
+
 def test_mini_classes_are_those_of_its_world():
     from ovbench.data.mini import world
 

@@ -85,3 +85,28 @@ def test_every_method_resolves_on_every_benchmark(method, dataset):
         assert resolve(method, dataset).as_dict()["method"] == method
     except OvbenchError as error:
         assert "needs" in str(error), error
+
+
+def test_the_common_protocol_leaves_reme_its_whole_images_and_prompts():
+    """A segment has no window, and a set answers only to the prompts and the image size that it was built with."""
+    for name in ("mini", "voc21"):
+        own = resolve("reme", name, backbones={"reference": "mini"}).protocol
+        common = resolve("reme", name, backbones={"reference": "mini"}, protocol="common").protocol
+        assert common == dataclasses.replace(own, vocabulary="") and common.crop == 0
+
+
+def test_no_other_method_is_spared_the_common_protocol():
+    windows = {}
+    for method in sorted(METHODS.names()):
+        given = {"reference": "mini"} if method == "reme" else {}
+        for name in ("mini", "voc21"):
+            p = resolve(method, name, backbones=given, protocol="common").protocol
+            windows.setdefault((p.short_side, p.crop, p.stride, p.templates), set()).add(method)
+    assert [methods for (_, crop, *_), methods in windows.items() if crop == 0] == [{"reme"}, {"reme"}]
+    assert len(windows) == 4
+
+
+def test_the_background_of_reme_is_the_usual_list_of_words():
+    words = {name: resolve("reme", name, backbones={"reference": "mini"}).protocol.vocabulary for name in
+             ("voc21", "coco-object", "pc60")}  # fmt: skip
+    assert words == {"voc21": "cass", "coco-object": "cass", "pc60": ""}
