@@ -76,6 +76,7 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
     """
     started, start = datetime.now(timezone.utc), time.perf_counter()
     segmentor = _segmentor(cells)
+    approximate = segmentor.method.approximations()
     weights = {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in segmentor.loaded.items()}
     headers = [ledger_header(cell, weights) for cell in cells]
     folders = [job.out / cell.folder_name for cell in cells]
@@ -93,7 +94,8 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
         ]
         for cell, folder in zip(cells, folders, strict=True) if team.leads else ():
             if cell.shard is not None:
-                leave_for_merge(folder, cell.shard, cell.all_wanted, cell.whole_record_name, _made_with(cell))
+                made_with = _made_with(cell, approximate)
+                leave_for_merge(folder, cell.shard, cell.all_wanted, cell.whole_record_name, made_with)
         bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
         try:
             evaluate(segmentor, targets, mine, advance=bar.update, fail_fast=job.fail_fast)
@@ -108,7 +110,7 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
                 "shared_with": [cell.cell.dataset for cell in cells],
                 "peak_memory": env.peak_memory(cells[0].device),
             }
-            done = [_record(*parts, job, timing) for parts in zip(cells, headers, folders, strict=True)]
+            done = [_record(*parts, job, timing, approximate) for parts in zip(cells, headers, folders, strict=True)]
             for record, path in done if team.leads else ():
                 write_json(path, record)
     return done
@@ -142,10 +144,13 @@ def _target(
     return Target(cell.dataset, ledger, frozenset(cell.dataset.items[n].id for n in numbers), pictures.save)
 
 
-def _record(cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, timing: dict[str, Any]) -> Done:
+def _record(
+    cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, timing: dict[str, Any],
+    approximate: dict[str, Any],
+) -> Done:  # fmt: skip
     path, entries = job.out / cell.record_name, read_ledger(folder, header)
-    before = _earlier(path)
-    return Done(build_record(header, cell.wanted, entries, _made_with(cell), timing, folder.name, before), path)
+    made_with, before = _made_with(cell, approximate), _earlier(path)
+    return Done(build_record(header, cell.wanted, entries, made_with, timing, folder.name, before), path)
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
@@ -155,9 +160,10 @@ def _earlier(path: Path) -> dict[str, Any] | None:
         return None  # none yet, or none that can be read: it is about to be written anew
 
 
-def _made_with(cell: PlannedCell) -> dict[str, Any]:
+def _made_with(cell: PlannedCell, approximate: dict[str, Any]) -> dict[str, Any]:
     device = env.device_name(cell.device, cell.execution.precision, compiled=cell.execution.compiled)
-    return {"versions": env.versions(), "git": env.git_revision(), "device": device}
+    made_with = {"versions": env.versions(), "git": env.git_revision(), "device": device}
+    return {**made_with, "approximate": approximate} if approximate else made_with
 
 
 def _part_name(cell: PlannedCell, team: Team) -> str:

@@ -119,6 +119,11 @@ class Method(nn.Module):
     def parameter_names(cls) -> list[str]:
         return [field.name for field in fields(cls.Params)]
 
+    def approximations(self) -> dict[str, Any]:
+        """What stands in for an exact computation in this run and how good it was measured to be, for the record; empty
+        where all is exact."""
+        return {}
+
     def map_queries(self, queries: Queries) -> Queries:
         """The text side as ``score`` wants it; done once for a vocabulary."""
         return queries

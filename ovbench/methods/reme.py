@@ -7,6 +7,7 @@ brought to length 1 here, whatever its length in storage.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -18,7 +19,7 @@ from ovbench.engine.reduce import Decision
 from ovbench.engine.windows import Pad
 from ovbench.errors import InputError, UsageError
 from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
-from ovbench.reference.approximate import FaissIndex
+from ovbench.reference.approximate import FaissIndex, measure_recall
 from ovbench.reference.bank import ReferenceBank
 from ovbench.reference.search import Nearest, nearest, similarities
 from ovbench.regions.base import rank_ids
@@ -77,7 +78,20 @@ class ReME(Method):
                 f"but the encoder gives {self.dinov2.width}",
                 fix="use the encoder that the set was built with, or build the set again",
             )
-        self._index: Any = None
+
+    @functools.cached_property
+    def index(self) -> FaissIndex:
+        """Of the reference segments, built on first use."""
+        return FaissIndex(self.reference.segments)
+
+    def approximations(self) -> dict[str, Any]:
+        """Of FAISS: its index, and the share of the true ``visual_topk`` that it finds."""
+        p = self.params
+        if p.search == "exact":
+            return {}
+        (found,) = measure_recall(self.reference, p.visual_topk, (p.probes,), index=self.index)
+        return {"search": {"by": "faiss", "cells": self.index.cells, "probes": found.probes, "topk": found.k,
+                           "recall": round(found.recall, 4), "measured_on": found.rows}}  # fmt: skip
 
     def map_queries(self, queries: Queries) -> Queries:
         """R = O A2 of equation 2, f[m, Q]: the reference segments' affinities to the queries, once for a vocabulary."""
@@ -107,9 +121,7 @@ class ReME(Method):
         """softmax_m(beta_v S_test S_ref^T) R, f[k, Q]; R is ``affinity``."""
         p, bank = self.params, self.reference
         if p.search == "faiss":
-            if self._index is None:
-                self._index = FaissIndex(bank.segments)
-            return weighted(self._index.nearest(segments, p.visual_topk, p.probes), affinity, p.visual_scale)
+            return weighted(self.index.nearest(segments, p.visual_topk, p.probes), affinity, p.visual_scale)
         if p.visual_topk:
             return weighted(nearest(segments, bank, p.visual_topk, p.block), affinity, p.visual_scale)
         return retrieve(segments, bank, affinity, p.visual_scale, p.block)

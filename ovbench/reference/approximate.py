@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.errors import UsageError
+from ovbench.reference.bank import ReferenceBank
 from ovbench.reference.search import Nearest, nearest
 
 TRAINING_ROWS = 40  # per cell of the index
@@ -24,11 +25,16 @@ class FaissIndex:
         m, width = segments.shape
         cells = cells or max(1, min(4096, round(m**0.5)))
         self._index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+        self._index.cp.min_points_per_centroid = 1  # a small set has few, and a cell of one segment is no mistake
         generator = torch.Generator().manual_seed(seed)
         sample = torch.randperm(m, generator=generator)[: cells * TRAINING_ROWS].sort().values
-        self._index.train(_unit(segments.cpu()[sample]))
+        self._index.train(_unit(segments[sample.to(segments.device)]))
         for rows in segments.split(ROWS_AT_ONCE):
             self._index.add(_unit(rows))
+
+    @property
+    def cells(self) -> int:
+        return self._index.nlist
 
     def nearest(self, segments: Tensor, k: int, probes: int) -> Nearest:
         """As `ovbench.reference.search.nearest`, in the ``probes`` best cells; row -1 where they hold fewer."""
@@ -39,7 +45,7 @@ class FaissIndex:
 
 class Recall(NamedTuple):
     """``recall``: share of the true ``k`` nearest that the index finds; seconds of both searches for ``rows`` segments,
-    and of building the index."""
+    and of building the index (0 for one that was there)."""
 
     rows: int
     k: int
@@ -50,17 +56,22 @@ class Recall(NamedTuple):
     build_s: float
 
 
-def measure_recall(bank, k: int, probes: tuple[int, ...], rows: int = 300, seed: int = 0) -> list[Recall]:
-    """Recall of the index on segments of the set itself, each a little off its place, as those of a new image are."""
+def measure_recall(
+    bank: ReferenceBank, k: int, probes: tuple[int, ...], rows: int = 300, seed: int = 0,
+    index: FaissIndex | None = None,
+) -> list[Recall]:  # fmt: skip
+    """Recall of the index (built here if not given) on segments of the set itself, each a little off its place, as
+    those of a new image are."""
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(bank.segments), (rows,), generator=generator)
     noise = torch.randn(rows, bank.visual_width, generator=generator) / bank.visual_width**0.5
-    queries = F.normalize(F.normalize(bank.segments[chosen].float(), dim=-1) + 0.5 * noise, dim=-1)
+    device = bank.segments.device
+    queries = F.normalize(bank.segments[chosen.to(device)].float(), dim=-1) + 0.5 * noise.to(device)
     k = min(k, len(bank.segments))
     start = time.perf_counter()
     truth = nearest(queries, bank, k).row
     exact, start = time.perf_counter() - start, time.perf_counter()
-    index = FaissIndex(bank.segments)
+    index = index or FaissIndex(bank.segments)
     built, found = time.perf_counter() - start, []
     for number in probes:
         start = time.perf_counter()

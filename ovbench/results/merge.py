@@ -58,6 +58,8 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     if target.resolve() not in {piece.folder.resolve() for piece in pieces}:
         _write_ledger(target, header, [entries[image] for image in first.left["images"]])
     made_with = {"versions": first.left["versions"], "git": _revisions(pieces), "device": first.left["device"]}
+    if "approximate" in first.left:
+        made_with["approximate"] = first.left["approximate"]
     record = build_record(
         header, first.left["images"], entries, made_with, {"merged_shards": first.shard.of}, target.name
     )

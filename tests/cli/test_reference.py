@@ -63,3 +63,17 @@ def test_mistakes_are_said_in_a_sentence(ovbench, arguments, code, message):
 def test_the_method_asks_for_a_set(ovbench):
     told = ovbench("eval", "-m", "reme", "-d", "voc20")
     assert told.code == 2 and "needs a reference set" in told.err and "ovbench reference build" in told.err
+
+
+def test_approximate_search_is_named_and_measured_in_the_record(built, ovbench, tmp_path):
+    pytest.importorskip("faiss", reason="FAISS is an extra")
+    measured = ovbench("reference", "recall", built[0], "--topk", 2, "--probes", 1, "--rows", 20, "--json").json()
+    assert 0 < measured[0]["recall"] <= 1
+    faiss = ("--set", "search=faiss", "--set", "visual_topk=2", "--set", "probes=1")
+    arguments = ("eval", "-m", "reme", "-d", "mini", "--limit", 1, "--set", f"reference={built[0]}")
+    record = ovbench(*arguments, *faiss, "--out", tmp_path / "runs", "--device", "cpu", "--json").json()
+    search = record["approximate"]["search"]
+    assert record["cell"]["params"]["search"] == "faiss" and 0 < search["recall"] <= 1
+    assert (search["by"], search["probes"], search["topk"]) == ("faiss", 1, 2)
+    exact = ovbench(*arguments, "--out", tmp_path / "runs", "--device", "cpu", "--json").json()
+    assert "approximate" not in exact

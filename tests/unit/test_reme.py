@@ -208,5 +208,15 @@ def test_faiss_with_every_cell_is_exact(bank, draw):
     segments = draw(K, 24)
     found = FaissIndex(bank.segments, cells=4).nearest(segments, 12, probes=4)
     assert torch.equal(found.row, nearest(segments, bank, 12).row)
+    half = F.normalize(bank.segments.half().float(), dim=-1)
+    assert torch.equal(FaissIndex(bank.segments.half(), cells=1).nearest(half[:3], 1, 1).row[:, 0], torch.arange(3))
     few, all_cells = measure_recall(bank, 10, (1, 100), rows=40)
     assert few.recall < 1.0 and all_cells.recall == 1.0
+
+
+def test_without_faiss_the_extra_is_named(bank, monkeypatch):
+    from ovbench.reference.approximate import FaissIndex
+
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(UsageError, match="pip install faiss-cpu"):
+        FaissIndex(bank.segments)
