@@ -142,6 +142,20 @@ def resolve(
     )
 
 
+def cell_of(plain: Mapping[str, Any]) -> Cell:
+    """The cell that `Cell.as_dict` wrote, as a record holds it. UsageError or InputError where this version does not
+    know its method or a setting."""
+    method = plain["method"]
+    return Cell(
+        method=method,
+        dataset=plain["dataset"],
+        params=_build(METHODS.load(method).Params, plain["params"], f"parameters of {method}"),
+        protocol=_build(Protocol, plain["protocol"], f"protocol of {method}"),
+        backbones=dict(plain["backbones"]),
+        regions=dict(plain["regions"]),
+    )
+
+
 def _regions(given: Mapping[str, Any]) -> dict[str, Any]:
     """The region source with every setting spelled out."""
     settings = dict(given)

@@ -27,6 +27,7 @@ COMMANDS = {
     "merge": ("ovbench.cli.merge:merge", "Merge the shards of a run into one ledger and one record."),
     "table": ("ovbench.cli.table:table", "Comparison tables of papers: published beside measured."),
     "plot": ("ovbench.cli.plot:plot", "Draw records: classes, methods by benchmarks, cost, ablations."),
+    "report": ("ovbench.cli.report:report", "One offline HTML page of runs: classes, confusions, worst images."),
     "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it could be chance."),
     "gate": ("ovbench.cli.gate:gate", "Fail if a method got worse than a baseline on the same images."),
     "doctor": ("ovbench.cli.doctor:doctor", "Look at this machine: versions, devices, data, weights, and fixes."),

@@ -12,7 +12,7 @@ import pytest
 from ovbench.cli import COMMANDS, cli
 
 ROOT = Path(__file__).parents[2]
-TUTORIALS = ("evaluate.md", "reproduce.md", "add-method.md", "gate.md", "cluster.md")
+TUTORIALS = ("evaluate.md", "reproduce.md", "add-method.md", "gate.md", "cluster.md", "report.md")
 
 
 def maker():

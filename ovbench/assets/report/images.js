@@ -1,0 +1,111 @@
+const IMAGES_AT_ONCE = 20;
+
+/* The images of a run: filtered by what was taken for what, by name, sorted, and one of them large. */
+class Browser {
+  /* ``before`` is the browser of another run, whose filters and image are kept where they fit. */
+  constructor(run, body, before) {
+    this.run = run;
+    const { ids, loss, miou, wrong } = run.images;
+    this.matching = new Uint32Array(ids.length);
+    const column = (title, values, digits) => ({ title, number: true, value: (n) => values[n], cell: (n) => percent(values[n], digits) });
+    this.table = new Table({
+      label: "Images", noun: "images", pageSize: IMAGES_AT_ONCE, order: { column: 1, down: true },
+      columns: [
+        { title: "image", head: true, value: (n) => ids[n], cell: (n) => this.link(n) },
+        column("loss of mIoU", loss, 3), column("own mIoU %", miou, 1), column("wrong %", wrong, 1),
+        { title: "error pixels", number: true, value: (n) => this.matching[n], cell: (n) => whole(this.matching[n]) },
+        { title: "picture", value: (n) => Number(!(ids[n] in run.pictures)), cell: (n) => (ids[n] in run.pictures ? "yes" : "") },
+      ],
+    });
+    this.table.current = (n) => n === this.chosen;
+    this.viewer = new Viewer((step) => this.step(step));
+    this.truth = this.select();
+    this.guess = this.select();
+    this.name = make("input", { type: "search", input: () => this.filter() });
+    this.pictured = make("input", { type: "checkbox", change: () => this.filter() });
+    const reset = make("button", { type: "button", click: () => this.reset() }, "Show all");
+    body.replaceChildren(
+      make("p", { class: "quiet" }, "Loss of mIoU: points that the run's mIoU would gain if this image alone were labelled perfectly. "
+        + "The classes keep images with such errors: pixels of the true class that were predicted as the other. "
+        + "The same class twice: pixels that were right. In the list, arrow keys go from image to image, page keys turn pages."),
+      make("div", { class: "tools" },
+        make("label", {}, "True class", this.truth), make("label", {}, "Predicted class", this.guess),
+        make("label", {}, "Name contains", this.name),
+        make("label", { class: "check" }, this.pictured, "with a picture"), reset),
+      make("div", { class: "split" }, this.table.element, this.viewer.element));
+    if (before) this.resume(before);
+    this.filter();
+    const same = before ? ids.indexOf(before.run.images.ids[before.chosen]) : -1;
+    const first = this.table.rows.includes(same) ? same : this.table.rows[0];
+    if (first !== undefined) this.choose(first);
+  }
+
+  resume(before) {
+    this.viewer.slider.value = before.viewer.slider.value;
+    this.viewer.opacity.value = before.viewer.opacity.value;
+    this.name.value = before.name.value;
+    if (before.run.classes.join("\n") !== this.run.classes.join("\n")) return;
+    this.truth.value = before.truth.value;
+    this.guess.value = before.guess.value;
+  }
+
+  select() {
+    const { classes } = this.run;
+    const options = classes.map((name, number) => [name, number]).sort(([a], [b]) => collator.compare(a, b));
+    const element = make("select", { change: () => this.filter() }, make("option", { value: "" }, "any"),
+      ...options.map(([name, number]) => make("option", { value: String(number) }, name)));
+    if (this.run.guesses.includes(classes.length) || this.run.labels.includes(classes.length)) {
+      element.append(make("option", { value: String(classes.length) }, OUTSIDE));
+    }
+    return element;
+  }
+
+  filter() {
+    const { run, matching } = this;
+    const [truth, guess] = [this.truth, this.guess].map(({ value }) => (value === "" ? null : Number(value)));
+    const right = truth !== null && truth === guess;
+    for (let image = 0; image < matching.length; image++) {
+      let pixels = 0;
+      for (let n = run.starts[image]; n < run.starts[image + 1]; n++) {
+        const fits = (truth === null || run.labels[n] === truth) && (guess === null || run.guesses[n] === guess);
+        if (fits && (run.labels[n] === run.guesses[n]) === right) pixels += run.pixels[n];
+      }
+      matching[image] = pixels;
+    }
+    const text = this.name.value.toLowerCase();
+    const filtered = truth !== null || guess !== null;
+    this.table.show(run.images.ids.map((id, n) => n).filter((n) => (!filtered || matching[n] > 0)
+      && run.images.ids[n].toLowerCase().includes(text) && (!this.pictured.checked || run.images.ids[n] in run.pictures)));
+  }
+
+  filterBy(truth, guess) {
+    this.truth.value = truth === null ? "" : String(truth);
+    this.guess.value = guess === null ? "" : String(guess);
+    this.filter();
+    if (this.table.rows.length) this.choose(this.table.rows[0]);
+  }
+
+  reset() {
+    this.name.value = "";
+    this.pictured.checked = false;
+    this.filterBy(null, null);
+  }
+
+  link(n) {
+    return make("button", { type: "button", class: "link", click: () => this.choose(n, true) }, this.run.images.ids[n]);
+  }
+
+  choose(n, stay = false) {
+    this.chosen = n;
+    const place = this.table.rows.indexOf(n);
+    this.table.showRow(n);
+    if (stay) find("tr[aria-current] button", this.table.body)?.focus();
+    this.viewer.show(this.run, n, { first: place <= 0, last: place >= this.table.rows.length - 1 });
+  }
+
+  step(step) {
+    const place = this.table.rows.indexOf(this.chosen);
+    const next = this.table.rows[Math.min(Math.max(place + step, 0), this.table.rows.length - 1)];
+    if (next !== undefined) this.choose(next);
+  }
+}

@@ -1,0 +1,144 @@
+"""`ovbench report` on runs over mini: pictures, their number, and what is said where they are not what was counted."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from ovbench.cache import cache_root
+from ovbench.data.card import load_card
+from ovbench.engine.ledger import LedgerPart, read_header, read_ledger
+from ovbench.results.store import read_json, write_json
+
+LIMIT = 4
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture
+def runs(ovbench, made):
+    if not list(made.glob("*.json")):
+        done = ovbench("eval", "-m", "maskclip", "-m", "clip", "-d", "mini", "--limit", LIMIT, "--out", made)
+        assert done.code == 0, done.err
+    return made
+
+
+def record_in(folder, method="maskclip"):
+    (path,) = folder.glob(f"{method}-mini-*.json")
+    return path
+
+
+def elements(page, kind):
+    """The JSON documents of a page."""
+    found = re.findall(rf'<script type="application/json" id="{kind}-\d+">(.*?)</script>', page.read_text())
+    return [json.loads(text) for text in found]
+
+
+def test_two_runs_in_one_page(ovbench, runs, tmp_path):
+    page = tmp_path / "page.html"
+    done = ovbench("report", runs, "--images", 3, "--out", page)
+    assert done.code == 0, done.err
+    assert f"report: {page}" in done.err and "differ" not in done.err and done.out == ""
+    data, pictures, scenes = (elements(page, kind) for kind in ("run", "picture", "scene"))
+    assert len(data) == 2 and len(pictures) == 6 and 3 <= len(scenes) <= LIMIT  # an image is in the file once
+    assert all(picture["moved"] == 0 for picture in pictures)
+    for run in data:
+        loss = run["images"]["loss"]
+        assert loss == sorted(loss, reverse=True) and len(loss) == LIMIT
+        assert [*run["pictures"]] == run["images"]["ids"][:3]
+    text = page.read_text()
+    assert "ovbench eval -m maskclip -d mini --limit 4" in text and "partial: of 100" in text
+
+
+def test_the_number_of_pictures_bounds_the_file(ovbench, runs, tmp_path):
+    sizes = []
+    for images in (0, 1, 4):
+        page = tmp_path / f"{images}.html"
+        assert ovbench("report", record_in(runs), "--images", images, "--out", page).code == 0
+        assert len(elements(page, "picture")) == images
+        sizes.append(page.stat().st_size)
+    assert sizes == sorted(sizes) and sizes[2] - sizes[0] < 4 * 250_000
+
+
+def test_without_a_ledger_there_is_still_a_page(ovbench, runs, tmp_path):
+    path = tmp_path / "alone.json"
+    shutil.copy(record_in(runs), path)
+    done = ovbench("report", path, "--out", tmp_path / "page.html")
+    assert done.code == 0 and "no ledger beside the record" in done.err
+    (data,) = elements(tmp_path / "page.html", "run")
+    assert data["images"]["ids"] == [] and data["perClass"]["iou"]
+
+
+def test_pictures_that_differ_from_the_run_are_told(ovbench, runs, tmp_path):
+    """As if the run had been on another machine, with other weights."""
+    record = read_json(record_in(runs))
+    folder = runs / record["ledger"]
+    header = read_header(folder)
+    entries = read_ledger(folder, header)
+    unlike = next(iter(entries))
+    with LedgerPart(tmp_path / record["ledger"], "0", header) as ledger:
+        for image, entry in entries.items():
+            if image == unlike:
+                entry.counts.pixels[:2] += [-7, 7]
+            ledger.add(entry)
+    total = {name: list(values) for name, values in record["counts"].items()}
+    moved = entries[unlike].counts
+    for at, change in ((0, -7), (1, 7)):
+        label, guess = int(moved.label[at]), int(moved.predicted[at])
+        total["labelled"][label] += change
+        total["predicted"][guess] += change
+        if label == guess:
+            total["intersection"][label] += change
+    record["weights"]["clip"]["sha256"] = "0" * 64
+    write_json(tmp_path / "changed.json", {**record, "counts": total})
+    done = ovbench("report", tmp_path / "changed.json", "--out", tmp_path / "page.html")
+    assert done.code == 0, done.err
+    assert "1 of 4 pictures are not exactly what the run counted" in done.err and f"in {unlike}" in done.err
+    assert 'other weights than the run: "clip"' in done.err
+    assert sorted(p["moved"] for p in elements(tmp_path / "page.html", "picture")) == [0, 0, 0, 7]
+    assert "not exactly what the run counted" in (tmp_path / "page.html").read_text()
+
+
+@pytest.fixture
+def own_card(runs, tmp_path):
+    """A benchmark of the user's: two drawn scenes under a card of its own."""
+    (drawn,) = (cache_root() / "generated").glob("mini-*")
+    for kind in ("images", "labels"):
+        for file in sorted((drawn / kind / "val").iterdir())[:2]:
+            (tmp_path / kind).mkdir(exist_ok=True)
+            shutil.copy(file, tmp_path / kind)
+    (tmp_path / "own.txt").write_text("\n".join(load_card("mini").classes))
+    (tmp_path / "own.toml").write_text(
+        'title = "own"\nclasses = "own.txt"\n'
+        '[[layout]]\nimage = "images/{id}.png"\nlabel = "labels/{id}.png"\n'
+    )
+    return tmp_path / "own.toml"
+
+
+def test_a_card_of_ones_own(ovbench, own_card, tmp_path):
+    """A record does not say where its card was; without it there is a page without pictures."""
+    here = ("--data-root", tmp_path)
+    small = ("--weights", "clip=mini", "--set", "short_side=224", "--set", "crop=128", "--set", "stride=128")
+    done = ovbench("eval", "-m", "clip", "-d", own_card, *here, *small, "--out", tmp_path / "runs")
+    assert done.code == 0, done.err
+    page = tmp_path / "page.html"
+    done = ovbench("report", tmp_path / "runs", *here, "--out", page)
+    assert done.code == 0 and 'no pictures: unknown dataset "own"' in done.err and not elements(page, "picture")
+    done = ovbench("report", tmp_path / "runs", *here, "--card", own_card, "--out", page)
+    assert done.code == 0 and [p["moved"] for p in elements(page, "picture")] == [0, 0]
+    (tmp_path / "bad.toml").write_text("title = 1")
+    done = ovbench("report", tmp_path / "runs", "--card", tmp_path / "bad.toml", "--out", page)
+    assert done.code == 3 and "bad.toml" in done.err
+
+
+def test_wrong_use(ovbench, tmp_path):
+    assert ovbench("report").code == 2
+    missing = ovbench("report", tmp_path / "no.json")
+    assert missing.code == 3 and "no.json" in missing.err and "Traceback" not in missing.err
+    (tmp_path / "other.json").write_text("[]")
+    assert ovbench("report", tmp_path / "other.json").code == 3
+    assert not (tmp_path / "report.html").exists()

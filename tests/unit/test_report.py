@@ -1,0 +1,236 @@
+"""What a report says: losses against a recomputation, confusions, what it makes of damaged runs, and escaping."""
+
+import base64
+import json
+import re
+import zlib
+
+import numpy as np
+import pytest
+from report_runs import random_counts, write_run
+
+from ovbench.config import cell_of, resolve
+from ovbench.errors import InputError, OvbenchError
+from ovbench.metrics.counts import Confusion, PixelCounts
+from ovbench.metrics.iou import scores
+from ovbench.metrics.stats import LEVEL
+from ovbench.report.build import build_page
+from ovbench.report.command import command_of
+from ovbench.report.data import pack_cells
+from ovbench.report.pictures import Around, draw, moved_pixels
+from ovbench.report.ranking import MOST_CONFUSIONS, class_intervals, confusions, loss_of_images, rank_images
+from ovbench.report.render import inert_json
+from ovbench.report.runs import gather
+from ovbench.results.store import read_json, write_json
+
+NAMES = ["sky", "grass", "water", "road", "tree"]
+
+
+def cells(*rows):
+    return PixelCounts(*(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)))
+
+
+def miou(counts, classes):
+    total = Confusion(classes)
+    for one in counts:
+        total.add(one)
+    return scores(total).miou
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("outside", [True, False])
+def test_loss_is_what_a_perfect_image_would_gain(seed, outside):
+    classes = 9
+    counts = random_counts(np.random.default_rng(seed), 12, classes, outside)
+    for number, found in enumerate(loss_of_images(counts, classes)):
+        one = counts[number]
+        kept = one.label < classes  # pixels of no class are best predicted as none
+        perfect = PixelCounts(one.label, np.where(kept, one.label, classes), one.pixels)
+        gained = miou([*counts[:number], perfect, *counts[number + 1 :]], classes) - miou(counts, classes)
+        assert found == pytest.approx(gained, abs=1e-12)
+
+
+def test_a_class_that_one_image_alone_invented_leaves_the_mean():
+    """Two classes at IoU 1 and a third that is nowhere true: mIoU 2/3, and 1 without that mistake but for sky's."""
+    counts = [cells((0, 0, 10)), cells((1, 1, 10), (0, 2, 10))]
+    assert loss_of_images(counts, 3) == pytest.approx([0, 1 - (0.5 + 1 + 0) / 3])
+    assert loss_of_images([cells((0, 1, 4))], 2) == pytest.approx([1])
+    assert loss_of_images([cells((2, 1, 4))], 2).tolist() == [0]  # nothing is left to score
+    assert loss_of_images([], 2).tolist() == []
+
+
+def test_wrong_pixels_are_those_that_aacc_counts():
+    counts = [cells((0, 0, 30), (0, 1, 10), (2, 1, 99)), cells((2, 1, 5))]
+    found = rank_images(counts, 2)
+    assert found.wrong[0] == 0.25 and np.isnan(found.wrong[1])
+
+
+def test_intervals_hold_the_value_and_absent_classes_have_none():
+    counts = random_counts(np.random.default_rng(1), 40, 6, False)
+    total = Confusion(7)
+    for one in counts:
+        total.add(one)
+    bounds, iou = class_intervals(counts, 7), scores(total).iou
+    assert np.isnan(bounds[6]).all() and np.isnan(class_intervals(counts[:1], 7)).all()
+    assert (bounds[:6, 0] <= iou[:6]).all() and (iou[:6] <= bounds[:6, 1]).all() and LEVEL == 0.95
+    assert (bounds[:6, 0] < bounds[:6, 1]).all()
+
+
+def test_confusions_are_wrong_pixels_with_their_share():
+    found = confusions([cells((0, 0, 60), (0, 1, 40)), cells((1, 0, 5), (1, 1, 5), (2, 0, 7), (0, 2, 100))], 2)
+    assert [tuple(pair) for pair in found] == [(0, 2, 100, 0.5), (0, 1, 40, 0.2), (1, 0, 5, 0.5)]
+
+
+def test_confusions_are_bounded_and_leave_no_class_out():
+    classes = 60
+    rows = [(a, b, 1000 - a) for a in range(classes) for b in range(classes)]
+    found = confusions([cells(*rows)], classes)
+    assert len(found) <= 2 * MOST_CONFUSIONS + 5 * classes
+    assert {pair.label for pair in found} == {*range(classes)}
+    assert confusions([cells((0, 0, 5))], 2) == []
+
+
+def test_packed_cells_come_back():
+    counts = random_counts(np.random.default_rng(2), 4, 5)
+    raw = zlib.decompress(base64.b64decode(pack_cells(counts)))
+    starts = np.frombuffer(raw, "<u4", 5)
+    total = starts[-1]
+    pixels = np.frombuffer(raw, "<u4", total, 20)
+    labels, guesses = (np.frombuffer(raw, "<u2", total, 20 + at * total) for at in (4, 6))
+    for number, one in enumerate(counts):
+        part = slice(starts[number], starts[number + 1])
+        assert (pixels[part] == one.pixels).all()
+        assert (labels[part] == one.label).all() and (guesses[part] == one.predicted).all()
+
+
+def test_moved_pixels():
+    before = cells((0, 0, 50), (0, 1, 10))
+    assert moved_pixels(before, before, 2) == 0
+    assert moved_pixels(before, cells((0, 0, 47), (0, 1, 10), (1, 1, 3)), 2) == 3
+
+
+def test_text_in_data_stays_text(tmp_path):
+    """Names of classes and images, and reasons of failures, come from files."""
+    hostile = "</script><script>document.title='taken'</script><!--"
+    path = write_run(tmp_path, random_counts(np.random.default_rng(0), 3, 5), [hostile, *NAMES[1:]],
+                     ids=[hostile, "b", "c"])  # fmt: skip
+    record = read_json(path)
+    write_json(path, {**record, "failed": {hostile: hostile}, "versions": {hostile: hostile}})
+    page = build_page(gather([path]), 0, Around()).decode()
+    assert hostile not in page and "<script>document" not in page and "<!--" not in page
+    assert re.findall(r"<script(?![^>]*application/json)[^>]*>", page) == ["<script>"]
+    data = json.loads(re.search(r'<script type="application/json" id="run-0">(.*?)</script>', page)[1])
+    assert data["classes"][0] == hostile and hostile in data["images"]["ids"]
+
+
+def test_inert_json_is_json():
+    value = {"</script>": ["&\u2028<!--", 1.5, None]}
+    text = inert_json(value)
+    assert not re.search("[<>&\u2028]", text) and json.loads(text) == value
+
+
+def test_the_page_lets_nothing_out_and_is_the_same_twice(tmp_path):
+    path = write_run(tmp_path, random_counts(np.random.default_rng(0), 3, 5), NAMES)
+    page, again = (build_page(gather([path]), 0, Around()).decode() for _ in range(2))
+    assert page == again
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert not re.search(r"(?:src|href)=.?https?:|url\(|@import|<link", page)
+    assert not re.search(r"\sstyle=|\son\w+=", page.split("<script")[0])  # the policy would refuse them
+
+
+def gathered(path):
+    (run,) = gather([path])
+    return run
+
+
+def test_partial_runs_and_longer_ledgers(tmp_path):
+    """A ledger may hold the images of a later, longer run of the same cell."""
+    counts = random_counts(np.random.default_rng(0), 8, 5)
+    whole = write_run(tmp_path, counts, NAMES)
+    part = write_run(tmp_path / "other", counts[:3], NAMES, split_images=8)
+    record = read_json(part)
+    write_json(tmp_path / "part.json", record)
+    run = gathered(tmp_path / "part.json")
+    assert run.partial and run.ids == [f"image_{n:04d}" for n in range(3)] and not run.notes
+    assert not gathered(whole).partial
+    assert "partial: of 8" in build_page([run], 0, Around()).decode()
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    path = write_run(tmp_path, random_counts(np.random.default_rng(0), 4, 5), NAMES)
+    record = read_json(path)
+
+    def note(**changed):
+        write_json(path, {**record, **changed})
+        run = gathered(path)
+        assert not run.ids and not run.counts
+        page = build_page([run], 5, Around()).decode()
+        assert "no confusions and no images" in page
+        return " ".join(run.notes)
+
+    assert "no ledger beside the record" in note(ledger="gone")
+    assert "of other settings" in note(settings_sha256="1" * 64)
+    swapped = {**record["counts"], "intersection": record["counts"]["intersection"][::-1]}
+    assert "another run" in note(counts=swapped)
+    told = note(dataset={**record["dataset"], "images": 2, "ids_sha256": "0" * 64})
+    assert "which 2 the record is about cannot be told" in told
+
+
+def test_records_that_are_none(tmp_path):
+    path = write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES)
+    record = read_json(path)
+    for changed in ({"counts": {}}, {"cell": []}, {"per_class": []}, {"time": None}):
+        write_json(path, {**record, **changed})
+        with pytest.raises(InputError, match="not a whole record"):
+            gather([path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no record"):
+        gather([tmp_path / "empty"])
+
+
+def test_a_folder_and_its_record_are_one_run(tmp_path):
+    path = write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES)
+    assert len(gather([tmp_path, path])) == 1
+
+
+def test_cells_come_back_from_records():
+    for method in ("corrclip", "maskclip"):
+        cell = resolve(method, "mini", {"templates": "simple_1"} if method == "corrclip" else {})
+        assert cell_of(cell.as_dict()).digest() == cell.digest()
+    plain = resolve("clip", "mini").as_dict()
+    with pytest.raises(OvbenchError, match="no_such"):
+        cell_of({**plain, "protocol": {**plain["protocol"], "no_such": 1}})
+
+
+def test_code_that_a_record_names_is_not_run(tmp_path):
+    """A record is data: the file that it names runs only where the user says so."""
+    code = tmp_path / "method.py"
+    code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('x')\nclass Mine: pass\n")
+    cell = {**resolve("clip", "mini").as_dict(), "method": f"{code}:Mine"}
+    path = write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES, cell=cell)
+    run = gathered(path)
+    build_page([run], 1, Around())
+    assert not (tmp_path / "ran").exists() and "--run-code" in run.notes[0]
+
+
+def test_pictures_need_the_benchmark(tmp_path):
+    """Other classes than the card's, and images that it does not have."""
+    run = gathered(write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES))
+    assert draw(run, run.ids, Around(), lambda: None) == []
+    assert "no pictures: its card has other classes" in run.notes[0]
+
+
+def test_the_command_of_a_record():
+    def told(settings=None, weights=None, protocol="paper", dataset="mini", **data):
+        cell = resolve("corrclip", dataset, settings, weights, protocol)
+        data = {"images_asked_for": 100, "split_images": 100, "label_rule": "correct", "subset_sha256": None} | data
+        record = {"cell": cell.as_dict(), "settings_sha256": cell.digest(), "dataset": data, "device": {}}
+        return command_of(record, {})
+
+    assert told() == "ovbench eval -m corrclip -d mini"
+    assert told({"tau": "0.3", "regions": "slic"}).endswith("--set tau=0.3 --set regions=slic")
+    assert told({"regions.scale": "200", "scope": "false"}).endswith("--set scope=false --set regions.scale=200.0")
+    assert told(protocol="common", dataset="voc21").endswith("-d voc21 --protocol common")
+    assert told(images_asked_for=5).endswith("--limit 5")
+    assert told(subset_sha256="1" * 64) is None
