@@ -21,6 +21,7 @@ from ovbench.errors import InputError, UsageError
 from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
 from ovbench.reference.approximate import FaissIndex, measure_recall
 from ovbench.reference.bank import ReferenceBank
+from ovbench.reference.pooling import segment_embeddings
 from ovbench.reference.search import Nearest, nearest, similarities
 from ovbench.regions.base import rank_ids
 from ovbench.regions.cover import complete
@@ -105,9 +106,9 @@ class ReME(Method):
             raise UsageError("reme labels whole images", where="protocol", fix="leave crop at 0")
         ids = torch.from_numpy(complete(batch.region_map.cpu().numpy())).to(batch.windows.device)
         ranks = rank_ids(ids[None].long())
+        tokens = patch_tokens(self.dinov2, batch.windows)
         return Segments(
-            segment_embeddings(*patch_tokens(self.dinov2, batch.windows), ranks.rank[0], int(ranks.count)),
-            ranks.rank[0],
+            segment_embeddings(*tokens, ranks.rank[0], int(ranks.count), self.reference.zeta), ranks.rank[0]
         )
 
     def score(self, features: Segments, queries: Queries) -> Tensor:
@@ -142,29 +143,6 @@ def patch_tokens(dinov2: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         images = F.interpolate(images, sides, mode="bilinear", align_corners=False)
     tokens = dinov2(images)
     return tokens.patches[0], tokens.grid
-
-
-def segment_embeddings(tokens: Tensor, grid: tuple[int, int], segment: Tensor, count: int) -> Tensor:
-    """Equation A1 on a partition: MAP of the tokens f[P, d] over ``grid`` under the segments 0..count-1 of the pixels,
-    i64[H, W]; f[count, d] of length 1. Tokens are not normalised before the mean [D]."""
-    return pooled(tokens, patch_shares(segment, grid, count))
-
-
-def pooled(tokens: Tensor, shares: Tensor) -> Tensor:
-    """S_k = sum_p a_kp F_p / sum_p a_kp of length 1, f[k, d], of tokens F f[P, d] and weights a f[k, P]."""
-    return F.normalize(shares @ tokens / shares.sum(1, keepdim=True), dim=-1)
-
-
-def patch_shares(segment: Tensor, grid: tuple[int, int], count: int) -> Tensor:
-    """zeta "area" [D]: the share of each patch's block of pixels that belongs to each segment, f[count, gh*gw], from
-    the segments i64[H, W] of the pixels. A pixel belongs to the patch that its centre lies in, so that no segment is
-    without weight, however small."""
-    (h, w), (gh, gw), device = segment.shape, grid, segment.device
-    rows = (2 * torch.arange(h, device=device) + 1) * gh // (2 * h)
-    columns = (2 * torch.arange(w, device=device) + 1) * gw // (2 * w)
-    patch = rows[:, None] * gw + columns  # i64[H, W]
-    pixels = torch.bincount((segment * (gh * gw) + patch).flatten(), minlength=count * gh * gw).view(count, gh * gw)
-    return pixels.float() / pixels.sum(0).clamp(min=1)
 
 
 def class_affinity(labels: Tensor, queries: Tensor, scale: float) -> Tensor:

@@ -24,7 +24,8 @@ class ReferenceBank(nn.Module):
     the labels of row i are ``columns[starts[i] : starts[i + 1]]``, i32[z] and i64[m + 1].
 
     ``encoders``: what the embeddings were made with ("dinov2", "clip"), and ``settings`` the ones that an image must
-    share; both empty for a set from arrays.
+    share, with ``zeta`` and ``o_rownorm`` (whether the rows of O sum to 1) among them where they are not the usual
+    ones; both empty for a set from arrays.
     """
 
     def __init__(
@@ -46,19 +47,26 @@ class ReferenceBank(nn.Module):
         self.encoders, self.settings = encoders or {}, settings or {}
 
     @classmethod
-    def from_pairs(cls, segments: Tensor, labels: Tensor, rows: Tensor, columns: Tensor) -> ReferenceBank:
+    def from_pairs(
+        cls, segments: Tensor, labels: Tensor, rows: Tensor, columns: Tensor, settings: dict[str, Any] | None = None
+    ) -> ReferenceBank:
         """From the ones of O_ref as rows i[z] and columns i[z], in any order."""
         order = torch.argsort(rows.long(), stable=True)
         starts = F.pad(torch.bincount(rows.long(), minlength=len(segments)).cumsum(0), (1, 0))
-        return cls(segments, labels, starts, columns[order].int())
+        return cls(segments, labels, starts, columns[order].int(), settings=settings)
 
     @property
     def visual_width(self) -> int:
         return self.segments.shape[1]
 
+    @property
+    def zeta(self) -> str:
+        return self.settings.get("zeta", "area")
+
     def spread(self, a2: Tensor) -> Tensor:
-        """O A2: the sum of the rows of f[n, Q] over the labels of each segment, f[m, Q]."""
-        return F.embedding_bag(self.columns.long(), a2, self.starts[:-1], mode="sum")
+        """O A2: the sum of the rows of f[n, Q] over the labels of each segment, f[m, Q]; their mean with o_rownorm."""
+        mode = "mean" if self.settings.get("o_rownorm") else "sum"
+        return F.embedding_bag(self.columns.long(), a2, self.starts[:-1], mode=mode)
 
     def matrix(self) -> Tensor:
         """O itself, f[m, n]; for small sets."""

@@ -116,11 +116,11 @@ def _images_to_features(
     b = plan.build
 
     def pairs() -> Callable[[Part, stages.Advance], None]:
-        encoder = PairingEncoder(loaded["pairing"], b.pairing_features, b.pairing_short_side, names, device)
+        encoder = PairingEncoder(loaded["pairing"], b.pairing_features, b.pairing_short_side, names, device, b.zeta)
         return lambda part, advance: stages.pair_part(work, part, regions, encoder, advance)
 
     def features() -> Callable[[Part, stages.Advance], None]:
-        encoder, sha256 = VisualEncoder(loaded["dinov2"], plan.cell.protocol, device), loaded["dinov2"].sha256
+        encoder, sha256 = VisualEncoder(loaded["dinov2"], plan.cell.protocol, device, b.zeta), loaded["dinov2"].sha256
         return lambda part, advance: stages.feature_part(work, part, regions, encoder, sha256, advance)
 
     run("captions", captions)
@@ -180,7 +180,7 @@ def finish_set(
         "parts": list(parts),
         "encoders": {kind: made_with[kind]._asdict() for kind in made_with},
         "pairing": {"name": loaded["pairing"].spec, "sha256": loaded["pairing"].sha256},
-        "used_with": {"templates": plan.cell.protocol.templates, "short_side": plan.cell.protocol.short_side},
+        "used_with": _used_with(plan),
         "counts": counts,
         "dropped_roots": [base.roots[number] for number in filtered.dropped],
         "warnings": _warnings(counts),
@@ -195,6 +195,13 @@ def finish_set(
         "report.html", lambda path: write_report(path, manifest, base, filtered, made, similar, work, images)
     )
     return writer.finish(manifest)
+
+
+def _used_with(plan: Plan) -> dict[str, Any]:
+    """What the use of the set must share, or the set itself does; the usual readings are not spelled out."""
+    unusual = {"zeta": (plan.build.zeta, "area"), "o_rownorm": (plan.build.o_rownorm, False)}
+    shared = {key: getattr(plan.cell.protocol, key) for key in ("templates", "short_side")}
+    return shared | {key: value for key, (value, usual) in unusual.items() if value != usual}
 
 
 def _names_hash(parts: Sequence[str]) -> str:

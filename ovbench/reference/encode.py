@@ -19,7 +19,8 @@ from ovbench.methods.base import Backbones
 from ovbench.methods.clip import CLIP
 from ovbench.methods.last_block import NoResidual
 from ovbench.methods.maskclip import MaskCLIP
-from ovbench.methods.reme import patch_tokens, segment_embeddings
+from ovbench.methods.reme import patch_tokens
+from ovbench.reference.pooling import segment_embeddings
 from ovbench.regions.base import rank_ids
 from ovbench.regions.cover import complete
 from ovbench.weights import Loaded
@@ -53,8 +54,10 @@ def prepared(image: np.ndarray, short_side: int, long_side: int, protocol: Proto
 class PairingEncoder:
     """Segments and phrases in CLIP's joint space (equation A1 with CLIP-V, equation A2)."""
 
-    def __init__(self, clip: Loaded, features: str, short_side: int, templates: Sequence[str], device: str):
-        self.clip, self.text = clip.vision.to(device), clip.text
+    def __init__(
+        self, clip: Loaded, features: str, short_side: int, templates: Sequence[str], device: str, zeta: str = "area"
+    ):
+        self.clip, self.text, self.zeta = clip.vision.to(device), clip.text, zeta
         clip.text.model.to(device)
         self.features, self.short_side, self.device = features, short_side, device
         backbones = Backbones(clip=self.clip)
@@ -73,7 +76,7 @@ class PairingEncoder:
         if sides != tuple(pixels.shape[-2:]):
             pixels = F.interpolate(pixels, sides, mode="bilinear", align_corners=False)
         dense = self.method.dense(pixels)
-        return segment_embeddings(dense.tokens[0], dense.grid, seen.map, seen.count).cpu().numpy()
+        return segment_embeddings(dense.tokens[0], dense.grid, seen.map, seen.count, self.zeta).cpu().numpy()
 
     def _crops(self, image: np.ndarray, seen: Segmented) -> np.ndarray:
         """The class token of each segment's bounding box, with the mean colour around the segment."""
@@ -104,14 +107,15 @@ class PairingEncoder:
 class VisualEncoder:
     """Segments in the space of the retrieval (equation A1 with DINOv2)."""
 
-    def __init__(self, dinov2: Loaded, protocol: Protocol, device: str):
-        self.dinov2, self.protocol, self.device = dinov2.vision.to(device), protocol, device
+    def __init__(self, dinov2: Loaded, protocol: Protocol, device: str, zeta: str = "area"):
+        self.dinov2, self.protocol, self.device, self.zeta = dinov2.vision.to(device), protocol, device, zeta
 
     @torch.inference_mode()
     def segments(self, image: np.ndarray, seen: Segmented) -> np.ndarray:
         p = self.protocol
         pixels = prepared(image, p.short_side, p.long_side, p, self.device)
-        return segment_embeddings(*patch_tokens(self.dinov2, pixels), seen.map, seen.count).cpu().numpy()
+        tokens = patch_tokens(self.dinov2, pixels)
+        return segment_embeddings(*tokens, seen.map, seen.count, self.zeta).cpu().numpy()
 
 
 @torch.inference_mode()

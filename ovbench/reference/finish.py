@@ -175,7 +175,7 @@ def filter_pairs(base: Base, together: Cohesion, build: BuildSettings, listed: f
     stay = np.zeros(len(root), bool)
     stay[chosen] = kept(
         build.filter, group_pairs(root[chosen], len(base.roots)), together.score[chosen], base.score[chosen],
-        _present(together.w, root[chosen]), build.drop_percent, build.rate,
+        _present(together.w, root[chosen]), build.drop_percent, build.rate, build.rounding,
     )  # fmt: skip
     stay &= clear
     if not stay.any():

@@ -5,6 +5,7 @@ A pair is a segment with a phrase. Pairs come sorted by (segment, phrase), and e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from ovbench.reference.vectors import unit
 
 COLUMNS_AT_ONCE = 128
 MODES = ("fixed", "adaptive", "clip", "clip-group", "none")
+ROUNDINGS = ("floor", "ceil", "quantile")
 RATES = ("half", "clip", "minmax")
 
 
@@ -93,29 +95,35 @@ def kept(
     w: np.ndarray,
     percent: float = 30,
     rate: str = "half",
+    rounding: str = "floor",
 ) -> np.ndarray:
     """Which pairs stay, bool[p]. The rows of table 3: "clip" (a) drops the ``percent`` of all pairs with the lowest
     CLIP score; "clip-group" (b) those of every group; "fixed" (c) those of every group that are least similar to its
     centre; "adaptive" (d) as many of every group as its ``rate`` says; "none" drops nothing.
 
-    Numbers are rounded down; of equal scores the pair that comes first is dropped.
+    Numbers are rounded as ``rounding`` says, "quantile" drops what lies below that quantile of the scores (linear); of
+    equal scores the pair that comes first is dropped.
     """
     if mode == "none":
         return np.ones(len(visual), bool)
     if mode == "clip":
-        return _without_lowest(clip, int(len(clip) * percent // 100))
+        return _without_lowest(clip, len(clip) * percent / 100, rounding)
     if mode not in MODES:
         raise UsageError(f'no filter "{mode}"', fix="use " + ", ".join(MODES))
     score = clip if mode == "clip-group" else visual
     rates = adaptive_rate(w, rate)
     stay = np.ones(len(score), bool)
     for root, pairs in groups.each():
-        count = np.floor(rates[root] * len(pairs)) if mode == "adaptive" else len(pairs) * percent // 100
-        stay[pairs] = _without_lowest(score[pairs], int(count))
+        number = rates[root] * len(pairs) if mode == "adaptive" else len(pairs) * percent / 100
+        stay[pairs] = _without_lowest(score[pairs], number, rounding)
     return stay
 
 
-def _without_lowest(score: np.ndarray, count: int) -> np.ndarray:
+def _without_lowest(score: np.ndarray, number: float, rounding: str) -> np.ndarray:
+    if rounding == "quantile" and len(score):
+        count = int((score < np.quantile(score, number / len(score))).sum())
+    else:
+        count = math.ceil(number) if rounding == "ceil" else math.floor(number)
     stay = np.ones(len(score), bool)
     stay[np.argsort(score, kind="stable")[:count]] = False
     return stay

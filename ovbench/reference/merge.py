@@ -81,10 +81,10 @@ def _require_equal(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
         pairs = [(f"{kind} encoder", e, manifest["encoders"].get(kind)) for kind, e in first["encoders"].items()]
         pairs += [
-            (f"{stage}: {key}", value, _settings(manifest)[stage].get(key))
+            (f"{stage}: {key}", values.get(key), _settings(manifest)[stage].get(key))
             for stage, values in _settings(first).items()
             if stage not in FREE
-            for key, value in values.items()
+            for key in {**values, **_settings(manifest)[stage]}
         ]
         for what, a, b in pairs:
             if a != b:
@@ -103,7 +103,7 @@ def _plan(manifest: Mapping[str, Any], overrides: Mapping[str, str]) -> Plan:
     from typing import get_type_hints
 
     hints = get_type_hints(BuildSettings)
-    late = [key for key in hints if key not in ("parser", "spacy_model") and not key.startswith("pairing")]
+    late = [key for key in hints if key not in ("parser", "spacy_model", "zeta") and not key.startswith("pairing")]
     for key in overrides:
         if key not in late:
             raise unknown("setting of the filters", key, late, where="--set")

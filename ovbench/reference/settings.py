@@ -12,7 +12,8 @@ from ovbench.errors import UsageError
 from ovbench.reference.ambiguous import GATE_MIN_SIZE, GATE_QUANTILE
 from ovbench.reference.ambiguous import MODES as AMBIGUOUS
 from ovbench.reference.groups import MODES as FILTERS
-from ovbench.reference.groups import RATES
+from ovbench.reference.groups import RATES, ROUNDINGS
+from ovbench.reference.pooling import ZETAS
 from ovbench.reference.synonyms import SCOPES
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
@@ -31,10 +32,12 @@ class BuildSettings:
     MaskCLIP's value path, dense by plain CLIP, or the masked crop), and the side in pixels that it sees.
     ambiguous: "knee_gated", "knee", "list" (the roots in the file ``ambiguous_list``) or "off"; ``gate_quantile`` and
     ``gate_min_size`` belong to the gate. ambiguous_first: before the group filter, or after it.
+    zeta: how masks become weights of patches, see `ovbench.reference.pooling`; what looks segments up does the same.
     filter: "fixed", "adaptive", "clip-group", "clip" or "none"; ``drop_percent`` is of all but "adaptive", whose
-    own is ``rate``.
+    own is ``rate``; ``rounding`` makes numbers of shares: "floor", "ceil" or "quantile".
     synonyms: "global" (``synonym_pairs`` in all), "per_label" (``synonyms_per_label`` for each root, of at least
     ``least_similarity``) or "off".
+    o_rownorm: whether the labels of a segment share a weight of 1, so that one with many does not count for more.
     """
 
     parser: str = "auto"
@@ -42,6 +45,7 @@ class BuildSettings:
     pairing: str = "ViT-B-16-quickgelu/openai"
     pairing_features: str = "maskclip"
     pairing_short_side: int = 448
+    zeta: str = "area"
     ambiguous: str = "knee_gated"
     ambiguous_list: str = ""
     gate_quantile: float = GATE_QUANTILE
@@ -50,15 +54,18 @@ class BuildSettings:
     filter: str = "fixed"
     drop_percent: float = 30.0
     rate: str = "half"
+    rounding: str = "floor"
     synonyms: str = "global"
     synonym_pairs: int = 30
     synonyms_per_label: int = 1
     least_similarity: float = 0.0
+    o_rownorm: bool = False
 
     def __post_init__(self) -> None:
         choices = (
             ("parser", PARSERS), ("pairing_features", PAIRING_FEATURES), ("ambiguous", AMBIGUOUS),
             ("filter", FILTERS), ("rate", RATES), ("synonyms", SCOPES),
+            ("zeta", ZETAS), ("rounding", ROUNDINGS),
         )  # fmt: skip
         for key, known in choices:
             if getattr(self, key) not in known:
@@ -106,6 +113,7 @@ def resolve_plan(
 def part_settings(plan: Plan, hashes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What the outcome of each stage depends on beside the stage before it. ``hashes`` are of the encoders' tensors."""
     b, protocol = plan.build, plan.cell.protocol
+    zeta = {} if b.zeta == "area" else {"zeta": b.zeta}  # what was built before there was a choice stays good
     parser = {"parser": b.parser} | ({"spacy_model": b.spacy_model} if b.parser == "spacy" else {})
     return {
         "phrases": parser,
@@ -115,6 +123,7 @@ def part_settings(plan: Plan, hashes: Mapping[str, str]) -> dict[str, dict[str, 
             "short_side": b.pairing_short_side,
             "templates": protocol.templates,
             "regions": dict(plan.cell.regions),
+            **zeta,
         },
         "features": {
             "dinov2_sha256": hashes["dinov2"],
@@ -122,5 +131,6 @@ def part_settings(plan: Plan, hashes: Mapping[str, str]) -> dict[str, dict[str, 
             "long_side": protocol.long_side,
             "mean": list(protocol.mean),
             "std": list(protocol.std),
+            **zeta,
         },
     }

@@ -150,6 +150,27 @@ def test_a_variant_is_made_once(copy, monkeypatch):
         find_set(f"{copy}?filter")
 
 
+def test_a_set_keeps_its_reading_of_masks_and_labels(built, world, tmp_path):
+    """Whoever looks a segment up pools it as the set was pooled; a set with another reading is another set."""
+    from ovbench.reference.store import content_hash
+
+    usual = load_set(built[0])
+    assert usual.bank.zeta == "area" and set(built[1]["used_with"]) == {"templates", "short_side"}
+    sources = Sources(world[0] / "images", world[1], tmp_path / "nearest", part_size=4)
+    build_set(sources, plan(zeta="nearest"), "cpu", Team())
+    nearest = load_set(tmp_path / "nearest")
+    assert nearest.bank.zeta == "nearest" and nearest.sha256 != usual.sha256
+    with pytest.raises(InputError, match="differ in pairs: zeta"):
+        merge_sets([built[0], tmp_path / "nearest"], tmp_path / "all")
+    with pytest.raises(UsageError, match="zeta"):
+        merge_sets([built[0]], tmp_path / "no", {"zeta": "bilinear"})
+    shared = merge_sets([built[0]], tmp_path / "shared", {"o_rownorm": "on"})
+    assert shared["files"]["o_ref.safetensors"] == built[1]["files"]["o_ref.safetensors"]
+    assert content_hash(shared) != usual.sha256
+    bank = load_set(tmp_path / "shared").bank
+    assert bank.matrix().sum(1).tolist() == pytest.approx([1.0] * len(bank.segments))
+
+
 def test_the_same_images_twice_are_refused(built, copy, world, tmp_path):
     with pytest.raises(InputError, match="in two sets"):
         merge_sets([built[0], copy], tmp_path / "all")

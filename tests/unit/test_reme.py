@@ -13,12 +13,11 @@ from ovbench.methods.reme import (
     ReMEParams,
     best_query,
     class_affinity,
-    patch_shares,
-    pooled,
     retrieve,
     weighted,
 )
 from ovbench.reference.bank import Encoder, ReferenceBank
+from ovbench.reference.pooling import patch_shares, pooled
 from ovbench.reference.search import nearest
 from ovbench.regions.cover import complete, uncovered_components
 

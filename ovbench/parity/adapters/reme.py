@@ -12,8 +12,6 @@ from ovbench.backbones.text import ensemble
 from ovbench.methods.reme import (
     best_query,
     class_affinity,
-    patch_shares,
-    pooled,
     retrieve,
     weighted,
 )
@@ -24,6 +22,7 @@ from ovbench.reference.assign import assign
 from ovbench.reference.bank import ReferenceBank
 from ovbench.reference.groups import adaptive_rate, cohesion, group_pairs, kept
 from ovbench.reference.pairing import best_segments
+from ovbench.reference.pooling import mask_shares, pooled
 from ovbench.reference.search import nearest
 from ovbench.reference.synonyms import find_synonyms, nearest_roots, neighbours
 from ovbench.regions.cover import nearest_covered, uncovered_components
@@ -41,7 +40,8 @@ def _bank(case: Case) -> ReferenceBank:
     i = case.inputs
     arrays = (torch.from_numpy(i[name]) for name in ("S_ref", "L_ref", "O_row", "O_col"))
     segments, labels, rows, columns = arrays
-    return ReferenceBank.from_pairs(segments.float(), labels.float(), rows, columns)
+    settings = {key: case.params[key] for key in ("o_rownorm",) if key in case.params}
+    return ReferenceBank.from_pairs(segments.float(), labels.float(), rows, columns, settings)
 
 
 def _retrieved(case: Case, bank: ReferenceBank, segments: Tensor, values: Tensor, topk: int | None) -> Tensor:
@@ -84,8 +84,7 @@ def _masks(case: Case) -> Values:
     masks = np.concatenate([masks, [added == number for number in range(1, added.max() + 1)]]).astype(bool)
     features = torch.from_numpy(case.inputs["features"]).float()
     grid = tuple(features.shape[:2])
-    shares = torch.stack([patch_shares(torch.from_numpy(mask).long(), grid, 2)[1] for mask in masks])
-    segments = pooled(features.flatten(0, 1), shares)
+    segments = pooled(features.flatten(0, 1), mask_shares(torch.from_numpy(masks), grid, p.get("zeta", "area")))
     queries = ensemble(torch.from_numpy(case.inputs["text_templates"]).float().transpose(0, 1))
     a2 = class_affinity(bank.labels, queries, p["text_scale"])
     p_query = _retrieved(case, bank, segments, bank.spread(a2), p.get("visual_topk"))
