@@ -16,12 +16,14 @@ import torch
 from ovbench.config import resolve
 from ovbench.data.card import load_card
 from ovbench.data.read import open_dataset
+from ovbench.engine.shared import SharedBatches
 from ovbench.errors import OvbenchError
 from ovbench.methods.base import Batch
 from ovbench.segmentor import OpenVocabSegmentor, build
 from ovbench.weights import require_weights
 
 ODD_SIZES = ((97, 61), (40, 200))
+SHARED = 8  # windows in a shared batch
 NEIGHBOUR_TOLERANCE = 1e-4  # of scores; another neighbour may change the order of a sum, no more
 
 
@@ -62,6 +64,7 @@ def check_method(
     checks: tuple[tuple[str, Callable[[Bench], tuple[str, str]]], ...] = (
         ("labels", _labels), ("odd sizes", _odd_sizes), ("the same again", _deterministic),
         ("independent of images before", _stateless), ("independent of batch neighbours", _neighbours),
+        ("the same in shared batches", _shared),
         ("opens no file of the benchmark", _no_files),
     )  # fmt: skip
     return [Result(name, *_outcome(check, bench)) for name, check in checks]
@@ -145,6 +148,32 @@ def _others(batch: Batch) -> Batch:
         return None if values is None else torch.cat([values[:1], values[1:].flip(-2)])
 
     return dataclasses.replace(batch, windows=turned(batch.windows), regions=turned(batch.regions))
+
+
+def _shared(bench: Bench) -> tuple[str, str]:
+    """The labels of an image in batches that it shares with another one, at either end of them."""
+    if not getattr(bench.segmentor.method, "windowwise", False):
+        return "none", "its windows share no batch with those of other images (windowwise)"
+    if not bench.segmentor.cell.protocol.crop:
+        return "none", "whole images share no batch"
+    differ = int((_in_company(bench, (0, 1)) != _in_company(bench, (1, 0))).sum())
+    return _verdict(
+        differ == 0, f"every pixel, {SHARED} windows a batch",
+        f"{differ} pixels change with the images in the batch; compute nothing over the batch axis",
+    )  # fmt: skip
+
+
+def _in_company(bench: Bench, order: tuple[int, ...]) -> np.ndarray:
+    """The labels of the first image, labelled in this order with the other."""
+    shared = SharedBatches(bench.segmentor.labeller, SHARED)
+    outcomes = []
+    for number in order:
+        regions = bench.segmentor.regions(bench.images[number], bench.paths[number])
+        outcomes += shared.add(number, bench.images[number], regions)
+    labels = {outcome.number: outcome.labels for outcome in (*outcomes, *shared.rest())}[0]
+    if isinstance(labels, OvbenchError):
+        raise labels
+    return labels[0]
 
 
 def _no_files(bench: Bench) -> tuple[str, str]:

@@ -45,12 +45,13 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def device_name(device: str, precision: str = "fp32", *, compiled: bool = False) -> dict[str, object]:
+def device_name(device: str, precision: str = "fp32", *, compiled: bool = False, batch: int = 0) -> dict[str, object]:
     """The device in words, with what decides the numbers on it."""
     import torch
 
-    facts: dict[str, object] = {"type": torch.device(device).type, "precision": precision, "compile": compiled}
-    if facts["type"] == "cuda":
+    kind = torch.device(device).type
+    facts: dict[str, object] = {"type": kind, "precision": precision, "compile": compiled, "batch": batch}
+    if kind == "cuda":
         tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         return facts | {"name": torch.cuda.get_device_name(device), "tf32": tf32}
     return facts | {"name": _processor(), "threads": torch.get_num_threads()}

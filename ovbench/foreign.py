@@ -22,7 +22,7 @@ import torch
 
 from ovbench.config import Cell
 from ovbench.data.card import load_card, vocabulary
-from ovbench.engine.labeller import resize_image, resized_size
+from ovbench.engine.scene import resize_image, resized_size
 from ovbench.errors import InputError, ScoreError, UsageError
 from ovbench.methods.base import Method, Needs
 from ovbench.plugins import code_hash

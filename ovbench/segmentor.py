@@ -31,9 +31,10 @@ from ovbench.backbones.psi import check_partners  # noqa: E402
 from ovbench.config import Cell, resolve  # noqa: E402
 from ovbench.data.card import load_card, vocabulary  # noqa: E402
 from ovbench.data.decode import read_image  # noqa: E402
-from ovbench.engine.labeller import Labeller, resized_size  # noqa: E402
+from ovbench.engine.labeller import Labeller  # noqa: E402
 from ovbench.engine.queries import build_queries, with_descriptions  # noqa: E402
 from ovbench.engine.reduce import Decision  # noqa: E402
+from ovbench.engine.scene import resized_size  # noqa: E402
 from ovbench.errors import UsageError  # noqa: E402
 from ovbench.methods.base import Backbones, Queries  # noqa: E402
 from ovbench.plugins import code_hash  # noqa: E402

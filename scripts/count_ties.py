@@ -21,7 +21,8 @@ from scipy.optimize import linear_sum_assignment
 from ovbench.config import override_pairs, resolve
 from ovbench.data.card import load_card
 from ovbench.data.read import open_dataset
-from ovbench.engine.labeller import Labeller, resize_image, resized_size
+from ovbench.engine.labeller import Labeller
+from ovbench.engine.scene import resize_image, resized_size
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.cass import CASS
 from ovbench.parity.record import Recorder

@@ -107,9 +107,11 @@ class ClipVision(nn.Module):
 
     def finish_class(self, x: Tensor, heads: Heads) -> Tensor:
         """The last step of `class_features`: tokens f[b, n, c] enter the last block, ``heads`` are its projections;
-        only the one row of the block is computed."""
+        only the one row of the block is computed. Its attention is spelled out: for so few rows PyTorch's fused form
+        rounds differently in different threads, so that an image would depend on its place in the batch."""
         last = self.blocks[-1]
-        row = self.merge_heads(last, F.scaled_dot_product_attention(heads.q[:, :, :1], heads.k, heads.v))
+        weights = (heads.q[:, :, :1] @ heads.k.mT * heads.q.shape[-1] ** -0.5).softmax(-1)
+        row = self.merge_heads(last, weights @ heads.v)
         return self.project(self.feed_forward(last, x[:, :1] + row))[:, 0]
 
     def project(self, tokens: Tensor) -> Tensor:

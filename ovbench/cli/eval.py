@@ -39,6 +39,11 @@ from ovbench.cli import options
     help="Of the backbones' blocks; all else stays in fp32. TF32 is never used.",
 )  # fmt: skip
 @click.option("--compile", "compiled", is_flag=True, help="Send the backbones' blocks through torch.compile.")
+@click.option(
+    "--batch", type=click.IntRange(min=0), metavar="N",
+    help="Windows of several images share batches of N, a multiple of 8 (0: every image goes by itself). "
+    "[default: 32 on a GPU, 0 on the CPU]",
+)  # fmt: skip
 @options.data_root
 @click.option(
     "--label-rule", type=click.Choice(["correct", "official"]), default="correct", show_default=True,

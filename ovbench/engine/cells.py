@@ -10,7 +10,7 @@ from ovbench import env
 from ovbench.config import Cell, override_pairs, resolve
 from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.read import Dataset, open_dataset
-from ovbench.engine.execution import FP32, Execution
+from ovbench.engine.execution import FP32, Execution, choose_batch
 from ovbench.engine.share import Shard, Team, parse_shard
 from ovbench.errors import UsageError
 from ovbench.plugins import short_name
@@ -33,6 +33,7 @@ class Job:
     device: str = "auto"
     precision: str = "fp32"
     compiled: bool = False
+    batch: int | None = None
     data_root: Path | None = None
     label_rule: str = "correct"
     protocol: str = "paper"
@@ -128,7 +129,7 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
             job.limit,
             shard,
             row.label,
-            Execution(job.precision, job.compiled),
+            Execution(job.precision, job.compiled, choose_batch(job.batch, device)),
         )
         for cell, row in zip(cells, rows, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
@@ -75,7 +76,7 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
     Records are written also when the run is interrupted, then with the status "partial".
     """
     started, start = datetime.now(timezone.utc), time.perf_counter()
-    segmentor = _segmentor(cells)
+    segmentor, cells = _segmentor(cells)
     approximate = segmentor.method.approximations()
     weights = {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in segmentor.loaded.items()}
     headers = [ledger_header(cell, weights) for cell in cells]
@@ -98,7 +99,9 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
                 leave_for_merge(folder, cell.shard, cell.all_wanted, cell.whole_record_name, made_with)
         bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
         try:
-            evaluate(segmentor, targets, mine, advance=bar.update, fail_fast=job.fail_fast)
+            evaluate(
+                segmentor, targets, mine, batch=cells[0].execution.batch, advance=bar.update, fail_fast=job.fail_fast
+            )
             team.wait()
         finally:
             bar.close()
@@ -116,14 +119,17 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
     return done
 
 
-def _segmentor(cells: Sequence[PlannedCell]) -> OpenVocabSegmentor:
+def _segmentor(cells: Sequence[PlannedCell]) -> tuple[OpenVocabSegmentor, Sequence[PlannedCell]]:
+    """The method on its device, and the cells; without shared batches where its windows cannot be in any."""
     first = cells[0]
     segmentor = build(first.cell, first.vocabulary, first.dataset.card.background)
     for other in cells[1:]:
         segmentor.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
     refuse_tf32()
     execute(segmentor.method, first.execution)
-    return segmentor.on(first.device)
+    if not getattr(segmentor.method, "windowwise", False) or first.cell.protocol.crop == 0:
+        cells = [dataclasses.replace(cell, execution=cell.execution._replace(batch=0)) for cell in cells]
+    return segmentor.on(first.device), cells
 
 
 def _due(cell: PlannedCell, header: dict[str, Any], folder: Path, show: int) -> list[int]:
@@ -161,7 +167,8 @@ def _earlier(path: Path) -> dict[str, Any] | None:
 
 
 def _made_with(cell: PlannedCell, approximate: dict[str, Any]) -> dict[str, Any]:
-    device = env.device_name(cell.device, cell.execution.precision, compiled=cell.execution.compiled)
+    how = cell.execution
+    device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
     made_with = {"versions": env.versions(), "git": env.git_revision(), "device": device}
     return {**made_with, "approximate": approximate} if approximate else made_with
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +12,13 @@ import numpy as np
 
 from ovbench.data.read import Dataset, Sample
 from ovbench.engine.ledger import Entry, LedgerPart
-from ovbench.errors import InputError, OvbenchError, ScoreError
+from ovbench.engine.shared import OneByOne, Outcome, SharedBatches
+from ovbench.errors import InputError, OvbenchError
 from ovbench.metrics.counts import count_pixels
 from ovbench.segmentor import OpenVocabSegmentor
 
 READ_AHEAD = 3  # images decoded and segmented into regions while another is labelled
+READERS = 8  # threads that do so where images share batches
 
 
 class Labelled(NamedTuple):
@@ -49,21 +52,21 @@ def evaluate(
     targets: Sequence[Target],
     indices: Sequence[int],
     *,
+    batch: int = 0,
     advance: Callable[[], object] = lambda: None,
     fail_fast: bool = False,
 ) -> None:
-    """Label and count the images ``indices`` in that order; each is in the ledgers before the next begins.
+    """Label and count the images ``indices``, read in that order; each is in the ledgers as soon as it is labelled.
 
     The targets hold the same images and belong to the segmentor's vocabularies, one each. An image that cannot be read,
     whose label does not fit the benchmark, or for which the method gives no numbers is noted as failed and the run
-    goes on; with ``fail_fast`` the error ends the run. ``advance`` is called after each image.
+    goes on; with ``fail_fast`` the error ends the run. ``batch``: windows of several images share batches of so many
+    (0: images are labelled one by one). ``advance`` is called after each image.
     """
-    for index, future in _read_ahead(segmentor, targets, indices):
-        try:
-            read = future.result()
-            labels, seconds = _label(segmentor, read)
-        except (InputError, ScoreError) as error:
-            read, outcomes = None, [error] * len(targets)
+    ahead = max(READ_AHEAD, batch)
+    for read, (index, labels, seconds) in _outcomes(segmentor, _read_ahead(segmentor, targets, indices, ahead), batch):
+        if read is None or isinstance(labels, OvbenchError):
+            outcomes = [labels] * len(targets)
         else:
             outcomes = [
                 Labelled(sample, predicted) if isinstance(sample, Sample) else sample
@@ -74,8 +77,32 @@ def evaluate(
                 continue
             if fail_fast and isinstance(outcome, OvbenchError):
                 raise outcome
-            _note(target, index, outcome, {} if read is None else read.seconds | seconds)
+            _note(target, index, outcome, seconds)
         advance()
+
+
+def _outcomes(
+    segmentor: OpenVocabSegmentor, reads: Iterator[tuple[int, Future[Read]]], batch: int
+) -> Iterator[tuple[Read | None, Outcome]]:
+    """Every image as it finishes; those that cannot be read at once."""
+    way = SharedBatches(segmentor.labeller, batch) if batch else OneByOne(segmentor.labeller)
+    held: dict[int, Read] = {}
+    for index, future in reads:
+        try:
+            held[index] = read = future.result()
+        except InputError as error:
+            yield None, Outcome(index, error, {})
+            continue
+        for outcome in way.add(index, read.image, read.regions):
+            yield _timed(held, outcome)
+    for outcome in way.rest():
+        yield _timed(held, outcome)
+
+
+def _timed(held: dict[int, Read], outcome: Outcome) -> tuple[Read, Outcome]:
+    read = held.pop(outcome.number)
+    seconds = {**read.seconds, **outcome.seconds, "label": sum(outcome.seconds.values())}
+    return read, outcome._replace(seconds=seconds)
 
 
 def _note(target: Target, index: int, outcome: Labelled | OvbenchError, seconds: dict[str, float]) -> None:
@@ -89,16 +116,8 @@ def _note(target: Target, index: int, outcome: Labelled | OvbenchError, seconds:
     target.seen(index, outcome)
 
 
-def _label(segmentor: OpenVocabSegmentor, read: Read) -> tuple[list[np.ndarray], dict[str, float]]:
-    labeller = segmentor.labeller
-    labeller.seconds = {}
-    start = time.perf_counter()
-    labels = labeller.label(read.image, read.regions)
-    return labels, labeller.seconds | {"label": time.perf_counter() - start}
-
-
 def _read_ahead(
-    segmentor: OpenVocabSegmentor, targets: Sequence[Target], indices: Sequence[int]
+    segmentor: OpenVocabSegmentor, targets: Sequence[Target], indices: Sequence[int], ahead: int
 ) -> Iterator[tuple[int, Future[Read]]]:
     """Images in order, decoded by threads ahead of their use; the seconds are of the work, not of the wait for it."""
 
@@ -111,11 +130,11 @@ def _read_ahead(
         regions = segmentor.regions(image, first.items[index].image_path)
         return Read(image, regions, samples, {"read": middle - start, "regions": time.perf_counter() - middle})
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ThreadPoolExecutor(max_workers=2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)) as pool:
         waiting: list[Future[Read]] = []
         try:
             for position, index in enumerate(indices):
-                while len(waiting) < min(READ_AHEAD, len(indices) - position):
+                while len(waiting) < min(ahead, len(indices) - position):
                     waiting.append(pool.submit(read, indices[position + len(waiting)]))
                 yield index, waiting.pop(0)
         finally:

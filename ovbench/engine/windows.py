@@ -25,6 +25,10 @@ class Box(NamedTuple):
     def size(self) -> tuple[int, int]:
         return self.y2 - self.y1, self.x2 - self.x1
 
+    def of(self, image: Tensor) -> Tensor:
+        """Its part of [..., H, W]: a view [..., h, w]."""
+        return image[..., self.y1 : self.y2, self.x1 : self.x2]
+
 
 class Pad(NamedTuple):
     """Pixels added on each side of a window."""
@@ -60,8 +64,13 @@ def pad_to_multiple(size: tuple[int, int], multiple: int) -> Pad:
 
 def cut(image: Tensor, boxes: list[Box], pad: Pad, value: float = 0) -> Tensor:
     """Windows of one size as a batch: ``[..., H, W] -> [b, ..., h, w]``, padded with ``value``."""
-    windows = torch.stack([image[..., b.y1 : b.y2, b.x1 : b.x2] for b in boxes])
-    return F.pad(windows, tuple(pad), value=value) if any(pad) else windows
+    return stack([box.of(image) for box in boxes], pad, value)
+
+
+def stack(windows: list[Tensor], pad: Pad, value: float = 0) -> Tensor:
+    """Windows ``[..., h, w]`` of one size as a batch ``[b, ..., h, w]``, padded with ``value``."""
+    batch = torch.stack(windows)
+    return F.pad(batch, tuple(pad), value=value) if any(pad) else batch
 
 
 def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: bool = False) -> Tensor:

@@ -57,12 +57,16 @@ class Batch:
     regions: i64[b, h, w] region ids of the same windows, padded with ``pad_region``; None unless the method needs them.
     region_map: i64[H, W] region ids of the whole image at its original size, for methods that label whole images.
     context: what the method's ``encode_image`` returned for the image that the windows come from.
+    region_slots: at least the number of regions of any window, the same wherever the window is: the length of an axis
+        over regions, so that no shape depends on the other windows. None where they are of one image: then the most
+        that a window has will do.
     note: called with the name and value of intermediate quantities, for parity tests and for debugging.
     """
 
     windows: Tensor
     regions: Tensor | None = None
     pad_region: int = 0
+    region_slots: int | None = None
     region_map: Tensor | None = None
     context: Any = None
     note: Callable[[str, Any], None] = lambda name, value: None
@@ -98,6 +102,8 @@ class Method(nn.Module):
     raw_text: queries are means of text features as the tower yields them, not normalised.
     background_channel: the method itself scores a background class that has no query.
     pixelwise: ``probabilities`` looks at one pixel at a time, so that it may be asked about parts of an image.
+    windowwise: ``encode`` looks at each window by itself, and its features are tensors, or NamedTuples of them, with
+        the window as their first axis, so that windows of several images may share a batch.
     enlarges_once: with one window over the whole image, its cell scores are enlarged to the original size at once, else
     to the resized image first.
     """
@@ -107,6 +113,7 @@ class Method(nn.Module):
     raw_text: ClassVar[bool] = False
     background_channel: ClassVar[bool] = False
     pixelwise: bool = True
+    windowwise: bool = False
     enlarges_once: ClassVar[bool] = True
 
     def __init__(self, backbones: Backbones, params: Any = None):

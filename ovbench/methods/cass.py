@@ -101,6 +101,10 @@ class CASS(Method):
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"), optional=("presence",))
     enlarges_once: ClassVar[bool] = False
 
+    @property
+    def windowwise(self) -> bool:
+        return self.params.class_token == "window"
+
     # Windows to patch features: section 3.2, spectral object-level context distillation
 
     def encode_image(self, image: Tensor) -> Tensor | None:

@@ -84,16 +84,17 @@ class CorrCLIP(Method):
 
     Params = CorrCLIPParams
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"), regions=True)
+    windowwise = True
 
     def encode(self, batch: Batch) -> PatchFeatures:
         embedded, clip_grid = self.clip.embed(batch.windows)
         f, s, grid = self.correlation(batch.windows, embedded, clip_grid)  # section 3.2
         ids = nearest_ids(batch.regions, grid)
         batch.note("masks_dino", ids)
-        ids = self.merge_masks(ids, f, first_new_id=batch.pad_region)
+        ids = self.merge_masks(ids, f, batch.pad_region, batch.region_slots)
         scope = self.scope(ids, s)
 
-        regions = rank_ids(nearest_ids(ids, clip_grid))
+        regions = rank_ids(nearest_ids(ids, clip_grid), batch.region_slots)
         tokens = self.run_clip(embedded, regions)
         if self.params.value:
             attention = self.attention(s, scope)
@@ -156,7 +157,7 @@ class CorrCLIP(Method):
         weights = torch.zeros_like(s) if self.params.similarity == "uniform" else s / self.params.tau
         return weights.masked_fill(~scope, -torch.inf).softmax(-1)
 
-    def merge_masks(self, ids: Tensor, f: Tensor, first_new_id: int) -> Tensor:
+    def merge_masks(self, ids: Tensor, f: Tensor, first_new_id: int, slots: int | None = None) -> Tensor:
         """Mask merging: regions of alike mean features become one; the lowest id keeps aside.
 
         DBSCAN with one sample as the minimum is the connected components of "distance <= eps", here those of all
@@ -165,7 +166,7 @@ class CorrCLIP(Method):
         """
         if not self.params.mask_merging:
             return ids
-        ranks = rank_ids(ids)
+        ranks = rank_ids(ids, slots)
         m = ranks.value.shape[1]
         onehot = F.one_hot(ranks.rank.flatten(1), m).to(f.dtype)  # f[b, L, m]
         means = (onehot.transpose(1, 2) @ f) / onehot.sum(1).clamp(min=1)[..., None]

@@ -114,6 +114,7 @@ class FreeCP(Method):
     """Refined class maps, from which redundant and ambiguous classes of each window have been removed."""
 
     Params = FreeCPParams
+    windowwise = True
 
     def __init__(self, backbones: Backbones, params: FreeCPParams | None = None):
         super().__init__(backbones, params)

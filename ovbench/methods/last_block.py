@@ -35,6 +35,7 @@ class LastBlock(Method):
     """
 
     Params: ClassVar[type] = Residual
+    windowwise = True
     smooth_positions: ClassVar[bool] = False
 
     def encode(self, batch: Batch) -> PatchFeatures:

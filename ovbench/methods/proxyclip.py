@@ -27,6 +27,7 @@ class ProxyCLIP(Method):
 
     Params = ProxyCLIPParams
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"))
+    windowwise = True
 
     def encode(self, batch: Batch) -> PatchFeatures:
         proxy, grid = self.dino.last_tokens(from_clip(batch.windows))

@@ -51,6 +51,7 @@ class Talk2DINO(Method):
     raw_text = True
     background_channel = True
     enlarges_once = False
+    windowwise = True
 
     def __init__(self, backbones: Backbones, params: Any = None):
         super().__init__(backbones, params)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ovbench.backbones.text import TextEncoder, embed_queries
 from ovbench.config import Protocol
-from ovbench.engine.labeller import resize_image, resized_size
+from ovbench.engine.scene import resize_image, resized_size
 from ovbench.methods.base import Backbones
 from ovbench.methods.clip import CLIP
 from ovbench.methods.last_block import NoResidual

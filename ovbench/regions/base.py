@@ -89,8 +89,8 @@ def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.nd
 class Ranks(NamedTuple):
     """Ids of several maps renumbered 0..count-1 in ascending order, each map by itself.
 
-    rank: i64, shape of the ids; count: i64[b] distinct ids per map; value: i64[b, max(count)] the id behind a rank
-    (its map's lowest id where a map has fewer).
+    rank: i64, shape of the ids; count: i64[b] distinct ids per map; value: i64[b, max(count)], or as many as asked for,
+    the id behind a rank (its map's lowest id where a map has fewer).
     """
 
     rank: Tensor
@@ -103,8 +103,9 @@ def nearest_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(ids[:, None].double(), size, mode="nearest")[:, 0].long()
 
 
-def rank_ids(ids: Tensor) -> Ranks:
-    """Renumber the ids i64[b, ...] of each map by ascending value; one sort for all maps."""
+def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
+    """Renumber the ids i64[b, ...] of each map by ascending value; one sort for all maps. ``slots``: the length of
+    ``value``, if it shall not depend on the maps."""
     low = int(ids.min())
     span = int(ids.max()) - low + 1
     offset = torch.arange(len(ids), device=ids.device) * span
@@ -112,7 +113,7 @@ def rank_ids(ids: Tensor) -> Ranks:
     owner = keys // span
     count = torch.bincount(owner, minlength=len(ids))
     first = count.cumsum(0) - count
-    column = torch.arange(int(count.max()), device=ids.device).expand(len(ids), -1)
+    column = torch.arange(slots or int(count.max()), device=ids.device).expand(len(ids), -1)
     column = torch.where(column < count[:, None], column, 0)
     value = keys[first[:, None] + column] - offset[:, None] + low
     return Ranks((inverse - first[:, None]).view_as(ids), count, value)

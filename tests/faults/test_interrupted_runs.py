@@ -96,3 +96,17 @@ def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
     segmentor.labeller.windows_at_once = 1
     with pytest.raises(ScoreError, match="MaskCLIP gave scores that are not numbers"):
         segmentor.label(torch.zeros(60, 60, 3, dtype=torch.uint8).numpy())
+
+
+@pytest.mark.parametrize("launcher", [(), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")])
+def test_shared_batches_give_one_record_stopped_or_split(tmp_path, launcher):
+    whole = record_of(start(tmp_path / "whole", "--batch", "8"))
+    assert whole["device"]["batch"] == 8
+    process = start(tmp_path / "again", "--batch", "8", launcher=launcher)
+    wait_for_images(tmp_path / "again", process, 1)
+    process.kill()
+    process.communicate()
+    assert record_of(start(tmp_path / "again", "--batch", "8", launcher=launcher)) == whole
+    other = start(tmp_path / "again")
+    _, err = other.communicate(timeout=120)
+    assert other.returncode == 3 and 'the folder holds another run: "execution"' in err

@@ -5,7 +5,8 @@ import torch
 from towers import small_towers
 
 from ovbench import env
-from ovbench.engine.execution import FP32, Execution, execute, refuse_tf32
+from ovbench.engine.execution import FP32, Execution, choose_batch, execute, refuse_tf32
+from ovbench.errors import UsageError
 from ovbench.methods.base import Backbones, Batch
 from ovbench.methods.maskclip import MaskCLIP
 
@@ -63,3 +64,9 @@ def test_tf32_is_off_and_the_record_says_what_is_on():
     assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
     device = env.device_name("cpu", "bf16", compiled=True)
     assert device["precision"] == "bf16" and device["compile"] is True
+
+
+def test_batches_are_shared_on_a_gpu_or_where_asked_for():
+    assert (choose_batch(None, "cpu"), choose_batch(None, "cuda:1"), choose_batch(16, "cpu")) == (0, 32, 16)
+    with pytest.raises(UsageError, match=r"12 is no multiple of 8 \(--batch\)"):
+        choose_batch(12, "cpu")

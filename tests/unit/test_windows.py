@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ovbench.engine.labeller import resized_size
+from ovbench.engine.scene import resized_size
 from ovbench.engine.windows import Box, Pad, WindowMean, cut, pad_to_multiple, uncut, window_grid
 
 

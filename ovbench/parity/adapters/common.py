@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from ovbench.config import Protocol
-from ovbench.engine.labeller import Labeller, resize_image, resized_size
+from ovbench.engine.labeller import Labeller
+from ovbench.engine.scene import resize_image, resized_size
 from ovbench.methods.base import Method, Queries
 from ovbench.parity.case import Case
 from ovbench.parity.record import Recorder

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ovbench.backbones.dinov2 import Dinov2Vision, timm_names
 from ovbench.backbones.psi import Psi
 from ovbench.config import Protocol
-from ovbench.engine.labeller import Labeller, resize_image, resized_size
+from ovbench.engine.labeller import Labeller
+from ovbench.engine.scene import resize_image, resized_size
 from ovbench.engine.share import Team
 from ovbench.errors import InputError
 from ovbench.methods.base import Backbones, Queries

@@ -1,0 +1,197 @@
+"""Windows of several images in one batch: an image gets the same labels in any company, and fails alone."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from towers import small_towers
+
+from ovbench.config import Protocol
+from ovbench.engine.labeller import Labeller
+from ovbench.engine.scene import PAD_REGION, region_slots
+from ovbench.engine.shared import OneByOne, SharedBatches
+from ovbench.errors import ScoreError
+from ovbench.methods.base import PatchFeatures, Queries
+from ovbench.methods.cass import CASS, CASSParams
+from ovbench.methods.corrclip import CorrCLIP
+from ovbench.methods.freecp import FreeCP
+from ovbench.methods.gem import GEM
+from ovbench.methods.maskclip import MaskCLIP
+from ovbench.methods.naclip import NACLIP
+from ovbench.methods.proxyclip import ProxyCLIP
+from ovbench.methods.sclip import SCLIP
+
+NOISE = np.random.default_rng(0)
+SIZES = [(64, 150), (130, 170), (64, 64), (90, 64), (70, 200), (40, 64)]  # from one window to twelve, and too small
+IMAGES = [NOISE.integers(0, 255, (*size, 3), np.uint8) for size in SIZES]
+REGIONS = [NOISE.integers(0, 9, (h // 10 + 1, w // 10 + 1)).repeat(10, 0).repeat(10, 1)[:h, :w] for h, w in SIZES]
+REGIONS[1] += 12_000  # beyond the usual id of padding
+REGIONS[4] = np.arange(70 * 200).reshape(70, 200) // 150  # more regions than the others
+EMBEDDINGS = torch.randn(7, 12, generator=torch.Generator().manual_seed(5))
+QUERIES = Queries(torch.nn.functional.normalize(EMBEDDINGS, dim=-1), torch.tensor([0, 0, 1, 2, 2, 2, 3]))
+PROTOCOL = Protocol(short_side=0, crop=64, stride=40, pad=16)
+METHODS = {
+    "maskclip": MaskCLIP,
+    "gem": GEM,
+    "naclip": NACLIP,
+    "sclip": SCLIP,
+    "proxyclip": ProxyCLIP,
+    "corrclip": CorrCLIP,
+    "freecp": FreeCP,
+    "cass": lambda towers: CASS(towers, CASSParams(class_token="window")),
+}
+
+
+@pytest.fixture(scope="module")
+def towers():
+    return small_towers().__class__(*(None if t is None else t.float() for t in small_towers()))
+
+
+class Kept(Labeller):
+    """Keeps the merged scores of every image, by its size."""
+
+    def finish(self, scene, means):
+        self.scores[scene.original] = means[0].total.clone()
+        return super().finish(scene, means)
+
+
+def labeller(method):
+    made = Kept(method, PROTOCOL, [method.map_queries(QUERIES)])
+    made.scores = {}
+    return made
+
+
+def run(way, order):
+    """Labels, or an error, of every image by its number."""
+    outcomes = list(itertools.chain.from_iterable(way.add(n, IMAGES[n], REGIONS[n]) for n in order))
+    outcomes += way.rest()
+    assert sorted(o.number for o in outcomes) == sorted(order)
+    return {o.number: o.labels if isinstance(o.labels, Exception) else o.labels[0] for o in outcomes}
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Each computes other rows of a batch, not always alike."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
+    ours = labeller(METHODS[name](towers))
+    assert ours.method.windowwise
+    alone = {n: run(SharedBatches(ours, 8), [n])[n] for n in range(len(IMAGES))}
+    scores = dict(ours.scores)
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 5, 1], [4, 0, 2]):
+        for number, labels in run(SharedBatches(ours, 8), order).items():
+            assert np.array_equal(labels, alone[number]), (order, number)
+            assert torch.equal(ours.scores[SIZES[number]], scores[SIZES[number]]), (order, number)
+    assert len(np.unique(np.concatenate([a.ravel() for a in alone.values()]))) > 1
+
+
+def test_shared_batches_change_no_label_of_the_plain_way(towers):
+    ours = labeller(MaskCLIP(towers))
+    plain, order = run(OneByOne(ours), range(6)), [2, 4, 1, 0, 5, 3]
+    for size in (1, 8, 96):
+        together = run(SharedBatches(ours, size), order)
+        assert all(np.mean(together[n] == plain[n]) > 0.999 for n in order)  # ties apart, as the shapes are others
+
+
+class Watched(MaskCLIP):
+    """Notes the sizes of its batches; runs out of memory beyond ``room`` windows; dislikes bright images."""
+
+    room, refuses = 1000, None
+
+    def encode(self, batch):
+        self.seen.append(tuple(batch.windows.shape))
+        if len(batch.windows) > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        if self.refuses is not None and (batch.windows.flatten(1).amax(1) > self.refuses).any():
+            raise ScoreError("too bright")
+        return super().encode(batch)
+
+
+def watched(towers, **settings):
+    method = Watched(towers)
+    method.seen = []
+    for name, value in settings.items():
+        setattr(method, name, value)
+    return method
+
+
+def test_every_batch_has_one_shape_and_few_images_wait(towers):
+    method = watched(towers)
+    way = SharedBatches(labeller(method), 4)
+    for turn in range(30):
+        list(way.add(turn, IMAGES[2]))
+        assert len(way.waiting) <= 4
+    list(way.rest())
+    assert set(method.seen) == {(4, 3, 64, 64)} and len(method.seen) == 8
+    assert not way.waiting and not any(way.queues.values())
+
+
+def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
+    ours = labeller(MaskCLIP(towers))
+    expected, scene = run(SharedBatches(ours, 8), range(6)), ours.scene
+
+    def spoilt(resized, *more):
+        made = scene(resized, *more)
+        return made._replace(image=made.image * torch.nan) if resized.shape == IMAGES[1].shape else made
+
+    ours.scene = spoilt
+    found = run(SharedBatches(ours, 8), range(6))
+    assert "not numbers" in str(found.pop(1))
+    assert all(np.array_equal(labels, expected[n]) for n, labels in found.items())
+
+
+def test_a_batch_that_the_method_refuses_fails_one_image(towers):
+    method = watched(towers)
+    ours = labeller(method)
+    expected, bright = run(SharedBatches(ours, 8), range(6)), ours.scene
+
+    def brighter(resized, *more):
+        made = bright(resized, *more)
+        return made._replace(image=made.image + 100) if resized.shape == IMAGES[3].shape else made
+
+    ours.scene, method.refuses = brighter, 50
+    found = run(SharedBatches(ours, 8), range(6))
+    assert str(found.pop(3)) == "too bright"
+    assert all(np.array_equal(labels, expected[n]) for n, labels in found.items())
+
+
+def test_out_of_memory_halves_the_batch_and_says_so_once(towers, capsys):
+    expected = run(SharedBatches(labeller(MaskCLIP(towers)), 8), range(6))
+    method = watched(towers, room=3)
+    way = SharedBatches(labeller(method), 12)
+    found = run(way, range(6))
+    assert way.size == 3 and {shape[0] for shape in method.seen} == {12, 6, 3, 1}  # 1: the image too small to share
+    assert all(np.mean(labels == expected[n]) > 0.999 for n, labels in found.items())
+    assert capsys.readouterr().err.count("going on with smaller batches") == 1
+    hopeless = run(SharedBatches(labeller(watched(towers, room=0)), 4), range(6))
+    assert all("too little memory for one window" in str(error) for error in hopeless.values())
+
+
+def test_out_of_memory_while_scoring_labels_the_image_by_itself(towers, monkeypatch):
+    ours = labeller(MaskCLIP(towers))
+    expected, score = run(SharedBatches(ours, 8), range(6)), MaskCLIP.score
+
+    def little(self, features: PatchFeatures, queries):
+        if len(features.tokens) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return score(self, features, queries)
+
+    monkeypatch.setattr(MaskCLIP, "score", little)
+    found = run(SharedBatches(ours, 8), range(6))
+    assert all(np.mean(labels == expected[n]) > 0.999 for n, labels in found.items())
+
+
+def test_slots_depend_on_the_map_alone():
+    assert region_slots(None) is None
+    assert region_slots(np.zeros((3, 3), np.int32)) == 32
+    assert region_slots(np.arange(31).reshape(1, 31) - 5) == 32  # and one for padding
+    assert region_slots(np.arange(32).reshape(1, 32)) == 64
+    assert region_slots(np.array([[-(2**31), 2**31 - 1]])) == 32
+    assert REGIONS[1].max() > PAD_REGION and region_slots(REGIONS[4]) == 128
