@@ -152,7 +152,7 @@ def _others(batch: Batch) -> Batch:
 
 def _shared(bench: Bench) -> tuple[str, str]:
     """The labels of an image in batches that it shares with another one, at either end of them."""
-    if not getattr(bench.segmentor.method, "windowwise", False):
+    if not bench.segmentor.method.windowwise:
         return "none", "its windows share no batch with those of other images (windowwise)"
     if not bench.segmentor.cell.protocol.crop:
         return "none", "whole images share no batch"

@@ -80,11 +80,18 @@ def _params(found: type) -> type:
     return dataclasses.make_dataclass(f"{found.__name__}Params", fields, frozen=True)
 
 
+class Models(torch.nn.ModuleList):
+    """One model per vocabulary. The engine asks them what it asks a method, and the answers are those of any."""
+
+    windowwise = Method.windowwise
+    approximations = Method.approximations
+
+
 class ForeignLabeller:
     """Labels images through ``test_step`` of one model per vocabulary."""
 
     def __init__(self, protocol: Any):
-        self.protocol, self.models, self.seconds = protocol, torch.nn.ModuleList(), {}
+        self.protocol, self.models, self.seconds = protocol, Models(), {}
         self.classes: list[int] = []
 
     def label(self, image: np.ndarray, regions: np.ndarray | None = None) -> list[np.ndarray]:

@@ -127,7 +127,7 @@ def _segmentor(cells: Sequence[PlannedCell]) -> tuple[OpenVocabSegmentor, Sequen
         segmentor.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
     refuse_tf32()
     execute(segmentor.method, first.execution)
-    if not getattr(segmentor.method, "windowwise", False) or first.cell.protocol.crop == 0:
+    if not segmentor.method.windowwise or first.cell.protocol.crop == 0:
         cells = [dataclasses.replace(cell, execution=cell.execution._replace(batch=0)) for cell in cells]
     return segmentor.on(first.device), cells
 
