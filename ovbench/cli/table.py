@@ -22,6 +22,10 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
 @click.option(
     "--format", "form", type=click.Choice(FORMAT_NAMES), default="rich", show_default=True, help="How to print it."
 )
+@click.option(
+    "--dataset", "-d", "datasets", multiple=True, metavar="NAME", shell_complete=options.complete_datasets,
+    help="Show this benchmark instead of the layout's own. Repeatable.",
+)  # fmt: skip
 @click.option("--intervals", is_flag=True, help="Show the 95 % interval of every measured value.")
 @click.option("--list", "listing", is_flag=True, help="List the layouts that come with ovbench.")
 @click.option(
@@ -30,8 +34,9 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
 )  # fmt: skip
 @options.protocol
 def table(
-    layout: str | None, runs: Path, form: str, intervals: bool, listing: bool, settings: tuple[str, ...], protocol: str
-) -> None:
+    layout: str | None, runs: Path, form: str, datasets: tuple[str, ...], intervals: bool, listing: bool,
+    settings: tuple[str, ...], protocol: str,
+) -> None:  # fmt: skip
     """Print a comparison table: what papers report beside what the records of a folder measured, of every cell the
     newest complete record.
 
@@ -39,25 +44,27 @@ def table(
     ovbench table                                           everything under runs/
     ovbench table --layout corrclip-table1 --format markdown
     ovbench table --layout cass-table1 --protocol common --format csv
+    ovbench table --layout reme-table2 -d mini
     """
     from ovbench.results.layouts import layout_names, load_layout
 
     if listing:
         for name in layout_names():
-            click.echo(f"{name:22} {load_layout(name).title}")
+            click.echo(f"{name:26} {load_layout(name).title}")
         return
     from ovbench.config import override_pairs
     from ovbench.errors import InputError
+    from ovbench.results.found import find_records
     from ovbench.results.render import FORMATS
-    from ovbench.results.tables import find_records, layout_table, record_table
+    from ovbench.results.tables import layout_table, record_table
 
     if layout is None:
-        records = find_records(runs)
+        records = [f for f in find_records(runs) if not datasets or f.record["cell"]["dataset"] in datasets]
         if not records:
             raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or name a --layout")
         made = record_table(records)
     else:
-        loaded = load_layout(layout)  # a paper's figures are worth printing before anything was measured
+        loaded = load_layout(layout, datasets)  # a paper's figures are worth printing before anything was measured
         records = find_records(runs) if runs != Path("runs") or runs.is_dir() else []
         made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"))
     click.echo(FORMATS[form](made, intervals), nl=False)

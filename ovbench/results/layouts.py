@@ -1,23 +1,32 @@
 """Tables of papers, as data in configs/tables/.
 
     title = "..."; source = "..."; note = "..."
-    columns = ["voc21", "pc60"]          benchmarks, in the paper's order; the average is over all of them
+    columns = ["voc21", "pc60"]          benchmarks, in the paper's order, or whatever else its columns are
+    metric = "pAcc"                      what the figures are, if not mIoU
+    average = false                      no column for the mean over all columns
+    lower_is_better = ["latency (s)"]    columns whose least value is best
     [[group]]                            a block of the table
     title = "ViT-B/16"
     reported_by = "..."                  rows of that table in results/published/results.csv, in its order, narrowed by
     methods = [...]                      methods, variants, postprocess and groups; or, one by one:
     [[group.row]]
-    label = "..."                        with reported_by, method, variant, postprocess; or, for an ablation, with
-    setting = "..."                      group keys ablation = [method, table], and suite = "..." whose rows have the
-                                         labels of this table's
+    label = "..."                        with reported_by, method, variant, postprocess
 
-Which run of ovbench a published row describes stands in configs/published_runs.toml.
+Rows of the other files, such as ablations:
+
+    [[group]]
+    figures = "ablations"                the file; where = { field = "value" } narrows it
+    suite = "..."                        whose rows measure the rows of the block; without figures, nothing is published
+    [[group.row]]                        without any, all rows of the file, or of the suite
+    label = "..."                        that of the suite's row, unless suite_row = "..." names another
+    setting = "..."                      the row's name in the file, if it is there
+
+Which run of ovbench a row of results.csv describes stands in configs/published_runs.toml.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -25,15 +34,16 @@ from typing import Any, NamedTuple
 
 from ovbench.errors import InputError, unknown
 from ovbench.resources import shipped
-from ovbench.results.published import Published, published_results
+from ovbench.results.published import PAS_20B, Published, figures, published_results, read_published
 from ovbench.suites import load_suite
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
 
-KEYS = ("title", "source", "note", "columns", "group")
+KEYS = ("title", "source", "note", "columns", "metric", "average", "lower_is_better", "group")
 FILTERS = {"methods": "method", "variants": "variant", "postprocess": "postprocess", "groups": "group"}
-GROUP_KEYS = ("title", "reported_by", "suite", "ablation", "row", *FILTERS)
-ROW_KEYS = ("label", "reported_by", "method", "variant", "postprocess", "setting")
-NOT_COMPARABLE = ("[PAS-20b", "[protocol?]")
+GROUP_KEYS = ("title", "reported_by", "figures", "where", "suite", "row", *FILTERS)
+ROW_KEYS = ("label", "reported_by", "method", "variant", "postprocess", "setting", "suite_row")
+METRICS = {"mIoU": "mIoU", "mAcc": "mAcc", "pAcc": "aAcc"}  # the name in papers: that in a record
+NOT_COMPARABLE = "[protocol?]"
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class PrintedAverage(NamedTuple):
 
 @dataclass(frozen=True)
 class LayoutRow:
-    """``published``: percentages as printed, by benchmark; ``printed_average``: as the paper gives it, if it does, and
+    """``published``: figures as printed, by column; ``printed_average``: as the paper gives it, if it does, and
     ``average_fits``: whether the values, rounded as they are, may have that average;
     ``run``: what measures the row here, if anything does; ``mixed``: the published values are of unlike protocols."""
 
@@ -68,19 +78,26 @@ class LayoutRow:
 
 @dataclass(frozen=True)
 class Layout:
+    """``metric``: the field of a record's metrics that is measured; ``average``: whether there is one over all columns;
+    ``lower_is_better``: columns in which the least value is best."""
+
     title: str
     source: str
     note: str
     columns: tuple[str, ...]
     rows: tuple[LayoutRow, ...]
+    metric: str = "mIoU"
+    average: bool = True
+    lower_is_better: tuple[str, ...] = ()
 
 
 def layout_names() -> list[str]:
     return sorted(path.stem for path in shipped("configs", "tables").glob("*.toml"))
 
 
-def load_layout(name: str) -> Layout:
-    """A shipped layout, or a TOML file. UsageError for an unknown name, InputError for a malformed file."""
+def load_layout(name: str, datasets: Sequence[str] = ()) -> Layout:
+    """A shipped layout, or a TOML file; ``datasets`` are shown instead of its own columns. UsageError for an unknown
+    name, InputError for a malformed file."""
     path = Path(name) if name.endswith(".toml") else shipped("configs", "tables", f"{name}.toml")
     if not path.is_file() and not name.endswith(".toml"):
         raise unknown("layout", name, layout_names())
@@ -88,17 +105,23 @@ def load_layout(name: str) -> Layout:
     refuse_unknown_keys(table, KEYS, path.name)
     if not table.get("columns") or not table.get("group"):
         raise InputError("a layout needs columns and [[group]] tables", where=path.name)
-    columns = tuple(table["columns"])
+    metric = table.get("metric", "mIoU")
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS, where=path.name)
+    columns = tuple(datasets) or tuple(table["columns"])
     rows = [row for group in table["group"] for row in _group_rows(group, columns, path.name)]
-    return Layout(table.get("title", name), table.get("source", ""), table.get("note", ""), columns, tuple(rows))
+    return Layout(
+        table.get("title", name), table.get("source", ""), table.get("note", ""), columns, tuple(rows), METRICS[metric],
+        table.get("average", True), tuple(table.get("lower_is_better", ())),
+    )  # fmt: skip
 
 
 def _group_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
     refuse_unknown_keys(dict(group), GROUP_KEYS, where)
     for row in group.get("row", ()):
         refuse_unknown_keys(row, ROW_KEYS, where)
-    if "ablation" in group:
-        yield from _ablation_rows(group, where)
+    if "figures" in group or "suite" in group:
+        yield from _figure_rows(group, columns, where)
     elif "row" in group:
         for row in group["row"]:
             keys = tuple(row.get(key, group.get(key)) for key in ("reported_by", "method", "variant", "postprocess"))
@@ -128,33 +151,40 @@ def _published_row(
     refined = "" if postprocess == "none" else f", {postprocess}"
     return LayoutRow(
         title, label or method, f"{variant}{refined}", values, *_printed_average(keys, columns),
-        published_runs().get((method, variant, postprocess)), any(_mark(r) for r in rows if r.benchmark in columns),
+        published_runs().get((method, variant, postprocess)),
+        any(NOT_COMPARABLE in r.note for r in rows if r.benchmark in columns),
     )  # fmt: skip
 
 
-def _mark(row: Published) -> bool:
-    return any(mark in row.note for mark in NOT_COMPARABLE)
-
-
-def _ablation_rows(group: Mapping[str, Any], where: str) -> Iterator[LayoutRow]:
-    method, table = group["ablation"]
-    runs: dict[str, Run] = {}
-    if "suite" in group:
-        runs = {r.label: Run(r.method, r.overrides, r.weights) for r in load_suite(group["suite"])}
-    for row in group["row"]:
-        values: dict[str, str] = {}
+def _figure_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
+    """Rows of another file; the suite's rows measure them, or else the runs of the same names."""
+    found = figures(group["figures"], group.get("where", {}), where) if "figures" in group else {}
+    runs = {}
+    if "suite" in group:  # on no benchmark in particular: on some it leaves rows out
+        runs = {r.label: Run(r.method, r.overrides, r.weights) for r in load_suite(group["suite"], [""])}
+    if "row" not in group:
+        for (label, detail), values in (found or {(name, ""): {} for name in runs}).items():
+            run = runs.get(label) or published_runs().get((label, detail, "none"))
+            yield _figure_row(LayoutRow(group["title"], label, detail, values, run=run), columns)
+    for row in group.get("row", ()):
+        values, measured_by = {}, row.get("suite_row", row["label"])
         if "setting" in row:
-            wanted = (method, table, row["setting"])
-            values = {
-                r["benchmark"].removesuffix(" (assumed)"): r["value"]
-                for r in _read("ablations.csv")
-                if (r["method"], r["table"], r["setting"]) == wanted and r["metric"] == "mIoU"
-            }
+            values = next((cells for (label, _), cells in found.items() if label == row["setting"]), {})
             if not values:
-                raise InputError(f"no published ablation {wanted}", where=where)
-        if runs and row["label"] not in runs:
-            raise unknown("row of the suite", row["label"], runs, where=where)
-        yield LayoutRow(group["title"], row["label"], "", values, run=runs.get(row["label"]))
+                raise unknown("published figure", row["setting"], {label for label, _ in found}, where=where)
+        if runs and measured_by not in runs:
+            raise unknown("row of the suite", measured_by, runs, where=where)
+        made = LayoutRow(group["title"], row["label"], "", values, run=runs.get(measured_by))
+        yield _figure_row(made, columns)
+
+
+def _figure_row(row: LayoutRow, columns: tuple[str, ...]) -> LayoutRow:
+    """The row with the figures of the columns, and their printed mean if it is over these alone."""
+    names = ("average", f"average of {len(columns)}", "Mean")
+    means = [value for name, value in row.published.items() if name in names]
+    shown = {name: value for name, value in row.published.items() if name in columns}
+    of_these = len(shown) == sum(name not in names for name in row.published)
+    return replace(row, published=shown, printed_average=means[0] if means and of_these else None)
 
 
 @cache
@@ -168,7 +198,7 @@ def published_runs() -> dict[tuple[str, str, str], Run]:
 
 
 def _printed_average(keys: tuple[str, ...], columns: tuple[str, ...]) -> PrintedAverage:
-    for row in _read("averages.csv"):
+    for row in read_published("averages"):
         same = (row["reported_by"], row["method"], row["variant"], row["postprocess"]) == keys
         if same and set(row["benchmarks"].split()) == set(columns):
             return PrintedAverage(row["printed"], row["explainable_by_input_rounding"] == "yes")
@@ -177,10 +207,4 @@ def _printed_average(keys: tuple[str, ...], columns: tuple[str, ...]) -> Printed
 
 @cache
 def _results() -> tuple[Published, ...]:
-    return tuple(published_results())
-
-
-@cache
-def _read(name: str) -> list[dict[str, str]]:
-    with shipped("results", "published", name).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return tuple(row._replace(benchmark=PAS_20B) if f"[{PAS_20B}" in row.note else row for row in published_results())

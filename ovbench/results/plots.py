@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovbench.errors import InputError, UsageError
+from ovbench.results.found import Found, deviation, find_records
 from ovbench.results.record import read_record
 from ovbench.results.store import write_bytes
-from ovbench.results.tables import Found, deviation, find_records, record_table
+from ovbench.results.tables import record_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

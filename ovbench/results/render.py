@@ -42,15 +42,19 @@ def _parts(cell: TableCell, mark: Mark, intervals: bool, escape: Callable[[str],
     return parts
 
 
-def _cells(row: TableRow) -> tuple[TableCell, ...]:
-    return (*row.cells, row.average)
+def _heads(table: ComparisonTable) -> tuple[str, ...]:
+    return (*table.columns, AVERAGE) if table.average else table.columns
+
+
+def _cells(table: ComparisonTable, row: TableRow) -> tuple[TableCell, ...]:
+    return (*row.cells, row.average) if table.average else row.cells
 
 
 def as_rich(table: ComparisonTable, intervals: bool) -> str:
     """Bold is best and underlined second; a cell has a line for each of its values."""
     made = Table(title=table.title, title_justify="left", show_lines=False)
     made.add_column("row", overflow="fold")
-    for name in (*table.columns, AVERAGE):
+    for name in _heads(table):
         made.add_column(name, justify="right", overflow="fold")
     styles = {1: "bold", 2: "underline"}
     before = None
@@ -60,7 +64,7 @@ def as_rich(table: ComparisonTable, intervals: bool) -> str:
             made.add_row(Text(row.group, style="italic"))
         before = row.group
         texts = []
-        for cell in _cells(row):
+        for cell in _cells(table, row):
             text = Text()
             ranks = [cell.rank_published] * (cell.published is not None) + [cell.rank_measured]
             for part, rank in zip(_parts(cell, lambda t, _: t, intervals), ranks, strict=False):
@@ -81,15 +85,15 @@ def as_markdown(table: ComparisonTable, intervals: bool) -> str:
         return text.replace("|", "\\|")
 
     lines = [f"**{table.title}**" + (f" ({table.source})" if table.source else ""), ""]
-    lines.append("| row | " + " | ".join((*table.columns, AVERAGE)) + " |")
-    lines.append("|---|" + "--:|" * (len(table.columns) + 1))
+    lines.append("| row | " + " | ".join(_heads(table)) + " |")
+    lines.append("|---|" + "--:|" * len(_heads(table)))
     before = None
     for row in table.rows:
         if row.group != before and row.group:
-            lines.append(f"| *{plain(row.group)}* |" + " |" * (len(table.columns) + 1))
+            lines.append(f"| *{plain(row.group)}* |" + " |" * len(_heads(table)))
         before = row.group
         name = plain(row.label) + (f"<br><sub>{plain(row.detail)}</sub>" if row.detail else "")
-        values = ("<br>".join(_parts(cell, mark, intervals)) for cell in _cells(row))
+        values = ("<br>".join(_parts(cell, mark, intervals)) for cell in _cells(table, row))
         lines.append(f"| {name} | " + " | ".join(values) + " |")
     return "\n".join([*lines, "", LEGEND, *(f"\n- {note}" for note in table.notes)]) + "\n"
 
@@ -105,16 +109,16 @@ def as_latex(table: ComparisonTable, intervals: bool) -> str:
         return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(rank, text)
 
     lines = [f"% {line}" for line in (table.title, table.source, LEGEND, *table.notes) if line]
-    lines.append(r"\begin{tabular}{l" + "r" * (len(table.columns) + 1) + "}")
-    lines += [r"\toprule", " & ".join(["Method", *map(escape, table.columns), "Average"]) + r" \\"]
+    lines.append(r"\begin{tabular}{l" + "r" * len(_heads(table)) + "}")
+    lines += [r"\toprule", " & ".join(["Method", *map(escape, _heads(table))]) + r" \\"]
     before = None
     for row in table.rows:
         if row.group != before:
             lines.append(r"\midrule")
             if row.group:
-                lines.append(rf"\multicolumn{{{len(table.columns) + 2}}}{{l}}{{\emph{{{escape(row.group)}}}}} \\")
+                lines.append(rf"\multicolumn{{{len(_heads(table)) + 1}}}{{l}}{{\emph{{{escape(row.group)}}}}} \\")
         before = row.group
-        values = (" / ".join(_parts(cell, mark, intervals)) or "--" for cell in _cells(row))
+        values = (" / ".join(_parts(cell, mark, intervals)) or "--" for cell in _cells(table, row))
         lines.append(" & ".join([escape(row.label), *values]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -124,16 +128,16 @@ def as_html(table: ComparisonTable, intervals: bool) -> str:
         return {1: f"<strong>{text}</strong>", 2: f"<u>{text}</u>"}.get(rank, text)
 
     lines = ["<table>", f"<caption>{html.escape(table.title)}</caption>", "<thead><tr>"]
-    lines += [f'<th scope="col">{html.escape(name)}</th>' for name in ("row", *table.columns, AVERAGE)]
+    lines += [f'<th scope="col">{html.escape(name)}</th>' for name in ("row", *_heads(table))]
     lines.append("</tr></thead>\n<tbody>")
     before = None
     for row in table.rows:
         if row.group != before and row.group:
-            span = len(table.columns) + 2
+            span = len(_heads(table)) + 1
             lines.append(f'<tr><th scope="rowgroup" colspan="{span}">{html.escape(row.group)}</th></tr>')
         before = row.group
         detail = f"<br><small>{html.escape(row.detail)}</small>" if row.detail else ""
-        values = "".join(f"<td>{'<br>'.join(_parts(cell, mark, intervals))}</td>" for cell in _cells(row))
+        values = "".join(f"<td>{'<br>'.join(_parts(cell, mark, intervals))}</td>" for cell in _cells(table, row))
         lines.append(f'<tr><th scope="row">{html.escape(row.label)}{detail}</th>{values}</tr>')
     lines.append("</tbody>\n</table>")
     lines += [f"<p>{html.escape(note)}</p>" for note in (LEGEND, *table.notes)]
@@ -146,7 +150,7 @@ def as_csv(table: ComparisonTable, intervals: bool) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for row in table.rows:
-        for name, cell in zip((*table.columns, AVERAGE), _cells(row), strict=True):
+        for name, cell in zip(_heads(table), _cells(table, row), strict=True):
             low, high = cell.interval or (None, None)
             writer.writerow(
                 [row.group, row.label, row.detail, name, cell.published, cell.measured, cell.difference, low, high,

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from ovbench.backbones.spec import parse_spec
-from ovbench.config import Cell, resolve
-from ovbench.errors import InputError, OvbenchError
-from ovbench.results.compare import unlike_settings
-from ovbench.results.layouts import Layout, LayoutRow, Run
-from ovbench.results.record import read_record
-
-# what must be equal for values to be averaged, and where it stands in a record
-MUST_AGREE = ("dataset.label_rule", "weights", "versions.ovbench")
-
-
-class Found(NamedTuple):
-    """A record and the file that it was read from."""
-
-    path: Path
-    record: dict[str, Any]
-
-    @property
-    def partial(self) -> bool:
-        data = self.record["dataset"]
-        return self.record["status"] != "complete" or data["images"] < data["split_images"]
+from ovbench.data.card import list_cards
+from ovbench.results.found import Found, deviation, measured_by, newest, unlike
+from ovbench.results.layouts import Layout, LayoutRow
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """mIoU in percent: ``published`` as printed; ``measured`` with its 95 % ``interval``; ranks from 1 within the block
-    and column, None beyond the second; ``images`` of ``split_images`` were scored."""
+    """A score in percent: ``published`` as printed; ``measured`` with its 95 % ``interval``; ranks from 1 within the
+    block and column, None beyond the second; ``images`` of ``split_images`` were scored."""
 
     published: str | None = None
     measured: float | None = None
@@ -65,34 +46,15 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """``rows`` have a cell per column; ``notes`` say what does not show in a number."""
+    """``rows`` have a cell per column, and one for their mean unless the table shows no ``average``; ``notes`` say what
+    does not show in a number."""
 
     title: str
     source: str
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
-
-
-def find_records(folder: Path) -> list[Found]:
-    """The records of a folder of runs and the folders in it. InputError where there is no such folder."""
-    if not folder.is_dir():
-        raise InputError("no such folder", where=str(folder), fix="give the folder of `ovbench eval --out` as --runs")
-    found = []
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            found.append(Found(path, read_record(path)))
-        except InputError:
-            continue  # another JSON file
-    return found
-
-
-def newest(records: Iterable[Found]) -> Found | None:
-    """The best record of a cell: a whole benchmark before a part, more images before fewer, then the newest."""
-    return max(
-        records, default=None,
-        key=lambda f: (not f.partial, f.record["dataset"]["images"], f.record["time"]["started"], f.path.name),
-    )  # fmt: skip
+    average: bool = True
 
 
 def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "paper",
@@ -102,53 +64,38 @@ def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "pape
     for found in records:
         by_method.setdefault(found.record["cell"]["method"], []).append(found)
     notes = [layout.note] if layout.note else []
+    notes += _not_measured(layout)
     used: set[Path] = set()
     rows = []
     for row in layout.rows:
         candidates = by_method.get(row.run.method, ()) if row.run else ()
-        measured = _measured(row.run, candidates, layout.columns, protocol, settings or {}) if candidates else {}
+        measured = measured_by(row.run, candidates, layout.columns, protocol, settings or {}) if candidates else {}
         used |= {found.path for found in measured.values()}
-        made, said = _row(row, measured, layout.columns)
-        rows.append(made)
-        notes += said
+        made, said = _row(row, measured, layout.columns, layout.metric)
+        rows.append(made if layout.average else replace(made, average=TableCell()))
+        notes += said if layout.average else []
     left = sum(f.path not in used and f.record["cell"]["dataset"] in layout.columns for f in records)
     if left:
         notes.append(f"{left} record(s) on these benchmarks are of other settings than any row's, or older")
-    return ComparisonTable(layout.title, layout.source, layout.columns, _ranked(rows), tuple(notes))
+    ranked = _ranked(rows, [name in layout.lower_is_better for name in layout.columns])
+    return ComparisonTable(layout.title, layout.source, layout.columns, ranked, tuple(notes), layout.average)
 
 
-def _measured(
-    run: Run, candidates: Sequence[Found], columns: Sequence[str], protocol: str, settings: Mapping[str, str]
-) -> dict[str, Found]:
-    """By benchmark the record of exactly this run."""
-    chosen = {}
-    for column in columns:
-        here = [f for f in candidates if f.record["cell"]["dataset"] == column]
-        if here:
-            wanted = _comparable(resolve(run.method, column, {**run.settings, **settings}, run.weights, protocol))
-            best = newest(f for f in here if _comparable(f.record["cell"]) == wanted)
-            if best:
-                chosen[column] = best
-    return chosen
-
-
-def _comparable(cell: Cell | Mapping[str, Any]) -> dict[str, Any]:
-    """A cell with short names of backbones spelled out."""
-    plain = dict(cell.as_dict() if isinstance(cell, Cell) else cell)
-    plain["backbones"] = {
-        kind: spec if kind in ("psi", "reference") else list(map(str, parse_spec(kind, spec)))
-        for kind, spec in plain["backbones"].items()
-    }
-    return plain
+def _not_measured(layout: Layout) -> list[str]:
+    """What of a layout ovbench has no measurement for, whatever the records."""
+    foreign = [name for name in layout.columns if not name.endswith(".toml") and name not in list_cards()]
+    if foreign and len(foreign) == len(layout.columns):
+        return ["published figures alone: ovbench measures none of these columns"]
+    return [f"published figures alone: ovbench does not measure {', '.join(foreign)}"] if foreign else []
 
 
 def _row(
-    row: LayoutRow, measured: Mapping[str, Found], columns: Sequence[str]
+    row: LayoutRow, measured: Mapping[str, Found], columns: Sequence[str], metric: str = "mIoU"
 ) -> tuple[TableRow, list[str]]:
-    cells = tuple(_cell(row.published.get(column), measured.get(column)) for column in columns)
+    cells = tuple(_cell(row.published.get(column), measured.get(column), metric) for column in columns)
     notes = []
     name = f"{row.label} ({row.detail})" if row.detail else row.label
-    published = None
+    published = None if row.published else row.printed_average  # some tables give nothing else
     if row.mixed:
         notes.append(f"{name}: no published average, its values are of unlike protocols")
     elif all(cell.published is not None for cell in cells):
@@ -163,13 +110,13 @@ def _row(
     return TableRow(row.group, row.label, row.detail, cells, replace(average, published=published)), notes
 
 
-def _cell(published: str | None, found: Found | None) -> TableCell:
-    if found is None or found.record["metrics"]["mIoU"] is None:
+def _cell(published: str | None, found: Found | None, metric: str) -> TableCell:
+    if found is None or found.record["metrics"][metric] is None:
         return TableCell(published)
     metrics, data = found.record["metrics"], found.record["dataset"]
-    bounds = metrics.get("mIoU_interval")
+    bounds = metrics.get(f"{metric}_interval")
     return TableCell(
-        published, 100 * metrics["mIoU"], None if bounds is None else (100 * bounds[0], 100 * bounds[1]), found.partial,
+        published, 100 * metrics[metric], None if bounds is None else (100 * bounds[0], 100 * bounds[1]), found.partial,
         data["images"], data["split_images"], str(found.path),
     )  # fmt: skip
 
@@ -192,40 +139,6 @@ def _average(cells: Sequence[TableCell], found: Sequence[Found], wanted: int) ->
     return TableCell(measured=sum(values) / len(values), partial=any(cell.partial for cell in cells)), ""
 
 
-def unlike(found: Sequence[Found]) -> str:
-    """Why the values of these records must not be averaged; "" where they may."""
-    for key in MUST_AGREE:
-        values = {}
-        for one in found:
-            part: Any = one.record
-            for step in key.split("."):
-                part = part.get(step) if isinstance(part, dict) else None
-            values.setdefault(str(part), one.record["cell"]["dataset"])
-        if len(values) > 1:
-            return f"unlike {key} on " + " and ".join(values.values())
-    deviations = {}
-    for one in found:
-        deviations.setdefault(deviation(one.record["cell"]), one.record["cell"]["dataset"])
-    if len(deviations) > 1:
-        told = (f"{dataset}: {text or 'as published'}" for text, dataset in deviations.items())
-        return "unlike settings (" + "; ".join(told) + ")"
-    return ""
-
-
-def deviation(cell: Mapping[str, Any]) -> str:
-    """How a cell differs from its method's published settings, or from the common ones where that says it shorter."""
-    texts = []
-    for protocol in ("paper", "common"):
-        try:
-            wanted = resolve(cell["method"], cell["dataset"], protocol=protocol)
-        except OvbenchError:
-            continue  # a method that is no longer there, or that cannot be resolved without further settings
-        changed = unlike_settings(_comparable(wanted), _comparable(cell))
-        told = [f"{key.split('.', 1)[-1]}={value}" for key, _, value in changed]
-        texts.append(["protocol common"] * (protocol == "common") + told)
-    return ", ".join(min(texts, key=len)) if texts else "settings of its own"
-
-
 def record_table(records: Sequence[Found]) -> ComparisonTable:
     """All records, one row per method and deviation from its settings, a column per benchmark; no published values."""
     rows: dict[tuple[str, str], dict[str, list[Found]]] = {}
@@ -239,15 +152,16 @@ def record_table(records: Sequence[Found]) -> ComparisonTable:
         row, said = _row(LayoutRow("", method, changed, {}), chosen, columns)
         made.append(row)
         notes += said
-    return ComparisonTable("measured mIoU in percent", "", columns, _ranked(made), tuple(notes))
+    return ComparisonTable("measured mIoU in percent", "", columns, _ranked(made, [False] * len(columns)), tuple(notes))
 
 
-def _ranked(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
-    """First and second of every column of a block, published and measured apart; parts of a benchmark stay out."""
+def _ranked(rows: Sequence[TableRow], lower: Sequence[bool]) -> tuple[TableRow, ...]:
+    """First and second of every column of a block, published and measured apart; parts of a benchmark stay out.
+    ``lower``: the columns in which the least is best."""
     ranked = [[*row.cells, row.average] for row in rows]
     for group in dict.fromkeys(row.group for row in rows):
         members = [number for number, row in enumerate(rows) if row.group == group]
-        for column in range(len(ranked[0])):
+        for column, least in enumerate((*lower, False)):
             for name in ("published", "measured"):
                 scores = {
                     n: float(value)
@@ -255,7 +169,7 @@ def _ranked(rows: Sequence[TableRow]) -> tuple[TableRow, ...]:
                     if (value := getattr(ranked[n][column], name)) is not None
                     and not (name == "measured" and ranked[n][column].partial)
                 }
-                best = sorted(set(scores.values()), reverse=True)[:2]
+                best = sorted(set(scores.values()), reverse=not least)[:2]
                 for n, score in scores.items() if len(scores) > 1 else ():
                     if score in best:
                         rank = {f"rank_{name}": best.index(score) + 1}

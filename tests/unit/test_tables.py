@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
 from ovbench.config import resolve
-from ovbench.data.card import list_cards
 from ovbench.errors import InputError, UsageError
-from ovbench.registry import METHODS
-from ovbench.results.layouts import Layout, LayoutRow, Run, layout_names, load_layout, published_runs
+from ovbench.results.found import find_records
+from ovbench.results.layouts import Layout, LayoutRow, Run, load_layout
 from ovbench.results.record import SCHEMA
 from ovbench.results.render import FORMATS
 from ovbench.results.store import write_json
-from ovbench.results.tables import find_records, layout_table, record_table
+from ovbench.results.tables import layout_table, record_table
 
 COLUMNS = ("voc20", "pc59")
 LAYOUT = Layout(
@@ -123,19 +123,37 @@ def test_every_format_holds_every_number(write, tmp_path):
     assert json.loads(texts["json"])["rows"][1]["cells"]["voc20"]["rank_published"] == 1
 
 
-@pytest.mark.parametrize("name", layout_names())
-def test_shipped_layouts_are_filled_from_the_published_results(name):
-    layout = load_layout(name)
-    assert layout.rows and set(layout.columns) <= set(list_cards())
-    assert all(row.published for row in layout.rows)
-    assert len({(row.group, row.label, row.detail) for row in layout.rows}) == len(layout.rows)
-    layout_table(layout, [])
+def test_another_metric_of_the_records_is_shown_without_an_interval(write, tmp_path):
+    write("clip", "voc20", 0.4, metrics={"mIoU": 0.4, "mIoU_interval": [0.3, 0.5], "aAcc": 0.72})
+    layout = replace(LAYOUT, metric="aAcc")
+    cell = layout_table(layout, find_records(tmp_path)).rows[0].cells[0]
+    assert cell.measured == pytest.approx(72) and cell.interval is None
 
 
-def test_the_runs_of_published_rows_can_be_resolved():
-    for row, run in published_runs().items():
-        assert run.method in METHODS.names(), row
-        resolve(run.method, "voc21", run.settings, run.weights)
+def test_a_printed_average_may_stand_alone_or_not_at_all():
+    alone = Layout("t", "", "", COLUMNS, (LayoutRow("g", "a", "", {}, "51.6"), LayoutRow("g", "b", "", {}, "50.0")))
+    assert [row.average.published for row in layout_table(alone, []).rows] == ["51.6", "50.0"]
+    assert layout_table(alone, []).rows[0].average.rank_published == 1
+    without = layout_table(replace(alone, average=False), [])
+    assert without.rows[0].average.published is None
+    assert all("51.6" not in form(without, False) for form in FORMATS.values())
+    assert r"Method & voc20 & pc59 \\" in FORMATS["latex"](without, False)
+
+
+def test_rows_of_reme_are_matched_by_the_variant_of_whatever_reference_set(write, tmp_path):
+    write("reme", "voc20", 0.2, settings={"reference": "sets/coco?filter=none"}, started="2026-01-01")
+    write("reme", "voc20", 0.3, settings={"reference": "sets/coco"}, started="2026-01-02")
+    write("reme", "voc20", 0.4, settings={"reference": "sets/voc"}, started="2026-01-03")
+    runs = (Run("reme", {"reference": "?filter=none"}), Run("reme"), Run("reme", {"reference": "?synonyms=off"}))
+    layout = Layout("t", "", "", COLUMNS, tuple(LayoutRow("g", str(n), "", {}, run=r) for n, r in enumerate(runs)))
+
+    def measured(**settings):
+        rows = layout_table(layout, find_records(tmp_path), settings=settings).rows
+        return [cell.measured and round(cell.measured) for cell in (row.cells[0] for row in rows)]
+
+    assert measured() == [20, 40, None]
+    assert measured(reference="sets/coco") == [20, 30, None]
+    assert measured(reference="sets/voc") == [None, 40, None]
 
 
 def test_wrong_requests(tmp_path):
