@@ -123,6 +123,8 @@ def _images_to_features(
         encoder, sha256 = VisualEncoder(loaded["dinov2"], plan.cell.protocol, device, b.zeta), loaded["dinov2"].sha256
         return lambda part, advance: stages.feature_part(work, part, regions, encoder, sha256, advance)
 
+    if work.lacking("phrases", list(parts)):
+        open_parser(plan.build.parser, plan.build.spacy_model)  # before hours of captions, not after them
     run("captions", captions)
     run("phrases", phrases)
     if sources.workers > 1 and regions.store is not None:

@@ -30,6 +30,10 @@ HOW = (
 )
 
 
+class UnreadableImage(InputError):
+    """The image is at fault, not what should caption it; a build notes it and goes on."""
+
+
 def describe_source(source: str, prompt: str) -> dict[str, Any]:
     """What the captions depend on: of files their names, sizes and times, of a model its name and the prompt."""
     kind, colon, model = source.partition(":")
@@ -47,7 +51,8 @@ def describe_source(source: str, prompt: str) -> dict[str, Any]:
 
 
 def open_captions(source: str, prompt: str, *, base_url: str = "", device: str = "cpu") -> Captioner:
-    """The captions of an image by its picture; an empty list where a file has none for it."""
+    """The captions of an image by its picture; an empty list where a file has none for it. A model's captioner raises
+    UnreadableImage for an image that cannot be read, any for what else goes wrong InputError."""
     kind, colon, model = source.partition(":")
     if colon and kind == "transformers":
         return _transformers(model, prompt, device)
@@ -165,7 +170,8 @@ def _transformers(model: str, prompt: str, device: str) -> Captioner:
         inputs = processor(images=image, **words, return_tensors="pt").to(device, precision)
         tokens = network.generate(**inputs, do_sample=False, max_new_tokens=MAX_TOKENS)
         given = 0 if text is None else inputs["input_ids"].shape[1]
-        return [processor.batch_decode(tokens[:, given:], skip_special_tokens=True)[0].strip()]
+        said = processor.batch_decode(tokens[:, given:], skip_special_tokens=True)[0].strip()
+        return [said] if said else []
 
     return captions
 
@@ -187,9 +193,10 @@ def _server(model: str, prompt: str, base_url: str) -> Captioner:
         }  # fmt: skip
         answer = _ask(urllib.request.Request(url, json.dumps(question).encode(), headers))
         try:
-            return [str(answer["choices"][0]["message"]["content"]).strip()]
+            text = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
             raise InputError("the server's answer is no chat completion", where=url) from None
+        return [text.strip()] if isinstance(text, str) and text.strip() else []  # null where a model refuses
 
     return captions
 
@@ -216,17 +223,22 @@ def _ask(request: urllib.request.Request) -> Any:
 
 
 def _data_url(picture: Picture) -> str:
-    kind = "png" if picture.path.suffix.lower() == ".png" else "jpeg"
+    """The image's file, if a server is sure to know its format. It is decoded first: a server only says that a request
+    is bad, not that an image is."""
+    kind, pixels = "png" if picture.path.suffix.lower() == ".png" else "jpeg", _pixels(picture)
     if picture.path.suffix.lower() in (".png", ".jpg", ".jpeg"):
         data = picture.path.read_bytes()
     else:
         import cv2
 
-        data = cv2.imencode(".jpg", _pixels(picture)[..., ::-1])[1].tobytes()
+        data = cv2.imencode(".jpg", pixels[..., ::-1])[1].tobytes()
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _pixels(picture: Picture) -> np.ndarray:
     from ovbench.data.decode import read_image
 
-    return read_image(picture.path)
+    try:
+        return read_image(picture.path)
+    except InputError as error:
+        raise UnreadableImage(error.what, where=error.where, fix=error.fix) from None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from ovbench.errors import UsageError
+from ovbench.errors import InputError, UsageError, first_line
 
 DROPPED_FIRST = {"the", "this", "that", "these", "those", "its", "his", "her", "their", "our", "my", "your"}
 NO_NOUNS = {
@@ -72,14 +72,22 @@ def _has_spacy(model: str) -> bool:
 def _spacy_parser(model: str) -> Parser:
     import spacy
 
-    pipeline = spacy.load(model, disable=["ner"])
+    try:
+        pipeline = spacy.load(model, disable=["ner"])
+        list(pipeline("a dog").noun_chunks)
+    except (OSError, ValueError) as error:
+        why = "it has no dependency parser" if "E029" in str(error) else first_line(error)
+        raise InputError(
+            f'the spaCy model "{model}" finds no noun phrases: {why}',
+            fix="give one such as en_core_web_sm, or use --set parser=lexicon",
+        ) from None
 
     def parse(caption: str) -> list[Phrase]:
         phrases = []
         for chunk in pipeline(caption).noun_chunks:
             words = [token.text for token in chunk if token.i <= chunk.root.i and token.pos_ != "PUNCT"]
             if chunk.root.pos_ in ("NOUN", "PROPN"):
-                phrases += _phrase(words, chunk.root.lemma_)
+                phrases += _phrase(words, chunk.root.lemma_ or chunk.root.text)
         return phrases
 
     return parse

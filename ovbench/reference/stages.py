@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors.torch import save
 
 from ovbench.data.decode import read_image
 from ovbench.errors import InputError
-from ovbench.reference.captions import Captioner
+from ovbench.reference.captions import Captioner, UnreadableImage
 from ovbench.reference.encode import PairingEncoder, Segmented, VisualEncoder, boxes, segmented
 from ovbench.reference.pairing import best_segments
 from ovbench.reference.parts import Part, Picture, Work, read_lines
@@ -37,9 +38,9 @@ def caption_part(work: Work, part: Part, captions: Captioner, at_once: int, adva
     advance(len(part.pictures) - len(left))
     with draft.open("a", encoding="utf-8") as file, ThreadPoolExecutor(at_once) as pool:
         try:
-            texts = map(captions, left) if at_once == 1 else pool.map(captions, left)
-            for picture, found in zip(left, texts, strict=True):
-                file.write(json.dumps({"image": picture.id, "captions": found}, ensure_ascii=False) + "\n")
+            rows = (map if at_once == 1 else pool.map)(partial(_captioned, captions), left)
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
                 advance(1)
         except BaseException:
@@ -49,6 +50,13 @@ def caption_part(work: Work, part: Part, captions: Captioner, at_once: int, adva
     lines = [json.dumps(rows[picture.id], ensure_ascii=False) for picture in part.pictures]
     write_bytes(path, "".join(line + "\n" for line in lines).encode())
     draft.unlink()
+
+
+def _captioned(captions: Captioner, picture: Picture) -> dict[str, Any]:
+    try:
+        return {"image": picture.id, "captions": captions(picture)}
+    except UnreadableImage as error:
+        return {"image": picture.id, "captions": [], "failed": str(error)}
 
 
 def _whole_lines(draft: Path) -> set[str]:
@@ -74,6 +82,7 @@ def phrase_part(work: Work, part: Part, parse: Parser, advance: Advance) -> None
     for row in read_lines(work.file("captions", part.name)):
         phrases, empty = unique_phrases(row["captions"], parse)
         found = {"image": row["image"], "captions": len(row["captions"]), "without_noun": empty, "phrases": phrases}
+        found |= {"failed": row["failed"]} if "failed" in row else {}
         lines.append(json.dumps(found, ensure_ascii=False) + "\n")
         advance(1)
     write_bytes(work.file("phrases", part.name), "".join(lines).encode())
@@ -95,7 +104,7 @@ def pair_part(work: Work, part: Part, regions: Regions, encoder: PairingEncoder,
     texts = sorted({text for row in phrases.values() for text, _ in row["phrases"]})  # the same batches in every run
     known = dict(zip(texts, encoder.phrases(texts), strict=True)) if texts else {}
     rows: dict[str, list[Any]] = {name: [] for name in pair_schema().names}
-    failed: dict[str, str] = {}
+    failed = {image: row["failed"] for image, row in phrases.items() if "failed" in row}
     segments = images = 0
     wanted = [picture for picture in part.pictures if phrases[picture.id]["phrases"]]
     for picture, image, found in _read(wanted, regions, encoder.device):
@@ -118,7 +127,7 @@ def pair_part(work: Work, part: Part, regions: Regions, encoder: PairingEncoder,
         "images": len(part.pictures), "paired_images": images, "segments": segments,
         "captions": sum(row["captions"] for row in phrases.values()),
         "captions_without_noun": sum(row["without_noun"] for row in phrases.values()),
-        "without_caption": [i for i, row in phrases.items() if not row["captions"]],
+        "without_caption": [i for i, row in phrases.items() if not row["captions"] and i not in failed],
         "without_noun": [i for i, row in phrases.items() if row["captions"] and not row["phrases"]],
         "mentions": sum(len(row["phrases"]) for row in phrases.values()), "failed": failed,
     }  # fmt: skip

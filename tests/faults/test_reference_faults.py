@@ -331,6 +331,26 @@ def test_a_caption_server_that_refuses_is_named(server, tmp_path, answer, messag
         open_captions("openai:some-model", "Describe.", base_url=server)(Picture("a", tmp_path / "a.png"))
 
 
+def test_an_answer_without_text_is_no_caption(server, tmp_path):
+    draw(tmp_path, ["a"])
+    ask = open_captions("openai:some-model", "Describe.", base_url=server)
+    for content in (None, "", "  "):
+        Server.answers = [(200, {"choices": [{"message": {"content": content}}]})]
+        assert ask(Picture("a", tmp_path / "a.png")) == []
+
+
+def test_one_torn_image_does_not_stop_a_model(server, tmp_path):
+    """A server would only say that the request is bad, and the build could never go on."""
+    draw(tmp_path / "images", ["a", "b"])
+    (tmp_path / "images" / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    good = (200, {"choices": [{"message": {"content": "a red box on grass"}}]})
+    Server.answers = [good, good]
+    sources = Sources(tmp_path / "images", "openai:m", tmp_path / "out", base_url=server)
+    manifest = build_set(sources, plan(), "cpu", Team())
+    assert list(manifest["failed"]) == ["torn"] and "torn.jpg" in manifest["failed"]["torn"]
+    assert manifest["without_caption"] == [] and manifest["counts"]["images_paired"] == len(Server.asked) == 2
+
+
 def test_captions_that_were_paid_for_are_kept_when_the_server_dies(server, tmp_path):
     draw(tmp_path / "images", ["a", "b", "c"])
     good = {"choices": [{"message": {"content": "a red box on grass"}}]}
