@@ -36,6 +36,14 @@ class InputError(OvbenchError):
 class ScoreError(OvbenchError):
     """A method gave something other than numbers."""
 
+    exit_code = 4
+
+
+class ImageError(OvbenchError):
+    """An image failed, and the run was to end with the first that does."""
+
+    exit_code = 4
+
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> UsageError:
     """The error for a name that is not known, with the closest names that are."""

@@ -13,7 +13,7 @@ import numpy as np
 from ovbench.data.read import Dataset, Sample
 from ovbench.engine.ledger import Entry, LedgerPart
 from ovbench.engine.shared import OneByOne, Outcome, SharedBatches
-from ovbench.errors import InputError, OvbenchError
+from ovbench.errors import ImageError, InputError, OvbenchError
 from ovbench.metrics.counts import count_pixels
 from ovbench.segmentor import OpenVocabSegmentor
 
@@ -60,8 +60,8 @@ def evaluate(
 
     The targets hold the same images and belong to the segmentor's vocabularies, one each. An image that cannot be read,
     whose label does not fit the benchmark, or for which the method gives no numbers is noted as failed and the run
-    goes on; with ``fail_fast`` the error ends the run. ``batch``: windows of several images share batches of so many
-    (0: images are labelled one by one). ``advance`` is called after each image.
+    goes on; with ``fail_fast`` the first one ends the run, by an ImageError. ``batch``: windows of several images share
+    batches of so many (0: images are labelled one by one). ``advance`` is called after each image.
     """
     ahead = max(READ_AHEAD, batch)
     for read, (index, labels, seconds) in _outcomes(segmentor, _read_ahead(segmentor, targets, indices, ahead), batch):
@@ -76,7 +76,7 @@ def evaluate(
             if target.dataset.items[index].id not in target.due:
                 continue
             if fail_fast and isinstance(outcome, OvbenchError):
-                raise outcome
+                raise ImageError(outcome.what, where=outcome.where or target.dataset.items[index].id, fix=outcome.fix)
             _note(target, index, outcome, seconds)
         advance()
 

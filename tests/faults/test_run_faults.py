@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from ovbench.config import resolve
 from ovbench.engine.ledger import LedgerPart
+from ovbench.errors import InputError
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.segmentor import build
 
@@ -103,7 +104,17 @@ def test_scores_that_are_no_numbers(ovbench, monkeypatch, tmp_path):
     assert done.code == 4 and record["status"] == "partial" and record["metrics"]["mIoU"] is None
     assert len(record["failed"]) == 2 and "gave scores that are not numbers" in done.err
     stopped = ovbench(*evaluate(tmp_path / "fast", "--fail-fast"))
-    assert stopped.code == 1 and "gave scores that are not numbers" in stopped.err
+    assert stopped.code == 4 and "error: MaskCLIP gave scores that are not numbers (" in stopped.err
+    assert stopped.err.count("error:") == 1
+
+
+def test_fail_fast_on_an_image_that_cannot_be_read(ovbench, monkeypatch, tmp_path):
+    def refuse(path):
+        raise InputError(f'the image "{path.name}" is empty', fix="copy the file again")
+
+    monkeypatch.setattr("ovbench.data.read.read_image", refuse)
+    stopped = ovbench(*evaluate(tmp_path, "--fail-fast"))
+    assert stopped.code == 4 and "is empty (" in stopped.err and "copy the file again" in stopped.err, stopped.err
 
 
 class Hostile:

@@ -1,7 +1,9 @@
 """Every case beside the checkout and every small one in it passes; altered expectations do not."""
 
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,20 @@ def test_unreadable_cases_say_why(copy, damage, message):
 def edit(folder, **fields):
     path = folder / "case.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_arrays_that_unpack_to_more_than_they_may(copy, monkeypatch):
+    monkeypatch.setattr("ovbench.parity.case.LARGEST", 1 << 20)
+    np.savez_compressed(copy / "inputs.npz", image=np.zeros((2, 1 << 20), np.uint8))
+    assert (copy / "inputs.npz").stat().st_size < 10_000
+    with pytest.raises(InputError, match=r"the arrays take 2 MiB unpacked, more than 1 \(.*inputs.npz\)"):
+        check_case(copy)
+
+
+def test_an_array_that_claims_more_than_it_holds(copy):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)})
+    with zipfile.ZipFile(copy / "inputs.npz", "w") as archive:
+        archive.writestr("image.npy", header.getvalue() + bytes(8))
+    with pytest.raises(InputError, match="cannot read the arrays"):
+        check_case(copy)
