@@ -12,14 +12,8 @@ from ovbench.cli import options
 
 
 @click.command(name="eval")
-@click.option(
-    "--method", "-m", "methods", multiple=True, metavar="NAME", shell_complete=options.complete_methods,
-    help="Method. Repeatable.",
-)  # fmt: skip
-@click.option(
-    "--dataset", "-d", "datasets", multiple=True, metavar="NAME|CARD.toml", shell_complete=options.complete_datasets,
-    help="Benchmark, or a card of your own. Repeatable.",
-)  # fmt: skip
+@options.methods("Method. Repeatable.")
+@options.datasets("Benchmark, or a card of your own. Repeatable.", metavar="NAME|CARD.toml")
 @click.option(
     "--suite", metavar="NAME|FILE.toml", shell_complete=options.complete_suites,
     help="The rows of a suite, such as a paper's table, instead of --method; on its own benchmarks or on --dataset.",

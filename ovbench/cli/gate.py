@@ -14,14 +14,8 @@ from ovbench.cli import options
 @click.command()
 @click.option("--baseline", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Baseline file.")
 @click.option("--update", is_flag=True, help="Write the baseline instead of checking against it.")
-@click.option(
-    "--method", "-m", "methods", multiple=True, metavar="NAME", shell_complete=options.complete_methods,
-    help="With --update: the methods of the baseline; else only these of it. Repeatable.",
-)  # fmt: skip
-@click.option(
-    "--dataset", "-d", "datasets", multiple=True, metavar="NAME", shell_complete=options.complete_datasets,
-    help="With --update: benchmarks.",
-)  # fmt: skip
+@options.methods("With --update: the methods of the baseline; else only these of it. Repeatable.")
+@options.datasets("With --update: benchmarks.")
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="With --update: only the first N images.")
 @click.option(
     "--tolerance", type=click.FloatRange(min=0), default=0.2, show_default=True,

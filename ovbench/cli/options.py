@@ -46,6 +46,19 @@ def _layouts() -> list[str]:
 complete_methods, complete_datasets = _completer(_methods), _completer(_datasets)
 complete_suites, complete_layouts = _completer(_suites), _completer(_layouts)
 
+
+def methods(text: str) -> Callable[[click.Command], click.Command]:
+    return click.option(
+        "--method", "-m", "methods", multiple=True, metavar="NAME", shell_complete=complete_methods, help=text
+    )
+
+
+def datasets(text: str, metavar: str = "NAME") -> Callable[[click.Command], click.Command]:
+    return click.option(
+        "--dataset", "-d", "datasets", multiple=True, metavar=metavar, shell_complete=complete_datasets, help=text
+    )
+
+
 def _remember_refine(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     ctx.meta["ovbench.refine"] = value
 

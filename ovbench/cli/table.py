@@ -22,10 +22,7 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
 @click.option(
     "--format", "form", type=click.Choice(FORMAT_NAMES), default="rich", show_default=True, help="How to print it."
 )
-@click.option(
-    "--dataset", "-d", "datasets", multiple=True, metavar="NAME", shell_complete=options.complete_datasets,
-    help="Show this benchmark instead of the layout's own. Repeatable.",
-)  # fmt: skip
+@options.datasets("Show this benchmark instead of the layout's own. Repeatable.")
 @click.option("--intervals", is_flag=True, help="Show the 95 % interval of every measured value.")
 @click.option("--list", "listing", is_flag=True, help="List the layouts that come with ovbench.")
 @click.option(
@@ -58,13 +55,26 @@ def table(
     from ovbench.results.render import FORMATS
     from ovbench.results.tables import layout_table, record_table
 
+    # a paper's figures are worth printing before anything was measured
+    records = find_records(runs) if layout is None or runs != Path("runs") or runs.is_dir() else []
+    measured_on = {f.record["cell"]["dataset"] for f in records}
+    _refuse_unknown(datasets, measured_on.union(load_layout(layout).columns if layout else ()))
     if layout is None:
-        records = [f for f in find_records(runs) if not datasets or f.record["cell"]["dataset"] in datasets]
+        records = [f for f in records if not datasets or f.record["cell"]["dataset"] in datasets]
         if not records:
             raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or name a --layout")
         made = record_table(records)
     else:
-        loaded = load_layout(layout, datasets)  # a paper's figures are worth printing before anything was measured
-        records = find_records(runs) if runs != Path("runs") or runs.is_dir() else []
+        loaded = load_layout(layout, datasets)
         made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"))
     click.echo(FORMATS[form](made, intervals), nl=False)
+
+
+def _refuse_unknown(datasets: tuple[str, ...], seen: set[str]) -> None:
+    """UsageError for what is neither a benchmark of ovbench nor seen in a record or the layout."""
+    from ovbench.data.card import list_cards
+    from ovbench.errors import unknown
+
+    for name in datasets:
+        if name not in {*list_cards(), *seen}:
+            raise unknown("dataset", name, {*list_cards(), *seen})

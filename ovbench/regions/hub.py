@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ovbench.errors import InputError, first_line
 from ovbench.hub import fetch_file, local_file, require_connection
+from ovbench.regions.base import RegionSource
 from ovbench.tensors import file_sha256
 
 NETWORK = (("config.json",), ("model.safetensors", "pytorch_model.bin"))
@@ -39,6 +41,26 @@ def fetch_files(weights: str, files: Files) -> None:
 def weights_hash(weights: str, files: Files) -> str:
     """sha256 over the hashes of the files in use."""
     return hashlib.sha256("".join(file_sha256(fetch_file(weights, *names)) for names in files).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class HubRegions(RegionSource):
+    """Base class of the sources whose weights lie on the hub, or in a folder with the same files."""
+
+    elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
+    concurrent: ClassVar[bool] = False
+    files: ClassVar[Files] = NETWORK
+
+    weights: str = ""
+
+    def missing(self) -> list[str]:
+        return missing_files(self.weights, self.files)
+
+    def fetch(self) -> None:
+        fetch_files(self.weights, self.files)
+
+    def weights_sha256(self) -> str:
+        return weights_hash(self.weights, self.files)
 
 
 def load_pretrained(cls: type, weights: str) -> Any:

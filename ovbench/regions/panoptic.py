@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from ovbench.errors import InputError, first_line
-from ovbench.regions.base import Maker, RegionSource
-from ovbench.regions.hub import WITH_PROCESSOR, fetch_files, load_pretrained, missing_files, weights_hash
+from ovbench.regions.base import Maker
+from ovbench.regions.hub import WITH_PROCESSOR, Files, HubRegions, load_pretrained
 
 
 @dataclass(frozen=True)
-class PanopticRegions(RegionSource):
+class PanopticRegions(HubRegions):
     """Segments of a panoptic model, as its own post-processing numbers them; what it leaves out is the lowest id.
 
     weights: a hub name or a folder with config.json, preprocessor_config.json and the weights. score: least class
@@ -22,23 +22,12 @@ class PanopticRegions(RegionSource):
     query's mask that it must win. half: computation in fp16, as the official run; on a CPU always fp32.
     """
 
-    elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
-    concurrent: ClassVar[bool] = False
+    files: ClassVar[Files] = WITH_PROCESSOR
 
-    weights: str = ""
     score: float = 0.5
     mask: float = 0.5
     overlap: float = 0.8
     half: bool = True
-
-    def missing(self) -> list[str]:
-        return missing_files(self.weights, WITH_PROCESSOR)
-
-    def fetch(self) -> None:
-        fetch_files(self.weights, WITH_PROCESSOR)
-
-    def weights_sha256(self) -> str:
-        return weights_hash(self.weights, WITH_PROCESSOR)
 
     def network_class(self) -> type:
         """The transformers class of the model."""

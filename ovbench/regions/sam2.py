@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.regions.base import Maker, RegionSource
-from ovbench.regions.hub import NETWORK, fetch_files, load_pretrained, missing_files, weights_hash
+from ovbench.regions.base import Maker
+from ovbench.regions.hub import HubRegions, load_pretrained
 from ovbench.regions.paint import paint_masks
 from ovbench.regions.sam import generated
 
@@ -24,7 +24,7 @@ LOGIT_RANGE = 32.0  # the official predictor clamps its low-resolution logits
 
 
 @dataclass(frozen=True)
-class Sam2Regions(RegionSource):
+class Sam2Regions(HubRegions):
     """Masks painted in ascending area; 0 is what none covers. The defaults are zdk258/CorrCLIP's "sam2" (8 points).
 
     The authors' published maps ("SAM2_32") used 32 points a side.
@@ -34,24 +34,12 @@ class Sam2Regions(RegionSource):
     computation in fp16, as the official run; on a CPU always fp32.
     """
 
-    elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
-    concurrent: ClassVar[bool] = False
-
     weights: str = "facebook/sam2-hiera-large"
     points: int = 8
     iou: float = 0.4
     stability: float = 0.4
     multimask: bool = False
     half: bool = True
-
-    def missing(self) -> list[str]:
-        return missing_files(self.weights, NETWORK)
-
-    def fetch(self) -> None:
-        fetch_files(self.weights, NETWORK)
-
-    def weights_sha256(self) -> str:
-        return weights_hash(self.weights, NETWORK)
 
     def start(self, device: str = "cpu") -> Maker:
         from segment_anything import SamAutomaticMaskGenerator

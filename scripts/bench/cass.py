@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
+from timing import fastest, ran_on
 from torch import nn
 
 from ovbench.backbones.clip import ClipVision
@@ -37,20 +35,6 @@ def random_towers() -> dict[str, nn.Module]:
     )  # fmt: skip
     vit = timm.create_model("vit_base_patch8_224.dino", pretrained=False, num_classes=0)
     return {"clip": ClipVision(visual), "dino": DinoVision(vit)}
-
-
-def fastest(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Seconds of the fastest of several runs."""
-    times = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 @torch.inference_mode()
@@ -86,8 +70,7 @@ def main() -> None:
     ratio = (seconds["encode"] + seconds["score"]) / (seconds["clip"] + seconds["dino"])
     result = {
         "weights": named or "random", "windows": a.windows, "side": a.side, "queries": a.queries,
-        "device": torch.cuda.get_device_name() if a.device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "seconds": seconds, "over_unavoidable": ratio,
+        **ran_on(a.device), "seconds": seconds, "over_unavoidable": ratio,
     }  # fmt: skip
     print(json.dumps(result, indent=1))
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from timing import fastest, ran_on
 from torch import Tensor
 
 from ovbench.engine.pamr import OFFSETS, pamr
@@ -38,18 +37,6 @@ def pamr_by_convolution(scores: Tensor, guide: Tensor, dilations: tuple[int, ...
     return scores
 
 
-def seconds(function: Callable[[], Tensor], repeats: int, device: torch.device) -> float:
-    """The fastest of several runs."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,13 +54,12 @@ def main() -> None:
     ours, plain = pamr(*arguments), pamr_by_convolution(*arguments)
     error = float((ours - plain).abs().max())
     del ours, plain
-    fast = seconds(lambda: pamr(*arguments), a.repeats, a.device)
-    slow = seconds(lambda: pamr_by_convolution(*arguments), a.repeats, a.device)
+    fast = fastest(lambda: pamr(*arguments), a.repeats, a.device)
+    slow = fastest(lambda: pamr_by_convolution(*arguments), a.repeats, a.device)
     result = {
         "queries": a.queries, "size": list(a.size), "dilations": list(a.dilations), "iterations": a.iterations,
-        "device": torch.cuda.get_device_name() if a.device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "seconds": fast, "seconds_convolution": slow, "speedup": slow / fast, "largest_difference": error,
+        **ran_on(a.device), "seconds": fast, "seconds_convolution": slow, "speedup": slow / fast,
+        "largest_difference": error,
     }  # fmt: skip
     print(json.dumps(result, indent=1))
 

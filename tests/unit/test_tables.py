@@ -173,4 +173,8 @@ def test_the_command(write, tmp_path, capsys):
     assert done.exit_code == 0, done.output
     found = [r for r in csv.DictReader(io.StringIO(done.output)) if r["measured"]]
     assert [(r["row"], r["benchmark"], r["published"]) for r in found] == [("CLIP", "voc20", "49.1")]
+    done = CliRunner().invoke(command, ["--runs", str(tmp_path), "-l", "cass-table1", "-d", "voc20", "--format", "csv"])
+    assert {r["benchmark"] for r in csv.DictReader(io.StringIO(done.output))} == {"voc20", "average"}
+    wrong = CliRunner().invoke(command, ["--runs", str(tmp_path), "-d", "voc02"])
+    assert isinstance(wrong.exception, UsageError) and 'unknown dataset "voc02"' in str(wrong.exception)
     assert "corrclip-table1" in CliRunner().invoke(command, ["--list"]).output
