@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,18 @@ from ovbench.results.store import write_bytes
 ROOTS_LISTED = 40
 ROOTS_SHOWN = 10
 EXAMPLES = 6
+NUMBER = re.compile(r"-?[\d,]+(\.\d+)?|nan")
 SIDE = 96  # pixels of a picture's longer side
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}figure{display:inline-block;margin:.3rem;text-align:center;
-vertical-align:top;width:7.5rem}figcaption{font-size:12px}.no img{opacity:.45}.no{color:#a33}.warn{color:#a33}"""
+FAILED_LISTED = 40
+STYLE = """:root{color-scheme:light dark;--line:#8884;--no:#c33}
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
+h1,h2,h3{line-height:1.2}h3{margin:1.2rem 0 .2rem}p{margin:.4rem 0}
+.side{display:flex;flex-wrap:wrap;gap:0 3rem;align-items:flex-start}
+table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .7rem .15rem 0;border-bottom:1px solid var(--line);
+text-align:left;vertical-align:top;overflow-wrap:anywhere}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+figure{display:inline-block;margin:.3rem .4rem .3rem 0;text-align:center;vertical-align:top;width:6.8rem}
+figure img{max-width:100%}figcaption{font-size:12px;line-height:1.3;overflow-wrap:anywhere}
+.no img{opacity:.4}.no figcaption{text-decoration:line-through}.no,.warn{color:var(--no)}"""
 
 
 def write_report(
@@ -33,38 +41,40 @@ def write_report(
     images: Path | None,
 ) -> None:  # fmt: skip
     """One self-contained HTML page; pictures only where the ``images`` are at hand."""
+    counts = [(name.replace("_", " "), f"{n:,}") for name, n in manifest["counts"].items()]
     body = [
-        "<h1>Reference set</h1>",
+        f"<h1>Reference set of {manifest['counts']['images']:,} images</h1>",
         *(f'<p class="warn">{html.escape(text)}</p>' for text in manifest["warnings"]),
-        _settings(manifest),
-        "<h2>Counts</h2>",
-        _table(["stage", "number"], [(name.replace("_", " "), f"{n:,}") for name, n in manifest["counts"].items()]),
-        "<h2>Most frequent roots</h2>",
-        _roots(base, filtered),
-        "<h2>Synonyms</h2>",
-        _table(["root", "synonym", "cosine"], _synonyms(base, similar)),
+        '<div class="side">',
+        _section("Counts", ["stage", "number"], counts),
+        _section("Most frequent roots", ["root", "base pairs", "kept", "spread w", ""], _roots(base, filtered)),
+        _section("Synonyms", ["root", "synonym", "cosine"], _synonyms(base, similar)),
+        "</div>",
         *_examples(base, filtered, manifest["parts"], work, images),
+        _section("Settings", ["setting", "value", "hash"], _settings(manifest)),
+        _section("Images that cannot be read", ["image", "reason"], list(manifest["failed"].items())[:FAILED_LISTED]),
     ]
-    page = f"<!doctype html><meta charset=utf-8><title>Reference set</title><style>{STYLE}</style>" + "\n".join(body)
-    write_bytes(path, page.encode())
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Reference set</title>'
+    page = f'<!doctype html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>'
+    write_bytes(path, (page + "\n".join(body) + "</body></html>\n").encode())
 
 
-def _settings(manifest: Mapping[str, Any]) -> str:
+def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     encoders = {**manifest["encoders"], "pairing": manifest["pairing"]}
     rows = [(kind, entry["name"], entry["sha256"][:12]) for kind, entry in encoders.items()]
-    build = [(key, value, "") for key, value in manifest["settings"]["build"].items()]
-    regions = [("regions", " ".join(f"{k}={v}" for k, v in manifest["settings"]["cell"]["regions"].items()), "")]
-    return "<h2>Settings</h2>" + _table(["setting", "value", "hash"], rows + regions + build)
+    regions = " ".join(f"{key}={value}" for key, value in manifest["settings"]["cell"]["regions"].items())
+    build = [(key, value, "") for key, value in manifest["settings"]["build"].items() if key != "pairing"]
+    used = [(key, value, "") for key, value in manifest["used_with"].items() if key not in ("zeta", "o_rownorm")]
+    return [*rows, ("regions", regions, ""), *used, *build]
 
 
-def _roots(base: Any, filtered: Any) -> str:
-    sizes, rows = filtered.groups.sizes, []
+def _roots(base: Any, filtered: Any) -> Iterator[tuple[Any, ...]]:
+    sizes = filtered.groups.sizes
     left = np.bincount(base.phrase_root[base.pairs[filtered.stay, 1]], minlength=len(sizes))
     dropped = set(filtered.dropped.tolist())
     for root in np.argsort(-sizes, kind="stable")[:ROOTS_LISTED].tolist():
         fate = "dropped as ambiguous" if root in dropped else ""
-        rows.append((base.roots[root], f"{sizes[root]:,}", f"{left[root]:,}", f"{filtered.together.w[root]:.3f}", fate))
-    return _table(["root", "base pairs", "kept", "spread w", ""], rows)
+        yield base.roots[root], f"{sizes[root]:,}", f"{left[root]:,}", f"{filtered.together.w[root]:.3f}", fate
 
 
 def _synonyms(base: Any, similar: Any) -> Iterator[tuple[str, str, str]]:
@@ -76,12 +86,16 @@ def _examples(base: Any, filtered: Any, parts: list[str], work: Work, images: Pa
     """Segments of the roots with most pairs left: some that stayed and some that the filter dropped."""
     if images is None:
         return
-    yield "<h2>Examples</h2><p>Bounding boxes of segments with their phrase; faded ones were filtered out.</p>"
+    yield (
+        "<h2>Examples</h2><p>Bounding boxes of segments with their phrase, of the roots with most pairs left. "
+        '<span class="no">What a filter dropped is faded.</span></p>'
+    )
     tables: dict[int, Any] = {}
     sizes = np.bincount(base.phrase_root[base.pairs[filtered.stay, 1]], minlength=len(base.roots))
     for root in np.argsort(-sizes, kind="stable")[:ROOTS_SHOWN].tolist():
         pairs = filtered.groups.order[filtered.groups.start[root] : filtered.groups.start[root + 1]]
-        stayed, gone = pairs[filtered.stay[pairs]][:EXAMPLES], pairs[~filtered.stay[pairs]][: EXAMPLES // 2]
+        stayed = _some(pairs[filtered.stay[pairs]], EXAMPLES)
+        gone = _some(pairs[~filtered.stay[pairs]], EXAMPLES // 2)
         figures = []
         for pair in (*stayed.tolist(), *gone.tolist()):
             segment, phrase = base.pairs[pair].tolist()
@@ -94,9 +108,14 @@ def _examples(base: Any, filtered: Any, parts: list[str], work: Work, images: Pa
                 style = "" if filtered.stay[pair] else ' class="no"'
                 caption = html.escape(base.phrases[phrase])
                 figures.append(
-                    f'<figure{style}><img src="{picture}" alt=""><figcaption>{caption}</figcaption></figure>'
+                    f'<figure{style}><img src="{picture}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
                 )
         yield f"<h3>{html.escape(base.roots[root])}</h3>" + "".join(figures)
+
+
+def _some(pairs: np.ndarray, most: int) -> np.ndarray:
+    """Pairs from everywhere in the set, not of its first images only."""
+    return pairs[np.unique(np.linspace(0, len(pairs) - 1, most).astype(int))] if len(pairs) else pairs
 
 
 def _crop(images: Path, row: Mapping[str, Any]) -> str | None:
@@ -118,11 +137,16 @@ def _crop(images: Path, row: Mapping[str, Any]) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def _table(heads: list[str], rows: Any) -> str:
-    def cell(value: Any) -> str:
-        text = str(value)
-        number = text.replace(",", "").replace(".", "").isdigit()
-        return f'<td class="n">{html.escape(text)}</td>' if number else f"<td>{html.escape(text)}</td>"
+def _section(title: str, heads: list[str], rows: Iterable[tuple[Any, ...]]) -> str:
+    """A heading and a table, or nothing where there are no rows; columns of numbers are set to the right."""
+    texts = [[str(value) for value in row] for row in rows]
+    if not texts:
+        return ""
+    right = [all(NUMBER.fullmatch(text) for text in column) for column in zip(*texts, strict=True)]
 
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
-    return f"<table><tr>{head}</tr>" + "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows) + "</table>"
+    def line(kind: str, cells: list[str]) -> str:
+        marks = (' class="n"' if number else "" for number in right)
+        return "".join(f"<{kind}{m}>{html.escape(c)}</{kind}>" for m, c in zip(marks, cells, strict=True))
+
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in texts)
+    return f"<section><h2>{title}</h2><table><tr>{line('th', heads)}</tr>{body}</table></section>"
