@@ -42,13 +42,12 @@ def report(
     """
     from ovbench.report.build import build_page
     from ovbench.report.pictures import Around, read_cards
-    from ovbench.report.runs import gather
+    from ovbench.report.runs import gather, notes_of
     from ovbench.results.store import write_bytes
 
     found = gather(runs)
     page = build_page(found, images, Around(data_root, device, read_cards(cards), run_code))
     write_bytes(out, page)
-    for run in found:
-        for note in run.notes:
-            click.echo(f"{run.path}: {note}", err=True)
+    for note, files in notes_of(found).items():
+        click.echo(f"{files[0] if len(files) == 1 else f'{len(files)} runs'}: {note}", err=True)
     click.echo(f"report: {out} ({len(page) / 1e6:.1f} MB)", err=True)

@@ -13,7 +13,7 @@ from ovbench.report.data import picture_data, run_data, scene_data
 from ovbench.report.pictures import Around, Picture, draw
 from ovbench.report.ranking import Images, rank_images
 from ovbench.report.render import render
-from ovbench.report.runs import Run
+from ovbench.report.runs import Run, notes_of
 from ovbench.results.tables import deviation
 
 SHOWN_ELSEWHERE = ("counts", "per_class", "metrics", "failed")  # parts of a record that are no provenance
@@ -30,7 +30,7 @@ def build_page(runs: Sequence[Run], images: int, around: Around) -> bytes:
     for run, order, found, made in zip(runs, orders, ranked, pictures, strict=True):
         known = {picture.image: store.add(run, picture) for picture in made}
         parts.append({"shown": _shown(run, found), "data": store.put(run_data(run, order, found, known), "run")})
-    return render(parts, store.elements).encode()
+    return render(parts, notes_of(runs), store.elements).encode()
 
 
 class _Store:
@@ -76,7 +76,6 @@ def _shown(run: Run, ranked: Images) -> dict[str, Any]:
         "started": record["time"]["started"],
         "seconds": record["time"].get("seconds", {}).get("label"),
         "file": run.path.name,
-        "notes": run.notes,
         "command": command_of(record, run.header),
         "provenance": _provenance(record),
     }

@@ -17,6 +17,7 @@ from ovbench.data.read import Dataset, open_dataset
 from ovbench.env import choose_device
 from ovbench.errors import InputError, OvbenchError, UsageError
 from ovbench.metrics.counts import Confusion, PixelCounts, count_pixels
+from ovbench.report.check import check_words
 from ovbench.report.runs import Run
 from ovbench.weights import require_weights
 
@@ -88,8 +89,7 @@ def _cell(run: Run, around: Around) -> Cell:
     plain = run.record["cell"]
     if ":" in plain["method"] and not around.run_code:
         raise UsageError("the method is code outside of ovbench", where=plain["method"], fix="--run-code runs it")
-    if "vocabulary" not in run.header:
-        raise InputError("the ledger does not name the words of the classes", where=run.record["ledger"])
+    check_words(run.header, len(run.classes), run.record["ledger"])
     cell = cell_of(plain)
     if cell.digest() != run.record["settings_sha256"]:
         raise InputError("the record has settings of another version of ovbench", where=run.path.name)

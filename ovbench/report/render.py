@@ -21,9 +21,11 @@ SCRIPTS = ("base", "table", "classes", "viewer", "images", "main")
 UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-def render(runs: Sequence[Mapping[str, Any]], elements: Mapping[str, Mapping[str, Any]]) -> str:
-    """``runs``: what is shown without a script, and the id of the element with the run's data; ``elements``: by id the
-    documents that the scripts read."""
+def render(
+    runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Sequence[str]], elements: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """``runs``: what is shown without a script, and the id of the element with the run's data; ``notes``, each with the
+    files that it is about; ``elements``: by id the documents that the scripts read."""
     environment = Environment(
         loader=FileSystemLoader(asset("report")), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -32,7 +34,8 @@ def render(runs: Sequence[Mapping[str, Any]], elements: Mapping[str, Mapping[str
     style = _source("page.css")
     script = '"use strict";\n(() => {\n' + "".join(_source(f"{name}.js") for name in SCRIPTS) + "})();\n"
     return environment.get_template("page.html").render(
-        runs=runs, style=Markup(style), script=Markup(script), style_hash=_hash(style), script_hash=_hash(script),
+        runs=runs, notes=notes, style=Markup(style), script=Markup(script),
+        style_hash=_hash(style), script_hash=_hash(script),
         elements={name: inert_json(value) for name, value in elements.items()},
     )  # fmt: skip
 

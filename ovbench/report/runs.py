@@ -13,18 +13,9 @@ from ovbench.data.read import ids_sha256
 from ovbench.engine.ledger import Entry, read_header, read_ledger
 from ovbench.errors import InputError
 from ovbench.metrics.counts import Confusion, PixelCounts
+from ovbench.report.check import check_record
 from ovbench.results.record import read_record
 from ovbench.results.tables import Found, find_records
-
-# what a report reads of a record, and the kind of each
-NEEDED = {
-    "status": str, "settings_sha256": str, "ledger": str, "failed": dict, "per_class": list, "cell.method": str,
-    "cell.dataset": str, "cell.params": dict, "cell.protocol": dict, "cell.backbones": dict, "cell.regions": dict,
-    "dataset.title": str, "dataset.classes": list, "dataset.images": int, "dataset.images_asked_for": int,
-    "dataset.split_images": int, "dataset.label_rule": str, "dataset.ids_sha256": str, "metrics.classes_in_mean": int,
-    "counts.intersection": list, "counts.union": list, "counts.predicted": list, "counts.labelled": list,
-    "weights": dict, "versions": dict, "device": dict, "time.started": str,
-}  # fmt: skip
 
 
 @dataclass
@@ -60,15 +51,24 @@ def gather(paths: Sequence[Path]) -> list[Run]:
     return [_run(f) for f in {f.path.resolve(): f for f in found}.values()]
 
 
+def notes_of(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The notes of all runs, each with the file names of the records that it is about."""
+    notes: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            notes.setdefault(note, []).append(run.path.name)
+    return notes
+
+
 def _run(found: Found) -> Run:
-    _check(found)
+    check_record(found.record, found.path)
     run = Run(found.path, found.record)
     run.notes += [f"{image} failed: {reason}" for image, reason in found.record["failed"].items()]
     try:
         run.header, entries = _ledger(found)
         ids = _scored(entries, found.record)
         counts = [entries[i].counts for i in ids]
-        _refuse_unlike(counts, found)
+        _refuse_unlike(counts, found.record)
     except InputError as error:
         run.notes.append(f"no confusions and no images: {error}")
     else:
@@ -76,27 +76,17 @@ def _run(found: Found) -> Run:
     return run
 
 
-def _check(found: Found) -> None:
-    for name, kind in NEEDED.items():
-        value: Any = found.record
-        for step in name.split("."):
-            value = value.get(step) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
-            raise InputError(f'not a whole record: "{name}" is missing or no {kind.__name__}', where=str(found.path))
-    classes = len(found.record["dataset"]["classes"])
-    columns = [*found.record["counts"].values(), found.record["per_class"]]
-    if any(not isinstance(column, list) or len(column) != classes for column in columns):
-        raise InputError(f"not a whole record: not every column has {classes} classes", where=str(found.path))
-
-
 def _ledger(found: Found) -> tuple[dict[str, Any], dict[str, Entry]]:
     folder = found.path.parent / found.record["ledger"]
     header = read_header(folder)
     if header is None:
-        raise InputError("no ledger beside the record", where=str(folder), fix="keep a run's folder with its record")
+        raise InputError("no ledger beside the record", fix="keep a run's folder with its record")
     if header.get("settings_sha256") != found.record["settings_sha256"]:
-        raise InputError("the ledger beside the record is of other settings", where=str(folder))
-    entries = read_ledger(folder, header)
+        raise InputError("the ledger beside the record is of other settings")
+    try:
+        entries = read_ledger(folder, header)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"malformed ledger: {type(error).__name__}: {error}") from error
     return header, {i: entry for i, entry in entries.items() if entry.counts is not None}
 
 
@@ -114,14 +104,16 @@ def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str
     )
 
 
-def _refuse_unlike(counts: Sequence[PixelCounts], found: Found) -> None:
+def _refuse_unlike(counts: Sequence[PixelCounts], record: Mapping[str, Any]) -> None:
     """InputError unless the images' counts are those of the record."""
-    total = Confusion(len(found.record["dataset"]["classes"]))
+    total = Confusion(len(record["dataset"]["classes"]))
     try:
         for one in counts:
             total.add(one)
     except (IndexError, ValueError) as error:
-        raise InputError("the ledger has counts of other classes than the record", where=str(found.path)) from error
+        raise InputError("the ledger has counts of other classes than the record") from error
+    if any(part.min(initial=0) < 0 for one in counts for part in one):
+        raise InputError("the ledger has negative counts")
     for name in ("intersection", "predicted", "labelled"):
-        if not np.array_equal(getattr(total, name), found.record["counts"][name]):
-            raise InputError("the ledger beside the record is of other images or another run", where=str(found.path))
+        if not np.array_equal(getattr(total, name), record["counts"][name]):
+            raise InputError("the ledger beside the record is of other images or another run")

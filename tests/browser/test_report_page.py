@@ -258,6 +258,18 @@ def test_every_control_has_a_name(shown):
     assert [n for n in controls if not n["ignored"] and not n.get("name", {}).get("value")] == []
 
 
+def test_five_thousand_images_are_shown_twenty_at_a_time(chromium, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda file: None)  # one per line of the ledger
+    counts = random_counts(np.random.default_rng(0), 5000, 150)
+    path = write_run(tmp_path, counts, [f"class {n}" for n in range(150)])
+    (tmp_path / "page.html").write_bytes(build.build_page(gather([path]), 0, Around()))
+    many = Shown(chromium, tmp_path / "page.html")
+    assert many.status() == "5,000 images, page 1 of 250" and len(many.rows()) == 20
+    many.filter("True class", "class 7")
+    wrong = sum(((one.label == 7) & (one.predicted != 7)).any() for one in counts)
+    assert many.status().startswith(f"{wrong} images") and len(many.all("tr")) < 300
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_telephone_and_the_colours_of_the_user(shown, scheme):
     driver = shown.driver

@@ -20,7 +20,8 @@ from ovbench.report.data import pack_cells
 from ovbench.report.pictures import Around, draw, moved_pixels
 from ovbench.report.ranking import MOST_CONFUSIONS, class_intervals, confusions, loss_of_images, rank_images
 from ovbench.report.render import inert_json
-from ovbench.report.runs import gather
+from ovbench.report.runs import gather, notes_of
+from ovbench.resources import asset
 from ovbench.results.store import read_json, write_json
 
 NAMES = ["sky", "grass", "water", "road", "tree"]
@@ -109,6 +110,35 @@ def test_moved_pixels():
     assert moved_pixels(before, cells((0, 0, 47), (0, 1, 10), (1, 1, 3)), 2) == 3
 
 
+def test_equal_notes_are_said_once(tmp_path):
+    for name in ("first", "second"):
+        path = write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES, name=name)
+        write_json(path, {**read_json(path), "ledger": "gone"})
+    runs = gather([tmp_path])
+    ((note, files),) = notes_of(runs).items()
+    assert files == ["first.json", "second.json"] and str(tmp_path) not in note
+    assert build_page(runs, 0, Around()).decode().count("no ledger beside the record") == 1
+
+
+def relative_luminance(colour):
+    """WCAG 2.2."""
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_can_be_read_in_both_colour_schemes():
+    """4.5 to 1 for text, 3 to 1 for bars and their intervals against what they lie on."""
+    light, dark = re.findall(r":root \{(.*?)\}", asset("report", "page.css").read_text(), re.DOTALL)
+    pairs = [(text, page, 4.5) for text in ("text", "quiet", "accent") for page in ("page", "raised", "chosen")]
+    pairs += [("warn", "warn-page", 4.5), ("on-accent", "accent", 4.5), ("whisker", "bar", 3), ("whisker", "track", 3)]
+    for scheme in (light, dark):
+        colours = dict(re.findall(r"--([\w-]+): (#\w{6})", scheme))
+        for text, page, least in pairs:
+            bright, dim = sorted((relative_luminance(colours[c]) for c in (text, page)), reverse=True)
+            assert (bright + 0.05) / (dim + 0.05) >= least, (text, page)
+
+
 def test_text_in_data_stays_text(tmp_path):
     """Names of classes and images, and reasons of failures, come from files."""
     hostile = "</script><script>document.title='taken'</script><!--"
@@ -180,13 +210,31 @@ def test_what_is_not_there_is_said(tmp_path):
 def test_records_that_are_none(tmp_path):
     path = write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES)
     record = read_json(path)
-    for changed in ({"counts": {}}, {"cell": []}, {"per_class": []}, {"time": None}):
+    columns = {**record["counts"], "union": [-1] * 5}
+    metrics = {**record["metrics"], "mIoU_interval": [0.5, None]}
+    for changed in (
+        {"counts": {}}, {"counts": columns}, {"cell": []}, {"per_class": []}, {"per_class": [{}] * 5}, {"time": None},
+        {"metrics": metrics}, {"failed": {"a": 1}}, {"dataset": {**record["dataset"], "classes": [1] * 5}},
+    ):  # fmt: skip
         write_json(path, {**record, **changed})
         with pytest.raises(InputError, match="not a whole record"):
             gather([path])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no record"):
         gather([tmp_path / "empty"])
+
+
+def test_ledgers_that_are_none(tmp_path):
+    """A ledger with a good checksum may still say nonsense."""
+    nonsense = ([[9], [0], [1]], [[0, 1], [0], [1]], [[-1], [0], [1]], [[0], [0]], [["a"], [0], [1]])
+    for number, wrong in enumerate(nonsense):
+        folder = tmp_path / str(number)
+        path = write_run(folder, random_counts(np.random.default_rng(0), 1, 5), NAMES)
+        (part,) = (folder / "run").iterdir()
+        head, line = part.read_bytes().splitlines(keepends=True)
+        body = json.dumps({**json.loads(line[9:]), "counts": wrong}).encode() + b"\n"
+        part.write_bytes(head + b"%08x " % zlib.crc32(body) + body)
+        assert "no confusions and no images" in gathered(path).notes[0]
 
 
 def test_a_folder_and_its_record_are_one_run(tmp_path):
