@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.metrics.counts import Confusion, PixelCounts
-from ovbench.metrics.stats import LEVEL, RESAMPLES, draw_weights, image_iou, iou_of_draws, stack_counts
+from ovbench.metrics.stats import LEVEL, draw_weights, image_iou, iou_of_draws, stack_counts
 
 MOST_CONFUSIONS = 300  # pairs of classes by pixels, and again by share
-PER_CLASS = 5  # and of every true class
+PER_CLASS = 5  # and of every true and every predicted class
 
 
 class Images(NamedTuple):
@@ -85,25 +85,25 @@ def _wrong(counts: PixelCounts, classes: int) -> float:
     return float(missed / total) if total else float("nan")
 
 
-def class_intervals(counts: Sequence[PixelCounts], classes: int, resamples: int = RESAMPLES) -> np.ndarray:
-    """The 95 % bootstrap interval of every class' IoU over images, f64[c, 2]; NaN for a class without pixels, and for
-    fewer than two images. Draws without a pixel of the class are left out of its interval."""
+def class_intervals(counts: Sequence[PixelCounts], classes: int) -> np.ndarray:
+    """The 95 % bootstrap interval of every class' IoU over images, f64[c, 2]; NaN for a class with pixels in fewer than
+    two images. Draws without any are left out of its interval."""
     found = np.full((classes, 2), np.nan)
     if len(counts) < 2:
         return found
-    weights = draw_weights(len(counts), np.random.default_rng(0), resamples)
-    draws = iou_of_draws(stack_counts(counts, classes), weights)
+    weights, stacked = draw_weights(len(counts), np.random.default_rng(0)), stack_counts(counts, classes)
+    draws, images = iou_of_draws(stacked, weights), np.bincount(stacked.union.nonzero()[1], minlength=classes)
     tail = 100 * (1 - LEVEL) / 2
     for number, values in enumerate(draws.T):
         known = values[~np.isnan(values)]
-        if len(known):
+        if images[number] > 1:
             found[number] = np.percentile(known, [tail, 100 - tail])
     return found
 
 
 def confusions(counts: Sequence[PixelCounts], classes: int) -> list[Pair]:
     """Pairs of true and predicted class that are worth looking at, most pixels first: the largest by pixels, the
-    largest by share of the true class, and the largest few of every true class."""
+    largest by share of the true class, and the largest few of every true and of every predicted class."""
     total = Confusion(classes)
     for one in counts:
         total.add(one)
@@ -114,12 +114,16 @@ def confusions(counts: Sequence[PixelCounts], classes: int) -> list[Pair]:
     pixels = matrix[rows, columns]
     share = pixels / labelled[rows]
     chosen = {*_largest(pixels, MOST_CONFUSIONS), *_largest(share, MOST_CONFUSIONS)}
-    order = np.lexsort((-pixels, rows))
-    first = np.r_[True, np.diff(rows[order]) != 0] if len(order) else np.zeros(0, bool)
-    place = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
-    chosen |= {*order[place < PER_CLASS].tolist()}
+    chosen |= {*_largest_of_each(pixels, rows), *_largest_of_each(pixels, columns)}
     made = [Pair(int(rows[n]), int(columns[n]), int(pixels[n]), float(share[n])) for n in chosen]
     return sorted(made, key=lambda pair: (-pair.pixels, pair.label, pair.predicted))
+
+
+def _largest_of_each(values: np.ndarray, groups: np.ndarray) -> list[int]:
+    order = np.lexsort((-values, groups))
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    place = np.arange(len(order)) - np.repeat(starts, sizes)
+    return order[place < PER_CLASS].tolist()
 
 
 def _largest(values: np.ndarray, most: int) -> list[int]:

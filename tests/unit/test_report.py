@@ -18,7 +18,7 @@ from ovbench.report.build import build_page
 from ovbench.report.command import command_of
 from ovbench.report.data import pack_cells
 from ovbench.report.pictures import Around, draw, moved_pixels
-from ovbench.report.ranking import MOST_CONFUSIONS, class_intervals, confusions, loss_of_images, rank_images
+from ovbench.report.ranking import MOST_CONFUSIONS, PER_CLASS, class_intervals, confusions, loss_of_images, rank_images
 from ovbench.report.render import inert_json
 from ovbench.report.runs import gather, notes_of
 from ovbench.resources import asset
@@ -75,6 +75,8 @@ def test_intervals_hold_the_value_and_absent_classes_have_none():
     assert np.isnan(bounds[6]).all() and np.isnan(class_intervals(counts[:1], 7)).all()
     assert (bounds[:6, 0] <= iou[:6]).all() and (iou[:6] <= bounds[:6, 1]).all() and LEVEL == 0.95
     assert (bounds[:6, 0] < bounds[:6, 1]).all()
+    once = class_intervals([cells((0, 0, 5), (0, 1, 2)), cells((0, 0, 5)), cells((0, 0, 1), (0, 2, 1))], 3)
+    assert not np.isnan(once[0]).any() and np.isnan(once[1:]).all()  # one image says nothing of the spread
 
 
 def test_confusions_are_wrong_pixels_with_their_share():
@@ -86,8 +88,8 @@ def test_confusions_are_bounded_and_leave_no_class_out():
     classes = 60
     rows = [(a, b, 1000 - a) for a in range(classes) for b in range(classes)]
     found = confusions([cells(*rows)], classes)
-    assert len(found) <= 2 * MOST_CONFUSIONS + 5 * classes
-    assert {pair.label for pair in found} == {*range(classes)}
+    assert len(found) <= 2 * MOST_CONFUSIONS + 2 * PER_CLASS * classes
+    assert {pair.label for pair in found} == {pair.predicted for pair in found} == {*range(classes)}
     assert confusions([cells((0, 0, 5))], 2) == []
 
 

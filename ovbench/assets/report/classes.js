@@ -49,8 +49,11 @@ function showConfusions(run, body, choose) {
       { title: "", wide: true, cell: ([, , , share]) => bar(share) },
     ],
   });
-  table.show(run.confusions);
+  const search = make("input", { type: "search", input: () => narrow() });
+  const narrow = () => table.show(run.confusions.filter((pair) => pair.slice(0, 2)
+    .some((n) => className(run, n).toLowerCase().includes(search.value.toLowerCase()))));
+  narrow();
   body.replaceChildren(
     make("p", { class: "quiet" }, "The largest pairs by pixels and by share, and the largest few of every class. A pair opens its images."),
-    table.element);
+    make("div", { class: "tools" }, make("label", {}, "Find a class", search)), table.element);
 }

@@ -13,7 +13,7 @@ class Browser {
       columns: [
         { title: "image", head: true, value: (n) => ids[n], cell: (n) => this.link(n) },
         column("loss of mIoU", loss, 3), column("own mIoU %", miou, 1), column("wrong %", wrong, 1),
-        { title: "error pixels", number: true, value: (n) => this.matching[n], cell: (n) => whole(this.matching[n]) },
+        { title: "matching pixels", number: true, value: (n) => this.matching[n], cell: (n) => whole(this.matching[n]) },
         { title: "picture", value: (n) => Number(!(ids[n] in run.pictures)), cell: (n) => (ids[n] in run.pictures ? "yes" : "") },
       ],
     });
@@ -26,7 +26,7 @@ class Browser {
     const reset = make("button", { type: "button", click: () => this.reset() }, "Show all");
     body.replaceChildren(
       make("p", { class: "quiet" }, "Loss of mIoU: points that the run's mIoU would gain if this image alone were labelled perfectly. "
-        + "The classes keep images with such errors: pixels of the true class that were predicted as the other. "
+        + "The two classes keep the images that match: with pixels of the true class that were predicted as the other. "
         + "The same class twice: pixels that were right. In the list, arrow keys go from image to image, page keys turn pages."),
       make("div", { class: "tools" },
         make("label", {}, "True class", this.truth), make("label", {}, "Predicted class", this.guess),

@@ -15,7 +15,7 @@ class Table {
     this.back = make("button", { type: "button", click: () => this.turn(-1) }, "Previous page");
     this.next = make("button", { type: "button", click: () => this.turn(1) }, "Next page");
     this.pager = make("div", { class: "pager" }, this.status);
-    if (pageSize < Infinity) this.pager.append(this.back, this.next);
+    if (pageSize < Infinity) this.pager.append(make("span", { class: "turn" }, this.back, this.next));
     this.scroll = make("div", { class: tall ? "scroll tall" : "scroll", tabindex: "0", role: "region",
       "aria-label": label, keydown: (event) => this.key(event) }, table);
     this.element = make("div", {}, this.pager, this.scroll);
