@@ -118,11 +118,21 @@ def deviation(cell: Mapping[str, Any]) -> str:
     """How a cell differs from its method's published settings, or from the common ones where that says it shorter."""
     texts = []
     for protocol in ("paper", "common"):
-        try:
-            wanted = resolve(cell["method"], cell["dataset"], protocol=protocol)
-        except OvbenchError:
-            continue  # a method that is no longer there, or that cannot be resolved without further settings
+        wanted = _as_configured(cell, protocol)
+        if wanted is None:
+            continue
         changed = unlike_settings(comparable(wanted), comparable(cell))
         told = [f"{key.split('.', 1)[-1]}={value}" for key, _, value in changed]
         texts.append(["protocol common"] * (protocol == "common") + told)
     return ", ".join(min(texts, key=len)) if texts else "settings of its own"
+
+
+def _as_configured(cell: Mapping[str, Any], protocol: str) -> Cell | None:
+    """The cell without any settings; None for a method that is no longer there, or that asks for more than a reference
+    set, which has no default but where a benchmark brings one."""
+    for lent in ({}, {"reference": "none"}):
+        try:
+            return resolve(cell["method"], cell["dataset"], lent, protocol=protocol)
+        except OvbenchError:
+            continue
+    return None

@@ -110,6 +110,14 @@ def test_without_a_layout_every_deviation_is_a_row(write, tmp_path):
     assert all(row.average.measured is None for row in rows)
 
 
+def test_without_a_layout_every_reference_set_is_a_row(write, tmp_path):
+    for reference in ("sets/coco", "sets/coco?filter=none", "sets/voc"):
+        write("reme", "voc20", 0.2, settings={"reference": reference})
+    write("reme", "mini", 0.3)
+    details = [row.detail for row in record_table(find_records(tmp_path)).rows]
+    assert details == ["", "reference=sets/coco", "reference=sets/coco?filter=none", "reference=sets/voc"]
+
+
 def test_every_format_holds_every_number(write, tmp_path):
     write("maskclip", "voc20", 0.68)
     made = table(tmp_path)
