@@ -14,7 +14,7 @@ from ovbench.report.pictures import Around, Picture, draw
 from ovbench.report.ranking import Images, rank_images
 from ovbench.report.render import render
 from ovbench.report.runs import Run, notes_of
-from ovbench.results.tables import deviation
+from ovbench.results.found import deviation
 
 SHOWN_ELSEWHERE = ("counts", "per_class", "metrics", "failed")  # parts of a record that are no provenance
 

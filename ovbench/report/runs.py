@@ -14,8 +14,8 @@ from ovbench.engine.ledger import Entry, read_header, read_ledger
 from ovbench.errors import InputError
 from ovbench.metrics.counts import Confusion, PixelCounts
 from ovbench.report.check import check_record
+from ovbench.results.found import Found, find_records
 from ovbench.results.record import read_record
-from ovbench.results.tables import Found, find_records
 
 
 @dataclass
