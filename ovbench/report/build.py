@@ -55,7 +55,7 @@ class _Store:
 
 def _pictures(runs: Sequence[Run], orders: Sequence[Sequence[int]], images: int, around: Around) -> list[list[Picture]]:
     due = [[run.ids[n] for n in order[:images]] for run, order in zip(runs, orders, strict=True)]
-    with tqdm(total=sum(map(len, due)), desc="pictures", unit="image", disable=not any(due)) as bar:
+    with tqdm(total=sum(map(len, due)), desc="pictures", unit="image", leave=False, disable=not any(due)) as bar:
         return [draw(run, ids, around, bar.update) if ids else [] for run, ids in zip(runs, due, strict=True)]
 
 

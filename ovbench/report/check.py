@@ -113,5 +113,6 @@ def check_words(header: Mapping[str, Any], classes: int, where: str) -> None:
     fits = _list_of(_list_of(_text))(words) and len(words) == classes
     fits = fits and (background is None or (_count(background) and background < classes))
     fits = fits and isinstance(ran, dict) and ran.get("precision", "fp32") in ("fp32", "fp16", "bf16")
-    if not fits or not isinstance(ran.get("compile", False), bool):
+    fits = fits and isinstance(ran.get("compile", False), bool) and _count(ran.get("batch", 0))
+    if not fits:
         raise InputError("the ledger does not say with what words and how the images were labelled", where=where)

@@ -14,14 +14,16 @@ from PIL import Image
 from ovbench.config import Cell, cell_of
 from ovbench.data.card import Card, load_card
 from ovbench.data.read import Dataset, open_dataset
+from ovbench.engine.ledger import Entry
 from ovbench.env import choose_device
 from ovbench.errors import InputError, OvbenchError, UsageError
-from ovbench.metrics.counts import Confusion, PixelCounts, count_pixels
+from ovbench.metrics.counts import Confusion, PixelCounts
 from ovbench.report.check import check_words
 from ovbench.report.runs import Run
 from ovbench.weights import require_weights
 
 if TYPE_CHECKING:
+    from ovbench.engine.run import Labelled
     from ovbench.segmentor import OpenVocabSegmentor
 
 LONG_SIDE = 640  # pixels of a picture in the report; counts are of the full size
@@ -65,6 +67,8 @@ def read_cards(paths: Sequence[str]) -> dict[str, Card]:
 def draw(run: Run, ids: Sequence[str], around: Around, advance: Callable[[], object]) -> list[Picture]:
     """Label the images ``ids`` of a run again. What is unlike the run goes to its notes: other weights, other counts,
     images that could not be labelled; and, with no picture, what is not at hand."""
+    from ovbench.engine.run import Target, evaluate
+
     try:
         cell = _cell(run, around)
         dataset = _dataset(run, around)
@@ -72,17 +76,38 @@ def draw(run: Run, ids: Sequence[str], around: Around, advance: Callable[[], obj
     except OvbenchError as error:
         run.notes.append(f"no pictures: {error}")
         return []
-    place = {item.id: number for number, item in enumerate(dataset.items)}
-    counted = dict(zip(run.ids, run.counts, strict=True))
-    pictures = []
-    for image in ids:
-        try:
-            pictures.append(_picture(segmentor, dataset, place, image, counted[image]))
-        except OvbenchError as error:
-            run.notes.append(f"no picture of {image}: {error}")
-        advance()
-    _note_moved(run, pictures)
-    return pictures
+    numbers = {item.id: number for number, item in enumerate(dataset.items)}
+    easel = _Easel(run)
+    run.notes += [
+        f"no picture of {image}: the benchmark's folder has no such image" for image in ids if image not in numbers
+    ]
+    target = Target(dataset, easel, frozenset(ids), easel.seen)
+    batch = run.header.get("execution", {}).get("batch", 0)
+    evaluate(segmentor, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
+    _note_moved(run, easel.pictures)
+    return easel.pictures
+
+
+class _Easel:
+    """Takes the place of a ledger: what an image's labels come to is compared with what was counted, and painted."""
+
+    def __init__(self, run: Run):
+        self.run, self.pictures = run, []
+        self._counted = dict(zip(run.ids, run.counts, strict=True))
+        self._now: dict[str, PixelCounts] = {}
+
+    def add(self, entry: Entry) -> None:
+        if entry.counts is None:
+            self.run.notes.append(f"no picture of {entry.image}: {entry.failed}")
+        else:
+            self._now[entry.image] = entry.counts
+
+    def seen(self, number: int, labelled: Labelled) -> None:
+        sample, predicted = labelled
+        size = _picture_size(predicted.shape)
+        scene = Scene(_jpeg(sample.image, size), _shrunk(sample.label, size))
+        moved = moved_pixels(self._counted[sample.id], self._now.pop(sample.id), len(self.run.classes))
+        self.pictures.append(Picture(sample.id, scene, _shrunk(predicted, size), moved, predicted.size))
 
 
 def _cell(run: Run, around: Around) -> Cell:
@@ -119,20 +144,6 @@ def _segmentor(run: Run, cell: Cell, around: Around) -> OpenVocabSegmentor:
         if loaded.sha256 != run.record["weights"].get(kind, {}).get("sha256"):
             run.notes.append(f'the pictures are of other weights than the run: "{kind}" has another hash')
     return segmentor.on(device)
-
-
-def _picture(
-    segmentor: OpenVocabSegmentor, dataset: Dataset, place: Mapping[str, int], image: str, counted: PixelCounts
-) -> Picture:
-    if image not in place:
-        raise InputError("the benchmark's folder has no such image", where=str(dataset.root))
-    sample = dataset.read(place[image])
-    predicted = segmentor.label(sample.image, dataset.items[place[image]].image_path)
-    now = count_pixels(predicted, sample.label, len(dataset.card.classes))
-    size = _picture_size(predicted.shape)
-    scene = Scene(_jpeg(sample.image, size), _shrunk(sample.label, size))
-    moved = moved_pixels(counted, now, len(dataset.card.classes))
-    return Picture(image, scene, _shrunk(predicted, size), moved, predicted.size)
 
 
 def moved_pixels(then: PixelCounts, now: PixelCounts, classes: int) -> int:
