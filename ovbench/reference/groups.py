@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.errors import UsageError
-from ovbench.reference.vectors import unit
+from ovbench.reference.vectors import cosines, unit
 
 COLUMNS_AT_ONCE = 128
 MODES = ("fixed", "adaptive", "clip", "clip-group", "none")
@@ -68,7 +68,7 @@ def cohesion(
     score, w = np.empty(len(segments), np.float32), np.full(len(groups.sizes), np.nan)
     for root, pairs in groups.each():
         members = unit(rows(segments[pairs]))
-        score[pairs] = members @ centre(members)
+        score[pairs] = cosines(members, centre(members)[None])[:, 0]
         w[root] = np.mean(1.0 - score[pairs].astype(np.float64))
         advance(len(pairs))
     return Cohesion(score, w)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.reference.vectors import unit
+from ovbench.reference.vectors import cosines, unit
 
 
 class Pairing(NamedTuple):
@@ -21,6 +21,6 @@ def best_segments(segments: np.ndarray, phrases: np.ndarray) -> Pairing:
 
     Segments that no phrase chose are not in the result, and one segment may be chosen by several phrases.
     """
-    similarity = unit(segments) @ unit(phrases).T  # f[k, n]
+    similarity = cosines(unit(segments), unit(phrases))  # f[k, n]
     best = similarity.argmax(0)
     return Pairing(best, similarity[best, np.arange(len(best))])

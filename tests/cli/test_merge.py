@@ -64,6 +64,15 @@ def alter(folder, change):
     path.write_text(json.dumps(left))
 
 
+def test_what_was_approximate_stays_said(ovbench, ran, tmp_path):
+    copies = [shutil.copytree(folder, tmp_path / str(n) / folder.name) for n, folder in enumerate(ran)]
+    measured = {"search": {"by": "faiss", "recall": 0.9}}
+    for folder in copies:
+        alter(folder, lambda left: left.update(approximate=measured))
+    assert ovbench("merge", *copies, "--out", tmp_path / "all", "--json").json()["approximate"] == measured
+    assert "approximate" not in ovbench("merge", *ran, "--out", tmp_path / "exact", "--json").json()
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [

@@ -11,7 +11,8 @@ from ovbench.methods.reme import class_affinity, retrieve, weighted
 from ovbench.reference.ambiguous import ambiguous_roots, beyond_knee, gated
 from ovbench.reference.assign import assign
 from ovbench.reference.bank import ReferenceBank
-from ovbench.reference.groups import adaptive_rate, centre, group_pairs, kept
+from ovbench.reference.groups import adaptive_rate, centre, cohesion, group_pairs, kept
+from ovbench.reference.pairing import best_segments
 from ovbench.reference.pooling import ZETAS, mask_shares, pooled, segment_embeddings
 from ovbench.reference.search import nearest
 from ovbench.reference.settings import BuildSettings
@@ -170,6 +171,19 @@ def test_the_median_of_any_number_of_members(rng, members):
     ordered = np.sort(rows, axis=0)
     plain = (ordered[(members - 1) // 2] + ordered[members // 2]) / 2
     assert centre(rows) == pytest.approx(plain / np.linalg.norm(plain), abs=1e-6)
+
+
+@pytest.mark.parametrize("width", [24, 80, 100, 1000])
+def test_equal_segments_are_equally_similar_wherever_they_stand(rng, width):
+    """Else which of two equals is dropped, or takes a phrase, would depend on the machine."""
+    distinct = rng.normal(size=(9, width)).astype(np.float32)
+    pick = rng.permutation(np.arange(9).repeat(5))
+    rows = distinct[pick]
+    found = cohesion(lambda segments: rows[segments], np.arange(45), group_pairs(np.zeros(45, int), 1))
+    assert all(len(np.unique(found.score[pick == k])) == 1 for k in range(9))
+    phrases = rng.normal(size=(30, width))
+    first = np.array([np.flatnonzero(pick == k)[0] for k in range(9)])
+    assert np.array_equal(best_segments(rows, phrases).segment, first[best_segments(distinct, phrases).segment])
 
 
 @pytest.mark.parametrize("percent", [0, 10, 30, 55, 99])
