@@ -6,10 +6,13 @@ import csv
 import html
 import io
 import json
+import math
 import re
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +20,8 @@ from ovbench.results.console import as_text
 from ovbench.results.tables import ComparisonTable, TableCell, TableRow
 
 AVERAGE = "average"
+LEAST_NAME = 18  # characters for the names of rows, in the terminal
+BORDER = 3  # characters that each column takes beside its text
 LEGEND = (
     "Each value: published, then measured with the difference. Best and second of a block are marked. "
     "* only part of the benchmark was scored."
@@ -51,30 +56,67 @@ def _cells(table: ComparisonTable, row: TableRow) -> tuple[TableCell, ...]:
 
 
 def as_rich(table: ComparisonTable, intervals: bool) -> str:
-    """Bold is best and underlined second; a cell has a line for each of its values."""
+    """Bold is best and underlined second; a cell has a line for each of its values. Columns that do not fit side by
+    side are printed one part below the other, so that no number is broken."""
+    room = Console().width
+    parts = [_rich_part(table, intervals, columns, room) for columns in _side_by_side(table, intervals, room)]
+    return as_text(*parts) + "".join(f"{note}\n" for note in (LEGEND, *table.notes))
+
+
+def _rich_part(table: ComparisonTable, intervals: bool, columns: Mapping[int, int], room: int) -> Table:
+    """Some of the columns, by their number and width."""
     made = Table(title=table.title, title_justify="left", show_lines=False)
-    made.add_column("row", overflow="fold")
-    for name in _heads(table):
-        made.add_column(name, justify="right", overflow="fold")
-    styles = {1: "bold", 2: "underline"}
+    names = [line for row in table.rows for line in (row.group, row.label, row.detail)]
+    left = room - sum(columns.values()) - BORDER * (len(columns) + 1) - 1
+    made.add_column("row", overflow="fold", width=max(min(left, max(map(len, names), default=0)), 1))
+    for number, width in columns.items():
+        head = "\n".join(textwrap.wrap(_heads(table)[number], width))
+        made.add_column(head, justify="right", overflow="fold", width=width)
     before = None
     for row in table.rows:
         if row.group != before and row.group:
             made.add_section()
             made.add_row(Text(row.group, style="italic"))
         before = row.group
-        texts = []
-        for cell in _cells(table, row):
-            text = Text()
-            ranks = [cell.rank_published] * (cell.published is not None) + [cell.rank_measured]
-            for part, rank in zip(_parts(cell, lambda t, _: t, intervals), ranks, strict=False):
-                text.append(("\n" if text else "") + part, style=styles.get(rank, ""))
-            texts.append(text)
         name = Text(row.label)
         if row.detail:
             name.append(f"\n{row.detail}", style="dim")
-        made.add_row(name, *texts)
-    return as_text(made) + "".join(f"{note}\n" for note in (LEGEND, *table.notes))
+        made.add_row(name, *(_rich_cell(_cells(table, row)[number], intervals) for number in columns))
+    return made
+
+
+def _rich_cell(cell: TableCell, intervals: bool) -> Text:
+    text, styles = Text(), {1: "bold", 2: "underline"}
+    ranks = [cell.rank_published] * (cell.published is not None) + [cell.rank_measured]
+    for part, rank in zip(_parts(cell, _plain, intervals), ranks, strict=False):
+        text.append(("\n" if text else "") + part, style=styles.get(rank, ""))
+    return text
+
+
+def _side_by_side(table: ComparisonTable, intervals: bool, room: int) -> list[dict[int, int]]:
+    """The columns of each part with their widths: in as few parts as can be, about equally many in each."""
+    texts = [
+        [part for row in table.rows for part in _parts(_cells(table, row)[number], _plain, intervals)]
+        for number in range(len(_heads(table)))
+    ]
+    whole = [max(map(len, (head, *parts))) for head, parts in zip(_heads(table), texts, strict=True)]
+    words = [
+        max(len(word) for text in (head.replace("-", "- "), *parts) for word in text.split())
+        for head, parts in zip(_heads(table), texts, strict=True)
+    ]
+    room -= LEAST_NAME + BORDER + 1
+    if sum(whole) + BORDER * len(whole) <= room:
+        return [dict(enumerate(whole))]
+    for count in range(1, len(words) + 1):
+        size = math.ceil(len(words) / count)
+        parts = [dict(list(enumerate(words))[start : start + size]) for start in range(0, len(words), size)]
+        if all(sum(part.values()) + BORDER * len(part) <= room for part in parts):
+            break
+    return parts
+
+
+def _plain(text: str, rank: int | None) -> str:
+    return text
 
 
 def as_markdown(table: ComparisonTable, intervals: bool) -> str:

@@ -18,8 +18,10 @@ def imported(path: Path) -> set[str]:
     body += [inner for node in body if isinstance(node, ast.If) for inner in node.body]  # TYPE_CHECKING
     names = set()
     for node in body:
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        if isinstance(node, ast.ImportFrom):
+            above = ("ovbench", *path.relative_to(ROOT).parts)[: -node.level] if node.level else ()
+            module = ".".join((*above, *([node.module] if node.module else [])))
+            names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
     return names & FILES.keys()

@@ -126,6 +126,19 @@ def test_the_least_is_best_where_the_layout_says_so():
     assert next(r for r in speed if r.label == "TCL").cells[0].rank_published == 1
 
 
+@pytest.mark.parametrize(("width", "parts"), [(60, 8), (80, 5), (400, 1)])
+def test_a_narrow_terminal_breaks_no_number(monkeypatch, width, parts):
+    monkeypatch.setenv("COLUMNS", str(width))
+    made = layout_table(load_layout("mess-datasets"), [])
+    printed = FORMATS["rich"](made, False).splitlines()
+    table = [line for line in printed if line[:1] in "│┃┏┡└├"]
+    assert max(map(len, table)) <= width and sum(line.startswith("┏") for line in table) == parts
+    words = [word for line in table for word in line.split()]
+    for row in made.rows:
+        for cell in (*row.cells, row.average):
+            assert cell.published is None or cell.published in words
+
+
 def test_pas_20b_is_not_voc21():
     layout = load_layout("catseg-family", ["voc21", "PAS-20b"])
     assert all("voc21" not in row.published for row in layout.rows) and layout.rows[0].published == {"PAS-20b": "77.3"}
