@@ -212,7 +212,10 @@ def as_json(table: ComparisonTable, intervals: bool) -> str:
         }
         for row in table.rows
     ]  # fmt: skip
-    whole = {"title": table.title, "source": table.source, "columns": table.columns, "rows": rows, "notes": table.notes}
+    whole = {
+        "title": table.title, "source": table.source, "metric": table.metric, "columns": table.columns, "rows": rows,
+        "notes": table.notes,
+    }  # fmt: skip
     return json.dumps(whole, indent=1) + "\n"
 
 

@@ -47,7 +47,7 @@ class TableRow:
 @dataclass(frozen=True)
 class ComparisonTable:
     """``rows`` have a cell per column, and one for their mean unless the table shows no ``average``; ``notes`` say what
-    does not show in a number."""
+    does not show in a number; ``metric`` is the field of a record's metrics that is measured."""
 
     title: str
     source: str
@@ -55,6 +55,7 @@ class ComparisonTable:
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
     average: bool = True
+    metric: str = "mIoU"
 
 
 def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "paper",
@@ -78,7 +79,9 @@ def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "pape
     if left:
         notes.append(f"{left} record(s) on these benchmarks are of other settings than any row's, or older")
     ranked = _ranked(rows, [name in layout.lower_is_better for name in layout.columns])
-    return ComparisonTable(layout.title, layout.source, layout.columns, ranked, tuple(notes), layout.average)
+    return ComparisonTable(
+        layout.title, layout.source, layout.columns, ranked, tuple(notes), layout.average, layout.metric
+    )
 
 
 def _not_measured(layout: Layout) -> list[str]:

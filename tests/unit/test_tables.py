@@ -134,7 +134,9 @@ def test_every_format_holds_every_number(write, tmp_path):
 def test_another_metric_of_the_records_is_shown_without_an_interval(write, tmp_path):
     write("clip", "voc20", 0.4, metrics={"mIoU": 0.4, "mIoU_interval": [0.3, 0.5], "aAcc": 0.72})
     layout = replace(LAYOUT, metric="aAcc")
-    cell = layout_table(layout, find_records(tmp_path)).rows[0].cells[0]
+    made = layout_table(layout, find_records(tmp_path))
+    assert json.loads(FORMATS["json"](made, True))["metric"] == "aAcc"
+    cell = made.rows[0].cells[0]
     assert cell.measured == pytest.approx(72) and cell.interval is None
 
 
