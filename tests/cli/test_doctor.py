@@ -62,7 +62,7 @@ def test_this_machine(ovbench, monkeypatch, tmp_path):
         ("ovbench show mask", [name for name in METHODS.names() if name.startswith("mask")]),
         ("ovbench eval -d voc", ["voc20", "voc21"]),
         ("ovbench eval --suite cass-c", ["cass-components"]),
-        ("ovbench table --layout cass", ["cass-scale-up", "cass-table1"]),
+        ("ovbench table --layout mess", ["mess-datasets", "mess-domains"]),
     ],
 )
 def test_names_complete_without_torch(words, expected):
