@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from report_runs import random_counts, write_run
 
+from ovbench.metrics.stats import image_iou, stack_counts
 from ovbench.report import build
 from ovbench.report.pictures import Around, Picture, Scene
 from ovbench.report.runs import gather
@@ -248,6 +249,24 @@ def test_another_run_keeps_filters_and_image(shown):
     shown.until(lambda: shown.driver.execute_script("return document.documentElement.dataset.shown") == "1")
     assert shown.title() == chosen and shown.status() == "10 images"
     assert shown.one("#summary tr[aria-current]").get_attribute("data-run") == "1"
+
+
+def test_two_runs_are_compared_by_class_and_by_image(shown):
+    Select(shown.one("#other")).select_by_value("1")
+    shown.until(lambda: shown.driver.execute_script("return document.documentElement.dataset.shown") == "0-1")
+    assert "minus clip on mini" in shown.one("#images .which").text
+    first, second = ([row["iou"] for row in run.record["per_class"]] for run in shown.runs)
+    cells = {row.find_element(By.TAG_NAME, "th").text: row.find_elements(By.TAG_NAME, "td")[3].text
+             for row in shown.all("#classes-body tbody tr")}  # fmt: skip
+    assert cells["grass"] == f"{100 * (first[1] - second[1]):+.2f}"
+    head = shown.driver.find_element(By.XPATH, "//section[@id='images']//th/button[.='difference']")
+    head.click()
+    own = [image_iou(stack_counts(run.counts, len(NAMES))) for run in shown.runs]
+    gained = max(own[0] - own[1])
+    assert shown.one("#images-body .split tbody td:nth-child(4)").text == f"{100 * gained:+.1f}"
+    Select(shown.one("#run")).select_by_value("1")
+    shown.until(lambda: shown.driver.execute_script("return document.documentElement.dataset.shown") == "1")
+    assert shown.one("#other").get_attribute("value") == ""
 
 
 def test_every_control_has_a_name(shown):

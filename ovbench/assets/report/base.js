@@ -14,6 +14,8 @@ function make(tag, attributes = {}, ...children) {
 
 const documents = (id) => JSON.parse(document.getElementById(id).textContent);
 const percent = (value, digits = 2) => (value === null ? "–" : (100 * value).toFixed(digits));
+const signed = (value, digits = 2) => (value === null ? "–" : (value > 0 ? "+" : "") + percent(value, digits));
+const minus = (a, b) => (a === null || b === null || b === undefined ? null : a - b);
 const whole = (value) => value.toLocaleString("en-US");
 
 /* The bytes of a packed array: base64 of deflated data. */
@@ -44,6 +46,8 @@ const className = (run, number) => (number < run.classes.length ? run.classes[nu
 function named(run, number, name = className(run, number)) {
   return make("span", { class: "named" }, swatch(run, number), name);
 }
+
+const sameClasses = (a, b) => a.classes.join("\n") === b.classes.join("\n");
 
 function swatch(run, number) {
   const element = make("span", { class: "swatch", "aria-hidden": "true" });

@@ -1,7 +1,7 @@
 const CONFUSIONS_AT_ONCE = 15;
 
-/* IoU of every class, with its interval; the name of a class filters the images by it. */
-function showClasses(run, body, choose) {
+/* IoU of every class, with its interval, and minus another run's; the name of a class filters the images by it. */
+function showClasses(run, other, body, choose) {
   const { iou, acc, low, high, labelled, predicted } = run.perClass;
   const total = labelled.reduce((sum, pixels) => sum + pixels, 0) || 1;
   const rows = run.classes.map((name, number) => number);
@@ -16,6 +16,7 @@ function showClasses(run, body, choose) {
       { title: "", wide: true, cell: (n) => bar(iou[n], low[n], high[n]) },
       { title: "IoU %", number: true, value: (n) => iou[n], cell: (n) => percent(iou[n]) },
       { title: "95 % interval", cell: range },
+      ...(other ? [differences((n) => minus(iou[n], other.perClass.iou[n]), 2)] : []),
       { title: "accuracy %", number: true, value: (n) => acc[n], cell: (n) => percent(acc[n]) },
       { title: "labelled %", number: true, value: (n) => labelled[n], cell: (n) => percent(labelled[n] / total) },
       { title: "predicted %", number: true, value: (n) => predicted[n], cell: (n) => percent(predicted[n] / total) },
@@ -28,6 +29,11 @@ function showClasses(run, body, choose) {
     make("p", { class: "quiet" }, "Labelled and predicted: share of all labelled pixels. ",
       run.images.ids.length ? "Intervals are of a bootstrap over images; a class opens the images that err on it." : ""),
     make("div", { class: "tools" }, make("label", {}, "Find a class", search)), table.element);
+}
+
+/* The column of what this run has more than the other. */
+function differences(value, digits) {
+  return { title: "difference", number: true, value, cell: (row) => signed(value(row), digits) };
 }
 
 /* True class, what it was taken for, and how much of it; a pair filters the images. */

@@ -2,17 +2,21 @@ const IMAGES_AT_ONCE = 20;
 
 /* The images of a run: filtered by what was taken for what, by name, sorted, and one of them large. */
 class Browser {
-  /* ``before`` is the browser of another run, whose filters and image are kept where they fit. */
-  constructor(run, body, before) {
+  /* ``other`` is the run to compare with; ``before`` the browser shown until now, whose filters and image are kept where
+     they fit. */
+  constructor(run, other, body, before) {
     this.run = run;
     const { ids, loss, miou, wrong } = run.images;
     this.matching = new Uint32Array(ids.length);
+    const places = new Map(other ? other.images.ids.map((id, n) => [id, n]) : []);
+    const difference = (n) => minus(miou[n], places.has(ids[n]) ? other.images.miou[places.get(ids[n])] : null);
     const column = (title, values, digits) => ({ title, number: true, value: (n) => values[n], cell: (n) => percent(values[n], digits) });
     this.table = new Table({
       label: "Images", noun: "images", pageSize: IMAGES_AT_ONCE, order: { column: 1, down: true },
       columns: [
         { title: "image", head: true, value: (n) => ids[n], cell: (n) => this.link(n) },
-        column("loss of mIoU", loss, 3), column("own mIoU %", miou, 1), column("wrong %", wrong, 1),
+        column("loss of mIoU", loss, 3), column("own mIoU %", miou, 1),
+        ...(other ? [differences(difference, 1)] : []), column("wrong %", wrong, 1),
         { title: "matching pixels", number: true, value: (n) => this.matching[n], cell: (n) => whole(this.matching[n]) },
         { title: "picture", value: (n) => Number(!(ids[n] in run.pictures)), cell: (n) => (ids[n] in run.pictures ? "yes" : "") },
       ],
@@ -26,6 +30,7 @@ class Browser {
     const reset = make("button", { type: "button", click: () => this.reset() }, "Show all");
     body.replaceChildren(
       make("p", { class: "quiet" }, "Loss of mIoU: points that the run's mIoU would gain if this image alone were labelled perfectly. "
+        + "Own mIoU: the mean over classes with pixels in the image. "
         + "The two classes keep the images that match: with pixels of the true class that were predicted as the other. "
         + "The same class twice: pixels that were right. In the list, arrow keys go from image to image, page keys turn pages."),
       make("div", { class: "tools" },
@@ -44,7 +49,8 @@ class Browser {
     this.viewer.slider.value = before.viewer.slider.value;
     this.viewer.opacity.value = before.viewer.opacity.value;
     this.name.value = before.name.value;
-    if (before.run.classes.join("\n") !== this.run.classes.join("\n")) return;
+    if (!sameClasses(before.run, this.run)) return;
+    this.pictured.checked = before.pictured.checked;
     this.truth.value = before.truth.value;
     this.guess.value = before.guess.value;
   }

@@ -1,31 +1,50 @@
-const chooser = find("#run");
+const [chooser, otherChooser] = [find("#run"), find("#other")];
 let browser = null;
 
-async function showRun(number) {
-  chooser.value = String(number);
-  const option = chooser.options[number];
-  const run = await openRun(option.dataset.element);
-  if (chooser.value !== String(number)) return;
+/* The runs that the chosen one may be compared with: of the same benchmark. */
+function offerOthers(chosen) {
+  const before = otherChooser.value;
+  const options = [...chooser.options].filter((option) => option !== chosen && option.dataset.benchmark === chosen.dataset.benchmark);
+  otherChooser.replaceChildren(make("option", { value: "" }, "nothing"),
+    ...options.map((option) => make("option", { value: option.value }, option.textContent)));
+  otherChooser.value = options.some((option) => option.value === before) ? before : "";
+}
+
+async function openOther(run) {
+  if (!otherChooser.value) return null;
+  const other = await openRun(chooser.options[otherChooser.value].dataset.element);
+  return sameClasses(run, other) ? other : null;
+}
+
+async function showRun() {
+  const chosen = chooser.options[chooser.selectedIndex];
+  offerOthers(chosen);
+  const versus = otherChooser.value;
+  const run = await openRun(chosen.dataset.element);
+  const other = await openOther(run);
+  if (chooser.value !== chosen.value || otherChooser.value !== versus) return; // chosen anew meanwhile
   const choose = (truth, guess) => {
     browser.filterBy(truth, guess);
     find("#images").scrollIntoView();
     find("#images h2").focus();
   };
+  const several = chooser.options.length > 1;
   for (const line of document.querySelectorAll("#summary tr[data-run]")) {
-    if (chooser.options.length > 1 && line.dataset.run === String(number)) line.setAttribute("aria-current", "true");
+    if (several && line.dataset.run === chosen.value) line.setAttribute("aria-current", "true");
     else line.removeAttribute("aria-current");
   }
-  for (const name of document.querySelectorAll(".which")) name.textContent = chooser.options.length > 1 ? option.textContent : "";
-  showClasses(run, find("#classes-body"), choose);
+  const name = other ? `${chosen.textContent}, minus ${chooser.options[versus].textContent}` : chosen.textContent;
+  for (const title of document.querySelectorAll(".which")) title.textContent = several ? name : "";
+  showClasses(run, other, find("#classes-body"), choose);
   showConfusions(run, find("#confusions-body"), choose);
-  browser = run.images.ids.length ? new Browser(run, find("#images-body"), browser) : null;
+  browser = run.images.ids.length ? new Browser(run, other, find("#images-body"), browser) : null;
   if (!browser) find("#images-body").replaceChildren(make("p", {}, "Not known: no ledger with the counts of every image was beside this record."));
-  document.documentElement.dataset.shown = String(number);
+  document.documentElement.dataset.shown = [chosen.value, versus].filter(Boolean).join("-");
 }
 
-chooser.addEventListener("change", () => showRun(Number(chooser.value)));
+for (const element of [chooser, otherChooser]) element.addEventListener("change", showRun);
 for (const button of document.querySelectorAll("[data-choose]")) {
-  button.addEventListener("click", () => showRun(Number(button.dataset.choose)));
+  button.addEventListener("click", () => { chooser.value = button.dataset.choose; showRun(); });
 }
 find("#images h2").tabIndex = -1;
-showRun(0);
+showRun();

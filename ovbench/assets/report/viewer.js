@@ -8,7 +8,7 @@ const STRIPES = [rgba(128, 128, 128), rgba(90, 90, 90)]; // not scored
 /* One image: a slider from the image through truth and prediction to the errors, and what was taken for what. */
 class Viewer {
   constructor(step) {
-    this.title = make("h3", { tabindex: "-1" }, "No image chosen");
+    this.title = make("h3");
     this.back = make("button", { type: "button", click: () => step(-1) }, "Previous image");
     this.next = make("button", { type: "button", click: () => step(1) }, "Next image");
     this.facts = make("p", { class: "quiet" });
@@ -23,8 +23,9 @@ class Viewer {
       make("label", { class: "field" }, "Opacity of the labels", this.opacity));
     this.missing = make("p", { class: "quiet", hidden: true });
     this.lists = make("div", { class: "lists" });
-    this.element = make("div", { class: "viewer", hidden: true, role: "region", "aria-label": "Chosen image" }, this.title,
-      make("div", { class: "pager" }, this.back, this.next), this.facts, this.picture, this.missing, this.lists);
+    this.element = make("div", { class: "viewer", hidden: true, role: "region", "aria-label": "Chosen image" },
+      make("div", { "aria-live": "polite" }, this.title, this.facts),
+      make("div", { class: "pager" }, this.back, this.next), this.picture, this.missing, this.lists);
   }
 
   async show(run, image, position) {
