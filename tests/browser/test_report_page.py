@@ -205,7 +205,7 @@ def test_a_confusion_and_a_class_open_their_images(shown):
     row.find_element(By.TAG_NAME, "button").click()
     assert Select(shown.field("True class")).first_selected_option.text.strip() == truth
     assert Select(shown.field("Predicted class")).first_selected_option.text.strip() == guess
-    shown.driver.find_element(By.XPATH, "//th/button[.='matching pixels']").click()
+    shown.driver.find_element(By.XPATH, "//section[@id='images']//th/button[.='pixels']").click()
     found = sum(int(cell.text.replace(",", "")) for cell in shown.all("#images-body .split tbody td:nth-child(5)"))
     assert found == int(pixels.replace(",", "")) or "page" in shown.status()
     assert shown.driver.switch_to.active_element.tag_name in ("h2", "button")

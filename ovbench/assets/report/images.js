@@ -15,9 +15,9 @@ class Browser {
       label: "Images", noun: "images", pageSize: IMAGES_AT_ONCE, order: { column: 1, down: true },
       columns: [
         { title: "image", head: true, value: (n) => ids[n], cell: (n) => this.link(n) },
-        column("loss of mIoU", loss, 3), column("own mIoU %", miou, 1),
+        column("loss", loss, 3), column("own mIoU %", miou, 1),
         ...(other ? [differences(difference, 1)] : []), column("wrong %", wrong, 1),
-        { title: "matching pixels", number: true, value: (n) => this.matching[n], cell: (n) => whole(this.matching[n]) },
+        { title: "pixels", number: true, value: (n) => this.matching[n], cell: (n) => whole(this.matching[n]) },
         { title: "picture", value: (n) => Number(!(ids[n] in run.pictures)), cell: (n) => (ids[n] in run.pictures ? "yes" : "") },
       ],
     });
@@ -29,10 +29,10 @@ class Browser {
     this.pictured = make("input", { type: "checkbox", change: () => this.filter() });
     const reset = make("button", { type: "button", click: () => this.reset() }, "Show all");
     body.replaceChildren(
-      make("p", { class: "quiet" }, "Loss of mIoU: points that the run's mIoU would gain if this image alone were labelled perfectly. "
+      make("p", { class: "quiet" }, "Loss: points that the run's mIoU would gain if this image alone were labelled perfectly. "
         + "Own mIoU: the mean over classes with pixels in the image. "
-        + "The two classes keep the images that match: with pixels of the true class that were predicted as the other. "
-        + "The same class twice: pixels that were right. In the list, arrow keys go from image to image, page keys turn pages."),
+        + "The two classes keep the images with pixels of the true class that were predicted as the other, and count them; "
+        + "the same class twice: pixels that were right. In the list, arrow keys go from image to image, page keys turn pages."),
       make("div", { class: "tools" },
         make("label", {}, "True class", this.truth), make("label", {}, "Predicted class", this.guess),
         make("label", {}, "Name contains", this.name),

@@ -33,8 +33,10 @@ async function showRun() {
     if (several && line.dataset.run === chosen.value) line.setAttribute("aria-current", "true");
     else line.removeAttribute("aria-current");
   }
-  const name = other ? `${chosen.textContent}, minus ${chooser.options[versus].textContent}` : chosen.textContent;
-  for (const title of document.querySelectorAll(".which")) title.textContent = several ? name : "";
+  const minusOther = other ? `, minus ${chooser.options[versus].textContent}` : "";
+  for (const title of document.querySelectorAll(".which")) {
+    title.textContent = several ? chosen.textContent + (title.classList.contains("alone") ? "" : minusOther) : "";
+  }
   showClasses(run, other, find("#classes-body"), choose);
   showConfusions(run, find("#confusions-body"), choose);
   browser = run.images.ids.length ? new Browser(run, other, find("#images-body"), browser) : null;
