@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovbench.backbones.colours import per_channel
 from ovbench.backbones.positions import resize_positions, resize_positions_smoothly
 from ovbench.errors import InputError
 
@@ -22,8 +23,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 def from_clip(images: Tensor) -> Tensor:
     """Images f[b, 3, h, w] normalised for CLIP, normalised for DINO. Padding with zeros becomes CLIP's mean colour."""
-    constants = (images.new_tensor(c).view(3, 1, 1) for c in (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD))
-    clip_mean, clip_std, mean, std = constants
+    constants = (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD)
+    clip_mean, clip_std, mean, std = (per_channel(values, images) for values in constants)
     return (images * clip_std + clip_mean - mean) / std
 
 

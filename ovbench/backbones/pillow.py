@@ -39,21 +39,21 @@ def resize_like_pillow(pictures: Tensor, size: tuple[int, int], kernel: str) -> 
     """
     h, w = pictures.shape[-2:]
     if w != size[1]:
-        pictures = _round(pictures.double() @ _weights(w, size[1], kernel).to(pictures.device).T)
+        pictures = _round(pictures.double() @ _weights(w, size[1], kernel, pictures.device).T)
     if h != size[0]:
-        pictures = _round(_weights(h, size[0], kernel).to(pictures.device) @ pictures.double())
+        pictures = _round(_weights(h, size[0], kernel, pictures.device) @ pictures.double())
     return pictures
 
 
-def _weights(old: int, new: int, kernel: str) -> Tensor:
+def _weights(old: int, new: int, kernel: str, device: torch.device) -> Tensor:
     """Whole numbers as f64[new, old]: every output pixel's weights over the input pixels, times 2^22."""
     function, support = KERNELS[kernel]
     scale = old / new
     stretch = max(scale, 1.0)  # shrinking widens the kernel, so that every input pixel counts
-    centre = (torch.arange(new, dtype=torch.float64) + 0.5) * scale
+    centre = (torch.arange(new, dtype=torch.float64, device=device) + 0.5) * scale
     first = (centre - support * stretch + 0.5).clamp(min=0).floor()
     end = (centre + support * stretch + 0.5).clamp(max=old).floor()
-    pixel = torch.arange(old, dtype=torch.float64)
+    pixel = torch.arange(old, dtype=torch.float64, device=device)
     weights = function((pixel - centre[:, None] + 0.5) / stretch)
     weights *= (pixel >= first[:, None]) & (pixel < end[:, None])
     weights /= weights.sum(1, keepdim=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovbench.backbones.colours import per_channel
 from ovbench.config import Protocol
 from ovbench.engine.pamr import PAMR
 from ovbench.engine.reduce import Decision, decide, decide_queries, labels_by_tiles, upsample
@@ -105,8 +106,9 @@ class Labeller:
         return Scene(image, original, map_, resized_map, pad_region(regions), boxes, pad, hear, plain)
 
     def _normalise(self, image: np.ndarray) -> Tensor:
-        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.protocol.mean, self.protocol.std))
-        return (self._upload(image).permute(2, 0, 1).float() - mean) / std
+        pixels = self._upload(image).permute(2, 0, 1).float()
+        mean, std = (per_channel(tuple(values), pixels) for values in (self.protocol.mean, self.protocol.std))
+        return (pixels - mean) / std
 
     def _upload(self, values: np.ndarray) -> Tensor:
         """Onto the device; a GPU gets it by way of pinned memory, so that nobody waits for what it has still to do."""

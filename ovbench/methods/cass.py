@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ovbench.backbones.clip import Heads
+from ovbench.backbones.colours import per_channel
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD, from_clip
 from ovbench.backbones.pillow import resize_like_pillow
 from ovbench.errors import UsageError
@@ -141,7 +142,7 @@ class CASS(Method):
         graph = scale * clip.k @ clip.k.mT  # A_CLIP
         if self.params.attention == "distilled":
             graph = self.distil(graph, clip.k, self.dino_keys(batch, grid), batch.note)
-        return graph + neighbourhood(grid, self.params.gaussian_std)[1:, 1:].to(graph)  # NACLIP's omega
+        return graph + neighbourhood(grid, self.params.gaussian_std, graph.device)[1:, 1:].to(graph)  # NACLIP's omega
 
     def distil(self, clip_graph: Tensor, k: Tensor, kd: Tensor, note: Callable[[str, Any], None]) -> Tensor:
         """The graph f[b, h, n, n] of every head of CLIP, of keys f[b, h, n, e], fused with the graph of one of DINO's
@@ -179,14 +180,14 @@ class CASS(Method):
     def picture(self, batch: Batch) -> Tensor:
         """What the official code shows to DINO, normalised: the windows un-normalised with the wrong statistics, cut
         to 8 bits and made square. Zeros of a padded window become ImageNet's mean colour."""
-        wrong = [batch.windows.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, MISREAD_STD)]
+        wrong = [per_channel(values, batch.windows) for values in (IMAGENET_MEAN, MISREAD_STD)]
         pixels = (255 * (batch.windows * wrong[1] + wrong[0])).clamp(0, 255).to(torch.uint8)
         if self.dino.registers:
             pixels = resize_like_pillow(pixels, (self.dino.native,) * 2, "bilinear")
         else:
             pixels = resize_like_pillow(pixels, (min(pixels.shape[2:]),) * 2, "bicubic")
         batch.note("dino_input", pixels)
-        mean, std = (batch.windows.new_tensor(c).view(3, 1, 1) for c in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (per_channel(values, batch.windows) for values in (IMAGENET_MEAN, IMAGENET_STD))
         return (pixels / 255 - mean) / std
 
     def spectral_distance(self, dino: Tensor, clip: Tensor) -> Tensor:

@@ -29,14 +29,15 @@ class NACLIP(LastBlock):
     Params = NACLIPParams
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:
-        nearness = neighbourhood(grid, self.params.gaussian_std).to(heads.k)
+        nearness = neighbourhood(grid, self.params.gaussian_std, heads.k.device).to(heads.k)
         return F.scaled_dot_product_attention(heads.k, heads.k, heads.v, attn_mask=nearness)
 
 
-def neighbourhood(grid: tuple[int, int], std: float) -> Tensor:
+def neighbourhood(grid: tuple[int, int], std: float, device: torch.device | None = None) -> Tensor:
     """What is added to the attention logits f[n, n], class token first: exp(-distance^2 / (2 std^2)) between patches,
     zero for the class token."""
-    y, x = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in grid), indexing="ij")
+    sides = (torch.arange(side, dtype=torch.float32, device=device) for side in grid)
+    y, x = torch.meshgrid(*sides, indexing="ij")
     cells = torch.stack([y.flatten(), x.flatten()], -1)
     squared = (cells[:, None] - cells).square().sum(-1)
     return F.pad(torch.exp(-squared / (2 * std**2)), (1, 0, 1, 0))

@@ -1,0 +1,58 @@
+"""On a GPU the host runs ahead: until an image is decided it neither asks for a value nor uploads a constant again."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from towers import small_towers
+
+from ovbench.config import Protocol
+from ovbench.engine.labeller import Labeller
+from ovbench.engine.shared import SharedBatches
+from ovbench.methods.base import Queries
+from ovbench.methods.clearclip import ClearCLIP
+from ovbench.methods.clip import CLIP
+from ovbench.methods.gem import GEM
+from ovbench.methods.maskclip import MaskCLIP
+from ovbench.methods.naclip import NACLIP
+from ovbench.methods.proxyclip import ProxyCLIP
+from ovbench.methods.sclip import SCLIP
+
+# the first four as they are called inside and outside of inference mode; lift_fresh is a tensor of host values
+ASKING = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "_unique2", "lift_fresh")
+IMAGE = np.random.default_rng(0).integers(0, 255, (64, 150, 3), np.uint8)
+
+
+class Listening(TorchDispatchMode):
+    """Collects the operations for which the host of a GPU would wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in ASKING:
+            self.heard.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP])
+@pytest.mark.parametrize("batch", [0, 8])
+def test_nothing_is_asked_before_the_decision(method, batch):
+    towers = small_towers().__class__(*(None if t is None else t.float() for t in small_towers()))
+    words = torch.nn.functional.normalize(torch.randn(3, 12), dim=-1)
+    labeller = Labeller(method(towers), Protocol(short_side=0, crop=64, stride=40), [Queries(words, torch.arange(3))])
+    labeller.label(IMAGE)  # constants are uploaded once
+    finish, decided = labeller.finish, []
+    labeller.finish = lambda scene, means: decided.append(means) or [np.zeros(scene.original, np.uint16)]
+    with Listening() as listening:
+        if batch:
+            way = SharedBatches(labeller, batch)
+            assert len([*way.add(0, IMAGE), *way.rest()]) == 1
+        else:
+            labeller.label(IMAGE)
+    assert decided and listening.heard == ["lift_fresh"]  # the image itself
+    with Listening() as listening:
+        finish(labeller.scene(IMAGE, (64, 150)), decided[0])
+    assert "is_nonzero" in listening.heard  # the question whether scores are numbers
