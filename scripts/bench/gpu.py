@@ -1,0 +1,216 @@
+"""What a GPU makes of the engine; writes results/benchmarks/gpu.json. Without a GPU it says so and measures nothing.
+
+python scripts/bench/gpu.py                         all of it
+python scripts/bench/gpu.py --device cpu --quick    the same code on toy sizes, to see that it runs; nothing is written
+
+Windows per second of the CLIP towers against batch, precision and compilation, as a share of what matrix products of
+the same precision reach on this device; whole images per second against `--batch`; deciding among 847 classes, which is
+bound by memory traffic; and how many images the readers can deliver.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ovbench import env
+from ovbench.backbones.clip import ClipVision
+from ovbench.config import Protocol
+from ovbench.data.decode import read_image
+from ovbench.engine.execution import PRECISIONS, Execution, execute, refuse_tf32
+from ovbench.engine.labeller import Labeller
+from ovbench.engine.reduce import Decision, class_probabilities, decide, upsample
+from ovbench.engine.shared import OneByOne, SharedBatches
+from ovbench.methods.base import Backbones, Queries
+from ovbench.methods.maskclip import MaskCLIP
+from ovbench.results.store import write_json
+
+
+class Tower(NamedTuple):
+    """A vision tower by its numbers, and the side of the windows that it sees."""
+
+    name: str
+    width: int
+    layers: int
+    heads: int
+    patch: int
+    side: int
+
+    def build(self) -> ClipVision:
+        torch.manual_seed(0)
+        visual = open_clip.transformer.VisionTransformer(
+            image_size=224, patch_size=self.patch, width=self.width, layers=self.layers, heads=self.heads,
+            mlp_ratio=4, output_dim=512, act_layer=open_clip.transformer.QuickGELU,
+        )  # fmt: skip
+        return ClipVision(visual)
+
+    def flops(self) -> float:
+        """Of the matrix products of one window through all blocks, a multiplication and an addition counted as two."""
+        tokens = (self.side // self.patch) ** 2 + 1
+        return self.layers * (24 * tokens * self.width**2 + 4 * tokens**2 * self.width)
+
+
+REAL = (Tower("B/16 at 224", 768, 12, 12, 16, 224), Tower("B/16 at 448", 768, 12, 12, 16, 448),
+        Tower("L/14 at 336", 1024, 24, 16, 14, 336))  # fmt: skip
+TOY = (Tower("toy", 64, 2, 2, 16, 64),)
+
+
+def seconds(device: torch.device, function: Callable[[], object], repeats: int) -> float:
+    """Of the fastest of several calls, waited for; the first, which compiles and warms up, is not counted."""
+    best = float("inf")
+    for turn in range(repeats + 1):
+        _wait(device)
+        start = time.perf_counter()
+        function()
+        _wait(device)
+        best = min(best, time.perf_counter() - start) if turn else best
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@torch.inference_mode()
+def ceilings(device: torch.device, side: int, repeats: int) -> dict[str, float]:
+    """FLOP/s of square matrix products in every precision, and bytes/s of a copy."""
+    found = {}
+    for name, dtype in PRECISIONS.items():
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        found[name] = 2 * side**3 / seconds(device, lambda a=a, b=b: a @ b, repeats)
+    source = torch.empty(side * side, device=device)
+    target = torch.empty_like(source)
+    found["copy_bytes"] = 2 * source.nbytes / seconds(device, lambda: target.copy_(source), repeats)
+    return found
+
+
+@torch.inference_mode()
+def towers(device: torch.device, quick: bool, ceiling: dict[str, float], repeats: int) -> list[dict[str, Any]]:
+    """Windows per second."""
+    rows = []
+    batches = (1, 4) if quick else (1, 2, 6, 16, 32, 64, 128)
+    for tower, precision, compiled in itertools.product(TOY if quick else REAL, PRECISIONS, (False, True)):
+        if quick and compiled:
+            continue  # minutes on a CPU
+        vision = tower.build().to(device)
+        execute(nn.ModuleList([vision]), Execution(precision, compiled))
+        for batch in batches:
+            windows = torch.randn(batch, 3, tower.side, tower.side, device=device)
+            spent = seconds(device, lambda v=vision, w=windows: v.trunk(v.embed(w)[0], until=None), repeats)
+            rate = batch / spent
+            rows.append(
+                {
+                    "tower": tower.name, "precision": precision, "compile": compiled, "batch": batch,
+                    "windows_per_s": round(rate, 2),
+                    "share_of_ceiling": round(rate * tower.flops() / ceiling[precision], 4),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, Any]]:
+    """Whole images of VOC's size per second, from pixels on the host to labels on the host, 21 classes."""
+    tower = TOY[0] if quick else REAL[0]
+    words = F.normalize(torch.randn(21, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
+    method = MaskCLIP(Backbones(clip=tower.build())).to(device)
+    protocol = Protocol(short_side=int(tower.side * 1.5), crop=tower.side, stride=tower.side // 2)
+    labeller = Labeller(method, protocol, [Queries(words, torch.arange(21))])
+    image = np.random.default_rng(0).integers(0, 255, (375, 500, 3), np.uint8)
+    number = 4 if quick else 64
+
+    def run(batch: int) -> None:
+        way = SharedBatches(labeller, batch) if batch else OneByOne(labeller)
+        done = sum(1 for n in range(number) for _ in way.add(n, image)) + sum(1 for _ in way.rest())
+        assert done == number
+
+    return [
+        {"batch": batch, "images_per_s": round(number / seconds(device, lambda b=batch: run(b), repeats), 2)}
+        for batch in ((0, 8) if quick else (0, 8, 16, 32, 64, 128))
+    ]
+
+
+@torch.inference_mode()
+def many_classes(device: torch.device, quick: bool, ceiling: dict[str, float], repeats: int) -> dict[str, Any]:
+    """Deciding among 847 classes at full size: enlarged, softmax, the largest; its traffic is at least a write and two
+    reads of the enlarged scores and one write and read of the probabilities."""
+    classes, size = (20, (60, 80)) if quick else (847, (512, 683))
+    scores, index = (
+        torch.randn(classes, size[0] // 2, size[1] // 2, device=device),
+        torch.arange(classes, device=device),
+    )
+    decision = Decision()
+    spent = seconds(
+        device, lambda: decide(class_probabilities(upsample(scores, size), index, decision), decision), repeats
+    )
+    traffic = 5 * 4 * classes * size[0] * size[1]
+    return {
+        "classes": classes, "size": list(size), "seconds": round(spent, 6),
+        "share_of_copy": round(traffic / spent / ceiling["copy_bytes"], 4),
+    }  # fmt: skip
+
+
+def readers(folder: Path, quick: bool) -> list[dict[str, Any]]:
+    """JPEG files of VOC's size decoded per second, by threads."""
+    number = 8 if quick else 400
+    noise = np.random.default_rng(0).integers(0, 255, (47, 63, 3), np.uint8)
+    path = folder / "image.jpg"
+    cv2.imwrite(str(path), cv2.resize(noise, (500, 375)))
+    rows = []
+    for threads in (1, 2) if quick else (1, 2, 4, 8, 16):
+        with ThreadPoolExecutor(threads) as pool:
+            start = time.perf_counter()
+            list(pool.map(read_image, [path] * number))
+            rows.append({"threads": threads, "images_per_s": round(number / (time.perf_counter() - start), 1)})
+    return rows
+
+
+def measure(device: torch.device, folder: Path, *, quick: bool, repeats: int) -> dict[str, Any]:
+    refuse_tf32()
+    ceiling = ceilings(device, 128 if quick else 8192, repeats)
+    return {
+        "device": env.device_name(str(device)),
+        "torch": torch.__version__,
+        "ceiling_per_s": {name: float(f"{value:.4g}") for name, value in ceiling.items()},
+        "towers": towers(device, quick, ceiling, repeats),
+        "images": images(device, quick, repeats),
+        "many_classes": many_classes(device, quick, ceiling, repeats),
+        "readers": readers(folder, quick),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true", help="toy sizes; nothing is written")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks"))
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no GPU here: nothing is measured", file=sys.stderr)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(device, Path(folder), quick=arguments.quick, repeats=arguments.repeats)
+    print(json.dumps(found, indent=1))
+    if not arguments.quick:
+        write_json(arguments.out / "gpu.json", found)
+
+
+if __name__ == "__main__":
+    main()

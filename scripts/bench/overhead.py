@@ -1,0 +1,160 @@
+"""A method's whole time over that of the forward passes it cannot do without."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+import ovbench.segmentor
+from ovbench.config import resolve
+from ovbench.data.card import load_card, vocabulary
+from ovbench.data.read import open_dataset
+from ovbench.metrics.counts import count_pixels
+from ovbench.segmentor import OpenVocabSegmentor, build
+
+GOALS = {
+    "clip": 1.15, "maskclip": 1.15, "clearclip": 1.15, "sclip": 1.15, "naclip": 1.15, "gem": None, "proxyclip": None,
+    "talk2dino": 1.1, "corrclip": 1.2, "cass": 1.25, "freecp": 1.3, "reme": 1.3,
+}  # fmt: skip
+WHY: dict[str, str] = {}  # why a goal is missed
+TOWERS = ("clip", "presence", "dino", "dinov2")
+VOC_SIZE = (375, 500)
+
+
+class Task(NamedTuple):
+    """Images u8[h, w, 3] with their region maps and labels, and the method that labels them."""
+
+    segmentor: OpenVocabSegmentor
+    images: list[np.ndarray]
+    regions: list[np.ndarray | None]
+    labels: list[np.ndarray]
+    classes: int
+
+    def run(self) -> None:
+        self.segmentor.labeller.seconds = {}
+        for image, regions, label in zip(self.images, self.regions, self.labels, strict=True):
+            count_pixels(self.segmentor.labeller.label(image, regions)[0], label, self.classes)
+
+
+def alternate(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
+    """The least wall and processor seconds of each function, which run in turn."""
+    best = {name: {"wall_s": float("inf"), "cpu_s": float("inf")} for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            function()
+            spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+            best[name] = {key: round(min(best[name][key], spent[key]), 4) for key in spent}
+    return best
+
+
+def on_mini(name: str, images: int) -> Task:
+    """The towers of mini, on images of mini."""
+    dataset = open_dataset(load_card("mini"))
+    samples = [dataset.read(number) for number in range(images)]
+    segmentor = build(resolve(name, "mini"), [(c,) for c in dataset.card.classes])
+    return _task(segmentor, [s.image for s in samples], [s.label for s in samples], len(dataset.card.classes))
+
+
+def of_real_size(name: str) -> Task:
+    """Towers of the published sizes with random weights, the settings for voc20, and one picture of VOC's size."""
+    import real_towers
+
+    given = {"reference": "random"} if name == "reme" else {}
+    if name == "reme":
+        given["dinov2"] = "vit_base_patch14_dinov2.lvd142m"
+    if name == "talk2dino":
+        given["dinov2"] = "vit_base_patch14_reg4_dinov2.lvd142m"
+    cell = resolve(name, "voc20", {"refine": ""}, given)
+    card = load_card("voc20")
+    with mock.patch.object(ovbench.segmentor, "load_backbone", real_towers.load), _own_cache():
+        segmentor = build(cell, vocabulary(card, cell.protocol.vocabulary or None), card.background)
+    image = cv2.resize(open_dataset(load_card("mini")).read(0).image, VOC_SIZE[::-1])
+    label = np.random.default_rng(0).integers(0, 20, VOC_SIZE).astype(np.uint16)
+    return _task(segmentor, [image], [label], 20)
+
+
+def _task(segmentor: OpenVocabSegmentor, images: list, labels: list, classes: int) -> Task:
+    """Region maps are made before, as if they came from the cache."""
+    return Task(segmentor, images, [segmentor.regions(image) for image in images], labels, classes)
+
+
+@contextmanager
+def _own_cache() -> Iterator[None]:
+    """Vectors of no text are not kept."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict("os.environ", {"OVBENCH_CACHE": folder}):
+        yield
+
+
+def measure(name: str, task: Task, repeats: int) -> dict[str, Any]:
+    """One row: label and count, over all blocks of the towers on the same images in the same batches."""
+    calls = forwards_of(task)
+    best = alternate({"whole": task.run, "forwards": lambda: replay(task.segmentor, calls)}, repeats)
+    stages = {stage: round(spent, 3) for stage, spent in task.segmentor.labeller.seconds.items()}
+    row: dict[str, Any] = {
+        "method": name,
+        "image": list(task.images[0].shape[:2]),
+        "images": len(task.images),
+        "forwards_on": [[kind, list(images.shape)] for kind, images in calls],
+        **best,
+        "ratio": {key: round(best["whole"][key] / best["forwards"][key], 3) for key in ("wall_s", "cpu_s")},
+    }
+    base = getattr(task.segmentor.method, "base", None)
+    if base is not None:  # a post-processing: what its base does is not its own
+        of_base = alternate({"base": lambda: replay(task.segmentor, calls, base.dense)}, repeats)["base"]
+        row |= {"base": of_base, "ratio_to_base": round(best["whole"]["cpu_s"] / of_base["cpu_s"], 3)}
+    goal = GOALS.get(name)
+    reached = None if goal is None else min(row["ratio"]["cpu_s"], row.get("ratio_to_base", 9e9)) <= goal
+    return row | {"goal": goal, "reached": reached, "seconds_of_stages": stages}
+
+
+def forwards_of(task: Task) -> list[tuple[str, Tensor]]:
+    """Which towers see which images when the task runs: windows, whole images, or regions cut from windows."""
+    calls: list[tuple[str, Tensor]] = []
+    with ExitStack() as stack:
+        for kind in TOWERS:
+            if kind in task.segmentor.loaded:
+                vision = task.segmentor.loaded[kind].vision
+                entry = "embed" if hasattr(vision, "embed") else "forward"
+                stack.enter_context(mock.patch.object(vision, entry, _heard(kind, getattr(vision, entry), calls)))
+        task.run()
+    return calls
+
+
+def _heard(kind: str, go: Callable, calls: list[tuple[str, Tensor]]) -> Callable:
+    def enter(images: Tensor, **more: Any) -> Any:
+        calls.append((kind, images))
+        return go(images, **more)
+
+    return enter
+
+
+@torch.inference_mode()
+def replay(
+    segmentor: OpenVocabSegmentor, calls: list[tuple[str, Tensor]], dense: Callable[[Tensor], Any] | None = None
+) -> None:
+    """The forward passes alone; windows through ``dense`` where it is given, the first call being of windows."""
+    for kind, images in calls:
+        if dense is not None and images.shape[-2:] == calls[0][1].shape[-2:]:
+            dense(images)
+        else:
+            forward(segmentor.loaded[kind].vision, images)
+
+
+def forward(vision: Any, images: Tensor) -> None:
+    """All blocks of a tower, once."""
+    if hasattr(vision, "trunk"):
+        vision.project(vision.trunk(vision.embed(images)[0], until=None))
+    elif hasattr(vision, "last_tokens"):
+        vision.last_tokens(images)
+    else:
+        vision(images)

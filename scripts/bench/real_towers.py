@@ -1,0 +1,63 @@
+"""Backbones of the published architectures with random weights: as much work as the real ones, and nothing to fetch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import open_clip
+import timm
+import torch
+from torch import Tensor, nn
+
+from ovbench.backbones.clip import ClipVision
+from ovbench.backbones.dino import DinoVision
+from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.psi import Psi
+from ovbench.backbones.spec import parse_spec
+from ovbench.reference.bank import ReferenceBank
+from ovbench.weights import Loaded
+
+WIDTHS = {"text": 512, "visual": 768}  # of ViT-B/16's joint space, and of the base DINOs
+SEGMENTS, LABELS = 50_000, 2_000  # of the reference set
+NAMES = {"reference": "random"}
+
+
+class RandomText:
+    """Directions instead of sentences: their number matters here, not their sense."""
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        return torch.randn(len(prompts), WIDTHS["text"], generator=torch.Generator().manual_seed(0))
+
+
+def load(kind: str, spec: str) -> Loaded:
+    """In place of `ovbench.weights.load_backbone`."""
+    torch.manual_seed(0)
+    vision = _reference() if kind == "reference" else _network(kind, parse_spec(kind, spec).architecture)
+    text: Any = RandomText() if kind == "clip" else None
+    return Loaded(vision.eval().requires_grad_(False), spec, f"random-{kind}", text)
+
+
+def _network(kind: str, architecture: str) -> nn.Module:
+    if kind == "psi":
+        return Psi(WIDTHS["text"], WIDTHS["visual"])
+    if kind in ("clip", "presence"):
+        config = open_clip.get_model_config(architecture)
+        config["text_cfg"] |= {"layers": 1}  # it is not asked
+        return ClipVision(open_clip.CLIP(**_parts(config)).visual)
+    vit = timm.create_model(architecture.partition(".")[0], pretrained=False, num_classes=0)
+    return DinoVision(vit) if kind == "dino" else Dinov2Vision(vit)
+
+
+def _parts(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "embed_dim": config["embed_dim"],
+        "vision_cfg": open_clip.CLIPVisionCfg(**config["vision_cfg"]),
+        "text_cfg": open_clip.CLIPTextCfg(**config["text_cfg"]),
+        "quick_gelu": config.get("quick_gelu", False),
+    }
+
+
+def _reference() -> ReferenceBank:
+    rows = torch.arange(SEGMENTS)
+    segments, labels = torch.randn(SEGMENTS, WIDTHS["visual"]), torch.randn(LABELS, WIDTHS["text"])
+    return ReferenceBank.from_pairs(segments, labels, rows, rows % LABELS)

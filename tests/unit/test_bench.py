@@ -1,0 +1,65 @@
+"""The measuring scripts run: on toy sizes, and without a GPU."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    """Importable, and forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(SCRIPTS) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def test_the_gpu_script_on_the_cpu(tmp_path):
+    import gpu
+
+    found = gpu.measure(torch.device("cpu"), tmp_path, quick=True, repeats=1)
+    assert {row["precision"] for row in found["towers"]} == {"fp32", "fp16", "bf16"}
+    assert all(row["windows_per_s"] > 0 and row["share_of_ceiling"] > 0 for row in found["towers"])
+    assert [row["batch"] for row in found["images"]] == [0, 8] and found["many_classes"]["share_of_copy"] > 0
+    assert all(row["images_per_s"] > 0 for row in (*found["images"], *found["readers"]))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured(tmp_path, monkeypatch, capsys):
+    import gpu
+
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path)])
+    gpu.main()
+    assert "no GPU here" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_flops_of_a_tower():
+    import gpu
+
+    tower = gpu.Tower("one block", width=4, layers=1, heads=1, patch=16, side=16)  # 2 tokens
+    products = 2 * 2 * (4 * 12 + 4 * 4 + 4 * 16 + 16 * 4)  # qkv, output, and the two layers of the feed-forward
+    attention = 2 * (2 * 2 * 4 + 2 * 2 * 4)
+    assert tower.flops() == products + attention
+
+
+def test_sqlite_and_lines_give_back_what_they_got(tmp_path):
+    import ledger
+
+    row = ledger.measure(30, 3, 1, tmp_path)
+    assert row["sqlite full"]["note_s"] > 0 and row["lines"]["ratio_to_lines"] == {"note": 1, "read": 1, "bytes": 1}
+
+
+@pytest.mark.parametrize(("method", "kinds"), [("maskclip", {"clip"}), ("talk2dino", {"dinov2"})])
+def test_overhead_is_over_the_towers_that_ran(method, kinds):
+    import overhead
+
+    task = overhead.on_mini(method, 1)
+    row = overhead.measure(method, task, 1)
+    assert {kind for kind, _ in row["forwards_on"]} == kinds
+    assert row["whole"]["cpu_s"] > 0 and row["ratio"]["cpu_s"] > 0 and row["reached"] in (True, False)
