@@ -1,5 +1,7 @@
 """Precision and compilation touch the backbones' blocks and nothing else, and unlike runs are not mixed."""
 
+import shutil
+
 import pytest
 import torch
 from towers import small_towers
@@ -70,3 +72,16 @@ def test_batches_are_shared_on_a_gpu_or_where_asked_for():
     assert (choose_batch(None, "cpu"), choose_batch(None, "cuda:1"), choose_batch(16, "cpu")) == (0, 32, 16)
     with pytest.raises(UsageError, match=r"12 is no multiple of 8 \(--batch\)"):
         choose_batch(12, "cpu")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("c++") is None, reason="no C++ compiler")
+def test_blocks_that_are_really_compiled(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    towers = Backbones(*(None if tower is None else tower.float() for tower in small_towers(layers=2)))
+    method = MaskCLIP(towers)
+    exact = tokens(method)
+    execute(method, Execution(compiled=True))
+    compiled = tokens(method)
+    torch._dynamo.reset()
+    assert any(tmp_path.rglob("*.so")), "nothing was compiled"
+    assert torch.allclose(compiled, exact, atol=1e-5 * float(exact.abs().max()))
