@@ -1,6 +1,6 @@
 """Measure the engine on this machine, in one process, alternating; writes results/benchmarks/engine.{json,md}.
 
-python scripts/bench/engine.py                  all of it
+python scripts/bench/engine.py                  all of it, in some seven minutes of one core
 python scripts/bench/engine.py --only loop --only ledger
 
 Times are the least of several alternating repeats, in seconds of wall time and of processor time: on a machine that
@@ -177,8 +177,9 @@ def scaling(images: int) -> dict[str, Any]:
 REAL = """## A method's whole time over that of its backbones' forward passes: towers of the published sizes
 
 Random weights, the windows and settings for voc20 without PAMR, one picture of 375 x 500, region maps from the cache.
-"To the base" is for a post-processing: over the forward passes with what the method that it is based on does there."""
-MINI = """## The same on mini
+Forward passes are of all blocks; a method may need less of the last one, which can bring it below 1. "To the base" is
+for a post-processing: over the forward passes with what the method that it is based on does there."""
+MINI = """## The same on mini, also without PAMR
 
 The towers of mini are so small that what is not a forward pass weighs more than with real ones."""
 

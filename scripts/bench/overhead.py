@@ -25,7 +25,9 @@ GOALS = {
     "clip": 1.15, "maskclip": 1.15, "clearclip": 1.15, "sclip": 1.15, "naclip": 1.15, "gem": None, "proxyclip": None,
     "talk2dino": 1.1, "corrclip": 1.2, "cass": 1.25, "freecp": 1.3, "reme": 1.3,
 }  # fmt: skip
-WHY: dict[str, str] = {}  # why a goal is missed
+WHY = {  # a goal is missed
+    "freecp": "its base GEM runs six more attentions in each of the upper blocks; the rest is what FreeCP adds to GEM",
+}
 TOWERS = ("clip", "presence", "dino", "dinov2")
 VOC_SIZE = (375, 500)
 
@@ -58,10 +60,10 @@ def alternate(functions: dict[str, Callable[[], object]], repeats: int) -> dict[
 
 
 def on_mini(name: str, images: int) -> Task:
-    """The towers of mini, on images of mini."""
+    """The towers of mini, on images of mini; without PAMR, as below."""
     dataset = open_dataset(load_card("mini"))
     samples = [dataset.read(number) for number in range(images)]
-    segmentor = build(resolve(name, "mini"), [(c,) for c in dataset.card.classes])
+    segmentor = build(resolve(name, "mini", {"refine": ""}), [(c,) for c in dataset.card.classes])
     return _task(segmentor, [s.image for s in samples], [s.label for s in samples], len(dataset.card.classes))
 
 
@@ -113,7 +115,7 @@ def measure(name: str, task: Task, repeats: int) -> dict[str, Any]:
         of_base = alternate({"base": lambda: replay(task.segmentor, calls, base.dense)}, repeats)["base"]
         row |= {"base": of_base, "ratio_to_base": round(best["whole"]["cpu_s"] / of_base["cpu_s"], 3)}
     goal = GOALS.get(name)
-    reached = None if goal is None else min(row["ratio"]["cpu_s"], row.get("ratio_to_base", 9e9)) <= goal
+    reached = None if goal is None else row["ratio"]["cpu_s"] <= goal
     return row | {"goal": goal, "reached": reached, "seconds_of_stages": stages}
 
 

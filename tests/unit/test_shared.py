@@ -195,3 +195,17 @@ def test_slots_depend_on_the_map_alone():
     assert region_slots(np.arange(32).reshape(1, 32)) == 64
     assert region_slots(np.array([[-(2**31), 2**31 - 1]])) == 32
     assert REGIONS[1].max() > PAD_REGION and region_slots(REGIONS[4]) == 128
+
+
+def test_several_vocabularies_in_one_pass(towers):
+    ours = labeller(MaskCLIP(towers))
+    few = Queries(QUERIES.embeddings[:2], torch.arange(2))
+    ours.add_vocabulary(few, ours.decisions[0])
+    way = SharedBatches(ours, 8)
+    found = {o.number: o.labels for o in itertools.chain(*(way.add(n, IMAGES[n]) for n in range(6)), way.rest())}
+    alone = labeller(MaskCLIP(towers))
+    alone.vocabularies = [few]
+    assert all(len(maps) == 2 for maps in found.values())
+    assert {n: maps[1].tolist() for n, maps in found.items()} == {
+        n: labels.tolist() for n, labels in run(SharedBatches(alone, 8), range(6)).items()
+    }
