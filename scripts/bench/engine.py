@@ -181,7 +181,8 @@ Forward passes are of all blocks; a method may need less of the last one, which 
 for a post-processing: over the forward passes with what the method that it is based on does there."""
 MINI = """## The same on mini, also without PAMR
 
-The towers of mini are so small that what is not a forward pass weighs more than with real ones."""
+The towers of mini are so small that what is not a forward pass weighs more than with real ones: mostly the enlarging of
+window scores to pixels, and with GEM and FreeCP the attentions of GEM."""
 
 
 def overhead_table(title: str, rows: list[dict[str, Any]]) -> list[str]:
