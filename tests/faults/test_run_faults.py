@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from ovbench.config import resolve
+from ovbench.data import decode
+from ovbench.data.card import load_card
+from ovbench.data.read import open_dataset
 from ovbench.engine.ledger import LedgerPart
 from ovbench.errors import InputError
 from ovbench.methods.maskclip import MaskCLIP
@@ -203,3 +206,22 @@ def code_without_reader(*arguments):
     process.stderr.close()
     assert err == b"", err
     return process.wait(timeout=120)
+
+
+def test_an_image_that_cannot_be_read_fails_alone_in_shared_batches(ovbench, monkeypatch, tmp_path):
+    plain = json.loads(ovbench(*evaluate(tmp_path / "plain", "--batch", 8)).out)
+    read, refused = decode.read_image, open_dataset(load_card("mini")).items[0].image_path
+
+    def refuse_one(path):
+        if path == refused:
+            raise InputError(f'the image "{path.name}" is empty')
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ovbench.data.read.read_image", refuse_one)
+        done = ovbench(*evaluate(tmp_path, "--batch", 8))
+    record = json.loads(done.out)
+    assert done.code == 4 and list(record["failed"]) == [refused.stem] and record["dataset"]["images"] == 1
+    assert record["device"]["batch"] == plain["device"]["batch"] == 8
+    again = json.loads(ovbench(*evaluate(tmp_path, "--batch", 8)).out)
+    assert again["counts"] == plain["counts"] and again["failed"] == {}
