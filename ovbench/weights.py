@@ -151,12 +151,12 @@ def _open_clip_source(spec: BackboneSpec, text: str) -> tuple[str, tuple[str, ..
 
 
 def _load_dino(spec: BackboneSpec, text: str) -> Loaded:
-    vit = _dino_vit(spec, text)
+    vit = _dino_vit(spec, text, "dino")
     return Loaded(DinoVision(vit), text, tensor_hash(vit))
 
 
 def _load_dinov2(spec: BackboneSpec, text: str) -> Loaded:
-    vit = _dino_vit(spec, text)
+    vit = _dino_vit(spec, text, "dinov2")
     return Loaded(Dinov2Vision(vit), text, tensor_hash(vit))
 
 
@@ -189,11 +189,11 @@ def _psi_file(spec: BackboneSpec, text: str) -> Path:
     return path
 
 
-def _dino_vit(spec: BackboneSpec, text: str) -> nn.Module:
+def _dino_vit(spec: BackboneSpec, text: str, kind: str) -> nn.Module:
     if spec.architecture == MINI:
         from ovbench.backbones import mini
 
-        vit = mini.load_dino()
+        vit = mini.load_dino(kind)
     else:
         vit = _timm(spec, text)
     if spec.file:

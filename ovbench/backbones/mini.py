@@ -1,4 +1,4 @@
-"""The two small backbones that ship with the package, trained on the `mini` world: a CLIP and a DINO.
+"""The small backbones that ship with the package, trained on the `mini` world: a CLIP, a DINO and a DINOv2-like ViT.
 
 The CLIP is an ordinary open_clip model. Its token embedding is stored for the tokens that training used; every other
 token shares one row. See ``ovbench/assets/mini/MODEL_CARD.md``.
@@ -22,11 +22,6 @@ CONTEXT_LENGTH = 32
 def clip_config() -> dict:
     """The open_clip model config of the CLIP."""
     return json.loads(asset("mini", "clip.json").read_text())
-
-
-def dino_config() -> dict:
-    """Arguments of timm's VisionTransformer for the DINO."""
-    return json.loads(asset("mini", "dino.json").read_text())
 
 
 def expand(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -59,13 +54,13 @@ def load_clip() -> open_clip.CLIP:
     return model.eval()
 
 
-def load_dino() -> timm.models.VisionTransformer:
-    """The DINO in eval mode, f32, on the CPU; it takes images of any size (multiples of the patch)."""
+def load_dino(name: str = "dino") -> timm.models.VisionTransformer:
+    """The "dino" or the "dinov2" in eval mode, f32, on the CPU; images may have any size (multiples of the patch)."""
     from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
 
-    model = VisionTransformer(**dino_config(), dynamic_img_size=True)
-    model.load_state_dict({k: t.float() for k, t in load_file(asset("mini", "dino.safetensors")).items()})
+    model = VisionTransformer(**json.loads(asset("mini", f"{name}.json").read_text()), dynamic_img_size=True)
+    model.load_state_dict({k: t.float() for k, t in load_file(asset("mini", f"{name}.safetensors")).items()})
     return model.eval()
 
 

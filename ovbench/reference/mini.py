@@ -69,5 +69,5 @@ def _key(plan: Any) -> str:
     """What the set depends on: the settings, the encoders, the images."""
     settings = [dataclasses.asdict(plan.build), plan.cell.as_dict(), IMAGES, SEED]
     content = json.dumps([settings, file_sha256(asset("mini", "clip.safetensors")),
-                          file_sha256(asset("mini", "dino.safetensors"))], sort_keys=True)  # fmt: skip
+                          file_sha256(asset("mini", "dinov2.safetensors"))], sort_keys=True)  # fmt: skip
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -23,7 +23,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from pool import CLIP_MEAN, CLIP_STD, Pool, jitter
+from pool import CLIP_MEAN, CLIP_STD, Pool, command_line, jitter, rate, save
 from safetensors.torch import save_file
 
 from ovbench.data.mini import captions, world
@@ -63,7 +63,7 @@ MOSAICS = (
     Kind(0.15, 112, 48, (0.5, 1.2), 0.6),
 )
 MOSAICS_FROM = 2400  # steps
-LEARNING_RATE, WEIGHT_DECAY, WARMUP, EMA = 1.5e-3, 0.05, 150, 0.997
+LEARNING_RATE, WEIGHT_DECAY, EMA = 1.5e-3, 0.05, 0.997
 BLOCK_DROP, WORD_DROP = 0.1, 0.02
 WEIGHTS = {"class token": 1.0, "values": 1.0, "middle values": 0.7}
 
@@ -218,21 +218,6 @@ class Batches:
         return Batch(images, self._words.encode(texts, rng), torch.from_numpy(also_true), k, rng)
 
 
-def rate(step: int, steps: int, peak: float = LEARNING_RATE) -> float:
-    """Learning rate: linear warm-up, then a cosine to 2 % of the peak."""
-    if step < WARMUP:
-        return peak * (step + 1) / WARMUP
-    t = (step - WARMUP) / max(steps - WARMUP, 1)
-    return float(peak * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(t, 1.0)))))
-
-
-def save(path: Path, state: dict) -> None:
-    """Writes a checkpoint beside its place, then renames."""
-    draft = path.with_suffix(".tmp")
-    torch.save(state, draft)
-    draft.replace(path)
-
-
 class Run:
     """What a checkpoint holds: the model, its moving average, the optimiser, the steps and seconds so far."""
 
@@ -288,7 +273,7 @@ def train(options: argparse.Namespace) -> None:
             texts = encode_texts(model, batch.rows)
         scale = model.logit_scale.exp().clamp(max=60)
         losses = {k: contrast(p, texts, scale, batch.also_true) for k, p in pooled.items()}
-        run.update(sum(WEIGHTS[k] * x for k, x in losses.items()), rate(run.step, options.steps))
+        run.update(sum(WEIGHTS[k] * x for k, x in losses.items()), rate(run.step, options.steps, LEARNING_RATE))
         seen |= {k: 0.98 * seen.get(k, x.item()) + 0.02 * x.item() for k, x in losses.items()}
         if run.step % 50 == 0:
             line = {"step": run.step, "seconds": round(time.time() - started), "scale": round(scale.item(), 1)}
@@ -309,22 +294,5 @@ def export(options: argparse.Namespace) -> None:
     (options.export / "clip.json").write_text(json.dumps(MODEL, indent=1) + "\n")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder of the pool and the checkpoint")
-    parser.add_argument("--steps", type=int, default=5200)
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--export", type=Path, help="folder to write the checkpoint's weights to, instead of training")
-    options = parser.parse_args()
-    if options.export:
-        export(options)
-    else:
-        train(options)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, 5200, train, export)

@@ -25,10 +25,9 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from clip import rate, save
 from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
-from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, jitter
+from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, command_line, jitter, rate, save
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
@@ -230,22 +229,5 @@ def export(options: argparse.Namespace) -> None:
     (options.export / "dino.json").write_text(json.dumps(MODEL, indent=1) + "\n")
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder of the pool and the checkpoint")
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--scenes", type=int, default=4000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--export", type=Path, help="folder to write the checkpoint's weights to, instead of training")
-    options = parser.parse_args()
-    if options.export:
-        export(options)
-    else:
-        train(options)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(__doc__, 1200, train, export)

@@ -1,12 +1,16 @@
-"""A pool of scenes of the `mini` training world, drawn once, and random crops of it; shared by clip.py and dino.py."""
+"""What the training scripts share: a pool of scenes of the `mini` training world, drawn once, random crops of it,
+learning rate, checkpoints and command line."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 
 from ovbench.data.mini.captions import ENTITIES
 from ovbench.data.mini.scene import training_scene
@@ -14,6 +18,7 @@ from ovbench.data.mini.scene import training_scene
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EVAL_SHORT_SIDE = 224
+WARMUP = 150
 _THING_POINTS = 64
 _FIRST_THING = 12
 
@@ -100,3 +105,35 @@ def jitter(images: np.ndarray, rng: np.random.RandomState, strength: float = 1.0
     lift = strength * rng.uniform(-0.05, 0.05, (b, 1, 1, 1))
     noise = rng.standard_normal(x.shape[1:]).astype(np.float32) * (0.02 * strength * rng.uniform(0, 1, (b, 1, 1, 1)))
     return np.clip(x * (gain * tint).astype(np.float32) + (lift + noise).astype(np.float32), 0.0, 1.0)
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """Learning rate: linear warm-up, then a cosine to 2 % of the peak."""
+    if step < WARMUP:
+        return peak * (step + 1) / WARMUP
+    t = (step - WARMUP) / max(steps - WARMUP, 1)
+    return float(peak * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * min(t, 1.0)))))
+
+
+def save(path: Path, state: dict) -> None:
+    """Writes a checkpoint beside its place, then renames."""
+    draft = path.with_suffix(".tmp")
+    torch.save(state, draft)
+    draft.replace(path)
+
+
+def command_line(
+    description: str | None, steps: int, train: Callable[[argparse.Namespace], None],
+    export: Callable[[argparse.Namespace], None],
+) -> None:  # fmt: skip
+    """Trains, or with --export writes out what has been trained."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the pool and the checkpoint")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--scenes", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--export", type=Path, help="folder to write the checkpoint's weights to, instead of training")
+    options = parser.parse_args()
+    (export if options.export else train)(options)

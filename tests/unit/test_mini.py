@@ -138,3 +138,17 @@ def test_training_images_and_captions(tmp_path):
         assert image.shape == (entry["height"], entry["width"], 3)
     with pytest.raises(FileExistsError):
         write.write_training(tmp_path / "train", 2)
+
+
+def test_close_looks_at_training_scenes(tmp_path):
+    write.write_training(tmp_path / "train", 6, seed=40, cut=48, cuts=3)
+    document = json.loads((tmp_path / "train/captions_train.json").read_text())
+    assert len(document["annotations"]) == 30
+    for number, entry in enumerate(document["images"]):
+        cut = decoded(tmp_path / "train/images/train" / entry["file_name"])
+        whole = scene.training_scene(40 + number // 3).image
+        side = 48 * min(whole.shape[:2]) // 224
+        assert cut.shape == (side, side, 3)
+        places = np.lib.stride_tricks.sliding_window_view(whole, cut.shape)[:, :, 0]
+        rows, columns = np.nonzero((places[:, :, 0, 0] == cut[0, 0]).all(-1))
+        assert any((places[y, x] == cut).all() for y, x in zip(rows, columns, strict=True))

@@ -1,4 +1,4 @@
-"""The packaged CLIP and DINO: they load, they are small, and they have learned what their model card says."""
+"""The packaged CLIP, DINO and DINOv2-like ViT: they load, are small, and have learned what their model card says."""
 
 from __future__ import annotations
 
@@ -86,3 +86,17 @@ def test_dino_is_alike_within_a_class_and_unlike_between(dino, pure_crops):
     cosines, same = (f @ f.T).numpy(), classes[:, None] == classes[None]
     assert cosines[~same].mean() < 0.3
     assert cosines[same].mean() - cosines[~same].mean() > 0.3
+
+
+def test_final_tokens_of_the_dinov2_tell_classes_apart(pure_crops):
+    """The prototype of a class, from every other crop, is the nearest one to most patches of the others."""
+    crops, classes = pure_crops
+    with torch.no_grad():
+        images = normalised(crops, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        tokens = mini.load_dino("dinov2").forward_features(images)
+    f = torch.nn.functional.normalize(tokens[:, 1:], dim=-1)
+    known = [c for c in range(28) if (classes == c).sum() == 6]
+    prototypes = torch.stack([f[classes == c][::2].mean((0, 1)) for c in known])
+    right = [(f[classes == c][1::2] @ prototypes.T).argmax(-1).eq(i).float().mean() for i, c in enumerate(known)]
+    assert len(known) > 15
+    assert torch.stack(right).mean() > 0.6

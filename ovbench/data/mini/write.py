@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from . import world
 from .captions import describe, shares
-from .scene import training_scene, validation_scene
+from .scene import Scene, training_scene, validation_scene
 from .stream import Stream
 
 VALIDATION_IMAGES = 100
@@ -62,11 +63,23 @@ def write_validation(root: Path) -> None:
     _publish(root, fill)
 
 
-def write_training(root: Path, n: int, seed: int = 0) -> None:
+def _cut_out(scene: Scene, side: int, stream: Stream) -> Scene:
+    """A square of a scene, ``side`` pixels wide where the short side of the scene is 224, about a place anywhere or, as
+    often, on a thing."""
+    h, w = scene.entities.shape
+    side = min(side * min(h, w) // 224, h, w)
+    places = np.flatnonzero((scene.entities >= len(world.STUFF)) | (stream.integer(0, 1) == 0))
+    place = int(places[stream.integer(0, len(places) - 1)]) if len(places) else h * w // 2
+    top, left = (min(max(at - side // 2, 0), full - side) for at, full in zip(divmod(place, w), (h, w), strict=True))
+    return Scene(*(np.ascontiguousarray(plane[top : top + side, left : left + side]) for plane in scene))
+
+
+def write_training(root: Path, n: int, seed: int = 0, *, cut: int = 0, cuts: int = 1) -> None:
     """Writes `n` training images, ``images/train/*.png``, and their captions as in COCO, ``captions_train.json``.
 
-    Scenes are numbered from `seed`; five captions an image. `root` appears only when complete. Raises FileExistsError
-    if it holds files already.
+    Scenes are numbered from `seed`; five captions an image. With ``cut`` an image is not a scene but a square of one,
+    that many pixels wide where the scene's short side is 224: a closer look, at fewer things; ``cuts`` of them a scene.
+    `root` appears only when complete. Raises FileExistsError if it holds files already.
     """
     root = Path(root)
     if root.is_dir() and any(root.iterdir()):
@@ -76,12 +89,14 @@ def write_training(root: Path, n: int, seed: int = 0) -> None:
         (folder / "images" / "train").mkdir(parents=True)
         images, annotations = [], []
         for i in range(n):
-            scene = training_scene(seed + i)
+            if i % cuts == 0:
+                drawn, stream = training_scene(seed + i // cuts), Stream(seed + i // cuts)
+            scene = _cut_out(drawn, cut, stream) if cut else drawn
             name = f"mini_train_{seed + i:06d}.png"
             _save(scene.image, folder / "images" / "train" / name)
             height, width = scene.entities.shape
             images.append({"id": i, "file_name": name, "height": height, "width": width})
-            stream, share = Stream(seed + i), shares(scene.entities)
+            share = shares(scene.entities)
             for _ in range(CAPTIONS_PER_IMAGE):
                 text = describe(share, stream, least=0.02, most=4).text
                 annotations.append({"id": len(annotations), "image_id": i, "caption": text})

@@ -1,0 +1,222 @@
+"""Trains the small DINOv2-like vision transformer of `mini` on its training scenes. No text, no labels.
+
+Two views of a place, in light of their own, one turned and a little shifted. As in DINOv2, the teacher's assignment of
+every patch to prototypes (balanced over the batch by Sinkhorn-Knopp, as in SwAV) is what the student has to find at the
+same place of the other view, also where patches were masked; class tokens are compared by lightly's DINOLoss. So it is
+the final patch tokens that come to tell materials apart, where dino.py trains the query + key features.
+
+    python scripts/train_mini/dinov2.py --work /tmp/mini --steps 1500
+    python scripts/train_mini/dinov2.py --work /tmp/mini --export ovbench/assets/mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import timm
+import torch
+from lightly.loss import DINOLoss
+from lightly.loss.swav_loss import sinkhorn
+from lightly.models.modules import DINOProjectionHead
+from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, command_line, rate, save
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+MODEL = {"img_size": 112, "patch_size": 8, "embed_dim": 96, "depth": 5, "num_heads": 6, "num_classes": 0}
+IMAGES, VIEW, PATCH = 32, 96, 8
+GRID, WHOLE = VIEW // PATCH, MODEL["img_size"] // PATCH
+SHIFT = 8  # pixels, at a short side of 224
+PROTOTYPES, TEACHER_TEMP, STUDENT_TEMP = 256, 0.05, 0.1
+MASKED = 0.4  # of the patches, in every other image
+MOMENTUM = (0.99, 0.9995)
+LEARNING_RATE = 1e-3
+CLASS_TOKEN_WEIGHT = 0.25
+
+
+class Turn(NamedTuple):
+    """A turn by some quarters, then perhaps a flip, of the last two of the axes ``dims``."""
+
+    quarters: int
+    flip: bool
+
+    def there(self, x: torch.Tensor, dims: tuple[int, int]) -> torch.Tensor:
+        x = torch.rot90(x, self.quarters, dims)
+        return x.flip(dims[1]) if self.flip else x
+
+    def back(self, x: torch.Tensor, dims: tuple[int, int]) -> torch.Tensor:
+        return torch.rot90(x.flip(dims[1]) if self.flip else x, -self.quarters, dims)
+
+
+def draw(pool: Pool, rng: np.random.RandomState) -> tuple[np.ndarray, Turn]:
+    """Pixels u8[2,b,96,96,3] of a place in each of b scenes, seen twice, and how the second view is to be turned."""
+    views = np.empty((2, IMAGES, VIEW, VIEW, 3), np.uint8)
+    for i in range(IMAGES):
+        image, _ = pool.scene(rng.randint(len(pool)))
+        h, w = image.shape[:2]
+        factor = EVAL_SHORT_SIDE / min(h, w) * rng.uniform(0.75, 1.3)
+        side, shift = min(int(VIEW / factor), h, w), SHIFT / factor
+        top, left = rng.randint(h - side + 1), rng.randint(w - side + 1)
+        for v in range(2):
+            y = int(min(max(top + (v and rng.uniform(-shift, shift)), 0), h - side))
+            x = int(min(max(left + (v and rng.uniform(-shift, shift)), 0), w - side))
+            views[v, i] = cv2.resize(np.ascontiguousarray(image[y : y + side, x : x + side]), (VIEW, VIEW))
+    turn = rng.randint(8)
+    return views, Turn(turn % 4, turn >= 4)
+
+
+def lit(images: np.ndarray, rng: np.random.RandomState) -> torch.Tensor:
+    """u8[b,s,s,3] in another light, overall and sloping over the image, in another tint, with noise, some out of focus;
+    normalised, f[b,3,s,s]."""
+    b = len(images)
+
+    def each(low: float, high: float, channels: int = 1) -> np.ndarray:
+        return rng.uniform(low, high, (b, 1, 1, channels)).astype(np.float32)
+
+    x, ramp = images.astype(np.float32) / 255, np.linspace(-0.5, 0.5, VIEW, dtype=np.float32)
+    gain, tint = np.exp(each(-0.55, 0.35)), each(0.9, 1.1, 3)
+    slope = 1 + each(-0.4, 0.4) * ramp[None, :, None, None] + each(-0.4, 0.4) * ramp[None, None, :, None]
+    for i in np.flatnonzero(rng.uniform(size=b) < 0.35):
+        x[i] = cv2.blur(x[i], (3, 3))
+    noise = rng.standard_normal(x.shape[1:]).astype(np.float32) * each(0, 0.07)
+    x = np.clip(x * gain * tint * slope + noise, 0, 1)
+    x = (x - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+
+
+class Seen(NamedTuple):
+    """Logits over the prototypes: of the class tokens f[b,k] and of the patches f[b*g*g,k]."""
+
+    cls: torch.Tensor
+    patches: torch.Tensor
+
+
+class Network(torch.nn.Module):
+    """The transformer, the token that stands for masked patches, and projection heads for class token and patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = VisionTransformer(**MODEL)
+        width = MODEL["embed_dim"]
+        self.mask = torch.nn.Parameter(torch.zeros(width))
+        self.heads = torch.nn.ModuleList(DINOProjectionHead(width, 256, 64, PROTOTYPES) for _ in range(2))
+
+    def forward(self, x: torch.Tensor, offset: np.ndarray, masked: torch.Tensor | None = None) -> Seen:
+        """Images f[b,3,s,s], whose positions are those of the whole grid from ``offset`` on; ``masked`` bool[b,g*g]."""
+        vit = self.vit
+        x = vit.patch_embed.proj(x)
+        b, c, g, _ = x.shape
+        x = x.flatten(2).transpose(1, 2)
+        if masked is not None:
+            x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
+        table = vit.pos_embed[0, 1:].view(WHOLE, WHOLE, c)
+        table = table[offset[0] : offset[0] + g, offset[1] : offset[1] + g].reshape(-1, c)
+        cls = (vit.cls_token[0] + vit.pos_embed[0, :1]).expand(b, 1, c)
+        x = vit.norm(vit.blocks(torch.cat([cls.to(x.dtype), x + table], dim=1)))
+        return Seen(self.heads[0](x[:, 0]).float(), self.heads[1](x[:, 1:].reshape(-1, c)).float())
+
+
+def targets(views: list[Seen], turn: Turn) -> torch.Tensor:
+    """What the student has to find at the patches of both views: the teacher's assignment of the same place in the
+    other one, f[2*b*g*g,k]."""
+    assigned = sinkhorn(torch.cat([v.patches for v in views]), iterations=3, epsilon=TEACHER_TEMP)
+    first, second = assigned.view(2, IMAGES, GRID, GRID, PROTOTYPES)
+    return torch.stack([turn.back(second, (1, 2)), turn.there(first, (1, 2))]).reshape(-1, PROTOTYPES)
+
+
+def step_loss(
+    student: Network, teacher: Network, class_loss: DINOLoss, pool: Pool, rng: np.random.RandomState, bf16: bool
+) -> torch.Tensor:
+    """The loss of one step on fresh views."""
+    (first, second), turn = draw(pool, rng)
+    views = [lit(first, rng), turn.there(lit(second, rng), (2, 3))]
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.no_grad():
+            taught = [teacher(x, rng.randint(WHOLE - GRID + 1, size=2)) for x in views]
+        chance, image = rng.uniform(size=(2, IMAGES, GRID * GRID)), rng.randint(2, size=(2, IMAGES, 1))
+        masked = torch.from_numpy(chance < MASKED * image)
+        seen = [student(x, rng.randint(WHOLE - GRID + 1, size=2), m) for x, m in zip(views, masked, strict=True)]
+    with torch.no_grad():
+        target = targets(taught, turn)
+    found = (torch.cat([v.patches for v in seen]) / STUDENT_TEMP).log_softmax(-1)
+    patches = -(target * found).sum(-1).mean()
+    return patches + CLASS_TOKEN_WEIGHT * class_loss([v.cls for v in taught], [v.cls for v in seen])
+
+
+class Run:
+    """What a checkpoint holds: student, teacher, centre of the class loss, optimiser, steps and seconds so far."""
+
+    def __init__(self, seed: int):
+        torch.manual_seed(seed)
+        self.student, self.teacher = Network(), Network().requires_grad_(False)
+        self.teacher.load_state_dict(self.student.state_dict())
+        self.class_loss = DINOLoss(PROTOTYPES, teacher_temp=TEACHER_TEMP, student_temp=STUDENT_TEMP)
+        parameters = [p for p in self.student.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(parameters, weight_decay=0.04, fused=True)
+        self.step, self.seconds = 0, 0.0
+
+    def load(self, path: Path) -> None:
+        """Continues from a checkpoint."""
+        state = torch.load(path, weights_only=True)
+        for name in ("student", "teacher", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.class_loss.center = state["centre"]
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def save(self, path: Path, seconds: float) -> None:
+        """Writes a checkpoint."""
+        state = {name: getattr(self, name).state_dict() for name in ("student", "teacher", "optimizer")}
+        save(path, {**state, "centre": self.class_loss.center, "step": self.step, "seconds": seconds})
+
+    def update(self, loss: torch.Tensor, learning_rate: float, momentum: float) -> None:
+        """One step of the student, then one of the teacher, which is its moving average."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains to --steps from the checkpoint in --work if there is one."""
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    timm.layers.set_fused_attn(False)  # plain products are faster to differentiate on a CPU
+    pool = Pool(options.work / "pool", options.scenes)
+    run, path = Run(options.seed), options.work / "dinov2.pt"
+    if path.exists():
+        run.load(path)
+    started, shown = time.time() - run.seconds, None
+    while run.step < options.steps:
+        rng = np.random.RandomState((options.seed * 1_000_003 + run.step) % (1 << 32))
+        loss = step_loss(run.student, run.teacher, run.class_loss, pool, rng, options.bf16)
+        momentum = MOMENTUM[0] + (MOMENTUM[1] - MOMENTUM[0]) * run.step / options.steps
+        run.update(loss, rate(run.step, options.steps, LEARNING_RATE), momentum)
+        shown = loss.item() if shown is None else 0.95 * shown + 0.05 * loss.item()
+        if run.step % 25 == 0:
+            line = {"step": run.step, "seconds": round(time.time() - started), "loss": round(shown, 3)}
+            print(json.dumps(line), flush=True)
+        if run.step % 200 == 0 or run.step == options.steps:
+            run.save(path, time.time() - started)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Writes the teacher, dinov2.safetensors (fp16) and dinov2.json (arguments of VisionTransformer), to --export."""
+    state = torch.load(options.work / "dinov2.pt", weights_only=True)["teacher"]
+    weights = {k.removeprefix("vit."): t.half().contiguous() for k, t in state.items() if k.startswith("vit.")}
+    options.export.mkdir(parents=True, exist_ok=True)
+    save_file(weights, options.export / "dinov2.safetensors")
+    (options.export / "dinov2.json").write_text(json.dumps(MODEL, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    command_line(__doc__, 1500, train, export)
