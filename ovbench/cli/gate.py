@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
@@ -13,7 +15,11 @@ from ovbench.cli import options
 
 @click.command()
 @click.option("--baseline", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Baseline file.")
-@click.option("--update", is_flag=True, help="Write the baseline instead of checking against it.")
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Write the baseline instead of checking against it; an existing one is measured anew, cell by cell.",
+)
 @options.methods("With --update: the methods of the baseline; else only these of it. Repeatable.")
 @options.datasets("With --update: benchmarks.")
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="With --update: only the first N images.")
@@ -47,9 +53,12 @@ def gate(
     with TemporaryDirectory() as folder:
         around = {"settings": settings, "device": device, "data_root": data_root, "out": Path(folder)}
         if update:
-            if not methods or not datasets:
-                raise UsageError("a baseline needs methods and benchmarks", fix="give --method and --dataset")
             pairs = [(method, dataset) for method in methods for dataset in datasets]
+            if not methods and not datasets and baseline.exists():
+                base = check.read_baseline(baseline)
+                pairs, limit = [_pair(c) for c in base["cells"]], limit or base["limit"]
+            if not pairs:
+                raise UsageError("a new baseline needs methods and benchmarks", fix="give --method and --dataset")
             write_json(baseline, check.baseline_of(_runs(pairs, limit, around), limit))
             click.echo(f"baseline: {baseline}", err=True)
             return 0
@@ -58,7 +67,7 @@ def gate(
         if not cells:
             known = [c["cell"]["method"] for c in base["cells"]]
             raise unknown("method", ", ".join(methods), known, where=str(baseline))
-        runs = _runs([(c["cell"]["method"], c["cell"]["dataset"]) for c in cells], base["limit"], around)
+        runs = _runs([_pair(c) for c in cells], base["limit"], around)
         verdicts = [
             check.judge(cell, run, tolerance=tolerance / 100, paired=not fixed)
             for cell, run in zip(cells, runs, strict=True)
@@ -75,6 +84,10 @@ def gate(
     if junit:
         check.write_junit(junit, verdicts)
     return 0 if all(v.passed for v in verdicts) else 5
+
+
+def _pair(cell: Mapping[str, Any]) -> tuple[str, str]:
+    return cell["cell"]["method"], cell["cell"]["dataset"]
 
 
 def _runs(pairs: list[tuple[str, str]], limit: int | None, around: dict) -> list:

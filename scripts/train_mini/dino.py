@@ -13,22 +13,18 @@ too much of it would tear materials apart, so the run is short.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import time
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
+from distill import Plan, export, train
 from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
-from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, command_line, jitter, rate, save
-from safetensors.torch import save_file
+from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, command_line, jitter
 from timm.models.vision_transformer import VisionTransformer
 
 MODEL = {"img_size": 112, "patch_size": 8, "embed_dim": 96, "depth": 5, "num_heads": 3, "num_classes": 0}
@@ -156,78 +152,7 @@ def step_loss(
         return distilled + CROWDING_WEIGHT * crowding(s_large.mean.float())
 
 
-class Run:
-    """What a checkpoint holds: student, teacher, centres of the losses, optimiser, steps and seconds so far."""
-
-    def __init__(self, seed: int):
-        torch.manual_seed(seed)
-        self.student, self.teacher = Student(), Student().requires_grad_(False)
-        self.teacher.load_state_dict(self.student.state_dict())
-        temperatures = {"teacher_temp": TEACHER_TEMP, "student_temp": STUDENT_TEMP}
-        self.losses = [DINOLoss(PROTOTYPES, **temperatures) for _ in range(2)]
-        parameters = [p for p in self.student.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, weight_decay=0.04, fused=True)
-        self.step, self.seconds = 0, 0.0
-
-    def load(self, path: Path) -> None:
-        """Continues from a checkpoint."""
-        state = torch.load(path, weights_only=True)
-        for name in ("student", "teacher", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        for loss, centre in zip(self.losses, state["centres"], strict=True):
-            loss.center = centre
-        self.step, self.seconds = state["step"], state["seconds"]
-
-    def save(self, path: Path, seconds: float) -> None:
-        """Writes a checkpoint."""
-        state = {name: getattr(self, name).state_dict() for name in ("student", "teacher", "optimizer")}
-        save(path, {**state, "centres": [x.center for x in self.losses], "step": self.step, "seconds": seconds})
-
-    def update(self, loss: torch.Tensor, learning_rate: float, momentum: float) -> None:
-        """One step of the student, then one of the teacher, which is its moving average."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
-
-
-def train(options: argparse.Namespace) -> None:
-    """Trains to --steps from the checkpoint in --work if there is one."""
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
-    timm.layers.set_fused_attn(False)  # plain products are faster to differentiate on a CPU
-    pool = Pool(options.work / "pool", options.scenes)
-    run, path = Run(options.seed), options.work / "dino.pt"
-    if path.exists():
-        run.load(path)
-    started, shown = time.time() - run.seconds, None
-    while run.step < options.steps:
-        rng = np.random.RandomState((options.seed * 1_000_003 + run.step) % (1 << 32))
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            loss = step_loss(run.student, run.teacher, run.losses, pool, rng)
-        momentum = MOMENTUM[0] + (MOMENTUM[1] - MOMENTUM[0]) * run.step / options.steps
-        run.update(loss, rate(run.step, options.steps, LEARNING_RATE), momentum)
-        shown = loss.item() if shown is None else 0.98 * shown + 0.02 * loss.item()
-        if run.step % 50 == 0:
-            line = {"step": run.step, "seconds": round(time.time() - started), "loss": round(shown, 3)}
-            print(json.dumps(line), flush=True)
-        if run.step % 200 == 0 or run.step == options.steps:
-            run.save(path, time.time() - started)
-
-
-def export(options: argparse.Namespace) -> None:
-    """Writes the teacher, dino.safetensors (fp16) and dino.json (arguments of VisionTransformer), to --export."""
-    state = torch.load(options.work / "dino.pt", weights_only=True)["teacher"]
-    weights = {k.removeprefix("vit."): t.half().contiguous() for k, t in state.items() if k.startswith("vit.")}
-    options.export.mkdir(parents=True, exist_ok=True)
-    save_file(weights, options.export / "dino.safetensors")
-    (options.export / "dino.json").write_text(json.dumps(MODEL, indent=1) + "\n")
-
+PLAN = Plan("dino", MODEL, Student, 2, PROTOTYPES, (TEACHER_TEMP, STUDENT_TEMP), MOMENTUM, LEARNING_RATE, step_loss)
 
 if __name__ == "__main__":
-    command_line(__doc__, 1200, train, export)
+    command_line(__doc__, 1200, partial(train, PLAN), partial(export, PLAN))

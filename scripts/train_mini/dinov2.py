@@ -11,21 +11,17 @@ the final patch tokens that come to tell materials apart, where dino.py trains t
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import timm
 import torch
+from distill import Plan, export, train
 from lightly.loss import DINOLoss
 from lightly.loss.swav_loss import sinkhorn
 from lightly.models.modules import DINOProjectionHead
-from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, command_line, rate, save
-from safetensors.torch import save_file
+from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, command_line
 from timm.models.vision_transformer import VisionTransformer
 
 MODEL = {"img_size": 112, "patch_size": 8, "embed_dim": 96, "depth": 5, "num_heads": 6, "num_classes": 0}
@@ -130,93 +126,25 @@ def targets(views: list[Seen], turn: Turn) -> torch.Tensor:
 
 
 def step_loss(
-    student: Network, teacher: Network, class_loss: DINOLoss, pool: Pool, rng: np.random.RandomState, bf16: bool
+    student: Network, teacher: Network, losses: list[DINOLoss], pool: Pool, rng: np.random.RandomState
 ) -> torch.Tensor:
     """The loss of one step on fresh views."""
     (first, second), turn = draw(pool, rng)
     views = [lit(first, rng), turn.there(lit(second, rng), (2, 3))]
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        with torch.no_grad():
-            taught = [teacher(x, rng.randint(WHOLE - GRID + 1, size=2)) for x in views]
-        chance, image = rng.uniform(size=(2, IMAGES, GRID * GRID)), rng.randint(2, size=(2, IMAGES, 1))
-        masked = torch.from_numpy(chance < MASKED * image)
-        seen = [student(x, rng.randint(WHOLE - GRID + 1, size=2), m) for x, m in zip(views, masked, strict=True)]
     with torch.no_grad():
-        target = targets(taught, turn)
-    found = (torch.cat([v.patches for v in seen]) / STUDENT_TEMP).log_softmax(-1)
-    patches = -(target * found).sum(-1).mean()
-    return patches + CLASS_TOKEN_WEIGHT * class_loss([v.cls for v in taught], [v.cls for v in seen])
-
-
-class Run:
-    """What a checkpoint holds: student, teacher, centre of the class loss, optimiser, steps and seconds so far."""
-
-    def __init__(self, seed: int):
-        torch.manual_seed(seed)
-        self.student, self.teacher = Network(), Network().requires_grad_(False)
-        self.teacher.load_state_dict(self.student.state_dict())
-        self.class_loss = DINOLoss(PROTOTYPES, teacher_temp=TEACHER_TEMP, student_temp=STUDENT_TEMP)
-        parameters = [p for p in self.student.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, weight_decay=0.04, fused=True)
-        self.step, self.seconds = 0, 0.0
-
-    def load(self, path: Path) -> None:
-        """Continues from a checkpoint."""
-        state = torch.load(path, weights_only=True)
-        for name in ("student", "teacher", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        self.class_loss.center = state["centre"]
-        self.step, self.seconds = state["step"], state["seconds"]
-
-    def save(self, path: Path, seconds: float) -> None:
-        """Writes a checkpoint."""
-        state = {name: getattr(self, name).state_dict() for name in ("student", "teacher", "optimizer")}
-        save(path, {**state, "centre": self.class_loss.center, "step": self.step, "seconds": seconds})
-
-    def update(self, loss: torch.Tensor, learning_rate: float, momentum: float) -> None:
-        """One step of the student, then one of the teacher, which is its moving average."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimizer.step()
-        self.step += 1
+        taught = [teacher(x, rng.randint(WHOLE - GRID + 1, size=2)) for x in views]
+    chance, image = rng.uniform(size=(2, IMAGES, GRID * GRID)), rng.randint(2, size=(2, IMAGES, 1))
+    masked = torch.from_numpy(chance < MASKED * image)
+    seen = [student(x, rng.randint(WHOLE - GRID + 1, size=2), m) for x, m in zip(views, masked, strict=True)]
+    with torch.autocast("cpu", enabled=False):
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
+            target = targets(taught, turn)
+        found = (torch.cat([v.patches for v in seen]) / STUDENT_TEMP).log_softmax(-1)
+        patches = -(target * found).sum(-1).mean()
+        return patches + CLASS_TOKEN_WEIGHT * losses[0]([v.cls for v in taught], [v.cls for v in seen])
 
 
-def train(options: argparse.Namespace) -> None:
-    """Trains to --steps from the checkpoint in --work if there is one."""
-    torch.set_num_threads(options.threads)
-    torch.set_flush_denormal(True)
-    timm.layers.set_fused_attn(False)  # plain products are faster to differentiate on a CPU
-    pool = Pool(options.work / "pool", options.scenes)
-    run, path = Run(options.seed), options.work / "dinov2.pt"
-    if path.exists():
-        run.load(path)
-    started, shown = time.time() - run.seconds, None
-    while run.step < options.steps:
-        rng = np.random.RandomState((options.seed * 1_000_003 + run.step) % (1 << 32))
-        loss = step_loss(run.student, run.teacher, run.class_loss, pool, rng, options.bf16)
-        momentum = MOMENTUM[0] + (MOMENTUM[1] - MOMENTUM[0]) * run.step / options.steps
-        run.update(loss, rate(run.step, options.steps, LEARNING_RATE), momentum)
-        shown = loss.item() if shown is None else 0.95 * shown + 0.05 * loss.item()
-        if run.step % 25 == 0:
-            line = {"step": run.step, "seconds": round(time.time() - started), "loss": round(shown, 3)}
-            print(json.dumps(line), flush=True)
-        if run.step % 200 == 0 or run.step == options.steps:
-            run.save(path, time.time() - started)
-
-
-def export(options: argparse.Namespace) -> None:
-    """Writes the teacher, dinov2.safetensors (fp16) and dinov2.json (arguments of VisionTransformer), to --export."""
-    state = torch.load(options.work / "dinov2.pt", weights_only=True)["teacher"]
-    weights = {k.removeprefix("vit."): t.half().contiguous() for k, t in state.items() if k.startswith("vit.")}
-    options.export.mkdir(parents=True, exist_ok=True)
-    save_file(weights, options.export / "dinov2.safetensors")
-    (options.export / "dinov2.json").write_text(json.dumps(MODEL, indent=1) + "\n")
-
+PLAN = Plan("dinov2", MODEL, Network, 1, PROTOTYPES, (TEACHER_TEMP, STUDENT_TEMP), MOMENTUM, LEARNING_RATE, step_loss)
 
 if __name__ == "__main__":
-    command_line(__doc__, 1500, train, export)
+    command_line(__doc__, 1500, partial(train, PLAN), partial(export, PLAN))

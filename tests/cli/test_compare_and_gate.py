@@ -65,3 +65,13 @@ def test_bad_baselines(ovbench, tmp_path):
     assert ovbench("gate", "--baseline", tmp_path / "no.json").code == 3
     assert ovbench("gate", "--baseline", tmp_path / "none.json").code == 3
     assert ovbench("gate", "--baseline", tmp_path / "new.json", "--update").code == 2
+
+
+def test_an_existing_baseline_is_measured_anew(ovbench, tmp_path):
+    base = tmp_path / "base.json"
+    assert ovbench("gate", "--baseline", base, "--update", "-m", "maskclip", "-d", "mini", "--limit", 3).code == 0
+    first, old = base.read_bytes(), json.loads(base.read_text())
+    old["cells"][0]["images"].clear()
+    base.write_text(json.dumps(old))
+    assert ovbench("gate", "--baseline", base, "--update").code == 0
+    assert base.read_bytes() == first

@@ -16,7 +16,9 @@ BENCH = Path(__file__).parents[2] / "scripts" / "bench" / "pamr.py"
 def bench():
     spec = importlib.util.spec_from_file_location("bench_pamr", BENCH)
     loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCH.parent)  # as for a script that is run
+        spec.loader.exec_module(loaded)
     return loaded
 
 
