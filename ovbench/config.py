@@ -142,6 +142,15 @@ def resolve(
     )
 
 
+def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str, Any]:
+    """A cell as `Cell.as_dict` gives it with parameters and protocol as the settings files have them, learnt without
+    loading the method."""
+    tables = merge(layers_of(plain["method"], plain["dataset"], protocol)).tables
+    around = _build(Protocol, tables["protocol"], f"protocol of {plain['method']}")
+    settings = {"params": tables["params"], "protocol": dataclasses.asdict(around)}
+    return {**plain, **json.loads(json.dumps(settings))}
+
+
 def cell_of(plain: Mapping[str, Any]) -> Cell:
     """The cell that `Cell.as_dict` wrote, as a record holds it. UsageError or InputError where this version does not
     know its method or a setting."""
@@ -248,5 +257,3 @@ def override_pairs(items: tuple[str, ...], option: str) -> dict[str, str]:
             raise UsageError(f'"{item}" is not of the form key=value', where=option)
         pairs[key.strip()] = value.strip()
     return pairs
-
-

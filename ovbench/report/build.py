@@ -62,12 +62,11 @@ def _pictures(runs: Sequence[Run], orders: Sequence[Sequence[int]], images: int,
 def _shown(run: Run, ranked: Images) -> dict[str, Any]:
     """What the page shows of a run without a script."""
     record, data, metrics = run.record, run.record["dataset"], run.record["metrics"]
-    code = ":" in record["cell"]["method"]  # to name its settings would mean to run it
     return {
         "name": run.name,
         "method": record["cell"]["method"],
         "dataset": record["cell"]["dataset"],
-        "changed": "" if code else deviation(record["cell"]),
+        "changed": deviation(record["cell"]),
         "partial": run.partial,
         "images": data["images"],
         "split_images": data["split_images"],

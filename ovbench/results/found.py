@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.backbones.spec import parse_spec, reference_over
-from ovbench.config import Cell, resolve
+from ovbench.config import Cell, file_settings, resolve
 from ovbench.errors import InputError, OvbenchError
 from ovbench.results.compare import unlike_settings
 from ovbench.results.layouts import Run
@@ -127,9 +127,12 @@ def deviation(cell: Mapping[str, Any]) -> str:
     return ", ".join(min(texts, key=len)) if texts else "settings of its own"
 
 
-def _as_configured(cell: Mapping[str, Any], protocol: str) -> Cell | None:
+def _as_configured(cell: Mapping[str, Any], protocol: str) -> Cell | Mapping[str, Any] | None:
     """The cell without any settings; None for a method that is no longer there, or that asks for more than a reference
-    set, which has no default but where a benchmark brings one."""
+    set, which has no default but where a benchmark brings one. Code that a record names is not run to learn its
+    defaults: of its parameters those are as configured that its settings file says."""
+    if ":" in cell["method"]:
+        return file_settings(cell, protocol)
     for lent in ({}, {"reference": "none"}):
         try:
             return resolve(cell["method"], cell["dataset"], lent, protocol=protocol)

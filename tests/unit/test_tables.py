@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from ovbench.config import resolve
+from ovbench.config import file_settings, resolve
 from ovbench.errors import InputError, UsageError
-from ovbench.results.found import find_records
+from ovbench.results.found import deviation, find_records
 from ovbench.results.layouts import Layout, LayoutRow, Run, load_layout
 from ovbench.results.record import SCHEMA
 from ovbench.results.render import FORMATS
@@ -188,3 +188,17 @@ def test_the_command(write, tmp_path, capsys):
     wrong = CliRunner().invoke(command, ["--runs", str(tmp_path), "-d", "voc02"])
     assert isinstance(wrong.exception, UsageError) and 'unknown dataset "voc02"' in str(wrong.exception)
     assert "corrclip-table1" in CliRunner().invoke(command, ["--list"]).output
+
+
+def test_code_that_a_record_names_is_not_run(tmp_path):
+    """Its settings are compared with those of the files; its parameters, whose defaults only it knows, are all told."""
+    marker = tmp_path / "ran"
+    (tmp_path / "mine.py").write_text(f"from pathlib import Path\nPath({str(marker)!r}).touch()\n")
+    (tmp_path / "mine.toml").write_text("[params]\nweight = 2\n[protocol]\ncrop = 96\n")
+    plain = {"method": f"{tmp_path}/mine.py:Mine", "dataset": "mini", "backbones": {}, "regions": {}}
+    cell = file_settings(plain)
+    assert cell["params"] == {"weight": 2}
+    assert deviation(cell) == ""
+    cell["params"]["power"], cell["protocol"]["stride"] = 3.0, 16
+    assert deviation(cell) == "power=3.0, stride=16"
+    assert not marker.exists()
