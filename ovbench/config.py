@@ -88,7 +88,7 @@ class Cell:
             "backbones": dict(self.backbones),
             "regions": dict(self.regions),
         }
-        return json.loads(json.dumps(plain))  # tuples become lists, as in the file
+        return _as_in_file(plain)
 
     def digest(self) -> str:
         """Hash of the canonical form: equal for equal settings, however they were given."""
@@ -142,13 +142,17 @@ def resolve(
     )
 
 
+def _as_in_file(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """With lists for tuples."""
+    return json.loads(json.dumps(plain))
+
+
 def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str, Any]:
     """A cell as `Cell.as_dict` gives it with parameters and protocol as the settings files have them, learnt without
     loading the method."""
     tables = merge(layers_of(plain["method"], plain["dataset"], protocol)).tables
     around = _build(Protocol, tables["protocol"], f"protocol of {plain['method']}")
-    settings = {"params": tables["params"], "protocol": dataclasses.asdict(around)}
-    return {**plain, **json.loads(json.dumps(settings))}
+    return _as_in_file({**plain, "params": tables["params"], "protocol": dataclasses.asdict(around)})
 
 
 def cell_of(plain: Mapping[str, Any]) -> Cell:

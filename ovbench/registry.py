@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from importlib.metadata import entry_points
+import importlib.metadata
+from collections.abc import Sequence
 from typing import Any
 
 from ovbench.errors import InputError, UsageError, unknown
+
+
+@functools.cache
+def entry_points(group: str) -> Sequence[importlib.metadata.EntryPoint]:
+    """What installed packages announce. Looked up once: every package's metadata are read for it."""
+    return tuple(importlib.metadata.entry_points(group=group))
 
 
 class Registry:
@@ -22,7 +30,7 @@ class Registry:
     def entries(self) -> dict[str, str]:
         """Every known name with its target. A plug-in that takes a built-in name is refused."""
         found = dict(self._builtin)
-        for point in entry_points(group=self.group) if self.group else ():
+        for point in entry_points(self.group) if self.group else ():
             if point.name in found and found[point.name] != point.value:
                 raise UsageError(
                     f'{self.kind} "{point.name}" is defined twice',

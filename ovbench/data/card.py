@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from ovbench.errors import InputError, unknown
+from ovbench.registry import entry_points
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml, refuse_unknown_keys, refuse_wrong_types
 from ovbench.vocab import CANONICAL, Queries, published_list, read_classes_file, read_published_list

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.errors import InputError
+from ovbench.results.record import value_at
 
 Check = Callable[[Any], bool]
 LARGEST = 2**63  # beyond 64-bit counts
@@ -88,22 +89,15 @@ MISSING = object()
 def check_record(record: Mapping[str, Any], path: Path) -> None:
     """InputError naming the first field that is missing or of another kind."""
     for name, (check, kind) in NEEDED.items():
-        value = _at(record, name.rstrip("?"))
+        value = value_at(record, name.rstrip("?"), MISSING)
         if value is MISSING and name.endswith("?"):
             continue
         if value is MISSING or not check(value):
             raise InputError(f'not a whole record: "{name.rstrip("?")}" is not {kind}', where=str(path))
     classes = len(record["dataset"]["classes"])
     for name in (*(f"counts.{column}" for column in COUNTS), "per_class"):
-        if len(_at(record, name)) != classes:
+        if len(value_at(record, name)) != classes:
             raise InputError(f'not a whole record: "{name}" is not of {classes} classes', where=str(path))
-
-
-def _at(record: Mapping[str, Any], name: str) -> Any:
-    value: Any = record
-    for step in name.split("."):
-        value = value.get(step, MISSING) if isinstance(value, dict) else MISSING
-    return value
 
 
 def check_words(header: Mapping[str, Any], classes: int, where: str) -> None:

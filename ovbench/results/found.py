@@ -11,7 +11,7 @@ from ovbench.config import Cell, file_settings, resolve
 from ovbench.errors import InputError, OvbenchError
 from ovbench.results.compare import unlike_settings
 from ovbench.results.layouts import Run
-from ovbench.results.record import read_record
+from ovbench.results.record import read_record, value_at
 from ovbench.suites import settings_over
 
 # what must be equal for values to be averaged, and where it stands in a record
@@ -99,10 +99,7 @@ def unlike(found: Sequence[Found]) -> str:
     for key in MUST_AGREE:
         values = {}
         for one in found:
-            part: Any = one.record
-            for step in key.split("."):
-                part = part.get(step) if isinstance(part, dict) else None
-            values.setdefault(str(part), one.record["cell"]["dataset"])
+            values.setdefault(str(value_at(one.record, key)), one.record["cell"]["dataset"])
         if len(values) > 1:
             return f"unlike {key} on " + " and ".join(values.values())
     deviations = {}

@@ -22,6 +22,7 @@ Fields, top level:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,11 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise InputError("not a result record of this version", where=str(path))
     return record
+
+
+def value_at(record: Mapping[str, Any], name: str, missing: Any = None) -> Any:
+    """What stands under a dotted name such as "dataset.classes"."""
+    value: Any = record
+    for step in name.split("."):
+        value = value.get(step, missing) if isinstance(value, dict) else missing
+    return value

@@ -26,6 +26,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from timing import fastest
 from torch import nn
 
 from ovbench import env
@@ -71,20 +72,9 @@ TOY = (Tower("toy", 64, 2, 2, 16, 64),)
 
 
 def seconds(device: torch.device, function: Callable[[], object], repeats: int) -> float:
-    """Of the fastest of several calls, waited for; the first, which compiles and warms up, is not counted."""
-    best = float("inf")
-    for turn in range(repeats + 1):
-        _wait(device)
-        start = time.perf_counter()
-        function()
-        _wait(device)
-        best = min(best, time.perf_counter() - start) if turn else best
-    return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Of the fastest of several calls; the first, which compiles and warms up, is not counted."""
+    function()
+    return fastest(function, repeats, device)
 
 
 @torch.inference_mode()

@@ -21,10 +21,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from distill import Plan, export, train
+from distill import Plan, export, normalised, placed, train
 from lightly.loss import DINOLoss
 from lightly.models.modules import DINOProjectionHead
-from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, command_line, jitter
+from pool import EVAL_SHORT_SIDE, Pool, command_line, jitter
 from timm.models.vision_transformer import VisionTransformer
 
 MODEL = {"img_size": 112, "patch_size": 8, "embed_dim": 96, "depth": 5, "num_heads": 3, "num_classes": 0}
@@ -76,20 +76,14 @@ def draw(pool: Pool, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray
 
 def tensors(large: np.ndarray, small: np.ndarray, corner: np.ndarray, rng: np.random.RandomState) -> Views:
     """The views in light of their own."""
-    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
-    out = [np.ascontiguousarray(((jitter(x, rng) - mean) / std).transpose(0, 3, 1, 2)) for x in (large, small)]
-    return Views(torch.from_numpy(out[0]), torch.from_numpy(out[1]), torch.from_numpy(corner))
+    return Views(*(normalised(jitter(x, rng)) for x in (large, small)), torch.from_numpy(corner))
 
 
 def tokens(vit: VisionTransformer, x: torch.Tensor, offset: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Class token after the last block f[b,c] and query + key of its patches f[b,g,g,c]; positions from `offset` on."""
     x = vit.patch_embed.proj(x)
     b, c, g, _ = x.shape
-    whole = MODEL["img_size"] // PATCH
-    table = vit.pos_embed[0, 1:].view(whole, whole, c)
-    table = table[offset[0] : offset[0] + g, offset[1] : offset[1] + g].reshape(-1, c)
-    cls = (vit.cls_token[0] + vit.pos_embed[0, :1]).expand(b, 1, c)
-    x = torch.cat([cls.to(x.dtype), x.flatten(2).transpose(1, 2) + table], dim=1)
+    x = placed(vit, x.flatten(2).transpose(1, 2), offset)
     for block in vit.blocks[:-1]:
         x = block(x)
     last = vit.blocks[-1]

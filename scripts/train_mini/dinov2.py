@@ -17,11 +17,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from distill import Plan, export, train
+from distill import Plan, export, normalised, placed, train
 from lightly.loss import DINOLoss
 from lightly.loss.swav_loss import sinkhorn
 from lightly.models.modules import DINOProjectionHead
-from pool import EVAL_SHORT_SIDE, IMAGENET_MEAN, IMAGENET_STD, Pool, command_line
+from pool import EVAL_SHORT_SIDE, Pool, command_line
 from timm.models.vision_transformer import VisionTransformer
 
 MODEL = {"img_size": 112, "patch_size": 8, "embed_dim": 96, "depth": 5, "num_heads": 6, "num_classes": 0}
@@ -80,9 +80,7 @@ def lit(images: np.ndarray, rng: np.random.RandomState) -> torch.Tensor:
     for i in np.flatnonzero(rng.uniform(size=b) < 0.35):
         x[i] = cv2.blur(x[i], (3, 3))
     noise = rng.standard_normal(x.shape[1:]).astype(np.float32) * each(0, 0.07)
-    x = np.clip(x * gain * tint * slope + noise, 0, 1)
-    x = (x - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    return normalised(np.clip(x * gain * tint * slope + noise, 0, 1))
 
 
 class Seen(NamedTuple):
@@ -104,17 +102,11 @@ class Network(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, offset: np.ndarray, masked: torch.Tensor | None = None) -> Seen:
         """Images f[b,3,s,s], whose positions are those of the whole grid from ``offset`` on; ``masked`` bool[b,g*g]."""
-        vit = self.vit
-        x = vit.patch_embed.proj(x)
-        b, c, g, _ = x.shape
-        x = x.flatten(2).transpose(1, 2)
+        x = self.vit.patch_embed.proj(x).flatten(2).transpose(1, 2)
         if masked is not None:
             x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
-        table = vit.pos_embed[0, 1:].view(WHOLE, WHOLE, c)
-        table = table[offset[0] : offset[0] + g, offset[1] : offset[1] + g].reshape(-1, c)
-        cls = (vit.cls_token[0] + vit.pos_embed[0, :1]).expand(b, 1, c)
-        x = vit.norm(vit.blocks(torch.cat([cls.to(x.dtype), x + table], dim=1)))
-        return Seen(self.heads[0](x[:, 0]).float(), self.heads[1](x[:, 1:].reshape(-1, c)).float())
+        x = self.vit.norm(self.vit.blocks(placed(self.vit, x, offset)))
+        return Seen(self.heads[0](x[:, 0]).float(), self.heads[1](x[:, 1:].flatten(0, 1)).float())
 
 
 def targets(views: list[Seen], turn: Turn) -> torch.Tensor:

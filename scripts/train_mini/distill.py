@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,26 @@ import numpy as np
 import timm
 import torch
 from lightly.loss import DINOLoss
-from pool import Pool, rate, save
+from pool import IMAGENET_MEAN, IMAGENET_STD, Pool, rate, save
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+
+def normalised(images: np.ndarray) -> torch.Tensor:
+    """f32[b,s,s,3] in 0..1 as the transformers take them, f[b,3,s,s]."""
+    x = (images - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+
+
+def placed(vit: VisionTransformer, patches: torch.Tensor, offset: np.ndarray) -> torch.Tensor:
+    """Embedded patches f[b,g*g,c] behind the class token, f[b,1+g*g,c], with the positions that a square of the whole
+    grid has from ``offset`` on."""
+    b, n, c = patches.shape
+    g, (whole, _) = math.isqrt(n), vit.patch_embed.grid_size
+    table = vit.pos_embed[0, 1:].view(whole, whole, c)
+    table = table[offset[0] : offset[0] + g, offset[1] : offset[1] + g].reshape(-1, c)
+    cls = (vit.cls_token[0] + vit.pos_embed[0, :1]).expand(b, 1, c)
+    return torch.cat([cls.to(patches.dtype), patches + table], dim=1)
 
 
 class Plan(NamedTuple):
