@@ -1,4 +1,4 @@
-"""Every case beside the checkout and every small one in it passes; altered expectations do not."""
+"""Every parity and regression case of the repository passes, and so do the full ones; altered expectations do not."""
 
 import io
 import json
@@ -14,32 +14,80 @@ from ovbench.parity.adapters import ADAPTERS
 from ovbench.parity.check import check_case
 from ovbench.parity.compare import FAIL, NOT_COMPUTED
 
-SMALL = Path(__file__).parents[1] / "data" / "parity"
+DATA = Path(__file__).parents[1] / "data"
+OFFICIAL = DATA / "parity"
+REGRESSION = DATA / "regression"
 FULL = Path(__file__).parents[3] / "shared" / "parity"
-CASES = [folder for root in (SMALL, FULL) for method in sorted(ADAPTERS) for folder in sorted(root.glob(f"{method}/*"))]
 
 # these have every stage; a new "not computed" must be a decision, not an accident
 ALL_STAGES = {
     "cass", "clearclip", "corrclip", "freecp", "gem", "maskclip", "naclip", "proxyclip", "reme", "sclip", "talk2dino"
 }  # fmt: skip
+EQUATIONS = {"reme"}  # no official code exists; the expected values come from a NumPy reference of the equations
 
 
-@pytest.mark.parametrize("folder", CASES, ids=["/".join(f.parts[-4:]) for f in CASES])
-def test_case_passes(folder):
+def cases(root):
+    return [path.parent for method in sorted(ADAPTERS) for path in sorted(root.glob(f"{method}/*/case.json"))]
+
+
+def names(folders):
+    return ["/".join(folder.parts[-3:]) for folder in folders]
+
+
+def check(folder):
     report = check_case(folder)
+    assert report.rows
     assert [row.as_dict() for row in report.rows if row.verdict == FAIL] == []
     if folder.parent.name in ALL_STAGES:
         assert [row.stage for row in report.rows if row.verdict == NOT_COMPUTED] == []
 
 
-def test_every_method_with_an_adapter_has_a_small_case():
-    assert {path.parent.name for path in SMALL.glob("*/*")} >= ALL_STAGES
+@pytest.mark.parametrize("folder", cases(OFFICIAL), ids=names(cases(OFFICIAL)))
+def test_a_parity_case_passes(folder):
+    check(folder)
+
+
+@pytest.mark.parametrize("folder", cases(REGRESSION), ids=names(cases(REGRESSION)))
+def test_a_regression_case_passes(folder):
+    check(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL.is_dir(), reason="the full parity cases lie beside the checkout only")
+def test_there_are_full_cases_of_every_method():
+    assert {folder.parent.name for folder in cases(FULL)} >= ALL_STAGES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", cases(FULL), ids=names(cases(FULL)))
+def test_a_full_case_passes(folder):
+    check(folder)
+
+
+def test_a_case_lies_in_the_folder_of_its_kind():
+    """Parity names its source outside this package; what was recorded from this package is called regression."""
+    assert cases(OFFICIAL) and cases(REGRESSION)
+    for folder in cases(OFFICIAL):
+        raw = json.loads((folder / "case.json").read_text())
+        source = [raw["reference"]] if raw["method"] in EQUATIONS else [raw["official"][key] for key in ("repo", "commit")]
+        assert all(source) and raw.get("kind") != "regression", folder
+    for folder in cases(REGRESSION):
+        raw = json.loads((folder / "case.json").read_text())
+        assert raw["kind"] == "regression" and raw["official"] is None, folder
+
+
+def test_every_method_with_an_adapter_has_cases_in_the_repository():
+    assert {folder.parent.name for folder in cases(OFFICIAL) + cases(REGRESSION)} >= ALL_STAGES
+
+
+def test_the_cases_stay_small():
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 25_000_000
 
 
 @pytest.fixture
 def copy(tmp_path):
     folder = tmp_path / "case"
-    shutil.copytree(SMALL / "maskclip" / "base", folder)
+    shutil.copytree(OFFICIAL / "maskclip" / "base", folder)
     return folder
 
 
