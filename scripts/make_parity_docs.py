@@ -35,7 +35,7 @@ def row(path: Path, raw: dict[str, Any], stages: list[str]) -> str:
     elif raw.get("kind") == "regression":
         kind, source = "regression", "ovbench itself"
     else:
-        kind, source = "equations", f"{raw['reference']}, of the paper (no official code exists)"
+        kind, source = "equations", raw["reference"].replace("numpy, from", "a NumPy program of the paper's")
     return f"| `{path.as_posix()}` | {kind} | {source} | {', '.join(f'`{name}`' for name in dict.fromkeys(stages))} |\n"
 
 

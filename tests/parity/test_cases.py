@@ -69,7 +69,8 @@ def test_a_case_lies_in_the_folder_of_its_kind():
     assert cases(OFFICIAL) and cases(REGRESSION)
     for folder in cases(OFFICIAL):
         raw = json.loads((folder / "case.json").read_text())
-        source = [raw["reference"]] if raw["method"] in EQUATIONS else [raw["official"][key] for key in ("repo", "commit")]
+        equations = raw["method"] in EQUATIONS
+        source = [raw["reference"]] if equations else [raw["official"][key] for key in ("repo", "commit")]
         assert all(source) and raw.get("kind") != "regression", folder
     for folder in cases(REGRESSION):
         raw = json.loads((folder / "case.json").read_text())
