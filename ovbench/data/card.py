@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,9 @@ class Layout:
 
 @dataclass(frozen=True)
 class Card:
-    """A benchmark. ``classes`` are the canonical names in label order; ``background`` is the index of the class that
-    gathers everything else, scored by a threshold, or None."""
+    """A benchmark. ``name`` is the card's key of that name, or else its file's stem. ``classes`` are the canonical
+    names in label order; ``background`` is the index of the class that gathers everything else, scored by a threshold,
+    or None."""
 
     name: str
     title: str
@@ -85,6 +87,11 @@ class Card:
     raw: str | None = None  # path that shows that the unprepared download is there
     palette: bool = False  # the original labels are palette images, not grey ones
 
+    @property
+    def is_shipped(self) -> bool:
+        """Whether it is a benchmark of the package, for which there are published figures."""
+        return self.path.parent == shipped("datasets").resolve()
+
     def encoding(self, name: str) -> Encoding:
         """The encoding of that name."""
         return next(e for e in self.encodings if e.name == name)
@@ -97,10 +104,11 @@ def load_card(name_or_path: str) -> Card:
     Raises UsageError for an unknown name and InputError for a card that is not valid.
     """
     if name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path:
-        return _parse(Path(name_or_path).expanduser().resolve(), is_shipped=False)
+        path = Path(name_or_path).expanduser().resolve()
+        return _parse(path, is_shipped=path.parent == shipped("datasets").resolve())
     path = shipped("datasets", f"{name_or_path}.toml")
     if path.is_file():
-        return _parse(path, is_shipped=True)
+        return _parse(path.resolve(), is_shipped=True)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name_or_path:
             return _parse(Path(point.load()), is_shipped=False)
@@ -139,7 +147,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
     layouts = enumerate({"image": table.get("image", "")} | t for t in table["layout"])
     plain = {key: table[key] for key in table.keys() & PLAIN_KEYS}
     card = Card(
-        name=path.stem,
+        name=table.get("name", path.stem),
         title=table["title"],
         split=table.get("split", "val"),
         path=path,
@@ -159,7 +167,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
 
 def _check_keys(table: dict[str, Any], where: str, is_shipped: bool) -> None:
     known = {"classes", "roots", "encoding", "layout", "image"} | {f.name for f in dataclasses.fields(Card)}
-    refuse_unknown_keys(table, known - {"name", "layouts", "encodings", "classes_file", "path"}, where)
+    refuse_unknown_keys(table, known - {"layouts", "encodings", "classes_file", "path"}, where)
     for key in ("title", "classes", "layout"):
         if key not in table:
             raise InputError(f'the card has no "{key}"', where=where)
@@ -168,6 +176,8 @@ def _check_keys(table: dict[str, Any], where: str, is_shipped: bool) -> None:
         raise InputError('"classes" must be the name of a file with one class per line', where=where)
     if not isinstance(table["layout"], list) or not all(isinstance(t, dict) for t in table["layout"]):
         raise InputError('"layout" must be a list of tables', where=where, fix="write [[layout]]")
+    if "name" in table and not re.fullmatch(r"[\w-][\w.-]*", table["name"]):
+        raise InputError(f'"{table["name"]}" is no name', where=where, fix="use letters, digits, dots, - and _ in it")
     encodings = table.get("encoding", ORDINARY)
     if not isinstance(encodings, dict) or not all(isinstance(t, dict) for t in encodings.values()):
         raise InputError('"encoding" must be a table of tables', where=where, fix="write [encoding.NAME]")
@@ -201,6 +211,11 @@ def _layout(number: int, table: dict[str, Any], encodings: tuple[Encoding, ...],
 
 
 def _check(card: Card, where: str) -> None:
+    if not card.is_shipped and shipped("datasets", f"{card.name}.toml").is_file():
+        raise InputError(
+            f'the card is called like the benchmark "{card.name}" of ovbench, whose figures are others', where=where,
+            fix=f'give it a name of its own at its top: name = "my-{card.name}"',
+        )  # fmt: skip
     if card.background is not None and not 0 <= card.background < len(card.classes):
         raise InputError(f"background {card.background} is not a class, 0..{len(card.classes) - 1}", where=where)
     if not card.layouts or any(not layout.encodings for layout in card.layouts):

@@ -159,6 +159,18 @@ def test_a_users_card(write_card):
     assert vocabulary(card) == vocabulary(card, "corrclip") == (("duck", "rubber duck"), ("bear",))
 
 
+def test_a_card_is_called_as_it_says_and_never_like_a_shipped_one(write_card, tmp_path):
+    assert load_card(write_card(CARD.replace("image_count = 2", 'name = "my-toys.v2"'))).name == "my-toys.v2"
+    path = Path(write_card()).rename(tmp_path / "cityscapes.toml")
+    with pytest.raises(InputError, match='called like the benchmark "cityscapes"'):
+        load_card(str(path))
+    path.write_text('name = "fog"' + CARD)
+    load_card.cache_clear()
+    assert load_card(str(path)).name == "fog" and not load_card(str(path)).is_shipped
+    shipped = load_card("cityscapes")
+    assert shipped.is_shipped and load_card(str(shipped.path)) == shipped
+
+
 def test_the_shortest_card(write_card, tmp_path):
     card = load_card(write_card(SHORTEST))
     assert card.encodings[0].void == (255,) and card.layouts[0].encodings == ("index",)
@@ -187,6 +199,10 @@ def test_the_shortest_card(write_card, tmp_path):
         ('title = "toys"', "", r'the card has no "title"'),
         ('title = "toys"', "title = ", r"malformed TOML"),
         ('"toys.txt"', '"nowhere.txt"', r"no class list"),
+        ("image_count = 2", 'name = "../toys"', r'"\.\./toys" is no name'),
+        ("image_count = 2", 'name = ""', r'"" is no name'),
+        ("image_count = 2", 'name = "voc21"', r'called like the benchmark "voc21".*name = "my-voc21"'),
+        ("image_count = 2", "is_shipped = true", r'unknown key "is_shipped"'),
     ],
 )
 def test_what_is_wrong_in_a_card_is_named(write_card, old, new, message):
