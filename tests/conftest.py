@@ -30,6 +30,15 @@ def samples() -> Path:
 
 
 @pytest.fixture
+def shared_cases() -> Path:
+    """Inputs on which this package was wrong once, which are not in the repository."""
+    folder = SHARED / "cases"
+    if not folder.is_dir():
+        pytest.skip("no cases beside the checkout (../shared/cases)")
+    return folder
+
+
+@pytest.fixture
 def ovbench(capsys, monkeypatch):
     """``ovbench("list", "methods")`` runs the command in this process: exit code, stdout, stderr, stdout as JSON."""
     from ovbench.__main__ import main

@@ -27,6 +27,7 @@ PLAIN_KEYS = frozenset(
         "prepare",
         "raw",
         "palette",
+        "white",
         "ids_sha256",
         "variant",
         "generator",
@@ -86,6 +87,12 @@ class Card:
     archives: tuple[tuple[str, ...], ...] = ()  # official archive, prefix of the members to take, where they belong
     raw: str | None = None  # path that shows that the unprepared download is there
     palette: bool = False  # the original labels are palette images, not grey ones
+    white: int | None = None  # the value of 16-bit images that is shown as white, 65535 if None
+
+    @property
+    def argument(self) -> str:
+        """How the command line names the card: a shipped one by its name, another by its path."""
+        return self.name if self.path.parent == shipped("datasets") else str(self.path)
 
     @property
     def is_shipped(self) -> bool:
@@ -218,6 +225,8 @@ def _check(card: Card, where: str) -> None:
         )  # fmt: skip
     if card.background is not None and not 0 <= card.background < len(card.classes):
         raise InputError(f"background {card.background} is not a class, 0..{len(card.classes) - 1}", where=where)
+    if card.white is not None and not 255 <= card.white <= 65535:
+        raise InputError(f"white {card.white} is not a value of 16-bit images, 255..65535", where=where)
     if not card.layouts or any(not layout.encodings for layout in card.layouts):
         raise InputError("a card needs a layout, and each layout an encoding", where=where)
     if any(len(row) != 3 for row in card.archives):

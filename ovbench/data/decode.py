@@ -1,8 +1,18 @@
-"""Decoding one image or one label file, strictly: a file cut off or of the wrong kind is an error that names it."""
+"""Decoding one image or label file, strictly: a file that is damaged or of the wrong kind is an error that names it.
+
+Every part of the package that reads a picture reads it here, so that all see the same pixels.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import struct
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -10,67 +20,342 @@ from PIL import Image
 
 from ovbench.errors import InputError
 
+ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 5 to 8 swap width and height
+TURNED = (5, 6, 7, 8)
+DEEP = 1 << 14  # a 16-bit picture whose values all lie below holds fewer than 15 bits
+KEEPS_VALUES = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # formats that give back every value that was written
+LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
+ONE_CHANNEL = ("P", "L", "1", "I;16", "I;16B", "I;16L", "I;16N", "I")
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
+    EOFError, struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError,
+)  # fmt: skip  # what Pillow raises for hostile files
+
+
+class FileIdentity(NamedTuple):
+    """A file when its bytes were read: length, time of change in ns, and blake2b of the bytes (128 bits, hex)."""
+
+    size: int
+    mtime_ns: int
+    digest: str
+
+
+class Picture(NamedTuple):
+    """A decoded image: ``pixels`` u8[h,w,3] RGB, the file they came from, and the file's orientation tag."""
+
+    pixels: np.ndarray
+    file: FileIdentity
+    orientation: int = 1
+
+
+class RawLabel(NamedTuple):
+    """A decoded label: ``values`` u8 or u16 [h,w], the file, its mode, and the colours of a palette u8[n,3] or None."""
+
+    values: np.ndarray
+    file: FileIdentity
+    mode: str = "L"
+    palette: np.ndarray | None = None
+
+
+class ImageFacts(NamedTuple):
+    """What an image file says about itself. ``size`` is (h, w) as stored; ``deep`` is the largest value of a file of 16
+    bits, None for 8 bits."""
+
+    size: tuple[int, int]
+    mode: str
+    orientation: int = 1
+    deep: int | None = None
+
 
 def read_image(path: Path) -> np.ndarray:
-    """u8[h,w,3], RGB, of any JPEG or PNG, decoded by OpenCV as mmcv does, but with the orientation tag ignored.
+    """Return the pixels of `read_picture`: u8[h,w,3], RGB."""
+    return read_picture(path).pixels
 
-    Grey is repeated, alpha dropped, 16 bits cut to the upper 8, CMYK converted. Raises InputError naming the file if it
-    is missing, not an image, or cut off (OpenCV alone would return grey for the rest).
+
+def read_picture(path: Path, label: Path | None = None, white: int | None = None) -> Picture:
+    """Decode any JPEG, PNG, TIFF, BMP or WebP as people see it: upright, by its orientation tag.
+
+    Grey is repeated, alpha dropped, CMYK converted (by OpenCV, as published evaluation code does).
+
+    Args:
+        path: the file.
+        label: the file of its label. Where that has the size of the stored pixels and not that of the upright picture,
+            it was drawn on the stored pixels, and those are returned.
+        white: the value of 16-bit files that is shown as 255. Without it the upper 8 bits are taken.
+
+    Returns:
+        pixels u8[h,w,3] RGB, and the identity of the bytes they were decoded from.
+
+    Raises:
+        InputError: naming the file, where it is missing, no image, cut off, or has 16 bits of which the upper two are
+            never used (it would come out nearly black).
     """
-    data = _bytes(path)
-    if not _ends_properly(data):
-        _decode_strictly(path)
+    data, file = _read(path, "image")
+    orientation = _orientation(data)
+    stored = _eight_bits(_decode(data, path), white, path)
+    rgb = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
+    pixels = _upright(rgb, orientation)
+    if label is not None and pixels.shape != rgb.shape and image_size(label) == rgb.shape[:2]:
+        pixels = rgb
+    return Picture(np.ascontiguousarray(pixels), file, orientation)
+
+
+def image_facts(path: Path) -> ImageFacts:
+    """Read an image file's facts without decoding it, unless it has 16 bits; InputError as `read_picture`."""
+    data, _ = _read(path, "image")
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # more pixels than OpenCV allows
-        bgr = None
-    if bgr is None:
-        raise InputError(f'"{path}" is not an image that can be read', fix="copy the file again")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        with Image.open(io.BytesIO(data)) as image:
+            mode, (w, h), kind = image.mode, image.size, image.format
+    except BROKEN as error:
+        raise InputError(f'cannot read the image "{path}": {error}', fix="copy the file again") from None
+    deep = None
+    if kind in ("TIFF", "PPM", "JPEG2000") or (kind == "PNG" and data[24:25] == b"\x10"):
+        pixels = _decode(data, path)
+        deep = int(pixels.max(initial=0)) if pixels.dtype == np.uint16 else None
+    return ImageFacts((h, w), mode, _orientation(data), deep)
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """(h, w) that a file's header states; None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1]
+    except BROKEN:
+        return None
 
 
 def read_raw_label(path: Path) -> np.ndarray:
-    """u8 or u16 [h,w]: the stored values of a one-channel label file; of a palette PNG the indices, not the colours."""
+    """Return the values of `read_label_file`: u8 or u16 [h,w]."""
+    return read_label_file(path).values
+
+
+def read_label_file(path: Path) -> RawLabel:
+    """Decode the stored values of a one-channel label file; of a palette image the indices, not the colours.
+
+    Raises:
+        InputError: naming the file and the reason, where it is missing or damaged (checksums of a PNG are verified), is
+            stored in a format that does not keep values (JPEG), has colours, alpha or an orientation tag, or is a grey
+            PNG of 2 or 4 bits or a palette of grey tones, whose values are no longer known.
+    """
+    data, file = _read(path, "label")
+    _check_png(data, path, "label")
+    if _orientation(data) != 1:
+        raise _unfit(path, "carries an orientation tag: its pixels have no certain place", "save it without EXIF data")
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L", "1", "I;16", "I;16B", "I"):
-                raise InputError(
-                    f'the label "{path}" has colours ({image.mode}), not class values',
-                    fix="use the original one-channel or palette PNG; it must not be re-saved as RGB",
-                )
-            raw = np.asarray(image)
-    except FileNotFoundError:
-        raise InputError(f'no label file "{path}"', fix="check the data root") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(data)) as image:
+            _refuse_format(image, path)
+            _refuse_mode(image, data, path)
+            values, mode = np.asarray(image), image.mode
+            palette = _palette(image)
+    except BROKEN as error:
         raise InputError(f'cannot read the label "{path}": {error}', fix="copy or prepare the file again") from None
-    if raw.dtype != np.uint8 and raw.size and (raw.min() < 0 or raw.max() > 65535):
+    if palette is not None:
+        _refuse_grey_palette(values, palette, path)
+    if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > 65535):
         raise InputError(f'the label "{path}" has values outside 16 bits', fix="copy or prepare the file again")
-    return raw if raw.dtype == np.uint8 else raw.astype(np.uint16)
+    values = values if values.dtype == np.uint8 else values.astype(np.uint8 if mode == "1" else np.uint16)
+    return RawLabel(values, file, mode, palette)
 
 
-def _bytes(path: Path) -> bytes:
+def _read(path: Path, kind: str) -> tuple[bytes, FileIdentity]:
+    """The bytes of a file, read once, and their identity."""
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            facts = os.fstat(stream.fileno())
+            data = stream.read()
     except FileNotFoundError:
-        raise InputError(f'no image file "{path}"', fix="check the path") from None
-    except OSError as error:
-        raise InputError(f'cannot read the image "{path}": {error.strerror}') from None
+        fix = "check the path" if kind == "image" else "check the data root"
+        raise InputError(f'no {kind} file "{path}"', fix=fix) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f'cannot read the {kind} "{path}": {getattr(error, "strerror", None) or error}') from None
     if not data:
-        raise InputError(f'the image "{path}" is empty', fix="copy the file again")
-    return data
+        raise InputError(f'the {kind} "{path}" is empty', fix="copy the file again")
+    return data, FileIdentity(len(data), facts.st_mtime_ns, hashlib.blake2b(data, digest_size=16).hexdigest())
+
+
+def _decode(data: bytes, path: Path) -> np.ndarray:
+    """u8 or u16 [h,w,3], BGR, as stored (a TIFF is always turned upright by its decoder)."""
+    _check_png(data, path, "image")
+    if not _ends_properly(data):
+        _decode_strictly(data, path)
+    try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # more pixels than OpenCV allows
+        pixels = None
+    if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
+        mode = _mode(data) if pixels is None else str(pixels.dtype)
+        if mode in ("F", "I", "float32", "float64", "int32"):
+            raise InputError(
+                f'the image "{path}" holds numbers of 32 bits, not colours', fix="convert it to 8 bits for each channel"
+            )
+        raise InputError(f'"{path}" is not an image that can be read', fix="copy the file again")
+    return pixels
+
+
+def _eight_bits(pixels: np.ndarray, white: int | None, path: Path) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    brightest = int(pixels.max(initial=0))
+    if white is None:
+        if 0 < brightest < DEEP:
+            raise dim(path, brightest)
+        return (pixels >> 8).astype(np.uint8)
+    if brightest > white:
+        raise InputError(
+            f'the image "{path}" has the value {brightest}, but the card says that white is {white}',
+            fix='write a larger "white" in the card',
+        )
+    return np.rint(pixels * (255 / white)).astype(np.uint8)
+
+
+def dim(path: Path, brightest: int) -> InputError:
+    """The error for 16-bit files that would come out nearly black."""
+    bits = max(brightest.bit_length(), 8)
+    return InputError(
+        f'the image "{path}" has 16 bits, but its largest value is {brightest} of 65535: it would be nearly black',
+        fix=f"convert it to 8 bits, or write what white is in the card: white = {2**bits - 1} if it holds {bits} bits, "
+        "white = 65535 if it is that dark",
+    )
+
+
+def _orientation(data: bytes) -> int:
+    """The orientation tag; 1 without one, with one that nobody can read, or for a TIFF, which its decoder turns."""
+    if data[:4] in (b"II*\0", b"MM\0*") or not any(mark in data for mark in (b"Exif\0", b"eXIf", b"EXIF")):
+        return 1
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.getexif()  # a PNG may hold it after its pixels
+            exif = Image.Exif()
+            exif.load(image.info.get("exif", b""))
+        tag = exif.get(ORIENTATION, 1)
+    except BROKEN:
+        return 1
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels [h,w,...] turned and mirrored as an orientation tag says."""
+    if orientation in TURNED:
+        pixels = pixels.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return pixels[rows, columns]
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Name of each chunk of a PNG, and whether its checksum holds; a cut-off chunk is a bad one."""
+    place = 8
+    while place < len(data):
+        head = data[place : place + 8]
+        if len(head) < 8:
+            yield b"", False
+            return
+        length, name = struct.unpack(">I4s", head)
+        end = place + 8 + length
+        stated = data[end : end + 4]
+        yield name, len(stated) == 4 and struct.pack(">I", zlib.crc32(memoryview(data)[place + 4 : end])) == stated
+        if name == b"IEND":
+            return
+        place = end + 4
+
+
+def _check_png(data: bytes, path: Path, kind: str) -> None:
+    """InputError where a PNG lacks its end or a checksum of what makes its pixels does not hold."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return
+    name = b""
+    for name, holds in _chunks(data):
+        if not holds and not name[:1].islower():  # chunks in lower case are comments, times and the like
+            break
+    else:
+        if name == b"IEND":
+            return
+    where = "copy the file again" if kind == "image" else "copy or prepare the file again"
+    what = "a checksum in the PNG does not hold, or it is cut off"
+    raise InputError(f'cannot read the {kind} "{path}": {what}', fix=where)
 
 
 def _ends_properly(data: bytes) -> bool:
-    """Whether a JPEG ends with its end marker, or a PNG with its last chunk; others are left to the strict decoder."""
+    """Whether a JPEG ends with its end marker; a PNG was checked before; others are left to the strict decoder."""
     if data[:2] == b"\xff\xd8":
         return data[-64:].rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
-    return data[:4] == b"\x89PNG" and data[-8:-4] == b"IEND"
+    return data[:4] == b"\x89PNG"
 
 
-def _decode_strictly(path: Path) -> None:
+def _decode_strictly(data: bytes, path: Path) -> None:
     """InputError if PIL, which refuses what is cut off, cannot decode the whole file."""
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
+        if data[:4] in (b"II*\0", b"MM\0*") and "cannot identify" in str(error):
+            return  # a TIFF of a kind that PIL does not know; OpenCV decides
         raise InputError(f'cannot read the image "{path}": {error}', fix="copy the file again") from None
+
+
+def _mode(data: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.mode
+    except BROKEN:
+        return ""
+
+
+def _unfit(path: Path, why: str, fix: str) -> InputError:
+    return InputError(f'the label "{path}" {why}', fix=fix)
+
+
+def _refuse_format(image: Image.Image, path: Path) -> None:
+    lossy = image.format == "TIFF" and str(image.info.get("compression", "")) in LOSSY_TIFF
+    if image.format not in KEEPS_VALUES or lossy:
+        name = f"{image.format} with {image.info['compression']} compression" if lossy else image.format
+        raise _unfit(
+            path,
+            f"is stored as {name}, which does not keep class values exactly",
+            "make the labels again as PNG; values that a lossy format changed cannot be repaired",
+        )
+
+
+def _refuse_mode(image: Image.Image, data: bytes, path: Path) -> None:
+    if image.mode == "LA":
+        raise _unfit(path, "has an alpha channel beside its values (LA)", "save it as a one-channel PNG")
+    if image.mode == "F":
+        raise _unfit(path, "holds 32-bit floats, not class values", "save it as a one-channel PNG of integers")
+    if image.mode not in ONE_CHANNEL:
+        raise _unfit(
+            path,
+            f"has colours ({image.mode}), not class values",
+            "use the original one-channel or palette PNG, or replace each colour by its class index",
+        )
+    if image.format == "PNG" and data[25] == 0 and data[24] in (2, 4):
+        raise _unfit(
+            path,
+            f"is a grey PNG of {data[24]} bits, whose values have two readings (stored, or scaled to 0..255)",
+            "save it as a one-channel PNG of 8 bits",
+        )
+
+
+def _palette(image: Image.Image) -> np.ndarray | None:
+    colours = image.getpalette("RGB") if image.mode == "P" else None
+    return None if not colours else np.array(colours, np.uint8).reshape(-1, 3)
+
+
+def _refuse_grey_palette(values: np.ndarray, palette: np.ndarray, path: Path) -> None:
+    """Optimisers turn grey images into palettes of grey tones: then the tone was the class, the index is only a rank.
+
+    A palette that repeats a tone says nothing, and where every used index is its own tone both readings are the same.
+    """
+    used = np.unique(values)
+    used = used[used < len(palette)]
+    tones = palette[used]
+    if len(used) == 0 or (tones != tones[:, :1]).any() or (tones[:, 0] == used).all():
+        return
+    if len(np.unique(tones[:, 0])) < len(used):
+        return
+    index = int(used[tones[:, 0] != used][0])
+    raise _unfit(
+        path,
+        f"has a palette of grey tones, index {index} is the tone {int(palette[index, 0])}: either may be the class",
+        "save it as a one-channel PNG without a palette",
+    )

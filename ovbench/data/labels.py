@@ -33,7 +33,7 @@ class LabelMap:
             raise InputError(
                 f"label value {value} outside {self.admitted()}",
                 where=where,
-                fix=f"run: ovbench data verify {card.name}",
+                fix=f"run: ovbench data verify {card.argument}",
             )
         return label
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.data.card import Card
-from ovbench.data.decode import read_image, read_raw_label
+from ovbench.data.decode import FileIdentity, Picture, read_image, read_label_file, read_picture, read_raw_label
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, choose_encoding, label_map
 from ovbench.data.locate import Found, Item, data_roots, find, path_of
 from ovbench.errors import InputError, UsageError
@@ -24,11 +24,14 @@ LABEL_RULES = ("correct", "official")
 
 
 class Sample(NamedTuple):
-    """``image`` u8[h,w,3] RGB; ``label`` u16[h,w], a class index, IGNORED or NO_CLASS."""
+    """``image`` u8[h,w,3] RGB; ``label`` u16[h,w], a class index, IGNORED or NO_CLASS; and the files they were read
+    from, as they were when their bytes were read (None for an image that was given as an array)."""
 
     id: str
     image: np.ndarray
     label: np.ndarray
+    image_file: FileIdentity | None = None
+    label_file: FileIdentity | None = None
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,29 @@ class Dataset:
 
     def read(self, index: int) -> Sample:
         """Image and label; InputError where either is unreadable or their sizes differ."""
-        return self.with_image(index, self.read_image(index))
+        return self.with_image(index, self.read_picture(index))
 
-    def with_image(self, index: int, image: np.ndarray) -> Sample:
+    def with_image(self, index: int, image: Picture | np.ndarray) -> Sample:
         """As `read`, for an image that was read before (benchmarks can share their images)."""
-        label = self.read_label(index)
-        if image.shape[:2] != label.shape:
+        pixels, image_file = (image.pixels, image.file) if isinstance(image, Picture) else (image, None)
+        raw = read_label_file(self.items[index].label_path)
+        label = self.labels.apply(raw.values, where=self._where(index), card=self.card)
+        if pixels.shape[:2] != label.shape:
             raise InputError(
-                f"image is {_size(image)} but its label is {_size(label)}",
+                f"image is {_size(pixels)} but its label is {_size(label)}",
                 where=self._where(index),
-                fix=f"run: ovbench data verify {self.card.name}",
+                fix=f"run: ovbench data verify {self.card.argument}",
             )
-        return Sample(self.items[index].id, image, label)
+        return Sample(self.items[index].id, pixels, label, image_file, raw.file)
+
+    def read_picture(self, index: int) -> Picture:
+        """The image as people see it, or as stored where its label was drawn on the stored pixels; and its file."""
+        item = self.items[index]
+        return read_picture(item.image_path, item.label_path, self.card.white)
 
     def read_image(self, index: int) -> np.ndarray:
-        """u8[h,w,3], RGB."""
-        return read_image(self.items[index].image_path)
+        """u8[h,w,3], RGB: the pixels of `read_picture`."""
+        return self.read_picture(index).pixels
 
     def read_label(self, index: int) -> np.ndarray:
         """u16[h,w]: class index, IGNORED or NO_CLASS. InputError for a value that the benchmark does not have."""
@@ -124,7 +134,7 @@ def refuse_gaps(card: Card, found: Found) -> None:
                 f"{len(missing)} of {len(found.items)} {kind}s missing, first "
                 f"{path_of(missing[0], found.root, pattern)}",
                 where=card.name,
-                fix=f"run: ovbench data verify {card.name}",
+                fix=f"run: ovbench data verify {card.argument}",
             )
 
 

@@ -58,7 +58,7 @@ class Manifest:
                 raise InputError(
                     "the image or its label is not the one that the subset was made of",
                     where=f"{self.dataset}, {entry.id}",
-                    fix=f"run: ovbench data verify {self.dataset}",
+                    fix=f"run: ovbench data verify {dataset.card.argument}",
                 )
         items = tuple(dataset.items[place[entry.id]] for entry in self.entries)
         return dataclasses.replace(dataset, items=items, subset_sha256=self.sha256)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ovbench.data.decode import Picture
 from ovbench.data.read import Dataset, Sample
 from ovbench.engine.ledger import Entry, LedgerPart
 from ovbench.engine.shared import OneByOne, Outcome, SharedBatches
@@ -124,11 +125,11 @@ def _read_ahead(
     def read(index: int) -> Read:
         start = time.perf_counter()
         first = targets[0].dataset
-        image = first.read_image(index)
-        samples = [_sample(target, index, image) for target in targets]
+        picture = first.read_picture(index)
+        samples = [_sample(target, index, picture) for target in targets]
         middle = time.perf_counter()
-        regions = segmentor.regions(image, first.items[index].image_path)
-        return Read(image, regions, samples, {"read": middle - start, "regions": time.perf_counter() - middle})
+        regions = segmentor.regions(picture.pixels, first.items[index].image_path)
+        return Read(picture.pixels, regions, samples, {"read": middle - start, "regions": time.perf_counter() - middle})
 
     with ThreadPoolExecutor(max_workers=2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)) as pool:
         waiting: list[Future[Read]] = []
@@ -142,7 +143,7 @@ def _read_ahead(
                 future.cancel()
 
 
-def _sample(target: Target, index: int, image: np.ndarray) -> Sample | InputError | None:
+def _sample(target: Target, index: int, image: Picture) -> Sample | InputError | None:
     """The image with the target's label; a label that does not fit fails for this target only."""
     if target.dataset.items[index].id not in target.due:
         return None

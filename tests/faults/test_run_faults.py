@@ -112,10 +112,10 @@ def test_scores_that_are_no_numbers(ovbench, monkeypatch, tmp_path):
 
 
 def test_fail_fast_on_an_image_that_cannot_be_read(ovbench, monkeypatch, tmp_path):
-    def refuse(path):
+    def refuse(path, *more):
         raise InputError(f'the image "{path.name}" is empty', fix="copy the file again")
 
-    monkeypatch.setattr("ovbench.data.read.read_image", refuse)
+    monkeypatch.setattr("ovbench.data.read.read_picture", refuse)
     stopped = ovbench(*evaluate(tmp_path, "--fail-fast"))
     assert stopped.code == 4 and "is empty (" in stopped.err and "copy the file again" in stopped.err, stopped.err
 
@@ -210,15 +210,15 @@ def code_without_reader(*arguments):
 
 def test_an_image_that_cannot_be_read_fails_alone_in_shared_batches(ovbench, monkeypatch, tmp_path):
     plain = json.loads(ovbench(*evaluate(tmp_path / "plain", "--batch", 8)).out)
-    read, refused = decode.read_image, open_dataset(load_card("mini")).items[0].image_path
+    read, refused = decode.read_picture, open_dataset(load_card("mini")).items[0].image_path
 
-    def refuse_one(path):
+    def refuse_one(path, *more):
         if path == refused:
             raise InputError(f'the image "{path.name}" is empty')
-        return read(path)
+        return read(path, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ovbench.data.read.read_image", refuse_one)
+        patch.setattr("ovbench.data.read.read_picture", refuse_one)
         done = ovbench(*evaluate(tmp_path, "--batch", 8))
     record = json.loads(done.out)
     assert done.code == 4 and list(record["failed"]) == [refused.stem] and record["dataset"]["images"] == 1
