@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.data.card import Card, Encoding, Layout
-from ovbench.data.labels import LabelMap, label_map
+from ovbench.data.decode import RawLabel
+from ovbench.data.labels import LabelMap, label_map, value_counts
 
 IN_8_BITS = 256
+ORIENTED = "they are read upright, as viewers and published code show them, unless only the stored form fits the label"
 
 
 class FileReport(NamedTuple):
@@ -24,6 +26,16 @@ class FileReport(NamedTuple):
     label_mode: str = ""
     image_mode: str = ""
     orientation: int = 1
+    brightest: int | None = None  # of an image of 16 bits
+    palette: dict[int, tuple[int, int, int]] | None = None  # the colours of the values
+
+
+def with_label(report: FileReport, label: RawLabel) -> FileReport:
+    """The report with what a label file holds."""
+    values, palette = value_counts(label.values), None
+    if label.palette is not None:
+        palette = {value: tuple(label.palette[value].tolist()) for value in values if value < len(label.palette)}
+    return report._replace(values=values, label_mode=label.mode, palette=palette)
 
 
 @dataclass(frozen=True)

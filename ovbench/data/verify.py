@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,20 +11,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ovbench.data.card import Card, Encoding
-from ovbench.data.decode import read_image, read_raw_label
-from ovbench.data.diagnose import FileReport, Problem, diagnose
-from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map, value_counts
+from ovbench.data.decode import image_facts, read_label_file, read_picture
+from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
+from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map
 from ovbench.data.locate import Found, Item
 from ovbench.data.parallel import each
 from ovbench.data.read import ids_sha256, locate
 from ovbench.data.status import remember_verified
 from ovbench.errors import InputError
 
-ROTATED = (5, 6, 7, 8)  # values of the EXIF orientation tag that swap width and height
 EXAMPLES = 5
+LABEL_KINDS = {  # a word of the reader's message, and the kind of problem
+    "colours": "colour label", "does not keep": "lossy label",
+    "two readings": "ambiguous label", "either may": "ambiguous label", "orientation": "ambiguous label",
+}  # fmt: skip
 
 
 @dataclass
@@ -90,7 +90,7 @@ def verify(
     items = [item for item in found.items if item.id not in missing]
     begin(len(items))
     reports = []
-    for report in each(check_files, items, workers):
+    for report in each(partial(check_files, white=card.white), items, workers):
         reports.append(report)
         advance(1)
     encoding = _encoding(card, found, items, reports)
@@ -112,43 +112,31 @@ def verify_and_remember(card: Card, data_root: str | Path | None = None, **optio
     return result
 
 
-def check_files(item: Item) -> FileReport:
+def check_files(item: Item, white: int | None = None) -> FileReport:
     """Decode one image and its label; what fails is in the report, not raised."""
     report = FileReport(item.id)
     try:
-        image = read_image(item.image_path)
-        with Image.open(item.image_path) as opened:
-            report = report._replace(image_mode=opened.mode, orientation=_orientation(opened))
-        report = report._replace(size=image.shape[:2])
-    except (InputError, OSError) as error:
-        report = report._replace(trouble=(("unreadable image", str(error)),))
-    try:
-        raw = read_raw_label(item.label_path)
-        with Image.open(item.label_path) as opened:
-            report = report._replace(label_mode=opened.mode)
+        facts = image_facts(item.image_path)
+        picture = read_picture(item.image_path, item.label_path, white)
+        report = report._replace(image_mode=facts.mode, orientation=facts.orientation, brightest=facts.deep)
+        report = report._replace(size=picture.pixels.shape[:2])
     except InputError as error:
-        kind = "colour label" if "colours" in error.what else "unreadable label"
-        return report._replace(trouble=(*report.trouble, (kind, str(error))))
-    report = report._replace(values=value_counts(raw))
-    if report.size is not None and report.size != raw.shape:
-        report = report._replace(trouble=(*report.trouble, _mismatch(report, raw.shape)))
-    return report
-
-
-def _orientation(image: Image.Image) -> int:
+        kind = "dim image" if "nearly black" in error.what else "unreadable image"
+        report = report._replace(trouble=((kind, str(error)),))
     try:
-        return image.getexif().get(0x0112, 1)
-    except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
-        return 1  # a tag that nobody can read turns no image
+        raw = read_label_file(item.label_path)
+    except InputError as error:
+        kind = next((kind for word, kind in LABEL_KINDS.items() if word in error.what), "unreadable label")
+        return report._replace(trouble=(*report.trouble, (kind, str(error))))
+    report = with_label(report, raw)
+    if report.size is not None and report.size != raw.values.shape:
+        report = report._replace(trouble=(*report.trouble, _mismatch(report, raw.values.shape)))
+    return report
 
 
 def _mismatch(report: FileReport, label: tuple[int, int]) -> tuple[str, str]:
     sizes = f"{report.id}: image {report.size[1]}x{report.size[0]}, label {label[1]}x{label[0]}"
-    if report.size != label[::-1]:
-        return "size mismatch", sizes
-    if report.orientation in ROTATED:
-        return "EXIF rotation", f"{sizes}, orientation tag {report.orientation}"
-    return "rotated", sizes
+    return "rotated" if report.size == label[::-1] else "size mismatch", sizes
 
 
 def _encoding(card: Card, found: Found, items: list[Item], reports: list[FileReport]) -> Encoding:
@@ -203,10 +191,12 @@ def _gaps(card: Card, found: Found, partial_copy: bool) -> list[Problem]:
 
 KINDS = {
     "unreadable image": "images cannot be decoded",
+    "dim image": "images have 16 bits of which the upper ones are never used: they would be nearly black",
     "unreadable label": "labels cannot be decoded",
     "colour label": "labels have colours instead of class values: a palette PNG was read and saved as RGB",
+    "lossy label": "labels are stored in a format that does not keep class values",
+    "ambiguous label": "labels have values that can be read in two ways",
     "size mismatch": "labels have another size than their image",
-    "EXIF rotation": "labels were drawn on the image as its orientation tag turns it; scores need the stored pixels",
     "rotated": "labels have width and height of their image swapped: one of the two was saved rotated",
 }
 
@@ -219,10 +209,14 @@ def _troubles(reports: list[FileReport]) -> list[Problem]:
             first = hits[0][1]
             examples = tuple(i for i, _ in hits[:EXAMPLES])
             problems.append(Problem(kind, len(hits), f"{len(hits)} {text} (first: {first})", True, examples))
-    tagged = [r.id for r in reports if r.orientation not in (0, 1)]
+    tagged = [r.id for r in reports if r.orientation != 1]
     if tagged:
-        text = f"{len(tagged)} images carry an orientation tag, which is ignored, as in their labels"
+        text = f"{len(tagged)} images carry an orientation tag: {ORIENTED}"
         problems.append(Problem("orientation tag", len(tagged), text, False, tuple(tagged[:EXAMPLES])))
+    deep = [r.brightest for r in reports if r.brightest is not None]
+    if deep:
+        text = f"{len(deep)} images have 16 bits, their largest value is {max(deep)} of 65535"
+        problems.append(Problem("16 bits", len(deep), text, False))
     odd = Counter(r.image_mode for r in reports if r.image_mode not in ("RGB", ""))
     if odd:
         modes = ", ".join(f"{n} {mode}" for mode, n in sorted(odd.items()))
