@@ -40,7 +40,9 @@ def main() -> None:
 
 def _terminate(number: int, frame: object) -> NoReturn:
     """A polite request to end: unwinds the stack, so that what runs can put its results in order."""
-    sys.exit(_fail("terminated", 128 + number))
+    from ovbench.errors import Terminated
+
+    raise Terminated(_fail("terminated", 128 + number))
 
 
 def _fail(message: str, code: int) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class OvbenchError(Exception):
@@ -45,6 +47,10 @@ class ImageError(OvbenchError):
     exit_code = 4
 
 
+class Terminated(SystemExit):
+    """The process was asked to end by a signal; any other SystemExit comes from code that calls ``sys.exit``."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> UsageError:
     """The error for a name that is not known, with the closest names that are."""
     known = sorted(known)
@@ -56,6 +62,19 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = N
     return UsageError(f'unknown {kind} "{name}"', where=where, fix=fix)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's text, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def line_below(error: BaseException, home: Path) -> str | None:
+    """The last line that ran or could not be compiled in a file or below a folder, as "FILE, line N"; None if there is
+    none. Packages installed below the folder do not count."""
+    lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        lines.append((error.filename, error.lineno))
+    for file, line in reversed(lines):
+        path = Path(file)
+        if path == home or (path.is_relative_to(home) and "site-packages" not in path.relative_to(home).parts):
+            return f"{file}, line {line}"
+    return None

@@ -31,6 +31,7 @@ from ovbench.backbones.psi import check_partners  # noqa: E402
 from ovbench.config import Cell, resolve  # noqa: E402
 from ovbench.data.card import load_card, vocabulary  # noqa: E402
 from ovbench.data.decode import read_image  # noqa: E402
+from ovbench.engine.blame import blamed  # noqa: E402
 from ovbench.engine.labeller import Labeller  # noqa: E402
 from ovbench.engine.queries import build_queries, with_descriptions  # noqa: E402
 from ovbench.engine.reduce import Decision  # noqa: E402
@@ -85,7 +86,9 @@ class OpenVocabSegmentor(BaseSegmentor):
             used = {kind: Encoder(loaded.spec, loaded.sha256) for kind, loaded in self.loaded.items()}
             self.loaded["reference"].vision.require(used, cell.protocol)
         vision = {kind: loaded.vision for kind, loaded in self.loaded.items()}
-        self.method = METHODS.load(cell.method)(Backbones(**vision), cell.params)
+        entry = METHODS.load(cell.method)
+        with blamed(entry):
+            self.method = entry(Backbones(**vision), cell.params)
         if "psi" in self.loaded:
             check_partners(self.loaded["psi"].vision, {kind: loaded.sha256 for kind, loaded in self.loaded.items()})
         if classes is None:
@@ -107,7 +110,8 @@ class OpenVocabSegmentor(BaseSegmentor):
             queries = queries._replace(presence=second.embeddings)
         if cell.protocol.descriptions:
             queries = with_descriptions(queries, names, cell.protocol.descriptions, self.loaded["clip"])
-        return self.method.map_queries(queries)
+        with blamed(self.method):
+            return self.method.map_queries(queries)
 
     def add_vocabulary(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> None:
         """Label another benchmark's words in the same pass: ``cell`` may differ from this one's in benchmark, names,

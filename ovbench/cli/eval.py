@@ -62,6 +62,7 @@ def evaluate(**arguments: Any) -> int:
     ovbench eval -m corrclip -d ade150 --data-root /data --limit 100
     ovbench eval --suite corrclip-table2 -d mini
     """
+    from ovbench.engine.blame import MethodError
     from ovbench.engine.cells import Job, plan
     from ovbench.engine.passes import group_passes, run_pass
     from ovbench.engine.share import Team
@@ -74,15 +75,25 @@ def evaluate(**arguments: Any) -> int:
     cells = plan(job, team)
     for planned in cells if team.leads else ():
         click.echo(f"planned: {planned.describe()}", err=True)
-    records = []
+    records, broken = [], []
     for group in group_passes(cells):
-        for record, path in run_pass(group, job, team):
+        try:
+            done = run_pass(group, job, team)
+        except MethodError as error:  # the method cannot even be built; the other cells run
+            if job.fail_fast:
+                raise
+            broken.append(error)
+            click.echo(f"failed: {', '.join(planned.describe() for planned in group)}: {error}", err=True)
+            continue
+        for record, path in done:
             records.append(record)
             if team.leads and not as_json and job.suite is None:
                 show(class_table(record))
             for line in _remarks(record, path) if team.leads else ():
                 click.echo(line, err=True)
     team.leave()
+    if broken and not records:
+        raise broken[0]
     if not team.leads:
         return 0
     labels = {planned.cell.digest(): planned.label for planned in cells if planned.label}
@@ -92,7 +103,7 @@ def evaluate(**arguments: Any) -> int:
         click.echo(json.dumps(records[0] if len(records) == 1 else records, indent=1))
     else:
         show(summary_table(records, labels))
-    return 4 if any(record["failed"] for record in records) else 0
+    return 4 if broken or any(record["failed"] for record in records) else 0
 
 
 def _write_page(path: Path, suite: str, records: list[dict[str, Any]], labels: dict[str, str]) -> None:

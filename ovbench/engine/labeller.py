@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ovbench.backbones.colours import per_channel
 from ovbench.config import Protocol
+from ovbench.engine.blame import check_features, expect
 from ovbench.engine.pamr import PAMR
 from ovbench.engine.reduce import Decision, decide, decide_queries, labels_by_tiles, upsample
 from ovbench.engine.scene import Note, Scene, Window, gather, pad_region, resize_image, resized_size
@@ -154,6 +155,8 @@ class Labeller:
     def encode(self, batch: Batch) -> Any:
         batch.note("batch_windows", batch.windows)
         features = self.method.encode(batch)
+        if type(self.method).score is Method.score:
+            check_features(features, len(batch.windows), self.method)
         batch.note("features", features)
         return features
 
@@ -171,7 +174,9 @@ class Labeller:
         """Add the scores of some windows to those of their image."""
         with self.stage("score"):
             for queries, mean in zip(self.vocabularies, means, strict=True):
-                scores = self.method.score(features, queries)
+                scores = expect(
+                    self.method.score(features, queries), (len(boxes), None, None, None), self.method, "score"
+                )
                 scene.note("patch_scores", scores)
                 self._add_scores(scene, boxes, scores, mean)
 
@@ -209,6 +214,7 @@ class Labeller:
         step = queries if self._plain(scene) else max(budget // (len(scores) * size[0] * size[1]), 1)
         for start in range(0, queries, step):
             part = self.method.window_scores(scores[:, start : start + step], size, scene.pad)
+            part = expect(part, (len(scores), None, *size), self.method, "window_scores")
             if self.refine_windows is not None:
                 part = self._refined(part, cut(scene.image, boxes, Pad(0, 0, 0, 0)))
             scene.note("window_scores", part)
@@ -223,8 +229,13 @@ class Labeller:
         """The label map i32[H, W] of merged scores f[q, h, w]."""
         form = self._labels_plainly if self._plain(scene) else self._labels_by_tiles
         labels = self.method.refine_labels(form(scene, merged, queries, decision), scene.regions)
+        labels = expect(labels, scene.original, self.method, "refine_labels", floating=False)
         scene.note("labels", labels)
         return labels.to(torch.int32)
+
+    def _probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        given = self.method.probabilities(scores, queries, decision)
+        return expect(given, (None, *scores.shape[1:]), self.method, "probabilities")
 
     def _labels_by_tiles(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """As `_labels_plainly`, from one tile of the original size after another."""
@@ -232,7 +243,7 @@ class Labeller:
         def decide_tile(scores: Tensor) -> Tensor:
             if type(self.method).probabilities is Method.probabilities:
                 return decide_queries(scores, queries.class_index, decision)
-            return decide(self.method.probabilities(scores, queries, decision), decision)
+            return decide(self._probabilities(scores, queries, decision), decision)
 
         return labels_by_tiles(merged, scene.original, decide_tile)
 
@@ -244,7 +255,7 @@ class Labeller:
         if self.refine is not None:
             full = self.refine(full, upsample(scene.image, scene.original))
             scene.note("refined_scores", full)
-        probabilities = self.method.probabilities(full, queries, decision)
+        probabilities = self._probabilities(full, queries, decision)
         scene.note("probabilities", probabilities)
         labels = decide(probabilities, decision)
         scene.note("labels_raw", labels)

@@ -6,12 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ovbench.data.decode import Picture
 from ovbench.data.read import Dataset, Sample
+from ovbench.engine.blame import MethodError, blamed
 from ovbench.engine.ledger import Entry, LedgerPart
 from ovbench.engine.shared import OneByOne, Outcome, SharedBatches
 from ovbench.errors import ImageError, InputError, OvbenchError
@@ -70,14 +72,15 @@ def evaluate(
             outcomes = [labels] * len(targets)
         else:
             outcomes = [
-                Labelled(sample, predicted) if isinstance(sample, Sample) else sample
-                for sample, predicted in zip(read.samples, labels, strict=True)
+                _labelled(segmentor, sample, predicted, target) if isinstance(sample, Sample) else sample
+                for target, sample, predicted in zip(targets, read.samples, labels, strict=True)
             ]
         for target, outcome in zip(targets, outcomes, strict=True):
             if target.dataset.items[index].id not in target.due:
                 continue
             if fail_fast and isinstance(outcome, OvbenchError):
-                raise ImageError(outcome.what, where=outcome.where or target.dataset.items[index].id, fix=outcome.fix)
+                where = ", ".join(filter(None, (target.dataset.items[index].id, outcome.where)))
+                raise ImageError(outcome.what, where=where, fix=outcome.fix)
             _note(target, index, outcome, seconds)
         advance()
 
@@ -91,13 +94,31 @@ def _outcomes(
     for index, future in reads:
         try:
             held[index] = read = future.result()
-        except InputError as error:
+        except (InputError, MethodError) as error:
             yield None, Outcome(index, error, {})
             continue
         for outcome in way.add(index, read.image, read.regions):
             yield _timed(held, outcome)
     for outcome in way.rest():
         yield _timed(held, outcome)
+
+
+def _labelled(
+    segmentor: OpenVocabSegmentor, sample: Sample, predicted: np.ndarray, target: Target
+) -> Labelled | MethodError:
+    """The image with its labels, unless these are no classes of the benchmark or of another size."""
+    name, classes = segmentor.cell.method, len(target.dataset.card.classes)
+    if predicted.shape != sample.label.shape:
+        return MethodError(f"{name} gave labels of shape {predicted.shape}, expected {sample.label.shape}")
+    if predicted.max(initial=0) >= classes:
+        return MethodError(f"{name} gave the label {predicted.max()}, expected 0 to {classes - 1}")
+    return Labelled(sample, predicted)
+
+
+def _regions(segmentor: OpenVocabSegmentor, image: np.ndarray, path: Path) -> np.ndarray | None:
+    """The image's region map; what the region source raises fails the image."""
+    with blamed(getattr(segmentor.region_maps, "source", segmentor)):
+        return segmentor.regions(image, path)
 
 
 def _timed(held: dict[int, Read], outcome: Outcome) -> tuple[Read, Outcome]:
@@ -128,7 +149,7 @@ def _read_ahead(
         picture = first.read_picture(index)
         samples = [_sample(target, index, picture) for target in targets]
         middle = time.perf_counter()
-        regions = segmentor.regions(picture.pixels, first.items[index].image_path)
+        regions = _regions(segmentor, picture.pixels, first.items[index].image_path)
         return Read(picture.pixels, regions, samples, {"read": middle - start, "regions": time.perf_counter() - middle})
 
     with ThreadPoolExecutor(max_workers=2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)) as pool:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from ovbench.engine.blame import blame
 from ovbench.engine.labeller import Labeller
 from ovbench.engine.scene import Scene, Window, gather, region_slots
 from ovbench.engine.windows import WindowMean
@@ -33,11 +35,13 @@ class Outcome(NamedTuple):
     seconds: dict[str, float]
 
 
-def _outcome(number: int, seconds: dict[str, float], label: Callable[[], list[np.ndarray]]) -> Outcome:
+def _outcome(number: int, seconds: dict[str, float], method: Any, label: Callable[[], list[np.ndarray]]) -> Outcome:
     try:
         return Outcome(number, label(), seconds)
     except (InputError, ScoreError) as error:
         return Outcome(number, error, seconds)
+    except (Exception, SystemExit) as error:  # a mistake in the method's code costs the image, not the run
+        return Outcome(number, blame(error, method), seconds)
 
 
 class OneByOne:
@@ -49,7 +53,7 @@ class OneByOne:
     def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Outcome]:
         """Take the image u8[H, W, 3] with its region map i32[H, W]; gives the images that are done with that."""
         self.labeller.seconds = seconds = {}
-        yield _outcome(number, seconds, lambda: self.labeller.label(image, regions))
+        yield _outcome(number, seconds, self.labeller.method, lambda: self.labeller.label(image, regions))
 
     def rest(self) -> Iterator[Outcome]:
         """The images that still wait: none."""
@@ -97,9 +101,13 @@ class SharedBatches:
     def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Outcome]:
         """Take the image u8[H, W, 3] with its region map i32[H, W]; gives the images that are done with that."""
         self.labeller.seconds = seconds = {}
-        scene = self.labeller.resized_scene(image, regions)
+        try:
+            scene = self.labeller.resized_scene(image, regions)
+        except (cv2.error, ValueError, RuntimeError) as error:  # of a shape that cannot be resized
+            yield Outcome(number, blame(error, self.labeller.method), seconds)
+            return
         if scene.boxes[0].size != (self.labeller.protocol.crop,) * 2:
-            yield _outcome(number, seconds, lambda: self.labeller.label_scene(scene))
+            yield _outcome(number, seconds, self.labeller.method, lambda: self.labeller.label_scene(scene))
             return
         owner = self.waiting[number] = Waiting(
             number, scene, Kind(scene.pad_region, region_slots(regions)), self.labeller
@@ -128,7 +136,8 @@ class SharedBatches:
             if one.owner.number not in self.waiting:
                 continue
             self.labeller.seconds = one.owner.seconds
-            outcome = _outcome(one.owner.number, one.owner.seconds, partial(self._take, one.owner, features))
+            take = partial(self._take, one.owner, features)
+            outcome = _outcome(one.owner.number, one.owner.seconds, self.labeller.method, take)
             if outcome.labels is not None:
                 del self.waiting[one.owner.number]
                 yield outcome
@@ -142,6 +151,8 @@ class SharedBatches:
             pass  # the memory is free again when this is left
         except (InputError, ScoreError) as error:
             found = error
+        except (Exception, SystemExit) as error:
+            found = blame(error, self.labeller.method)
         if found is None:
             return self._in_halves(members)
         if isinstance(found, Exception):
