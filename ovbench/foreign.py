@@ -94,6 +94,11 @@ class ForeignLabeller:
         self.protocol, self.models, self.seconds = protocol, Models(), {}
         self.classes: list[int] = []
 
+    @property
+    def method(self) -> torch.nn.Module:
+        """What is to blame for a mistake."""
+        return self.models
+
     def label(self, image: np.ndarray, regions: np.ndarray | None = None) -> list[np.ndarray]:
         """Labels u16[H, W] of an RGB image u8[H, W, 3], one map per vocabulary."""
         size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
