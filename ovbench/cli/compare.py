@@ -14,11 +14,10 @@ from ovbench.cli import options
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("--most", type=click.IntRange(min=0), default=10, show_default=True, help="Images to list.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap.")
 @options.as_json
-def compare(first: Path, second: Path, most: int, seed: int, as_json: bool) -> None:
-    """Compare the records FIRST and SECOND of one benchmark: the change of mIoU with a paired bootstrap over images, of
-    every class with its p-value corrected for their number, the settings that differ, the images that moved most.
+def compare(first: Path, second: Path, most: int, as_json: bool) -> None:
+    """Compare the records FIRST and SECOND of one benchmark: the change of mIoU with its paired interval over images,
+    of every class with its p-value corrected for their number, the settings that differ, the images that moved most.
 
     \b
     ovbench compare runs/maskclip-mini-1a2b3c4d.json runs/corrclip-mini-5e6f7a8b.json
@@ -26,7 +25,7 @@ def compare(first: Path, second: Path, most: int, seed: int, as_json: bool) -> N
     from ovbench.results.compare import as_dict, compare_runs, load_run, tables
     from ovbench.results.console import show
 
-    result = as_dict(compare_runs(load_run(first), load_run(second), seed=seed), most)
+    result = as_dict(compare_runs(load_run(first), load_run(second)), most)
     if as_json:
         click.echo(json.dumps(result, indent=1))
     else:

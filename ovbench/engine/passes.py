@@ -19,11 +19,9 @@ from ovbench.engine.execution import execute, refuse_tf32
 from ovbench.engine.ledger import LedgerPart, read_ledger
 from ovbench.engine.run import Target, evaluate
 from ovbench.engine.share import Team
-from ovbench.errors import InputError
 from ovbench.results.build import build_record
 from ovbench.results.merge import leave_for_merge
 from ovbench.results.overlay import Pictures
-from ovbench.results.record import read_record
 from ovbench.results.store import write_json
 from ovbench.segmentor import OpenVocabSegmentor, build
 
@@ -155,15 +153,8 @@ def _record(
     approximate: dict[str, Any],
 ) -> Done:  # fmt: skip
     path, entries = job.out / cell.record_name, read_ledger(folder, header)
-    made_with, before = _made_with(cell, approximate), _earlier(path)
-    return Done(build_record(header, cell.wanted, entries, made_with, timing, folder.name, before), path)
-
-
-def _earlier(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_record(path)
-    except InputError:
-        return None  # none yet, or none that can be read: it is about to be written anew
+    made_with = _made_with(cell, approximate)
+    return Done(build_record(header, cell.wanted, entries, made_with, timing, folder.name), path)
 
 
 def _made_with(cell: PlannedCell, approximate: dict[str, Any]) -> dict[str, Any]:

@@ -76,6 +76,7 @@ NEEDED: dict[str, tuple[Check, str]] = {
     "metrics.mAcc": (_fraction, "a fraction or null"),
     "metrics.aAcc": (_fraction, "a fraction or null"),
     "metrics.mIoU_interval?": (_interval, "two fractions or null"),
+    "metrics.mIoU_no_interval?": (_text, "a text"),
     "metrics.classes_in_mean": (_count, "a count"),
     "per_class": (_list_of(_scores), "iou and acc of every class"),
     "time.started": (_text, "a text"),

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ovbench.metrics.counts import PixelCounts
+from ovbench.metrics.stats import iou_intervals, stack_counts
 from ovbench.report.pictures import Picture, Scene
-from ovbench.report.ranking import Images, class_intervals, confusions
+from ovbench.report.ranking import Images, confusions
 from ovbench.report.runs import Run
 from ovbench.results.overlay import palette
 
@@ -25,7 +26,7 @@ DIGITS = 6
 def run_data(run: Run, order: Sequence[int], ranked: Images, pictures: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Classes, confusions and images of a run, the images in ``order``; ``pictures`` by image id."""
     record, classes = run.record, run.classes
-    bounds = class_intervals(run.counts, len(classes))
+    bounds = iou_intervals(stack_counts(run.counts, len(classes)))
     counts = [run.counts[n] for n in order]
     return {
         "classes": classes,

@@ -1,4 +1,4 @@
-"""What costs a run its score: images by loss of mIoU, classes with intervals, the largest confusions.
+"""What costs a run its score: images by loss of mIoU, the largest confusions.
 
 The loss of an image is how much the mIoU of the whole run would rise if this one image were labelled perfectly, all
 others as they were: with I, U and L the summed intersections, unions and label pixels of class c, and i, u, l those of
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.metrics.counts import Confusion, PixelCounts
-from ovbench.metrics.stats import LEVEL, draw_weights, image_iou, iou_of_draws, stack_counts
+from ovbench.metrics.stats import image_iou, stack_counts
 
 MOST_CONFUSIONS = 300  # pairs of classes by pixels, and again by share
 PER_CLASS = 5  # and of every true and every predicted class
@@ -83,22 +83,6 @@ def _wrong(counts: PixelCounts, classes: int) -> float:
     total = counts.pixels[counts.label < classes].sum()
     missed = counts.pixels[(counts.label < classes) & (counts.label != counts.predicted)].sum()
     return float(missed / total) if total else float("nan")
-
-
-def class_intervals(counts: Sequence[PixelCounts], classes: int) -> np.ndarray:
-    """The 95 % bootstrap interval of every class' IoU over images, f64[c, 2]; NaN for a class with pixels in fewer than
-    two images. Draws without any are left out of its interval."""
-    found = np.full((classes, 2), np.nan)
-    if len(counts) < 2:
-        return found
-    weights, stacked = draw_weights(len(counts), np.random.default_rng(0)), stack_counts(counts, classes)
-    draws, images = iou_of_draws(stacked, weights), np.bincount(stacked.union.nonzero()[1], minlength=classes)
-    tail = 100 * (1 - LEVEL) / 2
-    for number, values in enumerate(draws.T):
-        known = values[~np.isnan(values)]
-        if images[number] > 1:
-            found[number] = np.percentile(known, [tail, 100 - tail])
-    return found
 
 
 def confusions(counts: Sequence[PixelCounts], classes: int) -> list[Pair]:

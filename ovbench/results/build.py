@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ovbench.data.read import ids_sha256
 from ovbench.engine.ledger import Entry
 from ovbench.metrics.counts import Confusion, PixelCounts
 from ovbench.metrics.stats import miou_interval, stack_counts
 from ovbench.results.record import SCHEMA, score_fields
-
-# records that agree in these have the same interval: it is drawn with a fixed seed
-SAME = ("settings_sha256", "dataset", "weights", "versions", "git", "counts")
 
 
 def build_record(
@@ -24,14 +19,12 @@ def build_record(
     made_with: Mapping[str, Any],
     timing: Mapping[str, Any],
     ledger: str,
-    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of the images ``wanted``, see `ovbench.results.record`.
 
     ``header`` is the ledger's; ``made_with`` are versions, revision and device; ``timing`` what the run itself knows,
     to which the seconds of every stage, summed over images, are added; ``ledger`` is the name of the ledger's folder,
-    which lies beside the record. ``before`` is the record that stands in its place already, if any: its interval is
-    kept where it comes from the same counts of the same images.
+    which lies beside the record.
     """
     scored = [i for i in wanted if i in entries and entries[i].counts is not None]
     failed = {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None}
@@ -61,17 +54,13 @@ def build_record(
         "ledger": ledger,
         "time": {**timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}},
     }
-    same = before is not None and all(before.get(key) == record[key] for key in SAME)
-    if same and "mIoU_interval" in before.get("metrics", ()):
-        record["metrics"]["mIoU_interval"] = before["metrics"]["mIoU_interval"]
-    else:
-        record["metrics"]["mIoU_interval"] = _interval([entries[image].counts for image in scored], len(classes))
+    record["metrics"] |= _interval([entries[image].counts for image in scored], len(classes))
     return record
 
 
-def _interval(counts: Sequence[PixelCounts], classes: int) -> list[float] | None:
-    """Where mIoU lies in 95 % of the image sets that might have been drawn instead; None for fewer than two images."""
-    if len(counts) < 2:
-        return None
-    found = miou_interval(stack_counts(counts, classes), np.random.default_rng(0))
-    return [found.low, found.high]
+def _interval(counts: Sequence[PixelCounts], classes: int) -> dict[str, Any]:
+    """Where mIoU lies on other images drawn like these; None where that cannot be said, with the reason."""
+    found = miou_interval(stack_counts(counts, classes))
+    if found.interval is None:
+        return {"mIoU_interval": None, "mIoU_no_interval": found.why}
+    return {"mIoU_interval": [found.interval.low, found.interval.high]}

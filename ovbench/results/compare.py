@@ -13,6 +13,7 @@ from ovbench.engine.ledger import read_header, read_ledger
 from ovbench.errors import InputError
 from ovbench.metrics.counts import PixelCounts
 from ovbench.metrics.stats import Difference, counts_in_order, image_iou, paired_difference
+from ovbench.results.console import plain
 from ovbench.results.record import read_record
 
 # what must be equal for a difference to mean the method; everything else is shown as what differs
@@ -50,7 +51,7 @@ def load_run(path: Path) -> Run:
     return Run(path, record, {i: entry.counts for i, entry in entries.items() if entry.counts is not None})
 
 
-def compare_runs(first: Run, second: Run, *, seed: int = 0) -> Comparison:
+def compare_runs(first: Run, second: Run) -> Comparison:
     """``second`` minus ``first``. InputError saying why, where the two cannot be compared."""
     mine, other = first.record["dataset"], second.record["dataset"]
     for key in DATASET_FIELDS:
@@ -65,7 +66,7 @@ def compare_runs(first: Run, second: Run, *, seed: int = 0) -> Comparison:
     classes = len(mine["classes"])
     before, after = (counts_in_order(run.counts, ids, classes) for run in (first, second))
     return Comparison(
-        first, second, ids, paired_difference(before, after, np.random.default_rng(seed)),
+        first, second, ids, paired_difference(before, after),
         image_iou(after) - image_iou(before), unlike_settings(first.record["cell"], second.record["cell"]),
     )  # fmt: skip
 
@@ -95,7 +96,8 @@ def as_dict(found: Comparison, most: int) -> dict[str, Any]:
         "only_in_second": len(found.second.counts) - len(found.ids),
         "settings": [{"key": k, "first": a, "second": b} for k, a, b in found.unlike],
         "mIoU_change": d.miou,
-        "interval": [d.interval.low, d.interval.high],
+        "interval": None if d.interval is None else [d.interval.low, d.interval.high],
+        **({"no_interval": d.why} if d.interval is None else {}),
         "classes": [
             {"class": name, "change": float(change), "p_value": float(p)}
             for name, change, p in zip(names, d.iou, d.p_value, strict=True)
@@ -107,25 +109,26 @@ def as_dict(found: Comparison, most: int) -> dict[str, Any]:
 
 def tables(result: Mapping[str, Any], significant: float = 0.05) -> list[Table]:
     """For the terminal: the whole, what differs, classes that changed beyond chance, images that moved most."""
-    low, high = result["interval"]
-    head = Table(title=f"second minus first on {result['images']} images", title_justify="left")
+    bounds = ["-", "-"] if result["interval"] is None else [f"{100 * bound:+.2f}" for bound in result["interval"]]
+    why = f"\nno interval: {result['no_interval']}" if result["interval"] is None else ""
+    head = Table(title=f"second minus first on {result['images']} images{why}", title_justify="left")
     for name in ("mIoU change", "95 % from", "to"):
         head.add_column(name, justify="right")
-    head.add_row(*(f"{100 * v:+.2f}" for v in (result["mIoU_change"], low, high)))
+    head.add_row(f"{100 * result['mIoU_change']:+.2f}", *bounds)
     settings = Table(title="settings that differ", title_justify="left")
     for name in ("setting", "first", "second"):
         settings.add_column(name, overflow="fold")
     for row in result["settings"]:
-        settings.add_row(row["key"], str(row["first"]), str(row["second"]))
+        settings.add_row(*(plain(row[name]) for name in ("key", "first", "second")))
     changed = [row for row in result["classes"] if row["p_value"] < significant]
     classes = Table(title=f"classes that changed ({len(changed)} of {len(result['classes'])})", title_justify="left")
     for name in ("class", "IoU change", "p, corrected"):
         classes.add_column(name, justify="left" if name == "class" else "right")
     for row in sorted(changed, key=lambda row: -abs(row["change"])):
-        classes.add_row(row["class"], f"{100 * row['change']:+.2f}", f"{row['p_value']:.3f}")
+        classes.add_row(plain(row["class"]), f"{100 * row['change']:+.2f}", f"{row['p_value']:.3f}")
     moved = Table(title="images that moved most", title_justify="left")
     moved.add_column("image")
     moved.add_column("change of its own mean IoU", justify="right")
     for row in result["moved_most"]:
-        moved.add_row(row["image"], f"{100 * row['change']:+.2f}")
+        moved.add_row(plain(row["image"]), f"{100 * row['change']:+.2f}")
     return [head, *([settings] if result["settings"] else []), *([classes] if changed else []), moved]

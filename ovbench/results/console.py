@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+TURNS = range(0x202A, 0x202F), range(0x2066, 0x206A)  # characters that turn the direction of writing
+
+
+def plain(text: object) -> str:
+    """A text from a file as one line for the terminal: characters that could move the cursor, hide what is printed or
+    turn it around are shown as their escapes."""
+    return "".join(_visible(character) for character in str(text))
+
+
+def _visible(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    if hidden or any(ord(character) in turn for turn in TURNS):
+        return character.encode("unicode_escape").decode()
+    return character
 
 
 def percent(fraction: float | None) -> str:
@@ -22,12 +38,15 @@ def class_table(record: dict[str, Any]) -> Table:
     """IoU and accuracy of every class of one record, in percent."""
     cell, data = record["cell"], record["dataset"]
     share = "" if data["images"] == data["split_images"] else f" of {data['split_images']}"
-    table = Table(title=f"{cell['method']} on {cell['dataset']}, {data['images']}{share} images", title_justify="left")
+    table = Table(
+        title=f"{plain(cell['method'])} on {plain(cell['dataset'])}, {data['images']}{share} images",
+        title_justify="left",
+    )
     table.add_column("class")
     for name in ("IoU", "accuracy"):
         table.add_column(name, justify="right")
     for row in record["per_class"]:
-        table.add_row(row["class"], percent(row["iou"]), percent(row["acc"]))
+        table.add_row(plain(row["class"]), percent(row["iou"]), percent(row["acc"]))
     table.add_section()
     metrics = record["metrics"]
     table.add_row("mean", percent(metrics["mIoU"]), percent(metrics["mAcc"]), style="bold")
@@ -53,8 +72,8 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
         partial = "" if record["status"] == "complete" else " (partial)"
         table.add_row(
             *([labels.get(record["settings_sha256"], "")] if labels else []),
-            *([] if one_method else [cell["method"]]),
-            cell["dataset"], percent(metrics["mIoU"]), _between(metrics["mIoU_interval"]),
+            *([] if one_method else [plain(cell["method"])]),
+            plain(cell["dataset"]), percent(metrics["mIoU"]), _between(metrics["mIoU_interval"]),
             percent(metrics["mAcc"]),
             percent(metrics["aAcc"]), f"{record['dataset']['images']}{partial}",
             f"{record['time']['total_s']:.1f}",

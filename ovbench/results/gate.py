@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import html
+import re
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -10,32 +13,44 @@ from xml.etree import ElementTree
 import numpy as np
 from rich.table import Table
 
-from ovbench.errors import InputError
+from ovbench.errors import InputError, UsageError
 from ovbench.metrics.counts import PixelCounts
-from ovbench.metrics.stats import (
-    counts_in_order,
-    iou_of_draws,
-    miou_of_draws,
-    paired_difference,
-)
+from ovbench.metrics.stats import counts_in_order, jackknife, paired_difference
 from ovbench.results.compare import Run, unlike_settings
+from ovbench.results.console import plain
+from ovbench.results.record import value_at
 from ovbench.results.store import read_json, write_bytes
 
 SCHEMA = 1
 TOLERANCE = 0.002  # a fraction: rounding on another machine flips single pixels, never a fifth of a point
-NORMAL_95 = 1.96
+MOST_PIXELS = 2**40  # of one cell of an image's counts, far beyond any image
+REMEDY = "write it anew: ovbench gate --update"
+# what a cell of a baseline holds
+KINDS = (
+    ("cell.method", str, "a text"),
+    ("cell.dataset", str, "a text"),
+    ("cell.params", dict, "a table"),
+    ("cell.protocol", dict, "a table"),
+    ("cell.backbones", dict, "a table"),
+    ("cell.regions", dict, "a table"),
+    ("weights", dict, "a table"),
+    ("classes", list, "a list of texts"),
+    ("images", dict, "a table with images in it"),
+)
 
 
 class Verdict(NamedTuple):
-    """One cell: mIoU ``before`` and ``after`` (fractions), their ``change`` with its 95 % interval, the smallest drop
-    that these images can show beyond chance, the settings that differ, and whether it passes."""
+    """One cell: mIoU ``before`` and ``after`` (fractions), their ``change`` with its 95 % interval, or None and the
+    reason ``no_interval``; the smallest drop that is called a regression on these images, the settings that differ, and
+    whether it passes."""
 
     name: str
     before: float
     after: float
     change: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
+    no_interval: str
     detectable: float
     unlike: list[tuple[str, Any, Any]]
     passed: bool
@@ -55,41 +70,136 @@ def baseline_of(runs: Sequence[Run], limit: int | None) -> dict[str, Any]:
     return {"schema": SCHEMA, "limit": limit, "cells": cells}
 
 
-def read_baseline(path: Path) -> dict[str, Any]:
-    """InputError for a file that is no baseline of this version."""
+def read_baseline(path: Path, *, counts: bool = True) -> dict[str, Any]:
+    """A baseline from disk; without ``counts``, its images may be damaged: enough to measure its cells again.
+
+    Raises:
+        InputError: naming the first field that is missing or of another kind.
+    """
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not isinstance(found.get("cells"), list):
-        raise InputError("not a baseline of this version", where=str(path), fix="write it anew: ovbench gate --update")
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise InputError("not a baseline of this version", where=str(path), fix=REMEDY)
+    limit, cells = found.get("limit", ""), found.get("cells")
+    _need(limit is None or (_whole(limit) and limit >= 2), "limit", "null or a whole number of 2 or more", path)
+    _need(isinstance(cells, list) and bool(cells), "cells", "a list of cells", path)
+    for number, cell in enumerate(cells):
+        _check_cell(cell, f"cells[{number}]", path)
+        if counts:
+            _check_images(cell, f"cells[{number}].images", limit, path)
+    names = [_name(cell) for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{name} stands in the baseline twice", where=str(path), fix=REMEDY)
     return found
+
+
+def _check_cell(cell: Any, where: str, path: Path) -> None:
+    _need(isinstance(cell, dict), where, "a table", path)
+    for key, kind, text in KINDS:
+        _need(isinstance(value_at(cell, key), kind), f"{where}.{key}", text, path)
+    classes = cell["classes"]
+    _need(bool(classes) and all(isinstance(c, str) for c in classes), f"{where}.classes", "a list of texts", path)
+
+
+def _check_images(cell: Mapping[str, Any], where: str, limit: int | None, path: Path) -> None:
+    images = cell["images"]
+    _need(bool(images), where, "a table with images in it", path)
+    _need(limit is None or len(images) <= limit, where, f"of at most {limit} images (limit)", path)
+    for image, parts in images.items():
+        fits = _are_counts(parts, len(cell["classes"]))
+        _need(fits, f"{where}.{image}", "three lists of whole numbers: labels, predictions, pixels", path)
+
+
+def _are_counts(parts: Any, classes: int) -> bool:
+    """Whether these are three lists of equal length: classes, or one past the last, and positive numbers of pixels."""
+    if not (isinstance(parts, list) and len(parts) == 3 and all(isinstance(part, list) for part in parts)):
+        return False
+    if len({len(part) for part in parts}) > 1 or not all(map(_whole, chain(*parts))):
+        return False
+    label, predicted, pixels = parts
+    return all(0 <= n <= classes for n in (*label, *predicted)) and all(0 < n < MOST_PIXELS for n in pixels)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _need(holds: bool, key: str, kind: str, path: Path) -> None:
+    if not holds:
+        raise InputError(f'not a whole baseline: "{key}" is not {kind}', where=str(path), fix=REMEDY)
+
+
+def _name(cell: Mapping[str, Any]) -> str:
+    return f"{cell['cell']['method']} on {cell['cell']['dataset']}"
+
+
+def refuse_unasked_code(cells: Sequence[Mapping[str, Any]], named: Collection[str], path: Path) -> None:
+    """A baseline never makes code run that the command line did not name.
+
+    Raises:
+        UsageError: for the first cell whose method is a file or a module and not among ``named``.
+    """
+    for cell in cells:
+        method = cell["cell"]["method"]
+        if ":" in method and method not in named:
+            raise UsageError(
+                f'the baseline names code of its own, "{method}", which is not run for that', where=str(path),
+                fix=f'name every method of the baseline with --method, "{method}" too, if you trust it',
+            )  # fmt: skip
+
+
+def refuse_other_settings(
+    base: Mapping[str, Any], cell: Mapping[str, Any], chosen: Collection[str], path: Path
+) -> None:
+    """Settings of today must be those of the baseline's cell, except for those ``chosen`` by ``--set`` (its keys).
+
+    Raises:
+        InputError: naming the first setting that differs.
+    """
+    for key, before, now in unlike_settings(base["cell"], cell):
+        group, _, name = key.partition(".")
+        if not {key, group, name} & set(chosen):
+            raise InputError(
+                f'setting "{key}" of {_name(base)} is {before!r} in the baseline and {now!r} now', where=str(path),
+                fix="if that is meant, measure the baseline again: ovbench gate --update",
+            )  # fmt: skip
 
 
 def judge(base: Mapping[str, Any], run: Run, *, tolerance: float = TOLERANCE, paired: bool = True) -> Verdict:
     """Compare a run with the baseline of its cell on the baseline's images.
 
-    ``paired``: a drop fails if it is larger than the tolerance and beyond chance; otherwise if it is larger than the
-    tolerance. InputError where the run lacks images or has other classes.
+    ``paired``: a drop fails if it is larger than the tolerance and beyond chance; where that cannot be judged (see
+    `ovbench.metrics.stats.miou_interval`), or without ``paired``, if it is larger than the tolerance.
+
+    Raises:
+        InputError: where the run lacks images, or has other classes or weights.
     """
-    name = f"{base['cell']['method']} on {base['cell']['dataset']}"
+    if not 0 <= tolerance <= 1:
+        raise UsageError(f"the tolerance is {tolerance}, not a fraction between 0 and 1")
+    name = _name(base)
     ids = sorted(base["images"])
     lacking = [i for i in ids if i not in run.counts]
     if lacking:
         raise InputError(f"{len(lacking)} images of the baseline were not scored, first {lacking[0]}", where=name)
     if run.record["dataset"]["classes"] != base["classes"]:
-        raise InputError("the classes are not those of the baseline", where=name, fix="update the baseline")
+        raise InputError("the classes are not those of the baseline", where=name, fix=REMEDY)
+    for kind in base["cell"]["backbones"]:
+        if base["weights"].get(kind) != run.record["weights"].get(kind):
+            raise InputError(f'the weights of "{kind}" are not those of the baseline', where=name, fix=REMEDY)
     classes = len(base["classes"])
     before = counts_in_order(
         {i: PixelCounts(*(np.array(p, dtype=np.int64) for p in parts)) for i, parts in base["images"].items()},
         ids, classes,
     )  # fmt: skip
     after = counts_in_order(run.counts, ids, classes)
-    d = paired_difference(before, after, np.random.default_rng(0))
-    once = np.ones((1, len(ids)), dtype=np.int64)
-    miou = [float(miou_of_draws(iou_of_draws(counts, once))[0]) for counts in (before, after)]
-    regressed = -d.miou > tolerance and (not paired or d.interval.high < 0)
+    d = paired_difference(before, after)
+    bounds = d.interval if paired else None
+    regressed = -d.miou > tolerance and (bounds is None or bounds.high < 0)
     return Verdict(
-        name, miou[0], miou[1], d.miou, d.interval.low, d.interval.high,
-        max(tolerance, NORMAL_95 * d.interval.deviation if paired else 0.0),
-        unlike_settings(base["cell"], run.record["cell"]), not regressed,
+        name, jackknife(before).miou, jackknife(after).miou, d.miou,
+        None if d.interval is None else d.interval.low, None if d.interval is None else d.interval.high, d.why,
+        max(tolerance, 0.0 if bounds is None else bounds.half), unlike_settings(base["cell"], run.record["cell"]),
+        not regressed,
     )  # fmt: skip
 
 
@@ -97,7 +207,8 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
     """Percentages as text, one row per cell."""
     return [
         [v.name, f"{100 * v.before:.2f}", f"{100 * v.after:.2f}", f"{100 * v.change:+.2f}",
-         f"{100 * v.low:+.2f} to {100 * v.high:+.2f}", f"{100 * v.detectable:.2f}", "pass" if v.passed else "FAIL"]
+         "-" if v.low is None else f"{100 * v.low:+.2f} to {100 * v.high:+.2f}", f"{100 * v.detectable:.2f}",
+         "pass" if v.passed else "FAIL"]
         for v in verdicts
     ]  # fmt: skip
 
@@ -110,16 +221,23 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     for number, name in enumerate(HEADINGS):
         table.add_column(name, justify="right" if 0 < number < 6 else "left", overflow="fold")
     for row in verdict_rows(verdicts):
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     return table
+
+
+def _markdown(text: str) -> str:
+    """As text in a line or a cell of Markdown: nothing in it is markup, HTML or a mention."""
+    escaped = re.sub(r"([\\`*_\[\]#!|~])", r"\\\1", plain(text))
+    return html.escape(escaped, quote=False).replace("@", "&#64;")
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """For a pull request."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    lines += ["| " + " | ".join(row) + " |" for row in verdict_rows(verdicts)]
+    lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in verdict_rows(verdicts)]
     for v in verdicts:
-        lines += [f"\n{v.name}: setting `{key}` was `{a}`, is `{b}`" for key, a, b in v.unlike]
+        lines += [f"\n{_markdown(f'{v.name}: no interval, {v.no_interval}')}"] if v.no_interval else []
+        lines += [f"\n{_markdown(f'{v.name}: setting {key} was {a}, is {b}')}" for key, a, b in v.unlike]
     return "\n".join(lines) + "\n"
 
 
@@ -128,7 +246,7 @@ def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
     failures = sum(not v.passed for v in verdicts)
     suite = ElementTree.Element("testsuite", name="ovbench gate", tests=str(len(verdicts)), failures=str(failures))
     for v in verdicts:
-        case = ElementTree.SubElement(suite, "testcase", classname="ovbench.gate", name=v.name)
+        case = ElementTree.SubElement(suite, "testcase", classname="ovbench.gate", name=plain(v.name))
         if not v.passed:
             text = f"mIoU fell from {100 * v.before:.2f} to {100 * v.after:.2f}"
             ElementTree.SubElement(case, "failure", message=text)

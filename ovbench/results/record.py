@@ -11,8 +11,8 @@ Fields, top level:
   versions, git, device   what it ran with
   approximate  only where an approximation stood in for an exact computation: what, and how good it was measured to be
   counts      per class, integers: intersection, union, predicted, labelled (pixels)
-  metrics     fractions: mIoU, its 95 % interval by a bootstrap over images (null for one image), mAcc, aAcc, and how
-              many classes are in the mean of mIoU
+  metrics     fractions: mIoU, its 95 % interval by a jackknife over images (null where it would mean nothing, then
+              mIoU_no_interval says why), mAcc, aAcc, and how many classes are in the mean of mIoU
   per_class   class, iou, acc (fractions; null where there is nothing to score)
   failed      ids of images that could not be scored, with the reason
   ledger      folder beside the record that holds the counts of every image

@@ -6,6 +6,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from ovbench.results.compare import tables
+from ovbench.results.console import as_text
+from ovbench.results.gate import Verdict, markdown, verdict_table, write_junit
+
+LIMIT = 12  # images enough for an interval
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
@@ -13,7 +19,7 @@ def runs(tmp_path_factory):
 
 
 def record(ovbench, runs, *more):
-    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 3, "--out", runs, "--json", *more)
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", LIMIT, "--out", runs, "--json", *more)
     assert done.code == 0, done.err
     (path,) = [line.split(": ", 1)[1] for line in done.err.splitlines() if line.startswith("record: ")]
     return path
@@ -22,10 +28,10 @@ def record(ovbench, runs, *more):
 def test_compare_says_what_changed(ovbench, runs):
     first, second = record(ovbench, runs), record(ovbench, runs, "--set", "residual=false")
     found = ovbench("compare", first, second, "--json").json()
-    assert found["images"] == 3
+    assert found["images"] == LIMIT
     assert found["settings"] == [{"key": "params.residual", "first": True, "second": False}]
     low, high = found["interval"]
-    assert low <= found["mIoU_change"] <= high
+    assert low < found["mIoU_change"] < high
     one, two = (json.loads(Path(path).read_text())["metrics"]["mIoU"] for path in (first, second))
     assert found["mIoU_change"] == pytest.approx(two - one, abs=1e-12)
     same = ovbench("compare", first, first, "--json").json()
@@ -41,14 +47,22 @@ def test_unlike_benchmarks_are_not_compared(ovbench, runs):
     assert done.code == 3 and "not comparable" in done.err
 
 
+def test_few_images_have_no_interval(ovbench, runs, tmp_path):
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 3, "--out", tmp_path, "--json")
+    (path,) = tmp_path.glob("*.json")
+    found = ovbench("compare", path, path, "--json").json()
+    assert done.code == 0 and found["interval"] is None and found["no_interval"] == "fewer than 10 images"
+    assert "no interval: fewer than 10" in ovbench("compare", path, path).out
+
+
 def test_gate_passes_what_is_equal_and_fails_what_was_broken(ovbench, tmp_path):
     """Dropping DINO's correlations and the map correction is what a broken CorrCLIP looks like."""
     base = tmp_path / "base.json"
-    done = ovbench("gate", "--baseline", base, "--update", "-m", "corrclip", "-d", "mini", "--limit", 6)
+    done = ovbench("gate", "--baseline", base, "--update", "-m", "corrclip", "-d", "mini", "--limit", LIMIT)
     assert done.code == 0, done.err
     files = ("--markdown", tmp_path / "gate.md", "--junit", tmp_path / "gate.xml")
     equal = ovbench("gate", "--baseline", base, "--json", *files)
-    assert equal.code == 0 and equal.json()[0]["change"] == 0
+    assert equal.code == 0 and equal.json()[0]["change"] == 0 and equal.json()[0]["low"] == 0
     assert "| corrclip on mini |" in (tmp_path / "gate.md").read_text()
     broken = ovbench(
         "gate", "--baseline", base, *files, "--set", "value=false", "--set", "scope=false",
@@ -58,6 +72,140 @@ def test_gate_passes_what_is_equal_and_fails_what_was_broken(ovbench, tmp_path):
     assert "FAIL" in broken.out and "setting params.value was True, is False" in broken.err
     suite = ElementTree.parse(tmp_path / "gate.xml").getroot()
     assert suite.get("failures") == "1" and "mIoU fell from" in suite[0][0].get("message")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A baseline of one cell and three images."""
+    return tmp_path_factory.mktemp("baseline") / "small.json"
+
+
+@pytest.fixture
+def baseline(ovbench, small, tmp_path):
+    """``baseline(change)`` writes that baseline, changed in place by a function."""
+    if not small.exists():
+        assert ovbench("gate", "--baseline", small, "--update", "-m", "clip", "-d", "mini", "--limit", 3).code == 0
+
+    def write(change=lambda content: None):
+        content = json.loads(small.read_text())
+        change(content)
+        path = tmp_path / "changed.json"
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+def all_right(content):
+    for image in content["cells"][0]["images"]:
+        content["cells"][0]["images"][image] = [[0], [0], [100]]
+
+
+def test_with_few_images_the_tolerance_alone_decides(ovbench, baseline):
+    done = ovbench("gate", "--baseline", baseline(all_right))
+    assert done.code == 5 and "clip on mini: no interval, fewer than 10 images" in done.err
+    assert ovbench("gate", "--baseline", baseline(all_right), "--tolerance", "100").code == 0
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "NaN", "inf", "-inf", "-1", "101", "1e400", "much"])
+def test_a_tolerance_is_a_number_of_points(ovbench, baseline, tolerance):
+    done = ovbench("gate", "--baseline", baseline(all_right), "--tolerance", tolerance)
+    assert done.code == 2 and "--tolerance" in done.err
+
+
+def at(*keys):
+    """A function that sets or, with ``del``, removes what stands under these keys in a baseline."""
+    *way, last, value = keys
+
+    def change(content):
+        for key in way:
+            content = content[key]
+        if value == "del":
+            del content[last]
+        else:
+            content[last] = value
+
+    return change
+
+
+CELL = ("cells", 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (at("limit", "x"), '"limit"'),
+        (at("limit", -5), '"limit"'),
+        (at("limit", True), '"limit"'),
+        (at("limit", "del"), '"limit"'),
+        (at("limit", 2), '"cells[0].images" is not of at most 2 images'),
+        (at("cells", []), '"cells"'),
+        (at("cells", {}), '"cells"'),
+        (at("cells", [7]), '"cells[0]"'),
+        (at(*CELL, "cell", "del"), '"cells[0].cell.method"'),
+        (at(*CELL, "cell", "method", 3), '"cells[0].cell.method"'),
+        (at(*CELL, "cell", "protocol", "del"), '"cells[0].cell.protocol"'),
+        (at(*CELL, "weights", "del"), '"cells[0].weights"'),
+        (at(*CELL, "classes", []), '"cells[0].classes"'),
+        (at(*CELL, "images", {}), '"cells[0].images" is not a table with images'),
+        (at(*CELL, "images", "mini_0000", [[0], [0], [float("nan")]]), '"cells[0].images.mini_0000"'),
+        (at(*CELL, "images", "mini_0000", [[0], [0], [-4]]), '"cells[0].images.mini_0000"'),
+        (at(*CELL, "images", "mini_0000", [[99], [0], [4]]), '"cells[0].images.mini_0000"'),
+        (at(*CELL, "images", "mini_0000", [[0], [0, 1], [4]]), '"cells[0].images.mini_0000"'),
+        (at(*CELL, "images", "mini_0000", [[0], [0], [2**70]]), '"cells[0].images.mini_0000"'),
+        (lambda content: content["cells"].append(content["cells"][0]), "clip on mini stands in the baseline twice"),
+        (at(*CELL, "cell", "protocol", "crop", 96), 'setting "protocol.crop" of clip on mini is 96'),
+        (at(*CELL, "cell", "protocol", "crop", "del"), 'setting "protocol.crop" of clip on mini is None'),
+        (at(*CELL, "cell", "protocol", "logit_scale", float("nan")), 'setting "protocol.logit_scale"'),
+        (at(*CELL, "cell", "backbones", "clip", "other"), 'setting "backbones.clip"'),
+        (at(*CELL, "weights", "clip", "sha256", "0" * 64), 'weights of "clip" are not those of the baseline'),
+    ],
+)
+def test_a_baseline_changed_by_hand_is_refused(ovbench, baseline, change, key):
+    path = baseline(change)
+    done = ovbench("gate", "--baseline", path)
+    assert done.code == 3 and key in done.err and (str(path) in done.err or "clip on mini" in done.err), done.err
+
+
+@pytest.mark.parametrize("more", [(), ("--update",)])
+def test_a_baseline_runs_no_code_that_the_command_does_not_name(ovbench, baseline, tmp_path, more):
+    side, mark = tmp_path / "side.py", tmp_path / "it ran"
+    side.write_text(f"open({str(mark)!r}, 'w')\nfrom ovbench.methods.clip import CLIP\nclass X(CLIP): pass\n")
+    path = baseline(at(*CELL, "cell", "method", f"{side}:X"))
+    done = ovbench("gate", "--baseline", path, *more)
+    assert done.code == 2 and "names code of its own" in done.err and not mark.exists(), done.err
+    ovbench("gate", "--baseline", path, "-m", f"{side}:X", *more)
+    assert mark.exists()
+
+
+def test_options_that_would_be_ignored_are_refused(ovbench, baseline):
+    path = baseline()
+    assert ovbench("gate", "--baseline", path, "--limit", 2).code == 2
+    assert ovbench("gate", "--baseline", path, "-d", "mini-bg").code == 2
+    done = ovbench("gate", "--baseline", path, "-m", "clip", "-m", "corrclip")
+    assert done.code == 2 and 'unknown method "corrclip"' in done.err
+
+
+def test_names_of_a_verdict_are_text_everywhere(tmp_path):
+    verdict = Verdict("m\x1b[2J|<b>`@me on\nmini", 0.5, 0.4, -0.1, None, None, "few", 0.002, [("k", "<i>", 1)], False)
+    shown = as_text(verdict_table([verdict]))
+    assert "\x1b" not in shown and "m\\x1b[2J|<b>" in shown.replace("\n", "")
+    lines = markdown([verdict]).splitlines()
+    assert "m\\\\x1b\\[2J\\|&lt;b&gt;\\`&#64;me on\\\\nmini" in lines[2] and "<i>" not in "".join(lines)
+    write_junit(tmp_path / "gate.xml", [verdict])
+    assert ElementTree.parse(tmp_path / "gate.xml").getroot()[0].get("name").startswith("m\\x1b")
+
+
+def test_names_of_a_comparison_are_text():
+    result = {
+        "images": 12, "mIoU_change": 0.1, "interval": [0.0, 0.2],
+        "settings": [{"key": "k", "first": "\x1b[2J", "second": 1}],
+        "classes": [{"class": "[red]wall\x1b[2J", "change": 0.1, "p_value": 0.01}],
+        "moved_most": [{"image": "a\nb\u202ec", "change": 0.1}],
+    }  # fmt: skip
+    shown = as_text(*tables(result))
+    assert "\x1b" not in shown and "\u202e" not in shown
+    assert all(text in shown for text in ("[red]wall\\x1b[2J", "a\\nb\\u202ec"))
 
 
 def test_bad_baselines(ovbench, tmp_path):

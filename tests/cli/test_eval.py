@@ -9,7 +9,6 @@ from PIL import Image
 
 from ovbench.data.card import load_card
 from ovbench.data.read import open_dataset
-from ovbench.metrics.stats import Interval
 
 VOLATILE = "time"
 
@@ -35,25 +34,22 @@ def test_record_says_everything_and_runs_agree(ovbench, tmp_path):
     assert set(first["time"]["seconds"]) >= {"read", "regions", "encode", "score", "decide", "count", "label"}
 
 
-def test_a_finished_run_draws_no_interval_again(ovbench, tmp_path, monkeypatch):
+def test_a_repeated_run_takes_the_interval_from_its_ledger(ovbench, tmp_path):
     def run():
-        return ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 2, "--json", "--out", tmp_path).json()
+        return ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 10, "--json", "--out", tmp_path).json()
 
     first = run()
-    drawn = []
-
-    def draw(*arguments):
-        drawn.append(arguments)
-        return Interval(0.25, 0.5, 0.1)
-
-    monkeypatch.setattr("ovbench.results.build.miou_interval", draw)
-    again = run()
-    assert not drawn and {**again, VOLATILE: 0} == {**first, VOLATILE: 0}
+    low, high = first["metrics"]["mIoU_interval"]
+    assert low < first["metrics"]["mIoU"] < high
     (path,) = tmp_path.glob("*.json")
-    for damaged in ({**first, "counts": {}}, {**first, "git": None, "versions": {}}, {"schema": 0}):
-        path.write_text(json.dumps(damaged))
-        assert run()["metrics"]["mIoU_interval"] == [0.25, 0.5]
-    assert len(drawn) == 3
+    path.write_text(json.dumps({**first, "metrics": {**first["metrics"], "mIoU_interval": [0.25, 0.5]}}))
+    assert {**run(), VOLATILE: 0} == {**first, VOLATILE: 0}
+
+
+def test_no_interval_comes_with_its_reason(ovbench, tmp_path):
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 2, "--json", "--out", tmp_path)
+    metrics = done.json()["metrics"]
+    assert metrics["mIoU_interval"] is None and metrics["mIoU_no_interval"] == "fewer than 10 images"
 
 
 def test_several_methods_and_datasets_in_one_call(ovbench, tmp_path):

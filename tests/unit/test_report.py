@@ -13,12 +13,12 @@ from ovbench.config import cell_of, resolve
 from ovbench.errors import InputError, OvbenchError
 from ovbench.metrics.counts import Confusion, PixelCounts
 from ovbench.metrics.iou import scores
-from ovbench.metrics.stats import LEVEL
+from ovbench.metrics.stats import LEVEL, iou_intervals, stack_counts
 from ovbench.report.build import build_page
 from ovbench.report.command import command_of
 from ovbench.report.data import pack_cells
 from ovbench.report.pictures import Around, draw, moved_pixels
-from ovbench.report.ranking import MOST_CONFUSIONS, PER_CLASS, class_intervals, confusions, loss_of_images, rank_images
+from ovbench.report.ranking import MOST_CONFUSIONS, PER_CLASS, confusions, loss_of_images, rank_images
 from ovbench.report.render import inert_json
 from ovbench.report.runs import gather, notes_of
 from ovbench.resources import asset
@@ -71,11 +71,11 @@ def test_intervals_hold_the_value_and_absent_classes_have_none():
     total = Confusion(7)
     for one in counts:
         total.add(one)
-    bounds, iou = class_intervals(counts, 7), scores(total).iou
-    assert np.isnan(bounds[6]).all() and np.isnan(class_intervals(counts[:1], 7)).all()
-    assert (bounds[:6, 0] <= iou[:6]).all() and (iou[:6] <= bounds[:6, 1]).all() and LEVEL == 0.95
-    assert (bounds[:6, 0] < bounds[:6, 1]).all()
-    once = class_intervals([cells((0, 0, 5), (0, 1, 2)), cells((0, 0, 5)), cells((0, 0, 1), (0, 2, 1))], 3)
+    bounds, iou = iou_intervals(stack_counts(counts, 7)), scores(total).iou
+    assert np.isnan(bounds[6]).all() and np.isnan(iou_intervals(stack_counts(counts[:1], 7))).all()
+    assert (bounds[:6, 0] < iou[:6]).all() and (iou[:6] < bounds[:6, 1]).all() and LEVEL == 0.95
+    few = [cells((0, 0, 5), (0, 1, 2)), cells((0, 0, 5)), cells((0, 0, 1), (0, 2, 1))]
+    once = iou_intervals(stack_counts(few, 3))
     assert not np.isnan(once[0]).any() and np.isnan(once[1:]).all()  # one image says nothing of the spread
 
 

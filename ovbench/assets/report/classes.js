@@ -27,7 +27,7 @@ function showClasses(run, other, body, choose) {
   narrow();
   body.replaceChildren(
     make("p", { class: "quiet" }, "Labelled and predicted: share of all labelled pixels. ",
-      run.images.ids.length ? "Intervals are of a bootstrap over images; a class opens the images that err on it." : ""),
+      run.images.ids.length ? "Intervals are of a jackknife over images; a class opens the images that err on it." : ""),
     make("div", { class: "tools" }, make("label", {}, "Find a class", search)), table.element);
 }
 
