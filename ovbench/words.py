@@ -14,6 +14,7 @@ from ovbench.env import choose_device
 from ovbench.errors import UsageError
 from ovbench.results.console import percent
 from ovbench.results.overlay import label_png, labelled, save_png
+from ovbench.vocab import refuse_odd_classes
 
 
 def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str, ...], ...]:
@@ -26,6 +27,7 @@ def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str
         classes.append(synonyms)
     if not classes:
         raise UsageError("no classes given", fix="name at least one with -c, or a list with --classes FILE")
+    refuse_odd_classes(tuple(classes), "--class")
     return tuple(classes)
 
 

@@ -18,7 +18,7 @@ from ovbench.vocab import CANONICAL, Queries, published_list, read_classes_file,
 __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]
 
 ENTRY_POINTS = "ovbench.datasets"
-ORDINARY = {"index": {"void": [255]}}  # class indices, 255 ignored
+WIDE = 255  # with more classes, 255 is one of them
 PLAIN_KEYS = frozenset(
     (
         "licence",
@@ -38,14 +38,17 @@ PLAIN_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the raw value of a label pixel means: ``raw - shift``, or its entry in a table; ``void`` is not scored."""
+    """What the raw value of a label pixel means: ``raw - shift``, its place in ``values``, or its entry in a table;
+    ``void`` is not scored."""
 
     name: str
     shift: int = 0
     void: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()  # the raw value of each class, as 0 and 255 of a mask
     table: str | None = None  # path of a two-column text file: raw value, class or "-"
     common: int | None = None  # a raw value that most files hold; tells encodings with equal ranges apart
     means: str = ""  # in words, for the user whose files turn out to be in this encoding
+    stated: bool = True  # by the card, not a default
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Layout:
     image: str
     label: str
     encodings: tuple[str, ...]  # the first is the documented one; another is used where only it fits the files
-    ids: str = "images"  # "images" or "labels" (every such file), or the path of a split file
+    ids: str = ""  # every image, and every label must have one; or "images", "labels", or the path of a split file
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,9 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
     _check_keys(table, where, is_shipped)
     folder = shipped("datasets") if is_shipped else path.parent
     classes_file = folder / "classes" / table["classes"] if is_shipped else folder / table["classes"]
-    encodings = tuple(_encoding(n, t, folder, where) for n, t in table.get("encoding", ORDINARY).items())
+    classes = tuple(queries[0] for queries in read_classes_file(classes_file))
+    encodings = tuple(_encoding(n, t, folder, where) for n, t in table.get("encoding", {}).items())
+    encodings = encodings or (_ordinary(len(classes)),)
     layouts = enumerate({"image": table.get("image", "")} | t for t in table["layout"])
     plain = {key: table[key] for key in table.keys() & PLAIN_KEYS}
     card = Card(
@@ -159,7 +164,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
         split=table.get("split", "val"),
         path=path,
         classes_file=classes_file,
-        classes=tuple(queries[0] for queries in read_classes_file(classes_file)),
+        classes=classes,
         background=table.get("background"),
         image_count=table.get("image_count", 0),
         roots=tuple(table.get("roots", ["."])),
@@ -185,18 +190,26 @@ def _check_keys(table: dict[str, Any], where: str, is_shipped: bool) -> None:
         raise InputError('"layout" must be a list of tables', where=where, fix="write [[layout]]")
     if "name" in table and not re.fullmatch(r"[\w-][\w.-]*", table["name"]):
         raise InputError(f'"{table["name"]}" is no name', where=where, fix="use letters, digits, dots, - and _ in it")
-    encodings = table.get("encoding", ORDINARY)
+    encodings = table.get("encoding", {})
     if not isinstance(encodings, dict) or not all(isinstance(t, dict) for t in encodings.values()):
         raise InputError('"encoding" must be a table of tables', where=where, fix="write [encoding.NAME]")
     if "generator" in table and not is_shipped:
         raise InputError('"generator" names code, which only a shipped card may', where=where, fix="remove the key")
 
 
+def _ordinary(classes: int) -> Encoding:
+    """Class indices; ignored is 255, or 65535 where 255 is a class."""
+    void = 255 if classes <= WIDE else 65535
+    return Encoding("index", void=(void,), means=f"class indices, {void} = ignored", stated=False)
+
+
 def _encoding(name: str, table: dict[str, Any], folder: Path, where: str) -> Encoding:
     place = f"{where}, [encoding.{name}]"
-    refuse_unknown_keys(table, [f.name for f in dataclasses.fields(Encoding) if f.name != "name"], place)
+    refuse_unknown_keys(
+        table, [f.name for f in dataclasses.fields(Encoding) if f.name not in ("name", "stated")], place
+    )
     refuse_wrong_types(table, Encoding, place)
-    values = dict(table, void=tuple(table.get("void", ())))
+    values = dict(table, void=tuple(table.get("void", ())), values=tuple(table.get("values", ())))
     if "table" in values:
         values["table"] = str(folder / values["table"])
     return Encoding(name=name, **values)
@@ -209,6 +222,8 @@ def _layout(number: int, table: dict[str, Any], encodings: tuple[Encoding, ...],
     for key in ("image", "label"):
         if table.get(key, "").count("{id}") != 1:
             raise InputError(f'"{key}" must contain {{id}} once, got "{table.get(key, "")}"', where=place)
+    if table["image"] == table["label"]:
+        raise InputError(f'"image" and "label" are the same, "{table["image"]}"', where=place)
     chosen = tuple(table.get("encodings", known))
     for name in chosen:
         if name not in known:
@@ -229,5 +244,27 @@ def _check(card: Card, where: str) -> None:
         raise InputError(f"white {card.white} is not a value of 16-bit images, 255..65535", where=where)
     if not card.layouts or any(not layout.encodings for layout in card.layouts):
         raise InputError("a card needs a layout, and each layout an encoding", where=where)
+    for encoding in card.encodings:
+        _check_encoding(encoding, card, f"{where}, [encoding.{encoding.name}]")
     if any(len(row) != 3 for row in card.archives):
         raise InputError('"archives" takes rows of three: file, prefix of its members, folder', where=where)
+
+
+def _check_encoding(encoding: Encoding, card: Card, where: str) -> None:
+    """Void must not hide a class, and 16 bits must hold every value."""
+    count, given = len(card.classes), encoding.values
+    if given and (encoding.shift or encoding.table):
+        raise InputError('"values" stands alone, without "shift" or "table"', where=where)
+    if given and (len(given) != count or len(set(given)) != count):
+        raise InputError(f'"values" must name one raw value for each of the {count} classes', where=where)
+    raw = () if encoding.table is not None else given or range(encoding.shift, encoding.shift + count)
+    if any(not 0 <= value <= 65535 for value in (*encoding.void, *given, *list(raw)[:1], *list(raw)[-1:])):
+        raise InputError("label values are 0..65535", where=where)
+    for value in encoding.void:
+        if value in raw:
+            number = raw.index(value)
+            raise InputError(
+                f'{value} is ignored, but it is the value of class {number}, "{card.classes[number]}"',
+                where=where,
+                fix='take it out of "void"; with more than 255 classes the ignored value is 65535 or none',
+            )

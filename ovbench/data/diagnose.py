@@ -58,10 +58,12 @@ def diagnose(card: Card, layout: Layout, encoding: Encoding, reports: list[FileR
     return [
         *_foreign_values(card, encoding, labels, reports, files),
         *_other_form(card, layout, encoding),
-        *_last_class_absent(card, encoding, labels, files),
+        *(_mask(card, encoding, files) or _last_class_absent(card, encoding, labels, files)),
         *_rare_background(card, encoding, len(reports), files),
         *_too_narrow(card, reports),
         *_grey_palette(card, layout, reports, files),
+        *_renumbered_palettes(reports),
+        *_one_bit(card, reports),
         *_nothing_scored(labels, reports),
     ]
 
@@ -119,6 +121,48 @@ def _last_class_absent(card: Card, encoding: Encoding, labels: LabelMap, files: 
         return []
     text = f'the last class, "{name}", never occurs though all others do: the labels were shifted down by one'
     return [Problem("reduced", 1, f"{text} (zero-label reduction)")]
+
+
+def _mask(card: Card, encoding: Encoding, files: Counter) -> list[Problem]:
+    """Masks of two classes are often written as 0 and 255; then the default drops the only object."""
+    if encoding.stated or len(card.classes) != 2 or set(files) != {0, 255}:
+        return []
+    text = (
+        "the labels hold only 0 and 255, and 255 is ignored by default, so the second class would never occur: write "
+        "[encoding.mask] and values = [0, 255] in the card if 255 is the second class, or [encoding.index] and "
+        "void = [255] if it is to be ignored"
+    )
+    return [Problem("mask of 0 and 255", files[255], text)]
+
+
+def _renumbered_palettes(reports: list[FileReport]) -> list[Problem]:
+    """Optimisers renumber palettes file by file: then an index has no meaning of its own."""
+    colours: dict[int, tuple[str, tuple[int, int, int]]] = {}
+    for report in reports:
+        palette = report.palette or {}
+        if all(len(set(colour)) == 1 for colour in palette.values()):
+            continue  # grey: every value is its own tone, or the file was refused
+        for value, colour in palette.items():
+            other, before = colours.setdefault(value, (report.id, colour))
+            if before != colour:
+                text = (
+                    f"the palettes contradict each other: value {value} is the colour {before} in {other} and "
+                    f"{colour} in {report.id}, so a program has renumbered them; make the labels again"
+                )
+                return [Problem("renumbered palettes", 1, text, True, (other, report.id))]
+    return []
+
+
+def _one_bit(card: Card, reports: list[FileReport]) -> list[Problem]:
+    """A grey file of 1 bit is 0 and 1, or what an optimiser made of 0 and 255."""
+    narrow = [r.id for r in reports if r.label_mode == "1"]
+    if not narrow or (len(card.classes) == 2 and len(narrow) == len(reports)):
+        return []
+    text = f"{len(narrow)} labels have 1 bit beside others that have more"
+    if len(narrow) == len(reports):
+        text = f"the labels have 1 bit, too little for {len(card.classes)} classes"
+    text += ": their value 1 may be a class or 255 (white); save them with 8 bits"
+    return [Problem("1-bit labels", len(narrow), text, True, tuple(narrow[:5]))]
 
 
 def _rare_background(card: Card, encoding: Encoding, count: int, files: Counter) -> list[Problem]:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ovbench.data.card import Card, Encoding
-from ovbench.data.decode import read_raw_label
-from ovbench.data.locate import Found, Item
+from ovbench.data.card import Card, Encoding, Layout
 from ovbench.errors import InputError
 
 IGNORED = 65535  # dropped from the score
 NO_CLASS = 65534  # kept, matches no class
 _INVALID = 65533
-_SAMPLE = 64  # label files that are read to recognise an encoding
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,17 @@ def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelM
     """The table of an encoding. ``rule`` "official" treats ignored pixels as the published evaluation code does: only
     what an evaluator with ignore value 255 would drop is dropped."""
     table = np.full(65536, _INVALID, np.uint16)
-    if encoding.table is None:
-        table[encoding.shift : encoding.shift + classes] = np.arange(classes)
-    else:
+    if encoding.table is not None:
         for raw, value in read_table(Path(encoding.table), classes).items():
             table[raw] = IGNORED if value is None else value
+    elif encoding.values:
+        table[list(encoding.values)] = np.arange(classes)
+    else:
+        table[encoding.shift : encoding.shift + classes] = np.arange(classes)
     for raw in encoding.void:
+        if table[raw] < classes:
+            text = f"the value {raw} is ignored, but the table makes it class {table[raw]}"
+            raise InputError(text, where=str(encoding.table), fix="take it out of one of the two")
         table[raw] = NO_CLASS if rule == "official" and raw > 255 else IGNORED
     if rule == "official" and classes > 255:
         table[table == 255] = IGNORED
@@ -107,17 +110,17 @@ def value_counts(values: np.ndarray) -> dict[int, int]:
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
-def choose_encoding(card: Card, found: Found) -> Encoding:
+def choose_encoding(card: Card, layout: Layout, present: Sequence[Collection[int]]) -> Encoding:
     """The layout's documented encoding, or another of its encodings where only that one fits the files.
 
-    Two forms of the same label, with and without the background value, lie in folders of the same name. A sample of
-    files decides: one file with a value that an encoding does not have excludes it, and so does a ``common`` value that
-    fewer than half of the files hold. With no encoding left, the documented one stays, and reading reports the value.
+    Two forms of the same label, with and without the background value, lie in folders of the same name. The values
+    that are ``present`` in each file of a sample decide: one file with a value that an encoding does not have excludes
+    it, and so does a ``common`` value that fewer than half of the files hold. With none left, the documented one stays.
     """
-    encodings = [card.encoding(name) for name in found.layout.encodings]
-    if len(encodings) == 1:
+    encodings = [card.encoding(name) for name in layout.encodings]
+    if len(encodings) == 1 or not present:
         return encodings[0]
-    values = [_values(item) for item in _spread(found.items)]
+    values = [np.fromiter(found, np.uint16) for found in present]
     fitting = [e for e in encodings if _fits(label_map(e, len(card.classes)), values)]
     return (fitting or encodings)[0]
 
@@ -127,12 +130,3 @@ def _fits(labels: LabelMap, values: list[np.ndarray]) -> bool:
     if common is not None and 2 * sum(common in present for present in values) < len(values):
         return False
     return all(labels.admits(present).all() for present in values)
-
-
-def _spread(items: tuple[Item, ...]) -> list[Item]:
-    step = max(1, len(items) / _SAMPLE)
-    return [items[int(i * step)] for i in range(min(len(items), _SAMPLE))]
-
-
-def _values(item: Item) -> np.ndarray:
-    return np.fromiter(value_counts(read_raw_label(item.label_path)), np.uint16)

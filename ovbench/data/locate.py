@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ovbench.data.card import Card, Layout
 from ovbench.errors import InputError, UsageError
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
+
+SUFFIXES = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".png",), (".tif", ".tiff"), (".bmp",), (".webp",), (".gif",))
 
 
 class Item(NamedTuple):
@@ -19,7 +23,13 @@ class Item(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A layout that is there, complete or not. ``items`` follow the split file, or the sorted paths."""
+    """A layout that is there, complete or not. ``items`` follow the split file, or the sorted paths.
+
+    orphan_labels: ids of labels without an image, where the two folders must agree.
+    twice: ids that the split file lists more than once.
+    others: pictures beside the images that the layout's pattern does not take.
+    trouble: why the split file cannot be read; then there are no items.
+    """
 
     root: Path
     layout: Layout
@@ -27,7 +37,15 @@ class Found(NamedTuple):
     without_image: tuple[str, ...]
     without_label: tuple[str, ...]
     paired: int
-    orphan_labels: tuple[str, ...] = ()  # labels without an image, where the image folder is the split
+    orphan_labels: tuple[str, ...] = ()
+    twice: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
+    trouble: InputError | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has its label, and nothing else lies there that says that some are missing."""
+        return bool(self.paired) and not (self.without_image or self.without_label or self.orphan_labels)
 
 
 def data_roots(data_root: str | Path | None = None) -> list[Path]:
@@ -59,7 +77,11 @@ def _configured() -> list[str]:
     table = read_toml(path)
     refuse_unknown_keys(table, ["data_root"], str(path))
     value = table.get("data_root", [])
-    return [value] if isinstance(value, str) else list(value)
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        fix = 'write data_root = "/data" or data_root = ["/data", "/more"]'
+        raise InputError('"data_root" must be a folder or a list of folders', where=str(path), fix=fix)
+    return value
 
 
 def find(card: Card, roots: Iterable[Path]) -> Found:
@@ -68,44 +90,129 @@ def find(card: Card, roots: Iterable[Path]) -> Found:
     Raises InputError saying where it looked where no layout has a single image or label.
     """
     best: Found | None = None
-    tried = []
+    tried: list[Path] = []
     for root in (base / below for base in roots for below in card.roots):
         tried.append(root)
         for layout in card.layouts if root.is_dir() else ():
-            found = _look(root, layout)
+            found = _look(root, layout, card)
             if found is None:
                 continue
-            if found.paired and not found.without_image and not found.without_label:
+            if found.complete:
                 return found
             if best is None or found.paired > best.paired:
                 best = found
     if best is None or not best.paired:
-        raise _nothing(card, tried)
+        raise (best and best.trouble) or _nothing(card, tried)
     return best
 
 
-def _look(root: Path, layout: Layout) -> Found | None:
-    images, labels = _ids_under(root, layout.image), _ids_under(root, layout.label)
+def _look(root: Path, layout: Layout, card: Card) -> Found | None:
+    images, labels = _files(root, layout.image), _files(root, layout.label)
+    _part(images, labels, layout)
     if not images and not labels:
         return None
-    if layout.ids == "images":
-        ids = _by_path(images, layout.image)
-    elif layout.ids == "labels":
-        ids = _by_path(labels, layout.label)
-    else:
-        listed = read_split(root / layout.ids)
-        if listed is None:
-            return None
-        ids = listed
-    items = tuple(Item(i, path_of(i, root, layout.image), path_of(i, root, layout.label)) for i in ids)
+    others = _other_pictures(root, layout, {*images.values(), *labels.values()})
+    ids, trouble = _ids(root, layout, images, labels)
+    if ids is None and trouble is None:
+        return None
+    ids = ids or []
+    items = (
+        Item(i, images.get(i, path_of(i, root, layout.image)), labels.get(i, path_of(i, root, layout.label)))
+        for i in ids
+    )
+    orphans = {} if layout.ids else {i: path for i, path in labels.items() if i not in images}
     return Found(
         root,
         layout,
-        items,
+        tuple(items),
         without_image=tuple(i for i in ids if i not in images),
         without_label=tuple(i for i in ids if i not in labels),
         paired=sum(i in images and i in labels for i in ids),
-        orphan_labels=tuple(_by_path(labels - images, layout.label)) if layout.ids == "images" else (),
+        orphan_labels=tuple(_by_path(_lonely(orphans, root, card, images), layout.label)),
+        twice=tuple(i for i, n in Counter(ids).items() if n > 1),
+        others=tuple(others),
+        trouble=trouble,
+    )
+
+
+def _ids(
+    root: Path, layout: Layout, images: Mapping[str, Path], labels: Mapping[str, Path]
+) -> tuple[list[str] | None, InputError | None]:
+    """The ids of the split, None without its file; and what is wrong with that file."""
+    if layout.ids in ("", "images"):
+        return _by_path(images, layout.image), None
+    if layout.ids == "labels":
+        return _by_path(labels, layout.label), None
+    split = root / layout.ids
+    lines = read_split(split)
+    if lines is None:
+        return None, None
+    try:
+        ids = _listed(split, lines, root, layout, images, labels)
+    except InputError as error:
+        return None, error
+    return ids, None
+
+
+def _listed(
+    split: Path, lines: list[str], root: Path, layout: Layout, images: Mapping[str, Path], labels: Mapping[str, Path]
+) -> list[str]:
+    """Image ids from the lines of a split file: ids, file names, paths, or the paths of an image and its label."""
+    names = {}
+    for pattern, files in ((layout.image, images), (layout.label, labels)):
+        folder = pattern.split("{id}")[0].rpartition("/")[0]
+        for image_id, path in files.items():
+            names[path.relative_to(root).as_posix()] = names[path.relative_to(root / folder).as_posix()] = image_id
+    names |= {image_id: image_id for image_id in (*labels, *images)}
+    ids = []
+    for number, line in enumerate(lines, 1):
+        columns = [line] if line in names else re.split(r"[\s,;]+", line)
+        meant = {names.get(re.sub(r"^(\./|/)+", "", column)) for column in columns}
+        if len(meant) == 1 and None not in meant:
+            ids.append(names[re.sub(r"^(\./|/)+", "", columns[0])])
+        elif len(columns) == 1:
+            ids.append(line.removesuffix(layout.image.split("{id}")[1]))  # an image that is not there
+        else:
+            raise InputError(
+                f'"{line}" does not name an image and its label of this layout ({layout.image}, {layout.label})',
+                where=f"{split}, line {number}",
+                fix="write one image id per line",
+            )
+    if ids and images and labels and not any(i in names for i in ids):
+        raise InputError(
+            f'no line names an image of {root / layout.image}; the first is "{lines[0]}"',
+            where=str(split),
+            fix="write one image id per line: the name of its file without folder and suffix",
+        )
+    return ids
+
+
+def _part(images: dict[str, Path], labels: dict[str, Path], layout: Layout) -> None:
+    """Where both patterns take a file, as with masks beside their images, it belongs to the more special one."""
+    loser = images if len(layout.label) >= len(layout.image) else labels
+    winner = labels if loser is images else images
+    taken = set(winner.values())
+    for image_id in [i for i, path in loser.items() if path in taken]:
+        del loser[image_id]
+
+
+def _lonely(orphans: Mapping[str, Path], root: Path, card: Card, images: Mapping[str, Path]) -> list[str]:
+    """The ids of labels that are not the label of an image in another layout either."""
+    if not orphans:
+        return []
+    owned = {
+        path for other in card.layouts for image_id, path in _files(root, other.label).items() if image_id in images
+    }
+    return [image_id for image_id, path in orphans.items() if path not in owned]
+
+
+def _other_pictures(root: Path, layout: Layout, known: set[Path]) -> list[Path]:
+    folder = root / layout.image.split("{id}")[0].rpartition("/")[0]
+    if layout.ids not in ("", "images"):
+        return []
+    kinds = {suffix for family in SUFFIXES for suffix in family}
+    return sorted(
+        path for path in (folder / name for name in _walk(folder)) if path.suffix.lower() in kinds and path not in known
     )
 
 
@@ -119,41 +226,81 @@ def read_split(path: Path) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f'cannot read the split file "{path}": {error}') from None
 
 
-def _by_path(ids: set[str], pattern: str) -> list[str]:
+def _by_path(ids: Iterable[str], pattern: str) -> list[str]:
     suffix = pattern.split("{id}")[1]
     return sorted(ids, key=lambda i: i + suffix)
 
 
-def _ids_under(root: Path, pattern: str) -> set[str]:
-    before, suffix = pattern.split("{id}")
+def _files(root: Path, pattern: str) -> dict[str, Path]:
+    """The files that a card's pattern takes, by image id. Suffixes of one format are the same: .jpg, .JPG, .jpeg.
+
+    Raises:
+        InputError: for two files of one id, and for a name that is not UTF-8.
+    """
+    before, after = pattern.split("{id}")
     folder, _, prefix = before.rpartition("/")
-    return {
-        name[len(prefix) : len(name) - len(suffix)]
-        for name in _walk(root / folder)
-        if name.startswith(prefix) and name.endswith(suffix)
-    }
+    suffix = PurePosixPath(f"x{after}").suffix
+    family = next((f for f in SUFFIXES if suffix.lower() in f), (suffix,))
+    middle = after[: len(after) - len(suffix)]
+    found: dict[str, Path] = {}
+    for name in _walk(root / folder):
+        stem, dot, kind = name.rpartition(".")
+        same = f"{dot}{kind}" == suffix or f"{dot}{kind}".lower() in family
+        if not (same and stem.startswith(prefix) and stem.endswith(middle) and len(stem) > len(prefix) + len(middle)):
+            continue
+        image_id, path = stem[len(prefix) : len(stem) - len(middle)], root / folder / name
+        _refuse_name(path)
+        if image_id in found:
+            raise InputError(
+                f'"{found[image_id].name}" and "{path.name}" have the same image id, "{image_id}"',
+                where=str(path.parent),
+                fix="remove or rename one of the two",
+            )
+        found[image_id] = path
+    return found
 
 
-def _walk(folder: Path, below: str = "") -> Iterator[str]:
+def _refuse_name(path: Path) -> None:
     try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        name = str(path).encode("utf-8", "backslashreplace").decode()
+        raise InputError(f'the name of the file "{name}" is not UTF-8', fix="rename the file") from None
+
+
+def _walk(folder: Path, below: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Paths of the files below a folder. A link to a folder that is being walked is not followed: it adds nothing."""
+    try:
+        facts = os.stat(folder)
         entries = list(os.scandir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise InputError(f'cannot list "{folder}": {error.strerror}') from None
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
     for entry in entries:
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), f"{below}{entry.name}/")
+        if _is_folder(entry):
+            yield from _walk(Path(entry.path), f"{below}{entry.name}/", above | {here})
         elif not entry.name.startswith("."):
             yield below + entry.name
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads to itself
+
+
 def _nothing(card: Card, tried: list[Path]) -> InputError:
+    """The error where no layout holds a single pair of image and label."""
     if not tried:
         return InputError(
             f"no data root is known, so {card.name} cannot be found",

@@ -12,9 +12,18 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.data.card import Card
-from ovbench.data.decode import FileIdentity, Picture, read_image, read_label_file, read_picture, read_raw_label
-from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, choose_encoding, label_map
+from ovbench.data.decode import (
+    FileIdentity,
+    Picture,
+    RawLabel,
+    read_image,
+    read_label_file,
+    read_picture,
+    read_raw_label,
+)
+from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
 from ovbench.data.locate import Found, Item, data_roots, find, path_of
+from ovbench.data.sample import Reading, examine
 from ovbench.errors import InputError, UsageError
 from ovbench.places import cache_root
 
@@ -45,6 +54,7 @@ class Dataset:
     labels: LabelMap
     label_rule: str = "correct"
     subset_sha256: str | None = None  # of the manifest that chose the items
+    reading: Reading | None = None  # how the labels are read, as a sample of the files told
 
     def __len__(self) -> int:
         return len(self.items)
@@ -54,6 +64,11 @@ class Dataset:
         """Hash of the image ids in order: what a record needs to say which images were scored."""
         return ids_sha256(item.id for item in self.items)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How the labels are read, and what a sample of the files shows: lines for the plan of a run."""
+        return () if self.reading is None else (self.reading.line, *self.reading.remarks)
+
     def read(self, index: int) -> Sample:
         """Image and label; InputError where either is unreadable or their sizes differ."""
         return self.with_image(index, self.read_picture(index))
@@ -61,7 +76,7 @@ class Dataset:
     def with_image(self, index: int, image: Picture | np.ndarray) -> Sample:
         """As `read`, for an image that was read before (benchmarks can share their images)."""
         pixels, image_file = (image.pixels, image.file) if isinstance(image, Picture) else (image, None)
-        raw = read_label_file(self.items[index].label_path)
+        raw = self._raw_label(index)
         label = self.labels.apply(raw.values, where=self._where(index), card=self.card)
         if pixels.shape[:2] != label.shape:
             raise InputError(
@@ -82,8 +97,17 @@ class Dataset:
 
     def read_label(self, index: int) -> np.ndarray:
         """u16[h,w]: class index, IGNORED or NO_CLASS. InputError for a value that the benchmark does not have."""
-        raw = read_raw_label(self.items[index].label_path)
-        return self.labels.apply(raw, where=self._where(index), card=self.card)
+        return self.labels.apply(self._raw_label(index).values, where=self._where(index), card=self.card)
+
+    def _raw_label(self, index: int) -> RawLabel:
+        raw = read_label_file(self.items[index].label_path)
+        if raw.mode == "1" and self.reading is not None and not self.reading.one_bit:
+            raise InputError(
+                "the label has 1 bit, but others have more: its value 1 may be a class or 255 (white)",
+                where=self._where(index),
+                fix="save it with 8 bits",
+            )
+        return raw
 
     def with_rule(self, label_rule: str) -> Dataset:
         """The same files under another label rule, see `open_dataset`."""
@@ -97,20 +121,20 @@ class Dataset:
 
 
 def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule: str = "correct") -> Dataset:
-    """Find the benchmark's files and pair them; nothing but a sample of labels is read.
+    """Find the benchmark's files and pair them; of the files only a sample is read, see `ovbench.data.sample`.
 
     ``label_rule``: "correct" ignores what the benchmark ignores. "official" is what the published evaluation code
     does: 255 is always ignored, also where it is a class (pc459 "monkey", ade847 "pier"), and a 16-bit void is kept and
-    matches no class. Raises InputError saying where it looked if files are missing.
+    matches no class. Raises InputError saying where it looked if files are missing, and where a sample of the files
+    contradicts the card.
     """
     if label_rule not in LABEL_RULES:
         raise UsageError(f'unknown label rule "{label_rule}"', fix="use " + " or ".join(LABEL_RULES))
     found = locate(card, data_root)
     refuse_gaps(card, found)
-    encoding = choose_encoding(card, found)
-    return Dataset(
-        card, found.items, found.root, found.layout.name, label_map(encoding, len(card.classes), label_rule), label_rule
-    )
+    reading = examine(card, found)
+    labels = label_map(reading.encoding, len(card.classes), label_rule)
+    return Dataset(card, found.items, found.root, found.layout.name, labels, label_rule, reading=reading)
 
 
 def locate(card: Card, data_root: str | Path | None = None) -> Found:
@@ -124,18 +148,32 @@ def ids_sha256(ids: Iterable[str]) -> str:
 
 
 def refuse_gaps(card: Card, found: Found) -> None:
-    """InputError where an image or a label is missing, with the first path."""
+    """InputError where images and labels do not pair, or an id is listed twice, with the first of them."""
+    advice = f"run: ovbench data verify {card.argument}"
+    if found.twice:
+        raise InputError(
+            f"{len(found.twice)} ids are listed more than once, first {found.twice[0]}",
+            where=f"{card.name}, {found.root / found.layout.ids}",
+            fix="list every image once",
+        )
     for kind, missing, pattern in (
         ("image", found.without_image, found.layout.image),
         ("label", found.without_label, found.layout.label),
     ):
         if missing:
-            raise InputError(
-                f"{len(missing)} of {len(found.items)} {kind}s missing, first "
-                f"{path_of(missing[0], found.root, pattern)}",
-                where=card.name,
-                fix=f"run: ovbench data verify {card.argument}",
-            )
+            first = path_of(missing[0], found.root, pattern)
+            fix = advice if kind == "image" or found.layout.ids else f'{advice}, or write ids = "labels" in the card'
+            text = f"{len(missing)} of {len(found.items)} {kind}s missing, first {first}"
+            raise InputError(text, where=card.name, fix=fix)
+    if found.orphan_labels:
+        first = path_of(found.orphan_labels[0], found.root, found.layout.label)
+        other = found.others[0].name if found.others else ""
+        beside = other and f"; beside the images lies {other}, which is not {found.layout.image}"
+        raise InputError(
+            f"{len(found.orphan_labels)} labels have no image, first {first}{beside}",
+            where=card.name,
+            fix=f'{advice}, or write ids = "images" in the card if the other labels shall not count',
+        )
 
 
 def _generated(card: Card) -> Path:

@@ -93,7 +93,7 @@ def verify(
     for report in each(partial(check_files, white=card.white), items, workers):
         reports.append(report)
         advance(1)
-    encoding = _encoding(card, found, items, reports)
+    encoding = choose_encoding(card, found.layout, [report.values for report in reports if report.values])
     result = Verification(card, found.root, found.layout.name, encoding, card.image_count, len(found.items))
     labels = label_map(encoding, len(card.classes))
     _count(result, reports, labels)
@@ -137,11 +137,6 @@ def check_files(item: Item, white: int | None = None) -> FileReport:
 def _mismatch(report: FileReport, label: tuple[int, int]) -> tuple[str, str]:
     sizes = f"{report.id}: image {report.size[1]}x{report.size[0]}, label {label[1]}x{label[0]}"
     return "rotated" if report.size == label[::-1] else "size mismatch", sizes
-
-
-def _encoding(card: Card, found: Found, items: list[Item], reports: list[FileReport]) -> Encoding:
-    readable = {report.id for report in reports if report.values}
-    return choose_encoding(card, found._replace(items=tuple(item for item in items if item.id in readable)))
 
 
 def _count(result: Verification, reports: list[FileReport], labels: LabelMap) -> None:

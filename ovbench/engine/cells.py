@@ -15,6 +15,7 @@ from ovbench.engine.share import Shard, Team, parse_shard
 from ovbench.errors import UsageError
 from ovbench.plugins import short_name
 from ovbench.suites import SuiteRow, load_suite
+from ovbench.vocab import refuse_other_order
 from ovbench.weights import require_weights
 
 
@@ -176,4 +177,5 @@ def _vocabulary(cell: Cell, dataset: Dataset, job: Job) -> tuple[tuple[str, ...]
             f"{len(given)} classes given for the {wanted} of {dataset.card.name}", where=str(job.classes),
             fix="write one line per class, in label order",
         )  # fmt: skip
+    refuse_other_order(given, tuple((name,) for name in dataset.card.classes), str(job.classes))
     return given

@@ -78,7 +78,7 @@ def as_published(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step
     if found.root == root:
         return []
     files = [path for item in found.items for path in (item.image_path, item.label_path)]
-    if found.layout.ids not in ("images", "labels"):
+    if found.layout.ids not in ("", "images", "labels"):
         files.append(found.root / found.layout.ids)
     return place_all([(path, root / path.relative_to(found.root)) for path in files])
 

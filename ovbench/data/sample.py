@@ -1,0 +1,149 @@
+"""What a few files of a benchmark tell before a run: how its labels are read, and whether the card is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ovbench.data.card import Card, Encoding
+from ovbench.data.decode import DEEP, dim, image_facts, read_label_file
+from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
+from ovbench.data.labels import IGNORED, choose_encoding, label_map
+from ovbench.data.locate import Found, Item
+from ovbench.errors import InputError
+
+SAMPLE = 64  # files that are read
+RARE = frozenset(("reduced twice", "reduced"))  # problems that absent classes show, so that a sample is not enough
+NAMED = 6  # classes that a line names
+
+
+class Reading(NamedTuple):
+    """How a benchmark's labels are read. ``line`` says it in one sentence; ``remarks`` are what else is odd."""
+
+    encoding: Encoding
+    one_bit: bool
+    line: str
+    remarks: tuple[str, ...]
+
+
+def examine(card: Card, found: Found) -> Reading:
+    """Read a sample of labels and the heads of their images.
+
+    Raises:
+        InputError: where the sample contradicts the card: values of another encoding, masks of 0 and 255, labels that
+            were reduced twice, cut to 8 bits or renumbered, 16-bit images that would be nearly black, and the like.
+    """
+    reports = [_report(item) for item in _spread(found.items)]
+    readable = [report for report in reports if report.values]
+    if reports and not readable:
+        raise InputError(reports[0].trouble[-1][1], where=f"{card.name}, no label of {len(reports)} can be read")
+    _refuse_dim(card, found, reports)
+    encoding = choose_encoding(card, found.layout, [report.values for report in readable])
+    remarks = []
+    for problem in diagnose(card, found.layout, encoding, readable):
+        if problem.is_error and _holds(problem, card, found, encoding, readable):
+            raise InputError(problem.message, where=card.name, fix=f"run: ovbench data verify {card.argument}")
+        remarks.append(problem.message)
+    one_bit = all(report.label_mode == "1" for report in readable)
+    return Reading(encoding, one_bit, _line(card, found, encoding, readable), (*remarks, *_odd(card, found, reports)))
+
+
+def _report(item: Item) -> FileReport:
+    report = FileReport(item.id)
+    try:
+        facts = image_facts(item.image_path)
+        report = report._replace(image_mode=facts.mode, orientation=facts.orientation, brightest=facts.deep)
+    except InputError as error:
+        report = report._replace(trouble=(("unreadable image", str(error)),))
+    try:
+        return with_label(report, read_label_file(item.label_path))
+    except InputError as error:
+        return report._replace(trouble=(*report.trouble, ("unreadable label", str(error))))
+
+
+def _spread(items: Sequence[Item]) -> list[Item]:
+    step = max(1, len(items) / SAMPLE)
+    return [items[int(i * step)] for i in range(min(len(items), SAMPLE))]
+
+
+def _holds(problem: Problem, card: Card, found: Found, encoding: Encoding, reports: list[FileReport]) -> bool:
+    """Whether an error of the sample is one of the whole benchmark.
+
+    A few odd files fail alone. A rare class that a sample lacks says something only if all labels lack it, and only
+    of a benchmark of known size, whose classes all occur.
+    """
+    if problem.kind in RARE:
+        if not card.image_count:
+            return False
+        if len(reports) < len(found.items):
+            labels = [report for report in map(_label_alone, found.items) if report.values]
+            return problem.kind in {p.kind for p in diagnose(card, found.layout, encoding, labels)}
+        return True
+    if problem.kind in ("label values", "8-bit labels", "SegmentationClassAug"):
+        return 2 * problem.count >= len(reports)
+    return True
+
+
+def _label_alone(item: Item) -> FileReport:
+    try:
+        return with_label(FileReport(item.id), read_label_file(item.label_path))
+    except InputError:
+        return FileReport(item.id)
+
+
+def _refuse_dim(card: Card, found: Found, reports: list[FileReport]) -> None:
+    deep = {report.id: report.brightest for report in reports if report.brightest is not None}
+    if deep and card.white is None and 0 < max(deep.values()) < DEEP:
+        brightest = max(deep, key=deep.__getitem__)
+        path = next(item.image_path for item in found.items if item.id == brightest)
+        error = dim(path, deep[brightest])
+        raise InputError(error.what, where=f"{card.name}, {len(deep)} images of 16 bits", fix=error.fix)
+
+
+def _line(card: Card, found: Found, encoding: Encoding, reports: list[FileReport]) -> str:
+    """How the labels are read, which classes never occur, how much is ignored: one sentence."""
+    table = label_map(encoding, len(card.classes)).table
+    pixels = [0] * len(card.classes)
+    ignored = total = 0
+    for report in reports:
+        for raw, count in report.values.items():
+            label, total = int(table[raw]), total + count
+            ignored += count * (label == IGNORED)
+            if label < len(pixels):
+                pixels[label] += count
+    absent = [name for name, count in zip(card.classes, pixels, strict=True) if not count]
+    shown = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
+    missing = f"{len(absent)} of {len(pixels)} classes never occur ({shown})" if absent else "every class occurs"
+    guessed = ", as their values tell" if len(found.layout.encodings) > 1 else ""
+    which = f"all {len(reports)}" if len(reports) == len(found.items) else f"{len(reports)} of {len(found.items)}"
+    return (
+        f"labels of {card.name}: {encoding.means or encoding.name}{guessed}; in {which} labels {missing}, "
+        f"{ignored / max(total, 1):.1%} of the pixels are ignored"
+    )
+
+
+def _odd(card: Card, found: Found, reports: list[FileReport]) -> list[str]:
+    """What is worth a line of its own, though it is no error."""
+    remarks = []
+    tagged = sum(report.orientation != 1 for report in reports)
+    if tagged:
+        remarks.append(f"{tagged} of {len(reports)} images carry an orientation tag: {ORIENTED}")
+    deep = [report.brightest for report in reports if report.brightest is not None]
+    if deep:
+        white = card.white or 65535
+        remarks.append(
+            f"{len(deep)} of {len(reports)} images have 16 bits; white is {white}, the largest value {max(deep)}"
+        )
+    broken = [report.id for report in reports if report.trouble]
+    if broken:
+        remarks.append(
+            f"{len(broken)} of {len(reports)} images or labels cannot be read and will fail, first {broken[0]}"
+        )
+    if found.others:
+        remarks.append(
+            f"{len(found.others)} pictures beside the images are not {found.layout.image} and are left out, "
+            f"first {found.others[0].name}"
+        )
+    if card.image_count and len(found.items) < card.image_count:
+        remarks.append(f"{len(found.items)} of the {card.image_count} images of the split are here")
+    return [f"{card.name}: {remark}" for remark in remarks]
