@@ -127,7 +127,7 @@ class OpenVocabSegmentor(BaseSegmentor):
 
     def regions(self, image: np.ndarray, path: Path | None = None) -> np.ndarray | None:
         """The region map i32[h, w] of an original RGB image, None for methods without one; ``path`` is its file."""
-        return None if self.region_maps is None else self.region_maps(image, path.stem if path else "")
+        return None if self.region_maps is None else self.region_maps(image, path or "")
 
     def label(self, image: np.ndarray, path: Path | None = None) -> np.ndarray:
         """Labels u16[h, w] of an RGB image u8[h, w, 3]."""

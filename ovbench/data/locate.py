@@ -273,8 +273,11 @@ def _refuse_name(path: Path) -> None:
         raise InputError(f'the name of the file "{name}" is not UTF-8', fix="rename the file") from None
 
 
-def _walk(folder: Path, below: str = "", above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Paths of the files below a folder. A link to a folder that is being walked is not followed: it adds nothing."""
+def _walk(folder: Path, below: str = "", above: frozenset[tuple[int, int]] | None = None) -> Iterator[str]:
+    """Paths of the files below a folder. A link to a folder above is not followed: it leads around in a circle."""
+    if above is None:
+        parents = [p for p in Path(os.path.realpath(folder)).parents if p.exists()]
+        above = frozenset((facts.st_dev, facts.st_ino) for facts in map(os.stat, parents))
     try:
         facts = os.stat(folder)
         entries = list(os.scandir(folder))

@@ -66,6 +66,9 @@ def evaluate(
     goes on; with ``fail_fast`` the first one ends the run, by an ImageError. ``batch``: windows of several images share
     batches of so many (0: images are labelled one by one). ``advance`` is called after each image.
     """
+    if (maps := getattr(segmentor, "region_maps", None)) is not None:
+        items = targets[0].dataset.items
+        maps.expect({item.id: item.image_path for item in items}, [items[index].id for index in indices])
     ahead = max(READ_AHEAD, batch)
     for read, (index, labels, seconds) in _outcomes(segmentor, _read_ahead(segmentor, targets, indices, ahead), batch):
         if read is None or isinstance(labels, OvbenchError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -46,6 +47,17 @@ class RegionSource:
     def settings(self) -> dict[str, Any]:
         """Every setting, as plain data."""
         return dataclasses.asdict(self)
+
+    def names(self, images: Mapping[str, Path], wanted: Collection[str]) -> dict[Path, str]:
+        """The name by which the source looks up each image file, where that is not its stem.
+
+        Args:
+            images: every image of a benchmark, by id. wanted: ids of those whose maps are needed.
+
+        Raises:
+            InputError: where a map would be taken for two images, or none is there.
+        """
+        return {}
 
     def missing(self) -> list[str]:
         """What the source needs and this machine does not have, each with its file name."""

@@ -10,7 +10,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.data.decode import read_image
+from ovbench.data.decode import read_picture
 from ovbench.data.read import Dataset
 from ovbench.errors import InputError, UsageError
 from ovbench.regions.open import Regions, open_source
@@ -30,8 +30,12 @@ class Built:
 
 
 class Task(NamedTuple):
+    """An image, read as `Dataset.read_picture` does."""
+
     id: str
     path: Path
+    label: Path
+    white: int | None = None
 
 
 class Done(NamedTuple):
@@ -67,7 +71,7 @@ def build_maps(
         raise UsageError(f'the maps of "{name}" are files already; nothing is built', fix="choose another source")
     source.fetch()
     built = Built(RegionStore(name, source).folder)
-    tasks = [Task(item.id, item.image_path) for item in dataset.items[:limit]]
+    tasks = [Task(*item, dataset.card.white) for item in dataset.items[:limit]]
     for done in _each(tasks, settings, devices, workers):
         if done.error:
             built.failed[done.id] = done.error
@@ -101,7 +105,7 @@ def _open(settings: Mapping[str, Any], device: str) -> Regions:
 
 def _make(regions: Regions, task: Task) -> Done:
     try:
-        image = read_image(task.path)
+        image = read_picture(task.path, task.label, task.white).pixels
     except InputError as error:
         return Done(task.id, False, str(error))
     before = regions.found

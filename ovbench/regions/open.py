@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class Regions:
         self.must_store = must_store
         self.made = self.found = 0
         self._maker: Maker | None = None
+        self._names: dict[Path, str] = {}
         self._lock = threading.Lock()
 
     def to(self, device: str) -> Regions:
@@ -43,8 +45,13 @@ class Regions:
                 self.device, self._maker = str(device), None
         return self
 
-    def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
-        """The region map i32[h, w] of an RGB image u8[h, w, 3]; ``stem`` names its file, without folder and suffix."""
+    def expect(self, images: Mapping[str, Path], wanted: Collection[str]) -> None:
+        """Learn which images will come, before the first one; InputError where their maps cannot be told apart."""
+        self._names = self.source.names(images, wanted)
+
+    def __call__(self, image: np.ndarray, file: str | Path = "") -> np.ndarray:
+        """The region map i32[h, w] of an RGB image u8[h, w, 3]; ``file`` is its path, or the stem of its file."""
+        stem = self._names.get(file, file.stem) if isinstance(file, Path) else file
         stored = self.store.get(image) if self.store else None
         if stored is not None and stored.shape == image.shape[:2]:
             self.found += 1

@@ -277,15 +277,15 @@ def test_two_processes_make_the_same_entries(mini_cache):
 def test_an_image_that_cannot_be_read_does_not_stop_the_build(mini_cache, monkeypatch):
     from ovbench.regions import build as module
 
-    real, seen = module.read_image, []
+    real, seen = module.read_picture, []
 
-    def broken(path):
+    def broken(path, *more):
         seen.append(path)
         if len(seen) == 2:
             raise InputError("not an image")
-        return real(path)
+        return real(path, *more)
 
-    monkeypatch.setattr(module, "read_image", broken)
+    monkeypatch.setattr(module, "read_picture", broken)
     result = CliRunner().invoke(
         cli, ["masks", "build", "-d", "mini", "--regions", "slic", "--limit", "4", "--workers", "1"],
         standalone_mode=False,

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ovbench.data.card import Card
+from ovbench.data.decode import BROKEN
 from ovbench.data.files import replacing
 from ovbench.data.labels import read_table
 from ovbench.data.prepare.work import Step, find, nothing_found, save_label
@@ -84,5 +85,5 @@ def _decode(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return np.asarray(image if image.mode in ("RGB", "L") else image.convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         raise InputError(f'cannot read "{path}": {error}', fix="unpack the release again") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ovbench.data.card import Card
+from ovbench.data.decode import BROKEN
 from ovbench.data.files import replacing
 from ovbench.data.labels import read_table
 from ovbench.data.locate import read_split
-from ovbench.data.prepare.rle import decode_rle
+from ovbench.data.prepare.rle import MOST_PIXELS, decode_rle
 from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
 from ovbench.errors import InputError
 from ovbench.resources import shipped
@@ -55,16 +57,27 @@ def _read_detail(path: Path) -> tuple[list[dict], dict[Any, list]]:
         annotations = defaultdict(list)
         for a in data["annos_segmentation"]:
             if a["image_id"] in wanted:
-                annotations[a["image_id"]].append((a["category_id"], a["segmentation"]))
+                annotations[a["image_id"]].append((int(a["category_id"]), a["segmentation"]))
+        for image in images:
+            _check_image(image, path)
     except OSError as error:
         raise InputError(f'cannot read "{path}": {error.strerror}') from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"malformed JSON: {error}", where=str(path), fix="download the file again") from None
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"not PASCAL in Detail's trainval_merged.json: {error!r}", where=str(path)) from None
     if not images:
         raise InputError('no image of phase "val"', where=str(path), fix="take trainval_merged.json")
     return images, annotations
+
+
+def _check_image(image: dict[str, Any], path: Path) -> None:
+    """Raise InputError where the size or the name of an image is none."""
+    h, w, name = image["height"], image["width"], image["file_name"]
+    if not (type(h) is int and type(w) is int and h > 0 and w > 0 and h * w <= MOST_PIXELS):
+        raise InputError(f"the image {name!r} has the size {h!r} x {w!r}", where=str(path))
+    if not isinstance(name, str) or Path(name).name != name or not Path(name).stem.strip("."):
+        raise InputError(f"{name!r} is not the name of an image", where=str(path))
 
 
 def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], where: str, target: Path) -> None:
@@ -77,9 +90,7 @@ def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], 
                 where=where,
                 fix="take trainval_merged.json as published",
             )
-        mask = decode_rle(rle, where=where)
-        if mask.shape != tuple(size):
-            raise InputError(f"mask of {mask.shape} in an image of {tuple(size)}", where=where)
+        mask = decode_rle(rle, where=where, size=size)
         label[mask] = table[category]
     save_label(label, target)
 
@@ -109,17 +120,28 @@ def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
 
 def convert_459(path: Path, target: Path) -> None:
     """One label: LabelMap - 1; InputError for a value outside 1..459."""
-    from scipy.io import loadmat
-
-    try:
-        raw = np.asarray(loadmat(path)["LabelMap"])
-    except KeyError:
-        raise InputError(f'no variable LabelMap in "{path}"', fix="unpack trainval.tar.gz again") from None
-    except (OSError, ValueError, TypeError, NotImplementedError, EOFError) as error:
-        raise InputError(f'cannot read "{path}": {error}', fix="unpack trainval.tar.gz again") from None
-    if raw.ndim != 2 or raw.min() < 1 or raw.max() > CLASSES_459:
+    raw = _label_map(path)
+    if raw.dtype.kind not in "uif" or raw.ndim != 2 or not raw.size:
+        raise InputError(f"LabelMap is no table of numbers: {raw.dtype}, {raw.shape}", where=str(path))
+    if not (raw.min() >= 1 and raw.max() <= CLASSES_459 and (raw == np.round(raw)).all()):
         raise InputError(f"LabelMap outside 1..{CLASSES_459}: {raw.min()}..{raw.max()}", where=str(path))
     save_label((raw.astype(np.int64) - 1).astype(np.uint16), target)
+
+
+def _label_map(path: Path) -> np.ndarray:
+    """The variable LabelMap of a MATLAB file, after its stated size was found to be that of a picture."""
+    from scipy.io import loadmat, whosmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        shapes = {name: shape for name, shape, _ in whosmat(path)}
+        if "LabelMap" not in shapes:
+            raise InputError(f'no variable LabelMap in "{path}"', fix="unpack trainval.tar.gz again")
+        if math.prod(shapes["LabelMap"]) > MOST_PIXELS:
+            raise InputError(f'LabelMap in "{path}" has {shapes["LabelMap"]} pixels', fix="unpack trainval.tar.gz again")
+        return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
+    except (*BROKEN, MatReadError, RuntimeError) as error:  # what SciPy raises for damaged files
+        raise InputError(f'cannot read "{path}": {error}', fix="unpack trainval.tar.gz again") from None
 
 
 def write_split(ids: list[str], target: Path) -> None:

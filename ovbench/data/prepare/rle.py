@@ -8,9 +8,23 @@ import numpy as np
 
 from ovbench.errors import InputError
 
+MOST_PIXELS = 1 << 28  # 16,384 x 16,384
+LONGEST_RUN = 60  # bits
 
-def decode_rle(rle: dict[str, Any], *, where: str) -> np.ndarray:
-    """bool[h,w] from ``{"size": [h, w], "counts": text or list}``; InputError where the runs do not fill the size.
+
+def decode_rle(rle: dict[str, Any], *, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode ``{"size": [h, w], "counts": text or list}``.
+
+    Everything is checked before any memory is asked for: a hostile file costs no more than its own length.
+
+    Args:
+        rle: the mask. where: for the message. size: (h, w) that the mask must have.
+
+    Returns:
+        bool[h, w]
+
+    Raises:
+        InputError: where the runs are no whole numbers, do not fill the size, or the size is another one or too large.
 
     >>> decode_rle({"size": [2, 3], "counts": [1, 2, 3]}, where="").astype(int).tolist()
     [[0, 1, 0], [1, 0, 0]]
@@ -18,14 +32,19 @@ def decode_rle(rle: dict[str, Any], *, where: str) -> np.ndarray:
     try:
         h, w = rle["size"]
         counts = rle["counts"]
-        runs = np.asarray(_runs(counts) if isinstance(counts, (str, bytes)) else counts, dtype=np.int64)
+        runs = _runs(counts) if isinstance(counts, (str, bytes)) else list(counts)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"not a COCO run-length mask: {error!r}", where=where) from None
-    if (runs < 0).any() or runs.sum() != h * w:
-        raise InputError(f"the runs of a mask cover {int(runs.sum())} of {h * w} pixels", where=where)
+    if not all(type(side) is int and side >= 0 for side in (h, w)) or h * w > MOST_PIXELS:
+        raise InputError(f"the size of a mask is {h} x {w}, at most {MOST_PIXELS} pixels can be read", where=where)
+    if size is not None and (h, w) != tuple(size):
+        raise InputError(f"mask of {(h, w)} in an image of {tuple(size)}", where=where)
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != h * w:
+        told = f"{sum(runs)} of {h * w} pixels" if all(type(run) is int for run in runs) else "no whole numbers"
+        raise InputError(f"the runs of a mask cover {told}", where=where)
     values = np.zeros(len(runs), bool)
     values[1::2] = True
-    return np.repeat(values, runs).reshape(w, h).T
+    return np.repeat(values, np.asarray(runs, np.int64)).reshape(w, h).T
 
 
 def _runs(text: str | bytes) -> list[int]:
@@ -39,6 +58,8 @@ def _runs(text: str | bytes) -> list[int]:
         more = True
         while more:
             bits = data[at] - 48
+            if not 0 <= bits < 64 or shift > LONGEST_RUN:
+                raise ValueError(f"character {at} of the counts")
             value |= (bits & 31) << shift
             more, at, shift = bool(bits & 32), at + 1, shift + 5
         if bits & 16:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -14,6 +16,11 @@ from typing import IO, NamedTuple
 from ovbench.data.card import Card
 from ovbench.data.files import remove_parts, replacing
 from ovbench.errors import InputError
+
+DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
+    KeyError, OverflowError,
+)  # fmt: skip
 
 
 class Part(NamedTuple):
@@ -70,5 +77,8 @@ def _open(path: Path) -> Iterator[Iterator[tuple[str, Callable[[], IO[bytes]]]]]
 def _whole(path: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+    except (RuntimeError, NotImplementedError) as error:  # encrypted members, methods of compression that are not known
+        text = f"the archive has a member that cannot be unpacked: {error}"
+        raise InputError(text, where=str(path), fix="unpack it by hand") from None
+    except DAMAGED as error:
         raise InputError(f"the archive is damaged: {error}", where=str(path), fix="download it again") from None
