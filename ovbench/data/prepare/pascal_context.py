@@ -138,7 +138,7 @@ def _label_map(path: Path) -> np.ndarray:
         if "LabelMap" not in shapes:
             raise InputError(f'no variable LabelMap in "{path}"', fix="unpack trainval.tar.gz again")
         if math.prod(shapes["LabelMap"]) > MOST_PIXELS:
-            raise InputError(f'LabelMap in "{path}" has {shapes["LabelMap"]} pixels', fix="unpack trainval.tar.gz again")
+            raise InputError(f"LabelMap states the size {shapes['LabelMap']}", where=str(path), fix="unpack it again")
         return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
     except (*BROKEN, MatReadError, RuntimeError) as error:  # what SciPy raises for damaged files
         raise InputError(f'cannot read "{path}": {error}', fix="unpack trainval.tar.gz again") from None
