@@ -482,7 +482,7 @@ def test_images_of_a_detail_file_are_pictures(tmp_path):
     assert read()
     for odd in ({"height": 10**9}, {"width": "4"}, {"height": 0}, {"file_name": "../../a.jpg"}, {"file_name": ".."},
                 {"file_name": 5}, {"image_id": []}):  # fmt: skip
-        with pytest.raises(InputError, match="d.json"):
+        with pytest.raises(InputError, match=r"d\.json"):
             read(**odd)
     (tmp_path / "d.json").write_text("[" * 100000)
     with pytest.raises(InputError, match="malformed JSON"):
