@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
+from ovbench.backbones.spec import toy_note
 from ovbench.config import override_pairs, resolve
 from ovbench.data.card import read_classes_file
 from ovbench.env import choose_device
 from ovbench.errors import UsageError
-from ovbench.results.console import percent
+from ovbench.results.console import percent, plain
 from ovbench.results.overlay import label_png, labelled, save_png
 from ovbench.vocab import refuse_odd_classes
 
@@ -24,6 +26,12 @@ def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str
         synonyms = tuple(part.strip() for part in name.split(";") if part.strip())
         if not synonyms:
             raise UsageError("an empty class name", where="--class", fix='give a word, as in -c "red ring"')
+        if "," in name:
+            several, one = " ".join(f"-c {shlex.quote(w.strip())}" for w in name.split(",")), name.replace(",", ";")
+            raise UsageError(
+                f'is "{name}" one class or several', where="--class",
+                fix=f'for several give {several}, for synonyms -c "{one}"; names with commas go into --classes FILE',
+            )  # fmt: skip
         classes.append(synonyms)
     if not classes:
         raise UsageError("no classes given", fix="name at least one with -c, or a list with --classes FILE")
@@ -33,11 +41,13 @@ def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str
 
 @dataclass(frozen=True)
 class WordLabels:
-    """``labels`` u16[h, w] of an image u8[h, w, 3]; a value is the place of its class in ``names``."""
+    """``labels`` u16[h, w] of an image u8[h, w, 3]; a value is the place of its class in ``names``. ``note`` is a
+    warning about the networks, empty for none."""
 
     image: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
+    note: str = ""
 
     def shares(self) -> list[dict[str, object]]:
         """Fraction of the pixels of every class."""
@@ -53,7 +63,7 @@ class WordLabels:
 
 
 def label_words(
-    image: np.ndarray, classes: tuple[tuple[str, ...], ...], *, method: str = "corrclip", like: str = "mini",
+    image: np.ndarray, classes: tuple[tuple[str, ...], ...], *, like: str, method: str = "corrclip",
     settings: tuple[str, ...] = (), weights: tuple[str, ...] = (), device: str = "auto", path: Path | None = None,
 ) -> WordLabels:  # fmt: skip
     """Label an RGB image u8[h, w, 3] with any classes, by a method with its settings for the benchmark ``like``; its
@@ -66,7 +76,7 @@ def label_words(
     from ovbench.segmentor import build
 
     labels = build(cell, classes).on(chosen).label(image, path)
-    return WordLabels(image, labels, tuple(c[0] for c in classes))
+    return WordLabels(image, labels, tuple(c[0] for c in classes), toy_note(cell.backbones))
 
 
 def share_table(result: WordLabels) -> Table:
@@ -74,5 +84,5 @@ def share_table(result: WordLabels) -> Table:
     table.add_column("class")
     table.add_column("pixels %", justify="right")
     for row in result.shares():
-        table.add_row(str(row["class"]), percent(float(row["share"])))
+        table.add_row(plain(row["class"]), percent(float(row["share"])))
     return table

@@ -16,6 +16,7 @@ sets/coco?filter=none              that set with other last stages
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,3 +77,12 @@ def _long(kind: str, name: str) -> str:
 
 def _is_file(text: str) -> bool:
     return text.endswith(SUFFIXES) or Path(text).is_file()
+
+
+def toy_note(backbones: Mapping[str, str | None]) -> str:
+    """A warning where backbones are the small networks of `mini`; empty where none is."""
+    toys = [kind for kind, spec in backbones.items() if spec == "mini"]
+    if not toys:
+        return ""
+    what = "is a toy network" if len(toys) == 1 else "are toy networks"
+    return f"{' and '.join(toys)} {what} of mini, trained on drawn scenes only: the labels of photographs mean nothing"

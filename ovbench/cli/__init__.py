@@ -86,6 +86,6 @@ def cli() -> None:
     """Evaluate open-vocabulary semantic segmentation: every method, every benchmark, one evaluator.
 
     \b
-    ovbench eval --method corrclip --dataset mini        the first run; needs no download
-    ovbench segment photo.jpg -c dog -c grass            label an image with your own words
+    ovbench eval --method corrclip --dataset mini             the first run; needs no download
+    ovbench segment photo.jpg -c dog -c grass --like voc21    label an image with your own words
     """

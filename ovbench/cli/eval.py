@@ -75,6 +75,8 @@ def evaluate(**arguments: Any) -> int:
     cells = plan(job, team)
     for planned in cells if team.leads else ():
         click.echo(f"planned: {planned.describe()}", err=True)
+        if planned.note:
+            click.echo(f"warning: {planned.cell.dataset}: {planned.note}", err=True)
     for line in dict.fromkeys(line for planned in cells if team.leads for line in planned.dataset.remarks):
         click.echo(line, err=True)
     records, broken = [], []

@@ -24,8 +24,8 @@ from ovbench.cli import options
     help="Method.",
 )  # fmt: skip
 @click.option(
-    "--like", default="mini", show_default=True, metavar="DATASET", shell_complete=options.complete_datasets,
-    help="Benchmark whose settings and backbones are used; mini needs no download.",
+    "--like", metavar="DATASET", shell_complete=options.complete_datasets,
+    help="Benchmark whose settings and backbones are used, such as voc21; mini has toy networks for drawn scenes.",
 )  # fmt: skip
 @options.settings
 @options.refine
@@ -36,28 +36,37 @@ from ovbench.cli import options
 )
 @options.as_json
 def segment(
-    image: Path, classes: tuple[str, ...], classes_file: Path | None, method: str, like: str,
+    image: Path, classes: tuple[str, ...], classes_file: Path | None, method: str, like: str | None,
     settings: tuple[str, ...], weights: tuple[str, ...], device: str, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
     """Label IMAGE with any words: writes an overlay and the label map (pixel value = place of the class in the list).
 
     \b
-    ovbench segment scene.png -c "red ring" -c grass -c "sky; clouds"
+    ovbench segment scene.png -c "red ring" -c grass -c "sky; clouds" --like mini
     ovbench segment street.jpg -c road -c car -c tree --like ade150
     """
     from ovbench.data.decode import read_image
-    from ovbench.results.console import show
+    from ovbench.errors import UsageError
+    from ovbench.results.console import plain, show
     from ovbench.words import gather_classes, label_words, share_table
 
     vocabulary = gather_classes(classes, classes_file)
+    if like is None:
+        raise UsageError(
+            "no benchmark to take the networks from",
+            fix="--like voc21, ade150, ... takes real networks, which are fetched; "
+            "--like mini takes toy networks, which know drawn scenes only",
+        )  # fmt: skip
     pixels = read_image(image)
     result = label_words(
         pixels, vocabulary, method=method, like=like, settings=settings, weights=weights, device=device, path=image
     )
+    if result.note:
+        click.echo(f"warning: {result.note}", err=True)
     overlay, label_map = result.save(out, image.stem)
     if as_json:
         written = {"overlay": str(overlay), "labels": str(label_map)}
         click.echo(json.dumps({"classes": result.shares(), **written}, indent=1))
         return
     show(share_table(result))
-    click.echo(f"overlay: {overlay}\nlabels: {label_map}", err=True)
+    click.echo(f"overlay: {plain(overlay)}\nlabels: {plain(label_map)}", err=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovbench import env
+from ovbench.backbones.spec import toy_note
 from ovbench.config import Cell, override_pairs, resolve
 from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.read import Dataset, open_dataset
@@ -85,6 +86,11 @@ class PlannedCell:
         what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{part}"
         label = f"{self.label}: " if self.label else ""
         return f"{label}{what}, {backbones}, on {self.device}"
+
+    @property
+    def note(self) -> str:
+        """What the reader of its scores must know; empty where nothing is unusual."""
+        return "" if self.dataset.card.generator else toy_note(self.cell.backbones)
 
     @property
     def folder_name(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ovbench.backbones.spec import toy_note
 from ovbench.data.read import ids_sha256
 from ovbench.engine.ledger import Entry
 from ovbench.metrics.counts import Confusion, PixelCounts
@@ -54,6 +55,9 @@ def build_record(
         "ledger": ledger,
         "time": {**timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}},
     }
+    note = "" if header["dataset"]["layout"] == "generated" else toy_note(cell["backbones"])
+    if note:
+        record["notes"] = [note]
     record["metrics"] |= _interval([entries[image].counts for image in scored], len(classes))
     return record
 

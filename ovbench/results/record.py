@@ -9,6 +9,7 @@ Fields, top level:
               one), class names, background class; images scored, images asked for, hash of the ids of those scored
   weights     per backbone: name and hash of its tensors; "code": hash of the file that a method comes from, if it does
   versions, git, device   what it ran with
+  notes       only where a reader of the scores must know more, such as toy networks on photographs: sentences
   approximate  only where an approximation stood in for an exact computation: what, and how good it was measured to be
   counts      per class, integers: intersection, union, predicted, labelled (pixels)
   metrics     fractions: mIoU, its 95 % interval by a jackknife over images (null where it would mean nothing, then

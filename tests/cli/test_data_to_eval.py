@@ -62,6 +62,9 @@ def test_every_benchmark_is_verified_and_scored(data, tmp_path):
     result = call("eval", "-m", "clip", *asked, "--data-root", root, "--out", tmp_path, "--json", *SMALL)
     records = {record["cell"]["dataset"]: record for record in json.loads(result.stdout)}
     assert list(records) == list(BUILDERS)
+    warning = "clip is a toy network of mini, trained on drawn scenes only: the labels of photographs mean nothing"
+    assert all(record["notes"] == [warning] for record in records.values())
+    assert f"warning: voc21: {warning}" in result.stderr
     for name, record in records.items():
         assert record["status"] == "complete" and record["dataset"]["images"] == len(maps[name])
         labels = np.concatenate([m.ravel() for m in maps[name]])

@@ -22,6 +22,7 @@ def test_record_says_everything_and_runs_agree(ovbench, tmp_path):
     (path,) = (tmp_path / "a").glob("*.json")
     assert json.loads(path.read_text()) == first
     assert first["status"] == "complete" and first["dataset"]["images"] == 2
+    assert "notes" not in first  # mini's networks know mini
     assert first["cell"]["params"]["tau"] == 0.25 and first["cell"]["protocol"]["crop"] > 0
     assert len(first["weights"]["clip"]["sha256"]) == 64
     counts, metrics = first["counts"], first["metrics"]

@@ -23,7 +23,7 @@ def drawn(scene, own_places):
 @pytest.mark.parametrize("method", ["corrclip", "maskclip"])
 def test_any_words(ovbench, tmp_path, scene, method):
     done = ovbench("segment", scene, "-c", "hedge; bush", "-c", "wood", "-c", "red ring", "--method", method,
-                   "--out", tmp_path, "--json")  # fmt: skip
+                   "--like", "mini", "--out", tmp_path, "--json")  # fmt: skip
     assert done.code == 0, done.err
     result = done.json()
     assert [row["class"] for row in result["classes"]] == ["hedge", "wood", "red ring"]
@@ -36,23 +36,27 @@ def test_any_words(ovbench, tmp_path, scene, method):
 
 
 def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
-    (tmp_path / "words.txt").write_text("hedge\nwood; planks\n")
+    (tmp_path / "words.txt").write_text("# what grows\nhedge\n\n  # what is built\nwood; planks\n")
     words = ("--classes", tmp_path / "words.txt", "-c", "soil")
-    done = ovbench("segment", scene, *words, "-m", "maskclip", "--out", tmp_path)
-    assert done.code == 0 and all(word in done.out for word in ("hedge", "wood", "soil"))
+    done = ovbench("segment", scene, *words, "-m", "maskclip", "--like", "mini", "--out", tmp_path)
+    assert done.code == 0 and all(word in done.out for word in ("hedge", "wood", "soil")) and "what" not in done.out
+    assert "warning: clip is a toy network of mini" in done.err
     assert (tmp_path / "my scene-overlay.png").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("none.png", "-c", "dog"), 3, "none.png"),
+        (("none.png", "-c", "dog", "--like", "mini"), 3, "none.png"),
         (("{scene}",), 2, "no classes given"),
         (("{scene}", "-c", " ; "), 2, "an empty class name"),
-        (("{text}", "-c", "dog"), 3, "notes.txt"),
-        (("{cut}", "-c", "dog"), 3, "cut.png"),
-        (("{scene}", "-c", "dog", "-m", "corrclp"), 2, 'did you mean "corrclip"'),
+        (("{text}", "-c", "dog", "--like", "mini"), 3, "notes.txt"),
+        (("{cut}", "-c", "dog", "--like", "mini"), 3, "cut.png"),
+        (("{scene}", "-c", "dog", "-m", "corrclp", "--like", "mini"), 2, 'did you mean "corrclip"'),
         (("{scene}", "-c", "dog", "--like", "vooc21"), 2, 'did you mean "voc21"'),
+        (("{scene}", "-c", "dog"), 2, "--like mini takes toy networks, which know drawn scenes only"),
+        (("{scene}", "-c", "dog,red cat"), 2, "for several give -c dog -c 'red cat', for synonyms -c \"dog;red cat\""),
+        (("{scene}", "-c", "dog", "-c", "Dog ; cat"), 3, 'two classes have one name: "Dog"'),
     ],
 )
 def test_bad_input(ovbench, tmp_path, scene, arguments, code, message):
@@ -63,3 +67,14 @@ def test_bad_input(ovbench, tmp_path, scene, arguments, code, message):
     assert done.code == code, done.err
     assert message in done.err and "Traceback" not in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_is_labelled_upright(ovbench, tmp_path, scene):
+    """A camera held upright stores the picture lying, with a tag that says so."""
+    turned, exif = Image.open(scene).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side: turn it to the right
+    turned.save(tmp_path / "turned.png", exif=exif)
+    options = ("-c", "hedge", "-c", "wood", "-m", "maskclip", "--like", "mini", "--out", tmp_path, "--json")
+    one, other = (ovbench("segment", path, *options).json() for path in (scene, tmp_path / "turned.png"))
+    first, second = (np.array(Image.open(found["labels"])) for found in (one, other))
+    assert np.array_equal(first, second)

@@ -63,3 +63,18 @@ def test_overhead_is_over_the_towers_that_ran(method, kinds):
     row = overhead.measure(method, task, 1)
     assert {kind for kind, _ in row["forwards_on"]} == kinds
     assert row["whole"]["cpu_s"] > 0 and row["ratio"]["cpu_s"] > 0 and row["reached"] in (True, False)
+
+
+def test_the_coverage_of_intervals_is_tallied():
+    import interval_coverage as script
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    world = script.draw_world(20, rng)
+    runs = script.draw_images(world, 400, 2, rng)
+    assert all((run.intersection.toarray() <= run.union.toarray()).all() for run in runs)
+    tally = script.Tally()
+    assert script.simulate(20, 100, runs, 4, 2, rng, tally) == 0
+    row = tally.row()
+    assert row["samples"] == {"jackknife": 4, "difference": 4, "percentile": 2, "fixed": 2, "basic": 2, "bca": 2}
+    assert row["excludes_its_estimate_percent"]["jackknife"] == 0 and row["half_width_points"] > 1
