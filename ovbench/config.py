@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
@@ -214,6 +215,18 @@ def _types(cls: type) -> dict[str, Any]:
     return {name: hint for name, hint in get_type_hints(cls).items() if name in names}
 
 
+def _number(text: str, kind: type) -> Any:
+    """ValueError for NaN and infinity, which no setting means."""
+    value = kind(text)
+    if not _finite(value):
+        raise ValueError("not a finite number")
+    return value
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def parse_value(text: str, hint: Any, key: str) -> Any:
     """A command-line text as the type of its field: bool, int, float, str, a tuple of numbers, or none."""
     options = [hint] if get_origin(hint) is not None and get_origin(hint) is tuple else list(get_args(hint)) or [hint]
@@ -224,8 +237,8 @@ def parse_value(text: str, hint: Any, key: str) -> Any:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False, "on": True, "off": False}[text.lower()]
         if get_origin(kind) is tuple:
-            return tuple(get_args(kind)[0](part) for part in text.split(","))
-        return kind(text)
+            return tuple(_number(part, get_args(kind)[0]) for part in text.split(","))
+        return _number(text, kind)
     except (KeyError, ValueError):
         name = "true or false" if kind is bool else f"a value of type {getattr(kind, '__name__', kind)}"
         raise UsageError(f'"{text}" is no value for "{key}"', where="--set", fix=f"give {name}") from None
@@ -243,13 +256,12 @@ def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
 
 def _fits(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
-        return isinstance(value, (list, tuple))
+        return isinstance(value, (list, tuple)) and all(map(_finite, value))
     options = get_args(hint) or (hint,)
     if isinstance(value, bool):
         return bool in options
-    return isinstance(value, tuple(o for o in options if isinstance(o, type))) or (
-        isinstance(value, int) and float in options
-    )
+    known = isinstance(value, tuple(o for o in options if isinstance(o, type)))
+    return (known and _finite(value)) or (isinstance(value, int) and float in options)
 
 
 def override_pairs(items: tuple[str, ...], option: str) -> dict[str, str]:

@@ -40,6 +40,10 @@ def test_equal_settings_have_equal_digests():
     [
         ("corrclip", {"taau": "1"}, 'did you mean "tau"'),
         ("corrclip", {"tau": "soft"}, '"soft" is no value for "tau"'),
+        ("corrclip", {"tau": "nan"}, '"nan" is no value for "tau"'),
+        ("clip", {"logit_scale": "-inf"}, '"-inf" is no value for "logit_scale"'),
+        ("clip", {"logit_scale": "1e999"}, '"1e999" is no value for "logit_scale"'),
+        ("clip", {"mean": "1,nan,2"}, '"1,nan,2" is no value for "mean"'),
         ("corrclip", {"regions.scal": "1"}, 'did you mean "regions.scale"'),
         ("corrclip", {"regions": "felsenswalb"}, 'did you mean "felzenszwalb"'),
         ("corrclip", {"map_correction": "maybe"}, "give true or false"),
