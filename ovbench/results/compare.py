@@ -13,6 +13,7 @@ from ovbench.engine.ledger import read_header, read_ledger
 from ovbench.errors import InputError
 from ovbench.metrics.counts import PixelCounts
 from ovbench.metrics.stats import Difference, counts_in_order, image_iou, paired_difference
+from ovbench.report.check import check_record
 from ovbench.results.console import plain
 from ovbench.results.record import read_record
 
@@ -41,8 +42,9 @@ class Comparison(NamedTuple):
 
 
 def load_run(path: Path) -> Run:
-    """A record and the ledger beside it. InputError where either is missing."""
+    """A record and the ledger beside it. InputError where either is missing or not whole."""
     record = read_record(path)
+    check_record(record, path)
     folder = path.parent / record["ledger"]
     header = read_header(folder)
     entries = {} if header is None else read_ledger(folder, header)

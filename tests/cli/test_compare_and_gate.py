@@ -39,6 +39,26 @@ def test_compare_says_what_changed(ovbench, runs):
     assert "mIoU change" in ovbench("compare", first, second).out
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: {"schema": 1}, "not a whole record"),
+        (lambda record: {**record, "cell": None}, '"cell.method" is not a text'),
+        (lambda record: {**record, "ledger": 7}, '"ledger" is not a text'),
+        (lambda record: {**record, "ledger": "elsewhere"}, "no ledger beside the record"),
+        (lambda record: {**record, "dataset": {**record["dataset"], "classes": [1]}}, '"dataset.classes"'),
+        (lambda record: {**record, "metrics": {**record["metrics"], "mIoU": float("nan")}}, '"metrics.mIoU"'),
+        (lambda record: [record], "not a result record"),
+    ],
+)
+def test_a_record_changed_by_hand_is_refused(ovbench, runs, tmp_path, change, message):
+    first = record(ovbench, runs)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(change(json.loads(Path(first).read_text()))))
+    done = ovbench("compare", first, path)
+    assert done.code == 3 and message in done.err and ("changed.json" in done.err or "elsewhere" in done.err)
+
+
 def test_unlike_benchmarks_are_not_compared(ovbench, runs):
     first = record(ovbench, runs)
     done = ovbench("eval", "-m", "maskclip", "-d", "mini-bg", "--limit", 3, "--out", runs, "--json")
