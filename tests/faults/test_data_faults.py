@@ -306,14 +306,16 @@ def test_a_size_mismatch_and_rotated_files(tmp_path):
 
 def test_odd_image_modes_are_no_trouble(tmp_path):
     raw.ade150(tmp_path)
-    for mode, path in zip(("L", "CMYK"), sorted(tmp_path.glob("**/images/**/*.jpg")), strict=False):
+    for mode, path in zip(("L", "CMYK"), sorted(tmp_path.glob("**/images/**/*.jpg"))[:2], strict=True):
         Image.open(path).convert(mode).save(path)
     report = verified("ade150", tmp_path)[0]
     assert report["ok"] and "1 CMYK, 1 L" in report["problems"][0]["message"]
 
 
 def rewrite(root, pattern, change, mode=None):
-    for path in sorted(root.glob(pattern)):
+    found = sorted(root.glob(pattern))
+    assert found, pattern
+    for path in found:
         image = Image.open(path)
         values = change(np.asarray(image).astype(np.int64))
         raw.label(path, values)

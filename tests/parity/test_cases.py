@@ -59,8 +59,10 @@ def test_there_are_full_cases_of_every_method():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", cases(FULL), ids=names(cases(FULL)))
+@pytest.mark.parametrize("folder", cases(FULL) or [None], ids=names(cases(FULL)) or ["none"])
 def test_a_full_case_passes(folder):
+    if folder is None:
+        pytest.skip("the full parity cases lie beside the checkout only")
     check(folder)
 
 

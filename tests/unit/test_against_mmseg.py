@@ -105,5 +105,5 @@ def test_coco_stuff_equals_the_converter(mmseg, tmp_path):
     prepare(load_card("coco-stuff"), tmp_path)
     theirs = sorted((tmp_path / "theirs/val2017").iterdir())
     ours = sorted((tmp_path / "annotations/val2017").iterdir())
-    assert [p.name for p in ours] == [p.name for p in theirs]
+    assert theirs and [p.name for p in ours] == [p.name for p in theirs]
     assert [p.read_bytes() for p in ours] == [p.read_bytes() for p in theirs]

@@ -50,6 +50,7 @@ def test_the_published_side_is_that_of_the_files_in_every_format(name):
     made = layout_table(load_layout(name), [])
     texts = {form: render(made, False) for form, render in FORMATS.items()}
     printed = list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert file["group"]
     for group in file["group"]:
         shown = Counter(
             (r["benchmark"], r["published"])
@@ -134,6 +135,7 @@ def test_a_narrow_terminal_breaks_no_number(monkeypatch, width, parts):
     table = [line for line in printed if line[:1] in "│┃┏┡└├"]
     assert max(map(len, table)) <= width and sum(line.startswith("┏") for line in table) == parts
     words = [word for line in table for word in line.split()]
+    assert made.rows
     for row in made.rows:
         for cell in (*row.cells, row.average):
             assert cell.published is None or cell.published in words
@@ -154,6 +156,7 @@ def test_other_benchmarks_than_the_paper_s_can_be_shown():
 def test_runs_are_of_published_rows_and_can_be_resolved():
     keys = {(r["method"], r["variant"], r["postprocess"]) for r in rows("results")}
     keys |= {(r["method"], r["variant"], "none") for r in rows("other_metrics")}
+    assert published_runs()
     for row, run in published_runs().items():
         assert row in keys and run.method in METHODS.names(), row
         lent = {"reference": "sets/coco"} if run.method == "reme" else {}

@@ -35,6 +35,7 @@ def test_recorded_cases(case):
     pairs = [(pair["pred"], pair["label"]) for pair in case["pairs"]]
     total = confusion(pairs, case["num_classes"], case["ignore_index"])
     areas = {"intersect": total.intersection, "union": total.union, "pred": total.predicted, "label": total.labelled}
+    assert areas.keys() & case.keys() or "per_class" in case or case["per_class_valid"]
     for name in areas.keys() & case.keys():
         assert areas[name].tolist() == case[name], name
     result = scores(total)

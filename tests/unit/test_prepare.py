@@ -163,7 +163,9 @@ def test_real_coco_sample(samples, tmp_path):
     shutil.copytree(samples / "coco-panoptic/images/val2017", tmp_path / "val2017")
     shutil.copytree(samples / "coco-panoptic/derived/annotations/val2017", tmp_path / "stuffthingmaps/val2017")
     prepared("coco-object", tmp_path)
-    for path in (tmp_path / "stuffthingmaps/val2017").iterdir():
+    labels = list((tmp_path / "stuffthingmaps/val2017").iterdir())
+    assert labels
+    for path in labels:
         values = np.asarray(Image.open(path))
         made = np.asarray(Image.open(tmp_path / f"annotations/val2017/{path.stem}_instanceTrainIds.png"))
         assert made.shape == values.shape and ((made == 0) == (values > 90)).all()

@@ -26,7 +26,9 @@ POSTPROCESS = {
 
 def rows(name: str) -> list[dict[str, str]]:
     with (FOLDER / name).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        found = list(csv.DictReader(file))
+    assert found, name
+    return found
 
 
 def test_every_file_is_explained():
@@ -36,12 +38,13 @@ def test_every_file_is_explained():
 @pytest.mark.parametrize("name", sorted(KEYS))
 def test_keys_are_unique_and_nothing_is_ragged(name):
     found, fields = rows(name), KEYS[name].split(" + ")
-    assert found and not any(None in row or None in row.values() for row in found)
+    assert not any(None in row or None in row.values() for row in found)
     assert not [key for key, n in Counter(tuple(row[f] for f in fields) for row in found).items() if n > 1]
 
 
 def test_results_are_percentages_of_known_benchmarks_with_a_source():
     known = set(list_cards())
+    assert published_results()
     for row in published_results():
         assert 0 < float(row.value) < 100 and row.metric == "mIoU", row
         assert row.benchmark in known, row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
 import subprocess
 import sys
@@ -273,7 +274,10 @@ def test_read_image_decodes_as_opencv_does(tmp_path, picture):
 def test_read_image_equals_the_loader_of_mmseg(samples):
     import mmcv
 
-    for path in sorted((samples / "ade20k-sceneparsing").rglob("*.jpg")) + sorted((samples / "misc").glob("*.jpg")):
+    folders = (samples / "ade20k-sceneparsing", samples / "misc")
+    found = [sorted(folder.rglob("*.jpg")) for folder in folders]
+    assert all(found)
+    for path in itertools.chain(*found):
         np.testing.assert_array_equal(read_image(path)[..., ::-1], mmcv.imread(str(path)))
 
 

@@ -86,7 +86,9 @@ def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
     alone = {n: run(SharedBatches(ours, 8), [n])[n] for n in range(len(IMAGES))}
     scores = dict(ours.scores)
     for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 5, 1], [4, 0, 2]):
-        for number, labels in run(SharedBatches(ours, 8), order).items():
+        together = run(SharedBatches(ours, 8), order)
+        assert sorted(together) == sorted(order)
+        for number, labels in together.items():
             assert np.array_equal(labels, alone[number]), (order, number)
             assert torch.equal(ours.scores[SIZES[number]], scores[SIZES[number]]), (order, number)
     assert len(np.unique(np.concatenate([a.ravel() for a in alone.values()]))) > 1

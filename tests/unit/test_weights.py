@@ -228,6 +228,7 @@ def test_grammar(tmp_path):
 
 
 def test_published_names_are_known_to_their_libraries():
+    assert all(hub.published(kind) for kind in ("clip", "dino", "sam"))
     for entry in hub.published("clip").values():
         architecture, _, tag = entry["spec"].partition("/")
         assert tag in open_clip.list_pretrained_tags_by_model(architecture)
