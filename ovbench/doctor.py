@@ -136,7 +136,7 @@ def _cache() -> Iterator[Finding]:
     yield Finding("cache", "ok", f"{root}: {len(sizes)} parts, {_size(sum(sizes))}")
     free = shutil.disk_usage(there).free
     if free < LOW_DISK:
-        fix = "free space (ovbench cache list), or set OVBENCH_CACHE to another disk"
+        fix = "free space (ovbench cache ls), or set OVBENCH_CACHE to another disk"
         yield Finding("disk", "warning", f"{_size(free)} free for the cache", fix)
     else:
         yield Finding("disk", "ok", f"{_size(free)} free for the cache")

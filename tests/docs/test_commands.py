@@ -1,0 +1,214 @@
+"""Every command in README and docs runs as printed, or CANNOT says why it does not and how it ends instead."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+import pytest
+from report_runs import random_counts, write_run
+
+from ovbench.cli import COMMANDS, cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "cli.md"),
+]
+SLOW = ("cass.md", "freecp.md", "gate.md", "regions.md", "reme.md", "reproduce.md", "talk2dino.md")  # suites, builds
+FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+NAMES = ["sky", "grass", "road"]
+
+
+class Cannot(NamedTuple):
+    """Commands that cannot do their work in a test. ``says``: how they end here; empty: only their words are parsed."""
+
+    words: str
+    why: str
+    says: str = ""
+
+
+BENCHMARKS = "voc|pc|coco-|cityscapes|ade"
+CANNOT = (
+    Cannot(r"gate --baseline results/", "takes minutes; continuous integration runs this line"),
+    Cannot(r"--suite reme-table2", "builds ReME's reference sets, which takes minutes"),
+    Cannot(r"-m venv|pip install|-m pytest", "installs the package; continuous integration runs this line"),
+    Cannot(r"^pre-commit|^ruff|^mkdocs|^git |^python -m build", "another program"),
+    Cannot(r"^python -c .*write_training", "draws 16,000 images"),
+    Cannot(r"^python scripts/", "writes into the repository"),
+    Cannot(r"torchrun", "starts several processes"),
+    Cannot(r"ovbench train .*coco/", "needs COCO", "captions_train2014.json"),
+    Cannot(r"ovbench train .*--recipe mini", "trains for an hour"),
+    Cannot(r"ovbench describe", "needs a language model"),
+    Cannot(r"--method mine ", "needs an installed plug-in", 'unknown method "mine"'),
+    Cannot(r"clip_segmentor\.py", "needs another repository", "clip_segmentor.py"),
+    Cannot(r"(psi|clip|dinov2|reference)=(FILE|SET)", "a placeholder", "FILE|SET|no images and labels of"),
+    Cannot(r"ovbench segment .*--like ade150", "needs weights and a photograph", 'no image file "photo.jpg"'),
+    Cannot(r"--device cuda", "needs two GPUs", "cuda"),
+    Cannot(r"ovbench reference build --images train2017", "needs images and a captioner", 'no folder "train2017"'),
+    Cannot(r"ovbench data prepare", "needs a download", "downloads"),
+    Cannot(r"--subset ade150-", "needs the benchmark's images", "ade150"),
+    Cannot(r"ovbench merge shards/", "needs the shards of a real benchmark", "no ledger in the folder"),
+    Cannot(
+        rf"ovbench (eval|data|masks) .*\b({BENCHMARKS})", "needs the benchmark's images", "no images and labels of"
+    ),
+)  # fmt: skip
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    return [block for _, language, block in FENCED.findall(text) if language in languages]
+
+
+def commands(text: str) -> list[str]:
+    """The commands of a page in order: those of lines joined by a backslash or by ``&&`` one by one, no comments."""
+    lines = "\n".join(blocks(text, "", "sh", "bash", "console")).replace("\\\n", " ").splitlines()
+    parts = (part for line in lines for part in re.split(r"\s+&&\s+", line))
+    return [shlex.join(words) for words in (shlex.split(part, comments=True) for part in parts) if words]
+
+
+def parse(words: list[str]) -> click.Context:
+    """The context that click makes of a command without running it; click.UsageError where the words do not fit."""
+    command, context = cli, click.Context(cli, info_name="ovbench")
+    while isinstance(command, click.Group):
+        if not words:
+            raise click.UsageError("Missing command")
+        name, *words = words
+        command = command.get_command(context, name)
+        assert command is not None, f'no command "{name}"'
+    return command.make_context(command.name, list(words), parent=context)
+
+
+def ovbench_words(command: str) -> list[str]:
+    """The words behind the program's name; none if the command is another program's."""
+    words = shlex.split(command)
+    names = [n for n, word in enumerate(words) if Path(word).name == "ovbench"]
+    return words[names[0] + 1 :] if names and (names[0] == 0 or words[names[0] - 1] == "-m") else []
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with what the pages speak of: the checkout's documents and cases, two runs, a method, a card, a psi."""
+    for name in ("docs", "tests", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for number, name in enumerate(("first", "second")):
+        counts = random_counts(np.random.default_rng(number), 5, len(NAMES))
+        write_run(tmp_path / "runs", counts, NAMES, name=name)
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    method = blocks((ROOT / "docs" / "add-method.md").read_text(encoding="utf-8"), "python")[0]
+    (tmp_path / "path" / "to" / "mine.py").write_text(method)
+    psi = next((ROOT / "ovbench" / "assets" / "mini").rglob("psi*.safetensors"))
+    for folder in ("runs/psi", "psi-one"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(psi, tmp_path / folder / "psi.safetensors")
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OVBENCH_DATA", str(tmp_path / "data"))
+    for command, images in (("EVAL", 1), ("MASKS_BUILD", 1), ("REFERENCE_BUILD", 4)):
+        monkeypatch.setenv(f"OVBENCH_{command}_LIMIT", str(images))  # the words stay as printed
+    return tmp_path
+
+
+def expanded(words: list[str], folder: Path) -> list[str]:
+    """What a shell makes of the words; an existing data root in the place of ``/data``."""
+    made = []
+    for word in words:
+        if word == "/data":
+            word = str(folder / "data")
+        found = sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if "*" in word else []
+        made += found or [word.replace("~", str(folder), 1) if word.startswith("~") else word]
+    return made
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, id=p.name, marks=[pytest.mark.slow] if p.name in SLOW else []) for p in PAGES]
+)
+def test_commands_run_as_printed(page, here, ovbench):
+    for command in commands(page.read_text(encoding="utf-8")):
+        words = ovbench_words(command)
+        reason = next((cannot for cannot in CANNOT if re.search(cannot.words, command)), None)
+        if reason is not None and not reason.says:
+            if words:
+                parse(words)
+            continue
+        assert words, f"{page.name}: what is `{command}`?"
+        *words, redirected = words if ">" in words else [*words, None]
+        words = words[:-1] if redirected else words
+        done = ovbench(*expanded(words, here))
+        if reason is None:
+            assert done.code == 0, f"{page.name}: `{command}`\n{done.err}"
+        else:
+            assert done.code in (2, 3) and re.search(reason.says, done.err), f"{page.name}: `{command}`\n{done.err}"
+
+
+def test_every_reason_has_a_command():
+    used = [command for page in PAGES for command in commands(page.read_text(encoding="utf-8"))]
+    assert len(used) > 60
+    assert [cannot.words for cannot in CANNOT if not any(re.search(cannot.words, command) for command in used)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_text_exist(page):
+    """`ovbench ...` within a sentence: the command and its options; arguments may be left out there."""
+    for found in re.findall(r"`ovbench ([a-z][^`]*)`", FENCED.sub("", page.read_text(encoding="utf-8"))):
+        try:
+            parse(shlex.split(found.replace("\n", " ")))
+        except click.MissingParameter:
+            continue
+        except click.UsageError as error:
+            assert re.match("Option '.*' requires an argument|Missing command", error.message), found
+
+
+def strings(path: Path):
+    return [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)]  # fmt: skip
+
+
+def test_commands_that_messages_recommend_exist():
+    named = set()
+    for path in (ROOT / "ovbench").rglob("*.py"):
+        for text in strings(path):
+            named.update(re.findall(r"\bovbench ([a-z]+)(?: ([a-z0-9]+))?(?![a-z0-9.])", text))
+    groups = {name: cli.get_command(click.Context(cli), name) for name in COMMANDS}
+    groups = {name: set(group.commands) for name, group in groups.items() if isinstance(group, click.Group)}
+    assert len([first for first, _ in named if first in COMMANDS]) > 10
+    assert {(first, second) for first, second in named if first in groups and second} <= {
+        (group, name) for group, names in groups.items() for name in names
+    }
+
+
+def test_the_method_in_the_readme_is_the_one_in_the_package():
+    source = (ROOT / "ovbench" / "methods" / "clip.py").read_text(encoding="utf-8")
+    written = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    shown = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    assert [block.rstrip() for block in shown] == [ast.get_source_segment(source, written)]
+
+
+def test_the_card_in_the_readme_is_run(tmp_path, ovbench):
+    from PIL import Image
+
+    card = next(b for b in blocks((ROOT / "README.md").read_text(encoding="utf-8"), "toml") if "[[layout]]" in b)
+    (tmp_path / "card.toml").write_text(card)
+    (tmp_path / "classes.txt").write_text("grass\nroad\n")
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.open(ROOT / "docs" / "images" / "scene.jpg").resize((80, 96)).save(tmp_path / "images" / "a.jpg")
+    Image.fromarray(np.tile(np.uint8([0, 1]), (96, 40))).save(tmp_path / "labels" / "a.png")
+    done = ovbench(
+        *["eval", "--method", "clip", "--dataset", tmp_path / "card.toml", "--data-root", tmp_path],
+        *["--out", tmp_path / "runs", "--weights", "clip=mini"],
+    )
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "cli.md"], ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
