@@ -25,6 +25,7 @@ def record(ovbench, runs, *more):
     return path
 
 
+@pytest.mark.slow
 def test_compare_says_what_changed(ovbench, runs):
     first, second = record(ovbench, runs), record(ovbench, runs, "--set", "residual=false")
     found = ovbench("compare", first, second, "--json").json()
@@ -59,6 +60,7 @@ def test_a_record_changed_by_hand_is_refused(ovbench, runs, tmp_path, change, me
     assert done.code == 3 and message in done.err and ("changed.json" in done.err or "elsewhere" in done.err)
 
 
+@pytest.mark.slow
 def test_unlike_benchmarks_are_not_compared(ovbench, runs):
     first = record(ovbench, runs)
     done = ovbench("eval", "-m", "maskclip", "-d", "mini-bg", "--limit", 3, "--out", runs, "--json")
@@ -75,6 +77,7 @@ def test_few_images_have_no_interval(ovbench, runs, tmp_path):
     assert "no interval: fewer than 10" in ovbench("compare", path, path).out
 
 
+@pytest.mark.slow
 def test_gate_passes_what_is_equal_and_fails_what_was_broken(ovbench, tmp_path):
     """Dropping DINO's correlations and the map correction is what a broken CorrCLIP looks like."""
     base = tmp_path / "base.json"
@@ -235,6 +238,7 @@ def test_bad_baselines(ovbench, tmp_path):
     assert ovbench("gate", "--baseline", tmp_path / "new.json", "--update").code == 2
 
 
+@pytest.mark.slow
 def test_an_existing_baseline_is_measured_anew(ovbench, tmp_path):
     base = tmp_path / "base.json"
     assert ovbench("gate", "--baseline", base, "--update", "-m", "maskclip", "-d", "mini", "--limit", 3).code == 0

@@ -55,6 +55,7 @@ def data(tmp_path_factory):
     return root, maps
 
 
+@pytest.mark.slow
 def test_every_benchmark_is_verified_and_scored(data, tmp_path):
     root, maps = data
     call("data", "verify", *BUILDERS, "--data-root", root, "--partial", "--workers", 1)

@@ -13,6 +13,7 @@ from ovbench.data.read import open_dataset
 VOLATILE = "time"
 
 
+@pytest.mark.slow
 def test_record_says_everything_and_runs_agree(ovbench, tmp_path):
     first, second = (
         ovbench("eval", "-m", "corrclip", "-d", "mini", "--limit", 2, "--json", "--out", tmp_path / name).json()
@@ -53,6 +54,7 @@ def test_no_interval_comes_with_its_reason(ovbench, tmp_path):
     assert metrics["mIoU_interval"] is None and metrics["mIoU_no_interval"] == "fewer than 10 images"
 
 
+@pytest.mark.slow
 def test_several_methods_and_datasets_in_one_call(ovbench, tmp_path):
     cells = ("-m", "clip", "-m", "maskclip", "-d", "mini", "-d", "mini-bg")
     done = ovbench("eval", *cells, "--limit", 1, "--out", tmp_path)
@@ -62,6 +64,7 @@ def test_several_methods_and_datasets_in_one_call(ovbench, tmp_path):
     assert "planned: clip on mini-bg, 1 images" in done.err
 
 
+@pytest.mark.slow
 def test_mini_bg_predicts_the_background_below_the_threshold(ovbench, tmp_path):
     def background(threshold):
         done = ovbench("eval", "-m", "maskclip", "-d", "mini-bg", "--limit", 1, "--json", "--out", tmp_path,
@@ -71,6 +74,7 @@ def test_mini_bg_predicts_the_background_below_the_threshold(ovbench, tmp_path):
     assert background(0.0) < background(0.3) <= background(0.99)
 
 
+@pytest.mark.slow
 def test_show_writes_pictures(ovbench, tmp_path):
     done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 2, "--show", 1, "--out", tmp_path)
     assert done.code == 0, done.err
@@ -79,6 +83,7 @@ def test_show_writes_pictures(ovbench, tmp_path):
     assert width > 3 * height / 2
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_fails_alone(ovbench, tmp_path, monkeypatch):
     """The rest is counted, the record is partial and names the image, and the exit code says so."""
     import shutil
@@ -114,6 +119,7 @@ def test_what_is_wrong_is_said_in_one_sentence(ovbench, tmp_path, arguments, cod
     assert done.out == "" and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["maskclip", "corrclip"])
 def test_runner_of_mmengine_gives_the_same_miou(ovbench, tmp_path, method):
     """The registered segmentor under mmengine's Runner with mmseg's own dataset, pipeline and IoUMetric."""
@@ -167,6 +173,7 @@ def test_refine_is_a_setting_wherever_it_stands(ovbench, order):
     assert values["refine"] == "pamr" and values["crop"] == 64
 
 
+@pytest.mark.slow
 def test_benchmarks_that_share_images_share_a_pass_and_lose_nothing_by_it(ovbench, tmp_path):
     common = ("-m", "maskclip", "--limit", 2, "--json", "--out")
     together = ovbench("eval", "-d", "mini", "-d", "mini-bg", *common, tmp_path / "both")

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 ROWS = """
 datasets = ["mini"]
 [shared]
@@ -15,6 +17,7 @@ settings = { scope = false }
 """
 
 
+@pytest.mark.slow
 def test_a_suite_gives_a_table_with_its_labels_and_a_record_a_row(ovbench, tmp_path):
     suite = tmp_path / "own.toml"
     suite.write_text(ROWS)

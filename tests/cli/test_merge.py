@@ -36,6 +36,7 @@ def comparable(record):
     return {key: value for key, value in record.items() if key not in ("time", "git")}
 
 
+@pytest.mark.slow
 def test_the_record_is_that_of_one_run(ovbench, ran, tmp_path):
     whole = run(ovbench, tmp_path / "whole")
     merged = ovbench("merge", *reversed(ran), "--out", tmp_path / "merged", "--json")
@@ -98,6 +99,7 @@ def cut(folder):
     part.write_bytes(b"".join(part.read_bytes().splitlines(keepends=True)[:-1]))
 
 
+@pytest.mark.slow
 def test_unlike_headers_are_refused_by_the_field(ovbench, ran, tmp_path):
     run(ovbench, tmp_path / "other", "--shard", "2/2", "--set", "prob_thd=0.3")
     (other,) = (tmp_path / "other").glob("*/")

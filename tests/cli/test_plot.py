@@ -18,6 +18,7 @@ def records(ovbench, runs):
     return sorted(runs.glob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classes", "heatmap", "cost", "ablation"])
 def test_every_kind_as_png_and_the_same_svg_twice(ovbench, records, tmp_path, kind):
     done = ovbench("plot", kind, *records, "--out", tmp_path / "a.png")

@@ -82,6 +82,7 @@ def evaluate(ovbench, tmp_path, *arguments):
     return ovbench("eval", *arguments, "-d", "mini", "--limit", 1, "--out", tmp_path / "runs", "--json")
 
 
+@pytest.mark.slow
 def test_a_class_in_a_file_runs_as_itself_with_its_settings_and_its_code_is_in_the_record(ovbench, own, tmp_path):
     done = evaluate(ovbench, tmp_path, "-m", f"{own}:CLIP", "--set", "gain=2.5")
     assert done.code == 0, done.err
@@ -95,6 +96,7 @@ def test_a_class_in_a_file_runs_as_itself_with_its_settings_and_its_code_is_in_t
     assert changed.code == 3 and "--fresh" in changed.err
 
 
+@pytest.mark.slow
 def test_settings_beside_the_file(ovbench, own, tmp_path):
     own.with_suffix(".toml").write_text("[params]\ngain = 3.0\n")
     assert evaluate(ovbench, tmp_path, "-m", f"{own}:CLIP").json()["cell"]["params"] == {"gain": 3.0}
@@ -112,6 +114,7 @@ def test_a_segmentor_of_mmsegmentation_runs_through_its_predict(ovbench, third, 
     assert wrong.code == 4 and "labels 999..999 for" in wrong.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "failing"),
     [
@@ -126,6 +129,7 @@ def test_the_kit_finds_what_is_wrong(ovbench, own, name, failing):
     assert done.code == (1 if failing else 0)
 
 
+@pytest.mark.slow
 def test_the_kit_finds_who_opens_labels(ovbench, own):
     from ovbench.data.card import load_card
     from ovbench.data.read import open_dataset

@@ -39,6 +39,7 @@ def elements(page, kind):
     return [json.loads(text) for text in found]
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_page(ovbench, runs, tmp_path):
     page = tmp_path / "page.html"
     done = ovbench("report", runs, "--images", 3, "--out", page)
@@ -55,6 +56,7 @@ def test_two_runs_in_one_page(ovbench, runs, tmp_path):
     assert "ovbench eval -m maskclip -d mini --limit 4" in text and "partial: of 100" in text
 
 
+@pytest.mark.slow
 def test_the_number_of_pictures_bounds_the_file(ovbench, runs, tmp_path):
     sizes = []
     for images in (0, 1, 4):
@@ -74,6 +76,7 @@ def test_without_a_ledger_there_is_still_a_page(ovbench, runs, tmp_path):
     assert data["images"]["ids"] == [] and data["perClass"]["iou"]
 
 
+@pytest.mark.slow
 def test_pictures_that_differ_from_the_run_are_told(ovbench, runs, tmp_path):
     """As if the run had been on another machine, with other weights."""
     record = read_json(record_in(runs))

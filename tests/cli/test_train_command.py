@@ -30,6 +30,7 @@ def train(ovbench, data, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_train_leaves_psi_its_card_and_the_curve_and_psi_serves_eval(train, ovbench, tmp_path):
     done = train()
     assert done.code == 0, done.err
@@ -56,6 +57,7 @@ def test_train_leaves_psi_its_card_and_the_curve_and_psi_serves_eval(train, ovbe
     assert evaluated.json()["weights"]["psi"]["name"].endswith("psi.safetensors")
 
 
+@pytest.mark.slow
 def test_settings_change_what_is_trained_and_another_training_is_not_gone_on_with(train):
     assert train().code == 0
     refused = train("--set", "lr=0.01")

@@ -414,6 +414,7 @@ def test_several_benchmarks_are_all_verified_though_one_fails(tmp_path):
     assert [report["ok"] for report in reports] == [False, True] and "looked in" in reports[0]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_preparation_leaves_whole_files_and_goes_on(tmp_path, how):
     maps = raw.coco(tmp_path, n=100)

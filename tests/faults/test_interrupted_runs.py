@@ -51,6 +51,7 @@ def wait_for_images(out: Path, process, count):
     raise AssertionError("the run never got that far")
 
 
+@pytest.mark.slow
 def test_killed_and_repeated(uninterrupted, tmp_path):
     process = start(tmp_path)
     wait_for_images(tmp_path, process, 2)
@@ -62,6 +63,7 @@ def test_killed_and_repeated(uninterrupted, tmp_path):
     assert record == uninterrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_asked_to_stop(uninterrupted, tmp_path, number, code):
     process = start(tmp_path)
@@ -75,6 +77,7 @@ def test_asked_to_stop(uninterrupted, tmp_path, number, code):
     assert record_of(start(tmp_path)) == uninterrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
 def test_several_processes_count_every_image_once(uninterrupted, tmp_path, processes):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
@@ -98,6 +101,7 @@ def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
         segmentor.label(torch.zeros(60, 60, 3, dtype=torch.uint8).numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [(), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")])
 def test_shared_batches_give_one_record_stopped_or_split(tmp_path, launcher):
     whole = record_of(start(tmp_path / "whole", "--batch", "8"))

@@ -121,6 +121,7 @@ def test_a_build_that_was_cut_off_goes_on(built, copy, world):
     assert again["files"] == built[1]["files"] and not list(copy.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_shards_united_are_the_whole(built, world, tmp_path):
     sets = []
     for number in (1, 2):

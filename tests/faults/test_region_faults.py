@@ -140,6 +140,7 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(30_000, 40_000), (2**31, 2**31), (30, 40)])
 def test_an_archive_that_unpacks_to_gigabytes_is_not_unpacked(tmp_path, shape):
     """Either its header announces another size, or what follows the announced array is never read."""
@@ -249,6 +250,7 @@ def test_a_second_build_makes_nothing_and_a_damaged_entry_is_made_again(mini_cac
     assert {path: path.read_bytes() for path in maps(mini_cache)} == entries
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_whole_entries_and_goes_on(mini_cache):
     command = [sys.executable, "-m", "ovbench", "masks", "build", "-d", "mini", "--regions", "slic", "--workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -265,6 +267,7 @@ def test_a_killed_build_leaves_whole_entries_and_goes_on(mini_cache):
     assert result.exit_code == 0 and "already there" in result.output and " 0 already" not in result.output
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_entries(mini_cache):
     build()
     alone = {path.name: path.read_bytes() for path in maps(mini_cache)}

@@ -70,6 +70,7 @@ def test_no_space_for_the_record(ovbench, full_disk, monkeypatch, tmp_path):
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 @needs_proc
 def test_no_space_for_the_cache_costs_only_time(ovbench, full_disk, monkeypatch, tmp_path):
     ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 1, "--out", tmp_path / "drawn")
@@ -88,6 +89,7 @@ def test_output_that_cannot_be_written(ovbench, tmp_path):
     assert left(tmp_path) == ["file"]
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_cell(ovbench, tmp_path):
     assert ovbench(*evaluate(tmp_path)).code == 0
     (folder,) = tmp_path.glob("*/")
@@ -99,6 +101,7 @@ def test_two_runs_of_one_cell(ovbench, tmp_path):
     assert record.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_scores_that_are_no_numbers(ovbench, monkeypatch, tmp_path):
     score = MaskCLIP.score
     monkeypatch.setattr(MaskCLIP, "score", lambda self, features, queries: score(self, features, queries) * torch.nan)
@@ -125,6 +128,7 @@ class Hostile:
         return os.mkdir, ("this-must-never-exist",)
 
 
+@pytest.mark.slow
 def test_a_hostile_checkpoint(ovbench, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Hostile()}, tmp_path / "clip.pt")
@@ -166,6 +170,7 @@ def labels_of(image, classes, **decision):
     return segmentor.label(image)
 
 
+@pytest.mark.slow
 def test_ten_thousand_classes():
     image = np.random.default_rng(0).integers(0, 255, (48, 60, 3), np.uint8)
     labels = labels_of(image, 10_000)
@@ -174,12 +179,14 @@ def test_ten_thousand_classes():
     assert np.all((sure == labels) | (sure == 0)) and (sure == 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (20_000, 40)])
 def test_tiny_and_endless_images(size):
     image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     assert labels_of(image, 5).shape == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -191,6 +198,7 @@ def test_a_reader_that_has_gone(arguments):
     assert code_without_reader(*arguments) == 141
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_gone_before_a_comparison(ovbench, tmp_path):
     for method in ("clip", "maskclip"):
         assert ovbench("eval", "-m", method, "-d", "mini", "--limit", 2, "--out", tmp_path).code == 0
@@ -208,6 +216,7 @@ def code_without_reader(*arguments):
     return process.wait(timeout=120)
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_fails_alone_in_shared_batches(ovbench, monkeypatch, tmp_path):
     plain = json.loads(ovbench(*evaluate(tmp_path / "plain", "--batch", 8)).out)
     read, refused = decode.read_picture, open_dataset(load_card("mini")).items[0].image_path

@@ -45,6 +45,7 @@ SPLITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_order_images_labels_and_classes(mmseg, tmp_path, name):
     from mmcv.transforms import LoadImageFromFile

@@ -55,6 +55,7 @@ def test_sqlite_and_lines_give_back_what_they_got(tmp_path):
     assert row["sqlite full"]["note_s"] > 0 and row["lines"]["ratio_to_lines"] == {"note": 1, "read": 1, "bytes": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "kinds"), [("maskclip", {"clip"}), ("talk2dino", {"dinov2"})])
 def test_overhead_is_over_the_towers_that_ran(method, kinds):
     import overhead

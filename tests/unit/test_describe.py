@@ -220,6 +220,7 @@ def chat_model(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_local_model_answers_the_same_again(chat_model):
     ask = module.local(str(chat_model))
     assert ask("Describe w1") == ask("Describe w1") != ""

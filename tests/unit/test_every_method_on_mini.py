@@ -12,6 +12,7 @@ from ovbench.registry import METHODS
 from ovbench.segmentor import build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 def test_labels_are_never_read_and_images_do_not_matter_to_each_other(method, tmp_path, monkeypatch):
     monkeypatch.setattr("ovbench.reference.mini.IMAGES", 8)  # of reme's reference set, which is built here

@@ -74,6 +74,7 @@ def test_batches_are_shared_on_a_gpu_or_where_asked_for():
         choose_batch(12, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("c++") is None, reason="no C++ compiler")
 def test_blocks_that_are_really_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

@@ -90,6 +90,7 @@ def test_components_are_transitive_and_in_order():
     assert components(edges) == [[0, 3, 4], [1, 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["clearclip", "gem", "maskclip-freecp", "sclip-freecp", "sclip", "naclip"])
 def test_windows_together_are_windows_one_by_one(towers, windows, queries, base):
     """In fp64: rounding depends on the batch's shape, and next to a threshold it would decide over a box."""

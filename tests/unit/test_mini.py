@@ -23,6 +23,7 @@ def decoded(path):
     return np.asarray(Image.open(path))
 
 
+@pytest.mark.slow
 def test_validation_split_is_the_same_to_the_byte():
     digest = hashlib.sha256()
     for i in range(write.VALIDATION_IMAGES):

@@ -59,6 +59,7 @@ def test_tokens_that_training_never_saw_share_a_row(clip):
     assert not torch.allclose(zebra, ring, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_clip_names_crops_of_one_material(clip, pure_crops):
     from torch.nn.functional import interpolate
 

@@ -79,6 +79,7 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
     ours = labeller(METHODS[name](towers))

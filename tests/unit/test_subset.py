@@ -100,6 +100,7 @@ def test_wrong_counts_and_manifests(many, tmp_path):
         manifest.select(open_dataset(load_card("voc21"), tmp_path))
 
 
+@pytest.mark.slow
 def test_the_command(many, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(data, ["subset", "ade150", "-n", "3", "--seed", "5", "--data-root", str(tmp_path)])

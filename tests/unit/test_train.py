@@ -150,6 +150,7 @@ team.leave()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     """Weights agree up to rounding: the sums run in another order."""
     whole = train(features(), RECIPE, Checkpoint(tmp_path / "one.pt", {}), team=Team())

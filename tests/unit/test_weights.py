@@ -115,6 +115,7 @@ def dino_state() -> dict[str, torch.Tensor]:
     return timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["facebookresearch", "timm with head", "safetensors", "full checkpoint"])
 def test_dino_files_of_every_form(form, tmp_path):
     state = dino_state()
