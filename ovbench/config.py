@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ovbench.backbones.preprocess import Normalisation, normalisation_of
 from ovbench.backbones.spec import lay_over
-from ovbench.errors import InputError, UsageError, unknown
+from ovbench.errors import InputError, OvbenchError, UsageError, unknown
 from ovbench.layers import layers_of, merge
 from ovbench.registry import METHODS, REGIONS
 from ovbench.resources import shipped
@@ -26,7 +30,7 @@ class Protocol:
     side at most ``long_side`` (pixels; short_side 0: not resized).
     crop, stride: square sliding windows in pixels of the resized image; crop 0 is one window over the whole image.
     pad: windows are padded to a multiple of this many pixels (0: never; -1: of the patch of CLIP).
-    mean, std: normalisation of RGB values 0..255.
+    mean, std: normalisation of RGB values 0..255; unless given, that of the tower which sees the windows.
     templates: prompt set in configs/templates.toml. vocabulary: variant of the class names ("" is the canonical one).
     descriptions: set of class descriptions by name, or a JSON file of them (see `ovbench.describe`; "" is none).
     logit_scale, prob_thd: see `ovbench.engine.reduce.Decision`.
@@ -137,10 +141,46 @@ def resolve(
         method=method,
         dataset=dataset,
         params=_build(entry.Params, merged["params"], f"parameters of {method}"),
-        protocol=_build(Protocol, merged["protocol"], f"protocol of {method}"),
+        protocol=_protocol(merged["protocol"], needed.get(entry.sees), entry.sees, overrides, method),
         backbones=needed,
         regions=_regions(merged["regions"]) if entry.needs.regions else {},
     )
+
+
+def _protocol(
+    table: Mapping[str, Any], spec: str | None, kind: str, overrides: Mapping[str, str], method: str
+) -> Protocol:
+    """The protocol with the normalisation of the backbone ``spec`` that sees the windows.
+
+    Other constants given on the command line are used, which is said once.
+
+    Raises:
+        InputError: where a settings file gives other constants than that backbone was trained with.
+    """
+    own = normalisation_of(kind, spec) if spec else None
+    made = _build(Protocol, {**(own._asdict() if own else {}), **table}, f"protocol of {method}")
+    given = Normalisation(made.mean, made.std)
+    if own is None or given.equals(own):
+        return made
+    trained = f"{spec} was trained with mean {_spelled(own.mean)} and std {_spelled(own.std)}"
+    in_file = given._replace(**{name: getattr(own, name) for name in ("mean", "std") if name in overrides})
+    if not in_file.equals(own):
+        raise InputError(
+            f"the settings give mean {_spelled(in_file.mean)} and std {_spelled(in_file.std)}, but {trained}",
+            where=f"protocol of {method}",
+            fix="remove mean and std from the settings file, or give both with --set",
+        )
+    _say_once(f"mean and std are set by hand: {trained}")
+    return made
+
+
+def _spelled(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logging.getLogger("ovbench").warning(message)
 
 
 def _as_in_file(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +192,12 @@ def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str
     """A cell as `Cell.as_dict` gives it with parameters and protocol as the settings files have them, learnt without
     loading the method."""
     tables = merge(layers_of(plain["method"], plain["dataset"], protocol)).tables
-    around = _build(Protocol, tables["protocol"], f"protocol of {plain['method']}")
+    own = None
+    if clip := plain["backbones"].get("clip"):  # methods whose windows another backbone sees have it in their file
+        with contextlib.suppress(OvbenchError):  # a name from another version
+            own = normalisation_of("clip", clip)
+    table = {**(own._asdict() if own else {}), **tables["protocol"]}
+    around = _build(Protocol, table, f"protocol of {plain['method']}")
     return _as_in_file({**plain, "params": tables["params"], "protocol": dataclasses.asdict(around)})
 
 

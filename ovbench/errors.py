@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+SHOWN = 20  # names that a message lists at most
+
 
 class OvbenchError(Exception):
     """An error that a user can act on: what is wrong, where, and what to do about it. Never shown with a traceback."""
@@ -58,7 +60,8 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = N
     if close:
         fix = "did you mean " + " or ".join(f'"{c}"' for c in close) + "?"
     else:
-        fix = "known: " + ", ".join(known) if known else None
+        more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+        fix = "known: " + ", ".join(known[:SHOWN]) + more if known else None
     return UsageError(f'unknown {kind} "{name}"', where=where, fix=fix)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,39 +16,67 @@ from torch import Tensor, nn
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
-from ovbench.backbones.dinov2 import Dinov2Vision, timm_names
+from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.names import open_clip_names, timm_names
+from ovbench.backbones.preprocess import USUAL, Normalisation, normalisation_of
 from ovbench.backbones.psi import load_psi
-from ovbench.backbones.spec import BackboneSpec, parse_spec
+from ovbench.backbones.spec import MINI, BackboneSpec, parse_spec
 from ovbench.backbones.text import TextEncoder
+from ovbench.backbones.zoo import Source, clip_architecture, clip_source, clip_tag, quick_gelu, timm_source, timm_tag
 from ovbench.errors import InputError, first_line, unknown
 from ovbench.hub import given_file, local_file, published, published_file, require_connection
 from ovbench.resources import asset
-from ovbench.tensors import fill, read_tensors
+from ovbench.tensors import fill, read_tensors, without_prefix
 
-MINI = "mini"
 REFERENCE = "reference"
-CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+CLIPS = ("clip", "presence")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI keeps among the tensors
+USUAL_ACTIVATION = "gelu"
+
+log = logging.getLogger("ovbench")
+
+
+class Use(NamedTuple):
+    """How a network wants to be used, beside its tensors: ``normalisation`` of its input (None: it sees no picture),
+    ``activation`` "gelu" or "quick_gelu", ``temperature`` of its cosines (CLIP's exp(logit_scale), else None), side of
+    a ``patch`` in pixels, and the ``interpolation`` that its publisher resizes pictures with ("" where unknown)."""
+
+    normalisation: Normalisation | None = None
+    activation: str = USUAL_ACTIVATION
+    temperature: float | None = None
+    patch: int | None = None
+    interpolation: str = ""
+
+    def unusual(self, kind: str) -> dict[str, Any]:
+        """What is not as in most networks of a kind and is not among the tensors either; part of a network's hash."""
+        found: dict[str, Any] = {}
+        if self.activation != USUAL_ACTIVATION:
+            found["activation"] = self.activation
+        if self.normalisation is not None and not self.normalisation.equals(USUAL[kind]):
+            found["normalisation"] = self.normalisation
+        return found
 
 
 class Loaded(NamedTuple):
-    """A backbone and where it came from: its name, the hash of its tensors, and the text tower if it has one."""
+    """A backbone and where it came from: its name, the hash of its tensors and of how they are used, the text tower if
+    it has one, and its use."""
 
     vision: nn.Module
     spec: str
     sha256: str
     text: TextEncoder | None = None
+    use: Use = Use()
 
 
 def load_backbone(kind: str, spec: str) -> Loaded:
     """Load the backbone ``kind`` in fp32 on the CPU; ``spec`` as in `ovbench.backbones.spec`.
 
     Kinds: "clip"; "presence", a second CLIP; "dino"; "dinov2" (any DINO, DINOv2 or DINOv3); "psi", Talk2DINO's
-    projection of text. Files, each a torch or a safetensors file: for CLIP a state dict with open_clip's or OpenAI's
-    keys, or OpenAI's TorchScript archive; for the DINOs one with facebookresearch's or timm's keys, or the authors'
-    full training checkpoint, of which the teacher is taken; for psi see `ovbench.backbones.psi`. InputError where the
-    weights are neither here nor reachable, or do not fit. "reference": the folder of a reference set, no network.
+    projection of text. Files, each a torch or a safetensors file: for CLIP a state dict with open_clip's, OpenAI's or
+    transformers' names, or OpenAI's TorchScript archive; for the DINOs one with facebookresearch's, timm's or
+    transformers' names, or the authors' full training checkpoint, of which the teacher is taken; for psi see
+    `ovbench.backbones.psi`. InputError where the weights are neither here nor reachable, or do not fit. "reference":
+    the folder of a reference set, no network.
     """
     if kind == REFERENCE:
         return _load_reference(spec)
@@ -65,7 +95,7 @@ def _loader(kind: str) -> Callable[[BackboneSpec, str], Loaded]:
 
 def missing_weights(backbones: Mapping[str, str]) -> list[str]:
     """The files of backbones that are not on this machine, as "FILE of REPOSITORY". UsageError for an unknown name,
-    InputError for a local file that does not exist."""
+    InputError for a local file that does not exist and for a tower that no method can use."""
     absent = []
     for kind, text in backbones.items():
         if kind == REFERENCE:
@@ -76,11 +106,16 @@ def missing_weights(backbones: Mapping[str, str]) -> list[str]:
         spec = parse_spec(kind, text)
         if spec.file:
             given_file(str(spec.file), f"--weights {kind}")
+            if kind in CLIPS and spec.architecture != MINI:
+                clip_architecture(spec, text)
         elif kind == "psi":
             _psi_file(spec, text)
         elif spec.architecture != MINI:
-            source, files = _open_clip_source(spec, text) if kind in ("clip", "presence") else _timm_source(spec, text)
-            absent += [] if _here(source, files) else [f"{kind}: {files[0]} of {source}"]
+            source = clip_source(spec, text) if kind in CLIPS else timm_source(spec, text)
+            if _here(source) is None:
+                if kind not in CLIPS:
+                    _require_vit(kind, spec)
+                absent.append(f"{kind}: {source.files[0]} of {source.place}")
     return absent
 
 
@@ -102,62 +137,87 @@ def require_weights(cells: Iterable[Any]) -> None:
 
 
 def _load_clip(spec: BackboneSpec, text: str) -> Loaded:
+    quick, interpolation = False, ""
     if spec.architecture == MINI:
         from ovbench.backbones import mini
 
         model, tokenizer = mini.load_clip(), mini.tokenizer()
+        state = read_tensors(spec.file) if spec.file else {}
+    elif spec.file:
+        state = read_tensors(spec.file)
+        quick = _file_quick_gelu(spec, state, text)
+        model, tokenizer = _bare_clip(spec, quick), _tokenizer(spec, text)
     else:
-        model, tokenizer = _open_clip(spec, text)
+        state, quick, interpolation = {}, quick_gelu(spec, text), clip_tag(spec, text).get("interpolation", "")
+        model, tokenizer = _clip_of_tag(spec, text, quick), _tokenizer(spec, text)
     if spec.file:
-        state = {key: value for key, value in read_tensors(spec.file).items() if key not in NOT_WEIGHTS}
+        state = open_clip_names({key: value for key, value in state.items() if key not in NOT_WEIGHTS})
+        state = without_prefix(state, model.state_dict(), spec.file)
+        _own_positions(model.visual, "positional_embedding", state.get("visual.positional_embedding"), 1, spec.file)
         _fill(model, state, spec, "clip")
     model = model.float().eval().requires_grad_(False)
-    return Loaded(ClipVision(model.visual), text, tensor_hash(model), TextEncoder(model, tokenizer))
+    temperature, normalisation = float(model.logit_scale.exp()), normalisation_of("clip", text)
+    vision = ClipVision(model.visual, temperature, normalisation)
+    use = Use(normalisation, "quick_gelu" if quick else "gelu", temperature, vision.patch, interpolation)
+    return Loaded(vision, text, network_hash(model, "clip", use), TextEncoder(model, tokenizer), use)
 
 
-def _open_clip(spec: BackboneSpec, text: str) -> tuple[nn.Module, Any]:
-    """The model of a tag, or without a tag the bare architecture; and its tokenizer."""
+def _file_quick_gelu(spec: BackboneSpec, state: Mapping[str, Tensor], text: str) -> bool:
+    """The activation of a CLIP in a file, which does not say it: OpenAI's own files mean QuickGELU whatever
+    architecture is named, others what the named architecture has."""
+    named = bool(clip_architecture(spec, text).get("quick_gelu", False))
+    if not all(name in state for name in NOT_WEIGHTS):
+        return named
+    if not named:
+        log.warning('"%s" is a file of OpenAI\'s: %s runs with QuickGELU, as its weights want', spec.file, text)
+    return True
+
+
+def _bare_clip(spec: BackboneSpec, quick: bool) -> nn.Module:
     import open_clip
 
-    if spec.architecture not in open_clip.list_models():
-        raise unknown("CLIP model", spec.architecture, open_clip.list_models(), where=f"clip={text}")
-    if spec.file:
-        with _quiet():
-            model = open_clip.create_model(spec.architecture, load_weights=False, pretrained_text=False)
-    else:
-        source, files = _open_clip_source(spec, text)
-        found = _here(source, files)
-        if found is None:
-            _require(source, files[0])
-        with _quiet(), _explained("CLIP", text):
-            model = open_clip.create_model(spec.architecture, pretrained=str(found or spec.tag), precision="fp32")
-    return model, open_clip.get_tokenizer(spec.architecture)
+    with _quiet():
+        return open_clip.create_model(
+            spec.architecture, load_weights=False, pretrained_text=False, force_quick_gelu=quick
+        )
 
 
-def _open_clip_source(spec: BackboneSpec, text: str) -> tuple[str, tuple[str, ...]]:
-    """Where the weights of a tag come from (a hub repository or an URL), and the names its file can have."""
+def _clip_of_tag(spec: BackboneSpec, text: str, quick: bool) -> nn.Module:
+    """The model of a pretrained tag with the activation that the tag wants. open_clip is given the file that is here,
+    so it cannot know the tag's."""
     import open_clip
 
-    if spec.architecture not in open_clip.list_models():
-        raise unknown("CLIP model", spec.architecture, open_clip.list_models(), where=f"clip={text}")
-    tags = open_clip.list_pretrained_tags_by_model(spec.architecture)
-    if spec.tag not in tags:
-        raise unknown("pretrained tag", spec.tag, tags, where=f"clip={text}")
-    config = open_clip.get_pretrained_cfg(spec.architecture, spec.tag)
-    if config.get("hf_hub"):
-        repository, _, file = config["hf_hub"].rpartition("/")
-        return repository, (file,) if file else CLIP_FILES
-    return config["url"], (Path(config["url"]).name,)
+    source = clip_source(spec, text)
+    found = _here(source)
+    if found is None:
+        _require(source)
+    with _quiet(), _explained("CLIP", text):
+        return open_clip.create_model(
+            spec.architecture, pretrained=str(found or spec.tag), precision="fp32", force_quick_gelu=quick
+        )
+
+
+def _tokenizer(spec: BackboneSpec, text: str) -> Any:
+    import open_clip
+
+    with _quiet(), _explained("the tokenizer of CLIP", text):
+        return open_clip.get_tokenizer(spec.architecture)
 
 
 def _load_dino(spec: BackboneSpec, text: str) -> Loaded:
-    vit = _dino_vit(spec, text, "dino")
-    return Loaded(DinoVision(vit), text, tensor_hash(vit))
+    return _loaded_dino("dino", DinoVision, spec, text)
 
 
 def _load_dinov2(spec: BackboneSpec, text: str) -> Loaded:
-    vit = _dino_vit(spec, text, "dinov2")
-    return Loaded(Dinov2Vision(vit), text, tensor_hash(vit))
+    return _loaded_dino("dinov2", Dinov2Vision, spec, text)
+
+
+def _loaded_dino(kind: str, tower: type, spec: BackboneSpec, text: str) -> Loaded:
+    vit, normalisation = _dino_vit(spec, text, kind), normalisation_of(kind, text)
+    vision = tower(vit, normalisation)
+    tag = None if spec.file or spec.architecture == MINI else timm_tag(spec, text)
+    use = Use(normalisation, patch=vision.patch, interpolation=tag.interpolation if tag else "")
+    return Loaded(vision, text, network_hash(vit, kind, use), use=use)
 
 
 def _load_psi(spec: BackboneSpec, text: str) -> Loaded:
@@ -198,9 +258,39 @@ def _dino_vit(spec: BackboneSpec, text: str, kind: str) -> nn.Module:
         vit = _timm(spec, text)
     if spec.file:
         state = {key.removeprefix("backbone."): value for key, value in read_tensors(spec.file).items()}
-        state = {key: value for key, value in state.items() if not key.startswith("head.")}
-        _fill(vit, timm_names(state), spec, "dino")
+        state = timm_names({key: value for key, value in state.items() if not key.startswith(("head.", "dino_head."))})
+        state = timm_names(without_prefix(state, vit.state_dict(), spec.file))
+        prefix = 0 if getattr(vit, "no_embed_class", False) else 1
+        _own_positions(vit, "pos_embed", state.get("pos_embed"), prefix, spec.file)
+        _fill(vit, state, spec, kind)
     return vit.float()
+
+
+def _own_positions(model: nn.Module, name: str, table: Tensor | None, prefix: int, path: Path) -> None:
+    """Give a tower the position table of a file that was trained on other sizes. The towers interpolate their table to
+    every picture anyway; interpolating it to the named architecture's size before would only lose some of it."""
+    old = getattr(model, name, None)
+    if old is None or table is None or table.ndim != old.ndim or table.shape == old.shape:
+        return
+    cells = table.shape[-2] - prefix
+    side = math.isqrt(max(cells, 0))
+    if table.shape[-1] == old.shape[-1] and side and side * side == cells:
+        log.info('"%s" was trained on %d x %d patches; its own table of positions is kept', path.name, side, side)
+        setattr(model, name, nn.Parameter(torch.empty_like(table, dtype=old.dtype)))
+
+
+def _require_vit(kind: str, spec: BackboneSpec) -> None:
+    """InputError for a timm model that is no DINO's ViT, from its architecture alone."""
+    import timm
+
+    with torch.device("meta"), _quiet():
+        vit = timm.create_model(spec.architecture.partition(".")[0], pretrained=False, num_classes=0)
+    try:
+        (DinoVision if kind == "dino" else Dinov2Vision)(vit)
+    except AttributeError:
+        raise InputError(
+            f"{spec.architecture} is no tower of {kind}: it is not a ViT", where=f"{kind}={spec.architecture}"
+        ) from None
 
 
 def _timm(spec: BackboneSpec, text: str) -> nn.Module:
@@ -211,43 +301,29 @@ def _timm(spec: BackboneSpec, text: str) -> nn.Module:
         if not timm.is_model(name):
             raise unknown("timm model", name, timm.list_models(), where=f"dino={text}")
         return timm.create_model(name, pretrained=False, num_classes=0)
-    source, files = _timm_source(spec, text)
-    found = _here(source, files)
+    source = timm_source(spec, text)
+    found = _here(source)
     if found is None:
-        _require(source, files[0])
+        _require_vit("dinov2", spec)
+        _require(source)
     overlay = {"pretrained_cfg_overlay": {"file": str(found)}} if found else {}
     with _explained("the DINO", text):
         return timm.create_model(spec.architecture, pretrained=True, num_classes=0, **overlay)
 
 
-def _timm_source(spec: BackboneSpec, text: str) -> tuple[str, tuple[str, ...]]:
-    """As `_open_clip_source`, for a timm model."""
-    import timm
-
-    names = timm.list_pretrained()
-    if spec.architecture not in names:
-        raise unknown("timm model", spec.architecture, names, where=f"dino={text}")
-    config = timm.get_pretrained_cfg(spec.architecture)
-    if config.hf_hub_id:
-        repository = config.hf_hub_id
-        if repository.endswith("/"):
-            repository += f"{config.architecture}.{config.tag}"
-        return repository, (config.hf_hub_filename,) if config.hf_hub_filename else TIMM_FILES
-    return config.url, (Path(config.url).name,)
-
-
-def _here(source: str, files: tuple[str, ...]) -> Path | None:
+def _here(source: Source) -> Path | None:
     """The weights file on this machine, in the hub's cache or where the libraries keep what they get from an URL."""
-    if "://" not in source:
-        return local_file(source, *files)
+    if "://" not in source.place:
+        return local_file(source.place, *source.files)
     folders = (Path.home() / ".cache" / "clip", Path(torch.hub.get_dir()) / "checkpoints")
-    return next((path for path in (folder / files[0] for folder in folders) if path.is_file()), None)
+    return next((path for path in (folder / source.files[0] for folder in folders) if path.is_file()), None)
 
 
-def _require(source: str, file: str) -> None:
+def _require(source: Source) -> None:
     from huggingface_hub import constants
 
-    require_connection(source if "://" in source else constants.ENDPOINT, [f"{file} of {source}"])
+    place = source.place if "://" in source.place else constants.ENDPOINT
+    require_connection(place, [f"{source.files[0]} of {source.place}"])
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], spec: BackboneSpec, kind: str) -> None:
@@ -276,6 +352,13 @@ def _explained(kind: str, text: str) -> Iterator[None]:
             f"the weights of {kind} {text} could not be fetched or loaded ({first_line(error)})",
             fix="run once with a connection, copy the hub's cache folder to this machine, or give --weights KIND=FILE",
         ) from error
+
+
+def network_hash(model: nn.Module, kind: str, use: Use) -> str:
+    """sha256 over a network's tensors (CLIP's temperature is among them) and whatever is unusual in its use: activation
+    and normalisation. The usual adds nothing, so that hashes in records from before stay valid."""
+    digest, unusual = tensor_hash(model), use.unusual(kind)
+    return hashlib.sha256(f"{digest} {json.dumps(unusual, sort_keys=True)}".encode()).hexdigest() if unusual else digest
 
 
 def tensor_hash(model: nn.Module) -> str:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ovbench.backbones.positions import resize_positions, resize_positions_smoothly
+from ovbench.backbones.preprocess import OPENAI, Normalisation
 from ovbench.errors import InputError
 
 # Called with a head's number and its attention weights f[b, n, n], one head after the other.
@@ -30,12 +31,14 @@ class Heads(NamedTuple):
 
 class ClipVision(nn.Module):
     """A frozen ViT tower. ``visual`` is an ``open_clip.transformer.VisionTransformer`` (no attention pooling);
-    ``temperature`` is what the checkpoint multiplies cosines with, exp(logit_scale), 100 in OpenAI's."""
+    ``temperature`` is what the checkpoint multiplies cosines with, exp(logit_scale), 100 in OpenAI's;
+    ``normalisation`` what its input is normalised with."""
 
     heavy: ClassVar[tuple[str, ...]] = ("trunk",)  # see `ovbench.engine.execution`
 
-    def __init__(self, visual: nn.Module, temperature: float = 100.0):
+    def __init__(self, visual: nn.Module, temperature: float = 100.0, normalisation: Normalisation = OPENAI):
         super().__init__()
+        self.normalisation = normalisation
         if not hasattr(visual, "class_embedding") or getattr(visual, "attn_pool", None) is not None:
             raise InputError(
                 f"the vision tower {type(visual).__name__} is not a CLIP ViT with a class token",

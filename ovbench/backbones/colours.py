@@ -7,6 +7,8 @@ import functools
 import torch
 from torch import Tensor
 
+from ovbench.backbones.preprocess import Normalisation
+
 
 def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
     """The values as f[3, 1, 1] beside a picture. They are uploaded once: every copy to a GPU has the host wait for all
@@ -18,3 +20,12 @@ def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
 def _uploaded(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # so that training may use it, too
         return torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1)
+
+
+def renormalise(images: Tensor, given: Normalisation, wanted: Normalisation) -> Tensor:
+    """Images f[b, 3, h, w] that were normalised with ``given``, as if with ``wanted``. Padding with zeros becomes the
+    mean colour of ``given``."""
+    if given == wanted:
+        return images
+    mean, std, new_mean, new_std = (per_channel(tuple(values), images) for values in (*given, *wanted))
+    return (images * std + mean - new_mean) / new_std

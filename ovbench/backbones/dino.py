@@ -9,33 +9,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovbench.backbones.colours import per_channel
 from ovbench.backbones.positions import resize_positions, resize_positions_smoothly
+from ovbench.backbones.preprocess import IMAGENET, Normalisation
 from ovbench.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# CLIP's own normalisation in 0..1; the input was normalised with the same numbers times 255, rounded
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def from_clip(images: Tensor) -> Tensor:
-    """Images f[b, 3, h, w] normalised for CLIP, normalised for DINO. Padding with zeros becomes CLIP's mean colour."""
-    constants = (CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD)
-    clip_mean, clip_std, mean, std = (per_channel(values, images) for values in constants)
-    return (images * clip_std + clip_mean - mean) / std
-
 
 class DinoVision(nn.Module):
     """A frozen timm ``VisionTransformer`` with a class token and learned positions; ``registers`` is the number of its
-    register tokens (none: version 1), ``native`` the side in pixels of the pictures that it was trained on."""
+    register tokens (none: version 1), ``native`` the side in pixels of the pictures that it was trained on,
+    ``normalisation`` what its input is normalised with."""
 
     heavy: ClassVar[tuple[str, ...]] = ("_before_last", "last_tokens")  # see `ovbench.engine.execution`
 
-    def __init__(self, vit: nn.Module):
+    def __init__(self, vit: nn.Module, normalisation: Normalisation = IMAGENET):
         super().__init__()
+        self.normalisation = normalisation
         self.registers = getattr(vit, "num_reg_tokens", 0)
         prefix = getattr(vit, "num_prefix_tokens", None)
         positioned = getattr(vit, "pos_embed", None) is not None
@@ -51,8 +42,8 @@ class DinoVision(nn.Module):
         self.width = vit.embed_dim
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images f[b, 3, h, w] (ImageNet-normalised) to tokens f[b, n, c], class token and registers first, and the
-        grid (gh, gw) of the others. A side that is no multiple of the patch loses its remainder."""
+        """Images f[b, 3, h, w] (normalised for the tower) to tokens f[b, n, c], class token and registers first, and
+        the grid (gh, gw) of the others. A side that is no multiple of the patch loses its remainder."""
         patches = self.vit.patch_embed.proj(images)
         grid = tuple(patches.shape[-2:])
         tokens = patches.flatten(2).transpose(1, 2)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ovbench.backbones.dino import DinoVision
+from ovbench.backbones.preprocess import IMAGENET, Normalisation
 from ovbench.errors import InputError
 
 
@@ -26,8 +27,9 @@ class Dinov2Vision(nn.Module):
 
     heavy: ClassVar[tuple[str, ...]] = ("forward",)  # see `ovbench.engine.execution`
 
-    def __init__(self, vit: nn.Module):
+    def __init__(self, vit: nn.Module, normalisation: Normalisation = IMAGENET):
         super().__init__()
+        self.normalisation = normalisation
         attention = getattr(vit.blocks[-1], "attn", None) if hasattr(vit, "blocks") else None
         if getattr(vit, "num_prefix_tokens", 0) < 1 or getattr(attention, "qkv", None) is None:
             raise InputError(
@@ -44,7 +46,7 @@ class Dinov2Vision(nn.Module):
         self.heads = attention.num_heads
 
     def forward(self, images: Tensor) -> DinoTokens:
-        """Tokens of images f[b, 3, h, w] (ImageNet-normalised). A side that is no multiple of the patch loses its
+        """Tokens of images f[b, 3, h, w] (normalised for the tower). A side that is no multiple of the patch loses its
         remainder."""
         h, w = (side // self.patch for side in images.shape[-2:])
         images = images[..., : h * self.patch, : w * self.patch]
@@ -64,15 +66,3 @@ class Dinov2Vision(nn.Module):
             return self.vit.forward_features(images)
         tokens, _ = self.learned.embed(images)
         return self.vit.norm(self.vit.blocks(tokens))
-
-
-def timm_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """facebookresearch's tensors under timm's names: with registers, the class token's position is part of it; the mask
-    token of training is left out."""
-    weights = {name: tensor for name, tensor in weights.items() if name != "mask_token"}
-    if "register_tokens" in weights:
-        positions = weights.pop("pos_embed")
-        weights["reg_token"] = weights.pop("register_tokens")
-        weights["cls_token"] = weights["cls_token"] + positions[:, :1]
-        weights["pos_embed"] = positions[:, 1:]
-    return weights

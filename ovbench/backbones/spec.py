@@ -5,6 +5,7 @@ ViT-B-16-quickgelu/openai          CLIP: an open_clip model and its pretrained t
 vit_base_patch8_224.dino           DINO: a timm model
 metaclip-l                         a short name from configs/weights.toml
 ViT-L-14-quickgelu@weights/L.pt    that architecture with the tensors of a file
+ViT-B/16, dino_vitb8               a name of the field: OpenAI's, torch hub's; see [names] in configs/weights.toml
 weights/B.safetensors              a file alone, only after --weights: the architecture stays the configured one
 
 and of reference sets, as after --set reference=...:
@@ -23,6 +24,7 @@ from typing import NamedTuple
 from ovbench.errors import UsageError
 from ovbench.hub import published
 
+MINI = "mini"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
@@ -39,20 +41,21 @@ def parse_spec(kind: str, text: str) -> BackboneSpec:
     >>> parse_spec("clip", "ViT-B-16/openai")
     BackboneSpec(architecture='ViT-B-16', tag='openai', file=None)
     """
-    architecture, at, file = text.partition("@")
+    architecture, at, file = canonical(kind, text).partition("@")
     if at:
         if not architecture or not file:
             raise UsageError(f'"{text}" is not of the form ARCHITECTURE@FILE', where=f"{kind}={text}")
         return BackboneSpec(_long(kind, architecture).partition("/")[0], file=Path(file).expanduser())
     if _is_file(text):
         raise UsageError(f'"{text}" does not say what it holds', where=f"{kind}={text}", fix="write ARCHITECTURE@FILE")
-    name, _, tag = _long(kind, text).partition("/")
+    name, _, tag = _long(kind, architecture).partition("/")
     return BackboneSpec(name, tag)
 
 
 def lay_over(kind: str, configured: str | None, given: str) -> str | None:
     """The name that results where ``given`` (after ``--weights``) replaces the configured one; None where it only says
     how a reference set differs from one that is not configured."""
+    given = canonical(kind, given)
     if kind == "reference":
         return reference_over(given, configured) if configured or not given.startswith("?") else None
     if "@" in given or not _is_file(given):
@@ -68,6 +71,19 @@ def reference_over(given: str, base: str | None) -> str:
     if not base or not given.startswith("?"):
         return given
     return base + given.replace("?", "&" if "?" in base else "?")
+
+
+def canonical(kind: str, text: str) -> str:
+    """A name that the field uses, alone or before ``@FILE``, in our own spelling.
+
+    >>> canonical("clip", "ViT-L/14@336px"), canonical("dino", "dino_vitb8@mine.pth")
+    ('ViT-L-14-336-quickgelu/openai', 'vit_base_patch8_224.dino@mine.pth')
+    """
+    names = published("names").get("clip" if kind in ("clip", "presence") else "dino", {})
+    for name, ours in sorted(names.items(), key=lambda item: -len(item[0])):
+        if kind in ("clip", "presence", "dino", "dinov2") and (text == name or text.startswith(f"{name}@")):
+            return ours + text.removeprefix(name)
+    return text
 
 
 def _long(kind: str, name: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ovbench.backbones.colours import per_channel
+from ovbench.backbones.preprocess import Normalisation
 from ovbench.config import Protocol
 from ovbench.engine.blame import check_features, expect
 from ovbench.engine.pamr import PAMR
@@ -37,6 +38,7 @@ class Labeller:
 
     def __init__(self, method: Method, protocol: Protocol, vocabularies: list[Queries]):
         self.method = method.eval()
+        self.method.normalisation = Normalisation(tuple(protocol.mean), tuple(protocol.std))
         self.protocol = protocol
         self.vocabularies = vocabularies
         self.decisions = [Decision(protocol.logit_scale, protocol.prob_thd) for _ in vocabularies]

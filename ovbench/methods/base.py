@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from ovbench.backbones.clip import ClipVision
+from ovbench.backbones.colours import renormalise
 from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.preprocess import OPENAI, Normalisation
 from ovbench.backbones.psi import Psi
 from ovbench.engine.reduce import Decision, class_probabilities
 from ovbench.engine.windows import Pad, uncut
@@ -99,6 +101,8 @@ class NoParams:
 class Method(nn.Module):
     """Base class of methods whose dense features live in CLIP's joint space. Override ``encode`` at least.
 
+    sees: the backbone for which the windows are normalised, unless the protocol gives other constants.
+    normalisation: those constants, set by whoever prepares the windows.
     raw_text: queries are means of text features as the tower yields them, not normalised.
     background_channel: the method itself scores a background class that has no query.
     pixelwise: ``probabilities`` looks at one pixel at a time, so that it may be asked about parts of an image.
@@ -110,6 +114,8 @@ class Method(nn.Module):
 
     Params: ClassVar[type] = NoParams
     needs: ClassVar[Needs] = Needs(backbones=("clip",))
+    sees: ClassVar[str] = "clip"
+    normalisation: Normalisation = OPENAI
     raw_text: ClassVar[bool] = False
     background_channel: ClassVar[bool] = False
     pixelwise: bool = True
@@ -130,6 +136,10 @@ class Method(nn.Module):
         """What stands in for an exact computation in this run and how good it was measured to be, for the record; empty
         where all is exact."""
         return {}
+
+    def seen_by(self, tower: Any, images: Tensor) -> Tensor:
+        """Normalised images f[b, 3, h, w] with the normalisation of another tower."""
+        return renormalise(images, self.normalisation, tower.normalisation)
 
     def map_queries(self, queries: Queries) -> Queries:
         """The text side as ``score`` wants it; done once for a vocabulary."""

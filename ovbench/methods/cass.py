@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ovbench.backbones.clip import Heads
 from ovbench.backbones.colours import per_channel
-from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD, from_clip
+from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 from ovbench.backbones.pillow import resize_like_pillow
 from ovbench.errors import UsageError
 from ovbench.methods.base import Batch, Method, Needs, Queries
@@ -132,7 +132,8 @@ class CASS(Method):
 
     def _class_tokens(self, images: Tensor) -> Tensor:
         """By the second CLIP where there is one: f[b, D'], of length one."""
-        return F.normalize((self.presence or self.clip).class_features(images), dim=-1)
+        tower = self.presence or self.clip
+        return F.normalize(tower.class_features(self.seen_by(tower, images)), dim=-1)
 
     def attention_logits(self, batch: Batch, clip: Heads, grid: tuple[int, int]) -> Tensor:
         """What the softmax of the last block is taken of: f[b, h, n, n]."""
@@ -170,7 +171,7 @@ class CASS(Method):
     def dino_keys(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
         """Keys of DINO's last block, head by head, on the grid of CLIP: f[b, g, n, e]. A DINO of CLIP's width is read
         with CLIP's heads."""
-        picture = self.picture(batch) if self.params.misread_colours else from_clip(batch.windows)
+        picture = self.picture(batch) if self.params.misread_colours else self.seen_by(self.dino, batch.windows)
         keys, dino_grid = self.dino.last_keys(picture)
         count = self.clip.heads if self.dino.width == self.clip.width else self.dino.heads
         batch.note("dino_keys", keys.unflatten(2, (count, -1)).transpose(1, 2))

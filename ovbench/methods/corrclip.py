@@ -16,7 +16,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ovbench.backbones.dino import from_clip
 from ovbench.errors import unknown
 from ovbench.methods.base import Batch, Method, Needs, PatchFeatures
 from ovbench.regions.base import Ranks, majority_labels, nearest_ids, rank_ids
@@ -138,11 +137,11 @@ class CorrCLIP(Method):
         return Correlation(f, s, grid)
 
     def dino_qk(self, windows: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        q, k, _, grid = self.dino.last_qkv(from_clip(windows))
+        q, k, _, grid = self.dino.last_qkv(self.seen_by(self.dino, windows))
         return q, k, grid
 
     def dino_outputs(self, windows: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        return self.dino.last_tokens(from_clip(windows))
+        return self.dino.last_tokens(self.seen_by(self.dino, windows))
 
     def clip_qk(self, embedded: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, tuple[int, int]]:
         last = self.clip.blocks[-1]

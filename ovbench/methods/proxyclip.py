@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.backbones.dino import from_clip
 from ovbench.methods.base import Batch, Method, Needs, PatchFeatures
 
 
@@ -30,7 +29,7 @@ class ProxyCLIP(Method):
     windowwise = True
 
     def encode(self, batch: Batch) -> PatchFeatures:
-        proxy, grid = self.dino.last_tokens(from_clip(batch.windows))
+        proxy, grid = self.dino.last_tokens(self.seen_by(self.dino, batch.windows))
         batch.note("dino_feature", proxy)
         proxy = F.normalize(proxy, dim=-1)
         similarity = proxy @ proxy.mT  # S, f[b, L, L]

@@ -70,6 +70,7 @@ class ReME(Method):
 
     Params = ReMEParams
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dinov2", "reference"), regions=True)
+    sees = "dinov2"
 
     def __init__(self, backbones: Backbones, params: Any = None):
         super().__init__(backbones, params)

@@ -48,6 +48,7 @@ class Talk2DINO(Method):
 
     Params = Talk2DINOParams
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dinov2", "psi"))
+    sees = "dinov2"
     raw_text = True
     background_channel = True
     enlarges_once = False

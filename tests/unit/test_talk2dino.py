@@ -9,7 +9,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
 from ovbench.backbones.dino import DinoVision
-from ovbench.backbones.dinov2 import Dinov2Vision, timm_names
+from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.names import timm_names
 from ovbench.backbones.psi import Psi, check_partners, load_psi
 from ovbench.engine.queries import build_queries
 from ovbench.engine.reduce import Decision

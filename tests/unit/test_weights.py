@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ovbench import hub, weights
+from ovbench.backbones.preprocess import OPENAI
 from ovbench.backbones.spec import BackboneSpec, lay_over, parse_spec
 from ovbench.errors import InputError, UsageError
 from ovbench.tensors import file_sha256, read_tensors
@@ -85,7 +86,9 @@ def test_clip_files_of_every_form(form, small_clip, tmp_path):
         got = loaded.vision.visual.state_dict()[key]
         assert got.dtype == torch.float32
         assert torch.equal(got, value if exact else value.half().float()), key
-    assert (loaded.sha256 == weights.tensor_hash(small_clip)) == exact
+    use = weights.Use(OPENAI, "quick_gelu", 100.0)
+    assert (loaded.sha256 == weights.network_hash(small_clip, "clip", use)) == exact
+    assert loaded.use.activation == "quick_gelu" and loaded.use.normalisation == OPENAI and loaded.use.patch == 8
     assert loaded.text.encode(["a dog"]).shape == (1, 16)
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ovbench.backbones.dinov2 import Dinov2Vision, timm_names
+from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.names import timm_names
 from ovbench.backbones.psi import Psi
 from ovbench.config import Protocol
 from ovbench.engine.labeller import Labeller

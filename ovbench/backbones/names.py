@@ -1,0 +1,120 @@
+"""One network's tensors under the names of several libraries: brought to open_clip's (CLIP) and timm's (the DINOs)."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+
+# transformers' CLIPModel to open_clip's; {} is "text_model" or "vision_model"
+CLIP_BLOCK = {
+    "self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}  # fmt: skip
+CLIP_REST = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "logit_scale": "logit_scale",
+}
+VIT_BLOCK = {
+    "attention.output.dense": "attn.proj", "layernorm_before": "norm1", "layernorm_after": "norm2",
+    "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", "norm1": "norm1", "norm2": "norm2",
+    "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
+}  # fmt: skip
+VIT_REST = {
+    "embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
+    "embeddings.register_tokens": "register_tokens", "embeddings.mask_token": "mask_token",
+}  # fmt: skip
+
+
+def open_clip_names(weights: Weights) -> Weights:
+    """The tensors of transformers' ``CLIPModel`` under open_clip's names; others as they are."""
+    if not any("vision_model.encoder.layers.0." in name for name in weights):
+        return weights
+    renamed: Weights = {}
+    for name, tensor in weights.items():
+        block = re.fullmatch(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        if block and block[3] == "self_attn.q_proj":
+            parts = [weights[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            renamed[f"{_tower(block[1])}transformer.resblocks.{block[2]}.attn.in_proj_{block[4]}"] = torch.cat(parts)
+        elif block and block[3] in CLIP_BLOCK:
+            renamed[f"{_tower(block[1])}transformer.resblocks.{block[2]}.{CLIP_BLOCK[block[3]]}.{block[4]}"] = tensor
+        elif name in ("text_projection.weight", "visual_projection.weight"):
+            renamed["text_projection" if name.startswith("text") else "visual.proj"] = tensor.T.contiguous()
+        elif name in CLIP_REST:
+            renamed[CLIP_REST[name]] = tensor
+        elif not (name.endswith("position_ids") or (block and block[3] in ("self_attn.k_proj", "self_attn.v_proj"))):
+            renamed[name] = tensor
+    return renamed
+
+
+def _tower(kind: str) -> str:
+    return "visual." if kind == "vision" else ""
+
+
+def timm_names(weights: Weights) -> Weights:
+    """The tensors of a DINO, DINOv2 or DINOv3 of facebookresearch or of transformers (not its DINOv3) under timm's.
+
+    With registers, the class token's position is part of it; the mask token of training is left out, and of DINOv3 the
+    biases of its projections, which are zero.
+    """
+    weights = {name: tensor for name, tensor in _facebook_names(weights).items() if name != "mask_token"}
+    if "storage_tokens" in weights:
+        return _dinov3(weights)
+    if "register_tokens" in weights:
+        positions = weights.pop("pos_embed")
+        weights["reg_token"] = weights.pop("register_tokens")
+        weights["cls_token"] = weights["cls_token"] + positions[:, :1]
+        weights["pos_embed"] = positions[:, 1:]
+    return weights
+
+
+def _dinov3(weights: Weights) -> Weights:
+    renamed: Weights = {}
+    for name, tensor in weights.items():
+        if name.endswith("qkv.bias"):
+            mask = weights.get(f"{name}_mask", torch.ones_like(tensor))
+            if not (tensor * mask).nan_to_num().any():
+                continue
+        elif name.endswith((".periods", ".bias_mask")) or name.startswith("local_cls_norm"):
+            continue
+        new = name.replace("ls1.gamma", "gamma_1").replace("ls2.gamma", "gamma_2")
+        renamed[new.replace("storage_tokens", "reg_token")] = tensor
+    return renamed
+
+
+def _facebook_names(weights: Weights) -> Weights:
+    """From transformers' ``ViTModel`` (DINO) and ``Dinov2Model``, with or without registers."""
+    if "embeddings.cls_token" not in weights:
+        return weights
+    renamed: Weights = {}
+    for name, tensor in weights.items():
+        block = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias|lambda1)", name)
+        if block and block[2] == "attention.attention.query":
+            parts = [weights[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
+            renamed[f"blocks.{block[1]}.attn.qkv.{block[3]}"] = torch.cat(parts)
+        elif block and block[2] in VIT_BLOCK:
+            renamed[f"blocks.{block[1]}.{VIT_BLOCK[block[2]]}.{block[3]}"] = tensor
+        elif block and block[2] in ("layer_scale1", "layer_scale2"):
+            renamed[f"blocks.{block[1]}.ls{block[2][-1]}.gamma"] = tensor
+        elif name.startswith("embeddings.patch_embeddings.projection."):
+            renamed[f"patch_embed.proj.{name.rpartition('.')[2]}"] = tensor
+        elif name.startswith("layernorm."):
+            renamed[f"norm.{name.rpartition('.')[2]}"] = tensor
+        elif name in VIT_REST:
+            renamed[VIT_REST[name]] = tensor
+        elif not name.startswith("pooler.") and not (block and block[2].endswith(("attention.key", "attention.value"))):
+            renamed[name] = tensor
+    return renamed
