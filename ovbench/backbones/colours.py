@@ -27,5 +27,6 @@ def renormalise(images: Tensor, given: Normalisation, wanted: Normalisation) -> 
     mean colour of ``given``."""
     if given == wanted:
         return images
-    mean, std, new_mean, new_std = (per_channel(tuple(values), images) for values in (*given, *wanted))
+    constants = (*given.unit(), *wanted.unit())
+    mean, std, new_mean, new_std = (per_channel(tuple(values), images) for values in constants)
     return (images * std + mean - new_mean) / new_std

@@ -33,8 +33,18 @@ class Normalisation(NamedTuple):
         return all(abs(a - b) <= TOLERANCE for a, b in pairs)
 
 
+    def unit(self) -> Normalisation:
+        """For values 0..1. OpenAI's constants unrounded, as official code undoes a normalisation with them that it did
+        with the rounded ones."""
+        return UNIT.get(self) or Normalisation(*(tuple(value / 255 for value in values) for values in self))
+
+
 OPENAI = Normalisation((122.771, 116.746, 104.094), (68.501, 66.632, 70.323))
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+UNIT = {
+    OPENAI: Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    IMAGENET: Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
 USUAL = {"clip": OPENAI, "presence": OPENAI, "dino": IMAGENET, "dinov2": IMAGENET}
 
 

@@ -115,8 +115,7 @@ MAPS = {
 def test_labels_of_an_image_equal_the_literal_version(name):
     """Non-square, several windows of which none fits a patch, padded to 56, synonyms, threshold, map correction."""
     towers = small_towers(seed=1)
-    grey = {"mean": (120.0, 120.0, 120.0), "std": (60.0, 60.0, 60.0)}
-    protocol = Protocol(short_side=0, crop=50, stride=30, pad=56, prob_thd=0.4, **grey)
+    protocol = Protocol(short_side=0, crop=50, stride=30, pad=56, prob_thd=0.4)
     image = ((picture(70, 104, 7) * 60 + 120).clamp(0, 255)).permute(1, 2, 0).numpy().astype(np.uint8)
     # some patches' own features as words, so that labels differ from patch to patch
     tokens = run(CorrCLIP(towers), picture(56, 56, 7)[None], MAPS["fully segmented"][None, :56, :56])[0].tokens[0]
@@ -125,7 +124,8 @@ def test_labels_of_an_image_equal_the_literal_version(name):
     labeller = DoubleLabeller(CorrCLIP(towers), protocol, [queries])
     ours = labeller.label(image, MAPS[name].numpy().astype(np.int32))[0]
     with torch.no_grad():
-        normalised = (torch.from_numpy(image).permute(2, 0, 1).double() - 120) / 60
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (protocol.mean, protocol.std))
+        normalised = ((torch.from_numpy(image).permute(2, 0, 1).float() - mean) / std).double()
         expected = naive.label(towers, normalised, MAPS[name], text, 50, 30, 0.4, 3, CorrCLIPParams())
     assert (ours == expected.numpy()).mean() > 0.999
     assert len(np.unique(ours)) > 1

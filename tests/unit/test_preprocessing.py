@@ -59,7 +59,7 @@ def test_towers_that_cannot_work_are_known_by_their_configuration():
 
 
 def test_activation_and_colours_of_every_tag_are_those_of_open_clip():
-    """Over open_clip's whole list: 19 tags want another activation than their architecture has, 8 have other colours."""
+    """Over open_clip's whole list: 19 tags want another activation than their architecture has, 8 other colours."""
     other_activation = other_colours = 0
     for architecture, tag in TAGS:
         if not usable(architecture):
@@ -93,6 +93,7 @@ def test_a_dino_of_satellite_pictures_has_its_own_colours():
 def test_the_constants_of_a_tag_are_those_of_the_published_configurations():
     assert Protocol(mean=OPENAI.mean, std=OPENAI.std) == Protocol()
     assert Normalisation.of_unit((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)) == OPENAI
+    assert all(Normalisation.of_unit(*known.unit()) == known for known in (OPENAI, IMAGENET, HALF))
 
 
 @pytest.mark.parametrize("method", ["maskclip", "corrclip"])
