@@ -14,7 +14,9 @@ def main() -> None:
 
     from ovbench.cli import ReaderGone, cli
     from ovbench.errors import OvbenchError
+    from ovbench.places import ensure_home
 
+    ensure_home()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = cli.main(standalone_mode=False, prog_name="ovbench")

@@ -118,15 +118,13 @@ def _check_map(path: Path) -> str | None:
 
 
 def _check_tensors(path: Path) -> str | None:
-    from safetensors import SafetensorError, safe_open
+    from ovbench.tensors import unpack_tensor
 
     if path.suffix != ".safetensors":
         return None
     try:
-        with safe_open(path, "numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (the object is no mapping)
-                file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
+        unpack_tensor(path.read_bytes())
+    except (ValueError, OSError) as error:
         return str(error)
     return ""
 

@@ -162,7 +162,7 @@ def _data(data_root: Path | None) -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    """Which published weights are on this machine. They are fetched on first use."""
+    """Which published weights are on this machine. All but those without a published hash are fetched on first use."""
     from ovbench import hub
 
     if hub.offline():
@@ -171,7 +171,10 @@ def _weights() -> Iterator[Finding]:
         for name, entry in hub.published(kind).items():
             here = _have(kind, name, entry)
             what = f"{kind} {name}: {'here' if here else 'not here'}"
-            yield Finding("weights", "ok" if here else "note", what, "" if here else "fetched on first use")
+            fix = "fetched on first use"
+            if "url" in entry and "sha256" not in entry:
+                fix = f"put {entry['url']} into {hub.weights_folder()}"
+            yield Finding("weights", "ok" if here else "note", what, "" if here else fix)
 
 
 def _have(kind: str, name: str, entry: Mapping[str, object]) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 
@@ -12,3 +16,17 @@ def cache_root() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ovbench"
+
+
+def ensure_home() -> None:
+    """Give a process without a home folder (no HOME and no entry in passwd, as in containers) one that lasts as long as
+    the process: libraries ask for it, too. Said on stderr, as nothing in it is kept."""
+    try:
+        Path.home()
+    except RuntimeError:
+        folder = tempfile.mkdtemp(prefix="ovbench-home-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["HOME"] = folder
+        kept = os.environ.get("OVBENCH_CACHE") or os.environ.get("XDG_CACHE_HOME")
+        if not kept:
+            print("warning: there is no home folder, so no cache is kept; set HOME or OVBENCH_CACHE", file=sys.stderr)

@@ -96,7 +96,9 @@ def _loader(kind: str) -> Callable[[BackboneSpec, str], Loaded]:
 def missing_weights(backbones: Mapping[str, str]) -> list[str]:
     """The files of backbones that are not on this machine, as "FILE of REPOSITORY". UsageError for an unknown name,
     InputError for a local file that does not exist and for a tower that no method can use."""
-    absent = []
+    absent: list[str] = []
+    if {"psi", "dinov2"} <= backbones.keys():
+        _require_partner(backbones["psi"], backbones["dinov2"])
     for kind, text in backbones.items():
         if kind == REFERENCE:
             from ovbench.reference.store import find_set
@@ -244,9 +246,24 @@ def _psi_file(spec: BackboneSpec, text: str) -> Path:
         raise InputError(
             f'the psi "{spec.architecture}" is not on this machine',
             where=f"looked in {path.parent}",
-            fix=f"put {entries[spec.architecture]['url']} there, or name a file: --weights psi=FILE",
+            fix=f"it is not fetched: put {entries[spec.architecture]['url']} there, or name a file: --weights psi=FILE",
         )
     return path
+
+
+def _require_partner(psi: str, dinov2: str) -> None:
+    """InputError for a published psi, by its name or the name of its file, beside another DINO than its own: one of the
+    same width would run and label at random."""
+    spec, tower = parse_spec("psi", psi), parse_spec("dinov2", dinov2)
+    for name, entry in published("psi").items():
+        own = entry["dinov2"].partition(".")[0]
+        known = spec.file.name == entry["file"] if spec.file else spec.architecture == name
+        if known and tower.architecture.partition(".")[0] != own:
+            raise InputError(
+                f'the psi "{name}" belongs to {entry["dinov2"]}, not to {dinov2}',
+                where=f"psi={psi}",
+                fix="give the psi of that DINO: --weights psi=FILE, or train one: ovbench train talk2dino",
+            )
 
 
 def _dino_vit(spec: BackboneSpec, text: str, kind: str) -> nn.Module:

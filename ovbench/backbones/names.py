@@ -29,10 +29,18 @@ CLIP_REST = {
     "logit_scale": "logit_scale",
 }
 VIT_BLOCK = {
-    "attention.output.dense": "attn.proj", "layernorm_before": "norm1", "layernorm_after": "norm2",
-    "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", "norm1": "norm1", "norm2": "norm2",
+    "attention.output.dense": "attn.proj", "attention.o_proj": "attn.proj", "layernorm_before": "norm1",
+    "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", "norm1": "norm1", "norm2": "norm2",
     "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
 }  # fmt: skip
+# the query's name, and those of the three; older and newer versions of the library differ
+VIT_PROJECTIONS = {
+    three[0]: three
+    for three in (
+        tuple(f"attention.attention.{part}" for part in ("query", "key", "value")),
+        tuple(f"attention.{part}_proj" for part in "qkv"),
+    )
+}
 VIT_REST = {
     "embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
     "embeddings.register_tokens": "register_tokens", "embeddings.mask_token": "mask_token",
@@ -102,8 +110,8 @@ def _facebook_names(weights: Weights) -> Weights:
     renamed: Weights = {}
     for name, tensor in weights.items():
         block = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias|lambda1)", name)
-        if block and block[2] == "attention.attention.query":
-            parts = [weights[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
+        if block and block[2] in VIT_PROJECTIONS:
+            parts = [weights[name.replace(block[2], part)] for part in VIT_PROJECTIONS[block[2]]]
             renamed[f"blocks.{block[1]}.attn.qkv.{block[3]}"] = torch.cat(parts)
         elif block and block[2] in VIT_BLOCK:
             renamed[f"blocks.{block[1]}.{VIT_BLOCK[block[2]]}.{block[3]}"] = tensor
@@ -115,6 +123,6 @@ def _facebook_names(weights: Weights) -> Weights:
             renamed[f"norm.{name.rpartition('.')[2]}"] = tensor
         elif name in VIT_REST:
             renamed[VIT_REST[name]] = tensor
-        elif not name.startswith("pooler.") and not (block and block[2].endswith(("attention.key", "attention.value"))):
+        elif not name.startswith("pooler.") and not (block and any(block[2] in three for three in VIT_PROJECTIONS.values())):
             renamed[name] = tensor
     return renamed

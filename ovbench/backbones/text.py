@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ovbench.errors import InputError
+
 PROMPTS_AT_ONCE = 256
+SHOWN = 100  # characters of a query in a message
 
 
 class TextEncoder:
@@ -18,6 +21,32 @@ class TextEncoder:
 
     def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]):
         self.model, self.tokenizer = model, tokenizer
+
+    def length(self, text: str) -> int | None:
+        """Tokens of a text with the marks of its start and end; None for a tokenizer that does not tell."""
+        if hasattr(self.tokenizer, "encode"):  # open_clip's own
+            return len(self.tokenizer.encode(text)) + 2
+        inner = getattr(self.tokenizer, "tokenizer", None)  # of transformers
+        return len(inner(text)["input_ids"]) if callable(inner) else None
+
+    def require_room(self, queries: Sequence[str], templates: Sequence[str], what: str = "the class name") -> None:
+        """InputError for a query that in some template is longer than what the tower reads. Cut off, two queries that
+        begin alike would become one.
+
+        The longest template is the one that takes most tokens itself; names join it at a word's border.
+        """
+        limit = getattr(self.tokenizer, "context_length", None)
+        if limit is None or not queries or self.length("") is None:
+            return
+        longest = max(templates, key=lambda template: self.length(template.replace("{}", "")))
+        for query in dict.fromkeys(queries):
+            tokens = self.length(longest.replace("{}", query))
+            if tokens > limit:
+                raise InputError(
+                    f'{what} is too long for the text tower: {tokens} tokens in "{longest}", {limit} fit',
+                    where=query if len(query) <= SHOWN else f"{query[:SHOWN]}...",
+                    fix="shorten it",
+                )
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -11,8 +10,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from ovbench.backbones.text import average_queries, embed_queries, text_key
@@ -22,6 +19,7 @@ from ovbench.errors import InputError, UsageError
 from ovbench.methods.base import Queries
 from ovbench.places import cache_root
 from ovbench.results.store import write_bytes
+from ovbench.tensors import pack_tensor, unpack_tensor
 from ovbench.weights import Loaded
 
 
@@ -46,6 +44,7 @@ def build_queries(
         empty = []
     if not flat or empty:
         raise UsageError("a class without a query" if flat else "no classes given", fix="give every class a name")
+    clip.text.require_room(flat, templates(prompt_set))
     index = torch.tensor([number for number, synonyms in enumerate(vocabulary) for _ in synonyms])
     return Queries(_embeddings(flat, prompt_set, clip, raw), index, background)
 
@@ -57,14 +56,20 @@ def _embeddings(flat: list[str], prompt_set: str, clip: Loaded, raw: bool) -> Te
 
 
 def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
+    """What ``compute`` gives, kept in the cache under ``key``. An entry that is damaged, of an older form or not
+    readable is computed; a cache that cannot be read or written is said once and costs time only."""
     path = cache_root() / "text" / f"{key}.safetensors"
     try:
-        return load(path.read_bytes())["embeddings"]
-    except (OSError, SafetensorError, KeyError):
-        pass  # not there, or damaged: computed below
+        return unpack_tensor(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        pass
+    except OSError as error:
+        _say_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed")
     embeddings = compute().cpu()
-    with contextlib.suppress(InputError):  # a cache that cannot be written costs time only
-        write_bytes(path, save({"embeddings": embeddings}))
+    try:
+        write_bytes(path, pack_tensor(embeddings))
+    except InputError as error:
+        _say_once(f"query vectors are not kept: {error.what} ({path.parent})")
     return embeddings
 
 
@@ -84,6 +89,8 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
         _say_once(
             f'no description of {share} in "{name}" ({which:.80}): their prompts stand in; ovbench describe makes some'
         )
+    for (_, query, _), own in zip(pairs, sentences, strict=True):
+        clip.text.require_room(own, ("{}",), f'description of "{query}"')
     vectors = queries.embeddings.clone()
     rows = [row for row, own in enumerate(sentences) if own]
     if rows:

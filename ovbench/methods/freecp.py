@@ -7,6 +7,7 @@ survive the first purification.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -36,6 +37,9 @@ class FreeCPParams:
     sclip-freecp. A class survives in a window if its spatial consistency exceeds
     ``rp_thres``; classes whose maps overlap by ``ap_thres`` (soft IoU) or more are ambiguous.
 
+    ``temperature`` of the softmax over queries, s: none is that of the checkpoint, exp(logit_scale), which is 100 for
+    OpenAI's.
+
     ``definitions``: "official" computes what the published code does; "paper" undoes its three accidents: the spatial
     consistency is over the union instead of the sum (so ``rp_thres`` means something else), boxes keep the last row and
     column of the grid, and GEM's affinity is the mean over all heads instead of the first.
@@ -44,6 +48,7 @@ class FreeCPParams:
     """
 
     base: str = "gem"
+    temperature: float | None = None
     rp_thres: float = 0.1
     ap_thres: float = 0.7
     definitions: str = "official"
@@ -53,6 +58,8 @@ class FreeCPParams:
     def __post_init__(self) -> None:
         if self.definitions not in ("official", "paper"):
             raise UsageError(f'"{self.definitions}" is no value for "definitions"', fix='give "official" or "paper"')
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise UsageError("temperature must be positive", where="freecp")
 
 
 class Purifiable(NamedTuple):
@@ -127,6 +134,7 @@ class FreeCP(Method):
             )
         self.base = entry(backbones)
         self.official = self.params.definitions == "official"
+        self.temperature = self.params.temperature or self.clip.temperature
 
     def encode(self, batch: Batch) -> Purifiable:
         heads = 1 if self.official and isinstance(self.base, GEM) else self.clip.heads
@@ -154,7 +162,7 @@ class FreeCP(Method):
         """Purified maps f[b, q, gh, gw] in [0, 1]. The map of a class stands in the row of its first query; rows of its
         synonyms, of the background and of removed classes are zero."""
         cosines = F.normalize(features.tokens, dim=-1) @ F.normalize(queries.embeddings, dim=-1).T
-        logits = self.clip.temperature * cosines  # f[b, N, q]
+        logits = self.temperature * cosines  # f[b, N, q]
         features.note("patch_logits", logits)
         p = logits.softmax(-1).mT  # P, f[b, q, N]
         features.note("probabilities_patch", p)
@@ -242,7 +250,7 @@ class FreeCP(Method):
         rows = []
         for start in range(0, len(images), CROPS_AT_ONCE):
             seen = F.normalize(self.base.class_features(torch.cat(images[start : start + CROPS_AT_ONCE])), dim=-1)
-            logits = vocabulary.best(self.clip.temperature * seen @ vocabulary.texts.T).cpu()
+            logits = vocabulary.best(self.temperature * seen @ vocabulary.texts.T).cpu()
             for crop, row in zip(sound[start : start + CROPS_AT_ONCE], logits, strict=True):
                 winner[crop.place()] = crop.classes[int(row[crop.classes].argmax())]
                 rows += [(*crop.place(), c, float(row[c])) for c in crop.classes]

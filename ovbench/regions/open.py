@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from ovbench.errors import InputError
 from ovbench.regions.base import Maker, RegionSource, checked_map
 from ovbench.regions.store import RegionStore
 from ovbench.registry import REGIONS
+
+log = logging.getLogger("ovbench")
 
 
 class Regions:
@@ -61,9 +64,10 @@ class Regions:
         if self.store:
             try:
                 self.store.put(image, regions)
-            except InputError:
+            except InputError as error:
                 if self.must_store:
                     raise
+                log.warning("region maps are not kept: %s", error)
                 self.store = None  # a cache that cannot be written costs time only
         return regions
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ovbench.errors import InputError
 from ovbench.places import cache_root
 from ovbench.regions.base import RegionSource
 from ovbench.results.store import write_bytes, write_json
@@ -19,6 +19,8 @@ FORMAT = 1
 SUFFIX = ".map"
 DESCRIPTION = "source.json"
 DIGEST = 32  # bytes of sha256 at the end of an entry
+
+log = logging.getLogger("ovbench")
 
 
 class DamagedEntry(ValueError):
@@ -70,7 +72,7 @@ class RegionStore:
     """The entries of one source, in a folder of their own under the cache."""
 
     def __init__(self, name: str, source: RegionSource, root: Path | None = None):
-        self.description = description(name, source)
+        self.description, self.told = description(name, source), False
         key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
         self.folder = (root or cache_root()) / "regions" / f"{name}-{key[:16]}"
 
@@ -79,13 +81,16 @@ class RegionStore:
         return self.folder / key[:2] / f"{key}{SUFFIX}"
 
     def get(self, image: np.ndarray) -> np.ndarray | None:
-        """The map of an image, None where it is not stored or its entry is damaged."""
+        """The map of an image, None where it is not stored, or its entry is damaged or not readable."""
         try:
             return unpack(self.path(image).read_bytes())
         except (FileNotFoundError, DamagedEntry):
             return None
         except OSError as error:
-            raise InputError(f"cannot read the region cache: {error.strerror}", where=str(self.folder)) from None
+            if not self.told:
+                log.warning("entries of %s cannot be read (%s); they are made again", self.folder, error.strerror)
+            self.told = True
+            return None
 
     def put(self, image: np.ndarray, regions: np.ndarray) -> None:
         """Store a map; readers see the whole entry or none. InputError where it cannot be written."""

@@ -203,3 +203,11 @@ def test_no_survivor_is_the_lowest_class_or_the_background(towers, queries):
 def test_a_base_has_to_offer_its_attention(towers, base):
     with pytest.raises(OvbenchError, match=r"attention|nosuch"):
         FreeCP(towers, FreeCPParams(base=base))
+
+
+def test_the_temperature_is_the_checkpoints_unless_given(towers):
+    assert FreeCP(towers, FreeCPParams(base="clearclip")).temperature == towers.clip.temperature == 20.0
+    assert FreeCP(towers, FreeCPParams(base="clearclip", temperature=100.0)).temperature == 100.0
+    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match="temperature"):
+            FreeCPParams(temperature=wrong)

@@ -1,0 +1,110 @@
+"""The cache of query vectors is verified when it is read, and never in the way; names that are too long are refused."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from ovbench import cache
+from ovbench.backbones.text import TextEncoder
+from ovbench.engine import queries
+from ovbench.errors import InputError
+from ovbench.weights import Loaded, load_backbone
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path))
+    queries._say_once.cache_clear()
+    return tmp_path / "text"
+
+
+@pytest.fixture(scope="module")
+def clip() -> Loaded:
+    return load_backbone("clip", "mini")
+
+
+NAMES = (("red ring",), ("grass", "lawn"))
+
+
+def embedded(clip: Loaded) -> torch.Tensor:
+    return queries.build_queries(NAMES, "openai_80", clip).embeddings
+
+
+def test_a_flipped_bit_is_found_and_the_entry_made_again(folder, clip):
+    right = embedded(clip)
+    (entry,) = folder.iterdir()
+    whole = entry.read_bytes()
+    damaged = bytearray(whole)
+    damaged[-100] ^= 8
+    entry.write_bytes(bytes(damaged))
+    (part,) = [part for part in cache.parts() if part.kind == "text"]
+    assert [d.path for d in cache.verify(part).damaged] == [entry]
+    assert torch.equal(embedded(clip), right)
+    assert entry.read_bytes() == whole and not cache.verify(part).damaged
+
+
+def test_an_entry_of_an_older_form_is_made_again(folder, clip):
+    right = embedded(clip)
+    (entry,) = folder.iterdir()
+    entry.write_bytes(save({"embeddings": torch.zeros(3, 128)}))
+    assert torch.equal(embedded(clip), right)
+
+
+def test_entries_of_others_are_skipped_with_one_warning(folder, clip, monkeypatch, caplog):
+    right = embedded(clip)
+    from pathlib import Path
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    assert torch.equal(embedded(clip), right) and torch.equal(embedded(clip), right)
+    assert caplog.text.count("cannot be read") == 1
+
+
+def test_a_cache_that_is_a_file_costs_one_warning(tmp_path, monkeypatch, clip, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "file"))
+    queries._say_once.cache_clear()
+    assert torch.equal(embedded(clip), embedded(clip))
+    assert caplog.text.count("not kept") == 1
+
+
+@pytest.mark.parametrize("words", [30, 200])
+def test_names_longer_than_the_text_tower_reads_are_refused(folder, clip, words):
+    long = "ring " * words
+    names = ((f"{long}red",), (f"{long}green",))
+    with pytest.raises(InputError, match=rf"class name is too long .*: {words + 12} tokens") as caught:
+        queries.build_queries(names, "openai_80", clip)
+    text = str(caught.value)
+    assert "32 fit" in text and "ring ring" in text and len(text) < 500
+
+
+def test_the_length_counts_the_template(clip):
+    name = " ".join(["ring"] * 24)
+    clip.text.require_room([name], ["{}"])
+    with pytest.raises(InputError, match="too long"):
+        clip.text.require_room([name], ["{}", "a photo of the very small {} there."])
+
+
+def test_a_tokenizer_that_tells_no_length_is_left_alone():
+    encoder = TextEncoder(torch.nn.Linear(1, 1), SimpleNamespace(context_length=4))
+    encoder.require_room(["a b c d e f"], ["{}"])
+
+
+def test_a_description_that_is_too_long_is_refused(folder, clip, tmp_path):
+    path = tmp_path / "mine.json"
+    from ovbench.config import shipped
+
+    shape = json.loads(shipped("configs", "descriptions", "mini.json").read_text(encoding="utf-8"))
+    table = next(value for value in shape.values() if isinstance(value, dict) and "grass" in value)
+    table["grass"] = [" ".join(["green"] * 60)]
+    path.write_text(json.dumps(shape), encoding="utf-8")
+    made = queries.build_queries((("grass",),), "openai_80", clip)
+    with pytest.raises(InputError, match='description of "grass" is too long'):
+        queries.with_descriptions(made, (("grass",),), str(path), clip)
