@@ -30,8 +30,8 @@ CLIP_REST = {
 }
 VIT_BLOCK = {
     "attention.output.dense": "attn.proj", "attention.o_proj": "attn.proj", "layernorm_before": "norm1",
-    "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", "norm1": "norm1", "norm2": "norm2",
-    "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
+    "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", "norm1": "norm1",
+    "norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
 }  # fmt: skip
 # the query's name, and those of the three; older and newer versions of the library differ
 VIT_PROJECTIONS = {
@@ -41,6 +41,7 @@ VIT_PROJECTIONS = {
         tuple(f"attention.{part}_proj" for part in "qkv"),
     )
 }
+PROJECTIONS = {name for three in VIT_PROJECTIONS.values() for name in three}
 VIT_REST = {
     "embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
     "embeddings.register_tokens": "register_tokens", "embeddings.mask_token": "mask_token",
@@ -123,6 +124,6 @@ def _facebook_names(weights: Weights) -> Weights:
             renamed[f"norm.{name.rpartition('.')[2]}"] = tensor
         elif name in VIT_REST:
             renamed[VIT_REST[name]] = tensor
-        elif not name.startswith("pooler.") and not (block and any(block[2] in three for three in VIT_PROJECTIONS.values())):
+        elif not (name.startswith("pooler.") or (block and block[2] in PROJECTIONS)):
             renamed[name] = tensor
     return renamed
