@@ -12,7 +12,7 @@ from ovbench.backbones.clip import ClipVision
 from ovbench.config import Protocol
 from ovbench.engine.boxes import above_threshold, box_union, contour_boxes
 from ovbench.engine.labeller import Labeller
-from ovbench.errors import UsageError
+from ovbench.errors import OvbenchError, UsageError
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.freecp import FreeCP, FreeCPParams, components, soft_iou
 from ovbench.parity.towers import clip_module
