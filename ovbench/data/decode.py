@@ -26,6 +26,10 @@ DEEP = 1 << 14  # a 16-bit picture whose values all lie below holds fewer than 1
 KEEPS_VALUES = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # formats that give back every value that was written
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
 ONE_CHANNEL = ("P", "L", "1", "I;16", "I;16B", "I;16L", "I;16N", "I")
+OTHER_KINDS = {  # what phones and programs write that OpenCV may not read, by the bytes at the beginning
+    b"ftyphei": "a HEIC picture", b"ftypmif": "a HEIC picture", b"ftypavif": "an AVIF picture", b"%PDF": "a PDF file",
+    b"<svg": "an SVG drawing", b"<?xml": "an SVG drawing",
+}  # fmt: skip
 BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
     EOFError, struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError,
@@ -176,7 +180,7 @@ def _read(path: Path, kind: str) -> tuple[bytes, FileIdentity]:
 def _decode(data: bytes, path: Path) -> np.ndarray:
     """u8 or u16 [h,w,3], BGR, as stored (a TIFF is always turned upright by its decoder)."""
     _check_png(data, path, "image")
-    if not _ends_properly(data):
+    if not any(mark in data[: len(mark) + 8] for mark in OTHER_KINDS) and not _ends_properly(data):
         _decode_strictly(data, path)
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -189,6 +193,9 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
             raise InputError(
                 f'the image "{path}" holds numbers of 32 bits, not colours', fix="convert it to 8 bits for each channel"
             )
+        other = next((name for mark, name in OTHER_KINDS.items() if data[: len(mark) + 8].find(mark) >= 0), None)
+        if other is not None:
+            raise InputError(f'the image "{path}" is {other}, which is not read', fix="convert it to PNG or JPEG")
         raise InputError(f'"{path}" is not an image that can be read', fix="copy the file again")
     return pixels
 

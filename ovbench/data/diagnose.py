@@ -123,6 +123,12 @@ def _last_class_absent(card: Card, encoding: Encoding, labels: LabelMap, files: 
     return [Problem("reduced", 1, f"{text} (zero-label reduction)")]
 
 
+def colours(report: FileReport) -> dict[int, tuple[int, int, int]]:
+    """The colours of a label's values; none for tones of grey, which say nothing beside the values."""
+    palette = report.palette or {}
+    return {} if all(len(set(colour)) == 1 for colour in palette.values()) else palette
+
+
 def _mask(card: Card, encoding: Encoding, files: Counter) -> list[Problem]:
     """Masks of two classes are often written as 0 and 255; then the default drops the only object."""
     if encoding.stated or len(card.classes) != 2 or set(files) != {0, 255}:
@@ -137,13 +143,10 @@ def _mask(card: Card, encoding: Encoding, files: Counter) -> list[Problem]:
 
 def _renumbered_palettes(reports: list[FileReport]) -> list[Problem]:
     """Optimisers renumber palettes file by file: then an index has no meaning of its own."""
-    colours: dict[int, tuple[str, tuple[int, int, int]]] = {}
+    known: dict[int, tuple[str, tuple[int, int, int]]] = {}
     for report in reports:
-        palette = report.palette or {}
-        if all(len(set(colour)) == 1 for colour in palette.values()):
-            continue  # grey: every value is its own tone, or the file was refused
-        for value, colour in palette.items():
-            other, before = colours.setdefault(value, (report.id, colour))
+        for value, colour in colours(report).items():
+            other, before = known.setdefault(value, (report.id, colour))
             if before != colour:
                 text = (
                     f"the palettes contradict each other: value {value} is the colour {before} in {other} and "

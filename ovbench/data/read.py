@@ -21,6 +21,7 @@ from ovbench.data.decode import (
     read_picture,
     read_raw_label,
 )
+from ovbench.data.diagnose import FileReport, colours, with_label
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
 from ovbench.data.locate import Found, Item, data_roots, find, path_of
 from ovbench.data.sample import Reading, examine
@@ -107,6 +108,15 @@ class Dataset:
                 where=self._where(index),
                 fix="save it with 8 bits",
             )
+        if raw.palette is not None and self.reading is not None and self.reading.palette:
+            for value, colour in colours(with_label(FileReport(""), raw)).items():
+                if (other := self.reading.palette.get(value, colour)) != colour:
+                    raise InputError(
+                        f"value {value} of the label is the colour {colour}, in other labels {other}: "
+                        "a program has renumbered its palette",
+                        where=self._where(index),
+                        fix="make the label again",
+                    )
         return raw
 
     def with_rule(self, label_rule: str) -> Dataset:

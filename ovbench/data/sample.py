@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ovbench.data.card import Card, Encoding
 from ovbench.data.decode import DEEP, dim, image_facts, read_label_file
-from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
+from ovbench.data.diagnose import ORIENTED, FileReport, Problem, colours, diagnose, with_label
 from ovbench.data.labels import IGNORED, choose_encoding, label_map
 from ovbench.data.locate import Found, Item
 from ovbench.errors import InputError
@@ -22,6 +22,7 @@ class Reading(NamedTuple):
 
     encoding: Encoding
     one_bit: bool
+    palette: dict[int, tuple[int, int, int]]  # the colours of values, where the labels have some
     line: str
     remarks: tuple[str, ...]
 
@@ -45,7 +46,9 @@ def examine(card: Card, found: Found) -> Reading:
             raise InputError(problem.message, where=card.name, fix=f"run: ovbench data verify {card.argument}")
         remarks.append(problem.message)
     one_bit = all(report.label_mode == "1" for report in readable)
-    return Reading(encoding, one_bit, _line(card, found, encoding, readable), (*remarks, *_odd(card, found, reports)))
+    palette = {value: colour for report in readable for value, colour in colours(report).items()}
+    remarks += _odd(card, found, reports)
+    return Reading(encoding, one_bit, palette, _line(card, found, encoding, readable), tuple(remarks))
 
 
 def _report(item: Item) -> FileReport:

@@ -47,7 +47,7 @@ def _state(card: Card, roots: list[Path]) -> dict[str, Any]:
     except InputError:
         raw = unprepared(card, (root / below for root in roots for below in card.roots))
         return {"state": "absent" if raw is None else "unprepared", "root": raw and str(raw)}
-    complete = not found.without_image and not found.without_label and found.paired >= card.image_count
+    complete = found.complete and found.paired >= card.image_count
     state = "incomplete" if not complete else "verified" if is_verified(card, found) else "present"
     return {"state": state, "found_images": found.paired, "layout": found.layout.name, "root": str(found.root)}
 

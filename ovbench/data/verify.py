@@ -173,6 +173,9 @@ def _gaps(card: Card, found: Found, partial_copy: bool) -> list[Problem]:
         )
         if which
     ]
+    if found.others:
+        text = f"pictures beside the images are not {found.layout.image}, first {found.others[0].name}"
+        problems.append(Problem("other pictures", len(found.others), f"{len(found.others)} {text}", False))
     count, expected = len(ids), card.image_count
     if expected and (count > expected or (count < expected and not partial_copy)):
         advice = (

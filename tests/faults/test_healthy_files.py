@@ -304,6 +304,20 @@ def test_renumbered_palettes(own, put, tmp_path):
         open_dataset(own(), tmp_path)
 
 
+def test_a_renumbered_palette_outside_the_sample_fails_alone(own, put, tmp_path, monkeypatch):
+    for name, swapped in (("a", False), ("b", False), ("c", True)):
+        put(f"images/{name}.png")
+        picture = Image.fromarray(label(0, 1, 2))
+        picture.putpalette([128, 0, 0, 0, 0, 0, 0, 128, 0] if swapped else [0, 0, 0, 128, 0, 0, 0, 128, 0])
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        picture.save(tmp_path / f"labels/{name}.png")
+    monkeypatch.setattr("ovbench.data.sample.SAMPLE", 2)
+    dataset = open_dataset(own(), tmp_path)
+    dataset.read(0)
+    with pytest.raises(InputError, match="a program has renumbered its palette"):
+        dataset.read(2)
+
+
 def test_sixteen_bit_images_are_refused_or_scaled(own, put, tmp_path):
     import cv2
 

@@ -77,6 +77,15 @@ def test_sixteen_bits(tmp_path, rgb, suffix):
     assert image_facts(save(rgb, tmp_path / "eight.png")).deep is None
 
 
+@pytest.mark.parametrize(
+    ("head", "kind"), [(b"\0\0\0\x18ftypheic", "HEIC"), (b"%PDF-1.4", "PDF"), (b"<svg xmlns=", "SVG")]
+)
+def test_what_is_no_picture_for_opencv_is_named(tmp_path, head, kind):
+    (tmp_path / "a.jpg").write_bytes(head + bytes(200))
+    with pytest.raises(InputError, match=f"{kind}.*convert it to PNG or JPEG"):
+        read_image(tmp_path / "a.jpg")
+
+
 def test_a_black_picture_of_16_bits_is_black(tmp_path):
     path = save(np.zeros((4, 5), np.uint16), tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(path), np.zeros((4, 5, 3), np.uint8))
