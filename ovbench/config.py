@@ -114,9 +114,12 @@ def resolve(
     overrides: Mapping[str, str] | None = None,
     backbones: Mapping[str, str] | None = None,
     protocol: str = "paper",
+    *,
+    incomplete: bool = False,
 ) -> Cell:
     """The cell of a method on a benchmark: the layers of `ovbench.layers.layers_of`, and over them ``overrides``
-    (``key=value`` texts as given to ``--set``) and ``backbones``."""
+    (``key=value`` texts as given to ``--set``) and ``backbones``. With ``incomplete``, a backbone that has no default
+    is None and no error: enough to look at, not to run."""
     entry = METHODS.load(method)
     merged = merge(layers_of(method, dataset, protocol)).tables
     overrides, backbones = dict(overrides or {}), dict(backbones or {})
@@ -129,7 +132,7 @@ def resolve(
             raise unknown("backbone", name, needed, where=f"method {method}")
         needed[name] = lay_over(name, needed[name], spec)
     needed = {name: spec for name, spec in needed.items() if spec is not None or name not in entry.needs.optional}
-    for name, spec in needed.items():
+    for name, spec in () if incomplete else needed.items():
         if spec is None and name == "reference":
             raise UsageError(
                 f'method "{method}" needs a reference set',

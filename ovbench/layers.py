@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.errors import unknown
 from ovbench.plugins import settings_file
+from ovbench.registry import METHODS
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
 
@@ -32,7 +36,7 @@ class Merged(NamedTuple):
 
 def method_config(method: str) -> dict[str, Any]:
     """The settings file of a method (empty where a plug-in brings none); unknown keys are refused."""
-    path = settings_file(method) if ":" in method else shipped("configs", "methods", f"{method}.toml")
+    path = _settings_path(method)
     if path is None or not path.is_file():
         return {}
     config = read_toml(path)
@@ -40,6 +44,37 @@ def method_config(method: str) -> dict[str, Any]:
     for name, table in config.get("benchmark", {}).items():
         refuse_unknown_keys(table, ("source", *TABLES), f"{path.name}, benchmark {name}")
     return config
+
+
+def _settings_path(method: str) -> Path | None:
+    """Ours, or beside the code of a plug-in: with the stem of the file or module that the name points to, or for an
+    entry point NAME.toml beside its module. Nothing is imported to find it."""
+    own = shipped("configs", "methods", f"{method}.toml")
+    if ":" not in method and (own.is_file() or method not in METHODS.entries()):
+        return own
+    if (beside_file := settings_file(method)) is not None:
+        return beside_file
+    target = method if ":" in method else METHODS.entries()[method]
+    spec = _spec_of(target.partition(":")[0])
+    if spec is None or not spec.has_location or spec.origin is None:
+        return None
+    module = Path(spec.origin)
+    stem = method if ":" not in method else module.parent.name if module.stem == "__init__" else module.stem
+    return module.with_name(f"{stem}.toml")
+
+
+def _spec_of(name: str) -> ModuleSpec | None:
+    """Where a module lies, found without running its packages as `importlib.util.find_spec` would."""
+    path, spec = None, None
+    parts = name.split(".")
+    for number in range(len(parts)):
+        dotted = ".".join(parts[: number + 1])
+        finders = (finder for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((found for finder in finders if (found := finder.find_spec(dotted, path)) is not None), None)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return spec
 
 
 def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]:
@@ -53,7 +88,9 @@ def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS, where="--protocol")
     common, own = read_toml(shipped("configs", "common.toml")), method_config(method)
-    file, source = f"configs/methods/{method}.toml", own.get("source", "")
+    path, source = _settings_path(method), own.get("source", "")
+    brought = path is not None and path != shipped("configs", "methods", f"{method}.toml")
+    file = str(path) if brought else f"configs/methods/{method}.toml"
     here = own.get("benchmark", {}).get(dataset, {})
     shared = Layer(f"configs/common.toml [benchmark.{dataset}]", "", common.get("benchmark", {}).get(dataset, {}))
     special = Layer(f"{file} [benchmark.{dataset}]", here.get("source", source), here)

@@ -10,12 +10,12 @@ import click
 from ovbench.cli import options
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
-    "--dataset", "-d", required=True, metavar="NAME|CARD.toml", shell_complete=options.complete_datasets,
+    "--dataset", "-d", metavar="NAME|CARD.toml", shell_complete=options.complete_datasets,
     help="Benchmark whose classes are described.",
 )  # fmt: skip
-@click.option("--llm", required=True, metavar="MODEL", help="A transformers chat model, or a model of the server.")
+@click.option("--llm", metavar="MODEL", help="A transformers chat model, or a model of the server.")
 @click.option("--base-url", metavar="URL", help="OpenAI-compatible server, as http://host:8000/v1.")
 @click.option(
     "--names", default="freecp", show_default=True, metavar="VARIANT",
@@ -29,9 +29,10 @@ from ovbench.cli import options
     "--out", type=click.Path(path_type=Path), help="File to write, by default one in the cache that methods find."
 )
 @options.as_json
+@click.pass_context
 def describe(
-    dataset: str, llm: str, base_url: str | None, names: str, count: int, prompt: str | None, limit: int | None,
-    device: str, out: Path | None, as_json: bool,
+    context: click.Context, dataset: str | None, llm: str | None, base_url: str | None, names: str, count: int,
+    prompt: str | None, limit: int | None, device: str, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Have a language model describe the classes of a benchmark, for methods that read descriptions (FreeCP).
 
@@ -41,7 +42,12 @@ def describe(
     \b
     ovbench describe --dataset voc21 --llm Qwen/Qwen2.5-7B-Instruct
     ovbench describe --dataset ade150 --llm my-model --base-url http://localhost:8000/v1
+    ovbench describe import FreeCP/prompts/vicuna13b/voc21.py --dataset voc21
     """
+    if context.invoked_subcommand is not None:
+        return
+    if dataset is None or llm is None:
+        raise click.UsageError("Missing option '--dataset' / '-d' or '--llm'.")
     from ovbench import describe as library
     from ovbench.data.card import load_card, vocabulary
     from ovbench.env import choose_device
@@ -58,5 +64,46 @@ def describe(
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps({"file": str(path), "classes": len(made.descriptions), "model": llm}))
+    else:
+        click.echo(path)
+
+
+@describe.command(name="import")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.py")
+@click.option(
+    "--dataset", "-d", required=True, metavar="NAME|CARD.toml", shell_complete=options.complete_datasets,
+    help="Benchmark whose classes are described.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write, by default one in the cache that methods find."
+)
+@options.as_json
+def import_prompts(file: Path, dataset: str, out: Path | None, as_json: bool) -> None:
+    """Take over the descriptions that FreeCP's authors published, FILE.py of their folder prompts/vicuna13b.
+
+    The file is read as data and never run. With them a run counts as the published one.
+
+    \b
+    ovbench describe import FreeCP/prompts/vicuna13b/voc21.py --dataset voc21
+    ovbench describe import FreeCP/prompts/vicuna13b/voc21.py --dataset voc20
+    """
+    from ovbench import describe as library
+    from ovbench.data.card import load_card, vocabulary
+    from ovbench.places import cache_root
+    from ovbench.tensors import file_sha256
+
+    card = load_card(dataset)
+    made = library.DescriptionSet(
+        card.name, library.OFFICIAL_MODEL, f"{file.name}, sha256 {file_sha256(file)}" if file.is_file() else "",
+        library.read_prompts(file),
+    )  # fmt: skip
+    path = out or cache_root() / "descriptions" / f"{card.name}.json"
+    library.write_set(path, made)
+    described = [words for n, words in enumerate(vocabulary(card, "freecp")) if n != card.background]
+    absent = [query for words in described for query in words if not made.sentences(query, words[0])]
+    if absent:
+        click.echo(f"without a description: {', '.join(absent)}; their prompts stand in", err=True)
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "classes": len(made.descriptions), "without": absent}))
     else:
         click.echo(path)

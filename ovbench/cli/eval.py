@@ -40,8 +40,9 @@ from ovbench.cli import options
 )  # fmt: skip
 @options.data_root
 @click.option(
-    "--label-rule", type=click.Choice(["correct", "official"]), default="correct", show_default=True,
-    help="How void pixels of 16-bit labels count: correctly, or as in the published code.",
+    "--label-rule", type=click.Choice(["correct", "official"]),
+    help="How void pixels of 16-bit labels count: correctly, or as in the published code. [default: official on pc459 "
+    "and ade847, whose published figures follow it; correct with --protocol common and on every other benchmark]",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder for records."

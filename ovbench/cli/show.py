@@ -21,7 +21,10 @@ from ovbench.cli import options
 def show(
     method: str, dataset: str, settings: tuple[str, ...], weights: tuple[str, ...], protocol: str, as_json: bool
 ) -> None:
-    """Print the settings of METHOD on DATASET, where each comes from, and the published figures.
+    """Print the settings of METHOD on DATASET, where each comes from, the published figures, and what is missing.
+
+    "published" marks each setting: as here, another value of the nearest published run, or not stated by the official
+    code; it is empty where there is no official setting. Each figure says whether it was measured with these settings.
 
     \b
     ovbench show corrclip ade150
@@ -45,22 +48,28 @@ def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     from ovbench.results import console
+    from ovbench.results.settings_text import as_text
 
     title = f"{found['method']} on {found['dataset']}, {found['protocol']} protocol"
     settings = Table(title=title, title_justify="left")
-    for name in ("setting", "value", "from"):
+    for name in ("setting", "value", "published", "from"):
         settings.add_column(name, overflow="fold")
     for row in found["settings"]:
-        settings.add_row(f"{row['table']}.{row['setting']}", str(row["value"]), row["from"])
+        name = f"{row['table']}.{row['setting']}"
+        settings.add_row(name, as_text(row["value"]), row["published"], row["from"])
     sources = sorted({row["source"] for row in found["settings"] if row["source"]})
     figures = Table(title="published mIoU in percent", title_justify="left")
-    for name in ("mIoU", "variant", "postprocess", "reported by"):
+    for name in ("mIoU", "variant", "postprocess", "reported by", "settings"):
         figures.add_column(name, overflow="fold")
     for row in found["published"]:
-        figures.add_row(row["value"], row["variant"], row["postprocess"], row["reported_by"])
+        figures.add_row(row["value"], row["variant"], row["postprocess"], row["reported_by"], row["settings"])
     console.show(settings)
     for source in sources:
         click.echo(f"source: {source}")
+    if found["standing"]:
+        click.echo(found["standing"])
+    for name in found["missing"]:
+        click.echo(f"missing: {name}")
     if found["published"]:
         console.show(figures)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from ovbench.backbones.spec import toy_note
 from ovbench.config import Cell, override_pairs, resolve
 from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.read import Dataset, open_dataset
+from ovbench.describe import stand_in
 from ovbench.engine.execution import FP32, Execution, choose_batch
 from ovbench.engine.share import Shard, Team, parse_shard
 from ovbench.errors import UsageError
 from ovbench.plugins import short_name
+from ovbench.results.published import published_label_rule
+from ovbench.results.standing import Standing, standing
 from ovbench.suites import SuiteRow, load_suite
 from ovbench.vocab import refuse_other_order
 from ovbench.weights import require_weights
@@ -37,7 +41,7 @@ class Job:
     compiled: bool = False
     batch: int | None = None
     data_root: Path | None = None
-    label_rule: str = "correct"
+    label_rule: str | None = None
     protocol: str = "paper"
     out: Path = Path("runs")
     show: int = 0
@@ -85,7 +89,16 @@ class PlannedCell:
         part = f" (shard {self.shard.number}/{self.shard.of})" if self.shard else ""
         what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{part}"
         label = f"{self.label}: " if self.label else ""
-        return f"{label}{what}, {backbones}, on {self.device}"
+        regions = f", regions {self.cell.regions['source']}" if self.cell.regions else ""
+        told = self.standing.sentence()
+        return f"{label}{what}, {backbones}{regions}, on {self.device}" + (f"; {told}" if told else "")
+
+    @functools.cached_property
+    def standing(self) -> Standing:
+        """How the run stands to the published ones."""
+        protocol = self.cell.protocol
+        descriptions = stand_in(protocol.descriptions, self.vocabulary, self.dataset.card.background)
+        return standing(self.cell.as_dict(), self.dataset.label_rule, descriptions)
 
     @property
     def note(self) -> str:
@@ -166,7 +179,8 @@ def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:
 
 
 def _open(card: Card, job: Job) -> Dataset:
-    dataset = open_dataset(card, job.data_root, label_rule=job.label_rule)
+    rule = job.label_rule or (published_label_rule(card.name) if job.protocol == "paper" else "correct")
+    dataset = open_dataset(card, job.data_root, label_rule=rule)
     if job.subset is None:
         return dataset
     from ovbench.data.subset import read_manifest

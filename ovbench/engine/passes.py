@@ -160,7 +160,9 @@ def _record(
 def _made_with(cell: PlannedCell, approximate: dict[str, Any]) -> dict[str, Any]:
     how = cell.execution
     device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
-    made_with = {"versions": env.versions(), "git": env.git_revision(), "device": device}
+    made_with = {
+        "versions": env.versions(), "git": env.git_revision(), "device": device, "published": cell.standing.as_dict()
+    }  # fmt: skip
     return {**made_with, "approximate": approximate} if approximate else made_with
 
 

@@ -14,7 +14,7 @@ from ovbench.report.pictures import Around, Picture, draw
 from ovbench.report.ranking import Images, rank_images
 from ovbench.report.render import render
 from ovbench.report.runs import Run, notes_of
-from ovbench.results.found import deviation
+from ovbench.results.found import told_apart
 
 SHOWN_ELSEWHERE = ("counts", "per_class", "metrics", "failed")  # parts of a record that are no provenance
 
@@ -66,7 +66,7 @@ def _shown(run: Run, ranked: Images) -> dict[str, Any]:
         "name": run.name,
         "method": record["cell"]["method"],
         "dataset": record["cell"]["dataset"],
-        "changed": deviation(record["cell"]),
+        "changed": told_apart(record),
         "partial": run.partial,
         "images": data["images"],
         "split_images": data["split_images"],

@@ -10,6 +10,7 @@ from ovbench.config import resolve
 from ovbench.data.card import load_card, vocabulary
 from ovbench.errors import OvbenchError
 from ovbench.results.compare import unlike_settings
+from ovbench.results.published import published_label_rule
 
 
 def command_of(record: Mapping[str, Any], header: Mapping[str, Any]) -> str | None:
@@ -57,7 +58,8 @@ def _line(record: Mapping[str, Any], protocol: str) -> str | None:
     for option, given in (("--set", settings), ("--weights", weights)):
         words += [word for key, value in given.items() for word in (option, f"{key}={value}")]
     words += ["--limit", str(data["images_asked_for"])] * (data["images_asked_for"] < data["split_images"])
-    words += ["--label-rule", data["label_rule"]] * (data["label_rule"] != "correct")
+    usual = published_label_rule(cell["dataset"]) if protocol == "paper" else "correct"
+    words += ["--label-rule", data["label_rule"]] * (data["label_rule"] != usual)
     for key, usual in (("precision", "fp32"), ("compile", False)):
         value = record["device"].get(key, usual)
         if value != usual:

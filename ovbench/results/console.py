@@ -56,7 +56,9 @@ def class_table(record: dict[str, Any]) -> Table:
 
 def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | None = None) -> Table:
     """One row per cell: mIoU, mean and pixel accuracy in percent, images and time; with ``labels``, by the hash of a
-    cell's settings, the rows of a suite."""
+    cell's settings, the rows of a suite, else the method with what is not as published."""
+    from ovbench.results.found import told_apart
+
     table = Table(title="mIoU in percent", title_justify="left")
     # a suite says in its labels what differs, so that its method is named only where there are several
     one_method = bool(labels) and len({record["cell"]["method"] for record in records}) == 1
@@ -70,9 +72,10 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
     for record in records:
         cell, metrics = record["cell"], record["metrics"]
         partial = "" if record["status"] == "complete" else " (partial)"
+        changed = "" if labels else told_apart(record)
         table.add_row(
             *([labels.get(record["settings_sha256"], "")] if labels else []),
-            *([] if one_method else [plain(cell["method"])]),
+            *([] if one_method else [plain(cell["method"] + (f" ({changed})" if changed else ""))]),
             plain(cell["dataset"]), percent(metrics["mIoU"]), _between(metrics["mIoU_interval"]),
             percent(metrics["mAcc"]),
             percent(metrics["aAcc"]), f"{record['dataset']['images']}{partial}",

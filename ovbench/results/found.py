@@ -6,16 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.backbones.spec import parse_spec, reference_over
+from ovbench.backbones.spec import reference_over
 from ovbench.config import Cell, file_settings, resolve
 from ovbench.errors import InputError, OvbenchError
-from ovbench.results.compare import unlike_settings
-from ovbench.results.layouts import Run
+from ovbench.results.published import official_settings, published_label_rule
+from ovbench.results.published_runs import Run
 from ovbench.results.record import read_record, value_at
+from ovbench.results.settings_text import Change, changes
 from ovbench.suites import settings_over
 
 # what must be equal for values to be averaged, and where it stands in a record
-MUST_AGREE = ("dataset.label_rule", "weights", "versions.ovbench")
+MUST_AGREE = ("weights", "versions.ovbench")
+AUTHORS_MAPS = "sam2-32"  # the region source whose maps CorrCLIP's authors published
 
 
 class Found(NamedTuple):
@@ -57,16 +59,19 @@ def measured_by(
     """By benchmark the best of the records of its method that are of exactly this run, ``settings`` laid over its own.
 
     A reference set is a folder of the user's: without a name in the settings every set will do, if the run asks for the
-    variant of it that was used.
+    variant of it that was used. Region maps that were read from files count as those that CorrCLIP's authors published.
+    A record whose descriptions were not the paper's is of no published run. Of two records the one whose void pixels
+    were counted as in the published figures is better.
     """
     chosen = {}
     for column in columns:
-        here = [f for f in records if f.record["cell"]["dataset"] == column]
+        here = [f for f in records if f.record["cell"]["dataset"] == column and not unlike_descriptions(f.record)]
         wanted = {
-            base: comparable(resolve(run.method, column, _with_base(run, settings, base), run.weights, protocol))
+            base: resolve(run.method, column, _with_base(run, settings, base), run.weights, protocol).as_dict()
             for base in {_base(found) for found in here}
         }
-        best = newest(f for f in here if comparable(f.record["cell"]) == wanted[_base(f)])
+        fitting = [f for f in here if not run_changes(wanted[_base(f)], f.record["cell"])]
+        best = newest([f for f in fitting if rule_as_published(f.record)]) or newest(fitting)
         if best:
             chosen[column] = best
     return chosen
@@ -84,14 +89,28 @@ def _with_base(run: Run, settings: Mapping[str, str], base: str) -> dict[str, st
     return {**asked, "reference": reference_over(asked["reference"], base) if "reference" in asked else base}
 
 
-def comparable(cell: Cell | Mapping[str, Any]) -> dict[str, Any]:
-    """A cell with short names of backbones spelled out."""
-    plain = dict(cell.as_dict() if isinstance(cell, Cell) else cell)
-    plain["backbones"] = {
-        kind: spec if kind in ("psi", "reference") else list(map(str, parse_spec(kind, spec)))
-        for kind, spec in plain["backbones"].items()
-    }
-    return plain
+def run_changes(wanted: Mapping[str, Any], cell: Mapping[str, Any]) -> list[Change]:
+    """How a cell differs from a published run's; the authors' own region maps are read from files."""
+    if cell["regions"].get("source") == "precomputed" and wanted["regions"].get("source") == AUTHORS_MAPS:
+        wanted = {**wanted, "regions": cell["regions"]}
+    return changes(wanted, cell)
+
+
+def unlike_descriptions(record: Mapping[str, Any]) -> str:
+    """What stood in for the paper's descriptions in a record; "" where nothing did or none are read."""
+    cell = record["cell"]
+    if not cell["protocol"].get("descriptions") or not official_settings().get((cell["method"], cell["dataset"])):
+        return ""
+    if "published" not in record:
+        return "not recorded"
+    told = record["published"]["deviations"]
+    return next((one["value"] for one in told if one["setting"] == "descriptions"), "")
+
+
+def rule_as_published(record: Mapping[str, Any]) -> bool:
+    """Whether void pixels count as in the benchmark's published figures; on most benchmarks both rules are the same."""
+    dataset = record["cell"]["dataset"]
+    return published_label_rule(dataset) == "correct" or record["dataset"]["label_rule"] == "official"
 
 
 def unlike(found: Sequence[Found]) -> str:
@@ -104,11 +123,22 @@ def unlike(found: Sequence[Found]) -> str:
             return f"unlike {key} on " + " and ".join(values.values())
     deviations = {}
     for one in found:
-        deviations.setdefault(deviation(one.record["cell"]), one.record["cell"]["dataset"])
+        deviations.setdefault(told_apart(one.record), one.record["cell"]["dataset"])
     if len(deviations) > 1:
         told = (f"{dataset}: {text or 'as published'}" for text, dataset in deviations.items())
         return "unlike settings (" + "; ".join(told) + ")"
     return ""
+
+
+def told_apart(record: Mapping[str, Any]) -> str:
+    """How a record differs from its method's published settings: those of its cell, descriptions, and label rule."""
+    descriptions = unlike_descriptions(record)
+    told = [
+        deviation(record["cell"]),
+        f"descriptions: {descriptions}" if descriptions else "",
+        "" if rule_as_published(record) else f"label rule {record['dataset']['label_rule']}",
+    ]
+    return ", ".join(filter(None, told))
 
 
 def deviation(cell: Mapping[str, Any]) -> str:
@@ -118,8 +148,8 @@ def deviation(cell: Mapping[str, Any]) -> str:
         wanted = _as_configured(cell, protocol)
         if wanted is None:
             continue
-        changed = unlike_settings(comparable(wanted), comparable(cell))
-        told = [f"{key.split('.', 1)[-1]}={value}" for key, _, value in changed]
+        plain = wanted.as_dict() if isinstance(wanted, Cell) else wanted
+        told = [str(change) for change in changes(plain, cell)]
         texts.append(["protocol common"] * (protocol == "common") + told)
     return ", ".join(min(texts, key=len)) if texts else "settings of its own"
 

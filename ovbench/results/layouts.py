@@ -15,7 +15,8 @@
 Rows of the other files, such as ablations:
 
     [[group]]
-    figures = "ablations"                the file; where = { field = "value" } narrows it
+    figures = "ablations"                the file; where = { field = "value" } narrows it; reported_by = the table of
+                                         results.csv whose protocol the figures share, if their rows have runs
     suite = "..."                        whose rows measure the rows of the block; without figures, nothing is published
     [[group.row]]                        without any, all rows of the file, or of the suite
     label = "..."                        that of the suite's row, unless suite_row = "..." names another
@@ -27,7 +28,7 @@ Which run of ovbench a row of results.csv describes stands in configs/published_
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from typing import Any, NamedTuple
 from ovbench.errors import InputError, unknown
 from ovbench.resources import shipped
 from ovbench.results.published import PAS_20B, Published, figures, published_results, read_published
+from ovbench.results.published_runs import RowKey, Run, published_runs
 from ovbench.suites import load_suite
 from ovbench.tomlfile import read_toml, refuse_unknown_keys
 
@@ -46,15 +48,6 @@ METRICS = {"mIoU": "mIoU", "mAcc": "mAcc", "pAcc": "aAcc"}  # the name in papers
 NOT_COMPARABLE = "[protocol?]"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A method with settings and weights as after ``--set`` and ``--weights``."""
-
-    method: str
-    settings: Mapping[str, str] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)
-
-
 class PrintedAverage(NamedTuple):
     value: str | None
     fits: bool
@@ -64,7 +57,8 @@ class PrintedAverage(NamedTuple):
 class LayoutRow:
     """``published``: figures as printed, by column; ``printed_average``: as the paper gives it, if it does, and
     ``average_fits``: whether the values, rounded as they are, may have that average;
-    ``run``: what measures the row here, if anything does; ``mixed``: the published values are of unlike protocols."""
+    ``run``: what measures the row here, if anything does; ``other``: the run of its method where the table measured it
+    in a protocol of its own; ``mixed``: the published values are of unlike protocols."""
 
     group: str
     label: str
@@ -74,6 +68,7 @@ class LayoutRow:
     average_fits: bool = False
     run: Run | None = None
     mixed: bool = False
+    other: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -151,9 +146,14 @@ def _published_row(
     refined = "" if postprocess == "none" else f", {postprocess}"
     return LayoutRow(
         title, label or method, f"{variant}{refined}", values, *_printed_average(keys, columns),
-        published_runs().get((method, variant, postprocess)),
-        any(NOT_COMPARABLE in r.note for r in rows if r.benchmark in columns),
+        **_runs_of(keys[1:], keys[0]), mixed=any(NOT_COMPARABLE in r.note for r in rows if r.benchmark in columns),
     )  # fmt: skip
+
+
+def _runs_of(key: RowKey, reported_by: str) -> dict[str, Run | None]:
+    """The run that measures a row of a table, or the one that measures its method in another protocol."""
+    run = published_runs().get(key)
+    return {"run" if run is None or reported_by in run.sources else "other": run}
 
 
 def _figure_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
@@ -164,8 +164,9 @@ def _figure_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str)
         runs = {r.label: Run(r.method, r.overrides, r.weights) for r in load_suite(group["suite"], [""])}
     if "row" not in group:
         for (label, detail), values in (found or {(name, ""): {} for name in runs}).items():
-            run = runs.get(label) or published_runs().get((label, detail, "none"))
-            yield _figure_row(LayoutRow(group["title"], label, detail, values, run=run), columns)
+            key = (label, detail, "none")
+            which = {"run": runs.get(label)} if runs else _runs_of(key, group.get("reported_by", ""))
+            yield _figure_row(LayoutRow(group["title"], label, detail, values, **which), columns)
     for row in group.get("row", ()):
         values, measured_by = {}, row.get("suite_row", row["label"])
         if "setting" in row:
@@ -185,16 +186,6 @@ def _figure_row(row: LayoutRow, columns: tuple[str, ...]) -> LayoutRow:
     shown = {name: value for name, value in row.published.items() if name in columns}
     of_these = len(shown) == sum(name not in names for name in row.published)
     return replace(row, published=shown, printed_average=means[0] if means and of_these else None)
-
-
-@cache
-def published_runs() -> dict[tuple[str, str, str], Run]:
-    """By published method, variant and post-processing, the run that measures the same here."""
-    table = read_toml(shipped("configs", "published_runs.toml"))
-    return {
-        tuple(entry["row"]): Run(entry["method"], entry.get("settings", {}), entry.get("weights", {}))
-        for entry in table["run"]
-    }
 
 
 def _printed_average(keys: tuple[str, ...], columns: tuple[str, ...]) -> PrintedAverage:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovbench.errors import InputError, UsageError
-from ovbench.results.found import Found, deviation, find_records
+from ovbench.results.found import Found, find_records, told_apart
 from ovbench.results.record import read_record
 from ovbench.results.store import write_bytes
 from ovbench.results.tables import record_table
@@ -59,9 +59,14 @@ def _size(kind: str, records: Sequence[Found]) -> tuple[float, float]:
 
 def _name(found: Found) -> str:
     """Method and what is not as published, and whether only a part was scored."""
-    changed = deviation(found.record["cell"])
+    changed = told_apart(found.record)
     name = found.record["cell"]["method"] + (f" ({changed})" if changed else "")
-    return name + (" *" if found.partial else "")
+    return _plain(name + (" *" if found.partial else ""))
+
+
+def _plain(text: str) -> str:
+    """Text as it is: between two dollars matplotlib would read mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _classes(axes: Axes, records: Sequence[Found]) -> None:
@@ -76,10 +81,10 @@ def _classes(axes: Axes, records: Sequence[Found]) -> None:
         places = [row + number * height for row in range(len(names))]
         scores = [100 * (row["iou"] or 0) for row in found.record["per_class"]]
         axes.barh(places, scores, height, align="edge", color=COLOURS[number], label=_name(found))
-    axes.set_yticks([row + 0.4 for row in range(len(names))], names)
+    axes.set_yticks([row + 0.4 for row in range(len(names))], map(_plain, names))
     axes.set_ylim(len(names), 0)
     axes.set_xlabel("IoU in percent")
-    axes.set_title(records[0].record["cell"]["dataset"] + _partial(records))
+    axes.set_title(_plain(records[0].record["cell"]["dataset"]) + _partial(records))
     axes.legend(fontsize=7)
 
 
@@ -88,9 +93,8 @@ def _heatmap(axes: Axes, records: Sequence[Found]) -> None:
     table = record_table(records)
     values = [[float("nan") if c.measured is None else c.measured for c in row.cells] for row in table.rows]
     axes.imshow(values, cmap="viridis", aspect="auto", vmin=0)
-    names = [f"{row.label} ({row.detail})" if row.detail else row.label for row in table.rows]
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xticks(range(len(table.columns)), table.columns)
+    axes.set_yticks(range(len(table.rows)), [_plain(row.name) for row in table.rows])
+    axes.set_xticks(range(len(table.columns)), map(_plain, table.columns))
     top = max(value for row in values for value in row if value == value)
     for y, row in enumerate(table.rows):
         for x, cell in enumerate(row.cells):
@@ -117,7 +121,7 @@ def _cost(axes: Axes, records: Sequence[Found]) -> None:
     axes.set_ylabel("mIoU in percent")
     axes.margins(x=0.15, y=0.15)
     axes.set_xlim(left=0)
-    axes.set_title(records[0].record["cell"]["dataset"] + _partial(records))
+    axes.set_title(_plain(records[0].record["cell"]["dataset"]) + _partial(records))
 
 
 def _ablation(axes: Axes, records: Sequence[Found]) -> None:
@@ -132,12 +136,12 @@ def _ablation(axes: Axes, records: Sequence[Found]) -> None:
         end = 100 * bounds[1] if bounds else miou
         axes.annotate(f"{miou:.1f}", (end, number), textcoords="offset points", xytext=(6, 0), va="center")
     several = len({f.record["cell"]["dataset"] for f in records}) > 1
-    names = [_name(f) + (f" on {f.record['cell']['dataset']}" if several else "") for f in records]
+    names = [_name(f) + (_plain(f" on {f.record['cell']['dataset']}") if several else "") for f in records]
     axes.set_yticks(range(len(records)), names)
     axes.set_ylim(len(records) - 0.5, -0.5)
     axes.margins(x=0.12)
     axes.set_xlabel("mIoU in percent, with its 95 % interval over images")
-    axes.set_title(("" if several else records[0].record["cell"]["dataset"]) + _partial(records))
+    axes.set_title(("" if several else _plain(records[0].record["cell"]["dataset"])) + _partial(records))
 
 
 def _partial(records: Sequence[Found]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ovbench.errors import InputError, unknown
 from ovbench.resources import shipped
 
+NOT_STATED = "?"
 PAS_20B = "PAS-20b"  # VOC with a background of Pascal Context classes: filed under voc21, but another benchmark
 
 
@@ -86,3 +87,40 @@ def figures(name: str, where: Mapping[str, Any], place: str) -> dict[tuple[str, 
             cells = found.setdefault((row[naming.label], "; ".join(told)), {})
             cells[column.removesuffix(" (assumed)")] = row["value"]
     return found
+
+
+@cache
+def official_settings() -> dict[tuple[str, str], dict[str, str]]:
+    """By method and benchmark the official value of each setting, as text and by its dotted name ("protocol.crop").
+
+    From configs/official.csv. `NOT_STATED` where the official code does not say it; empty where there is no official
+    configuration, see `no_official_setting`."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in _official_rows():
+        here = found.setdefault((row["method"], row["benchmark"]), {})
+        if row["key"]:
+            here[row["key"]] = row["value"]
+    return found
+
+
+def no_official_setting(method: str, benchmark: str) -> str:
+    """Why there is no official configuration for a known pair; "" where there is one, or the pair is unknown."""
+    rows = (row for row in _official_rows() if (row["method"], row["benchmark"]) == (method, benchmark))
+    return next((row["source"] for row in rows if not row["key"]), "")
+
+
+def published_label_rule(benchmark: str) -> str:
+    """How the published figures of a benchmark count void pixels: "official" where the published code and a correct
+    count differ."""
+    return "official" if benchmark in _official_rules() else "correct"
+
+
+@cache
+def _official_rules() -> frozenset[str]:
+    return frozenset(row["benchmark"] for row in _official_rows() if row["key"] == "label_rule")
+
+
+@cache
+def _official_rows() -> tuple[dict[str, str], ...]:
+    with shipped("configs", "official.csv").open(newline="", encoding="utf-8") as file:
+        return tuple(csv.DictReader(file))

@@ -10,6 +10,9 @@ Fields, top level:
   weights     per backbone: name and hash of its tensors; "code": hash of the file that a method comes from, if it does
   versions, git, device   what it ran with
   notes       only where a reader of the scores must know more, such as toy networks on photographs: sentences
+  published   how the run stands to the published ones: official (whether there is an official setting of the method on
+              the benchmark; if not, a remark), deviations from the nearest published run (setting, published, value;
+              also of descriptions and of the label rule), and the tables whose figures are of exactly these settings
   approximate  only where an approximation stood in for an exact computation: what, and how good it was measured to be
   counts      per class, integers: intersection, union, predicted, labelled (pixels)
   metrics     fractions: mIoU, its 95 % interval by a jackknife over images (null where it would mean nothing, then

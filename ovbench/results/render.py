@@ -26,10 +26,16 @@ LEGEND = (
     "Each value: published, then measured with the difference. Best and second of a block are marked. "
     "* only part of the benchmark was scored."
 )
+RULES = {"official": "o", "correct": "c"}
+RULE_LEGEND = (
+    "[o] void pixels of 16-bit labels count as in the published code, which the published figures of the methods here "
+    "follow; [c] they are ignored, as is correct, and the value is compared with none of those."
+)
 CSV_FIELDS = (
     "group", "row", "detail", "benchmark", "published", "measured", "difference", "low", "high", "images",
-    "split_images", "partial", "rank_published", "rank_measured", "record",
+    "split_images", "partial", "rank_published", "rank_measured", "label_rule", "record",
 )  # fmt: skip
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the begin of a formula
 
 Mark = Callable[[str, int | None], str]
 
@@ -39,12 +45,18 @@ def _parts(cell: TableCell, mark: Mark, intervals: bool, escape: Callable[[str],
     parts = [] if cell.published is None else [mark(escape(cell.published), cell.rank_published)]
     if cell.measured is not None:
         text = mark(f"{cell.measured:.1f}", cell.rank_measured) + ("*" if cell.partial else "")
+        text += f" [{RULES.get(cell.rule, cell.rule)}]" if cell.rule else ""
         if cell.difference is not None:
             text += f" ({cell.difference:+.1f})"
         if intervals and cell.interval:
             text += f" [{cell.interval[0]:.1f}, {cell.interval[1]:.1f}]"
         parts.append(text)
     return parts
+
+
+def _notes(table: ComparisonTable) -> tuple[str, ...]:
+    ruled = any(cell.rule for row in table.rows for cell in row.cells)
+    return (LEGEND, *([RULE_LEGEND] if ruled else ()), *table.notes)
 
 
 def _heads(table: ComparisonTable) -> tuple[str, ...]:
@@ -60,7 +72,7 @@ def as_rich(table: ComparisonTable, intervals: bool) -> str:
     side are printed one part below the other, so that no number is broken."""
     room = Console().width
     parts = [_rich_part(table, intervals, columns, room) for columns in _side_by_side(table, intervals, room)]
-    return as_text(*parts) + "".join(f"{note}\n" for note in (LEGEND, *table.notes))
+    return as_text(*parts) + "".join(f"{note}\n" for note in _notes(table))
 
 
 def _rich_part(table: ComparisonTable, intervals: bool, columns: Mapping[int, int], room: int) -> Table:
@@ -123,45 +135,58 @@ def as_markdown(table: ComparisonTable, intervals: bool) -> str:
     def mark(text: str, rank: int | None) -> str:
         return {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(rank, text)
 
-    def plain(text: str) -> str:
-        return text.replace("|", "\\|")
-
-    lines = [f"**{table.title}**" + (f" ({table.source})" if table.source else ""), ""]
-    lines.append("| row | " + " | ".join(_heads(table)) + " |")
+    lines = [f"**{markdown(table.title)}**" + (f" ({markdown(table.source)})" if table.source else ""), ""]
+    lines.append("| row | " + " | ".join(map(markdown, _heads(table))) + " |")
     lines.append("|---|" + "--:|" * len(_heads(table)))
     before = None
     for row in table.rows:
         if row.group != before and row.group:
-            lines.append(f"| *{plain(row.group)}* |" + " |" * len(_heads(table)))
+            lines.append(f"| *{markdown(row.group)}* |" + " |" * len(_heads(table)))
         before = row.group
-        name = plain(row.label) + (f"<br><sub>{plain(row.detail)}</sub>" if row.detail else "")
+        name = markdown(row.label) + (f"<br><sub>{markdown(row.detail)}</sub>" if row.detail else "")
         values = ("<br>".join(_parts(cell, mark, intervals)) for cell in _cells(table, row))
         lines.append(f"| {name} | " + " | ".join(values) + " |")
-    return "\n".join([*lines, "", LEGEND, *(f"\n- {note}" for note in table.notes)]) + "\n"
+    first, *rest = map(markdown, _notes(table))
+    return "\n".join([*lines, "", first, *(f"\n- {note}" for note in rest)]) + "\n"
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown, in a table too, shows as it is: what means something to it, or to HTML, is escaped."""
+    text = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*|\[\]$~]", lambda m: "\\" + m[0], text)
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return re.sub(r"[&%$#_{}\\~^<>|\"]", lambda m: LATEX.get(m[0], "\\" + m[0]), " ".join(text.split()))
 
 
 def as_latex(table: ComparisonTable, intervals: bool) -> str:
     """A booktabs tabular."""
 
-    def escape(text: str) -> str:
-        text = text.replace("\\", r"\textbackslash ")
-        return re.sub(r"[&%$#_{}]", lambda m: "\\" + m[0], text).replace("~", r"\textasciitilde{}")
-
     def mark(text: str, rank: int | None) -> str:
         return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(rank, text)
 
-    lines = [f"% {line}" for line in (table.title, table.source, LEGEND, *table.notes) if line]
+    told = (table.title, table.source, *_notes(table))
+    lines = [f"% {' '.join(line.split())}" for line in told if line]
     lines.append(r"\begin{tabular}{l" + "r" * len(_heads(table)) + "}")
-    lines += [r"\toprule", " & ".join(["Method", *map(escape, _heads(table))]) + r" \\"]
+    lines += [r"\toprule", " & ".join(["Method", *map(latex, _heads(table))]) + r" \\"]
     before = None
     for row in table.rows:
         if row.group != before:
             lines.append(r"\midrule")
             if row.group:
-                lines.append(rf"\multicolumn{{{len(_heads(table)) + 1}}}{{l}}{{\emph{{{escape(row.group)}}}}} \\")
+                lines.append(rf"\multicolumn{{{len(_heads(table)) + 1}}}{{l}}{{\emph{{{latex(row.group)}}}}} \\")
         before = row.group
         values = (" / ".join(_parts(cell, mark, intervals)) or "--" for cell in _cells(table, row))
-        lines.append(" & ".join([escape(row.label), *values]) + r" \\")
+        name = latex(row.label) + (rf" {{\footnotesize ({latex(row.detail)})}}" if row.detail else "")
+        lines.append(" & ".join([name, *values]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -182,7 +207,7 @@ def as_html(table: ComparisonTable, intervals: bool) -> str:
         values = "".join(f"<td>{'<br>'.join(_parts(cell, mark, intervals))}</td>" for cell in _cells(table, row))
         lines.append(f'<tr><th scope="row">{html.escape(row.label)}{detail}</th>{values}</tr>')
     lines.append("</tbody>\n</table>")
-    lines += [f"<p>{html.escape(note)}</p>" for note in (LEGEND, *table.notes)]
+    lines += [f"<p>{html.escape(note)}</p>" for note in _notes(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -195,10 +220,16 @@ def as_csv(table: ComparisonTable, intervals: bool) -> str:
         for name, cell in zip(_heads(table), _cells(table, row), strict=True):
             low, high = cell.interval or (None, None)
             writer.writerow(
-                [row.group, row.label, row.detail, name, cell.published, cell.measured, cell.difference, low, high,
-                 cell.images, cell.split_images, cell.partial, cell.rank_published, cell.rank_measured, cell.record]
+                [*map(csv_text, (row.group, row.label, row.detail, name)), cell.published, cell.measured,
+                 cell.difference, low, high, cell.images, cell.split_images, cell.partial, cell.rank_published,
+                 cell.rank_measured, cell.rule, csv_text(cell.record or "")]
             )  # fmt: skip
     return buffer.getvalue()
+
+
+def csv_text(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: with an apostrophe in front where it begins like one."""
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def as_json(table: ComparisonTable, intervals: bool) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ovbench.results.console import percent
+from ovbench.results.render import markdown
 
 COLUMNS = ("row", "benchmark", "mIoU", "95 %", "mAcc", "aAcc", "images")
 
@@ -15,7 +16,7 @@ def suite_page(name: str, title: str, source: str, records: Sequence[dict[str, A
 
     ``labels`` are by the hash of a cell's settings; the rows keep the order of ``records``.
     """
-    lines = [f"# {title}", "", f"Suite `{name}`. {source}", ""]
+    lines = [f"# {markdown(title)}", "", f"Suite `{name}`. {markdown(source)}".rstrip(), ""]
     lines += [_row(COLUMNS), "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
     for record in records:
         metrics, low_high = record["metrics"], record["metrics"]["mIoU_interval"]
@@ -32,9 +33,9 @@ def suite_page(name: str, title: str, source: str, records: Sequence[dict[str, A
     for record in records:
         for kind, weights in record["weights"].items():
             made.setdefault(kind, set()).add(f"{weights['name']} ({weights['sha256'][:12]})")
-    lines += ["", *(f"{kind}: {', '.join(sorted(names))}  " for kind, names in made.items() if names)]
+    lines += ["", *(f"{kind}: {markdown(', '.join(sorted(names)))}  " for kind, names in made.items() if names)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(markdown(str(cell)) for cell in cells) + " |"

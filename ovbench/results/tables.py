@@ -8,14 +8,19 @@ from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 from ovbench.data.card import list_cards
-from ovbench.results.found import Found, deviation, measured_by, newest, unlike
+from ovbench.results.found import Found, measured_by, newest, rule_as_published, run_changes, told_apart, unlike
 from ovbench.results.layouts import Layout, LayoutRow
+from ovbench.results.published import published_label_rule
+from ovbench.results.published_runs import Run
+from ovbench.results.standing import published_cell
 
 
 @dataclass(frozen=True)
 class TableCell:
     """A score in percent: ``published`` as printed; ``measured`` with its 95 % ``interval``; ranks from 1 within the
-    block and column, None beyond the second; ``images`` of ``split_images`` were scored."""
+    block and column, None beyond the second; ``images`` of ``split_images`` were scored. ``rule``: how void pixels
+    count in the measured value, on a benchmark where that matters; ``compared``: whether both values are of the same
+    protocol."""
 
     published: str | None = None
     measured: float | None = None
@@ -26,11 +31,13 @@ class TableCell:
     record: str | None = None
     rank_published: int | None = None
     rank_measured: int | None = None
+    rule: str | None = None
+    compared: bool = True
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published; not told of part of a benchmark."""
-        if self.published is None or self.measured is None or self.partial:
+        """Measured minus published; not told of part of a benchmark, or of unlike protocols."""
+        if self.published is None or self.measured is None or self.partial or not self.compared:
             return None
         return self.measured - float(self.published)
 
@@ -42,6 +49,11 @@ class TableRow:
     detail: str
     cells: tuple[TableCell, ...]
     average: TableCell = field(default_factory=TableCell)
+
+    @property
+    def name(self) -> str:
+        """Label and detail in one line."""
+        return f"{self.label} ({self.detail})" if self.detail else self.label
 
 
 @dataclass(frozen=True)
@@ -69,12 +81,17 @@ def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "pape
     used: set[Path] = set()
     rows = []
     for row in layout.rows:
-        candidates = by_method.get(row.run.method, ()) if row.run else ()
-        measured = measured_by(row.run, candidates, layout.columns, protocol, settings or {}) if candidates else {}
-        used |= {found.path for found in measured.values()}
-        made, said = _row(row, measured, layout.columns, layout.metric)
+        measured = _measured(row.run, by_method, layout, protocol, settings or {})
+        asked = _unlike_run(row.run, measured, protocol)
+        shown = replace(row, detail=_joined(row.detail, asked))
+        made, said = _row(shown, measured, layout.columns, layout.metric, asked)
         rows.append(made if layout.average else replace(made, average=TableCell()))
-        notes += said if layout.average else []
+        notes += [*(said if layout.average else ()), *_of_maps(made, measured)]
+        used |= {found.path for found in measured.values()}
+        own = _measured(row.other, by_method, layout, protocol, settings or {})
+        used |= {found.path for found in own.values()}
+        rows += [_own_protocol(row, own, layout, protocol)] if own else []
+    notes += _of_protocols(layout)
     left = sum(f.path not in used and f.record["cell"]["dataset"] in layout.columns for f in records)
     if left:
         notes.append(f"{left} record(s) on these benchmarks are of other settings than any row's, or older")
@@ -82,6 +99,51 @@ def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "pape
     return ComparisonTable(
         layout.title, layout.source, layout.columns, ranked, tuple(notes), layout.average, layout.metric
     )
+
+
+def _measured(
+    run: Run | None, by_method: Mapping[str, Sequence[Found]], layout: Layout, protocol: str,
+    settings: Mapping[str, str],
+) -> dict[str, Found]:  # fmt: skip
+    candidates = by_method.get(run.method, ()) if run else ()
+    return measured_by(run, candidates, layout.columns, protocol, settings) if candidates else {}
+
+
+def _unlike_run(run: Run | None, measured: Mapping[str, Found], protocol: str) -> str:
+    """How values that were asked for by their settings differ from the row's; a reference set is the user's."""
+    told: dict[str, None] = {}
+    for dataset, found in measured.items():
+        for change in run_changes(published_cell(run, dataset), found.record["cell"]):
+            told |= {str(change): None} if change.setting != "reference" else {}
+    if not told:
+        return ""
+    return "measured with " + ("protocol common" if protocol == "common" else ", ".join(told))
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def _own_protocol(row: LayoutRow, measured: Mapping[str, Found], layout: Layout, protocol: str) -> TableRow:
+    """What ovbench measured of a method that the table has in another protocol: a row of its own, without figures."""
+    source = row.other.sources[0] if row.other.sources else "its official code"
+    asked = _unlike_run(row.other, measured, protocol)
+    bare = LayoutRow(row.group, row.label, _joined(row.detail, asked or f"measured in the protocol of {source}"), {})
+    made = _row(bare, measured, layout.columns, layout.metric)[0]
+    return made if layout.average else replace(made, average=TableCell())
+
+
+def _of_maps(row: TableRow, measured: Mapping[str, Found]) -> list[str]:
+    names = [name for name, found in measured.items() if found.record["cell"]["regions"].get("source") == "precomputed"]
+    return [f"{row.name}: region maps read from files on {', '.join(names)}, taken to be the authors'"] if names else []
+
+
+def _of_protocols(layout: Layout) -> list[str]:
+    names = list(dict.fromkeys(row.label for row in layout.rows if row.other is not None))
+    if not names:
+        return []
+    told = ", ".join(names)
+    return [f"not compared with ovbench's runs, since the table measured them in another protocol: {told}"]
 
 
 def _not_measured(layout: Layout) -> list[str]:
@@ -93,11 +155,13 @@ def _not_measured(layout: Layout) -> list[str]:
 
 
 def _row(
-    row: LayoutRow, measured: Mapping[str, Found], columns: Sequence[str], metric: str = "mIoU"
+    row: LayoutRow, measured: Mapping[str, Found], columns: Sequence[str], metric: str = "mIoU", unlike_run: str = ""
 ) -> tuple[TableRow, list[str]]:
-    cells = tuple(_cell(row.published.get(column), measured.get(column), metric) for column in columns)
+    """``unlike_run``: how the measured values are of other settings than the published ones, "" where they are not."""
+    compared = not unlike_run
+    cells = tuple(_cell(row.published.get(column), measured.get(column), metric, compared) for column in columns)
     notes = []
-    name = f"{row.label} ({row.detail})" if row.detail else row.label
+    name = TableRow(row.group, row.label, row.detail, ()).name
     published = None if row.published else row.printed_average  # some tables give nothing else
     if row.mixed:
         notes.append(f"{name}: no published average, its values are of unlike protocols")
@@ -110,10 +174,11 @@ def _row(
     average, reason = _average(cells, list(measured.values()), len(columns))
     if reason:
         notes.append(f"{name}: no measured average, {reason}")
-    return TableRow(row.group, row.label, row.detail, cells, replace(average, published=published)), notes
+    whole = replace(average, published=published, compared=compared and all(cell.compared for cell in cells))
+    return TableRow(row.group, row.label, row.detail, cells, whole), notes
 
 
-def _cell(published: str | None, found: Found | None, metric: str) -> TableCell:
+def _cell(published: str | None, found: Found | None, metric: str, compared: bool) -> TableCell:
     if found is None or found.record["metrics"][metric] is None:
         return TableCell(published)
     metrics, data = found.record["metrics"], found.record["dataset"]
@@ -121,6 +186,8 @@ def _cell(published: str | None, found: Found | None, metric: str) -> TableCell:
     return TableCell(
         published, 100 * metrics[metric], None if bounds is None else (100 * bounds[0], 100 * bounds[1]), found.partial,
         data["images"], data["split_images"], str(found.path),
+        rule=data["label_rule"] if published_label_rule(found.record["cell"]["dataset"]) != "correct" else None,
+        compared=compared and rule_as_published(found.record),
     )  # fmt: skip
 
 
@@ -147,7 +214,7 @@ def record_table(records: Sequence[Found]) -> ComparisonTable:
     rows: dict[tuple[str, str], dict[str, list[Found]]] = {}
     for found in records:
         cell = found.record["cell"]
-        rows.setdefault((cell["method"], deviation(cell)), {}).setdefault(cell["dataset"], []).append(found)
+        rows.setdefault((cell["method"], told_apart(found.record)), {}).setdefault(cell["dataset"], []).append(found)
     columns = tuple(sorted({f.record["cell"]["dataset"] for f in records}))
     made, notes = [], []
     for (method, changed), cells in sorted(rows.items()):

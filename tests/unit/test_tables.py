@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -88,7 +89,6 @@ def test_other_settings_are_not_the_paper_s_row(write, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"dataset": {"images": 100, "split_images": 100, "label_rule": "official"}}, "unlike dataset.label_rule"),
         ({"weights": {"clip": "b"}}, "unlike weights"),
         ({"versions": {"ovbench": "0.0.9"}}, "unlike versions.ovbench"),
     ],
@@ -182,7 +182,12 @@ def test_the_command(write, tmp_path, capsys):
     done = CliRunner().invoke(command, ["--runs", str(tmp_path), "--format", "csv", "-l", "cass-table1"])
     assert done.exit_code == 0, done.output
     found = [r for r in csv.DictReader(io.StringIO(done.output)) if r["measured"]]
-    assert [(r["row"], r["benchmark"], r["published"]) for r in found] == [("CLIP", "voc20", "49.1")]
+    # CASS's table has CLIP in another protocol
+    assert [(r["row"], r["benchmark"], r["published"], r["difference"]) for r in found] == [("CLIP", "voc20", "", "")]
+    assert "measured in the protocol of" in found[0]["detail"]
+    done = CliRunner().invoke(command, ["--runs", str(tmp_path), "--format", "csv", "-l", "clearclip-table2"])
+    found = [r for r in csv.DictReader(io.StringIO(done.output)) if r["measured"]]
+    assert [(r["row"], r["published"], r["difference"][:4]) for r in found] == [("CLIP", "41.8", "-0.5")]
     done = CliRunner().invoke(command, ["--runs", str(tmp_path), "-l", "cass-table1", "-d", "voc20", "--format", "csv"])
     assert {r["benchmark"] for r in csv.DictReader(io.StringIO(done.output))} == {"voc20", "average"}
     wrong = CliRunner().invoke(command, ["--runs", str(tmp_path), "-d", "voc02"])
@@ -202,3 +207,108 @@ def test_code_that_a_record_names_is_not_run(tmp_path):
     cell["params"]["power"], cell["protocol"]["stride"] = 3.0, 16
     assert deviation(cell) == "power=3.0, stride=16"
     assert not marker.exists()
+
+
+def test_a_value_of_other_settings_stands_there_without_a_difference(write, tmp_path):
+    write("clip", "voc20", 0.4, settings={"crop": "336"})
+    row = table(tmp_path, settings={"crop": "336"}).rows[0]
+    assert row.cells[0].measured == 40 and row.cells[0].difference is None
+    assert row.detail == "B; measured with crop=336"
+    assert table(tmp_path, settings={"crop": "448"}).rows[0].detail == "B"
+
+
+def test_a_table_that_measured_a_method_otherwise_gets_a_row_for_ours(write, tmp_path):
+    write("clip", "voc20", 0.4)
+    layout = load_layout("cass-table1", ["voc20"])
+    made = layout_table(layout, find_records(tmp_path))
+    published, ours = (row for row in made.rows if row.label == "CLIP")
+    assert published.cells[0].published == "49.1" and published.cells[0].measured is None
+    assert ours.cells[0].measured == 40 and ours.cells[0].published is None
+    assert any("another protocol" in note and "CLIP" in note for note in made.notes)
+
+
+RULES = Layout("t", "", "", ("pc459",), (LayoutRow("g", "ProxyCLIP", "", {"pc459": "8.4"}, run=Run("proxyclip")),))
+
+
+@pytest.mark.parametrize(("rule", "mark", "difference"), [("official", "[o]", -0.4), ("correct", "[c]", None)])
+def test_a_cell_says_which_label_rule_its_value_follows(write, tmp_path, rule, mark, difference):
+    write("proxyclip", "pc459", 0.08, dataset={"images": 100, "split_images": 100, "label_rule": rule})
+    made = layout_table(RULES, find_records(tmp_path))
+    cell = made.rows[0].cells[0]
+    assert cell.rule == rule and cell.difference == (None if difference is None else pytest.approx(difference))
+    for name in ("rich", "latex", "html"):
+        assert f"8.0 {mark}" in FORMATS[name](made, False), name
+    assert next(csv.DictReader(io.StringIO(FORMATS["csv"](made, False))))["label_rule"] == rule
+
+
+def test_of_two_rules_the_published_one_is_shown_and_a_table_of_records_has_both(write, tmp_path):
+    for rule, miou in (("official", 0.08), ("correct", 0.09)):
+        data = {"images": 100, "split_images": 100, "label_rule": rule}
+        write("proxyclip", "pc459", miou, dataset=data, started=f"2026-01-0{1 + (rule == 'correct')}")
+    write("proxyclip", "voc20", 0.8)
+    assert layout_table(RULES, find_records(tmp_path)).rows[0].cells[0].measured == 8
+    rows = record_table(find_records(tmp_path)).rows
+    assert [row.detail for row in rows] == ["", "label rule correct"]
+    assert rows[0].average.measured == 44  # voc20 has only one rule
+
+
+def test_freecp_counts_as_published_only_with_the_paper_s_descriptions(write, tmp_path):
+    layout = Layout("t", "", "", ("voc20",), (LayoutRow("g", "GEM+FreeCP", "", {"voc20": "80.6"}, run=Run("freecp")),))
+    write("freecp", "voc20", 0.7)  # of a version that did not note them
+    told = [{"setting": "descriptions", "published": "those of the paper", "value": "none"}]
+    write("freecp", "voc20", 0.75, published={"official": True, "deviations": told, "sources": []})
+    assert layout_table(layout, find_records(tmp_path)).rows[0].cells[0].measured is None
+    details = [row.detail for row in record_table(find_records(tmp_path)).rows]
+    assert details == ["descriptions: none", "descriptions: not recorded"]
+    write("freecp", "voc20", 0.8, published={"official": True, "deviations": [], "sources": []})
+    assert layout_table(layout, find_records(tmp_path)).rows[0].cells[0].measured == 80
+
+
+def test_the_authors_maps_fill_the_published_row_and_a_note_says_so(write, tmp_path):
+    run = Run("corrclip", {"regions": "sam2-32"})
+    layout = Layout("t", "", "", ("voc20",), (LayoutRow("g", "CorrCLIP", "", {"voc20": "88.8"}, run=run),))
+    write("corrclip", "voc20", 0.88, settings={"regions": "precomputed", "regions.folder": "/data/maps"})
+    made = layout_table(layout, find_records(tmp_path))
+    assert made.rows[0].cells[0].difference == pytest.approx(-0.8)
+    assert any("read from files on voc20" in note for note in made.notes)
+    write("corrclip", "voc20", 0.5, settings={"regions": "felzenszwalb"}, started="2026-05-05")
+    assert layout_table(layout, find_records(tmp_path)).rows[0].cells[0].measured == 88
+
+
+SIX = [
+    {}, {"refine": "pamr"}, {"crop": "336"}, {"pamr_dilations": "4,8"}, {"vocabulary": "naclip"}, {"prob_thd": "0.5"}
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_six_runs_have_six_names_in_every_format_and_none_is_python(write, tmp_path, form):
+    for number, settings in enumerate(SIX):
+        write("clearclip", "voc20", 0.4 + number / 100, settings=settings)
+    made = record_table(find_records(tmp_path))
+    text = FORMATS[form](made, False)
+    assert len({row.name for row in made.rows}) == 6
+    plain = text.replace("\\_", "_")
+    for row in made.rows:
+        assert row.detail in plain, row.detail
+    assert "pamr_dilations=4,8" in plain and not any(python in text for python in ("None", "['", "True", "(4,"))
+
+
+def test_backbones_are_named_as_they_were_given(tmp_path):
+    cell = resolve("clip", "mini", {}, {"clip": "ViT-B-16-quickgelu/openai"}).as_dict()
+    assert deviation(cell) == "clip=ViT-B-16-quickgelu/openai"
+    assert deviation(resolve("corrclip", "mini", {"regions": "slic"}).as_dict()) == "regions=slic"
+
+
+def test_hostile_names_are_text_in_every_format():
+    name = "=A&B_c|<b>$x^2$\n{y}~"
+    layout = Layout(name, name, name, ("voc20",), (LayoutRow(name, name, name, {"voc20": "1.0"}),))
+    made = layout_table(layout, [])
+    html, markdown, latex = (FORMATS[form](made, False) for form in ("html", "markdown", "latex"))
+    assert "<b>" not in html and "<b>" not in markdown
+    assert r"B_c\|&lt;b&gt;\$" in markdown
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 4 for line in markdown.splitlines()[2:6])
+    body = latex[latex.index(r"\begin") :]
+    assert r"=A\&B\_c\textbar{}\textless{}b\textgreater{}\$x\textasciicircum{}2\$ \{y\}\textasciitilde{}" in body
+    assert all(line.startswith("%") for line in latex.splitlines()[:4])
+    row = next(csv.DictReader(io.StringIO(FORMATS["csv"](made, False))))
+    assert {row[key][:2] for key in ("group", "row", "detail")} == {"'="}

@@ -1,0 +1,159 @@
+"""Our settings of every method on every benchmark against configs/official.csv, and what is said where they differ."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+
+import pytest
+
+from ovbench.config import resolve
+from ovbench.data.card import list_cards
+from ovbench.describe import OFFICIAL_MODEL, DescriptionSet, stand_in, write_set
+from ovbench.places import cache_root
+from ovbench.registry import METHODS
+from ovbench.resources import shipped
+from ovbench.results.published import (
+    NOT_STATED,
+    no_official_setting,
+    official_settings,
+    published_label_rule,
+    published_results,
+)
+from ovbench.results.published_runs import published_runs
+from ovbench.results.settings_text import as_text, changes
+from ovbench.results.standing import standing
+
+BENCHMARKS = sorted(set(list_cards()) - {"mini", "mini-bg"})
+PAIRS = [(method, benchmark) for method in METHODS.names() for benchmark in BENCHMARKS]
+
+
+def plain(method, benchmark, settings=None, weights=None, protocol="paper"):
+    return resolve(method, benchmark, settings, weights, protocol, incomplete=True).as_dict()
+
+
+def test_the_table_names_every_method_and_benchmark_once_and_every_source():
+    with shipped("configs", "official.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["method"], r["benchmark"]) for r in rows} == set(PAIRS) and len(BENCHMARKS) == 10
+    assert all(r["source"] for r in rows)
+    keys = [(r["method"], r["benchmark"], r["key"]) for r in rows]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(("method", "benchmark"), PAIRS)
+def test_settings_are_the_official_ones(method, benchmark):
+    official = official_settings()[method, benchmark]
+    if no_official_setting(method, benchmark):
+        assert not official
+        return
+    assert {"protocol.short_side", "protocol.crop", "protocol.stride", "protocol.vocabulary"} <= set(official)
+    cell = plain(method, benchmark)
+    for key, value in official.items():
+        if value == NOT_STATED or key == "label_rule":
+            continue
+        table, _, name = key.partition(".")
+        ours = cell[table][name]
+        same = float(value) == ours if isinstance(ours, (int, float)) and not isinstance(ours, bool) else False
+        assert same or value == as_text(ours).strip('"'), f"{key} is {ours}, officially {value}"
+
+
+def test_what_the_official_code_says_elsewhere():
+    """Read in the specifications, not generated with the table."""
+    assert plain("corrclip", "ade847")["protocol"]["short_side"] == 448
+    assert {plain("corrclip", b)["regions"]["source"] for b in BENCHMARKS} == {"sam2-32"}
+    assert {plain("corrclip", b)["regions"]["source"] for b in ("mini", "mini-bg")} == {"felzenszwalb"}
+    assert no_official_setting("sclip", "pc459") and not no_official_setting("proxyclip", "pc459")
+    assert not no_official_setting("corrclip", "ade847") and no_official_setting("reme", "voc21")
+    assert {b for b in BENCHMARKS if published_label_rule(b) == "official"} == {"pc459", "ade847"}
+
+
+def test_a_run_that_is_published_deviates_in_nothing_and_names_its_sources():
+    stands = standing(plain("clip", "voc20"), "correct")
+    assert stands.deviations == () and stands.sentence() == ""
+    assert set(stands.sources) == {"ClearCLIP README Table 2", "ResCLIP 2411.15851 without-background table"}
+    without_pamr = standing(plain("naclip", "voc21", {"refine": ""}), "correct")
+    assert without_pamr.deviations == () and "NACLIP README" not in without_pamr.sources
+    assert "NACLIP README" in standing(plain("naclip", "voc21"), "correct").sources
+
+
+@pytest.mark.parametrize(
+    ("method", "benchmark", "settings", "weights", "told"),
+    [
+        ("corrclip", "voc21", {"regions": "felzenszwalb"}, {}, "regions=felzenszwalb (published: sam2-32)"),
+        ("corrclip", "voc21", {"regions": "slic", "tau": "0.5"}, {}, "tau=0.5 (published: 0.25), regions=slic"),
+        ("clip", "voc20", {"crop": "336"}, {}, "crop=336 (published: 448)"),
+        ("proxyclip", "pc59", {}, {"dino": "dino-s8"}, "dino=dino-s8 (published: vit_base_patch8_224.dino)"),
+        ("naclip", "voc21", {"pamr_dilations": "4,8"}, {}, "pamr_dilations=4,8 (published: 8,16)"),
+    ],
+)
+def test_what_differs_is_told_with_the_published_value(method, benchmark, settings, weights, told):
+    stands = standing(plain(method, benchmark, settings, weights), "correct")
+    assert told in stands.sentence() and stands.sentence().startswith("deviates from the published row: ")
+    assert stands.sources == () and stands.as_dict()["deviations"]
+
+
+def test_the_label_rule_counts_where_the_rules_differ():
+    assert standing(plain("proxyclip", "pc459"), "official").deviations == ()
+    assert "label_rule=correct (published: official)" in standing(plain("proxyclip", "pc459"), "correct").sentence()
+    for rule in ("correct", "official"):
+        assert standing(plain("proxyclip", "voc21"), rule).deviations == ()
+
+
+def test_no_official_setting_and_no_published_row_are_told_apart():
+    stands = standing(plain("sclip", "pc459"), "official")
+    assert stands.sentence().startswith("no official setting (") and not stands.as_dict()["official"]
+    assert standing(plain("corrclip", "mini"), "correct").sentence() == ""
+
+
+def test_the_authors_maps_are_the_published_regions():
+    maps = plain("corrclip", "voc21", {"regions": "precomputed", "regions.folder": "maps"})
+    assert standing(maps, "correct").deviations == ()
+    other = plain("corrclip", "voc21", {"regions": "precomputed", "regions.folder": "maps", "tau": "1"})
+    assert [str(change) for change in standing(other, "correct").deviations] == ["tau=1.0"]
+
+
+def test_freecp_without_the_paper_s_descriptions_deviates():
+    names = (("background",), ("cat",), ("dog",))
+    assert stand_in("", names, 0) == ""
+    assert stand_in("none-of-that-name", names, 0) == "none, prompts of the class names"
+    path = cache_root() / "descriptions" / "pets.json"
+    write_set(path, DescriptionSet("pets", "some-llm", "p", {"cat": ["a cat"], "dog": ["a dog"]}))
+    assert stand_in("pets", names, 0) == "by some-llm"
+    write_set(path, DescriptionSet("pets", OFFICIAL_MODEL, "p", {"cat": ["a cat"]}))
+    assert stand_in("pets", names, 0) == "1 of 2 classes by prompts"
+    write_set(path, DescriptionSet("pets", OFFICIAL_MODEL, "p", {"cat": ["a cat"], "dog": ["a dog"]}))
+    assert stand_in("pets", names, 0) == ""
+    told = standing(plain("freecp", "voc21"), "correct", "by some-llm")
+    assert "descriptions=by some-llm" in told.sentence() and told.sources == ()
+
+
+def test_sources_of_a_run_agree_and_exist():
+    """Tables of one protocol have the same figures, but for rounding and for re-runs of the official code."""
+    figures = defaultdict(lambda: defaultdict(dict))
+    for row in published_results():
+        key = (row.method, row.variant, row.postprocess)
+        if "[PAS-20b" not in row.note:
+            figures[key][row.reported_by][row.benchmark] = float(row.value)
+    for key, run in published_runs().items():
+        if key == ("CASS", "CLIP ViT-B/16", "none"):
+            continue  # pixel accuracy, in another file
+        assert set(run.sources) <= set(figures[key]), key
+        spread = defaultdict(list)
+        for source in run.sources:
+            for benchmark, value in figures[key][source].items():
+                spread[benchmark].append(value)
+        assert all(max(values) - min(values) <= 0.75 for values in spread.values()), key
+
+
+def test_protocols_that_are_points_apart_are_not_one_run_s():
+    run = published_runs()["CLIP", "CLIP ViT-B/16", "none"]
+    assert "ClearCLIP README Table 2" in run.sources and "CASS 2411.17150 Table 1" not in run.sources
+
+
+def test_no_python_spelling_in_what_differs():
+    before = plain("cass", "mini", {"pamr_dilations": "1,2"})
+    told = [str(change) for change in changes(before, plain("cass", "mini", None, {"clip": "ViT-B-16/openai"}))]
+    assert told == ["pamr_dilations=8,16", "clip=ViT-B-16/openai"]
+    assert changes(plain("clip", "voc20", None, {"clip": "openai-b"}), plain("clip", "voc20")) == []
+    assert [as_text(v) for v in (True, None, "", [1, 2.5], (3,), "x")] == ["true", "none", '""', "1,2.5", "3", "x"]
