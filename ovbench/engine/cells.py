@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from ovbench.data.read import Dataset, open_dataset
 from ovbench.describe import stand_in
 from ovbench.engine.execution import FP32, Execution, choose_batch
 from ovbench.engine.share import Shard, Team, parse_shard
-from ovbench.errors import UsageError
+from ovbench.errors import InputError, UsageError
 from ovbench.plugins import short_name
+from ovbench.regions.open import open_source
 from ovbench.results.published import published_label_rule
 from ovbench.results.standing import Standing, standing
 from ovbench.suites import SuiteRow, load_suite
@@ -139,7 +141,7 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
     team.wait()  # a generated benchmark is drawn by one process
     if not team.leads:
         datasets = {card.name: _open(card, job) for card in cards.values()}
-    require_weights(cells)
+    _require_files(cells)
     return [
         PlannedCell(
             cell,
@@ -153,6 +155,33 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
         )
         for cell, row in zip(cells, rows, strict=True)
     ]
+
+
+def _require_files(cells: list[Cell]) -> None:
+    """Bring the weights of backbones and region sources to this machine.
+
+    Raises:
+        InputError: with every file that is missing, and for region maps what else can be done.
+    """
+    lacking = {}
+    for cell in cells:
+        name, source = open_source(cell.regions) if cell.regions else ("", None)
+        if source is not None and source.cached and (absent := source.missing()):
+            lacking.setdefault(name, (cell.dataset, absent))
+    for name, (_, absent) in lacking.items():
+        logging.getLogger("ovbench").warning("the region maps of %s need %s", name, ", ".join(absent))
+    try:
+        require_weights(cells)
+    except InputError as error:
+        if not lacking:
+            raise
+        name, (dataset, _) = next(iter(lacking.items()))
+        fix = (
+            f"or make the region maps where there is one and copy the cache: ovbench masks build --dataset {dataset} "
+            f"--regions {name}; or read maps made elsewhere: --set regions=precomputed --set regions.folder=DIR; or "
+            "choose another source, a deviation from the published row: --set regions=felzenszwalb"
+        )
+        raise InputError(error.what, where=error.where, fix=f"{error.fix}; {fix}" if error.fix else fix) from None
 
 
 def _rows(job: Job) -> list[SuiteRow]:

@@ -16,13 +16,19 @@ from ovbench.tensors import file_sha256
 NETWORK = (("config.json",), ("model.safetensors", "pytorch_model.bin"))
 WITH_PROCESSOR = (*NETWORK, ("preprocessor_config.json",))
 
+SIZES = {"facebook/sam2-hiera-large": "0.9 GB", "facebook/mask2former-swin-large-coco-panoptic": "0.9 GB"}
+
 Files = tuple[tuple[str, ...], ...]
 
 
 def missing_files(weights: str, files: Files) -> list[str]:
-    """What is not on this machine of a hub name or a folder, as "FILE of WEIGHTS"; also the library itself."""
+    """What is not on this machine of a hub name or a folder, as "FILE of WEIGHTS (SIZE)"; also the library itself."""
     absent = [] if find_spec("transformers") else ["the package transformers (pip install 'ovbench[regions]')"]
-    return absent + [f"{names[0]} of {weights}" for names in files if local_file(weights, *names) is None]
+    for names in files:
+        if local_file(weights, *names) is None:
+            size = f" ({SIZES[weights]})" if weights in SIZES and names in NETWORK[1:] else ""
+            absent.append(f"{names[0]} of {weights}{size}")
+    return absent
 
 
 def fetch_files(weights: str, files: Files) -> None:

@@ -27,8 +27,6 @@ LOGIT_RANGE = 32.0  # the official predictor clamps its low-resolution logits
 class Sam2Regions(HubRegions):
     """Masks painted in ascending area; 0 is what none covers. The defaults are zdk258/CorrCLIP's "sam2" (8 points).
 
-    The authors' published maps ("SAM2_32") used 32 points a side.
-
     weights: a hub name or a folder with config.json and the weights. points: points per side. iou, stability: least
     predicted IoU (exclusive) and stability of a mask. multimask: three masks a point instead of one. half: weights and
     computation in fp16, as the official run; on a CPU always fp32.
@@ -55,9 +53,14 @@ class Sam2Regions(HubRegions):
 
 @dataclass(frozen=True)
 class Sam2Regions32(Sam2Regions):
-    """As `Sam2Regions`, with 32 points a side."""
+    """As `Sam2Regions` with 32 points a side, three masks a point, and the thresholds that zdk258/CorrCLIP@103bc18 has
+    with them (CorrCLIPv2/mask_generators/factory.py). Its published maps are made with 32 points too; their thresholds
+    stand in the paper only."""
 
     points: int = 32
+    iou: float = 0.7
+    stability: float = 0.7
+    multimask: bool = True
 
 
 class Predictor:

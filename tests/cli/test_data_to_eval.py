@@ -10,6 +10,7 @@ import raw_benchmarks as raw
 from click.testing import CliRunner
 
 from ovbench.cli import cli
+from ovbench.errors import InputError
 
 BUILDERS = {  # the preparation of each benchmark: what builds the raw form, and where the source is
     "voc21": raw.voc,
@@ -60,7 +61,8 @@ def test_every_benchmark_is_verified_and_scored(data, tmp_path):
     root, maps = data
     call("data", "verify", *BUILDERS, "--data-root", root, "--partial", "--workers", 1)
     asked = [option for name in BUILDERS for option in ("-d", name)]
-    result = call("eval", "-m", "clip", *asked, "--data-root", root, "--out", tmp_path, "--json", *SMALL)
+    rule = ("--label-rule", "correct")
+    result = call("eval", "-m", "clip", *asked, "--data-root", root, "--out", tmp_path, "--json", *rule, *SMALL)
     records = {record["cell"]["dataset"]: record for record in json.loads(result.stdout)}
     assert list(records) == list(BUILDERS)
     warning = "clip is a toy network of mini, trained on drawn scenes only: the labels of photographs mean nothing"
@@ -84,6 +86,50 @@ def test_the_official_rule_drops_the_class_255(data, tmp_path):
     void = sum(int((m == raw.VOID).sum()) for m in maps["ade847"])
     kept = sum(official["predicted"]) - sum(official["labelled"])
     assert kept == void > 0 == sum(correct["predicted"]) - sum(correct["labelled"])
+
+
+def test_the_rule_of_the_published_figures_is_the_default_of_the_paper_s_protocol(data, tmp_path):
+    root, _ = data
+    for number, (name, words, rule) in enumerate(
+        [
+            ("ade847", (), "official"), ("pc459", (), "official"), ("ade150", (), "correct"),
+            ("ade847", ("--protocol", "common"), "correct"), ("ade847", ("--label-rule", "correct"), "correct"),
+        ]
+    ):  # fmt: skip
+        out = tmp_path / str(number)
+        done = call("eval", "-m", "proxyclip", "-d", name, "--data-root", root, "--out", out, "--json", *words, *SMALL,
+                    "--weights", "dino=mini")  # fmt: skip
+        record = json.loads(done.stdout)
+        assert record["dataset"]["label_rule"] == rule
+        told = [one["setting"] for one in record["published"]["deviations"]]
+        assert ("label_rule" in told) == (name == "ade847" and rule == "correct")
+
+
+def test_what_differs_from_the_published_row_is_in_the_plan_the_record_and_the_summary(data, tmp_path):
+    root, _ = data
+    words = ["eval", "-m", "corrclip", "-d", "ade150", "--data-root", root, "--out", tmp_path, *SMALL]
+    done = call(*words, "--weights", "dino=mini", "--set", "regions=felzenszwalb")
+    plan = next(line for line in done.stderr.splitlines() if line.startswith("planned: "))
+    assert ", regions felzenszwalb, on cpu; deviates from the published row: " in plan
+    assert "regions=felzenszwalb (published: sam2-32)" in plan and "short_side=32 (published: 448)" in plan
+    record = json.loads(next(tmp_path.glob("*.json")).read_text())
+    told = {one["setting"]: (one["published"], one["value"]) for one in record["published"]["deviations"]}
+    assert told["regions"] == ("sam2-32", "felzenszwalb") and told["crop"] == (336, 32)
+    assert record["published"]["official"] and record["published"]["sources"] == []
+
+
+def test_missing_region_weights_are_said_before_anything_runs(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
+    words = ["eval", "-m", "corrclip", "-d", "ade150", "--data-root", data[0], "--out", tmp_path, *SMALL]
+    error = CliRunner().invoke(cli, [str(word) for word in (*words, "--weights", "dino=mini")]).exception
+    assert isinstance(error, InputError)
+    for part in (
+        "model.safetensors of facebook/sam2-hiera-large (0.9 GB)", "ovbench masks build --dataset ade150",
+        "--regions sam2-32", "--set regions=felzenszwalb", "deviation",
+    ):  # fmt: skip
+        assert part in str(error), part
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_subset_is_scored_and_its_images_are_in_the_record(data, tmp_path):

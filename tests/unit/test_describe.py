@@ -10,7 +10,18 @@ import torch
 from click.testing import CliRunner
 
 from ovbench import describe as module
-from ovbench.describe import DescriptionSet, describe, find_set, read_set, sentences_of, server, write_set
+from ovbench.cli.describe import describe as command
+from ovbench.describe import (
+    OFFICIAL_MODEL,
+    DescriptionSet,
+    describe,
+    find_set,
+    read_prompts,
+    read_set,
+    sentences_of,
+    server,
+    write_set,
+)
 from ovbench.engine import queries as text_side
 from ovbench.engine.queries import with_descriptions
 from ovbench.errors import InputError, UsageError
@@ -91,6 +102,58 @@ def test_sets_are_found_by_name_and_by_file(tmp_path):
     assert find_set("zoo") == own and find_set(str(own)) == own
     with pytest.raises(InputError, match="no file"):
         find_set(str(tmp_path / "gone.json"))
+
+
+PROMPTS = """# written by hand
+VOC = {
+    "cat": ["A cat has fur.", "A cat has fur.", "A caf\\u00e9 cat \\ud83d\\ude00"],
+    "dog": ["A dog \\udce9 barks."],
+}
+"""
+
+
+def test_freecp_s_prompts_are_read_as_data(tmp_path):
+    path = tmp_path / "voc21.py"
+    path.write_text(PROMPTS)
+    found = read_prompts(path)
+    assert found["cat"] == ["A cat has fur.", "A cat has fur.", "A café cat \U0001f600"]
+    assert found["dog"] == ["A dog \ufffd barks."]
+
+
+def test_prompts_of_half_a_character_are_imported_and_count_as_the_paper_s(tmp_path):
+    source, out = tmp_path / "mini.py", tmp_path / "set.json"
+    source.write_text(PROMPTS)
+    done = CliRunner().invoke(command, ["import", str(source), "-d", "mini", "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0 and "without a description: " in done.output
+    made = read_set(out)
+    assert made.model == OFFICIAL_MODEL and made.descriptions == read_prompts(source)
+    assert module.stand_in(str(out), (("background",), ("cat",), ("dog",)), 0) == ""
+
+
+def test_half_a_character_does_not_stop_the_writer(tmp_path):
+    made = DescriptionSet("v", "m", "p", {"d\udce9cor": ["a d\udce9cor"]})
+    write_set(tmp_path / "set.json", made)
+    (tmp_path / "set.json").read_text(encoding="utf-8")
+    assert read_set(tmp_path / "set.json") == made
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("import os\nos.remove('x')\n", "0 dictionaries"),
+        ("A = {'a': ['b c']}\nB = {}\n", "2 dictionaries"),
+        ("A = {'a': [open('x').read()]}", "more than texts"),
+        ("A = {'a': 'b'}", "not a list of sentences"),
+        ("A = {'a': []}", "not a list of sentences"),
+        ("A = {1: ['b']}", "not a list of sentences"),
+        ("A = {", "not Python source"),
+    ],
+)
+def test_other_sources_are_refused_and_never_run(tmp_path, content, message):
+    path = tmp_path / "prompts.py"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_prompts(path)
 
 
 def test_mini_is_described_whole():

@@ -63,6 +63,8 @@ def test_what_the_official_code_says_elsewhere():
     assert plain("corrclip", "ade847")["protocol"]["short_side"] == 448
     assert {plain("corrclip", b)["regions"]["source"] for b in BENCHMARKS} == {"sam2-32"}
     assert {plain("corrclip", b)["regions"]["source"] for b in ("mini", "mini-bg")} == {"felzenszwalb"}
+    regions = plain("corrclip", "voc21")["regions"]  # what the repository has with 32 points
+    assert (regions["points"], regions["iou"], regions["stability"], regions["multimask"]) == (32, 0.7, 0.7, True)
     assert no_official_setting("sclip", "pc459") and not no_official_setting("proxyclip", "pc459")
     assert not no_official_setting("corrclip", "ade847") and no_official_setting("reme", "voc21")
     assert {b for b in BENCHMARKS if published_label_rule(b) == "official"} == {"pc459", "ade847"}

@@ -1,0 +1,106 @@
+"""Write docs/published.md, the published figures and the runs that measure them: python scripts/make_published_docs.py"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from ovbench.data.card import list_cards
+from ovbench.layers import method_config
+from ovbench.registry import METHODS
+from ovbench.results.published import Published, no_official_setting, published_label_rule
+from ovbench.results.published_runs import Run, figures_of
+from ovbench.results.render import markdown
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "published.md"
+BENCHMARKS = ("voc21", "pc60", "coco-object", "voc20", "pc59", "coco-stuff", "cityscapes", "ade150", "pc459", "ade847")
+HEAD = """# Published figures
+
+Written by `scripts/make_published_docs.py` from `configs/official.csv`, `configs/published_runs.toml` and `results/published/`. For
+each method: the figures (mIoU in percent) whose settings ovbench reproduces, with the run that measures them, and why it does not
+the others. "In setting" is said of windows, names, prompts, thresholds, networks and region source; what was *measured* so far is on
+[another page](measured.md). `ovbench show METHOD BENCHMARK` prints the same for one pair, setting by setting.
+
+On pc459 and ade847 the figures count void pixels as the published code does (`--label-rule official`, the default there).
+"""
+NEEDS = {
+    "corrclip": "Region maps: the authors' (`--set regions=precomputed --set regions.folder=DIR`), or those of the named source. "
+    "The thresholds behind the authors' maps are in the paper only.",
+    "freecp": "The paper's descriptions: `ovbench describe import`, see [FreeCP](freecp.md). Without them no run is in setting.",
+    "reme": "There is no official code; where the paper states no value, it is ovbench's. The reference set is the user's.",
+    "talk2dino": "The authors' psi, see [Talk2DINO](talk2dino.md).",
+}
+
+
+def page() -> str:
+    """The whole page; the same for the same data."""
+    assert set(BENCHMARKS) == set(list_cards()) - {"mini", "mini-bg"}
+    return "\n".join([HEAD, *(line for method in METHODS.names() for line in _section(method))])
+
+
+def _section(method: str) -> Iterator[str]:
+    title = method_config(method).get("title", method)
+    yield f"## {method}\n"
+    if method in NEEDS:
+        yield f"{NEEDS[method]}\n"
+    found = [one for name in BENCHMARKS for one in figures_of(method, name, title)]
+    ours = [(row, run) for row, run, in_protocol in found if in_protocol and run is not None]
+    if ours:
+        yield "In setting:\n"
+        yield from _table(ours)
+    else:
+        yield "No published figure is in setting.\n"
+    yield from _others([(row, run) for row, run, in_protocol in found if not in_protocol])
+    yield from _without(method)
+
+
+def _table(found: list[tuple[Published, Run]]) -> Iterator[str]:
+    """A row per run and source, a column per benchmark."""
+    yield "| run | " + " | ".join(BENCHMARKS) + " | reported by |"
+    yield "|---|" + "--:|" * len(BENCHMARKS) + "---|"
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row, run in found:
+        cells.setdefault((_command(run), row.reported_by), {})[row.benchmark] = row.value
+    for (command, source), values in cells.items():
+        yield f"| `{command}` | " + " | ".join(values.get(b, "") for b in BENCHMARKS) + f" | {markdown(source)} |"
+    yield ""
+
+
+def _command(run: Run) -> str:
+    words = ["-m", run.method]
+    words += [word for key, value in run.settings.items() for word in ("--set", f"{key}={value}")]
+    words += [word for key, value in run.weights.items() for word in ("--weights", f"{key}={value}")]
+    return shlex.join(words)
+
+
+def _others(found: list[tuple[Published, Run | None]]) -> Iterator[str]:
+    if not found:
+        return
+    yield "Not in setting:\n"
+    yield "| variant | reported by | benchmarks | why |"
+    yield "|---|---|---|---|"
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for row, run in found:
+        refined = "" if row.postprocess == "none" else f", {row.postprocess}"
+        why = "ovbench does not have this variant" if run is None else "the table's settings are not the official ones"
+        rows.setdefault((f"{row.method}: {row.variant}{refined}", row.reported_by, why), []).append(row.benchmark)
+    for (variant, source, why), names in rows.items():
+        yield f"| {markdown(variant)} | {markdown(source)} | {', '.join(names)} | {why} |"
+    yield ""
+
+
+def _without(method: str) -> Iterator[str]:
+    """Benchmarks without an official configuration."""
+    reasons: dict[str, list[str]] = {}
+    for name in BENCHMARKS:
+        if reason := no_official_setting(method, name):
+            reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        which = "every benchmark" if len(names) == len(BENCHMARKS) else ", ".join(names)
+        yield f"No official setting on {which}: {reason}.\n"
+
+
+if __name__ == "__main__":
+    assert {name for name in BENCHMARKS if published_label_rule(name) == "official"} == {"pc459", "ade847"}
+    PAGE.write_text(page(), encoding="utf-8")
