@@ -93,7 +93,7 @@ def _of_these(dataset: str, row: Published, run: Run | None, in_protocol: bool, 
     if run is None:
         return "of a variant that ovbench does not have"
     if not in_protocol:
-        return "another protocol"
+        return "no official setting" if stands.remark else "another protocol"
     if stands.run is not None and not run_changes(*(published_cell(one, dataset) for one in (run, stands.run))):
         return THESE if row.reported_by in stands.sources else DEVIATING
     told = [f"{key}={as_text(value)}" for key, value in {**run.weights, **run.settings}.items()]

@@ -1,4 +1,4 @@
-"""Write docs/published.md, the published figures and the runs that measure them: python scripts/make_published_docs.py"""
+"""Write docs/published.md, published figures and the runs that measure them: python scripts/make_published_docs.py"""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "published.md"
 BENCHMARKS = ("voc21", "pc60", "coco-object", "voc20", "pc59", "coco-stuff", "cityscapes", "ade150", "pc459", "ade847")
 HEAD = """# Published figures
 
-Written by `scripts/make_published_docs.py` from `configs/official.csv`, `configs/published_runs.toml` and `results/published/`. For
-each method: the figures (mIoU in percent) whose settings ovbench reproduces, with the run that measures them, and why it does not
-the others. "In setting" is said of windows, names, prompts, thresholds, networks and region source; what was *measured* so far is on
-[another page](measured.md). `ovbench show METHOD BENCHMARK` prints the same for one pair, setting by setting.
+Written by `scripts/make_published_docs.py` from `configs/official.csv`, `configs/published_runs.toml` and
+`results/published/`. For each method: the figures (mIoU in percent) whose settings ovbench reproduces, with the run that
+measures them, and why it does not reproduce the others. Settings are windows, names, prompts, thresholds, networks and
+region source; what was *measured* so far is on [another page](measured.md). `ovbench show METHOD BENCHMARK` prints the
+same for one pair, setting by setting.
 
-On pc459 and ade847 the figures count void pixels as the published code does (`--label-rule official`, the default there).
+On pc459 and ade847 the figures count void pixels as the published code does (`--label-rule official`, the default).
 """
 NEEDS = {
-    "corrclip": "Region maps: the authors' (`--set regions=precomputed --set regions.folder=DIR`), or those of the named source. "
-    "The thresholds behind the authors' maps are in the paper only.",
-    "freecp": "The paper's descriptions: `ovbench describe import`, see [FreeCP](freecp.md). Without them no run is in setting.",
-    "reme": "There is no official code; where the paper states no value, it is ovbench's. The reference set is the user's.",
+    "corrclip": "Region maps: the authors' (`--set regions=precomputed --set regions.folder=DIR`), or those of the "
+    "named source. The thresholds behind the authors' maps are in the paper only.",
+    "freecp": "The paper's descriptions: `ovbench describe import`, see [FreeCP](freecp.md). Without them no run is in "
+    "setting.",
+    "reme": "There is no official code; where the paper states no value, it is ovbench's. The reference set is the "
+    "user's.",
     "talk2dino": "The authors' psi, see [Talk2DINO](talk2dino.md).",
 }
 
@@ -83,7 +86,10 @@ def _others(found: list[tuple[Published, Run | None]]) -> Iterator[str]:
     rows: dict[tuple[str, str, str], list[str]] = {}
     for row, run in found:
         refined = "" if row.postprocess == "none" else f", {row.postprocess}"
-        why = "ovbench does not have this variant" if run is None else "the table's settings are not the official ones"
+        why = "ovbench does not have this variant"
+        if run is not None:
+            official = not no_official_setting(run.method, row.benchmark)
+            why = "measured in a protocol of the table's own" if official else "no official setting"
         rows.setdefault((f"{row.method}: {row.variant}{refined}", row.reported_by, why), []).append(row.benchmark)
     for (variant, source, why), names in rows.items():
         yield f"| {markdown(variant)} | {markdown(source)} | {', '.join(names)} | {why} |"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from ovbench.resources import shipped
-from ovbench.results.published import PAS_20B, Published, published_results
+from ovbench.results.published import PAS_20B, Published, no_official_setting, published_results
 from ovbench.tomlfile import read_toml
 
 RowKey = tuple[str, str, str]  # method, variant and post-processing, as in results.csv
@@ -38,12 +38,12 @@ def published_runs() -> dict[RowKey, Run]:
 
 def figures_of(method: str, benchmark: str, title: str) -> list[tuple[Published, Run | None, bool]]:
     """Every published figure of a method on a benchmark with the run that it belongs to, and whether its table has that
-    run's protocol. A figure without a run is of a variant that ovbench does not have."""
-    found = []
+    run's protocol, which must be an official one. A figure without a run is of a variant that ovbench does not have."""
+    found, official = [], not no_official_setting(method, benchmark)
     for row in published_results():
         if row.benchmark != benchmark or f"[{PAS_20B}" in row.note:
             continue
         run = published_runs().get((row.method, row.variant, row.postprocess))
         if (run is not None and run.method == method) or (run is None and row.method.lower() == title.lower()):
-            found.append((row, run, run is not None and row.reported_by in run.sources))
+            found.append((row, run, official and run is not None and row.reported_by in run.sources))
     return sorted(found, key=lambda one: (not one[2], one[1] is None))

@@ -10,7 +10,7 @@ from pathlib import Path
 from ovbench.data.card import list_cards
 from ovbench.results.found import Found, measured_by, newest, rule_as_published, run_changes, told_apart, unlike
 from ovbench.results.layouts import Layout, LayoutRow
-from ovbench.results.published import published_label_rule
+from ovbench.results.published import no_official_setting, published_label_rule
 from ovbench.results.published_runs import Run
 from ovbench.results.standing import published_cell
 
@@ -187,8 +187,12 @@ def _cell(published: str | None, found: Found | None, metric: str, compared: boo
         published, 100 * metrics[metric], None if bounds is None else (100 * bounds[0], 100 * bounds[1]), found.partial,
         data["images"], data["split_images"], str(found.path),
         rule=data["label_rule"] if published_label_rule(found.record["cell"]["dataset"]) != "correct" else None,
-        compared=compared and rule_as_published(found.record),
+        compared=compared and rule_as_published(found.record) and not no_official_setting(*_pair(found)),
     )  # fmt: skip
+
+
+def _pair(found: Found) -> tuple[str, str]:
+    return found.record["cell"]["method"], found.record["cell"]["dataset"]
 
 
 def _mean_as_printed(values: Sequence[str | None], printed: str | None) -> str:
