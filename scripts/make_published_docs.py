@@ -18,10 +18,10 @@ BENCHMARKS = ("voc21", "pc60", "coco-object", "voc20", "pc59", "coco-stuff", "ci
 HEAD = """# Published figures
 
 Written by `scripts/make_published_docs.py` from `configs/official.csv`, `configs/published_runs.toml` and
-`results/published/`. For each method: the figures (mIoU in percent) whose settings ovbench reproduces, with the run that
-measures them, and why it does not reproduce the others. Settings are windows, names, prompts, thresholds, networks and
-region source; what was *measured* so far is on [another page](measured.md). `ovbench show METHOD BENCHMARK` prints the
-same for one pair, setting by setting.
+`results/published/`. For each method: the figures (mIoU in percent) whose settings ovbench reproduces, with the run
+that measures them, and why it does not reproduce the others. Settings are windows, names, prompts, thresholds, networks
+and region source; what was *measured* so far is on [another page](measured.md). `ovbench show METHOD BENCHMARK` prints
+the same for one pair, setting by setting.
 
 On pc459 and ade847 the figures count void pixels as the published code does (`--label-rule official`, the default).
 """
