@@ -97,6 +97,7 @@ def missing_weights(backbones: Mapping[str, str]) -> list[str]:
     """The files of backbones that are not on this machine, as "FILE of REPOSITORY". UsageError for an unknown name,
     InputError for a local file that does not exist and for a tower that no method can use."""
     absent: list[str] = []
+    by_hand: InputError | None = None
     if {"psi", "dinov2"} <= backbones.keys():
         _require_partner(backbones["psi"], backbones["dinov2"])
     for kind, text in backbones.items():
@@ -111,13 +112,19 @@ def missing_weights(backbones: Mapping[str, str]) -> list[str]:
             if kind in CLIPS and spec.architecture != MINI:
                 clip_architecture(spec, text)
         elif kind == "psi":
-            _psi_file(spec, text)
+            try:
+                _psi_file(spec, text)
+            except InputError as error:  # said together with what else is missing
+                by_hand = error
         elif spec.architecture != MINI:
             source = clip_source(spec, text) if kind in CLIPS else timm_source(spec, text)
             if _here(source) is None:
                 if kind not in CLIPS:
                     _require_vit(kind, spec)
                 absent.append(f"{kind}: {source.files[0]} of {source.place}")
+    if by_hand is not None:
+        also = f", nor is {', '.join(absent)}" if absent else ""
+        raise InputError(f"{by_hand.what}{also}", where=by_hand.where, fix=by_hand.fix)
     return absent
 
 

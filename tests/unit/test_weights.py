@@ -268,6 +268,11 @@ def test_what_is_missing_offline_is_named(nothing_cached):
     weights.require_weights([SimpleNamespace(backbones={"clip": "mini", "dino": "mini"}, regions={})])
 
 
+def test_a_psi_that_is_missing_hides_nothing_else(nothing_cached):
+    with pytest.raises(InputError, match=r"talk2dino-b.* nor is dinov2: model.safetensors of .*reg4_dinov2.*put https"):
+        weights.missing_weights({"psi": "talk2dino-b", "dinov2": "dinov2_vitb14_reg"})
+
+
 def test_loading_what_is_missing_names_the_file(nothing_cached):
     with pytest.raises(InputError, match=r"missing weights: open_clip_model.safetensors of laion/CLIP-ViT-H-14"):
         weights.load_backbone("clip", "laion-h")
