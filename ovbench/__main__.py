@@ -13,8 +13,9 @@ def main() -> None:
     import click
 
     from ovbench.cli import ReaderGone, cli
-    from ovbench.errors import OvbenchError
+    from ovbench.errors import OvbenchError, Terminated, first_line
     from ovbench.places import ensure_home
+    from ovbench.plugins import plugin_line
 
     ensure_home()
     signal.signal(signal.SIGTERM, _terminate)
@@ -31,10 +32,16 @@ def main() -> None:
         # nothing more to say, and nothing for Python to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as error:
+    except Terminated:
+        raise
+    except (Exception, SystemExit) as error:
         if os.environ.get("OVBENCH_DEBUG"):
             raise
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        text = first_line(error)
+        if place := plugin_line(error):
+            sys.exit(_fail(f"a plug-in failed: {type(error).__name__}: {text} ({place})", 3))
+        if isinstance(error, SystemExit):
+            raise
         hint = "this is a defect; OVBENCH_DEBUG=1 shows where"
         sys.exit(_fail(f"{type(error).__name__}: {text}; {hint}", 1))
     sys.exit(status if isinstance(status, int) else 0)

@@ -1,4 +1,5 @@
-"""A stand-in for ``mmcv.ops``, whose compiled extension mmcv-lite does not have.
+"""Stand-ins for ``mmcv.ops``, whose compiled extension mmcv-lite does not have, and for ``pkg_resources``, which newer
+setuptools do not have.
 
 mmsegmentation imports two of its names unguarded; both exist elsewhere. Every other name it guards by
 ``except ModuleNotFoundError``, so that is what the stand-in raises.
@@ -6,9 +7,12 @@ mmsegmentation imports two of its names unguarded; both exist elsewhere. Every o
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -51,3 +55,35 @@ def provide_mmcv_ops() -> None:
     module = _Ops("mmcv.ops")
     module.point_sample, module.sigmoid_focal_loss = point_sample, sigmoid_focal_loss
     sys.modules.setdefault("mmcv.ops", module)
+
+
+def provide_pkg_resources() -> None:
+    """Register what repositories of segmentors use of ``pkg_resources`` where setuptools no longer brings it."""
+    if importlib.util.find_spec("pkg_resources") is not None:
+        return
+    import packaging.version
+
+    module = types.ModuleType("pkg_resources", "A stand-in for a few functions of setuptools' former module.")
+    module.packaging, module.parse_version = packaging, packaging.version.parse
+    module.DistributionNotFound = importlib.metadata.PackageNotFoundError
+    module.get_distribution = _distribution
+    module.resource_filename = lambda package, name: str(_resources(package) / name)
+    module.resource_string = lambda package, name: (_resources(package) / name).read_bytes()
+    module.resource_exists = lambda package, name: (_resources(package) / name).exists()
+    sys.modules.setdefault("pkg_resources", module)
+
+
+def _distribution(name: str) -> types.SimpleNamespace:
+    """Name, version and place of an installed package."""
+    from packaging.version import parse
+
+    found = importlib.metadata.distribution(name)
+    return types.SimpleNamespace(
+        project_name=found.metadata["Name"], key=found.metadata["Name"].lower(), version=found.version,
+        parsed_version=parse(found.version), location=str(found.locate_file("")),
+    )  # fmt: skip
+
+
+def _resources(package: str) -> Path:
+    """The folder of a package or of a module."""
+    return Path(importlib.import_module(package).__file__).parent

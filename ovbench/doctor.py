@@ -32,7 +32,8 @@ class Finding(NamedTuple):
 def examine(data_root: Path | None = None) -> list[Finding]:
     """Every check in turn; one that meets an error says so and the others go on."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _python, lambda: known_bad(env.versions()), _imports, _devices, _cache, lambda: _data(data_root), _weights
+        _python, lambda: known_bad(env.versions()), _imports, _devices, _cache, lambda: _data(data_root), _weights,
+        _plugins,
     )  # fmt: skip
     findings: list[Finding] = []
     for check in checks:
@@ -156,9 +157,29 @@ def _data(data_root: Path | None) -> Iterator[Finding]:
         fix = "set OVBENCH_DATA or give --data-root; mini needs neither"
         yield Finding("data", "note", "no data root is named", fix)
     for row in dataset_rows(data_root):
+        if row["broken"]:
+            continue  # said by `_plugins`
         state, fix = remedies.get(row["state"], ("ok", ""))
         place = f", {row['root']}" if row["root"] else ""
         yield Finding("data", state, f"{row['name']}: {row['state']}{place}", fix.format(name=row["name"]))
+
+
+def _plugins() -> Iterator[Finding]:
+    """What other packages add. A broken one concerns only who asks for it."""
+    from ovbench.data.card import ENTRY_POINTS, load_card
+    from ovbench.registry import METHODS, REGIONS, broken_names, entry_points
+
+    groups = {
+        METHODS.kind: (METHODS.group, METHODS.load), REGIONS.kind: (REGIONS.group, REGIONS.load),
+        "dataset": (ENTRY_POINTS, load_card),
+    }  # fmt: skip
+    for kind, (group, load) in groups.items():
+        broken = broken_names(group, load)
+        for name in sorted({point.name for point in entry_points(group)} - broken.keys()):
+            yield Finding("plug-ins", "ok", f"{kind} {name}")
+        for name, reason in broken.items():
+            what, _, fix = reason.rpartition("; ")
+            yield Finding("plug-ins", "warning", what or f"{kind} {name}: {reason}", fix)
 
 
 def _weights() -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,14 +71,31 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def line_below(error: BaseException, home: Path) -> str | None:
-    """The last line that ran or could not be compiled in a file or below a folder, as "FILE, line N"; None if there is
-    none. Packages installed below the folder do not count."""
+def _lines(error: BaseException) -> list[tuple[str, int | None]]:
+    """Files and lines from the first that ran to the last, or to the one that could not be compiled."""
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         lines.append((error.filename, error.lineno))
-    for file, line in reversed(lines):
+    return [(file, line) for file, line in lines if not file.startswith("<")]
+
+
+def line_below(error: BaseException, home: Path) -> str | None:
+    """The last line that ran or could not be compiled in a file or below a folder, as "FILE, line N"; None if there is
+    none. Packages installed below the folder do not count."""
+    for file, line in reversed(_lines(error)):
         path = Path(file)
         if path == home or (path.is_relative_to(home) and "site-packages" not in path.relative_to(home).parts):
             return f"{file}, line {line}"
     return None
+
+
+def last_line(error: BaseException, skip: Path) -> str | None:
+    """The line of the code that was imported, as "FILE, line N": the last one in the folder of the first file that is
+    neither below ``skip`` nor part of Python's import system."""
+    library = Path(importlib.__file__).parent
+    first = next((file for file, _ in _lines(error) if not _below(Path(file), (skip, library))), None)
+    return first and line_below(error, Path(first).parent)
+
+
+def _below(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from ovbench.errors import InputError, UsageError, unknown
+from ovbench.errors import InputError, OvbenchError, Terminated, UsageError, first_line, last_line, unknown
+
+HERE = Path(__file__).parent
+GROUPS = ("ovbench.methods", "ovbench.regions", "ovbench.datasets")
 
 
 @functools.cache
@@ -18,43 +23,87 @@ def entry_points(group: str) -> Sequence[importlib.metadata.EntryPoint]:
 
 
 class Registry:
-    """A table of names. Built-in entries are strings; other packages add theirs by entry points of ``group``, and the
-    function ``elsewhere`` loads what is named by its place, with a colon in it."""
+    """A table of names. Built-in entries are strings; other packages add theirs by entry points of ``group``, all
+    of them subclasses of ``base``. The function ``elsewhere`` loads what is named by its place, with a colon in it."""
 
-    def __init__(
-        self, kind: str, builtin: dict[str, str], *, group: str | None = None, elsewhere: str | None = None
-    ):
-        self.kind, self.group, self.elsewhere = kind, group, elsewhere
+    def __init__(self, kind: str, builtin: dict[str, str], *, group: str, base: str, elsewhere: str | None = None):
+        self.kind, self.group, self.base, self.elsewhere = kind, group, base, elsewhere
         self._builtin = dict(builtin)
 
     def entries(self) -> dict[str, str]:
-        """Every known name with its target. A plug-in that takes a built-in name is refused."""
-        found = dict(self._builtin)
-        for point in entry_points(self.group) if self.group else ():
-            if point.name in found and found[point.name] != point.value:
-                raise UsageError(
-                    f'{self.kind} "{point.name}" is defined twice',
-                    where=f"{found[point.name]} and {point.value}",
-                    fix="rename the plug-in's entry point or uninstall it",
-                )
-            found[point.name] = point.value
-        return found
+        """Every known name with its target; of a name that is defined twice, the first."""
+        return {point.name: point.value for point in entry_points(self.group)} | self._builtin
 
     def names(self) -> list[str]:
         return sorted(self.entries())
 
     def load(self, name: str) -> Any:
-        """The object behind a name; `UsageError` with close matches where there is none."""
+        """The object behind a name.
+
+        Raises:
+            UsageError: there is none, with close matches, or two packages define it.
+            InputError: a plug-in cannot be loaded, with its file and line.
+        """
         if ":" in name and self.elsewhere:
             return load_target(self.elsewhere, where=self.kind)(name)
-        entries = self.entries()
+        entries, points = self.entries(), [point for point in entry_points(self.group) if point.name == name]
         if name not in entries:
             raise unknown(self.kind, name, entries)
-        return load_target(entries[name], where=f'{self.kind} "{name}"')
+        others = sorted({point.value for point in points} - {entries[name]})
+        if others:
+            raise UsageError(
+                f'{self.kind} "{name}" is defined twice', where=f"{entries[name]} and {others[0]}",
+                fix="rename the plug-in's entry point or uninstall it",
+            )  # fmt: skip
+        if name in self._builtin:
+            return load_target(entries[name], where=f'{self.kind} "{name}"')
+        found = load_plugin(points[0], self.kind)
+        base = load_target(self.base, where=self.kind)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise broken_plugin(points[0], self.kind, f"{found!r} is no subclass of {self.base.replace(':', '.')}")
+        return found
+
+    def broken(self) -> dict[str, str]:
+        """Names from plug-ins that cannot be loaded, with the reason."""
+        return broken_names(self.group, self.load)
+
+
+def broken_names(group: str, load: Callable[[str], object]) -> dict[str, str]:
+    """The names among a group's entry points that ``load`` refuses, with what it says."""
+    found = {}
+    for name in sorted({point.name for point in entry_points(group)}):
+        try:
+            load(name)
+        except OvbenchError as error:
+            found[name] = str(error)
+    return found
+
+
+def load_plugin(point: importlib.metadata.EntryPoint, kind: str) -> Any:
+    """What an entry point names. InputError, with file and line, for whatever its code does wrong."""
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:
+        if isinstance(error, Terminated):
+            raise
+        raise broken_plugin(point, kind, f"{type(error).__name__}: {first_line(error)}", error) from error
+
+
+def broken_plugin(
+    point: importlib.metadata.EntryPoint, kind: str, what: str, error: BaseException | None = None
+) -> InputError:
+    """The error for a plug-in that is not what it should be."""
+    module = point.value.partition(":")[0]
+    file = getattr(sys.modules.get(module), "__file__", None)
+    package = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
+    where = (error and last_line(error, skip=HERE)) or file or point.value
+    return InputError(
+        f'the {kind} "{point.name}"{package} is broken: {what}', where=where, fix="mend the plug-in or uninstall it"
+    )
 
 
 def load_target(target: str, *, where: str) -> Any:
-    """Import ``"module:attribute"``."""
+    """Import ``"module:attribute"`` of ovbench."""
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -83,6 +132,7 @@ METHODS = Registry(
         "talk2dino": "ovbench.methods.talk2dino:Talk2DINO",
     },
     group="ovbench.methods",
+    base="ovbench.methods.base:Method",
     elsewhere="ovbench.plugins:load_method",
 )
 
@@ -101,4 +151,5 @@ REGIONS = Registry(
         "slic": "ovbench.regions.slic:Slic",
     },
     group="ovbench.regions",
+    base="ovbench.regions.base:RegionSource",
 )

@@ -179,7 +179,7 @@ def register(method: str) -> str:
     name = entry.__name__ if ":" not in method else f"{entry.__name__}_{zlib.crc32(method.encode()):08x}"
     if MODELS.get(name) is None:
         base = OpenVocabSegmentor
-        if "segmentor" in vars(entry):  # a class of mmsegmentation, see `ovbench.foreign`
+        if hasattr(entry, "worker"):  # a class of mmsegmentation, see `ovbench.foreign`
             from ovbench.foreign import ForeignSegmentor as base
         segmentor = type(entry.__name__, (base,), {"method_name": method, "__doc__": entry.__doc__})
         MODELS.register_module(name=name, module=segmentor)
@@ -187,8 +187,12 @@ def register(method: str) -> str:
 
 
 def register_all() -> list[str]:
-    """Every method that ovbench knows, for an mmengine config (see `ovbench.register`)."""
-    return [register(method) for method in METHODS.names()]
+    """Every method that ovbench knows, for an mmengine config (see `ovbench.register`); a broken plug-in is left out
+    with a warning."""
+    broken = METHODS.broken()
+    for reason in broken.values():
+        warnings.warn(reason, stacklevel=2)
+    return [register(method) for method in METHODS.names() if method not in broken]
 
 
 def build(

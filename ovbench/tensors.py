@@ -142,6 +142,15 @@ def without_prefix(state: dict[str, Tensor], want: Collection[str], path: Path) 
     return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
 
 
+def tensor_hash(model: nn.Module) -> str:
+    """sha256 over the names, shapes and values of a model's tensors, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, path: Path, fix: str) -> None:
     """Load a state dict strictly. Where it does not fit, InputError with the first tensor that differs."""
     want = model.state_dict()

@@ -26,7 +26,7 @@ from ovbench.backbones.zoo import Source, clip_architecture, clip_source, clip_t
 from ovbench.errors import InputError, first_line, unknown
 from ovbench.hub import given_file, local_file, published, published_file, require_connection
 from ovbench.resources import asset
-from ovbench.tensors import fill, read_tensors, without_prefix
+from ovbench.tensors import fill, read_tensors, tensor_hash, without_prefix
 
 REFERENCE = "reference"
 CLIPS = ("clip", "presence")
@@ -383,12 +383,3 @@ def network_hash(model: nn.Module, kind: str, use: Use) -> str:
     and normalisation. The usual adds nothing, so that hashes in records from before stay valid."""
     digest, unusual = tensor_hash(model), use.unusual(kind)
     return hashlib.sha256(f"{digest} {json.dumps(unusual, sort_keys=True)}".encode()).hexdigest() if unusual else digest
-
-
-def tensor_hash(model: nn.Module) -> str:
-    """sha256 over the names, shapes and values of a model's tensors, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

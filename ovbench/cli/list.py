@@ -23,10 +23,11 @@ def methods(as_json: bool) -> None:
     from ovbench.layers import method_config
     from ovbench.registry import METHODS
 
-    rows = []
+    rows, broken = [], METHODS.broken()
     for name, target in METHODS.entries().items():
         config = method_config(name)
-        rows.append({"method": name, "title": config.get("title", ""), "paper": config.get("paper", target)})
+        row = {"method": name, "title": config.get("title", ""), "paper": config.get("paper", target)}
+        rows.append(row | {"broken": broken.get(name)})
     _print(rows, as_json)
 
 
@@ -39,7 +40,7 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
 
     rows = dataset_rows(data_root)
     if not as_json:  # all of it does not fit a terminal
-        rows = [{key: row[key] for key in ("name", "classes", "images", "state", "root")} for row in rows]
+        rows = [{key: row[key] for key in ("name", "classes", "images", "state", "root", "broken")} for row in rows]
     _print(rows, as_json)
 
 
@@ -47,10 +48,19 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
 @options.as_json
 def regions(as_json: bool) -> None:
     """Every source of region maps, with what it needs that is not on this machine."""
+    from ovbench.engine.blame import blamed
+    from ovbench.errors import OvbenchError
     from ovbench.registry import REGIONS
 
-    sources = {name: REGIONS.load(name)() for name in REGIONS.names()}
-    _print([{"regions": name, "missing": "; ".join(source.missing())} for name, source in sources.items()], as_json)
+    rows = []
+    for name in REGIONS.names():
+        try:
+            with blamed(REGIONS.load(name)) as source:
+                row = {"regions": name, "missing": "; ".join(source().missing()), "broken": None}
+        except OvbenchError as error:
+            row = {"regions": name, "missing": "", "broken": str(error)}
+        rows.append(row)
+    _print(rows, as_json)
 
 
 @listing.command()
@@ -73,7 +83,11 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
 
     table = Table()
     for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold")
+        if column != "broken":
+            table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
+        table.add_row(*("" if value is None else str(value) for key, value in row.items() if key != "broken"))
     show(table)
+    for row in rows:
+        if row.get("broken"):
+            click.echo(f"broken: {row['broken']}")

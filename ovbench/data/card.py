@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.errors import InputError, unknown
-from ovbench.registry import entry_points
+from ovbench.registry import broken_plugin, entry_points, load_plugin
 from ovbench.resources import shipped
 from ovbench.tomlfile import read_toml, refuse_unknown_keys, refuse_wrong_types
 from ovbench.vocab import CANONICAL, Queries, published_list, read_classes_file, read_published_list
@@ -121,7 +121,10 @@ def load_card(name_or_path: str) -> Card:
         return _parse(path.resolve(), is_shipped=True)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name_or_path:
-            return _parse(Path(point.load()), is_shipped=False)
+            found = load_plugin(point, "dataset")
+            if not isinstance(found, (str, Path)):
+                raise broken_plugin(point, "dataset", f"{found!r} is no path of a card")
+            return _parse(Path(found), is_shipped=False)
     raise unknown("dataset", name_or_path, list_cards())
 
 

@@ -8,21 +8,32 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ovbench.data.card import Card, list_cards, load_card
+from ovbench.data.card import ENTRY_POINTS, Card, list_cards, load_card
 from ovbench.data.files import replacing
 from ovbench.data.locate import Found, data_roots, find, unprepared
 from ovbench.errors import InputError
 from ovbench.places import cache_root
+from ovbench.registry import broken_names
+
+ROW = (
+    "name", "title", "split", "classes", "background", "images", "state", "found_images", "layout", "root", "broken",
+)  # fmt: skip
 
 
 def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
     """One row per known benchmark: what it is, and the state of the user's copy.
 
     ``state``: "absent"; "unprepared" (the download is there, `ovbench data prepare` is due); "incomplete"; "present";
-    "verified" (nothing changed since `ovbench data verify` found it right); "built in" (drawn on first use).
+    "verified" (nothing changed since `ovbench data verify` found it right); "built in" (drawn on first use); "broken"
+    (a plug-in that cannot be loaded; ``broken`` says why).
     """
-    roots = data_roots(data_root)
-    return [_row(load_card(name), roots) for name in list_cards()]
+    roots, broken = data_roots(data_root), broken_names(ENTRY_POINTS, load_card)
+    return [
+        dict.fromkeys(ROW) | {"name": name, "state": "broken", "broken": broken[name]}
+        if name in broken
+        else _row(load_card(name), roots)
+        for name in list_cards()
+    ]
 
 
 def _row(card: Card, roots: list[Path]) -> dict[str, Any]:
@@ -37,6 +48,7 @@ def _row(card: Card, roots: list[Path]) -> dict[str, Any]:
         "found_images": None,
         "layout": None,
         "root": None,
+        "broken": None,
     }
     return row if card.generator else row | _state(card, roots)
 

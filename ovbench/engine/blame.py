@@ -22,6 +22,12 @@ class MethodError(ScoreError):
     """Code of a method raised an exception, or returned what no method may return."""
 
 
+class CannotBuild(MethodError):
+    """A method cannot be made with its settings."""
+
+    exit_code = 3
+
+
 def blame(error: BaseException, code: Any) -> MethodError:
     """The error for what ``code``, a method, a region source or a class of one, raised.
 
@@ -37,10 +43,10 @@ def blame(error: BaseException, code: Any) -> MethodError:
 
 
 @contextmanager
-def blamed(code: Any) -> Iterator[None]:
+def blamed(code: Any) -> Iterator[Any]:
     """Raise what goes wrong in ``code`` as a MethodError; messages for the user go through."""
     try:
-        yield
+        yield code
     except OvbenchError:
         raise
     except (Exception, SystemExit) as error:

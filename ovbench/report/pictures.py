@@ -136,14 +136,14 @@ def _segmentor(run: Run, cell: Cell, around: Around) -> OpenVocabSegmentor:
     device = choose_device(around.device)
     require_weights([cell])
     names = tuple(tuple(queries) for queries in run.header["vocabulary"])
-    segmentor = build(cell, names, run.header["dataset"]["background"])
+    segmentor = build(cell, names, run.header["dataset"]["background"]).on(device)
     refuse_tf32()
     ran = run.header.get("execution", {})
     execute(segmentor.method, Execution(ran.get("precision", "fp32"), ran.get("compile", False)))
     for kind, loaded in segmentor.loaded.items():
         if loaded.sha256 != run.record["weights"].get(kind, {}).get("sha256"):
             run.notes.append(f'the pictures are of other weights than the run: "{kind}" has another hash')
-    return segmentor.on(device)
+    return segmentor
 
 
 def moved_pixels(then: PixelCounts, now: PixelCounts, classes: int) -> int:
