@@ -11,7 +11,8 @@ from pathlib import Path
 
 PACKAGES = (
     "ovbench", "torch", "torchvision", "open_clip_torch", "timm", "segment-anything", "mmsegmentation", "mmengine",
-    "mmcv-lite", "numpy", "scipy", "scikit-image", "scikit-learn", "opencv-python", "pillow",
+    "mmcv-lite", "numpy", "scipy", "scikit-image", "scikit-learn", "opencv-python", "opencv-python-headless", "pillow",
+    "transformers", "faiss-cpu",
 )  # fmt: skip
 
 

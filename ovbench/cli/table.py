@@ -51,12 +51,12 @@ def table(
         return
     from ovbench.config import override_pairs
     from ovbench.errors import InputError
-    from ovbench.results.found import find_records
+    from ovbench.results.found import apart_by_data, find_records
     from ovbench.results.render import FORMATS
     from ovbench.results.tables import layout_table, record_table
 
     # a paper's figures are worth printing before anything was measured
-    records = find_records(runs) if layout is None or runs != Path("runs") or runs.is_dir() else []
+    records = apart_by_data(find_records(runs)) if layout is None or runs != Path("runs") or runs.is_dir() else []
     measured_on = {f.record["cell"]["dataset"] for f in records}
     _refuse_unknown(datasets, measured_on.union(load_layout(layout).columns if layout else ()))
     if layout is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,6 @@ from ovbench.describe import stand_in
 from ovbench.engine.execution import FP32, Execution, choose_batch
 from ovbench.engine.share import Shard, Team, parse_shard
 from ovbench.errors import InputError, UsageError
-from ovbench.plugins import short_name
 from ovbench.regions.open import open_source
 from ovbench.results.published import published_label_rule
 from ovbench.results.standing import Standing, standing
@@ -64,6 +65,8 @@ class PlannedCell:
     shard: Shard | None = None
     label: str = ""
     execution: Execution = FP32
+    split_images: int = 0  # of the whole split, also where a subset is wanted
+    split_sha256: str = ""
 
     @property
     def wanted(self) -> list[str]:
@@ -107,25 +110,6 @@ class PlannedCell:
         """What the reader of its scores must know; empty where nothing is unusual."""
         return "" if self.dataset.card.generator else toy_note(self.cell.backbones)
 
-    @property
-    def folder_name(self) -> str:
-        """The cell's folder: unlike settings give unlike names."""
-        method = short_name(self.cell.method) if ":" in self.cell.method else self.cell.method
-        return f"{method}-{Path(self.cell.dataset).stem}-{self.cell.digest()[:8]}"
-
-    @property
-    def record_name(self) -> str:
-        """The record's file: besides, unlike images give unlike names."""
-        shard = f"-shard{self.shard.number}of{self.shard.of}" if self.shard else ""
-        return self.whole_record_name.removesuffix(".json") + f"{shard}.json"
-
-    @property
-    def whole_record_name(self) -> str:
-        """That of the record of all shards."""
-        part = "" if self.limit is None else f"-first{self.limit}"
-        subset = "" if len(self.dataset) == self.dataset.card.image_count else f"-{self.dataset.ids_sha256[:8]}"
-        return f"{self.folder_name}{part}{subset}.json"
-
 
 def plan(job: Job, team: Team) -> list[PlannedCell]:
     """Resolve every cell. All that is wrong with a request is said here, before anything runs."""
@@ -136,11 +120,13 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
         resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows
     ]
     _refuse_equal(cells, rows)
+    _refuse_one_name(cards.values())
     if team.leads:
-        datasets = {card.name: _open(card, job) for card in cards.values()}
+        splits = {card.name: _split(card, job) for card in cards.values()}
     team.wait()  # a generated benchmark is drawn by one process
     if not team.leads:
-        datasets = {card.name: _open(card, job) for card in cards.values()}
+        splits = {card.name: _split(card, job) for card in cards.values()}
+    datasets = {name: _chosen(split, job) for name, split in splits.items()}
     _require_files(cells)
     return [
         PlannedCell(
@@ -152,6 +138,8 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
             shard,
             row.label,
             Execution(job.precision, job.compiled, choose_batch(job.batch, device)),
+            len(splits[cell.dataset]),
+            splits[cell.dataset].ids_sha256,
         )
         for cell, row in zip(cells, rows, strict=True)
     ]
@@ -207,9 +195,34 @@ def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:
             )  # fmt: skip
 
 
-def _open(card: Card, job: Job) -> Dataset:
+def _refuse_one_name(cards: Iterable[Card]) -> None:
+    """Records know a benchmark by its card's name."""
+    first: dict[str, Card] = {}
+    for card in cards:
+        other = first.setdefault(card.name, card)
+        if other is not card and other.path != card.path:
+            raise UsageError(
+                f'two cards are called "{card.name}"', where=f"{other.path} and {card.path}",
+                fix='give one of them a name of its own at its top: name = "..."',
+            )  # fmt: skip
+
+
+def _split(card: Card, job: Job) -> Dataset:
+    """All images of a benchmark. InputError where an id stands there twice: it would be counted twice."""
     rule = job.label_rule or (published_label_rule(card.name) if job.protocol == "paper" else "correct")
     dataset = open_dataset(card, job.data_root, label_rule=rule)
+    times = Counter(item.id for item in dataset.items)
+    doubled = [image for image, count in times.items() if count > 1]
+    if doubled:
+        raise InputError(
+            f"{len(doubled)} of the ids of {card.name} stand in the split more than once, first {doubled[0]} "
+            f"({times[doubled[0]]} times)",
+            where=str(dataset.root), fix="keep one line of each id in the split file",
+        )  # fmt: skip
+    return dataset
+
+
+def _chosen(dataset: Dataset, job: Job) -> Dataset:
     if job.subset is None:
         return dataset
     from ovbench.data.subset import read_manifest

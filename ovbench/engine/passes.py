@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from datetime import datetime, timezone
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ovbench import __version__, env
+from ovbench import env
 from ovbench.engine.cells import Job, PlannedCell
 from ovbench.engine.execution import execute, refuse_tf32
-from ovbench.engine.ledger import LedgerPart, read_ledger
+from ovbench.engine.identity import (
+    data_digest,
+    image_files,
+    ledger_header,
+    record_name,
+    region_maps,
+    run_name,
+    unchanged,
+)
+from ovbench.engine.ledger import (
+    EARLIER,
+    FORMAT,
+    Entry,
+    Ledger,
+    LedgerPart,
+    difference,
+    read_header,
+    read_ledger,
+    set_aside,
+)
 from ovbench.engine.run import Target, evaluate
 from ovbench.engine.share import Team
+from ovbench.errors import InputError
 from ovbench.results.build import build_record
+from ovbench.results.made_with import counted_by, made_with
 from ovbench.results.merge import leave_for_merge
 from ovbench.results.overlay import Pictures
+from ovbench.results.record import read_record
 from ovbench.results.store import write_json
 from ovbench.segmentor import OpenVocabSegmentor, build
+
+Say = Callable[[str], object]
 
 
 class Done(NamedTuple):
@@ -45,76 +69,79 @@ def group_passes(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
     return groups
 
 
-def ledger_header(planned: PlannedCell, weights: dict[str, dict[str, str]]) -> dict[str, Any]:
-    """Everything that two runs must share for their counts to be added up."""
-    card, dataset = planned.dataset.card, planned.dataset
-    return {
-        "ovbench": __version__,
-        "cell": planned.cell.as_dict(),
-        "settings_sha256": planned.cell.digest(),
-        "dataset": {
-            "title": card.title,
-            "split": card.split,
-            "split_images": card.image_count,
-            "layout": dataset.layout,
-            "label_rule": dataset.label_rule,
-            "subset_sha256": dataset.subset_sha256,
-            "classes": list(card.classes),
-            "background": card.background,
-        },
-        "vocabulary": [list(queries) for queries in planned.vocabulary],
-        "weights": weights,
-        "execution": planned.execution.as_dict(),
-    }
+class _Work(NamedTuple):
+    """What of a cell is to be done: the images (numbers in the split) that its ledger lacks, that are counted and only
+    to be shown, and whose files changed since they were counted; when the newest of its counts began."""
+
+    due: list[int]
+    shown: list[int]
+    changed: list[int]
+    newest: str
 
 
-def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team) -> list[Done]:
+def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team, say: Say | None = None) -> list[Done]:
     """Evaluate cells that share a pass, or what of them the ledgers lack, with a progress bar on stderr.
 
-    Records are written also when the run is interrupted, then with the status "partial".
+    Records are written also when the run is interrupted, then with the status "partial". ``say`` is told what was
+    counted before, what changed since, and what is set aside; by default it goes to stderr.
     """
-    started, start = datetime.now(timezone.utc), time.perf_counter()
+    say = (say or _to_stderr) if team.leads else (lambda line: None)
+    start = time.perf_counter()
     segmentor, cells = _segmentor(cells)
     approximate = segmentor.method.approximations()
-    weights = {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in segmentor.loaded.items()}
-    headers = [ledger_header(cell, weights) for cell in cells]
-    folders = [job.out / cell.folder_name for cell in cells]
-    for folder in folders if job.fresh and team.leads else ():
-        shutil.rmtree(folder, ignore_errors=True)
+    headers = [ledger_header(cell, segmentor) for cell in cells]
+    folders = [job.out / run_name(header) for header in headers]
+    if job.fresh and team.leads:
+        for cell, folder in zip(cells, folders, strict=True):
+            _set_aside(cell, folder, say)
     team.wait()
-    due = team.agree([_due(*parts, job.show) for parts in zip(cells, headers, folders, strict=True)])
-    mine = team.take(sorted({number for numbers in due for number in numbers}))
+    todo = []
+    if team.leads:
+        for parts in zip(cells, headers, folders, strict=True):
+            _say_of_other_code(*parts[1:], job.out, say)
+            todo.append(_work(*parts, segmentor, job.show, say))
+    todo = team.agree(todo)
+    run = team.agree(_run(cells[0], [work.newest for work in todo]))
+    mine = team.take(sorted({number for work in todo for number in (*work.due, *work.shown)}))
     title = f"{cells[0].cell.method} on " + ", ".join(cell.cell.dataset for cell in cells)
     with ExitStack() as stack:
         targets = [
-            _target(cell, folder, header, numbers, job, stack.enter_context(LedgerPart(folder, part, header)))
-            for cell, folder, header, numbers in zip(cells, folders, headers, due, strict=True)
+            _target(cell, folder, work, job, run, stack.enter_context(LedgerPart(folder, part, header)))
+            for cell, folder, header, work in zip(cells, folders, headers, todo, strict=True)
             for part in (_part_name(cell, team),)
         ]
-        for cell, folder in zip(cells, folders, strict=True) if team.leads else ():
+        for cell, folder, header, target, work in (
+            zip(cells, folders, headers, targets, todo, strict=True) if team.leads else ()
+        ):
+            for number in work.changed:
+                item = cell.dataset.items[number]
+                target.ledger.add(Entry(item.id, None, None, {}, number, run=run, void=True))
             if cell.shard is not None:
-                made_with = _made_with(cell, approximate)
-                leave_for_merge(folder, cell.shard, cell.all_wanted, cell.whole_record_name, made_with)
+                _leave_for_merge(cell, folder, header, approximate)
         bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
+
+        def records() -> list[Done]:
+            bar.close()
+            timing = {
+                "started": run["started"],
+                "total_s": round(time.perf_counter() - start, 3),
+                "processes": team.size,
+                "shared_with": [cell.cell.dataset for cell in cells],
+                "peak_memory": env.peak_memory(cells[0].device),
+            }
+            parts = zip(cells, headers, folders, strict=True)
+            return [_record(*each, job, run, timing, approximate, write=team.leads) for each in parts]
+
         try:
             evaluate(
                 segmentor, targets, mine, batch=cells[0].execution.batch, advance=bar.update, fail_fast=job.fail_fast
             )
             team.wait()
-        finally:
-            bar.close()
-            timing = {
-                "started": started.isoformat(timespec="seconds"),
-                "total_s": round(time.perf_counter() - start, 3),
-                "images_counted_now": len(mine),
-                "processes": team.size,
-                "shared_with": [cell.cell.dataset for cell in cells],
-                "peak_memory": env.peak_memory(cells[0].device),
-            }
-            done = [_record(*parts, job, timing, approximate) for parts in zip(cells, headers, folders, strict=True)]
-            for record, path in done if team.leads else ():
-                write_json(path, record)
-    return done
+        except BaseException:
+            with suppress(InputError):  # such as a full disk: what stopped the run is what the user should read
+                records()
+            raise
+        return records()
 
 
 def _segmentor(cells: Sequence[PlannedCell]) -> tuple[OpenVocabSegmentor, Sequence[PlannedCell]]:
@@ -130,40 +157,154 @@ def _segmentor(cells: Sequence[PlannedCell]) -> tuple[OpenVocabSegmentor, Sequen
     return segmentor.on(first.device), cells
 
 
-def _due(cell: PlannedCell, header: dict[str, Any], folder: Path, show: int) -> list[int]:
-    """Numbers of the wanted images that the ledger lacks, or that are to be shown and have no picture yet."""
-    counted = {image for image, entry in read_ledger(folder, header).items() if entry.counts is not None}
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _set_aside(cell: PlannedCell, folder: Path, say: Say) -> None:
+    """Keep the earlier ledger of a cell, with its records, where neither this run nor a table looks. Another shard's
+    counts stay."""
+    shard = cell.shard
+    prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
+    ending = f"-{prefix.rstrip('-')}.json" if shard else ".json"
+    records = [path for path in folder.parent.glob(f"{folder.name}*.json") if path.name.endswith(ending)]
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
+    place = set_aside(folder, records, folder.parent / EARLIER / stamp, prefix)
+    if place is not None:
+        say(f"the earlier ledger of {folder.name} and its records are kept in {place}")
+
+
+def _say_of_other_code(header: Mapping[str, Any], folder: Path, out: Path, say: Say) -> None:
+    """Why nothing is reused, where there are counts of the same settings."""
+    if folder.is_dir():
+        return
+    for other in sorted(out.glob(f"{folder.name[:-8]}*/"), key=lambda path: path.stat().st_mtime, reverse=True):
+        found = difference(read_header(other), {"format": FORMAT, **header})
+        if found and found[0]:
+            say(f"{folder.name} is counted anew: {other.name} differs in {found[0]}")
+            return
+
+
+def _work(
+    cell: PlannedCell, header: dict[str, Any], folder: Path, segmentor: OpenVocabSegmentor, show: int, say: Say
+) -> _Work:
+    """What the ledger lacks; counts of files that are no longer the same are as good as none."""
+    ledger, maps = read_ledger(folder, header), region_maps(segmentor)
+    if maps is not None:
+        maps.expect({item.id: item.image_path for item in cell.dataset.items}, cell.wanted)
+    for remark in ledger.remarks():
+        say(f"{cell.cell.method} on {cell.cell.dataset}: {remark}")
     pictures, wanted = Pictures(folder, cell.dataset.card.classes, show), set(cell.wanted)
-    return [
-        number
-        for number, item in enumerate(cell.dataset.items)
-        if item.id in wanted and (item.id not in counted or pictures.lack(number, item.id))
-    ]
+    work, kept = _Work([], [], [], max((_started(entry) for entry in ledger.values()), default="")), []
+    for number, item in enumerate(cell.dataset.items):
+        entry = ledger.get(item.id)
+        if item.id not in wanted:
+            continue
+        if entry is None or entry.counts is None:
+            work.due.append(number)
+        elif not unchanged(entry.data, image_files(cell.dataset, number, maps)):
+            work.changed.append(number)
+            work.due.append(number)
+        else:
+            kept.append(entry)
+            if pictures.lack(number, item.id):
+                work.shown.append(number)
+    for line in _reused(kept, [cell.dataset.items[n].id for n in work.changed], len(wanted)):
+        say(f"{cell.cell.method} on {cell.cell.dataset}: {line}")
+    return work
+
+
+def _started(entry: Entry) -> str:
+    return (entry.run or {}).get("started", "")
+
+
+def _reused(kept: Sequence[Entry], changed: Sequence[str], wanted: int) -> list[str]:
+    """Which counts are not of this run, in sentences."""
+    lines = []
+    if changed:
+        first = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+        verb = "image has" if wanted == 1 else "images have" if len(changed) > 1 else "images has"
+        since = "they were" if len(changed) > 1 else "it was"
+        lines.append(f"{len(changed)} of {wanted} {verb} changed since {since} counted: {first}; counted again")
+    if kept:
+        dates = sorted({_started(entry)[:16].replace("T", " ") for entry in kept})
+        when = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
+        lines.append(f"{len(kept)} of {wanted} images were counted {when} UTC")
+    return lines
+
+
+def _run(cell: PlannedCell, newest: Sequence[str]) -> dict[str, Any]:
+    """What the ledger says of this run. It is later than all before it, also where a clock was set back."""
+    now = datetime.now(timezone.utc)
+    for started in newest:
+        if started:
+            now = max(now, datetime.fromisoformat(started) + timedelta(microseconds=1))
+    how = cell.execution
+    device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
+    return {"started": now.isoformat(timespec="microseconds"), "git": env.git_revision(), "device": device}
 
 
 def _target(
-    cell: PlannedCell, folder: Path, header: dict[str, Any], numbers: list[int], job: Job, ledger: LedgerPart
+    cell: PlannedCell, folder: Path, work: _Work, job: Job, run: dict[str, Any], ledger: LedgerPart
 ) -> Target:
     pictures = Pictures(folder, cell.dataset.card.classes, job.show)
-    return Target(cell.dataset, ledger, frozenset(cell.dataset.items[n].id for n in numbers), pictures.save)
+    shown = frozenset(cell.dataset.items[n].id for n in work.shown)
+    due = frozenset(cell.dataset.items[n].id for n in work.due)
+    return Target(cell.dataset, ledger, due | shown, pictures.save, shown, run)
 
 
 def _record(
-    cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, timing: dict[str, Any],
-    approximate: dict[str, Any],
+    cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, run: dict[str, Any], timing: dict[str, Any],
+    approximate: dict[str, Any], *, write: bool,
 ) -> Done:  # fmt: skip
-    path, entries = job.out / cell.record_name, read_ledger(folder, header)
-    made_with = _made_with(cell, approximate)
-    return Done(build_record(header, cell.wanted, entries, made_with, timing, folder.name), path)
+    """The record of what the ledger says now. One that says the same already stays as it is: it tells when and with
+    what the images were counted."""
+    path, ledger = job.out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
+    before, wanted = _earlier(path), cell.wanted
+    entries = Ledger()
+    entries.update({image: ledger[image] for image in wanted if image in ledger})
+    runs = counted_by(entries)
+    now = sum(_started(entry) == run["started"] for entry in entries.values() if entry.counts is not None)
+    if runs and not now:
+        timing = {**timing, "started": runs[-1]["started"]}
+    timing = {**timing, "images_counted_now": now, "counted": runs}
+    made = {**made_with(header, entries, run), "published": cell.standing.as_dict()}
+    made |= {"approximate": approximate} if approximate else {}
+    about = {"limit": cell.limit, "shard": list(cell.shard) if cell.shard else None}
+    record = build_record(header, wanted, entries, made, timing, folder.name, about)
+    if before is not None and not now and _without_time(before) == _without_time(record):
+        return Done(before, path)
+    if write:
+        write_json(path, record)
+    return Done(record, path)
 
 
-def _made_with(cell: PlannedCell, approximate: dict[str, Any]) -> dict[str, Any]:
+def _without_time(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "time"}
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_record(path)
+    except InputError:
+        return None  # none yet, or none that can be read: it is about to be written anew
+
+
+def _leave_for_merge(
+    cell: PlannedCell, folder: Path, header: Mapping[str, Any], approximate: Mapping[str, Any]
+) -> None:
     how = cell.execution
     device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
-    made_with = {
-        "versions": env.versions(), "git": env.git_revision(), "device": device, "published": cell.standing.as_dict()
-    }  # fmt: skip
-    return {**made_with, "approximate": approximate} if approximate else made_with
+    numbers = range(len(cell.dataset.items))[: cell.limit]
+    facts = {
+        "limit": cell.limit,
+        "data_sha256": data_digest(cell.dataset, numbers),
+        "versions": header["code"]["packages"],
+        "device": device,
+        "published": cell.standing.as_dict(),
+        **({"approximate": approximate} if approximate else {}),
+    }
+    leave_for_merge(folder, cell.shard, cell.all_wanted, facts)
 
 
 def _part_name(cell: PlannedCell, team: Team) -> str:

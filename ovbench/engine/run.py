@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ovbench.data.decode import Picture
+from ovbench.data.decode import FileIdentity, Picture
 from ovbench.data.read import Dataset, Sample
 from ovbench.engine.blame import MethodError, blamed
+from ovbench.engine.identity import identity_of, region_maps
 from ovbench.engine.ledger import Entry, LedgerPart
 from ovbench.engine.shared import OneByOne, Outcome, SharedBatches
 from ovbench.errors import ImageError, InputError, OvbenchError
@@ -32,13 +33,16 @@ class Labelled(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A benchmark of the pass: its labels, its ledger, the image ids that it still lacks, and who else wants to see a
-    labelled image (called with its number in the split)."""
+    """A benchmark of the pass: its labels, its ledger, the image ids that it still lacks, who else wants to see a
+    labelled image (called with its number in the split), those that are counted already and only to be seen, and what
+    the ledger says of this run."""
 
     dataset: Dataset
     ledger: LedgerPart
     due: frozenset[str]
     seen: Callable[[int, Labelled], None]
+    counted: frozenset[str] = frozenset()
+    run: dict[str, Any] | None = None
 
 
 class Read(NamedTuple):
@@ -48,6 +52,7 @@ class Read(NamedTuple):
     regions: np.ndarray | None
     samples: list[Sample | InputError | None]
     seconds: dict[str, float]
+    region_file: FileIdentity | None = None
 
 
 def evaluate(
@@ -84,7 +89,7 @@ def evaluate(
             if fail_fast and isinstance(outcome, OvbenchError):
                 where = ", ".join(filter(None, (target.dataset.items[index].id, outcome.where)))
                 raise ImageError(outcome.what, where=where, fix=outcome.fix)
-            _note(target, index, outcome, seconds)
+            _note(target, index, outcome, seconds, read.region_file if read else None)
         advance()
 
 
@@ -130,14 +135,23 @@ def _timed(held: dict[int, Read], outcome: Outcome) -> tuple[Read, Outcome]:
     return read, outcome._replace(seconds=seconds)
 
 
-def _note(target: Target, index: int, outcome: Labelled | OvbenchError, seconds: dict[str, float]) -> None:
+def _note(
+    target: Target, index: int, outcome: Labelled | OvbenchError, seconds: dict[str, float],
+    region_file: FileIdentity | None,
+) -> None:  # fmt: skip
     image_id = target.dataset.items[index].id
     if isinstance(outcome, OvbenchError):
-        target.ledger.add(Entry(image_id, None, str(outcome), {}))
+        if image_id not in target.counted:
+            target.ledger.add(Entry(image_id, None, str(outcome), {}, index, run=target.run))
         return
-    start = time.perf_counter()
-    counts = count_pixels(outcome.predicted, outcome.sample.label, len(target.dataset.card.classes))
-    target.ledger.add(Entry(image_id, counts, None, {**seconds, "count": time.perf_counter() - start}))
+    if image_id not in target.counted:
+        start = time.perf_counter()
+        sample = outcome.sample
+        counts = count_pixels(outcome.predicted, sample.label, len(target.dataset.card.classes))
+        files = {"image": sample.image_file, "label": sample.label_file, "regions": region_file}
+        data = {name: list(file) for name, file in files.items() if file is not None}
+        seconds = {**seconds, "count": time.perf_counter() - start}
+        target.ledger.add(Entry(image_id, counts, None, seconds, index, data, target.run))
     target.seen(index, outcome)
 
 
@@ -152,8 +166,10 @@ def _read_ahead(
         picture = first.read_picture(index)
         samples = [_sample(target, index, picture) for target in targets]
         middle = time.perf_counter()
+        region_file = _region_file(segmentor, first.items[index].image_path)
         regions = _regions(segmentor, picture.pixels, first.items[index].image_path)
-        return Read(picture.pixels, regions, samples, {"read": middle - start, "regions": time.perf_counter() - middle})
+        seconds = {"read": middle - start, "regions": time.perf_counter() - middle}
+        return Read(picture.pixels, regions, samples, seconds, region_file)
 
     with ThreadPoolExecutor(max_workers=2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)) as pool:
         waiting: list[Future[Read]] = []
@@ -165,6 +181,16 @@ def _read_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _region_file(segmentor: OpenVocabSegmentor, image_path: Path) -> FileIdentity | None:
+    """The file that the image's region map is read from, as it is before it is read."""
+    maps = region_maps(segmentor)
+    path = None if maps is None else maps.file(image_path)
+    try:
+        return None if path is None else identity_of(path)
+    except OSError:
+        return None  # reading the map says what is wrong with it
 
 
 def _sample(target: Target, index: int, image: Picture) -> Sample | InputError | None:

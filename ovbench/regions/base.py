@@ -25,11 +25,13 @@ class RegionSource:
     cache.
 
     elsewhere: names of the settings that say only where something lies; they are no part of a map's identity.
+    by_image: names of the settings that say where one file per image lies; each is known by its content, see `file`.
     cached: whether the maps are worth keeping (not those that are read from files).
     concurrent: whether several threads may make maps at once.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ()
+    by_image: ClassVar[tuple[str, ...]] = ()
     cached: ClassVar[bool] = True
     concurrent: ClassVar[bool] = True
 
@@ -39,6 +41,10 @@ class RegionSource:
         ``stem`` is the name of the image's file without its folder and suffix; only sources that look it up use it.
         """
         return self.start()(image, stem)
+
+    def file(self, name: str) -> Path | None:
+        """The file that the map of this name is read from; None for a source that makes its maps."""
+        return None
 
     def start(self, device: str = "cpu") -> Maker:
         """Load what the source needs onto a device; InputError where something is missing."""

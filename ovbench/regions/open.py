@@ -52,9 +52,16 @@ class Regions:
         """Learn which images will come, before the first one; InputError where their maps cannot be told apart."""
         self._names = self.source.names(images, wanted)
 
+    def _name(self, image_path: Path) -> str:
+        return self._names.get(image_path, image_path.stem)
+
+    def file(self, image_path: Path) -> Path | None:
+        """The file that the map of an image is read from; None where it is made."""
+        return self.source.file(self._name(image_path))
+
     def __call__(self, image: np.ndarray, file: str | Path = "") -> np.ndarray:
         """The region map i32[h, w] of an RGB image u8[h, w, 3]; ``file`` is its path, or the stem of its file."""
-        stem = self._names.get(file, file.stem) if isinstance(file, Path) else file
+        stem = self._name(file) if isinstance(file, Path) else file
         stored = self.store.get(image) if self.store else None
         if stored is not None and stored.shape == image.shape[:2]:
             self.found += 1

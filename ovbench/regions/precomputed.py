@@ -24,6 +24,7 @@ class Precomputed(RegionSource):
     ``STEM.jpg`` where no two images have one stem; the array ``key`` is the map at the image's own size."""
 
     elsewhere: ClassVar[tuple[str, ...]] = ("folder",)
+    by_image: ClassVar[tuple[str, ...]] = ("folder",)
     cached: ClassVar[bool] = False
 
     folder: str = ""
@@ -57,11 +58,14 @@ class Precomputed(RegionSource):
             text = f"none of {len(lost)} images has a region map, first {folder / lost[0]}.npz"
             raise InputError(text, where="regions.folder", fix="give the folder that holds them")
         return names | {images[image_id]: image_id for image_id in lost}
+    def file(self, name: str) -> Path:
+        return Path(self.folder) / f"{name}.npz"
+
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         if not stem:
             raise UsageError("precomputed region maps are found by the name of an image file, and this image has none")
-        path = Path(self.folder) / f"{stem}.npz"
+        path = self.file(stem)
         try:
             with zipfile.ZipFile(path) as archive:
                 return checked_map(self._read(archive, path, image.shape[:2]), image.shape[:2], str(path))

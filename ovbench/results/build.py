@@ -20,12 +20,14 @@ def build_record(
     made_with: Mapping[str, Any],
     timing: Mapping[str, Any],
     ledger: str,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of the images ``wanted``, see `ovbench.results.record`.
 
     ``header`` is the ledger's; ``made_with`` are versions, revision and device; ``timing`` what the run itself knows,
     to which the seconds of every stage, summed over images, are added; ``ledger`` is the name of the ledger's folder,
-    which lies beside the record.
+    which lies beside the record. ``about`` says which images of the ledger the record is about, see
+    `ovbench.results.counted`.
     """
     scored = [i for i in wanted if i in entries and entries[i].counts is not None]
     failed = {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None}
@@ -47,8 +49,10 @@ def build_record(
             "images": len(scored),
             "images_asked_for": len(wanted),
             "ids_sha256": ids_sha256(scored),
+            **(about or {}),
         },
         "weights": header["weights"],
+        **{key: header[key] for key in ("files", "code") if key in header},
         **made_with,
         **fields,
         "failed": failed,

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from ovbench.engine.ledger import read_header, read_ledger
 from ovbench.errors import InputError
 from ovbench.metrics.counts import PixelCounts
 from ovbench.metrics.stats import Difference, counts_in_order, image_iou, paired_difference
 from ovbench.report.check import check_record
 from ovbench.results.console import plain
+from ovbench.results.counted import read_counts
 from ovbench.results.record import read_record
 
 # what must be equal for a difference to mean the method; everything else is shown as what differs
@@ -42,15 +42,16 @@ class Comparison(NamedTuple):
 
 
 def load_run(path: Path) -> Run:
-    """A record and the ledger beside it. InputError where either is missing or not whole."""
+    """A record and, from the ledger beside it, the counts of its images. InputError where one is missing or damaged."""
     record = read_record(path)
     check_record(record, path)
-    folder = path.parent / record["ledger"]
-    header = read_header(folder)
-    entries = {} if header is None else read_ledger(folder, header)
-    if not entries:
-        raise InputError("no ledger beside the record", where=str(folder), fix="keep a run's folder with its record")
-    return Run(path, record, {i: entry.counts for i, entry in entries.items() if entry.counts is not None})
+    try:
+        counted = read_counts(path, record)
+    except InputError as error:
+        raise InputError(error.what, where=error.where or str(path), fix=error.fix) from error
+    if not counted.counts:
+        raise InputError("the record is about no image", where=str(path))
+    return Run(path, record, counted.counts)
 
 
 def compare_runs(first: Run, second: Run) -> Comparison:

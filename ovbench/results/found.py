@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.backbones.spec import reference_over
 from ovbench.config import Cell, file_settings, resolve
+from ovbench.data.card import list_cards
+from ovbench.engine.ledger import EARLIER
 from ovbench.errors import InputError, OvbenchError
 from ovbench.results.published import official_settings, published_label_rule
 from ovbench.results.published_runs import Run
@@ -38,11 +42,47 @@ def find_records(folder: Path) -> list[Found]:
         raise InputError("no such folder", where=str(folder), fix="give the folder of `ovbench eval --out` as --runs")
     found = []
     for path in sorted(folder.rglob("*.json")):
+        if EARLIER in path.relative_to(folder).parts:
+            continue  # set aside by --fresh
         try:
             found.append(Found(path, read_record(path)))
         except InputError:
             continue  # another JSON file
     return found
+
+
+def apart_by_data(records: Sequence[Found]) -> list[Found]:
+    """The records, with the names of unlike data sets told apart: cards of users may have one name, or that of a
+    shipped benchmark, and are never taken for one another."""
+    kinds: dict[str, dict[str, str]] = {}
+    for found in records:
+        if _is_own(found.record):
+            data = found.record["dataset"]
+            kinds.setdefault(found.record["cell"]["dataset"], {})[_data_of(found.record)] = data["title"]
+    return [_renamed(found, kinds) for found in records]
+
+
+def _is_own(record: Mapping[str, Any]) -> bool:
+    """Whether the data set is of a user's card; older records do not say, and are of what they are called."""
+    return record["dataset"].get("card", "ovbench" if record["cell"]["dataset"] in list_cards() else "own") == "own"
+
+
+def _data_of(record: Mapping[str, Any]) -> str:
+    """Hash of what makes a data set, whatever part of it was scored."""
+    data = record["dataset"]
+    fields = ("title", "split", "classes", "background", "split_sha256", "encoding_sha256")
+    return hashlib.sha256(json.dumps([data.get(field) for field in fields]).encode()).hexdigest()
+
+
+def _renamed(found: Found, kinds: Mapping[str, Mapping[str, str]]) -> Found:
+    name = found.record["cell"]["dataset"]
+    alike = kinds.get(name, {})
+    if not _is_own(found.record) or (len(alike) < 2 and name not in list_cards()):
+        return found
+    digest = _data_of(found.record)
+    apart = alike[digest] if len(set(alike.values())) == len(alike) else digest[:8]
+    cell = {**found.record["cell"], "dataset": f"{name} ({apart})"}
+    return found._replace(record={**found.record, "cell": cell})
 
 
 def newest(records: Iterable[Found]) -> Found | None:

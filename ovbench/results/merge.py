@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.engine.ledger import Entry, LedgerPart, read_header, read_ledger
+from ovbench.engine.identity import record_name, run_name
+from ovbench.engine.ledger import Entry, LedgerPart, difference, read_header, read_ledger, short
 from ovbench.engine.share import Shard
 from ovbench.errors import InputError
 from ovbench.results.build import build_record
+from ovbench.results.made_with import counted_by, made_with
 from ovbench.results.store import read_json, write_json
 
 MERGED = "merged"  # name of the one part of a merged ledger
-EQUAL = ("images", "record", "versions", "device")  # what shards of one run have in common
+EQUAL = ("images", "limit", "data_sha256", "versions", "device")  # what shards of one run have in common
 
 
 class Piece(NamedTuple):
@@ -30,18 +32,17 @@ class Piece(NamedTuple):
     left: dict[str, Any]
 
 
-def leave_for_merge(
-    folder: Path, shard: Shard, images: Sequence[str], record: str, made_with: Mapping[str, Any]
-) -> None:
-    """Write what `merge` needs of a shard: the ids of all shards' images and the name of the whole record."""
-    left = {"shard": list(shard), "images": list(images), "record": record, **made_with}
+def leave_for_merge(folder: Path, shard: Shard, images: Sequence[str], facts: Mapping[str, Any]) -> None:
+    """Write what `merge` needs of a shard: the ids of all shards' images, and what it shares with the other shards."""
+    left = {"shard": list(shard), "images": list(images), **facts}
     write_json(folder / f"shard-{shard.number}of{shard.of}.json", left)
 
 
 def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     """One ledger and one record below ``out`` from cell folders that hold every shard exactly once.
 
-    InputError where shards are missing, doubled or unfinished, or where they belong to unlike runs.
+    The names of both are made from what was run; no text of a file is taken for a path. InputError where shards are
+    missing, doubled or unfinished, or where they belong to unlike runs.
     """
     pieces = [piece for folder in folders for piece in _pieces(folder)]
     for piece in pieces[1:]:
@@ -50,72 +51,65 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     first = pieces[0]
     entries: dict[str, Entry] = {}
     for piece in pieces:
-        found = read_ledger(piece.folder, {k: v for k, v in piece.header.items() if k != "format"})
+        found = read_ledger(piece.folder, _plain(piece.header))
         entries.update({image: found[image] for image in piece.shard.take(piece.left["images"]) if image in found})
         _refuse_unfinished(piece, found)
-    header = {key: value for key, value in first.header.items() if key != "format"}
-    target = out / first.folder.name
+    header, limit = _plain(first.header), first.left.get("limit")
+    target = out / run_name(header)
     if target.resolve() not in {piece.folder.resolve() for piece in pieces}:
-        _write_ledger(target, header, [entries[image] for image in first.left["images"]])
-    made_with = {"versions": first.left["versions"], "git": _revisions(pieces), "device": first.left["device"]}
-    if "approximate" in first.left:
-        made_with["approximate"] = first.left["approximate"]
-    record = build_record(
-        header, first.left["images"], entries, made_with, {"merged_shards": first.shard.of}, target.name
-    )
-    path = out / first.left["record"]
+        by_run = sorted(entries.values(), key=lambda entry: str((entry.run or {}).get("started", "")))
+        _write_ledger(target, header, by_run)
+    runs, about = counted_by(entries), {"limit": limit, "shard": None}
+    timing = {"merged_shards": first.shard.of, "counted": runs} | ({"started": runs[-1]["started"]} if runs else {})
+    made = made_with(header, entries, first.left)
+    made |= {key: first.left[key] for key in ("published", "approximate") if key in first.left}
+    record = build_record(header, first.left["images"], entries, made, timing, target.name, about=about)
+    path = out / record_name(header, limit)
     write_json(path, record)
     return record, path
+
+
+def _plain(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in header.items() if key != "format"}
 
 
 def _pieces(folder: Path) -> list[Piece]:
     header = read_header(folder)
     if header is None:
         raise InputError("no ledger in the folder", where=str(folder), fix="give the cell folders below --out")
+    if "code" not in header:
+        raise InputError("the shard is of an older version of ovbench", where=str(folder), fix="run it again")
     files = sorted(folder.glob("shard-*of*.json"))
     if not files:
         raise InputError("no shard in the folder", where=str(folder), fix="run its cell with --shard K/N")
     left = [read_json(file) for file in files]
     try:
-        return [Piece(folder, header, Shard(*each["shard"]), each) for each in left]
-    except (KeyError, TypeError) as error:
-        raise InputError("malformed shard file", where=str(folder)) from error
+        pieces = [Piece(folder, header, Shard(*map(int, each["shard"])), each) for each in left]
+        for piece in pieces:
+            run_name(piece.header), piece.header["code"]["packages"]
+            if not all(isinstance(image, str) for image in piece.left["images"]):
+                raise TypeError("images are named by texts")
+            if type(piece.left.get("limit")) not in (int, type(None)):
+                raise TypeError("limit is a whole number")
+        return pieces
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"malformed shard: {type(error).__name__}: {error}", where=str(folder), fix="run its cell with --shard K/N"
+        ) from error
 
 
 def _refuse_unlike(first: Piece, other: Piece) -> None:
     of = {"shards": first.shard.of}, {"shards": other.shard.of}
     shared = {k: first.left.get(k) for k in EQUAL}, {k: other.left.get(k) for k in EQUAL}
     for ours, theirs in ((first.header, other.header), of, shared):
-        found = _difference(ours, theirs)
+        found = difference(ours, theirs)
         if found:
             name, a, b = found
             raise InputError(
-                f'the shards are of unlike runs: "{name}" is {_short(a)} in {first.folder} and {_short(b)}',
+                f'the shards are of unlike runs: "{name}" is {short(a)} in {first.folder} and {short(b)}',
                 where=str(other.folder),
                 fix="run them with the same settings and software",
             )
-
-
-def _difference(a: Any, b: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """The dotted name of the first field that differs, and both values."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        below = (_difference(a.get(k), b.get(k), f"{name}.{k}" if name else k) for k in sorted(a.keys() | b.keys()))
-        return next(filter(None, below), None)
-    return None if a == b else (name, a, b)
-
-
-def _revisions(pieces: Sequence[Piece]) -> dict[str, Any] | None:
-    """The one revision of all shards, or all of them."""
-    found = [piece.left["git"] for piece in pieces]
-    if all(each == found[0] for each in found):
-        return found[0]
-    commits = sorted({each["commit"] if each else "none" for each in found})
-    return {"commit": ", ".join(commits), "modified": any(each is None or each["modified"] for each in found)}
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _refuse_incomplete(pieces: Sequence[Piece]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovbench.errors import InputError, UsageError
-from ovbench.results.found import Found, find_records, told_apart
+from ovbench.results.found import Found, apart_by_data, find_records, told_apart
 from ovbench.results.record import read_record
 from ovbench.results.store import write_bytes
 from ovbench.results.tables import record_table
@@ -26,7 +26,7 @@ def gather(paths: Sequence[Path]) -> list[Found]:
     found = [f for f in found if f.record["metrics"]["mIoU"] is not None]
     if not found:
         raise InputError("no record with a score", where=", ".join(map(str, paths)), fix="run ovbench eval first")
-    return found
+    return apart_by_data(found)
 
 
 def draw(kind: str, records: Sequence[Found], out: Path) -> None:

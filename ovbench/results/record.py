@@ -6,9 +6,14 @@ Fields, top level:
   cell        method, dataset, params, protocol, backbones, regions: everything as resolved
   settings_sha256   hash of ``cell``
   dataset     title, split, images in the split, layout on disk, label rule, hash of the subset manifest (null without
-              one), class names, background class; images scored, images asked for, hash of the ids of those scored
+              one), class names, background class; card: "ovbench" for a benchmark that ships, or "own"; split_sha256:
+              hash of the ids of the whole split; files, encoding, encoding_sha256, white: where image and label lie and
+              what their values mean; images scored, images asked for, hash of the ids of those scored; limit, shard
   weights     per backbone: name and hash of its tensors; "code": hash of the file that a method comes from, if it does
-  versions, git, device   what it ran with
+  files       hashes of what settings name: prompts, descriptions, weights of the region source, other files
+  code        hashes of the source of ovbench, of the method and of the region source if they come from elsewhere (else
+              null), versions of packages, kind of device
+  versions, git, device   what the images were counted with (git: of all runs that counted some; device: of the last)
   notes       only where a reader of the scores must know more, such as toy networks on photographs: sentences
   published   how the run stands to the published ones: official (whether there is an official setting of the method on
               the benchmark; if not, a remark), deviations from the nearest published run (setting, published, value;
@@ -20,7 +25,8 @@ Fields, top level:
   per_class   class, iou, acc (fractions; null where there is nothing to score)
   failed      ids of images that could not be scored, with the reason
   ledger      folder beside the record that holds the counts of every image
-  time        all that differs from run to run: start, seconds in all and per stage, processes, peak memory
+  time        all that differs from run to run: start, seconds in all and per stage, processes, peak memory; counted:
+              when each run started that counted some of the images, how many, and from which commit
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovbench.engine.ledger import Entry, LedgerPart, read_ledger
+from ovbench.engine.ledger import Entry, LedgerPart, header_digest, read_ledger, set_aside
 from ovbench.errors import InputError
 from ovbench.metrics.counts import PixelCounts
 
@@ -39,12 +39,88 @@ def test_a_torn_line_is_dropped_and_cut_off(tmp_path, cut):
     assert list(read_ledger(tmp_path, HEADER)) == ["a", "c"]
 
 
-def test_a_damaged_byte_hides_what_follows_and_no_more(tmp_path):
-    path = fill(tmp_path, "a", "b", "c")
+def damage(path, number, old, new):
     lines = path.read_bytes().splitlines(keepends=True)
-    lines[2] = lines[2].replace(b'"b"', b'"x"')
+    assert old in lines[number]
+    lines[number] = lines[number].replace(old, new)
     path.write_bytes(b"".join(lines))
-    assert list(read_ledger(tmp_path, HEADER)) == ["a"]
+
+
+def test_a_damaged_line_costs_itself_alone_and_is_told(tmp_path):
+    path = fill(tmp_path, "a", "b", "c", "d")
+    damage(path, 2, b'"b"', b'"x"')
+    read = read_ledger(tmp_path, HEADER)
+    assert list(read) == ["a", "c", "d"] and read.damaged == {path: 1}
+    assert read.remarks() == [f"1 damaged line in {path}; the others are used"]
+    fill(tmp_path, "b")
+    assert list(read_ledger(tmp_path, HEADER)) == ["a", "c", "d", "b"]
+
+
+def test_a_damaged_header_costs_nothing_where_the_folder_says_whose_it_is(tmp_path):
+    named = tmp_path / f"run-{header_digest(HEADER)[:8]}"
+    for folder, wanted in ((named, ["a", "b"]), (tmp_path / "run-00000000", ["b"])):
+        damage(fill(folder, "a"), 0, b'"format"', b'"fromat"')
+        read = read_ledger(folder, HEADER)
+        assert list(read) == wanted[:-1] and sum(read.damaged.values()) == 3 - len(wanted)
+        fill(folder, "b")
+        assert list(read_ledger(folder, HEADER)) == wanted
+
+
+def test_parts_that_disagree_are_refused_and_named(tmp_path):
+    fill(tmp_path, "a", "b")
+    with LedgerPart(tmp_path, "1", HEADER) as ledger:
+        ledger.add(entry("b"))
+    assert len(read_ledger(tmp_path, HEADER)) == 2  # equal counts are no disagreement
+    with LedgerPart(tmp_path, "2", HEADER) as ledger:
+        ledger.add(entry("b", n=2))
+    with pytest.raises(InputError, match=r"unlike counts of the image b \(.*part-0.jsonl and .*part-2.jsonl\)"):
+        read_ledger(tmp_path, HEADER)
+
+
+RUNS = [{"started": f"2026-11-2{day}T10:12:00.000000+00:00", "git": None} for day in range(4)]
+DATA = [{"image": [10, time, digest]} for time, digest in ((1, "aa"), (2, "aa"), (3, "bb"))]
+
+
+def test_counts_of_changed_files_take_the_place_of_the_old_in_whatever_part_they_are(tmp_path):
+    with LedgerPart(tmp_path, "1", HEADER) as ledger:
+        ledger.add(entry("a")._replace(run=RUNS[0], data=DATA[0]))
+        ledger.add(entry("b")._replace(run=RUNS[0], data=DATA[0]))
+    with LedgerPart(tmp_path, "0", HEADER) as ledger:
+        ledger.add(entry("a", n=5)._replace(run=RUNS[1], data=DATA[2]))
+        ledger.add(entry("b")._replace(run=RUNS[1], data=DATA[1]))  # a copy with another date
+        ledger.add(Entry("b", None, None, {}, run=RUNS[1], void=True))
+    read = read_ledger(tmp_path, HEADER)
+    assert read["a"].counts.pixels.tolist() == [5, 7] and read["a"].run == RUNS[1] and read["a"].data == DATA[2]
+    assert read["b"].run == RUNS[1]  # void is the older line
+    with LedgerPart(tmp_path, "0", HEADER) as ledger:
+        ledger.add(Entry("a", None, None, {}, run=RUNS[2], void=True))
+    assert list(read_ledger(tmp_path, HEADER)) == ["b"]
+
+
+def test_where_the_line_with_a_run_s_details_is_damaged_the_others_keep_their_date(tmp_path):
+    with LedgerPart(tmp_path, "0", HEADER) as ledger:
+        for name in ("a", "b"):
+            ledger.add(entry(name)._replace(run=RUNS[0]))
+        ledger.add(entry("c")._replace(run=RUNS[1]))
+    assert [each.run for each in read_ledger(tmp_path, HEADER).values()] == [RUNS[0], RUNS[0], RUNS[1]]
+    damage(tmp_path / "part-0.jsonl", 1, b'"a"', b'"x"')
+    read = read_ledger(tmp_path, HEADER)
+    assert read["b"].run == {"started": RUNS[0]["started"]} and read["c"].run == RUNS[1]
+
+
+def test_an_earlier_ledger_is_set_aside_with_its_records_and_never_under_a_writer(tmp_path):
+    folder, place = tmp_path / "run", tmp_path / "earlier" / "1"
+    part = fill(folder, "a")
+    (tmp_path / "run.json").write_text("{}")
+    with LedgerPart(folder, "0", HEADER), pytest.raises(InputError, match="another process is running this cell"):
+        set_aside(folder, [tmp_path / "run.json"], place)
+    assert part.exists() and (tmp_path / "run.json").exists() and not place.exists()
+    fill(folder, "b", part="shard1of2-0")
+    assert set_aside(folder, [], tmp_path / "earlier" / "0", "shard1of2-") == tmp_path / "earlier" / "0"
+    assert part.exists() and not (folder / "part-shard1of2-0.jsonl").exists()
+    assert set_aside(folder, [tmp_path / "run.json"], place) == place
+    assert list(read_ledger(place / "run", HEADER)) == ["a"] and (place / "run.json").exists()
+    assert not part.exists() and set_aside(folder, [], place) is None
 
 
 def test_every_prefix_of_a_ledger_can_be_read(tmp_path):
@@ -59,8 +135,11 @@ def test_every_prefix_of_a_ledger_can_be_read(tmp_path):
 
 def test_another_run_is_refused_by_the_field_that_differs(tmp_path):
     fill(tmp_path, "a")
-    with pytest.raises(InputError, match='"weights" is "abc" there and "xyz" now'):
+    with pytest.raises(InputError, match='"weights" is "abc" there and "xyz" now') as refused:
         read_ledger(tmp_path, HEADER | {"weights": "xyz"})
+    assert "--fresh" not in str(refused.value)
+    with pytest.raises(InputError, match=r'"cell\.tau" is 0\.25 there and 0\.5 now'):
+        read_ledger(tmp_path, HEADER | {"cell": {"method": "clip", "tau": 0.5}})
 
 
 def test_two_processes_cannot_write_one_part(tmp_path):

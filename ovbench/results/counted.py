@@ -1,0 +1,88 @@
+"""The counts of the images that a record is about, from the ledger beside it. The ledger may hold more images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ovbench.data.read import ids_sha256
+from ovbench.engine.ledger import Entry, read_header, read_ledger
+from ovbench.errors import InputError
+from ovbench.metrics.counts import Confusion, PixelCounts
+
+
+class Counted(NamedTuple):
+    """A ledger's header, the counts of the record's images by id in the order of the split, and remarks on the ledger,
+    each in one sentence."""
+
+    header: dict[str, Any]
+    counts: dict[str, PixelCounts]
+    remarks: list[str]
+
+
+def read_counts(path: Path, record: Mapping[str, Any]) -> Counted:
+    """The counts that the record ``path`` was made from. InputError where they are not beside it, or are not those."""
+    name = record["ledger"]
+    if not isinstance(name, str) or Path(name).name != name:
+        raise InputError('the record\'s "ledger" is no name of a folder')
+    folder = path.parent / name
+    header = read_header(folder)
+    if header is None:
+        raise InputError("no ledger beside the record", fix="keep a run's folder with its record")
+    if header.get("settings_sha256") != record["settings_sha256"]:
+        raise InputError("the ledger beside the record is of other settings")
+    ledger = read_ledger(folder, header)
+    entries = {image: entry for image, entry in ledger.items() if entry.counts is not None}
+    try:
+        counts = {image: entries[image].counts for image in _scored(entries, record)}
+        _refuse_unlike(counts, record)
+    except InputError as error:
+        damaged = "; ".join(ledger.remarks())
+        raise InputError(error.what + (f" ({damaged})" if damaged else ""), fix=error.fix) from error
+    return Counted(header, counts, ledger.remarks())
+
+
+def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str]:
+    """The ids that the record is about, in the order of the split as far as it is known."""
+    data = record["dataset"]
+    images, wanted, repeat = data["images"], data["ids_sha256"], "repeat the run's command"
+    numbered = all(entry.number is not None for entry in entries.values())
+    if numbered:
+        about = (image for image, entry in entries.items() if _is_about(entry.number, data))
+        candidates = [sorted(about, key=lambda image: entries[image].number)]
+    else:
+        candidates = [[*entries], sorted(entries)]
+    if len(candidates[0]) < images:
+        raise InputError(f"its ledger holds {len(candidates[0])} of the {images} images of the record", fix=repeat)
+    for order in candidates:
+        if ids_sha256(order[:images]) == wanted:
+            return order[:images]
+    if len(entries) == images:
+        return sorted(entries)  # of several processes, in another order; the counts are compared next
+    raise InputError(
+        f"its ledger holds {len(entries)} images, and which {images} the record is about cannot be told",
+        fix=f"{repeat}; its record then covers what is counted",
+    )
+
+
+def _is_about(number: int, data: Mapping[str, Any]) -> bool:
+    limit, shard = data.get("limit"), data.get("shard")
+    return (limit is None or number < limit) and (shard is None or number % shard[1] == shard[0] - 1)
+
+
+def _refuse_unlike(counts: Mapping[str, PixelCounts], record: Mapping[str, Any]) -> None:
+    """InputError unless the images' counts are those of the record."""
+    total = Confusion(len(record["dataset"]["classes"]))
+    try:
+        for one in counts.values():
+            total.add(one)
+    except (IndexError, ValueError) as error:
+        raise InputError("the ledger has counts of other classes than the record") from error
+    if any(part.min(initial=0) < 0 for one in counts.values() for part in one):
+        raise InputError("the ledger has negative counts")
+    for name in ("intersection", "predicted", "labelled"):
+        if not np.array_equal(getattr(total, name), record["counts"][name]):
+            raise InputError("the ledger beside the record is of other images or another run")
