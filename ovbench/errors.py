@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
+import logging
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -99,3 +101,9 @@ def last_line(error: BaseException, skip: Path) -> str | None:
 
 def _below(path: Path, folders: Iterable[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Warn on standard error, once in a process."""
+    logging.getLogger("ovbench").warning(message)

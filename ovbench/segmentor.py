@@ -34,7 +34,6 @@ from ovbench.data.decode import read_image  # noqa: E402
 from ovbench.engine.blame import blamed  # noqa: E402
 from ovbench.engine.labeller import Labeller  # noqa: E402
 from ovbench.engine.queries import build_queries, with_descriptions  # noqa: E402
-from ovbench.engine.reduce import Decision  # noqa: E402
 from ovbench.engine.scene import resized_size  # noqa: E402
 from ovbench.errors import UsageError  # noqa: E402
 from ovbench.methods.base import Backbones, Queries  # noqa: E402
@@ -116,8 +115,7 @@ class OpenVocabSegmentor(BaseSegmentor):
     def add_vocabulary(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> None:
         """Label another benchmark's words in the same pass: ``cell`` may differ from this one's in benchmark, names,
         scale and threshold only."""
-        decision = Decision(cell.protocol.logit_scale, cell.protocol.prob_thd)
-        self.labeller.add_vocabulary(self._queries(cell, classes, background), decision)
+        self.labeller.add_vocabulary(self._queries(cell, classes, background), cell.protocol)
 
     def on(self, device: str) -> OpenVocabSegmentor:
         """Move the networks, and where region maps are made, to a device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +15,13 @@ from torch import Tensor
 from ovbench.backbones.colours import per_channel
 from ovbench.backbones.preprocess import Normalisation
 from ovbench.config import Protocol
+from ovbench.engine.bilinear import enlarge, enlarged_tiles
 from ovbench.engine.blame import check_features, expect
 from ovbench.engine.pamr import PAMR
-from ovbench.engine.reduce import Decision, decide, decide_queries, labels_by_tiles, upsample
-from ovbench.engine.scene import Note, Scene, Window, gather, pad_region, resize_image, resized_size
+from ovbench.engine.reduce import Decision, Leading, decide, tile_elements
+from ovbench.engine.scene import Note, Part, Scene, Window, gather, pad_region, resize_image, resized_size
 from ovbench.engine.windows import Box, Pad, WindowMean, cut, pad_to_multiple, window_grid
-from ovbench.errors import ScoreError
+from ovbench.errors import ScoreError, say_once
 from ovbench.methods.base import Batch, Method, Queries
 from ovbench.regions.base import nearest_ids
 
@@ -40,19 +42,32 @@ class Labeller:
         self.method = method.eval()
         self.method.normalisation = Normalisation(tuple(protocol.mean), tuple(protocol.std))
         self.protocol = protocol
-        self.vocabularies = vocabularies
-        self.decisions = [Decision(protocol.logit_scale, protocol.prob_thd) for _ in vocabularies]
+        self.vocabularies: list[Queries] = []
+        self.decisions: list[Decision] = []
+        for queries in vocabularies:
+            self.add_vocabulary(queries, protocol)
         self.pad_multiple = method.clip.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
         pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
         self.refine = pamr if protocol.refine == "pamr" else None
         self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
         self.whole = protocol.crop == 0
         self.at_original = self.whole and method.enlarges_once
+        # cells of a whole image that are enlarged once may wait for the decision to be enlarged
+        self.as_cells = (
+            self.at_original and self.refine_windows is None and type(method).window_scores is Method.window_scores
+        )
+        self.by_queries = type(method).probabilities is Method.probabilities
         self.windows_at_once = WINDOWS_AT_ONCE
         self.seconds: dict[str, float] = {}
 
-    def add_vocabulary(self, queries: Queries, decision: Decision) -> None:
-        """Score one more vocabulary from the same features, with its own scale and threshold."""
+    def add_vocabulary(self, queries: Queries, protocol: Protocol) -> None:
+        """Score one more vocabulary from the same features, with the scale and the threshold of its own protocol."""
+        decision = Decision(protocol.logit_scale, protocol.prob_thd, queries.background)
+        if decision.threshold != protocol.prob_thd:
+            say_once(
+                f"prob_thd = {protocol.prob_thd:g} is not used: the classes have no background, to which pixels below "
+                "it would go; name one (background in the card), or set prob_thd=0"
+            )
         self.vocabularies = [*self.vocabularies, queries]
         self.decisions.append(decision)
 
@@ -104,9 +119,9 @@ class Labeller:
         pad = pad_to_multiple(boxes[0].size, 0 if self.whole else self.pad_multiple)  # a whole image is never padded
         map_ = None if regions is None else self._upload(regions).long()
         resized_map = None if map_ is None else nearest_ids(map_[None], size)[0]
-        hear, plain = note or (lambda name, value: None), note is not None
+        hear = note or (lambda name, value: None)
         image = self._normalise(resized)
-        return Scene(image, original, map_, resized_map, pad_region(regions), boxes, pad, hear, plain)
+        return Scene(image, original, map_, resized_map, pad_region(regions), boxes, pad, hear)
 
     def _normalise(self, image: np.ndarray) -> Tensor:
         pixels = self._upload(image).permute(2, 0, 1).float()
@@ -164,12 +179,9 @@ class Labeller:
 
     def means(self, scene: Scene) -> list[WindowMean]:
         """Where the window scores of an image go, one per vocabulary: to f[q, h, w] of its resized size. A whole image
-        (crop 0) is enlarged once, as in the official codes: here to the size ``original``, or where tiles will do it,
-        it stays f[q, gh, gw]."""
+        that is enlarged once goes to its original size, or stays cells until it is decided."""
         size = scene.original if self.at_original else tuple(scene.image.shape[1:])
-        if self.at_original and self._as_cells(scene):
-            size = None
-        return [WindowMean(size) for _ in self.vocabularies]
+        return [WindowMean(None if self.as_cells else size) for _ in self.vocabularies]
 
     @torch.inference_mode()
     def score(self, scene: Scene, means: list[WindowMean], features: Any, boxes: list[Box]) -> None:
@@ -197,40 +209,43 @@ class Labeller:
                 raise ScoreError(f"{type(self.method).__name__} gave scores that are not numbers")
             return [one.cpu().numpy().astype(np.uint16) for one in labels]
 
-    def _as_cells(self, scene: Scene) -> bool:
-        """Whether the cells of a whole image may wait for the tiles to be enlarged."""
-        return not self._plain(scene) and type(self.method).window_scores is Method.window_scores
-
-    def _plain(self, scene: Scene) -> bool:
-        """Whether scores have to exist at full size for all queries at once."""
-        return scene.plain or not self.method.pixelwise or self.refine is not None or self.refine_windows is not None
-
     def _add_scores(self, scene: Scene, boxes: list[Box], scores: Tensor, mean: WindowMean) -> None:
         """Add cell scores f[b, q, gh, gw] to the mean: some queries after others, so that little exists at once."""
-        if mean.size is None:
+        if self.as_cells:
             mean.add(scores, [Box(0, 0, *scores.shape[2:])])
             return
         places = [Box(0, 0, *scene.original)] if self.at_original else boxes
-        queries, size = scores.shape[1], places[0].size
-        budget = CHUNK_CPU if scores.device.type == "cpu" else CHUNK_GPU
-        step = queries if self._plain(scene) else max(budget // (len(scores) * size[0] * size[1]), 1)
+        count, queries, size = len(scores), scores.shape[1], places[0].size
+        step = max(self._chunk // (count * size[0] * size[1]), 1)
         for start in range(0, queries, step):
             part = self.method.window_scores(scores[:, start : start + step], size, scene.pad)
             part = expect(part, (len(scores), None, *size), self.method, "window_scores")
             if self.refine_windows is not None:
                 part = self._refined(part, cut(scene.image, boxes, Pad(0, 0, 0, 0)))
-            scene.note("window_scores", part)
+            some = slice(start, start + part.shape[1])
+            scene.note("window_scores", Part(part, (slice(None), some), (count, queries, *size)))
             mean.add(part, places, start, queries)
+
+    @property
+    def _chunk(self) -> int:
+        return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
 
     def _refined(self, scores: Tensor, guides: Tensor) -> Tensor:
         """Window scores f[b, q, h, w] refined along the edges of the windows they come from, f[b, 3, h', w']."""
-        size = tuple(scores.shape[-2:])
-        return torch.stack([self.refine_windows(s, upsample(g, size)) for s, g in zip(scores, guides, strict=True)])
+        pamr, size = self.refine_windows, tuple(scores.shape[-2:])
+        return torch.stack(
+            [pamr.refine(s, pamr.weights(enlarge(g, size))) for s, g in zip(scores, guides, strict=True)]
+        )
 
     def _decide(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """The label map i32[H, W] of merged scores f[q, h, w]."""
-        form = self._labels_plainly if self._plain(scene) else self._labels_by_tiles
-        labels = self.method.refine_labels(form(scene, merged, queries, decision), scene.regions)
+        scene.note("merged_scores", merged)
+        if self.refine is None and self.method.pixelwise:
+            labels = self._by_tiles(scene, merged, queries, decision)
+        else:
+            labels = self._by_maps(scene, merged, queries, decision)
+        scene.note("labels_raw", labels)
+        labels = self.method.refine_labels(labels, scene.regions)
         labels = expect(labels, scene.original, self.method, "refine_labels", floating=False)
         scene.note("labels", labels)
         return labels.to(torch.int32)
@@ -239,26 +254,46 @@ class Labeller:
         given = self.method.probabilities(scores, queries, decision)
         return expect(given, (None, *scores.shape[1:]), self.method, "probabilities")
 
-    def _labels_by_tiles(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """As `_labels_plainly`, from one tile of the original size after another."""
+    def _by_tiles(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Labels i64[H, W] from one tile of the original size after another."""
+        labels = torch.empty(scene.original, dtype=torch.int64, device=merged.device)
+        for tile in enlarged_tiles(merged, scene.original, tile_elements(merged.device)):
+            place = (tile.rows, tile.columns)
+            scene.note("full_scores", Part(tile.values, (slice(None), *place), (len(merged), *scene.original)))
+            if self.by_queries:
+                labels[place] = Leading(queries.class_index, decision).add(tile.values).labels()
+                continue
+            probabilities = self._probabilities(tile.values, queries, decision)
+            size = (len(probabilities), *scene.original)
+            scene.note("probabilities", Part(probabilities, (slice(None), *place), size))
+            labels[place] = decide(probabilities, decision)
+        return labels
 
-        def decide_tile(scores: Tensor) -> Tensor:
-            if type(self.method).probabilities is Method.probabilities:
-                return decide_queries(scores, queries.class_index, decision)
-            return decide(self._probabilities(scores, queries, decision), decision)
-
-        return labels_by_tiles(merged, scene.original, decide_tile)
-
-    def _labels_plainly(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """Labels i64[H, W] by way of scores f[q, H, W] at the original size, refined along its edges if asked."""
-        scene.note("merged_scores", merged)
-        full = upsample(merged, scene.original)
-        scene.note("full_scores", full)
-        if self.refine is not None:
-            full = self.refine(full, upsample(scene.image, scene.original))
-            scene.note("refined_scores", full)
+    def _by_maps(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Labels i64[H, W] where scores must exist at full size, to be refined or for a method that looks at more than
+        a pixel: some queries after others, and all at once only for probabilities of the method's own."""
+        if self.by_queries:
+            leading = Leading(queries.class_index, decision)
+            for _, part in self._full_scores(scene, merged):
+                leading.add(part)
+            return leading.labels()
+        full = merged.new_empty((len(merged), *scene.original))
+        for some, part in self._full_scores(scene, merged):
+            full[some] = part
         probabilities = self._probabilities(full, queries, decision)
         scene.note("probabilities", probabilities)
-        labels = decide(probabilities, decision)
-        scene.note("labels_raw", labels)
-        return labels
+        return decide(probabilities, decision)
+
+    def _full_scores(self, scene: Scene, merged: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Some queries after others: which, and their scores f[k, H, W] at the original size, refined if asked."""
+        size = scene.original
+        weights = None if self.refine is None else self.refine.weights(enlarge(scene.image, size))
+        step = max(self._chunk // (size[0] * size[1]), 1)
+        for start in range(0, len(merged), step):
+            full = enlarge(merged[start : start + step], size)
+            some = slice(start, start + len(full))
+            scene.note("full_scores", Part(full, (some,), (len(merged), *size)))
+            if weights is not None:
+                full = self.refine.refine(full, weights)
+                scene.note("refined_scores", Part(full, (some,), (len(merged), *size)))
+            yield some, full

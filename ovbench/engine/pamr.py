@@ -26,28 +26,39 @@ class PAMR:
     iterations: int = 10
     dilations: tuple[int, ...] = (8, 16)
 
-    def __call__(self, scores: Tensor, guide: Tensor) -> Tensor:
-        return pamr(scores, guide, self.dilations, self.iterations)
+    def weights(self, guide: Tensor) -> Tensor:
+        """What `refine` needs to know of the image f[3, H, W], once for all its maps."""
+        return affinities(guide, self.dilations)
+
+    def refine(self, scores: Tensor, weights: Tensor) -> Tensor:
+        """Refined scores f[q, H, W]; every map is refined by itself."""
+        if self.iterations == 0:
+            return scores
+        weights = weights.to(scores.dtype)
+        refined = torch.empty_like(scores)
+        step = max(1, chunk_elements(scores.device) // scores[0].numel())
+        for start in range(0, len(scores), step):
+            part = slice(start, start + step)
+            _refine(scores[part], weights, self.dilations, self.iterations, refined[part])
+        return refined
+
+
+def chunk_elements(device: torch.device) -> int:
+    """How many elements of maps are refined at once."""
+    return CHUNK_CPU if device.type == "cpu" else CHUNK_GPU
 
 
 def pamr(scores: Tensor, guide: Tensor, dilations: tuple[int, ...], iterations: int) -> Tensor:
     """Refined scores f[q, H, W].
 
     Args:
-        scores: f[q, H, W], one map per query or class; every map is refined by itself, so they go in chunks.
+        scores: f[q, H, W], one map per query or class.
         guide: f[3, H, W], the image at the size of the scores.
         dilations: distance of each ring of neighbours in pixels; outside the image the border is repeated.
         iterations: 0 returns the scores as they are.
     """
-    if iterations == 0:
-        return scores
-    weights = affinities(guide, dilations).to(scores.dtype)
-    refined = torch.empty_like(scores)
-    budget = CHUNK_CPU if scores.device.type == "cpu" else CHUNK_GPU
-    step = max(1, budget // scores[0].numel())
-    for start in range(0, len(scores), step):
-        _refine(scores[start : start + step], weights, dilations, iterations, refined[start : start + step])
-    return refined
+    form = PAMR(iterations, dilations)
+    return form.refine(scores, form.weights(guide))
 
 
 def affinities(guide: Tensor, dilations: tuple[int, ...]) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import logging
 from collections.abc import Callable
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 from ovbench.backbones.text import average_queries, embed_queries, text_key
 from ovbench.config import templates
 from ovbench.describe import find_set, read_set
-from ovbench.errors import InputError, UsageError
+from ovbench.errors import InputError, UsageError, say_once
 from ovbench.methods.base import Queries
 from ovbench.places import cache_root
 from ovbench.results.store import write_bytes
@@ -64,12 +62,12 @@ def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         pass
     except OSError as error:
-        _say_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed")
+        say_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed")
     embeddings = compute().cpu()
     try:
         write_bytes(path, pack_tensor(embeddings))
     except InputError as error:
-        _say_once(f"query vectors are not kept: {error.what} ({path.parent})")
+        say_once(f"query vectors are not kept: {error.what} ({path.parent})")
     return embeddings
 
 
@@ -86,7 +84,7 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
     missing = {n: first for (n, _, first), s in zip(pairs, sentences, strict=True) if not s and n != queries.background}
     if missing:
         share, which = f"{len(missing)} of {len(vocabulary)} classes", ", ".join(missing.values())
-        _say_once(
+        say_once(
             f'no description of {share} in "{name}" ({which:.80}): their prompts stand in; ovbench describe makes some'
         )
     for (_, query, _), own in zip(pairs, sentences, strict=True):
@@ -104,8 +102,3 @@ def _described(sentences: list[list[str]], clip: Loaded) -> Tensor:
     features = F.normalize(clip.text.encode([one for own in sentences for one in own]), dim=-1)
     means = [own.mean(0) for own in features.split([len(own) for own in sentences])]
     return F.normalize(torch.stack(means), dim=-1)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    logging.getLogger("ovbench").warning(message)

@@ -1,23 +1,21 @@
 """From merged window scores to one label per pixel of the original image.
 
-The plain form holds a map per query at full size: `upsample`, `class_probabilities`, `decide`. `labels_by_tiles` gives
-the same labels from one tile after another and never holds such a map.
+Two equal ways say what a label is. By maps: `class_probabilities`, then `decide`, for methods whose probabilities are
+their own. By queries: `Leading`, which keeps the best query of every pixel while scores come some queries at a time,
+and never holds a map per query. They differ only where rounding does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Elements of a tile: on the CPU what is made of it should stay in the cache, on a GPU launches should be few.
-TILE_CPU, TILE_GPU = 1 << 19, 1 << 26
-SMALL = 128  # PyTorch rounds otherwise in outputs whose height and width add up to no more than this
-TIE = 1e-5  # logits closer than this may round to one probability; farther apart they cannot
+TILE_CPU, TILE_GPU = 1 << 18, 1 << 26
+FEW = 64  # rows that are searched at once
 
 
 @dataclass(frozen=True)
@@ -25,16 +23,22 @@ class Decision:
     """How scores become labels (official CLIP-based protocols, ``facts`` of each method).
 
     ``logit_scale`` multiplies cosines before the softmax over queries; pixels whose best class probability is below
-    ``prob_thd`` become class 0 (0 switches this off).
+    ``prob_thd`` become the class ``background`` (0, or no background: there is no threshold).
     """
 
     logit_scale: float = 40.0
     prob_thd: float = 0.0
+    background: int | None = None
+
+    @property
+    def threshold(self) -> float:
+        """The threshold that is used: 0 where there is no background to fall back to."""
+        return 0.0 if self.background is None else self.prob_thd
 
 
-def upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Merged scores ``[q, h, w]`` brought bilinearly to the original image size ``[q, H, W]``."""
-    return F.interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
+def tile_elements(device: torch.device) -> int:
+    """How many elements a tile should have."""
+    return TILE_CPU if device.type == "cpu" else TILE_GPU
 
 
 def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision) -> Tensor:
@@ -57,114 +61,88 @@ def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision)
 
 
 def decide(probabilities: Tensor, decision: Decision) -> Tensor:
-    """Labels i64[...] of the most probable class; class 0 where no class reaches the threshold."""
-    best, labels = _largest(probabilities)
-    return _threshold(labels, best, decision)
+    """Labels i64[...] of the most probable class of f[c, ...]; the background where no class reaches the threshold."""
+    best, labels = largest(probabilities)
+    return _or_background(labels, best, decision)
 
 
-def decide_queries(scores: Tensor, class_index: Tensor, decision: Decision) -> Tensor:
-    """``decide(class_probabilities(...))`` without the class maps: labels i64[...] of scores f[q, ...].
+class Leading:
+    """The best query of every pixel, of scores that come some queries at a time: add them all, then take `labels`.
 
-    The most probable class owns the best query, and without a threshold the best query is known before the softmax.
-    Where two queries are so close that rounding decides, the plain form is asked. On a GPU it always is: that question
-    would have the host wait.
+    The best class owns the best query, whose probability is ``1 / sum(exp(logit - best logit))``; that sum is kept
+    where there is a threshold. The first of equal queries wins.
     """
-    if scores.device.type != "cpu":
-        return decide(class_probabilities(scores, class_index, decision), decision)
-    flat = scores.flatten(1)
-    logits = flat * decision.logit_scale
-    leading = _leading(logits.softmax(0)) if decision.prob_thd > 0 else _leading(logits, TIE)
-    labels = _threshold(class_index[leading.row], leading.value, decision)
-    if len(leading.unsure):
-        plain = class_probabilities(flat[:, leading.unsure], class_index, decision)
-        labels[leading.unsure] = decide(plain, decision)
-    return labels.view(scores.shape[1:])
+
+    def __init__(self, class_index: Tensor, decision: Decision):
+        self.class_index, self.decision = class_index, decision
+        self.seen = 0
+        self.value: Tensor | None = None
+        self.row: Tensor | None = None
+        self.total: Tensor | None = None
+
+    def add(self, scores: Tensor) -> Leading:
+        """Take the scores f[k, ...] of the next k queries."""
+        value, row = largest(scores)
+        row += self.seen
+        self.seen += len(scores)
+        before = self.value
+        if before is not None:
+            ahead = value > before
+            self.row = torch.where(ahead, row, self.row)
+            self.value = torch.where(ahead, value, before)
+        else:
+            self.value, self.row = value, row
+        if self.decision.threshold > 0:
+            scale = self.decision.logit_scale
+            total = (scores - self.value).mul_(scale).exp_().sum(0)
+            self.total = total if before is None else total + self.total * ((before - self.value) * scale).exp_()
+        return self
+
+    def labels(self) -> Tensor:
+        """Labels i64[...]."""
+        labels = self.class_index[self.row]
+        return labels if self.total is None else _or_background(labels, 1 / self.total, self.decision)
 
 
-def _threshold(labels: Tensor, best: Tensor, decision: Decision) -> Tensor:
-    if decision.prob_thd > 0:
-        return torch.where(best < decision.prob_thd, torch.zeros_like(labels), labels)
+def _or_background(labels: Tensor, best: Tensor, decision: Decision) -> Tensor:
+    if decision.threshold > 0:
+        return labels.masked_fill(best < decision.threshold, decision.background)
     return labels
 
 
-def _largest(values: Tensor) -> tuple[Tensor, Tensor]:
-    """``values.max(0)``, the first row of equal ones; on the CPU three times as fast."""
-    if values.device.type != "cpu":
-        return tuple(values.max(0))
-    best, rows = [], []
-    for part in values.flatten(1).split(max(TILE_CPU // len(values), 1), 1):
-        leading = _leading(part)
-        if len(leading.unsure):
-            leading.row[leading.unsure] = part[:, leading.unsure].max(0).indices
-        best.append(leading.value)
-        rows.append(leading.row)
-    shape = values.shape[1:]
-    return torch.cat(best).view(shape), torch.cat(rows).view(shape)
-
-
-class Leading(NamedTuple):
-    """Per column the largest value f[n] and its row i64[n]; ``unsure`` i64[k]: columns where another is as large."""
+class Largest(NamedTuple):
+    """The largest value f[...] of each pixel and the first row i64[...] that has it."""
 
     value: Tensor
     row: Tensor
-    unsure: Tensor
 
 
-def _leading(values: Tensor, margin: float = 0.0) -> Leading:
-    """The largest of each column of f[q, n], without the slow search for its place: a product with the row numbers
-    finds it where it is alone within ``margin``."""
-    value = values.amax(0)
-    near = (values >= value - margin).to(values.dtype)
-    numbers = torch.arange(len(values), dtype=values.dtype)
-    count, row = torch.stack([torch.ones_like(numbers), numbers]) @ near  # whole numbers, exact below 2**24
-    return Leading(value, row.long().clamp_(max=len(values) - 1), (count != 1).nonzero()[:, 0])
+def largest(values: Tensor) -> Largest:
+    """``values.max(0)`` of f[q, ...], the first row of equal ones.
 
-
-class Tile(NamedTuple):
-    """Scores f[q, r, c] at some rows and columns of the original image."""
-
-    rows: slice
-    columns: slice
-    scores: Tensor
-
-
-def labels_by_tiles(scores: Tensor, size: tuple[int, int], decide_tile: Callable[[Tensor], Tensor]) -> Tensor:
-    """Labels i64[H, W] of merged scores f[q, h, w], where ``decide_tile`` turns f[q, r, c] into i64[r, c]."""
-    labels = torch.empty(size, dtype=torch.int64, device=scores.device)
-    for tile in upsampled_tiles(scores, size, TILE_CPU if scores.device.type == "cpu" else TILE_GPU):
-        labels[tile.rows, tile.columns] = decide_tile(tile.scores)
-    return labels
-
-
-def upsampled_tiles(scores: Tensor, size: tuple[int, int], elements: int) -> Iterator[Tile]:
-    """`upsample` in tiles of about so many elements, but not below 8 rows of 64 pixels.
-
-    On the CPU its values, to the last bit unless the whole is ``SMALL``: first along the rows of the source, then
-    between two of them, in the same order of operations.
+    To find a maximum is quick, to find its place is not. So of many rows first the largest of each group is found, and
+    the winning group alone is searched.
     """
-    (q, h, _), (height, width) = scores.shape, size
-    rows = min(max(elements // (q * width), 8), height)
-    columns = min(max(elements // (q * rows), 64), width)
-    if (rows, columns) == size:
-        yield Tile(slice(0, height), slice(0, width), upsample(scores, size))
-        return
-    above, below, share = _source_rows(h, height)
-    for start in range(0, height, rows):
-        band = slice(start, min(start + rows, height))
-        first, last = int(above[band.start]), int(below[band.stop - 1])
-        source = F.pad(scores[:, first : last + 1], (0, 0, 0, max(SMALL - width - (last - first), 0)))
-        wide = F.interpolate(source[None], (source.shape[1], width), mode="bilinear")[0]
-        upper, lower = ((index[band] - first).to(scores.device) for index in (above, below))
-        weight = share[band].to(scores.device)
-        for left in range(0, width, columns):
-            part = wide[..., left : left + columns]
-            tile = part.index_select(1, lower).mul_(weight).addcmul_(part.index_select(1, upper), 1 - weight)
-            yield Tile(band, slice(left, left + part.shape[2]), tile)
+    flat = values.flatten(1)
+    count = len(flat)
+    if count <= FEW:
+        value = flat.amax(0)
+        row = _first(flat == value)
+    else:
+        size = round(count**0.5)
+        rest = count % size
+        heads = flat[: count - rest].unflatten(0, (-1, size)).amax(1)
+        if rest:
+            heads = torch.cat([heads, flat[-rest:].amax(0, keepdim=True)])
+        value = heads.amax(0)
+        row = _first(heads == value) * size
+        group = torch.arange(size, device=flat.device)[:, None] + row
+        row += _first(flat.gather(0, group.clamp_(max=count - 1)) == value)
+    return Largest(value.view(values.shape[1:]), row.view(values.shape[1:]))
 
 
-def _source_rows(source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
-    """For every target row the source rows above and below it, i64[target], and the share of the lower f[target, 1]."""
-    place = (torch.arange(target, dtype=torch.float32) + 0.5) * (torch.tensor(float(source)) / target) - 0.5
-    place = place.clamp_(min=0)
-    above = place.long().clamp_(max=source - 1)
-    return above, (above + 1).clamp_(max=source - 1), (place - above)[:, None]
+def _first(found: Tensor) -> Tensor:
+    """The first row of bool[k, n] that holds, i64[n]; the last one where none does, as among NaN."""
+    rows = len(found)
+    downwards = torch.arange(rows, 0, -1, dtype=torch.int16, device=found.device)[:, None]
+    return (rows - (found * downwards).amax(0).long()).clamp_(max=rows - 1)

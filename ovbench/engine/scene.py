@@ -18,6 +18,14 @@ FEWEST_SLOTS = 32
 Note = Callable[[str, Any], None]
 
 
+class Part(NamedTuple):
+    """A part of a quantity, noted when it is computed: ``values`` at ``place`` of a tensor of ``size``."""
+
+    values: Tensor
+    place: tuple[slice, ...]
+    size: tuple[int, ...]
+
+
 def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
     """mmcv's ``rescale_size``: the factor that brings the short side to ``short_side`` without the long side exceeding
     ``long_side``; sides are rounded half up. ``short_side`` 0 keeps the size."""
@@ -36,7 +44,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class Scene(NamedTuple):
     """One image: ``image`` f[3, h, w] resized and normalised, ``original`` its size (H, W) before, ``regions``
     i64[H, W] at that size and ``resized_regions`` i64[h, w]; ``boxes`` its windows in scan order, all of one size, and
-    what each is padded by. ``note`` hears of intermediate quantities, in ``plain`` form if anybody listens."""
+    what each is padded by. ``note`` hears of intermediate quantities, of large ones by `Part`."""
 
     image: Tensor
     original: tuple[int, int]
@@ -46,7 +54,6 @@ class Scene(NamedTuple):
     boxes: list[Box]
     pad: Pad
     note: Note
-    plain: bool
 
 
 class Window(NamedTuple):

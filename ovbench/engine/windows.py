@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovbench.engine.bilinear import enlarge
+
 
 class Box(NamedTuple):
     """A half-open rectangle in pixels of the resized image."""
@@ -78,7 +80,7 @@ def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: boo
     ``size`` plus ``pad``, then the padding is cut off."""
     h, w = size
     padded = (h + pad.top + pad.bottom, w + pad.left + pad.right)
-    scores = F.interpolate(scores, padded, mode="bilinear", align_corners=align_corners)
+    scores = enlarge(scores, padded, align_corners=align_corners)
     return scores[..., pad.top : pad.top + h, pad.left : pad.left + w]
 
 

@@ -109,7 +109,7 @@ class Method(nn.Module):
     windowwise: ``encode`` looks at each window by itself, and its features are tensors, or NamedTuples of them, with
         the window as their first axis, so that windows of several images may share a batch.
     enlarges_once: with one window over the whole image, its cell scores are enlarged to the original size at once, else
-    to the resized image first.
+        to the resized image first; as the official code of the method does it.
     """
 
     Params: ClassVar[type] = NoParams

@@ -27,6 +27,7 @@ class NACLIP(LastBlock):
     """Attention weights softmax(k k^T + Gaussian of the distance); the block's output is the attention alone."""
 
     Params = NACLIPParams
+    enlarges_once = False  # the official code brings scores to the resized image first, without windows too
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:
         nearness = neighbourhood(grid, self.params.gaussian_std, heads.k.device).to(heads.k)

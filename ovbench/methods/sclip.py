@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.clip import Heads
-from ovbench.engine.reduce import Decision
+from ovbench.engine.reduce import Decision, largest
+from ovbench.errors import say_once
 from ovbench.methods.base import NoParams, Queries
 from ovbench.methods.last_block import LastBlock, Residual
 
 
 @dataclass(frozen=True)
 class SCLIPParams(Residual):
-    """``area_thd``: a class other than the first must win more than this share of the pixels that such classes win,
-    or it disappears from the image (0: every class stays)."""
+    """``area_thd``: a class other than the background must win more than this share of the pixels that such classes
+    win, or it disappears from the image (0, or no background: every class stays)."""
 
     area_thd: float = 0.0
 
@@ -35,9 +36,19 @@ class SCLIP(LastBlock):
     def pixelwise(self) -> bool:
         return not self.params.area_thd
 
+    def map_queries(self, queries: Queries) -> Queries:
+        if self.params.area_thd and queries.background is None:
+            say_once(
+                f"area_thd = {self.params.area_thd:g} is not used: the classes have no background, to which small ones "
+                "would lose; name one (background in the card), or set area_thd=0"
+            )
+        return queries
+
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
         probabilities = super().probabilities(scores, queries, decision)
-        return without_small_classes(probabilities, self.params.area_thd) if self.params.area_thd else probabilities
+        if not self.params.area_thd or queries.background is None:
+            return probabilities
+        return without_small_classes(probabilities, self.params.area_thd, queries.background)
 
 
 class SCLIPFreeCP(SCLIP):
@@ -55,10 +66,10 @@ class SCLIPFreeCP(SCLIP):
     probabilities = LastBlock.probabilities
 
 
-def without_small_classes(probabilities: Tensor, area_thd: float) -> Tensor:
-    """Class probabilities f[c, H, W] with zeros for every class after the first that wins no more than ``area_thd`` of
-    all pixels won by classes after the first."""
-    won = torch.bincount(probabilities.argmax(0).flatten(), minlength=len(probabilities))
-    stays = won > area_thd * won[1:].sum()
-    stays[0] = True
+def without_small_classes(probabilities: Tensor, area_thd: float, background: int) -> Tensor:
+    """Class probabilities f[c, H, W] with zeros for every class but the background that wins no more than ``area_thd``
+    of all pixels that are not won by the background."""
+    won = torch.bincount(largest(probabilities).row.flatten(), minlength=len(probabilities))
+    stays = won > area_thd * (won.sum() - won[background])
+    stays[background] = True
     return probabilities * stays[:, None, None]

@@ -8,18 +8,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ovbench.engine.scene import Part
+
 
 class Recorder:
-    """Collects notes; values of window batches are found by window number, whatever the batches were."""
+    """Collects notes; values of window batches are found by window number, whatever the batches were, and quantities
+    that are noted in parts are put together."""
 
     def __init__(self) -> None:
         self.notes: dict[str, list[Any]] = defaultdict(list)
+        self.missing: dict[str, int] = {}  # elements of the last quantity of a name that have not been noted yet
 
     def __call__(self, name: str, value: Any) -> None:
-        self.notes[name].append(value)
+        if isinstance(value, Part):
+            self._add_part(name, value)
+        else:
+            self.notes[name].append(value)
+
+    def _add_part(self, name: str, part: Part) -> None:
+        if not self.missing.get(name):
+            whole = part.values.new_empty(part.size)
+            self.notes[name].append(whole)
+            self.missing[name] = whole.numel()
+        self.notes[name][-1][part.place] = part.values
+        self.missing[name] -= part.values.numel()
 
     def once(self, name: str) -> Any:
         """The last value noted under a name."""
+        if self.missing.get(name):
+            raise ValueError(f"{self.missing[name]} values of {name} have not been noted")
         return self.notes[name][-1]
 
     def window(self, name: str, number: int) -> Tensor:

@@ -33,9 +33,10 @@ from ovbench import env
 from ovbench.backbones.clip import ClipVision
 from ovbench.config import Protocol
 from ovbench.data.decode import read_image
+from ovbench.engine.bilinear import enlarged_tiles
 from ovbench.engine.execution import PRECISIONS, Execution, execute, refuse_tf32
 from ovbench.engine.labeller import Labeller
-from ovbench.engine.reduce import Decision, class_probabilities, decide, upsample
+from ovbench.engine.reduce import Decision, Leading, tile_elements
 from ovbench.engine.shared import OneByOne, SharedBatches
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.maskclip import MaskCLIP
@@ -145,9 +146,12 @@ def many_classes(device: torch.device, quick: bool, ceiling: dict[str, float], r
         torch.arange(classes, device=device),
     )
     decision = Decision()
-    spent = seconds(
-        device, lambda: decide(class_probabilities(upsample(scores, size), index, decision), decision), repeats
-    )
+
+    def labels() -> list[torch.Tensor]:
+        tiles = enlarged_tiles(scores, size, tile_elements(device))
+        return [Leading(index, decision).add(tile.values).labels() for tile in tiles]
+
+    spent = seconds(device, labels, repeats)
     traffic = 5 * 4 * classes * size[0] * size[1]
     return {
         "classes": classes, "size": list(size), "seconds": round(spent, 6),

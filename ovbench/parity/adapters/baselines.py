@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovbench.engine.reduce import upsample
+from ovbench.engine.bilinear import enlarge
 from ovbench.errors import InputError
 from ovbench.methods.base import Batch, Method
 from ovbench.methods.clearclip import ClearCLIP
@@ -19,7 +19,7 @@ from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP, NACLIPParams, neighbourhood
 from ovbench.methods.proxyclip import ProxyCLIP, ProxyCLIPParams
 from ovbench.methods.sclip import SCLIP, SCLIPParams
-from ovbench.parity.adapters.common import Values, label, shared_values
+from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.record import Recorder
 from ovbench.parity.towers import backbones
@@ -34,10 +34,10 @@ def baseline(case: Case, method: Method) -> tuple[Recorder, Values]:
         return at("patch_scores", w).flatten(1).T
 
     def window_logits(w: int | None) -> Tensor:
-        """The official code enlarges to the padded window; without windows, to the original image at once."""
-        if case.params["slide_crop"] == 0:
-            return at("window_scores", w)
-        return upsample(at("patch_scores", w), at("batch_windows", w).shape[-2:])
+        """The official code enlarges to the padded window; without windows mostly to the original image at once."""
+        if case.params["slide_crop"] == 0 and method.enlarges_once:
+            return window_scores(notes, w)
+        return enlarge(at("patch_scores", w), at("batch_windows", w).shape[-2:])
 
     values: Values = {
         "w_tokens_before_last": lambda w: at("tokens_before_last", w),
@@ -98,7 +98,9 @@ def naclip(case: Case) -> Values:
     }
     if (strategy, arch) not in variants:
         raise InputError(f'no variant "{strategy}", "{arch}" of NACLIP in this version', where=str(case.folder))
-    notes, values = baseline(case, variants[strategy, arch](backbones(case)))
+    method = variants[strategy, arch](backbones(case))
+    method.enlarges_once = False  # in this code, whichever attention it runs
+    notes, values = baseline(case, method)
     refined = "refined_scores" if p.get("pamr_steps") else "full_scores"
 
     def renormalised(w: int | None) -> Tensor:

@@ -13,7 +13,7 @@ from ovbench.errors import InputError
 from ovbench.methods.base import Queries
 from ovbench.methods.cass import CASS, CASSParams, take
 from ovbench.methods.spectral import Principal, stretch
-from ovbench.parity.adapters.common import Values, label, shared_values
+from ovbench.parity.adapters.common import Values, background, label, shared_values
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
 
@@ -91,7 +91,7 @@ def _params(case: Case) -> CASSParams:
 
 def _values(case: Case, method: CASS) -> Values:
     text = torch.from_numpy(case.inputs["text"]).float()
-    queries = method.map_queries(Queries(text, torch.tensor(case.class_index())))
+    queries = method.map_queries(Queries(text, torch.tensor(case.class_index()), background(case)))
     notes = label(case, method, queries)
     at = notes.window
     features = notes.notes["features"]

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ovbench.config import Protocol
 from ovbench.engine.labeller import Labeller
+from ovbench.engine.reduce import class_probabilities
 from ovbench.engine.scene import resize_image, resized_size
 from ovbench.methods.base import Method, Queries
 from ovbench.parity.case import Case
@@ -40,7 +42,8 @@ def protocol(case: Case) -> Protocol:
 def label(case: Case, method: Method, queries: Queries | None = None) -> Recorder:
     """Label the case's image through the ordinary engine and keep what was noted on the way."""
     if queries is None:
-        queries = Queries(torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index()))
+        text, index = torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index())
+        queries = Queries(text, index, background(case))
     labeller = Labeller(method, protocol(case), [queries])
     image = case.inputs["image"]
     size = resized_size(image.shape[:2], labeller.protocol.short_side, labeller.protocol.long_side)
@@ -49,7 +52,20 @@ def label(case: Case, method: Method, queries: Queries | None = None) -> Recorde
     ours = resize_image(image, size)
     notes("resized_image", ours)
     labeller.label_resized(ours if resized is None else resized, image.shape[:2], case.inputs.get("masks"), note=notes)
+    if "probabilities" not in notes.notes:  # labels came without them; by their definition, from the scores noted
+        scores = notes.once("refined_scores" if labeller.refine else "full_scores")
+        notes("probabilities", class_probabilities(scores, queries.class_index, labeller.decisions[0]))
     return notes
+
+
+def background(case: Case) -> int | None:
+    """The class of pixels below a threshold: the official code writes 0."""
+    return 0 if case.params.get("prob_thd") or case.params.get("area_thd") else None
+
+
+def window_scores(notes: Recorder, w: int | None) -> Tensor:
+    """Of a window at its pixels; of a whole image that is enlarged once, those at the original size."""
+    return notes.window("window_scores", w) if "window_scores" in notes.notes else notes.once("full_scores")
 
 
 def shared_values(notes: Recorder) -> Values:

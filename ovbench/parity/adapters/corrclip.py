@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ovbench.errors import InputError
 from ovbench.methods.corrclip import CorrCLIP, CorrCLIPParams
-from ovbench.parity.adapters.common import Values, label, shared_values
+from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
 
@@ -27,13 +27,14 @@ def corrclip(case: Case) -> Values:
     direct = ("dino_feats", "masks_dino", "masks_merged", "masks_token", "main_tokens", "spatial_tokens", "branches")
     renamed = {
         "similarity_rows": "similarity", "scope_rows": "scope", "attn_rows": "attn",
-        "patch_feats": "features", "low_logits": "patch_scores", "window_logits": "window_scores",
+        "patch_feats": "features", "low_logits": "patch_scores",
     }  # fmt: skip
     values: Values = {name: lambda w, n=name: at(n, w) for name in direct}
     values |= {stage: lambda w, n=name: at(n, w) for stage, name in renamed.items()}
     values |= {
         "scope_count": lambda w: at("scope", w).sum(-1),
         "mct": mct,
+        "window_logits": lambda w: window_scores(notes, w),
         "seg_logits": lambda w: notes.once("full_scores"),
         "probs": lambda w: notes.once("probabilities"),
     }

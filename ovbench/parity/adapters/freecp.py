@@ -12,7 +12,7 @@ from torch import Tensor
 from ovbench.errors import InputError
 from ovbench.methods.base import Queries
 from ovbench.methods.freecp import FreeCP, FreeCPParams
-from ovbench.parity.adapters.common import Values, label, shared_values
+from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.record import Recorder
 from ovbench.parity.towers import backbones
@@ -23,7 +23,6 @@ BASES = {"MaskCLIP": "maskclip-freecp", "SCLIP": "sclip-freecp", "ClearCLIP": "c
 DIRECT = {
     "w_attn_mean": "affinity", "w_trans_row1": "transition_first",
     "w_trans_sym": "transition_symmetric", "w_trans_final": "transition", "w_patch_logits": "patch_logits",
-    "w_window_logits": "window_scores",
 }  # fmt: skip
 PER_WINDOW = ("redundancy", "survive_redundancy", "survive_ambiguity")
 ROWS = {"groups": ("groups", 3), "group_boxes": ("group_boxes", 7), "crop_cls_logits": ("crop_logits", 8)}
@@ -67,6 +66,7 @@ def freecp(case: Case) -> Values:
         "w_refined": grid_maps("refined"),
         "w_candidates": lambda w: _overlap(notes, w)[0],
         "w_soft_iou": lambda w: _overlap(notes, w)[1],
+        "w_window_logits": lambda w: window_scores(notes, w),
         "scores": lambda w: notes.once("probabilities"),
     }
     return values | shared_values(notes)
