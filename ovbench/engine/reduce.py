@@ -138,6 +138,7 @@ def largest(values: Tensor) -> Largest:
         row = _first(heads == value) * size
         group = torch.arange(size, device=flat.device)[:, None] + row
         row += _first(flat.gather(0, group.clamp_(max=count - 1)) == value)
+        row.clamp_(max=count - 1)
     return Largest(value.view(values.shape[1:]), row.view(values.shape[1:]))
 
 

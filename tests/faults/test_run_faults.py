@@ -162,7 +162,7 @@ def test_an_unknown_key_in_a_card(ovbench, tmp_path):
 
 def labels_of(image, classes, **decision):
     small = {"short_side": "48", "crop": "48", "stride": "24"}
-    segmentor = build(resolve("maskclip", "mini", small | decision), (("a",), ("b",)))
+    segmentor = build(resolve("maskclip", "mini", small | decision), (("a",), ("b",)), background=0)
     (words,) = segmentor.labeller.vocabularies
     embeddings = torch.randn(classes, words.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
     words = words._replace(embeddings=F.normalize(embeddings, dim=1), class_index=torch.arange(classes))

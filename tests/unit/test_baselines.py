@@ -22,6 +22,7 @@ from ovbench.methods.maskclip import MaskCLIP, MaskCLIPFreeCP
 from ovbench.methods.naclip import NACLIP, neighbourhood
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP, SCLIPFreeCP, without_small_classes
+from ovbench.parity.record import Recorder
 from ovbench.parity.towers import clip_module, dino_module
 from ovbench.registry import METHODS
 
@@ -145,13 +146,15 @@ def test_dino_sees_the_colours_that_clip_saw():
     torch.testing.assert_close(renormalise(clip, OPENAI, IMAGENET), expected)
 
 
-def test_small_classes_vanish_but_the_first_never_does():
+def test_small_classes_vanish_but_the_background_never_does():
     probabilities = torch.zeros(4, 1, 10)
     probabilities[0, 0, 0] = probabilities[1, 0, 1:8] = probabilities[2, 0, 8:] = 0.9
-    kept = without_small_classes(probabilities, 0.3)
+    kept = without_small_classes(probabilities, 0.3, 0)
     assert kept[0].sum() > 0 and kept[1].sum() > 0
     assert kept[2].sum() == 0  # 2 of 9 foreground pixels
-    assert torch.equal(without_small_classes(probabilities, 0.2)[:3], probabilities[:3])
+    assert torch.equal(without_small_classes(probabilities, 0.2, 0)[:3], probabilities[:3])
+    turned = without_small_classes(probabilities.roll(-1, 0), 0.3, 3)  # the background is the last class
+    assert torch.equal(turned, kept.roll(-1, 0))
 
 
 QUERIES = Queries(torch.nn.functional.normalize(torch.randn(3, 16, generator=torch.Generator().manual_seed(5)), dim=-1),
@@ -159,10 +162,10 @@ QUERIES = Queries(torch.nn.functional.normalize(torch.randn(3, 16, generator=tor
 
 
 def full_scores(method, protocol, image, resized):
-    notes = {}
+    notes = Recorder()
     labeller = Labeller(method, protocol, [QUERIES])
-    labeller.label_resized(resized, image.shape[:2], note=notes.__setitem__)
-    return notes
+    labeller.label_resized(resized, image.shape[:2], note=notes)
+    return {name: notes.once(name) for name in notes.notes}
 
 
 def test_an_image_without_windows_is_enlarged_once_and_never_padded(towers):
@@ -171,7 +174,20 @@ def test_an_image_without_windows_is_enlarged_once_and_never_padded(towers):
     notes = full_scores(MaskCLIP(towers), Protocol(crop=0, pad=16), image, resized)
     assert notes["batch_windows"].shape[-2:] == (37, 50)
     direct = torch.nn.functional.interpolate(notes["patch_scores"], (60, 90), mode="bilinear")[0]
-    torch.testing.assert_close(notes["full_scores"], direct)
+    torch.testing.assert_close(notes["full_scores"], direct, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*FAMILY, "proxyclip"])
+@pytest.mark.parametrize("refine", ["", "pamr"])
+def test_a_whole_image_is_enlarged_in_the_order_of_the_official_code(towers, name, refine):
+    """NACLIP's goes by way of the resized image; the others' goes to the original image at once."""
+    image = np.random.default_rng(1).integers(0, 255, (60, 90, 3), np.uint8)
+    notes = full_scores(METHODS.load(name)(towers), Protocol(crop=0, refine=refine), image, image[:37, :50])
+    enlarged = notes["patch_scores"]
+    for size in [(37, 50), (60, 90)] if name == "naclip" else [(60, 90)]:
+        enlarged = torch.nn.functional.interpolate(enlarged, size, mode="bilinear")
+    torch.testing.assert_close(notes["full_scores"], enlarged[0], atol=1e-6, rtol=1e-5)
+    assert ("refined_scores" in notes) == bool(refine)
 
 
 def test_padding_to_the_patch_follows_the_tower(towers):

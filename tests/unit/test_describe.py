@@ -22,9 +22,8 @@ from ovbench.describe import (
     server,
     write_set,
 )
-from ovbench.engine import queries as text_side
 from ovbench.engine.queries import with_descriptions
-from ovbench.errors import InputError, UsageError
+from ovbench.errors import InputError, UsageError, say_once
 from ovbench.methods.base import Queries
 from ovbench.places import cache_root
 from ovbench.resources import shipped
@@ -183,7 +182,7 @@ def test_described_and_other_classes(tmp_path, loaded, caplog):
     names = (("wall", "floor"), ("cat", "kitten"), ("dog", "puppy"), ("owl",))
     prompts = torch.nn.functional.normalize(torch.randn(7, 8), dim=-1)
     queries = Queries(prompts, torch.tensor([0, 0, 1, 1, 2, 2, 3]), background=0)
-    text_side._say_once.cache_clear()
+    say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "ovbench"):
         for _ in range(2):
             described = with_descriptions(queries, names, str(path), loaded).descriptions

@@ -1,22 +1,27 @@
-"""The labeller's forms agree: with and without a listener, in large and small batches, with and without memory."""
+"""One path: with and without a listener, whatever the tiles; thresholds and backgrounds; with and without memory."""
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from towers import small_towers
 
 from ovbench.config import Protocol
 from ovbench.engine import labeller as labeller_module
 from ovbench.engine import reduce
+from ovbench.engine.bilinear import enlarge
 from ovbench.engine.labeller import Labeller
-from ovbench.errors import ScoreError
+from ovbench.engine.reduce import Decision, decide
+from ovbench.errors import ScoreError, say_once
 from ovbench.methods.base import Queries
 from ovbench.methods.maskclip import MaskCLIP
+from ovbench.methods.naclip import NACLIP
 from ovbench.methods.sclip import SCLIP, SCLIPParams
+from ovbench.parity.record import Recorder
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8)
 EMBEDDINGS = torch.randn(7, 12, generator=torch.Generator().manual_seed(5))
-QUERIES = Queries(torch.nn.functional.normalize(EMBEDDINGS, dim=-1), torch.tensor([0, 0, 1, 2, 2, 2, 3]))
+QUERIES = Queries(torch.nn.functional.normalize(EMBEDDINGS, dim=-1), torch.tensor([0, 0, 1, 2, 2, 2, 3]), background=0)
 
 
 class Halves(MaskCLIP):
@@ -38,26 +43,104 @@ def label(method, protocol, **settings):
     return labeller.label_resized(IMAGE, (300, 260))[0]
 
 
-@pytest.mark.parametrize("make", [MaskCLIP, Halves, lambda t: SCLIP(t, SCLIPParams(area_thd=0.2))])
-@pytest.mark.parametrize(
-    "protocol", [Protocol(crop=64, stride=40), Protocol(crop=0), Protocol(crop=64, stride=40, prob_thd=0.3)]
-)
-def test_a_listener_changes_no_label(towers, monkeypatch, make, protocol):
+MAKES = [MaskCLIP, Halves, NACLIP, lambda t: SCLIP(t, SCLIPParams(area_thd=0.2))]
+PROTOCOLS = [
+    Protocol(crop=64, stride=40), Protocol(crop=0), Protocol(crop=64, stride=40, prob_thd=0.3),
+    Protocol(crop=64, stride=40, refine="pamr", pamr_iterations=2), Protocol(crop=0, refine="pamr-windows"),
+]  # fmt: skip
+
+
+def heard(method, protocol):
+    notes = Recorder()
+    labels = Labeller(method, protocol, [QUERIES]).label_resized(IMAGE, (300, 260), note=notes)[0]
+    return labels, {name: notes.once(name) for name in notes.notes}
+
+
+class Operations(TorchDispatchMode):
+    """Collects what is computed, but for copies into the parts that a listener keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.done = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.done.append((str(function), [tuple(a.shape) for a in args if isinstance(a, torch.Tensor)]))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_listener_hears_of_the_path_that_runs_and_changes_nothing(towers, monkeypatch, make, protocol):
     monkeypatch.setattr(reduce, "TILE_CPU", 1 << 10)
     monkeypatch.setattr(labeller_module, "CHUNK_CPU", 1)  # one query at a time
-    method, notes = make(towers), {}
-    heard = Labeller(method, protocol, [QUERIES]).label_resized(IMAGE, (300, 260), note=notes.__setitem__)[0]
-    assert {"full_scores", "probabilities", "labels_raw"} <= set(notes)
-    assert np.array_equal(heard, label(method, protocol)) and len(np.unique(heard)) > 1
+    method = make(towers)
+    with Operations() as alone:
+        expected = label(method, protocol)
+    with Operations() as watched:
+        Labeller(method, protocol, [QUERIES]).label_resized(IMAGE, (300, 260), note=lambda name, value: None)
+    assert watched.done == alone.done
+    labels, notes = heard(method, protocol)
+    assert np.array_equal(labels, expected) and len(np.unique(labels)) > 1
+    assert {"merged_scores", "full_scores", "labels_raw", "labels"} <= set(notes)
+    assert ("refined_scores" in notes) == (protocol.refine == "pamr")
+    full = enlarge(notes["merged_scores"], (300, 260))
+    assert torch.equal(notes["full_scores"], full)  # put together of its parts
+    final = notes.get("refined_scores", full)
+    decision = Decision(protocol.logit_scale, protocol.prob_thd, QUERIES.background)
+    p = method.probabilities(final, QUERIES, decision)
+    if "probabilities" in notes:
+        torch.testing.assert_close(notes["probabilities"], p)
+    two = p.topk(2, 0).values
+    sure = (two[0] - two[1] > 1e-5) & ((two[0] - protocol.prob_thd).abs() > 1e-5)
+    assert sure.double().mean() > 0.9
+    assert torch.equal(notes["labels_raw"][sure], decide(p, decision)[sure])
+
+
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("refine", ["", "pamr"])
+def test_the_labels_do_not_depend_on_tiles_and_chunks(towers, monkeypatch, make, refine):
+    method, protocol = make(towers), Protocol(crop=64, stride=40, refine=refine, pamr_iterations=2)
+    expected = label(method, protocol)
+    monkeypatch.setattr(reduce, "TILE_CPU", 1 << 10)
+    monkeypatch.setattr(labeller_module, "CHUNK_CPU", 1)
+    assert np.array_equal(label(method, protocol), expected)
+
+
+@pytest.mark.parametrize("crop", [0, 64])
+def test_pixels_below_the_threshold_go_to_the_background_wherever_it_stands(towers, crop):
+    protocol = Protocol(crop=crop, stride=40, prob_thd=0.3)
+    first = Labeller(MaskCLIP(towers), protocol, [QUERIES]).label_resized(IMAGE, (300, 260))[0]
+    turned = Queries(QUERIES.embeddings.roll(-2, 0), torch.tensor([0, 1, 1, 1, 2, 3, 3]), background=3)
+    last = Labeller(MaskCLIP(towers), protocol, [turned]).label_resized(IMAGE, (300, 260))[0]
+    assert np.mean((first + 3) % 4 == last) > 0.9999 and np.mean(first == 0) > 0.01
+    without = label(MaskCLIP(towers), Protocol(crop=crop, stride=40))
+    assert np.mean(first == without) < 0.99  # the threshold does something
+
+
+def test_a_vocabulary_without_background_has_no_threshold_which_is_said_once(towers, caplog):
+    say_once.cache_clear()
+    nameless, thresholded = QUERIES._replace(background=None), Protocol(crop=64, stride=40, prob_thd=0.3)
+    found = [Labeller(MaskCLIP(towers), thresholded, [nameless]).label_resized(IMAGE, (300, 260))[0] for _ in range(2)]
+    assert np.array_equal(found[0], label(MaskCLIP(towers), Protocol(crop=64, stride=40)))
+    assert [r.message for r in caplog.records] == [
+        "prob_thd = 0.3 is not used: the classes have no background, to which pixels below it would go; name one "
+        "(background in the card), or set prob_thd=0"
+    ]
+    SCLIP(towers, SCLIPParams(area_thd=0.2)).map_queries(nameless)
+    assert "area_thd = 0.2 is not used" in caplog.records[-1].message
 
 
 def test_no_map_of_all_queries_exists_at_full_size(towers, monkeypatch):
     sizes = []
     monkeypatch.setattr(reduce, "TILE_CPU", 1 << 10)
-    decide = reduce.decide_queries
-    monkeypatch.setattr(labeller_module, "decide_queries", lambda s, *more: sizes.append(s.numel()) or decide(s, *more))
+    monkeypatch.setattr(labeller_module, "CHUNK_CPU", 300 * 260)
+    add = reduce.Leading.add
+    monkeypatch.setattr(reduce.Leading, "add", lambda self, s: sizes.append(s.numel()) or add(self, s))
     label(MaskCLIP(towers), Protocol(crop=64, stride=40))
     assert max(sizes) <= 7 * 8 * 64 and sum(sizes) == 7 * 300 * 260
+    sizes.clear()
+    label(MaskCLIP(towers), Protocol(crop=64, stride=40, refine="pamr", pamr_iterations=1))
+    assert sizes == [300 * 260] * 7  # a query at a time
 
 
 class LittleMemory(MaskCLIP):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ovbench.engine import pamr as module
-from ovbench.engine.pamr import PAMR, affinities, pamr
+from ovbench.engine.pamr import affinities, pamr
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench" / "pamr.py"
 
@@ -73,6 +73,6 @@ def test_scores_do_not_cross_an_edge():
 def test_inputs_are_left_alone_and_no_iterations_change_nothing():
     scores, guide = inputs(2, 10, 10)
     before = scores.clone(), guide.clone()
-    PAMR(iterations=2, dilations=(1,))(scores, guide)
+    pamr(scores, guide, (1,), 2)
     assert torch.equal(scores, before[0]) and torch.equal(guide, before[1])
-    assert torch.equal(PAMR(iterations=0)(scores, guide), scores)
+    assert torch.equal(pamr(scores, guide, (1,), 0), scores)

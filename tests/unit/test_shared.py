@@ -203,7 +203,7 @@ def test_slots_depend_on_the_map_alone():
 def test_several_vocabularies_in_one_pass(towers):
     ours = labeller(MaskCLIP(towers))
     few = Queries(QUERIES.embeddings[:2], torch.arange(2))
-    ours.add_vocabulary(few, ours.decisions[0])
+    ours.add_vocabulary(few, PROTOCOL)
     way = SharedBatches(ours, 8)
     found = {o.number: o.labels for o in itertools.chain(*(way.add(n, IMAGES[n]) for n in range(6)), way.rest())}
     alone = labeller(MaskCLIP(towers))

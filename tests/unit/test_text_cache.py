@@ -12,14 +12,14 @@ from safetensors.torch import save
 from ovbench import cache
 from ovbench.backbones.text import TextEncoder
 from ovbench.engine import queries
-from ovbench.errors import InputError
+from ovbench.errors import InputError, say_once
 from ovbench.weights import Loaded, load_backbone
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path))
-    queries._say_once.cache_clear()
+    say_once.cache_clear()
     return tmp_path / "text"
 
 
@@ -70,7 +70,7 @@ def test_entries_of_others_are_skipped_with_one_warning(folder, clip, monkeypatc
 def test_a_cache_that_is_a_file_costs_one_warning(tmp_path, monkeypatch, clip, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "file"))
-    queries._say_once.cache_clear()
+    say_once.cache_clear()
     assert torch.equal(embedded(clip), embedded(clip))
     assert caplog.text.count("not kept") == 1
 
