@@ -15,7 +15,6 @@ def main() -> None:
     from ovbench.cli import ReaderGone, cli
     from ovbench.errors import OvbenchError, Terminated, first_line
     from ovbench.places import ensure_home
-    from ovbench.plugins import plugin_line
 
     ensure_home()
     signal.signal(signal.SIGTERM, _terminate)
@@ -37,6 +36,8 @@ def main() -> None:
     except (Exception, SystemExit) as error:
         if os.environ.get("OVBENCH_DEBUG"):
             raise
+        from ovbench.plugins import plugin_line
+
         text = first_line(error)
         if place := plugin_line(error):
             sys.exit(_fail(f"a plug-in failed: {type(error).__name__}: {text} ({place})", 3))

@@ -16,6 +16,7 @@ import torch
 from ovbench.config import resolve
 from ovbench.data.card import load_card
 from ovbench.data.read import open_dataset
+from ovbench.engine.blame import blame
 from ovbench.engine.shared import SharedBatches
 from ovbench.errors import OvbenchError
 from ovbench.methods.base import Batch
@@ -76,7 +77,7 @@ def _outcome(check: Callable[[Bench], tuple[str, str]], bench: Bench) -> tuple[s
     except OvbenchError as error:
         return "fail", str(error)
     except Exception as error:  # whatever a method under test raises is its result
-        return "fail", f"{type(error).__name__}: {error}"
+        return "fail", str(blame(error, bench.segmentor.method))
 
 
 def _verdict(holds: bool, good: str, bad: str) -> tuple[str, str]:

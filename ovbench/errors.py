@@ -6,6 +6,7 @@ import difflib
 import functools
 import importlib
 import logging
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,14 +82,18 @@ def _lines(error: BaseException) -> list[tuple[str, int | None]]:
     return [(file, line) for file, line in lines if not file.startswith("<")]
 
 
+def is_own(path: Path, home: Path) -> bool:
+    """Whether a file is ``home`` or below it, and no part of a Python or of packages that are installed below it."""
+    if path == home or not path.is_relative_to(home):
+        return path == home
+    pythons = {Path(sys.prefix), Path(sys.base_prefix)}
+    installed = any(path.is_relative_to(python) and python.is_relative_to(home) for python in pythons)
+    return not installed and not {"site-packages", "dist-packages"} & set(path.relative_to(home).parts)
+
+
 def line_below(error: BaseException, home: Path) -> str | None:
-    """The last line that ran or could not be compiled in a file or below a folder, as "FILE, line N"; None if there is
-    none. Packages installed below the folder do not count."""
-    for file, line in reversed(_lines(error)):
-        path = Path(file)
-        if path == home or (path.is_relative_to(home) and "site-packages" not in path.relative_to(home).parts):
-            return f"{file}, line {line}"
-    return None
+    """The last line that ran or could not be compiled in a file that `is_own`, as "FILE, line N", or None."""
+    return next((f"{file}, line {line}" for file, line in reversed(_lines(error)) if is_own(Path(file), home)), None)
 
 
 def last_line(error: BaseException, skip: Path) -> str | None:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -73,6 +74,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE, stdout=2, pass_fds=[there.fileno()], env=env,
             )  # fmt: skip
         self.connection = Connection(here.detach())
+        self.close = weakref.finalize(self, _end, self.connection, self.process)
         self._send({"name": name, "path": sys.path})
 
     def ask(self, what: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class WorkerProcess:
         try:
             return self.connection.recv_bytes()
         except (EOFError, OSError):
-            raise Crashed(self._end()) from None
+            raise Crashed(self._how_it_ended()) from None
 
     def _send(self, request: dict[str, Any], payload: bytes = b"") -> None:
         try:
@@ -96,9 +98,9 @@ class WorkerProcess:
             if payload:
                 self.connection.send_bytes(payload)
         except OSError:
-            raise Crashed(self._end()) from None
+            raise Crashed(self._how_it_ended()) from None
 
-    def _end(self) -> str:
+    def _how_it_ended(self) -> str:
         self.close()
         code = self.process.returncode
         if code >= 0:
@@ -106,19 +108,16 @@ class WorkerProcess:
         hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
         return f"its process was ended by {signal.Signals(-code).name}{hint}"
 
-    def close(self) -> None:
-        """End the process."""
-        self.connection.close()
-        self.process.stdin.close()
-        try:
-            self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
-    def __del__(self) -> None:
-        if getattr(self, "process", None) is not None and self.process.poll() is None:
-            self.close()
+def _end(connection: Connection, process: subprocess.Popen) -> None:
+    """End a worker: it does so by itself once nobody speaks to it."""
+    connection.close()
+    process.stdin.close()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 class Foreign(Method):

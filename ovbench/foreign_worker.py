@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ovbench.errors import OvbenchError, UsageError, first_line, line_below
+from ovbench.errors import OvbenchError, UsageError, first_line, is_own, line_below
 
 CLASSES = "{classes}"
 NOT_SETTINGS = ("self", "device", "data_preprocessor", "init_cfg")
@@ -65,11 +65,9 @@ class Home:
         files = {}
         for module in list(sys.modules.values()):
             path = Path(getattr(module, "__file__", None) or "")
-            if not path.is_relative_to(self.folder) or not path.is_file():
-                continue
-            relative = path.relative_to(self.folder)
-            if not set(INSTALLED) & set(relative.parts):
-                files[relative.as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+            if is_own(path, self.folder) and path.is_file():
+                relative = path.relative_to(self.folder).as_posix()
+                files[relative] = hashlib.sha256(path.read_bytes()).hexdigest()
         return dict(sorted(files.items()))
 
 

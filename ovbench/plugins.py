@@ -33,7 +33,7 @@ def load_method(name: str) -> Any:
     file = _source_file(place)
     if place.endswith(".py") and not file.is_file():
         raise InputError(f'no file "{file.name}"', where=str(file.parent), fix="check the path")
-    if file is None and importlib.util.find_spec(place.partition(".")[0]) is None:
+    if file is None and _spec(place.partition(".")[0]) is None:
         raise InputError(f'cannot import "{place}"', fix="set PYTHONPATH, or give FILE.py:Class")
     if not _imports_ovbench(file):
         stand_in = _described(name, _stamp(file))
@@ -73,7 +73,7 @@ def _source_file(place: str) -> Path | None:
     if place.endswith(".py"):
         return Path(place).expanduser().resolve()
     top, *below = place.split(".")
-    spec = importlib.util.find_spec(top) if top else None
+    spec = _spec(top)
     if spec is None:
         return None
     if not below:
@@ -85,6 +85,13 @@ def _source_file(place: str) -> Path | None:
     return None
 
 
+def _spec(top: str) -> Any:
+    try:
+        return importlib.util.find_spec(top)
+    except ValueError:  # no name, or that of the running program
+        return None
+
+
 def _imports_ovbench(file: Path | None) -> bool:
     """Whether the file names ovbench, as a `Method` does; otherwise its modules are kept out of this process."""
     return file is not None and any(name.partition(".")[0] == "ovbench" for name in _imported_names(file))
@@ -94,7 +101,7 @@ def _imported_names(file: Path) -> set[str]:
     """Every module that a file names in an import, wherever that stands in it."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, OSError) as error:
         where = f"{file}, line {getattr(error, 'lineno', None) or 1}"
         raise InputError(f"cannot import the file: {type(error).__name__}: {first_line(error)}", where=where) from None
     names = set()
