@@ -7,15 +7,10 @@ keys are first names of classes or any of their queries; it lies in ``configs/de
 from __future__ import annotations
 
 import ast
-import json
-import os
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ovbench.errors import InputError, UsageError
 from ovbench.places import cache_root
@@ -29,8 +24,6 @@ PROMPT = (
     " sentence. No numbering, no introduction."
 )
 OFFICIAL_MODEL = "vicuna-13b (FreeCP's prompts)"
-KEY_VARIABLE = "OVBENCH_LLM_KEY"
-SECONDS_TO_WAIT = 300
 
 
 @dataclass(frozen=True)
@@ -177,39 +170,6 @@ def sentences_of(answer: str, name: str) -> list[str]:
     if not found:
         raise InputError(f'the model gave no sentence for "{name}"', fix="repeat, or choose another --llm or --prompt")
     return found
-
-
-def server(base_url: str, model: str) -> Callable[[str], str]:
-    """A model behind an OpenAI-compatible server; the key, if it wants one, is read from ``$OVBENCH_LLM_KEY``."""
-    url = base_url.rstrip("/") + "/chat/completions"
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f'"{base_url}" is no address', where="--base-url", fix="give it as http://host:port/v1")
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get(KEY_VARIABLE):
-        headers["Authorization"] = f"Bearer {key}"
-
-    def ask(prompt: str) -> str:
-        content = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": prompt}]}
-        request = urllib.request.Request(url, json.dumps(content).encode(), headers)
-        try:
-            with urllib.request.urlopen(request, timeout=SECONDS_TO_WAIT) as reply:
-                return _answer(json.load(reply), url)
-        except urllib.error.HTTPError as error:
-            detail = error.read(300).decode("utf-8", "replace").strip()
-            fix = f"set {KEY_VARIABLE}" if error.code in (401, 403) else "check --llm and --base-url"
-            raise InputError(f"the server answered {error.code}: {detail}", where=url, fix=fix) from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise InputError(f"the server cannot be used: {reason}", where=url, fix="check --base-url") from error
-
-    return ask
-
-
-def _answer(reply: Mapping[str, Any], url: str) -> str:
-    try:
-        return str(reply["choices"][0]["message"]["content"])
-    except (KeyError, IndexError, TypeError) as error:
-        raise InputError("the answer is not that of an OpenAI-compatible server", where=url) from error
 
 
 def local(model: str, device: str = "cpu") -> Callable[[str], str]:

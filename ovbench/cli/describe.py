@@ -52,12 +52,13 @@ def describe(
     from ovbench.data.card import load_card, vocabulary
     from ovbench.env import choose_device
     from ovbench.places import cache_root
+    from ovbench.training.chat import ChatClient
 
     card = load_card(dataset)
     described = (words for number, words in enumerate(vocabulary(card, names)) if number != card.background)
     classes = [query for words in described for query in words][:limit]
     path = out or cache_root() / "descriptions" / f"{card.name}.json"
-    ask = library.server(base_url, llm) if base_url else library.local(llm, str(choose_device(device)))
+    ask = ChatClient(base_url, llm) if base_url else library.local(llm, str(choose_device(device)))
     made = library.describe(
         classes, ask, path, vocabulary=card.name, model=llm, count=count, prompt=prompt or library.PROMPT,
         progress=lambda name, sentences: click.echo(f"{name}: {sentences} sentences", err=True),

@@ -22,7 +22,7 @@ def reference() -> None:
 @click.option("--images", required=True, metavar="DIR|mini", help="Folder of images, or the training world of mini.")
 @click.option(
     "--captions", metavar="SOURCE",
-    help="Folder of NAME.txt, .jsonl (image_id, caption), COCO captions .json, transformers:MODEL or openai:MODEL.",
+    help="Folder of NAME.txt, COCO .json, .jsonl or .csv (image, caption), transformers:MODEL or openai:MODEL.",
 )  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the set.")
 @click.option("--like", metavar="NAME", help="Benchmark whose settings of reme are used.  [default: coco-stuff]")

@@ -49,8 +49,8 @@ def train() -> None:
 def talk2dino(as_json: bool, **arguments: Any) -> int:
     """Train psi of Talk2DINO: CLIP's words into the patch space of a DINO.
 
-    The features of the frozen backbones are computed once and kept in the cache. Ended at any point and repeated, the
-    command goes on where it stopped. With torchrun, several processes share the work.
+    The features of the frozen backbones are computed once and kept in the cache. An interrupted command resumes when
+    it is repeated. With torchrun, all processes compute features; rank 0 alone trains.
 
     \b
     ovbench train talk2dino --images coco/train2014 --captions coco/annotations/captions_train2014.json
@@ -68,9 +68,11 @@ def talk2dino(as_json: bool, **arguments: Any) -> int:
         click.echo(f"planned: {planned.describe()}", err=True)
     card = run(planned, team)
     team.leave()
-    if team.leads and as_json:
+    if card is None:  # another process trains
+        return 0
+    if as_json:
         click.echo(json.dumps(card, indent=1))
-    elif team.leads:
+    else:
         click.echo(f"psi: {job.out / PSI} (card {job.out / CARD}, loss curve {job.out / CURVE})")
         first, *_, last = card["cross_entropy"] * 2
         click.echo(f"cross-entropy: {first:.4g} nats in the first epoch, {last:.4g} in the last")

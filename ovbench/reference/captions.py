@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,14 +13,13 @@ import numpy as np
 from ovbench.errors import InputError, UsageError, first_line
 from ovbench.reference.parts import Picture
 from ovbench.resources import shipped
+from ovbench.training.caption_files import index_captions
+from ovbench.training.chat import ChatClient
 
 Captioner = Callable[[Picture], list[str]]
 MAX_TOKENS = 256
-ATTEMPTS = 5
-PATIENCE_S = 120.0
-BUSY = (408, 429, 500, 502, 503, 504)
 HOW = (
-    "give a folder of NAME.txt, a .jsonl with image_id and caption, a COCO captions .json, "
+    "give a folder of NAME.txt, COCO captions (.json), a .jsonl or .csv with image and caption, "
     "transformers:MODEL or openai:MODEL"
 )
 
@@ -61,10 +55,8 @@ def open_captions(source: str, prompt: str, *, base_url: str = "", device: str =
     path = Path(source)
     if path.is_dir():
         return lambda picture: _folder(path, picture)
-    if path.suffix == ".jsonl":
-        return _jsonl(path)
-    if path.suffix == ".json":
-        return _coco(path)
+    if path.suffix.lower() in (".json", ".jsonl", ".csv"):
+        return _file(path)
     raise UsageError(f'"{source}" is no source of captions', fix=HOW)
 
 
@@ -85,59 +77,17 @@ def _folder(folder: Path, picture: Picture) -> list[str]:
         raise InputError(f"cannot read the captions: {first_line(error)}", where=str(path)) from None
 
 
-def _jsonl(path: Path) -> Captioner:
-    """Only the places of the lines are kept in memory."""
-    places: dict[str, list[int]] = {}
-    file = path.open("rb")
-    place = 0
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            places.setdefault(_name(_row(line, path, number)["image_id"]), []).append(place)
-        place += len(line)
+def _file(path: Path) -> Captioner:
+    captions = index_captions(path, key=_name)
 
-    def captions(picture: Picture) -> list[str]:
-        found = []
-        for key in _keys(picture):
-            for start in places.get(key, ()):
-                file.seek(start)
-                value = json.loads(file.readline())["caption"]
-                found += value if isinstance(value, list) else [value]
-        return [text.strip() for text in found if isinstance(text, str) and text.strip()]
+    def named(picture: Picture) -> list[str]:
+        return captions(picture.id) or captions(picture.id.rpartition("/")[2])  # a file may leave out the folder
 
-    return captions
+    return named
 
 
-def _row(line: bytes, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        row["image_id"], row["caption"]
-        return row
-    except (ValueError, TypeError, KeyError):
-        raise InputError(
-            "not a JSON object with image_id and caption", where=f"{path}, line {number}", fix="repair this line"
-        ) from None
-
-
-def _coco(path: Path) -> Captioner:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        names = {image["id"]: _name(image["file_name"]) for image in document["images"]}
-        captions: dict[str, list[str]] = {}
-        for annotation in document["annotations"]:
-            captions.setdefault(names[annotation["image_id"]], []).append(annotation["caption"].strip())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"no COCO captions: {first_line(error)}", where=str(path)) from None
-    return lambda picture: next((captions[key] for key in _keys(picture) if key in captions), [])
-
-
-def _keys(picture: Picture) -> list[str]:
-    """Names by which a file may know an image: its id, or the id's last part."""
-    return list(dict.fromkeys((picture.id, picture.id.rpartition("/")[2])))
-
-
-def _name(value: Any) -> str:
+def _name(text: str) -> str:
     """An image's name without the suffix of its file."""
-    text = str(value)
     stem, dot, suffix = text.rpartition(".")
     return stem if dot and suffix.lower() in ("jpg", "jpeg", "png", "webp", "bmp") else text
 
@@ -177,49 +127,16 @@ def _transformers(model: str, prompt: str, device: str) -> Captioner:
 
 
 def _server(model: str, prompt: str, base_url: str) -> Captioner:
-    """Any server that speaks the chat completions of OpenAI; its key, if it wants one, is in OVBENCH_LLM_KEY."""
     if not base_url:
         raise UsageError("no address of the server", fix="give --base-url, for example http://localhost:8000/v1")
-    url = base_url.rstrip("/") + "/chat/completions"
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("OVBENCH_LLM_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
+    ask = ChatClient(base_url, model, MAX_TOKENS)
 
     def captions(picture: Picture) -> list[str]:
-        content = [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {"url": _data_url(picture)}}]
-        question = {
-            "model": model, "messages": [{"role": "user", "content": content}], "temperature": 0,
-            "max_tokens": MAX_TOKENS,
-        }  # fmt: skip
-        answer = _ask(urllib.request.Request(url, json.dumps(question).encode(), headers))
-        try:
-            text = answer["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
-            raise InputError("the server's answer is no chat completion", where=url) from None
-        return [text.strip()] if isinstance(text, str) and text.strip() else []  # null where a model refuses
+        image = {"type": "image_url", "image_url": {"url": _data_url(picture)}}
+        answer = ask([{"type": "text", "text": prompt}, image])
+        return [answer] if answer else []
 
     return captions
-
-
-def _ask(request: urllib.request.Request) -> Any:
-    for attempt in range(ATTEMPTS):
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
-                return json.load(response)
-        except urllib.error.HTTPError as error:
-            reason, again = f"{error.code} {error.reason}", error.code in BUSY
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-            reason, again = first_line(error), True
-        except ValueError:
-            reason, again = "it sends no JSON", False
-        if not again:
-            break
-        if attempt + 1 < ATTEMPTS:
-            time.sleep(min(2**attempt * 0.5, 8.0))
-    raise InputError(
-        f"the caption server does not answer: {reason}", where=request.full_url,
-        fix="check its address; run the same command again to go on",
-    )  # fmt: skip
 
 
 def _data_url(picture: Picture) -> str:

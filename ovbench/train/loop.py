@@ -16,13 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ovbench.backbones.psi import Psi
-from ovbench.engine.share import Team
 from ovbench.errors import InputError
 from ovbench.results.store import write_bytes
 from ovbench.train.contrast import LOGIT_SCALE, false_negatives, info_nce, select_heads, unit
 from ovbench.train.features import Rows
 from ovbench.train.recipe import Recipe
-from ovbench.train.team import add_gradients, gather, shares
 
 STEPS_A_CHECKPOINT = 1000
 
@@ -42,7 +40,7 @@ class Features:
 
 @dataclass
 class Batch:
-    """This process' share of a step: features of its pairs, and the numbers of all pairs of the step."""
+    """The pairs of one step: their features and their numbers."""
 
     images: Tensor
     texts: Tensor
@@ -66,15 +64,14 @@ class Training:
 
 
 class PairFeatures(Dataset):
-    """Features of pairs by their numbers, a whole batch at a time, the share of one process of each."""
+    """Features of pairs by their numbers, a whole batch at a time."""
 
-    def __init__(self, features: Features, team: Team):
-        self.features, self.team = features, team
+    def __init__(self, features: Features):
+        self.features = features
 
     def __getitem__(self, pairs: list[int]) -> Batch:
-        everyone = torch.tensor(pairs)
-        own = everyone[shares(len(pairs), self.team)[self.team.rank]]
-        return Batch(self.features.images[self.features.image_of[own]], self.features.texts[own], everyone)
+        numbers = torch.tensor(pairs)
+        return Batch(self.features.images[self.features.image_of[numbers]], self.features.texts[numbers], numbers)
 
 
 class Order(Sampler):
@@ -118,12 +115,11 @@ def make(psi: Psi, scale: Tensor, recipe: Recipe, steps: int) -> Training:
     return Training(psi, scale, optimiser, LambdaLR(optimiser, factors[recipe.schedule]))
 
 
-def cross_entropy(training: Training, batch: Batch, recipe: Recipe, features: Features | None, team: Team) -> Tensor:
-    """The loss of a step before any divisor, the same in every process; see `ovbench.train.contrast`."""
+def cross_entropy(training: Training, batch: Batch, recipe: Recipe, features: Features | None = None) -> Tensor:
+    """The loss of a step before any divisor; see `ovbench.train.contrast`."""
     text = unit(training.psi(batch.texts))
     chosen = select_heads(text, batch.images)
-    parts = shares(len(batch.pairs), team)
-    similarity = gather(text, parts, team) @ gather(chosen.vectors, parts, team).T
+    similarity = text @ chosen.vectors.T
     ignored = None
     if recipe.false_negatives == "masked" and features is not None:
         numbers = features.image_of[batch.pairs], features.words_of[batch.pairs]
@@ -131,13 +127,12 @@ def cross_entropy(training: Training, batch: Batch, recipe: Recipe, features: Fe
     return info_nce(similarity, training.scale.exp(), ignored=ignored)
 
 
-def take_step(training: Training, batch: Batch, recipe: Recipe, features: Features | None, team: Team) -> float:
+def take_step(training: Training, batch: Batch, recipe: Recipe, features: Features | None = None) -> float:
     """One update of psi; its loss."""
     training.optimiser.zero_grad(set_to_none=True)
-    entropy = cross_entropy(training, batch, recipe, features, team)
+    entropy = cross_entropy(training, batch, recipe, features)
     loss = entropy / len(batch.pairs) ** 2 if recipe.loss_divisor == "batch_squared" else entropy
     loss.backward()
-    add_gradients(list(training.psi.parameters()), team)
     training.optimiser.step()
     training.schedule.step()
     training.losses.append(float(entropy.detach()))
@@ -149,7 +144,6 @@ def train(
     recipe: Recipe,
     checkpoint: Checkpoint,
     *,
-    team: Team,
     device: str = "cpu",
     advance: Callable[[Training], None] = lambda training: None,
 ) -> Training:
@@ -159,14 +153,14 @@ def train(
     training = start(recipe, features.texts.shape[-1], features.images.shape[-1], steps, device)
     checkpoint.load(training, device)
     order = Order(len(features), recipe, training.step)
-    loader = DataLoader(PairFeatures(features, team), sampler=order, batch_size=None)
+    loader = DataLoader(PairFeatures(features), sampler=order, batch_size=None)
     for batch in loader:
         batch.images, batch.texts = batch.images.to(device), batch.texts.to(device)
-        take_step(training, batch, recipe, features, team)
+        take_step(training, batch, recipe, features)
         if not math.isfinite(training.losses[-1]):
             raise InputError(f"the loss became {training.losses[-1]} in step {training.step}", fix="lower --set lr=")
         ends = training.step % order.steps_an_epoch == 0
-        if team.leads and (ends or training.step % STEPS_A_CHECKPOINT == 0):
+        if ends or training.step % STEPS_A_CHECKPOINT == 0:
             checkpoint.save(training)
         advance(training)
     return training
@@ -174,7 +168,7 @@ def train(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file that a training goes on from, and what it belongs to: plain data about recipe, features and team."""
+    """The file that a training goes on from, and what it belongs to: plain data about recipe and features."""
 
     path: Path
     belongs_to: dict[str, Any]

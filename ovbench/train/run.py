@@ -19,7 +19,7 @@ from ovbench.config import override_pairs
 from ovbench.engine.share import Team
 from ovbench.errors import InputError, UsageError, unknown
 from ovbench.results.store import write_bytes, write_json
-from ovbench.train.captions import Pairs, Unpaired, pair, read_captions
+from ovbench.train.captions import Pairs, Unpaired, pair
 from ovbench.train.features import (
     Part,
     Rows,
@@ -33,6 +33,7 @@ from ovbench.train.loop import Checkpoint, Features, Order, Training, train
 from ovbench.train.plot import loss_curve
 from ovbench.train.recipe import Recipe, load_recipe
 from ovbench.train.team import wait_for
+from ovbench.training.caption_files import read_captions
 from ovbench.weights import Loaded, load_backbone, missing_weights
 
 PSI, CARD, CURVE, CHECKPOINT, UNPAIRED = "psi.safetensors", "psi.json", "loss.png", "checkpoint.pt", "unpaired.txt"
@@ -125,31 +126,36 @@ def _settle(job: Job, pairs: Pairs, unpaired: Unpaired, team: Team) -> None:
         )  # fmt: skip
 
 
-def run(planned: Planned, team: Team) -> dict[str, Any]:
-    """Compute what features are missing, train, and write the results; the card."""
+def run(planned: Planned, team: Team) -> dict[str, Any] | None:
+    """Compute the missing features in all processes; in rank 0 train, write the results, and return the card."""
     job, began = planned.job, time.time()
-    if job.fresh and team.leads:
+    encode(planned, team)
+    if not team.leads:
+        return None
+    if job.fresh:
         (job.out / CHECKPOINT).unlink(missing_ok=True)
-    features = encode(planned, team)
+    features = load_features(planned)
     data = _data(planned, features)
     checkpoint = Checkpoint(job.out / CHECKPOINT, _identity(planned, data))
     steps = len(Order(len(features), planned.recipe))
-    with tqdm(total=steps, desc="psi", unit="step", disable=not team.leads) as bar:
+    with tqdm(total=steps, desc="psi", unit="step") as bar:
 
         def advance(training: Training) -> None:
             bar.update(training.step - bar.n)
             bar.set_postfix(loss=f"{training.losses[-1]:.3g}", refresh=False)
 
-        training = train(features, planned.recipe, checkpoint, team=team, device=planned.device, advance=advance)
+        training = train(features, planned.recipe, checkpoint, device=planned.device, advance=advance)
     training.psi.trained_with = {"clip": planned.clip.sha256, "dinov2": planned.tower.sha256}
-    card = _card(planned, data, training, seconds=time.time() - began, team=team)
-    if team.leads:
-        publish(job.out, training, card)
+    card = _card(planned, data, training, seconds=time.time() - began)
+    publish(job.out, training, card)
     return card
 
 
-def encode(planned: Planned, team: Team) -> Features:
-    """The features of all images and captions; those that are not in the cache are computed, each process its share."""
+def encode(planned: Planned, team: Team) -> None:
+    """Compute the features of images and captions that the cache lacks, divided among the processes.
+
+    Rank 0 returns when all of them exist, another process when its own do.
+    """
     pairs, recipe = planned.pairs, planned.recipe
     images, captions = team.agree((absent(planned.image_parts), absent(planned.caption_parts)))
     for part in (*images, *captions) if team.leads else ():
@@ -162,7 +168,13 @@ def encode(planned: Planned, team: Team) -> Features:
         )  # fmt: skip
     with _bar(captions, "captions", team) as bar:
         compute_captions(pairs, team.take(captions), planned.clip.text, advance=bar.update)
-    wait_for([part.path for part in (*images, *captions)])
+    if team.leads:
+        wait_for([part.path for part in (*images, *captions)])
+
+
+def load_features(planned: Planned) -> Features:
+    """Return the features of all pairs from the cache."""
+    pairs = planned.pairs
     numbers = {text: number for number, text in enumerate(dict.fromkeys(pairs.texts))}
     return Features(
         Rows(planned.image_parts),
@@ -202,7 +214,7 @@ def _identity(planned: Planned, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _card(planned: Planned, data: dict[str, Any], training: Training, seconds: float, team: Team) -> dict[str, Any]:
+def _card(planned: Planned, data: dict[str, Any], training: Training, seconds: float) -> dict[str, Any]:
     steps = Order(len(planned.pairs.texts), planned.recipe).steps_an_epoch
     epochs = [training.losses[i : i + steps] for i in range(0, len(training.losses), steps)]
     return {
@@ -220,7 +232,6 @@ def _card(planned: Planned, data: dict[str, Any], training: Training, seconds: f
         "versions": env.versions(),
         "git": env.git_revision(),
         "device": env.device_name(planned.device),
-        "processes": team.size,
         "seconds": round(seconds, 1),
     }
 

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from ovbench.data.mini.write import write_training
 
+ONE_IMAGE_A_FILE = """
+from ovbench.__main__ import main
+from ovbench.train import features
+features.IMAGES_A_PART = 1
+main()
+"""
 FAST = ("--recipe", "mini", "--device", "cpu", "--set", "side=64", "--set", "epochs=2", "--set", "batch=8")
 
 
@@ -55,6 +65,32 @@ def test_train_leaves_psi_its_card_and_the_curve_and_psi_serves_eval(train, ovbe
     )
     assert evaluated.code == 0, evaluated.err
     assert evaluated.json()["weights"]["psi"]["name"].endswith("psi.safetensors")
+
+
+@pytest.mark.slow
+def test_two_processes_divide_the_features_and_train_one_psi(train, data, tmp_path):
+    assert train().code == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+        "OVBENCH_CACHE": str(tmp_path / "cache"),
+    }  # fmt: skip
+    command = [
+        sys.executable, "-c", ONE_IMAGE_A_FILE, "train", "talk2dino", "--images", data / "images" / "train",
+        "--captions", data / "captions_train.json", "--out", tmp_path / "two", *FAST, "--json",
+    ]  # fmt: skip
+    running = [
+        subprocess.Popen([*map(str, command)], env=environment | {"RANK": rank}, stdout=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    printed = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0] and printed[1] == ""
+    card = json.loads((tmp_path / "out" / "psi.json").read_text())
+    both = json.loads(printed[0])
+    assert both["data"] == card["data"] and both["cross_entropy"] == pytest.approx(card["cross_entropy"], rel=1e-4)
+    assert len(list((tmp_path / "cache" / "features").glob("images-*"))) == 4
 
 
 @pytest.mark.slow

@@ -262,7 +262,7 @@ def test_filters_that_leave_nothing_are_an_error(built, tmp_path):
         ("empty", "c.jsonl", "no image in"),
         ("images", "nothing.jsonl", "no captions at"),
         ("images", "torn.jsonl", "line 2"),
-        ("images", "torn.json", "no COCO captions"),
+        ("images", "torn.json", "not a COCO captions file"),
     ],
 )
 def test_missing_and_malformed_input(tmp_path, images, source, message):
@@ -301,7 +301,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr("ovbench.reference.captions.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("ovbench.training.chat.time.sleep", lambda seconds: None)
     http = HTTPServer(("127.0.0.1", 0), Server)
     Server.answers, Server.asked = [], []
     thread = threading.Thread(target=http.serve_forever, daemon=True)
@@ -323,7 +323,8 @@ def test_a_caption_server_is_asked_again_when_it_is_busy(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"), [((401, {}), "401"), ((200, {"choices": []}), "no chat completion"), ((200, "x"), "no chat")]
+    ("answer", "message"),
+    [((401, {}), "401"), ((200, {"choices": []}), "not a chat completion"), ((200, "x"), "not a chat completion")],
 )
 def test_a_caption_server_that_refuses_is_named(server, tmp_path, answer, message):
     draw(tmp_path, ["a"])
@@ -373,8 +374,11 @@ def test_captions_as_files_and_as_coco(tmp_path):
     (tmp_path / "coco.json").write_text(json.dumps(document))
     coco = open_captions(str(tmp_path / "coco.json"), "")
     assert coco(Picture("sub/a", tmp_path)) == ["a dog"] and coco(Picture("b", tmp_path)) == []
+    (tmp_path / "both.csv").write_text("image,caption\na.jpg,a dog\nsub/a.jpg,a cat\n")
+    both = open_captions(str(tmp_path / "both.csv"), "")
+    assert both(Picture("sub/a", tmp_path)) == ["a cat"] and both(Picture("other/a", tmp_path)) == ["a dog"]
     with pytest.raises(UsageError, match="no source of captions"):
-        open_captions(str(tmp_path / "texts.csv"), "")
+        open_captions(str(tmp_path / "texts.xml"), "")
 
 
 def test_a_manifest_of_something_else(tmp_path):

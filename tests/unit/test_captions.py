@@ -5,7 +5,8 @@ import json
 import pytest
 
 from ovbench.errors import InputError
-from ovbench.train.captions import Caption, pair, read_captions
+from ovbench.train.captions import pair
+from ovbench.training.caption_files import Caption, index_captions, read_captions
 
 EXPECTED = [Caption("a.jpg", "a red ring"), Caption("b.jpg", 'a "ball", blue'), Caption("a.jpg", "grass")]
 
@@ -37,6 +38,25 @@ def test_a_line_may_hold_several_captions(tmp_path):
     assert [c.text for c in read_captions(tmp_path / "c.jsonl")] == ["one", "two"]
 
 
+def test_a_line_may_hold_a_line_separator_of_unicode(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"image": "a.jpg", "caption": "one\u2028two"}\n', encoding="utf-8")
+    assert read_captions(tmp_path / "c.jsonl") == [Caption("a.jpg", "one\u2028two")]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_form_is_looked_up_by_image(name, tmp_path):
+    (tmp_path / name).write_text(FILES[name])
+    captions = index_captions(tmp_path / name, key=lambda image: image.removesuffix(".jpg"))
+    assert captions("a") == ["a red ring", "grass"] and captions("b") == ['a "ball", blue'] and captions("c") == []
+
+
+def test_lines_of_one_image_are_looked_up_whole(tmp_path):
+    """With a byte order mark, ids that are numbers, several captions in a line, and blank ones."""
+    lines = '{"image_id": 7, "captions": ["o\u00f1e", " "]}', "", '{"image_id": 8, "caption": "x"}'
+    (tmp_path / "c.jsonl").write_text("\n".join((*lines, '{"image_id": 7, "caption": "two"}')), encoding="utf-8-sig")
+    assert index_captions(tmp_path / "c.jsonl", key=str)("7") == ["o\u00f1e", "two"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -46,12 +66,12 @@ def test_a_line_may_hold_several_captions(tmp_path):
         ("c.json", '{"images": [], "annotations": []}', "no captions in the file"),
         ("c.jsonl", '{"image": "a.jpg", "caption": "x"}\n{"image": ', "broken JSON in line 2"),
         ("c.jsonl", '{"image": "a.jpg"}', 'line 1 has no "caption"'),
-        ("c.jsonl", '{"image": "a.jpg", "caption": 3}', "must be texts"),
+        ("c.jsonl", '{"image": "a.jpg", "caption": 3}', "must be text"),
         ("c.jsonl", "3", 'line 1 has no "image"'),
         ("c.csv", "image,caption\na.jpg,a, b\n", "line 2 has another number of fields"),
         ("c.csv", "name,caption\na.jpg,a\n", 'line 2 has no "image"'),
         ("c.csv", 'image,caption\na.jpg,"a', "broken CSV in line 2"),
-        ("c.txt", "a", "no kind of captions file"),
+        ("c.txt", "a", "not a known format"),
     ],
 )
 def test_broken_files_say_where(name, text, message, tmp_path):

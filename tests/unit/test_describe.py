@@ -19,7 +19,6 @@ from ovbench.describe import (
     read_prompts,
     read_set,
     sentences_of,
-    server,
     write_set,
 )
 from ovbench.engine.queries import with_descriptions
@@ -27,6 +26,7 @@ from ovbench.errors import InputError, UsageError, say_once
 from ovbench.methods.base import Queries
 from ovbench.places import cache_root
 from ovbench.resources import shipped
+from ovbench.training.chat import KEY_VARIABLE, ChatClient
 
 
 class Stopped(Exception):
@@ -224,7 +224,7 @@ def test_the_command_with_a_server(endpoint, tmp_path, monkeypatch):
     from ovbench.cli.describe import describe as command
 
     url, seen = endpoint
-    monkeypatch.setenv(module.KEY_VARIABLE, "word")
+    monkeypatch.setenv(KEY_VARIABLE, "word")
     arguments = [
         "--dataset",
         "mini",
@@ -290,10 +290,46 @@ def test_a_local_model_answers_the_same_again(chat_model):
         module.local(str(chat_model / "absent"))
 
 
-def test_servers_that_cannot_be_used(endpoint):
+def test_servers_that_cannot_be_used(endpoint, monkeypatch):
+    monkeypatch.setattr("ovbench.training.chat.time.sleep", lambda seconds: None)
     with pytest.raises(InputError, match=r"404.*no such model"):
-        server(endpoint[0], "absent")("Describe a cat")
-    with pytest.raises(InputError, match="cannot be used"):
-        server("http://127.0.0.1:9/v1", "m")("Describe a cat")
-    with pytest.raises(UsageError, match="no address"):
-        server("localhost", "m")
+        ChatClient(endpoint[0], "absent")("Describe a cat")
+    with pytest.raises(InputError, match="does not answer"):
+        ChatClient("http://127.0.0.1:9/v1", "m")("Describe a cat")
+    with pytest.raises(UsageError, match="not the address of a server"):
+        ChatClient("localhost", "m")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_key_never_follows_a_redirect(endpoint, status, monkeypatch):
+    """Not to another host, and not to the same one either: a POST would arrive as a GET."""
+    monkeypatch.setenv(KEY_VARIABLE, "SECRET")
+    url, seen = endpoint
+
+    class Redirect(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(status)
+            self.send_header("Location", url.replace("127.0.0.1", "localhost") + "/chat/completions")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Redirect)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(InputError, match=r'redirects to "http://localhost.*; give the final address') as caught:
+            ChatClient(f"http://127.0.0.1:{http.server_port}/v1", "m")("Describe a cat")
+    finally:
+        http.shutdown()
+        http.server_close()
+    assert seen == [] and "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "schlüssel"])
+def test_a_key_that_no_header_can_hold_is_not_printed(endpoint, key, monkeypatch):
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(UsageError, match=KEY_VARIABLE) as caught:
+        ChatClient(endpoint[0], "m")("Describe a cat")
+    assert key not in str(caught.value) and endpoint[1] == []

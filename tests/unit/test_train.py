@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 from itertools import chain
 
 import numpy as np
@@ -15,7 +12,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn.functional import normalize
 
 from ovbench.backbones.dinov2 import Dinov2Vision
-from ovbench.engine.share import Team
 from ovbench.errors import InputError, UsageError
 from ovbench.train import features as feature_pass
 from ovbench.train.captions import Pairs
@@ -24,7 +20,6 @@ from ovbench.train.features import Rows, absent, compute_images, plan_images
 from ovbench.train.loop import Batch, Checkpoint, Features, Order, start, take_step, train
 from ovbench.train.plot import loss_curve
 from ovbench.train.recipe import Recipe, load_recipe
-from ovbench.train.team import shares
 
 RECIPE = Recipe(epochs=3, batch=8, lr=1e-2, schedule="cosine", temperature="learned", false_negatives="masked")
 
@@ -77,7 +72,7 @@ def test_the_divisor_is_the_squared_number_of_pairs():
     recipe, data = Recipe(epochs=1), features()
     batch = Batch(data.images[data.image_of], data.texts[torch.arange(21)], torch.arange(21))
     training = start(recipe, 5, 6, 1)
-    loss = take_step(training, batch, recipe, data, Team())
+    loss = take_step(training, batch, recipe, data)
     assert loss * 21**2 == pytest.approx(training.losses[0])
 
 
@@ -99,7 +94,7 @@ class Stop(Exception):
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(stop, tmp_path, monkeypatch):
     monkeypatch.setattr("ovbench.train.loop.STEPS_A_CHECKPOINT", 4)
     data = features()
-    whole = train(data, RECIPE, Checkpoint(tmp_path / "a.pt", {"data": "x"}), team=Team())
+    whole = train(data, RECIPE, Checkpoint(tmp_path / "a.pt", {"data": "x"}))
 
     def kill(training):
         if training.step == stop:
@@ -107,63 +102,30 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(stop, tmp_path, m
 
     checkpoint = Checkpoint(tmp_path / "b.pt", {"data": "x"})
     with pytest.raises(Stop):
-        train(data, RECIPE, checkpoint, team=Team(), advance=kill)
-    again = train(data, RECIPE, checkpoint, team=Team())
+        train(data, RECIPE, checkpoint, advance=kill)
+    again = train(data, RECIPE, checkpoint)
     assert again.losses == whole.losses and again.scale.item() == whole.scale.item() != math.log(1 / 0.07)
     for name, tensor in whole.psi.state_dict().items():
         assert torch.equal(again.psi.state_dict()[name], tensor), name
-    assert train(data, RECIPE, checkpoint, team=Team()).step == 9  # nothing left to do
+    assert train(data, RECIPE, checkpoint).step == 9  # nothing left to do
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     path, data = tmp_path / "c.pt", features()
-    train(data, RECIPE, Checkpoint(path, {"data": "x", "lr": 1}), team=Team())
+    train(data, RECIPE, Checkpoint(path, {"data": "x", "lr": 1}))
     with pytest.raises(InputError, match=r"of another training: lr 1, now 2.*--fresh"):
-        train(data, RECIPE, Checkpoint(path, {"data": "x", "lr": 2}), team=Team())
+        train(data, RECIPE, Checkpoint(path, {"data": "x", "lr": 2}))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match="checkpoint is damaged"):
-        train(data, RECIPE, Checkpoint(path, {"data": "x", "lr": 1}), team=Team())
+        train(data, RECIPE, Checkpoint(path, {"data": "x", "lr": 1}))
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path):
     data = features()
     data.texts.rows[3] = math.nan
     with pytest.raises(InputError, match="the loss became nan"):
-        train(data, RECIPE, Checkpoint(tmp_path / "c.pt", {}), team=Team())
+        train(data, RECIPE, Checkpoint(tmp_path / "c.pt", {}))
     assert not (tmp_path / "c.pt").exists()
-
-
-def test_shares_of_a_batch():
-    team = Team()
-    team.size = 3
-    assert [s.stop - s.start for s in shares(8, team)] == [2, 3, 3]
-
-
-TWO = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-from test_train import RECIPE, features, train, Checkpoint, Team
-from pathlib import Path
-team = Team()
-training = train(features(), RECIPE, Checkpoint(Path(sys.argv[2]), {}), team=team)
-team.leave()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    """Weights agree up to rounding: the sums run in another order."""
-    whole = train(features(), RECIPE, Checkpoint(tmp_path / "one.pt", {}), team=Team())
-    environment = {
-        **os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29611", "OMP_NUM_THREADS": "1"
-    }  # fmt: skip
-    command = [sys.executable, "-c", TWO, os.path.dirname(__file__), str(tmp_path / "two.pt")]
-    running = [subprocess.Popen(command, env=environment | {"RANK": rank}) for rank in "01"]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
-    state = torch.load(tmp_path / "two.pt", weights_only=True)
-    torch.testing.assert_close(state["losses"], torch.tensor(whole.losses, dtype=torch.float64), atol=1e-4, rtol=1e-4)
-    for name, tensor in whole.psi.state_dict().items():
-        torch.testing.assert_close(state["psi"][name], tensor, atol=1e-4, rtol=1e-3)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from ovbench.backbones.psi import Psi
 from ovbench.config import Protocol
 from ovbench.engine.labeller import Labeller
 from ovbench.engine.scene import resize_image, resized_size
-from ovbench.engine.share import Team
 from ovbench.errors import InputError
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.talk2dino import (
@@ -200,7 +199,7 @@ def _training(case: Case) -> Values:
         batch = Batch(embeddings[image_of[pairs]], text[pairs], pairs)
         if number == 1:
             values |= _first_step(training, batch)
-        losses.append(take_step(training, batch, recipe, None, Team()))
+        losses.append(take_step(training, batch, recipe))
         if number == 1:
             values |= {f"grad.{name}": w.grad.clone() for name, w in psi.named_parameters()}
         values |= {f"after{number}.{name}": w.detach().clone() for name, w in psi.named_parameters()}
