@@ -58,10 +58,10 @@ def talk2dino(as_json: bool, **arguments: Any) -> int:
     ovbench eval -m talk2dino -d voc21 --weights psi=runs/talk2dino/psi.safetensors
     """
     from ovbench.engine.share import Team
-    from ovbench.train.run import CARD, CURVE, PSI, Job, plan, run
+    from ovbench.train.run import CARD, CURVE, PSI, TrainRequest, plan, run
 
-    job, team = Job(**arguments), Team()
-    planned = plan(job, team)
+    request, team = TrainRequest(**arguments), Team()
+    planned = plan(request, team)
     if team.leads:
         if planned.unpaired:
             click.echo(f"skipped: {planned.unpaired.describe()}", err=True)
@@ -73,7 +73,7 @@ def talk2dino(as_json: bool, **arguments: Any) -> int:
     if as_json:
         click.echo(json.dumps(card, indent=1))
     else:
-        click.echo(f"psi: {job.out / PSI} (card {job.out / CARD}, loss curve {job.out / CURVE})")
+        click.echo(f"psi: {request.out / PSI} (card {request.out / CARD}, loss curve {request.out / CURVE})")
         first, *_, last = card["cross_entropy"] * 2
         click.echo(f"cross-entropy: {first:.4g} nats in the first epoch, {last:.4g} in the last")
     return 0

@@ -1,1 +1,1 @@
-"""Training what a method learns: psi of Talk2DINO."""
+"""Training of psi, the learned map of Talk2DINO."""

@@ -1,4 +1,4 @@
-"""Captions of images: read from COCO's JSON, JSON lines or CSV, and matched with the files of a folder."""
+"""Captions matched with the image files of a folder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Images of a folder and their captions: ``texts[i]`` is about the file ``folder / names[image_of[i]]``."""
+class CaptionedImages:
+    """Images of a folder and their captions: ``texts[i]`` describes the file ``folder / names[image_of[i]]``."""
 
     folder: Path
     names: tuple[str, ...]
@@ -24,8 +24,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Unpaired:
-    """What has no counterpart: ``captions`` whose image is not there, ``images`` without a caption, and captions
-    without a word, each by the name of the image."""
+    """Image names of captions without an image, of images without a caption, and of blank captions."""
 
     captions: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
@@ -35,39 +34,51 @@ class Unpaired:
         return bool(self.captions or self.images or self.blank)
 
     def counts(self) -> dict[str, int]:
+        """Return the number of entries by their description."""
         return {
             "captions without an image": len(self.captions),
             "images without a caption": len(self.images),
-            "captions without a word": len(self.blank),
+            "blank captions": len(self.blank),
         }
 
     def describe(self) -> str:
-        """The counts in words, each with its first names."""
-        kinds = zip(self.counts().items(), (self.captions, self.images, self.blank), strict=True)
-        return "; ".join(f"{count} {kind} ({_some(names)})" for (kind, count), names in kinds if count)
+        """Return the counts in one line, each with the first names."""
+        groups = zip(self.counts().items(), (self.captions, self.images, self.blank), strict=True)
+        return "; ".join(f"{count} {what} ({_some(names)})" for (what, count), names in groups if count)
 
     def lines(self) -> list[str]:
-        """Every one of them, for a file."""
-        kinds = zip(self.counts(), (self.captions, self.images, self.blank), strict=True)
-        return [f"{kind}: {name}" for kind, names in kinds for name in names]
+        """Return one line per entry."""
+        groups = zip(self.counts(), (self.captions, self.images, self.blank), strict=True)
+        return [f"{what}: {name}" for what, names in groups for name in names]
 
 
 def _some(names: tuple[str, ...], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
 
 
-def pair(folder: Path, captions: Iterable[Caption]) -> tuple[Pairs, Unpaired]:
-    """Match captions with the images below a folder. Images keep the order of their names, captions their own."""
+def pair(folder: Path, captions: Iterable[Caption]) -> tuple[CaptionedImages, Unpaired]:
+    """Match captions with the images below a folder.
+
+    Args:
+        folder: Images in any depth.
+        captions: Captions that name images relative to ``folder``.
+
+    Returns:
+        The pairs, images sorted by name and captions in their order, and the entries without a counterpart.
+
+    Raises:
+        InputError: If there is no such folder.
+    """
     if not folder.is_dir():
-        raise InputError(f'no folder "{folder}" of images', fix="check --images")
+        raise InputError(f'there is no image folder "{folder}"', fix="check --images")
     present = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
     )
     captions, known = list(captions), set(present)
-    good = [c for c in captions if c.image in known and c.text.strip()]
-    named = {c.image for c in good}
+    used = [c for c in captions if c.image in known and c.text.strip()]
+    named = {c.image for c in used}
     names = tuple(name for name in present if name in named)
     number = {name: i for i, name in enumerate(names)}
     unpaired = Unpaired(
@@ -75,5 +86,5 @@ def pair(folder: Path, captions: Iterable[Caption]) -> tuple[Pairs, Unpaired]:
         images=tuple(name for name in present if name not in named),
         blank=tuple(c.image for c in captions if c.image in known and not c.text.strip()),
     )
-    pairs = Pairs(folder, names, tuple(c.text for c in good), tuple(number[c.image] for c in good))
+    pairs = CaptionedImages(folder, names, tuple(c.text for c in used), tuple(number[c.image] for c in used))
     return pairs, unpaired

@@ -1,4 +1,4 @@
-"""The loss of Talk2DINO: captions against the image embeddings that their attention heads offer."""
+"""The contrastive loss of Talk2DINO between captions and the image embeddings of attention heads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOGIT_SCALE = 1 / 0.07
-EPS = 1e-12  # of every normalisation
+EPS = 1e-12  # lower bound of a norm
 
 
 class Selected(NamedTuple):
-    """The chosen embedding of each pair's image f[b, c], of length 1, and the head it belongs to i64[b]."""
+    """The chosen unit embedding of each pair's image, float (B, C), and its attention head, int64 (B,)."""
 
     vectors: Tensor
     heads: Tensor
@@ -21,11 +21,13 @@ class Selected(NamedTuple):
 
 @torch.no_grad()
 def select_heads(text: Tensor, images: Tensor) -> Selected:
-    """For each pair the head of its image that fits its own caption best; it also serves all other captions.
+    """Select for each pair the attention head whose embedding is most similar to the caption.
+
+    The selected embedding is also compared with all other captions.
 
     Args:
-        text: f[b, c] of length 1, psi of the captions.
-        images: f[b, m, c] one embedding a head.
+        text: psi of the captions, unit vectors, float (B, C).
+        images: One embedding per head, float (B, heads, C).
     """
     images = F.normalize(images, dim=-1, eps=EPS)
     heads = torch.einsum("bc,bmc->bm", text, images).argmax(1)
@@ -33,14 +35,19 @@ def select_heads(text: Tensor, images: Tensor) -> Selected:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Vectors f[..., c] brought to length 1."""
+    """Return vectors, float (..., C), scaled to length 1."""
     return F.normalize(vectors, dim=-1, eps=EPS)
 
 
 def info_nce(similarity: Tensor, scale: Tensor | float, *, ignored: Tensor | None = None) -> Tensor:
-    """Symmetric cross-entropy of cosines f[b, b], captions in rows and images in columns, towards the diagonal.
+    """Return the symmetric cross-entropy of a batch, whose positives are on the diagonal.
 
-    ``ignored`` b[b, b] marks what is neither positive nor negative. The official loss divides this by b squared.
+    The official loss divides this by the squared batch.
+
+    Args:
+        similarity: Cosines of captions (rows) and images (columns), float (B, B).
+        scale: Factor of the cosines.
+        ignored: Pairs that are neither positive nor negative, bool (B, B).
     """
     logits = scale * similarity
     if ignored is not None:
@@ -49,7 +56,15 @@ def info_nce(similarity: Tensor, scale: Tensor | float, *, ignored: Tensor | Non
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def false_negatives(image: Tensor, words: Tensor) -> Tensor:
-    """Pairs off the diagonal with the same image or the same words: b[b, b] from two numberings i64[b]."""
-    same = (image[:, None] == image) | (words[:, None] == words)
-    return same & ~torch.eye(len(image), dtype=torch.bool, device=image.device)
+def false_negatives(images: Tensor, texts: Tensor) -> Tensor:
+    """Mark the pairs off the diagonal that have the same image or the same text.
+
+    Args:
+        images: Image number of each pair, int64 (B,).
+        texts: Text number of each pair, int64 (B,).
+
+    Returns:
+        bool (B, B).
+    """
+    same = (images[:, None] == images) | (texts[:, None] == texts)
+    return same & ~torch.eye(len(images), dtype=torch.bool, device=images.device)

@@ -1,7 +1,7 @@
-"""The frozen features of a training, computed once: one file per part of the images or captions, kept in the cache.
+"""Features of the frozen backbones, computed once and cached in files of some hundred rows.
 
-A part's file is written whole or not at all and is named by what it depends on, so that a pass that was interrupted
-goes on where it stopped, and a training on other settings of the loss computes nothing again.
+A file is written whole or not at all, and its name is a hash of everything that it depends on. So an interrupted
+computation resumes, and a training with other settings of the loss computes nothing.
 """
 
 from __future__ import annotations
@@ -28,120 +28,137 @@ from ovbench.data.decode import read_image
 from ovbench.methods.talk2dino import WindowFeatures, image_embeddings
 from ovbench.places import cache_root
 from ovbench.results.store import write_bytes
-from ovbench.train.captions import Pairs
+from ovbench.train.captions import CaptionedImages
 
-IMAGES_A_PART, CAPTIONS_A_PART = 256, 4096
-IMAGES_AT_ONCE = 16
+IMAGES_PER_FILE, CAPTIONS_PER_FILE = 256, 4096
+BATCH_SIZE = 16
 Advance = Callable[[int], None]
 
 
-class Part(NamedTuple):
-    """Rows ``start`` to ``stop`` of a table, and the file that holds them."""
+class FeatureFile(NamedTuple):
+    """Rows ``start`` to ``stop`` of a feature table, and the file that holds them."""
 
     start: int
     stop: int
     path: Path
 
 
-class Rows:
-    """A table f[n, ...] that lies in several files, read where it is needed."""
+class FeatureTable:
+    """A table, float (N, ...), whose rows are read from several files."""
 
-    def __init__(self, parts: Sequence[Part]):
-        self.starts = torch.tensor([part.start for part in parts])
-        self.tensors = [_read(part.path, "features") for part in parts]
-        self.hashes = [_read(part.path, "sha256") for part in parts]
+    def __init__(self, files: Sequence[FeatureFile]):
+        self.starts = torch.tensor([file.start for file in files])
+        self.tensors = [_read(file.path, "features") for file in files]
+        self.hashes = [_read(file.path, "sha256") for file in files]
         self.shape = tuple(self.tensors[0].shape[1:])
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        """The rows i64[b], f[b, ...]."""
-        parts = torch.searchsorted(self.starts, rows, right=True) - 1
-        within = rows - self.starts[parts]
-        return torch.stack([self.tensors[p][r] for p, r in zip(parts.tolist(), within.tolist(), strict=True)])
+        """Return rows, int64 (B,), as float (B, ...)."""
+        files = torch.searchsorted(self.starts, rows, right=True) - 1
+        within = rows - self.starts[files]
+        return torch.stack([self.tensors[f][r] for f, r in zip(files.tolist(), within.tolist(), strict=True)])
 
     def sha256(self) -> list[str]:
-        """Hash of what each row was made from."""
+        """Return for each row the hash of the image file or text that it was computed from."""
         return [row.numpy().tobytes().hex() for table in self.hashes for row in table]
 
 
-def plan_images(pairs: Pairs, tower_sha256: str, side: int, attn_scale: float) -> list[Part]:
-    """Where the image embeddings are or will be. A file's name, size and time of change stand for its content."""
-    marks = []
+def plan_images(pairs: CaptionedImages, tower_sha256: str, side: int, attn_scale: float) -> list[FeatureFile]:
+    """Return the cache files of the image embeddings; name, size and modification time identify an image."""
+    images = []
     for name in pairs.names:
         status = (pairs.folder / name).stat()
-        marks.append([name, status.st_size, status.st_mtime_ns])
-    return _plan("images", marks, IMAGES_A_PART, [tower_sha256, side, attn_scale])
+        images.append([name, status.st_size, status.st_mtime_ns])
+    return _plan("images", images, IMAGES_PER_FILE, [tower_sha256, side, attn_scale])
 
 
-def plan_captions(pairs: Pairs, clip_sha256: str) -> list[Part]:
-    return _plan("captions", pairs.texts, CAPTIONS_A_PART, [clip_sha256])
+def plan_captions(pairs: CaptionedImages, clip_sha256: str) -> list[FeatureFile]:
+    """Return the cache files of the text features."""
+    return _plan("captions", pairs.texts, CAPTIONS_PER_FILE, [clip_sha256])
 
 
-def _plan(kind: str, marks: Sequence[object], size: int, settings: list[object]) -> list[Part]:
+def _plan(name: str, items: Sequence[object], size: int, settings: list[object]) -> list[FeatureFile]:
     folder = cache_root() / "features"
-    parts = []
-    for start in range(0, len(marks), size):
-        chunk = list(marks[start : start + size])
-        key = hashlib.sha256(json.dumps([kind, settings, chunk]).encode()).hexdigest()
-        parts.append(Part(start, start + len(chunk), folder / f"{kind}-{key[:32]}.safetensors"))
-    return parts
+    files = []
+    for start in range(0, len(items), size):
+        chunk = list(items[start : start + size])
+        key = hashlib.sha256(json.dumps([name, settings, chunk]).encode()).hexdigest()
+        files.append(FeatureFile(start, start + len(chunk), folder / f"{name}-{key[:32]}.safetensors"))
+    return files
 
 
-def absent(parts: Sequence[Part]) -> list[Part]:
-    """The parts that have yet to be computed; a damaged file counts as one."""
-    return [part for part in parts if not _whole(part)]
+def missing_files(files: Sequence[FeatureFile]) -> list[FeatureFile]:
+    """Return the files that do not exist yet or are damaged."""
+    return [file for file in files if not _is_whole(file)]
 
 
-def _whole(part: Part) -> bool:
+def _is_whole(file: FeatureFile) -> bool:
     try:
-        with safe_open(part.path, "pt") as file:
-            return file.get_slice("features").get_shape()[0] == part.stop - part.start
+        with safe_open(file.path, "pt") as tensors:
+            return tensors.get_slice("features").get_shape()[0] == file.stop - file.start
     except (OSError, SafetensorError):
         return False
 
 
 def _read(path: Path, name: str) -> Tensor:
-    with safe_open(path, "pt") as file:
-        return file.get_tensor(name)
+    with safe_open(path, "pt") as tensors:
+        return tensors.get_tensor(name)
 
 
 def compute_images(
-    pairs: Pairs, parts: Sequence[Part], tower: Dinov2Vision, side: int, attn_scale: float,
+    pairs: CaptionedImages, files: Sequence[FeatureFile], tower: Dinov2Vision, side: int, attn_scale: float,
     *, workers: int = 0, advance: Advance = lambda count: None,
 ) -> None:  # fmt: skip
-    """Write the image embeddings f[n, m, c] of parts; ``advance`` is told how many images were added."""
+    """Compute and write the image embeddings, float (N, heads, C), of some files.
+
+    Args:
+        pairs: All images.
+        files: The files to write.
+        tower: The frozen DINO.
+        side: Side of the square crops in pixels.
+        attn_scale: Factor of the class token's attention logits.
+        workers: Processes that decode images; 0 decodes in this one.
+        advance: Called with the number of new images.
+
+    Raises:
+        InputError: If an image cannot be read.
+    """
     device = next(tower.parameters()).device
-    for part in parts:
-        files = ImageFiles([pairs.folder / name for name in pairs.names[part.start : part.stop]], side)
+    for file in files:
+        images = ImageFiles([pairs.folder / name for name in pairs.names[file.start : file.stop]], side)
         features, hashes = [], []
-        for batch in DataLoader(files, batch_size=IMAGES_AT_ONCE, num_workers=workers):
+        for batch in DataLoader(images, batch_size=BATCH_SIZE, num_workers=workers):
             features.append(embed_images(tower, batch["image"].to(device), attn_scale).cpu())
             hashes.append(batch["sha256"])
             advance(len(batch["image"]))
-        write_bytes(part.path, save({"features": torch.cat(features), "sha256": torch.cat(hashes)}))
+        write_bytes(file.path, save({"features": torch.cat(features), "sha256": torch.cat(hashes)}))
 
 
 def compute_captions(
-    pairs: Pairs, parts: Sequence[Part], encoder: TextEncoder, *, advance: Advance = lambda count: None
-) -> None:
-    """Write the text features f[n, d], as the tower yields them, of parts."""
-    for part in parts:
-        texts = pairs.texts[part.start : part.stop]
+    pairs: CaptionedImages, files: Sequence[FeatureFile], encoder: TextEncoder,
+    *, advance: Advance = lambda count: None,
+) -> None:  # fmt: skip
+    """Compute and write the text features of some files, float (N, D), not normalised."""
+    for file in files:
+        texts = pairs.texts[file.start : file.stop]
         hashes = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts]
         features = encoder.encode(texts).cpu()
-        write_bytes(part.path, save({"features": features, "sha256": torch.from_numpy(np.stack(hashes))}))
+        write_bytes(file.path, save({"features": features, "sha256": torch.from_numpy(np.stack(hashes))}))
         advance(len(texts))
 
 
 @torch.inference_mode()
 def embed_images(tower: Dinov2Vision, images: Tensor, attn_scale: float) -> Tensor:
-    """The embeddings f[b, m, c] that the heads offer of normalised images f[b, 3, side, side]."""
-    x, looks, grid = tower(images)
-    return image_embeddings(WindowFeatures(x, attn_scale * looks, grid)).float()
+    """Return the embeddings, float (B, heads, C), of normalised images, float (B, 3, side, side)."""
+    x, attention, grid = tower(images)
+    return image_embeddings(WindowFeatures(x, attn_scale * attention, grid)).float()
 
 
 class ImageFiles(Dataset):
-    """Image files as the tower takes them: short side resized to ``side`` (bicubic, antialiased), the middle square cut
-    out, normalised. An item is {"image": f[3, side, side], "sha256": u8[32] of the file}."""
+    """Images as the tower takes them.
+
+    An item is ``{"image": float (3, side, side), "sha256": uint8 (32,) of the file}``.
+    """
 
     def __init__(self, paths: Sequence[Path], side: int):
         self.paths = paths
@@ -158,7 +175,12 @@ class ImageFiles(Dataset):
 
 
 def preparation(side: int, crop: int | None = None) -> Callable[[Image.Image], Tensor]:
-    """From a PIL image to f[3, crop, crop]; ``crop`` is ``side`` unless given."""
+    """Return the transform from a PIL image to a normalised centre crop, float (3, crop, crop).
+
+    Args:
+        side: Length of the resized short side in pixels (bicubic, antialiased).
+        crop: Side of the crop in pixels; by default ``side``.
+    """
     return v2.Compose(
         [
             v2.Resize(side, interpolation=v2.InterpolationMode.BICUBIC),

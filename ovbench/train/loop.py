@@ -1,4 +1,4 @@
-"""The training of psi: Adam over pairs of stored features, from a checkpoint where there is one."""
+"""The training of psi: Adam over pairs of cached features, with checkpoints."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from ovbench.backbones.psi import Psi
 from ovbench.errors import InputError
 from ovbench.results.store import write_bytes
 from ovbench.train.contrast import LOGIT_SCALE, false_negatives, info_nce, select_heads, unit
-from ovbench.train.features import Rows
+from ovbench.train.features import FeatureTable
 from ovbench.train.recipe import Recipe
 
-STEPS_A_CHECKPOINT = 1000
+STEPS_PER_CHECKPOINT = 1000
 
 
 @dataclass(frozen=True)
-class Features:
-    """What is trained on: per caption its text feature, its image, and a number that equal words share."""
+class TrainingData:
+    """Features of images and captions; for each pair its image, int64 (N,), and a number of its text, int64 (N,)."""
 
-    images: Rows
-    texts: Rows
+    images: FeatureTable
+    texts: FeatureTable
     image_of: Tensor
-    words_of: Tensor
+    text_of: Tensor
 
     def __len__(self) -> int:
         return len(self.image_of)
 
 
 @dataclass
-class Batch:
-    """The pairs of one step: their features and their numbers."""
+class PairBatch:
+    """The pairs of one step: image embeddings (B, heads, C), text features (B, D), numbers of the pairs (B,)."""
 
     images: Tensor
     texts: Tensor
@@ -48,9 +48,11 @@ class Batch:
 
 
 @dataclass
-class Training:
-    """All that a step changes. ``losses``: the cross-entropy of every step so far, before any divisor, so that batches
-    of unlike size compare."""
+class TrainingState:
+    """Everything that a step changes.
+
+    ``losses`` is the cross-entropy of every step before the divisor, so that batches of different size compare.
+    """
 
     psi: Psi
     scale: nn.Parameter
@@ -60,36 +62,40 @@ class Training:
 
     @property
     def step(self) -> int:
+        """The number of finished steps."""
         return len(self.losses)
 
 
-class PairFeatures(Dataset):
-    """Features of pairs by their numbers, a whole batch at a time."""
+class PairDataset(Dataset):
+    """Batches of pairs by their numbers."""
 
-    def __init__(self, features: Features):
-        self.features = features
+    def __init__(self, data: TrainingData):
+        self.data = data
 
-    def __getitem__(self, pairs: list[int]) -> Batch:
+    def __getitem__(self, pairs: list[int]) -> PairBatch:
         numbers = torch.tensor(pairs)
-        return Batch(self.features.images[self.features.image_of[numbers]], self.features.texts[numbers], numbers)
+        return PairBatch(self.data.images[self.data.image_of[numbers]], self.data.texts[numbers], numbers)
 
 
-class Order(Sampler):
-    """Batches of pair numbers: every epoch all pairs in an order of its own, which seed and epoch decide, so that a
-    training can go on at any step. The last batch of an epoch is smaller where it has to be."""
+class EpochSampler(Sampler):
+    """Batches of pair numbers; seed and epoch alone decide the order, so a training resumes at any step.
+
+    Every epoch has all pairs once. Its last batch may be smaller.
+    """
 
     def __init__(self, pairs: int, recipe: Recipe, first_step: int = 0):
         self.pairs, self.recipe, self.first_step = pairs, recipe, first_step
 
     @property
-    def steps_an_epoch(self) -> int:
+    def steps_per_epoch(self) -> int:
+        """The number of batches in an epoch."""
         return math.ceil(self.pairs / self.recipe.batch)
 
     def __len__(self) -> int:
-        return self.steps_an_epoch * self.recipe.epochs - self.first_step
+        return self.steps_per_epoch * self.recipe.epochs - self.first_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        first_epoch, skipped = divmod(self.first_step, self.steps_an_epoch)
+        first_epoch, skipped = divmod(self.first_step, self.steps_per_epoch)
         for epoch in range(first_epoch, self.recipe.epochs):
             generator = torch.Generator().manual_seed((self.recipe.seed << 20) + epoch)
             order = torch.randperm(self.pairs, generator=generator).tolist()
@@ -98,104 +104,126 @@ class Order(Sampler):
             skipped = 0
 
 
-def start(recipe: Recipe, text_width: int, width: int, steps: int, device: str = "cpu") -> Training:
-    """A new training; its weights depend on the seed alone."""
+def new_training(recipe: Recipe, text_width: int, width: int, steps: int, device: str = "cpu") -> TrainingState:
+    """Return the state before the first step; the weights depend on the seed alone.
+
+    Args:
+        recipe: The settings.
+        text_width: Width of the text features.
+        width: Width of the image embeddings.
+        steps: Length of the training, for the schedule of the learning rate.
+        device: Device of psi.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         psi = Psi(text_width, width, unit_text=recipe.text == "unit")
-    return make(psi.to(device), torch.tensor(math.log(LOGIT_SCALE), device=device), recipe, steps)
+    return with_optimiser(psi.to(device), torch.tensor(math.log(LOGIT_SCALE), device=device), recipe, steps)
 
 
-def make(psi: Psi, scale: Tensor, recipe: Recipe, steps: int) -> Training:
-    """Adam over psi and, where it is learned, the logarithm of the logit scale."""
+def with_optimiser(psi: Psi, scale: Tensor, recipe: Recipe, steps: int) -> TrainingState:
+    """Return a state with Adam over psi and, if it is learned, over ``scale``, the log of the logit scale."""
     scale = nn.Parameter(scale.detach(), requires_grad=recipe.temperature == "learned")
     learned = [*psi.parameters(), *([scale] if scale.requires_grad else [])]
     optimiser = Adam(learned, lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
     factors = {"constant": lambda step: 1.0, "cosine": lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2}
-    return Training(psi, scale, optimiser, LambdaLR(optimiser, factors[recipe.schedule]))
+    return TrainingState(psi, scale, optimiser, LambdaLR(optimiser, factors[recipe.schedule]))
 
 
-def cross_entropy(training: Training, batch: Batch, recipe: Recipe, features: Features | None = None) -> Tensor:
-    """The loss of a step before any divisor; see `ovbench.train.contrast`."""
-    text = unit(training.psi(batch.texts))
-    chosen = select_heads(text, batch.images)
-    similarity = text @ chosen.vectors.T
+def cross_entropy(state: TrainingState, batch: PairBatch, recipe: Recipe, data: TrainingData | None = None) -> Tensor:
+    """Return the loss of a batch before the divisor, in nats; ``data`` is needed to mask false negatives."""
+    text = unit(state.psi(batch.texts))
+    selected = select_heads(text, batch.images)
+    similarity = text @ selected.vectors.T
     ignored = None
-    if recipe.false_negatives == "masked" and features is not None:
-        numbers = features.image_of[batch.pairs], features.words_of[batch.pairs]
-        ignored = false_negatives(*numbers).to(similarity.device)
-    return info_nce(similarity, training.scale.exp(), ignored=ignored)
+    if recipe.false_negatives == "masked" and data is not None:
+        ignored = false_negatives(data.image_of[batch.pairs], data.text_of[batch.pairs]).to(similarity.device)
+    return info_nce(similarity, state.scale.exp(), ignored=ignored)
 
 
-def take_step(training: Training, batch: Batch, recipe: Recipe, features: Features | None = None) -> float:
-    """One update of psi; its loss."""
-    training.optimiser.zero_grad(set_to_none=True)
-    entropy = cross_entropy(training, batch, recipe, features)
+def take_step(state: TrainingState, batch: PairBatch, recipe: Recipe, data: TrainingData | None = None) -> float:
+    """Update psi once and return the loss after the divisor."""
+    state.optimiser.zero_grad(set_to_none=True)
+    entropy = cross_entropy(state, batch, recipe, data)
     loss = entropy / len(batch.pairs) ** 2 if recipe.loss_divisor == "batch_squared" else entropy
     loss.backward()
-    training.optimiser.step()
-    training.schedule.step()
-    training.losses.append(float(entropy.detach()))
+    state.optimiser.step()
+    state.schedule.step()
+    state.losses.append(float(entropy.detach()))
     return float(loss.detach())
 
 
 def train(
-    features: Features,
+    data: TrainingData,
     recipe: Recipe,
     checkpoint: Checkpoint,
     *,
     device: str = "cpu",
-    advance: Callable[[Training], None] = lambda training: None,
-) -> Training:
-    """Train to the end of the last epoch, from the checkpoint on if there is one. Ended and started again at any point,
-    the weights and losses are those of one uninterrupted run."""
-    steps = len(Order(len(features), recipe))
-    training = start(recipe, features.texts.shape[-1], features.images.shape[-1], steps, device)
-    checkpoint.load(training, device)
-    order = Order(len(features), recipe, training.step)
-    loader = DataLoader(PairFeatures(features), sampler=order, batch_size=None)
-    for batch in loader:
+    advance: Callable[[TrainingState], None] = lambda state: None,
+) -> TrainingState:
+    """Train to the end of the last epoch, from the checkpoint if there is one.
+
+    An interrupted and resumed training gives the weights and losses of an uninterrupted one.
+
+    Args:
+        data: The features.
+        recipe: The settings.
+        checkpoint: Read first, and written after every epoch and every ``STEPS_PER_CHECKPOINT`` steps.
+        device: Device of the training.
+        advance: Called after every step.
+
+    Raises:
+        InputError: If the loss is no longer finite, or the checkpoint is damaged or of another training.
+    """
+    steps = len(EpochSampler(len(data), recipe))
+    state = new_training(recipe, data.texts.shape[-1], data.images.shape[-1], steps, device)
+    checkpoint.load(state, device)
+    sampler = EpochSampler(len(data), recipe, state.step)
+    for batch in DataLoader(PairDataset(data), sampler=sampler, batch_size=None):
         batch.images, batch.texts = batch.images.to(device), batch.texts.to(device)
-        take_step(training, batch, recipe, features)
-        if not math.isfinite(training.losses[-1]):
-            raise InputError(f"the loss became {training.losses[-1]} in step {training.step}", fix="lower --set lr=")
-        ends = training.step % order.steps_an_epoch == 0
-        if ends or training.step % STEPS_A_CHECKPOINT == 0:
-            checkpoint.save(training)
-        advance(training)
-    return training
+        take_step(state, batch, recipe, data)
+        if not math.isfinite(state.losses[-1]):
+            raise InputError(f"the loss is {state.losses[-1]} in step {state.step}", fix="set a smaller --set lr=")
+        if state.step % sampler.steps_per_epoch == 0 or state.step % STEPS_PER_CHECKPOINT == 0:
+            checkpoint.save(state)
+        advance(state)
+    return state
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file that a training goes on from, and what it belongs to: plain data about recipe and features."""
+    """The file of a training, and plain data (recipe, hashes) that tell it from another training."""
 
     path: Path
     belongs_to: dict[str, Any]
 
-    def save(self, training: Training) -> None:
+    def save(self, state: TrainingState) -> None:
+        """Write the state."""
         buffer = io.BytesIO()
         torch.save(
             {
                 "belongs_to": self.belongs_to,
-                "psi": training.psi.state_dict(),
-                "scale": training.scale.detach(),
-                "optimiser": training.optimiser.state_dict(),
-                "schedule": training.schedule.state_dict(),
-                "losses": torch.tensor(training.losses, dtype=torch.float64),
+                "psi": state.psi.state_dict(),
+                "scale": state.scale.detach(),
+                "optimiser": state.optimiser.state_dict(),
+                "schedule": state.schedule.state_dict(),
+                "losses": torch.tensor(state.losses, dtype=torch.float64),
             },
             buffer,
         )
         write_bytes(self.path, buffer.getvalue())
 
-    def load(self, training: Training, device: str) -> bool:
-        """Fill a new training; False where there is no file. InputError for one that is damaged or of another one."""
+    def load(self, state: TrainingState, device: str) -> bool:
+        """Fill a new state and return True, or return False if there is no file.
+
+        Raises:
+            InputError: If the checkpoint is damaged or of another training.
+        """
         if not self.path.is_file():
             return False
-        fix = "choose another --out, or start over with --fresh"
+        fix = "choose another --out, or start again with --fresh"
         try:
-            state = torch.load(self.path, map_location=device, weights_only=True)
-            theirs = state["belongs_to"]
+            saved = torch.load(self.path, map_location=device, weights_only=True)
+            theirs = saved["belongs_to"]
         except Exception as error:  # zip, pickle and key errors have no common base class
             problem = f"the checkpoint is damaged ({type(error).__name__})"
             raise InputError(problem, where=str(self.path), fix=fix) from None
@@ -204,11 +232,11 @@ class Checkpoint:
                 f"the checkpoint is of another training: {_difference(theirs, self.belongs_to)}",
                 where=str(self.path), fix=fix,
             )  # fmt: skip
-        training.psi.load_state_dict(state["psi"])
-        training.scale.data.copy_(state["scale"])
-        training.optimiser.load_state_dict(state["optimiser"])
-        training.schedule.load_state_dict(state["schedule"])
-        training.losses = state["losses"].tolist()
+        state.psi.load_state_dict(saved["psi"])
+        state.scale.data.copy_(saved["scale"])
+        state.optimiser.load_state_dict(saved["optimiser"])
+        state.schedule.load_state_dict(saved["schedule"])
+        state.losses = saved["losses"].tolist()
         return True
 
 

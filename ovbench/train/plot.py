@@ -1,4 +1,4 @@
-"""The loss of a training as a picture."""
+"""Plot of the training loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from ovbench.errors import InputError
 
 
 def loss_curve(steps: Sequence[float], epochs: Sequence[float]) -> bytes:
-    """A PNG of the cross-entropy of every step, and of its mean in every epoch."""
+    """Draw the cross-entropy of every step and its mean in every epoch.
+
+    Args:
+        steps: Cross-entropy in nats, one value per step.
+        epochs: Mean of each epoch.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        InputError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""How psi is trained: the published recipe, and what can be chosen instead."""
+"""Settings of the training of psi: the published recipe and its variants."""
 
 from __future__ import annotations
 
@@ -22,14 +22,20 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a training; the defaults are the published ones.
+    """The settings of a training; the defaults are those of the published code.
 
-    side: images are resized to this short side and cropped to a square, in pixels. attn_scale: factor of the class
-    token's attention logits. epochs, batch (pairs), lr, seed: of Adam's run over the pairs. loss_divisor: the published
-    code divides the loss by the squared number of pairs, which makes Adam's epsilon matter. text: psi reads CLIP's text
-    features as they are, or brought to unit length. temperature: 0.07 throughout, or learned from there.
-    false_negatives: other pairs of a batch with the same image or the same words count as negatives, or do not count.
-    schedule: of the learning rate.
+    Attributes:
+        side: Short side of the resized images and side of their square crop, in pixels.
+        attn_scale: Factor of the class token's attention logits.
+        epochs: Number of epochs.
+        batch: Pairs per step.
+        lr: Learning rate of Adam.
+        seed: Seed of the first weights and of the order of the pairs.
+        loss_divisor: "batch_squared" divides the loss by the squared batch (so Adam's epsilon matters), "one" does not.
+        text: "raw" gives psi the text features of CLIP as they are, "unit" scales them to length 1.
+        temperature: "fixed" at 0.07, or "learned" from there.
+        false_negatives: Other pairs with the same image or text are negatives ("kept"), or are left out ("masked").
+        schedule: "constant" or "cosine" learning rate.
     """
 
     side: int = 448
@@ -54,7 +60,15 @@ class Recipe:
 
 
 def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> tuple[Recipe, dict[str, str]]:
-    """A recipe of configs/train/talk2dino.toml with ``key=value`` texts laid over it, and the backbones it is for."""
+    """Return a recipe of configs/train/talk2dino.toml and the names of its backbones.
+
+    Args:
+        name: Name of the recipe.
+        overrides: Settings as text, by their names.
+
+    Raises:
+        UsageError: If the recipe, a setting or a value is not known.
+    """
     recipes = read_toml(shipped("configs", "train", "talk2dino.toml"))
     if name not in recipes:
         raise unknown("recipe", name, recipes)

@@ -53,6 +53,7 @@ class ChatClient:
 
     @property
     def url(self) -> str:
+        """Address of the endpoint."""
         return self.base_url.rstrip("/") + "/chat/completions"
 
     def __call__(self, content: str | Sequence[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ from ovbench.data.mini.write import write_training
 ONE_IMAGE_A_FILE = """
 from ovbench.__main__ import main
 from ovbench.train import features
-features.IMAGES_A_PART = 1
+features.IMAGES_PER_FILE = 1
 main()
 """
 FAST = ("--recipe", "mini", "--device", "cpu", "--set", "side=64", "--set", "epochs=2", "--set", "batch=8")
@@ -135,7 +135,7 @@ def test_broken_json_is_refused_with_its_line(train, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--set", "side=60"), 2, "side 60 is no multiple of the patch 8 of mini (recipe); --set side=56"),
+        (("--set", "side=60"), 2, "side 60 is not a multiple of the patch 8 of mini (recipe); --set side=56"),
         (("--set", "epoch=3"), 2, 'did you mean "epochs"'),
         (("--weights", "dino=mini"), 2, 'unknown backbone "dino"'),
         (("--recipe", "papr"), 2, 'did you mean "paper"'),

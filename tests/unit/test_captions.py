@@ -98,7 +98,7 @@ def test_pairs_and_what_has_no_counterpart(tmp_path):
     assert unpaired.captions == ("gone.jpg",) and unpaired.images == ("sub/c.PNG",) and unpaired.blank == ("a.jpg",)
     assert "1 images without a caption (sub/c.PNG)" in unpaired.describe()
     assert len(unpaired.lines()) == 3
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="no image folder"):
         pair(tmp_path / "none", captions)
 
 

@@ -14,10 +14,10 @@ from torch.nn.functional import normalize
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.errors import InputError, UsageError
 from ovbench.train import features as feature_pass
-from ovbench.train.captions import Pairs
+from ovbench.train.captions import CaptionedImages
 from ovbench.train.contrast import false_negatives, info_nce, select_heads
-from ovbench.train.features import Rows, absent, compute_images, plan_images
-from ovbench.train.loop import Batch, Checkpoint, Features, Order, start, take_step, train
+from ovbench.train.features import FeatureTable, compute_images, missing_files, plan_images
+from ovbench.train.loop import Checkpoint, EpochSampler, PairBatch, TrainingData, new_training, take_step, train
 from ovbench.train.plot import loss_curve
 from ovbench.train.recipe import Recipe, load_recipe
 
@@ -36,7 +36,7 @@ class Table:
 
 def features(pairs=21, images=7):
     generator = torch.Generator().manual_seed(0)
-    return Features(
+    return TrainingData(
         Table(torch.randn(images, 2, 6, generator=generator)),
         Table(torch.randn(pairs, 5, generator=generator)),
         torch.arange(pairs) % images,
@@ -70,20 +70,20 @@ def test_pairs_of_one_image_or_of_equal_words_can_be_left_out():
 
 def test_the_divisor_is_the_squared_number_of_pairs():
     recipe, data = Recipe(epochs=1), features()
-    batch = Batch(data.images[data.image_of], data.texts[torch.arange(21)], torch.arange(21))
-    training = start(recipe, 5, 6, 1)
+    batch = PairBatch(data.images[data.image_of], data.texts[torch.arange(21)], torch.arange(21))
+    training = new_training(recipe, 5, 6, 1)
     loss = take_step(training, batch, recipe, data)
     assert loss * 21**2 == pytest.approx(training.losses[0])
 
 
 def test_order_covers_every_pair_once_an_epoch_and_goes_on_anywhere():
-    batches = list(Order(21, RECIPE))
-    assert len(batches) == len(Order(21, RECIPE)) == 9
+    batches = list(EpochSampler(21, RECIPE))
+    assert len(batches) == len(EpochSampler(21, RECIPE)) == 9
     for epoch in range(3):
         assert sorted(chain.from_iterable(batches[3 * epoch : 3 * epoch + 3])) == list(range(21))
     assert batches[:3] != batches[3:6]
     for done in range(10):
-        assert list(Order(21, RECIPE, done)) == batches[done:]
+        assert list(EpochSampler(21, RECIPE, done)) == batches[done:]
 
 
 class Stop(Exception):
@@ -92,7 +92,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 8])
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(stop, tmp_path, monkeypatch):
-    monkeypatch.setattr("ovbench.train.loop.STEPS_A_CHECKPOINT", 4)
+    monkeypatch.setattr("ovbench.train.loop.STEPS_PER_CHECKPOINT", 4)
     data = features()
     whole = train(data, RECIPE, Checkpoint(tmp_path / "a.pt", {"data": "x"}))
 
@@ -123,15 +123,15 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path):
     data = features()
     data.texts.rows[3] = math.nan
-    with pytest.raises(InputError, match="the loss became nan"):
+    with pytest.raises(InputError, match="the loss is nan"):
         train(data, RECIPE, Checkpoint(tmp_path / "c.pt", {}))
     assert not (tmp_path / "c.pt").exists()
 
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """Five images, three parts of the feature pass, and a tower."""
-    monkeypatch.setattr(feature_pass, "IMAGES_A_PART", 2)
+    """Five images, three files of the feature pass, and a tower."""
+    monkeypatch.setattr(feature_pass, "IMAGES_PER_FILE", 2)
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
     for number in range(5):
@@ -139,54 +139,54 @@ def images(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=0)
-    pairs = Pairs(tmp_path, tuple(f"{n}.png" for n in range(5)), ("a",) * 5, tuple(range(5)))
+    pairs = CaptionedImages(tmp_path, tuple(f"{n}.png" for n in range(5)), ("a",) * 5, tuple(range(5)))
     return pairs, Dinov2Vision(vit)
 
 
 def test_an_interrupted_feature_pass_goes_on(images):
     pairs, tower = images
-    parts = plan_images(pairs, "tower", 16, 0.125)
-    assert len(parts) == len(absent(parts)) == 3
+    files = plan_images(pairs, "tower", 16, 0.125)
+    assert len(files) == len(missing_files(files)) == 3
 
     def stop(count):
-        if len(absent(parts)) == 2:
+        if len(missing_files(files)) == 2:
             raise Stop
 
     with pytest.raises(Stop):
-        compute_images(pairs, absent(parts), tower, 16, 0.125, advance=stop)
-    assert len(absent(parts)) == 2
+        compute_images(pairs, missing_files(files), tower, 16, 0.125, advance=stop)
+    assert len(missing_files(files)) == 2
     done = []
-    compute_images(pairs, absent(parts), tower, 16, 0.125, advance=done.append)
-    assert sum(done) == 3 and not absent(parts)
-    rows = Rows(parts)
+    compute_images(pairs, missing_files(files), tower, 16, 0.125, advance=done.append)
+    assert sum(done) == 3 and not missing_files(files)
+    rows = FeatureTable(files)
     assert rows[torch.tensor([4, 0, 3])].shape == (3, 2, 12) and len(set(rows.sha256())) == 5
     before = rows[torch.arange(5)].clone()
-    for part in parts:
-        part.path.unlink()
-    compute_images(pairs, parts, tower, 16, 0.125)
-    assert torch.equal(Rows(parts)[torch.arange(5)], before)
+    for file in files:
+        file.path.unlink()
+    compute_images(pairs, files, tower, 16, 0.125)
+    assert torch.equal(FeatureTable(files)[torch.arange(5)], before)
 
 
-def test_parts_are_computed_again_where_damaged_or_where_an_image_changed(images):
+def test_files_are_computed_again_where_damaged_or_where_an_image_changed(images):
     pairs, tower = images
-    parts = plan_images(pairs, "tower", 16, 0.125)
-    compute_images(pairs, parts, tower, 16, 0.125)
-    parts[1].path.write_bytes(b"\0" * 20)
-    assert absent(parts) == [parts[1]]
+    files = plan_images(pairs, "tower", 16, 0.125)
+    compute_images(pairs, files, tower, 16, 0.125)
+    files[1].path.write_bytes(b"\0" * 20)
+    assert missing_files(files) == [files[1]]
     Image.new("RGB", (30, 30)).save(pairs.folder / "4.png")
     changed = plan_images(pairs, "tower", 16, 0.125)
-    assert changed[:2] == parts[:2] and changed[2].path != parts[2].path
-    assert plan_images(pairs, "tower", 24, 0.125)[0].path != parts[0].path
+    assert changed[:2] == files[:2] and changed[2].path != files[2].path
+    assert plan_images(pairs, "tower", 24, 0.125)[0].path != files[0].path
 
 
 def test_an_image_that_cannot_be_read_is_named(images):
     pairs, tower = images
     path = pairs.folder / "2.png"
     path.write_bytes(path.read_bytes()[:300])
-    parts = plan_images(pairs, "tower", 16, 0.125)
+    files = plan_images(pairs, "tower", 16, 0.125)
     with pytest.raises(InputError, match=r"2\.png"):
-        compute_images(pairs, parts, tower, 16, 0.125)
-    assert len(absent(parts)) == 2  # what was done before stays
+        compute_images(pairs, files, tower, 16, 0.125)
+    assert len(missing_files(files)) == 2  # what was done before stays
 
 
 def test_recipes():

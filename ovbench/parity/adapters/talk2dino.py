@@ -33,7 +33,7 @@ from ovbench.parity.case import Case
 from ovbench.parity.record import Recorder
 from ovbench.train.contrast import select_heads, unit
 from ovbench.train.features import preparation
-from ovbench.train.loop import Batch, Training, make, take_step
+from ovbench.train.loop import PairBatch, TrainingState, take_step, with_optimiser
 from ovbench.train.recipe import Recipe
 
 
@@ -193,10 +193,10 @@ def _training(case: Case) -> Values:
     text = torch.from_numpy(case.inputs["text_raw"]).float()
     image_of = torch.from_numpy(case.inputs["text_image"]).long()
     psi = _psi(case).requires_grad_(True)
-    training = make(psi, torch.tensor(math.log(p["logit_scale"])), recipe, len(steps))
+    training = with_optimiser(psi, torch.tensor(math.log(p["logit_scale"])), recipe, len(steps))
     losses: list[float] = []
     for number, pairs in enumerate(torch.from_numpy(steps).long(), 1):
-        batch = Batch(embeddings[image_of[pairs]], text[pairs], pairs)
+        batch = PairBatch(embeddings[image_of[pairs]], text[pairs], pairs)
         if number == 1:
             values |= _first_step(training, batch)
         losses.append(take_step(training, batch, recipe))
@@ -219,7 +219,7 @@ def _embed_training_images(case: Case) -> dict[str, Any]:
     return {"model_input": images, "disentangled": embeddings, "avg_self_attn": single}
 
 
-def _first_step(training: Training, batch: Batch) -> dict[str, Tensor]:
+def _first_step(training: TrainingState, batch: PairBatch) -> dict[str, Tensor]:
     with torch.no_grad():
         text = unit(training.psi(batch.texts))
         chosen = select_heads(text, batch.images)
