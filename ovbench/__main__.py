@@ -13,8 +13,8 @@ def main() -> None:
     import click
 
     from ovbench.cli import ReaderGone, cli
-    from ovbench.errors import OvbenchError, Terminated, first_line
-    from ovbench.places import ensure_home
+    from ovbench.utils.errors import OvbenchError, Terminated, first_line
+    from ovbench.utils.paths import ensure_home
 
     ensure_home()
     signal.signal(signal.SIGTERM, _terminate)
@@ -36,7 +36,7 @@ def main() -> None:
     except (Exception, SystemExit) as error:
         if os.environ.get("OVBENCH_DEBUG"):
             raise
-        from ovbench.plugins import plugin_line
+        from ovbench.methods.plugins import plugin_line
 
         text = first_line(error)
         if place := plugin_line(error):
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _terminate(number: int, frame: object) -> NoReturn:
     """A polite request to end: unwinds the stack, so that what runs can put its results in order."""
-    from ovbench.errors import Terminated
+    from ovbench.utils.errors import Terminated
 
     raise Terminated(_fail("terminated", 128 + number))
 

@@ -18,15 +18,15 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from ovbench.config import override_pairs, resolve
+from ovbench.backbones.build import load_backbone
+from ovbench.config.load import override_pairs, resolve
 from ovbench.data.card import load_card
-from ovbench.data.read import open_dataset
-from ovbench.engine.labeller import Labeller
-from ovbench.engine.scene import resize_image, resized_size
+from ovbench.data.dataset import open_dataset
+from ovbench.inference.predictor import Labeller
+from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.cass import CASS
-from ovbench.parity.record import Recorder
-from ovbench.weights import load_backbone
+from ovbench.parity.record_case import Recorder
 
 
 def gap(distance: np.ndarray) -> float:

@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from ovbench.config.layers import method_config
 from ovbench.data.card import list_cards
-from ovbench.layers import method_config
-from ovbench.registry import METHODS
 from ovbench.results.published import Published, no_official_setting, published_label_rule
 from ovbench.results.published_runs import Run, figures_of
-from ovbench.results.render import markdown
+from ovbench.results.writers import markdown
+from ovbench.utils.registry import METHODS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "published.md"
 BENCHMARKS = ("voc21", "pc60", "coco-object", "voc20", "pc59", "coco-stuff", "cityscapes", "ade150", "pc459", "ade847")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ovbench.config import resolve
-from ovbench.engine.ledger import Entry, LedgerPart
-from ovbench.metrics.counts import PixelCounts
-from ovbench.results.build import build_record
-from ovbench.results.store import write_json
+from ovbench.config.load import resolve
+from ovbench.evaluation.build_record import build_record
+from ovbench.evaluation.ledger import Entry, LedgerPart
+from ovbench.metrics.confusion import PixelCounts
+from ovbench.utils.files import write_json
 
 
 def random_counts(generator: np.random.Generator, images: int, classes: int, outside: bool = True) -> list[PixelCounts]:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovbench.backbones.positions import resize_positions, resize_positions_smoothly
+from ovbench.backbones.pos_embed import resize_positions, resize_positions_smoothly
 from ovbench.backbones.preprocess import OPENAI, Normalisation
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 # Called with a head's number and its attention weights f[b, n, n], one head after the other.
 Watch = Callable[[int, Tensor], None]
@@ -34,7 +34,7 @@ class ClipVision(nn.Module):
     ``temperature`` is what the checkpoint multiplies cosines with, exp(logit_scale), 100 in OpenAI's;
     ``normalisation`` what its input is normalised with."""
 
-    heavy: ClassVar[tuple[str, ...]] = ("trunk",)  # see `ovbench.engine.execution`
+    heavy: ClassVar[tuple[str, ...]] = ("trunk",)  # see `ovbench.inference.precision`
 
     def __init__(self, visual: nn.Module, temperature: float = 100.0, normalisation: Normalisation = OPENAI):
         super().__init__()

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovbench.backbones.positions import resize_positions, resize_positions_smoothly
+from ovbench.backbones.pos_embed import resize_positions, resize_positions_smoothly
 from ovbench.backbones.preprocess import IMAGENET, Normalisation
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,7 +22,7 @@ class DinoVision(nn.Module):
     register tokens (none: version 1), ``native`` the side in pixels of the pictures that it was trained on,
     ``normalisation`` what its input is normalised with."""
 
-    heavy: ClassVar[tuple[str, ...]] = ("_before_last", "last_tokens")  # see `ovbench.engine.execution`
+    heavy: ClassVar[tuple[str, ...]] = ("_before_last", "last_tokens")  # see `ovbench.inference.precision`
 
     def __init__(self, vit: nn.Module, normalisation: Normalisation = IMAGENET):
         super().__init__()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.preprocess import IMAGENET, Normalisation
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 
 class DinoTokens(NamedTuple):
@@ -25,7 +25,7 @@ class Dinov2Vision(nn.Module):
     """A frozen timm ViT with a class token and any number of registers; its positions are learned (DINO, DINOv2) or
     rotary (DINOv3)."""
 
-    heavy: ClassVar[tuple[str, ...]] = ("forward",)  # see `ovbench.engine.execution`
+    heavy: ClassVar[tuple[str, ...]] = ("forward",)  # see `ovbench.inference.precision`
 
     def __init__(self, vit: nn.Module, normalisation: Normalisation = IMAGENET):
         super().__init__()

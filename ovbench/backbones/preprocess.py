@@ -6,8 +6,8 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ovbench.backbones.spec import MINI, parse_spec
-from ovbench.hub import published
+from ovbench.backbones.hub import published
+from ovbench.config.backbone_spec import MINI, parse_spec
 
 TOLERANCE = 0.01  # of values 0..255: what published roundings of one constant differ by
 
@@ -50,7 +50,7 @@ USUAL = {"clip": OPENAI, "presence": OPENAI, "dino": IMAGENET, "dinov2": IMAGENE
 
 @functools.lru_cache(maxsize=256)
 def normalisation_of(kind: str, text: str) -> Normalisation | None:
-    """The normalisation of the backbone ``text``, a name as in `ovbench.backbones.spec`; None for a kind without input.
+    """The normalisation of the backbone ``text`` (see `ovbench.config.backbone_spec`); None for a kind without input.
 
     A pretrained tag has its own. A file says nothing about it: then the usual one of its kind, OpenAI's for CLIP and
     ImageNet's for the DINOs. UsageError for a name that the libraries do not know.

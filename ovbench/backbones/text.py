@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 PROMPTS_AT_ONCE = 256
 SHOWN = 100  # characters of a query in a message

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.backbones.spec import BackboneSpec
-from ovbench.errors import InputError, unknown
+from ovbench.config.backbone_spec import BackboneSpec
+from ovbench.utils.errors import InputError, unknown
 
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 TIMM_FILES = ("model.safetensors", "pytorch_model.bin")

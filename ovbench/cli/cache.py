@@ -21,8 +21,8 @@ def cache() -> None:
 @options.as_json
 def ls(as_json: bool) -> None:
     """List the parts of the cache with their files and sizes."""
-    from ovbench.cache import KINDS, parts
-    from ovbench.places import cache_root
+    from ovbench.inference.cache import KINDS, parts
+    from ovbench.utils.paths import cache_root
 
     have = parts()
     if as_json:
@@ -47,8 +47,8 @@ def rm(names: tuple[str, ...], everything: bool) -> None:
     ovbench cache rm regions
     ovbench cache rm generated/mini text
     """
-    from ovbench.cache import parts, remove, select
-    from ovbench.errors import UsageError
+    from ovbench.inference.cache import parts, remove, select
+    from ovbench.utils.errors import UsageError
 
     if everything == bool(names):
         raise UsageError("say what to remove", fix="name parts as `ovbench cache ls` shows them, or give --all")
@@ -64,8 +64,8 @@ def rm(names: tuple[str, ...], everything: bool) -> None:
 @options.as_json
 def verify(names: tuple[str, ...], drop: bool, as_json: bool) -> int:
     """Read region maps, query vectors and published weights and check that they are whole; exit code 3 if not."""
-    from ovbench.cache import parts, select
-    from ovbench.cache import verify as check
+    from ovbench.inference.cache import parts, select
+    from ovbench.inference.cache import verify as check
 
     results = [(part, check(part)) for part in (select(names) if names else parts())]
     damaged = [damage for _, result in results for damage in result.damaged]

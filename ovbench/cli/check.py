@@ -32,9 +32,9 @@ def check(
     ovbench check corrclip
     ovbench check path/to/my_method.py:MyMethod
     """
-    from ovbench.check import check_method
-    from ovbench.config import override_pairs
-    from ovbench.env import choose_device
+    from ovbench.config.load import override_pairs
+    from ovbench.evaluation.conformance import check_method
+    from ovbench.utils.provenance import choose_device
 
     results = check_method(
         method, dataset, settings=override_pairs(settings, "--set"), weights=override_pairs(weights, "--weights"),

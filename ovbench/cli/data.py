@@ -52,7 +52,7 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
     ovbench data prepare ade847 --source ~/downloads --data-root ~/data
     """
     from ovbench.data.card import load_card
-    from ovbench.data.locate import data_roots
+    from ovbench.data.find import data_roots
     from ovbench.data.prepare import prepare, target_root
 
     cards = [load_card(name) for name in names]
@@ -96,7 +96,7 @@ def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
     """
     from ovbench.data.card import load_card
     from ovbench.data.verify import verify_and_remember
-    from ovbench.errors import InputError
+    from ovbench.utils.errors import InputError
 
     troubles, printed = [], []
     for card in [load_card(name) for name in names]:
@@ -177,7 +177,7 @@ def subset_command(name, count, seed, out, data_root, workers, as_json) -> None:
     ovbench data subset coco-stuff -n 200 --out stuff200.json
     """
     from ovbench.data.card import load_card
-    from ovbench.data.read import open_dataset
+    from ovbench.data.dataset import open_dataset
     from ovbench.data.subset import choose_subset, write_manifest
 
     dataset = open_dataset(load_card(name), data_root)

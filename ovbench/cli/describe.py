@@ -48,11 +48,11 @@ def describe(
         return
     if dataset is None or llm is None:
         raise click.UsageError("Missing option '--dataset' / '-d' or '--llm'.")
-    from ovbench import describe as library
     from ovbench.data.card import load_card, vocabulary
-    from ovbench.env import choose_device
-    from ovbench.places import cache_root
+    from ovbench.training import descriptions as library
     from ovbench.training.chat import ChatClient
+    from ovbench.utils.paths import cache_root
+    from ovbench.utils.provenance import choose_device
 
     card = load_card(dataset)
     described = (words for number, words in enumerate(vocabulary(card, names)) if number != card.background)
@@ -88,10 +88,10 @@ def import_prompts(file: Path, dataset: str, out: Path | None, as_json: bool) ->
     ovbench describe import FreeCP/prompts/vicuna13b/voc21.py --dataset voc21
     ovbench describe import FreeCP/prompts/vicuna13b/voc21.py --dataset voc20
     """
-    from ovbench import describe as library
+    from ovbench.backbones.checkpoint import file_sha256
     from ovbench.data.card import load_card, vocabulary
-    from ovbench.places import cache_root
-    from ovbench.tensors import file_sha256
+    from ovbench.training import descriptions as library
+    from ovbench.utils.paths import cache_root
 
     card = load_card(dataset)
     made = library.DescriptionSet(

@@ -21,7 +21,7 @@ def doctor(data_root: Path | None, as_json: bool) -> int:
     ovbench doctor
     ovbench doctor --json > machine.json
     """
-    from ovbench.doctor import examine
+    from ovbench.evaluation.doctor import examine
 
     findings = examine(data_root)
     if as_json:

@@ -63,11 +63,11 @@ def evaluate(**arguments: Any) -> int:
     ovbench eval -m corrclip -d ade150 --data-root /data --limit 100
     ovbench eval --suite corrclip-table2 -d mini
     """
-    from ovbench.engine.blame import MethodError
-    from ovbench.engine.cells import Job, plan
-    from ovbench.engine.passes import group_passes, run_pass
-    from ovbench.engine.share import Team
+    from ovbench.evaluation.distributed import Team
+    from ovbench.evaluation.plan import Job, plan
+    from ovbench.evaluation.runner import group_passes, run_pass
     from ovbench.results.console import class_table, show, summary_table
+    from ovbench.utils.blame import MethodError
 
     as_json, page = arguments.pop("as_json"), arguments.pop("page")
     if page is not None and arguments["suite"] is None:
@@ -112,9 +112,9 @@ def evaluate(**arguments: Any) -> int:
 
 
 def _write_page(path: Path, suite: str, records: list[dict[str, Any]], labels: dict[str, str]) -> None:
-    from ovbench.results.store import write_bytes
+    from ovbench.config.suites import suite_heading
     from ovbench.results.suite_table import suite_page
-    from ovbench.suites import suite_heading
+    from ovbench.utils.files import write_bytes
 
     title, source = suite_heading(suite)
     write_bytes(path, suite_page(Path(suite).stem, title, source, records, labels).encode())

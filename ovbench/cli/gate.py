@@ -53,11 +53,11 @@ def gate(
     ovbench gate --baseline baseline.json --update -m corrclip -m maskclip -d mini --limit 20
     ovbench gate --baseline baseline.json --markdown gate.md --junit gate.xml
     """
-    from ovbench.config import override_pairs
-    from ovbench.errors import UsageError, unknown
+    from ovbench.config.load import override_pairs
     from ovbench.results import gate as check
     from ovbench.results.console import plain, show
-    from ovbench.results.store import write_bytes, write_json
+    from ovbench.utils.errors import UsageError, unknown
+    from ovbench.utils.files import write_bytes, write_json
 
     if not update and (datasets or limit):
         raise UsageError("--dataset and --limit are for --update: a check runs the images of the baseline")
@@ -117,9 +117,9 @@ def _runs(
     pairs: list[tuple[str, str]], limit: int | None, around: dict, look: Callable[[list], None] = lambda planned: None
 ) -> list:
     """Plan all pairs, have a ``look`` at the planned cells, evaluate them into a folder and load what they counted."""
-    from ovbench.engine.cells import Job, plan
-    from ovbench.engine.passes import run_pass
-    from ovbench.engine.share import Team
+    from ovbench.evaluation.distributed import Team
+    from ovbench.evaluation.plan import Job, plan
+    from ovbench.evaluation.runner import run_pass
     from ovbench.results.compare import load_run
 
     team, found = Team(), []

@@ -20,8 +20,8 @@ def listing() -> None:
 @options.as_json
 def methods(as_json: bool) -> None:
     """Every method, with its paper."""
-    from ovbench.layers import method_config
-    from ovbench.registry import METHODS
+    from ovbench.config.layers import method_config
+    from ovbench.utils.registry import METHODS
 
     rows, broken = [], METHODS.broken()
     for name, target in METHODS.entries().items():
@@ -36,7 +36,7 @@ def methods(as_json: bool) -> None:
 @options.as_json
 def datasets(data_root: Path | None, as_json: bool) -> None:
     """Every benchmark, with what is on this machine."""
-    from ovbench.data.status import dataset_rows
+    from ovbench.data.availability import dataset_rows
 
     rows = dataset_rows(data_root)
     if not as_json:  # all of it does not fit a terminal
@@ -48,9 +48,9 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
 @options.as_json
 def regions(as_json: bool) -> None:
     """Every source of region maps, with what it needs that is not on this machine."""
-    from ovbench.engine.blame import blamed
-    from ovbench.errors import OvbenchError
-    from ovbench.registry import REGIONS
+    from ovbench.utils.blame import blamed
+    from ovbench.utils.errors import OvbenchError
+    from ovbench.utils.registry import REGIONS
 
     rows = []
     for name in REGIONS.names():
@@ -67,7 +67,7 @@ def regions(as_json: bool) -> None:
 @options.as_json
 def suites(as_json: bool) -> None:
     """Every suite, with what it shows."""
-    from ovbench.suites import suite_heading, suite_names
+    from ovbench.config.suites import suite_heading, suite_names
 
     headings = {name: suite_heading(name) for name in suite_names()}
     _print([{"suite": name, "title": title, "source": source} for name, (title, source) in headings.items()], as_json)

@@ -57,12 +57,12 @@ def build(
     """
     from tqdm import tqdm
 
-    from ovbench.config import override_pairs
+    from ovbench.config.load import override_pairs
     from ovbench.data.card import load_card
-    from ovbench.data.read import open_dataset
-    from ovbench.env import choose_device
-    from ovbench.regions.build import build_maps, region_settings
-    from ovbench.regions.open import open_source
+    from ovbench.data.dataset import open_dataset
+    from ovbench.regions.build_maps import build_maps, region_settings, tasks_of
+    from ovbench.regions.provider import open_source
+    from ovbench.utils.provenance import choose_device
 
     table = region_settings(source, override_pairs(settings, "--set"))
     chosen = [choose_device(name) for name in devices]
@@ -75,7 +75,7 @@ def build(
     click.echo(f"planned: {source} for {total} images of {dataset}, {workers} processes on {places}", err=True)
     open_source(table)[1].fetch()
     with tqdm(total=total, desc=f"{source} on {dataset}", unit="image") as bar:
-        built = build_maps(benchmark, table, devices=chosen, workers=workers, limit=limit, advance=bar.update)
+        built = build_maps(tasks_of(benchmark, limit), table, devices=chosen, workers=workers, advance=bar.update)
     for image_id, reason in built.failed.items():
         click.echo(f"failed: {image_id}: {reason}", err=True)
     if as_json:

@@ -26,8 +26,8 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool) -> int:
     ovbench eval -m corrclip -d mini --shard 2/2 --out b
     ovbench merge a/corrclip-mini-*/ b/corrclip-mini-*/ --out merged
     """
+    from ovbench.evaluation.merge import merge as merge_folders
     from ovbench.results.console import class_table, show
-    from ovbench.results.merge import merge as merge_folders
 
     record, path = merge_folders(folders, out)
     if as_json:

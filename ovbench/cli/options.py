@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.layers import PROTOCOLS
+from ovbench.config.layers import PROTOCOLS
 
 
 def _completer(names: Callable[[], list[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -20,7 +20,7 @@ def _completer(names: Callable[[], list[str]]) -> Callable[[click.Context, click
 
 
 def _methods() -> list[str]:
-    from ovbench.registry import METHODS
+    from ovbench.utils.registry import METHODS
 
     return METHODS.names()
 
@@ -32,7 +32,7 @@ def _datasets() -> list[str]:
 
 
 def _suites() -> list[str]:
-    from ovbench.suites import suite_names
+    from ovbench.config.suites import suite_names
 
     return suite_names()
 

@@ -19,10 +19,10 @@ def parity(cases: tuple[Path, ...], as_json: bool) -> int:
 
     Exit code 0 if all passed, 1 if any failed, 3 if a case could not be read.
     """
-    from ovbench.errors import InputError
     from ovbench.parity.check import check_case
-    from ovbench.parity.report import stage_table
+    from ovbench.parity.stage_table import stage_table
     from ovbench.results.console import show
+    from ovbench.utils.errors import InputError
 
     done: list[dict[str, Any]] = []
     failed = unread = False

@@ -64,17 +64,17 @@ def build(
     ovbench reference build --images train2017 --captions captions.jsonl --out ref --set filter=adaptive
     torchrun --nproc-per-node 8 -m ovbench reference build --images DIR --captions transformers:MODEL --out ref
     """
-    from ovbench.config import override_pairs
-    from ovbench.engine.share import Team, parse_shard
-    from ovbench.env import choose_device
-    from ovbench.errors import UsageError
-    from ovbench.reference.build import Sources, build_set
-    from ovbench.reference.settings import resolve_plan
-    from ovbench.regions.open import open_source
+    from ovbench.config.load import override_pairs
+    from ovbench.evaluation.distributed import Team, parse_shard
+    from ovbench.regions.provider import open_source
+    from ovbench.training.reference_set.builder import Sources, build_set
+    from ovbench.training.reference_set.settings import resolve_plan
+    from ovbench.utils.errors import UsageError
+    from ovbench.utils.provenance import choose_device
 
     folder = Path(images)
     if images == MINI:
-        from ovbench.reference.mini import IMAGES, mini_world
+        from ovbench.training.reference_set.mini import IMAGES, mini_world
 
         world = mini_world(limit or IMAGES)
         folder, captions, like = (
@@ -107,8 +107,8 @@ def build(
 
 
 def _told(manifest: dict, out: Path, as_json: bool) -> int:
-    from ovbench.reference.inspect import counts_table
     from ovbench.results.console import show
+    from ovbench.training.reference_set.inspect import counts_table
 
     for text in manifest["warnings"]:
         click.echo(f"warning: {text}", err=True)
@@ -127,9 +127,9 @@ def _told(manifest: dict, out: Path, as_json: bool) -> int:
 @options.as_json
 def info(folder: str, as_json: bool) -> int:
     """Show what a set holds and what it was made with."""
-    from ovbench.reference.inspect import counts_table, settings_table
-    from ovbench.reference.store import find_set, read_manifest
+    from ovbench.methods.reme.reference_store import find_set, read_manifest
     from ovbench.results.console import show
+    from ovbench.training.reference_set.inspect import counts_table, settings_table
 
     manifest = read_manifest(find_set(folder))
     if as_json:
@@ -145,8 +145,8 @@ def info(folder: str, as_json: bool) -> int:
 @options.as_json
 def verify(folder: str, as_json: bool) -> int:
     """Read every byte of a set: damage, truncation, mixed encoders, numbers that do not fit."""
-    from ovbench.reference.inspect import verify_set
-    from ovbench.reference.store import find_set
+    from ovbench.methods.reme.reference_store import find_set
+    from ovbench.training.reference_set.inspect import verify_set
 
     problems = verify_set(find_set(folder))
     if as_json:
@@ -170,9 +170,9 @@ def merge(folders: tuple[Path, ...], out: Path, settings: tuple[str, ...], devic
     Filters look at all images together, so they run again on what the builds left under stages/; with --set they may
     also run otherwise, for example --set filter=none, which makes another set of one.
     """
-    from ovbench.config import override_pairs
-    from ovbench.env import choose_device
-    from ovbench.reference.merge import merge_sets
+    from ovbench.config.load import override_pairs
+    from ovbench.training.reference_set.merge_sets import merge_sets
+    from ovbench.utils.provenance import choose_device
 
     return _told(merge_sets(folders, out, override_pairs(settings, "--set"), choose_device(device)), out, as_json)
 
@@ -188,10 +188,10 @@ def merge(folders: tuple[Path, ...], out: Path, settings: tuple[str, ...], devic
 @options.as_json
 def recall(folder: str, topk: int, probes: tuple[int, ...], rows: int, as_json: bool) -> int:
     """Measure what the approximate search of FAISS misses on a set, and what it saves."""
-    from ovbench.reference.approximate import measure_recall
-    from ovbench.reference.inspect import recall_table
-    from ovbench.reference.store import find_set, load_set
+    from ovbench.methods.reme.approximate_search import measure_recall
+    from ovbench.methods.reme.reference_store import find_set, load_set
     from ovbench.results.console import show
+    from ovbench.training.reference_set.inspect import recall_table
 
     found = measure_recall(load_set(find_set(folder)).bank, topk, probes, rows)
     if as_json:

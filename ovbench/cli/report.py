@@ -40,10 +40,10 @@ def report(
     ovbench report runs/corrclip-mini-1a2b3c4d.json
     ovbench report runs --images 50 --out runs.html
     """
-    from ovbench.report.build import build_page
-    from ovbench.report.pictures import Around, read_cards
-    from ovbench.report.runs import gather, notes_of
-    from ovbench.results.store import write_bytes
+    from ovbench.results.report.page import build_page
+    from ovbench.results.report.pictures import Around, read_cards
+    from ovbench.results.report.runs import gather, notes_of
+    from ovbench.utils.files import write_bytes
 
     found = gather(runs)
     page = build_page(found, images, Around(data_root, device, read_cards(cards), run_code))

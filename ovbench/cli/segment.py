@@ -46,9 +46,9 @@ def segment(
     ovbench segment street.jpg -c road -c car -c tree --like ade150
     """
     from ovbench.data.decode import read_image
-    from ovbench.errors import UsageError
+    from ovbench.inference.label_image import gather_classes, label_words, share_table
     from ovbench.results.console import plain, show
-    from ovbench.words import gather_classes, label_words, share_table
+    from ovbench.utils.errors import UsageError
 
     vocabulary = gather_classes(classes, classes_file)
     if like is None:

@@ -30,9 +30,9 @@ def show(
     ovbench show corrclip ade150
     ovbench show sclip voc21 --protocol common
     """
-    from ovbench.config import override_pairs
+    from ovbench.config.load import override_pairs
     from ovbench.data.card import load_card
-    from ovbench.explain import explain
+    from ovbench.results.explain import explain
 
     name = load_card(dataset).name
     found = explain(

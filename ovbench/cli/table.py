@@ -49,11 +49,11 @@ def table(
         for name in layout_names():
             click.echo(f"{name:26} {load_layout(name).title}")
         return
-    from ovbench.config import override_pairs
-    from ovbench.errors import InputError
+    from ovbench.config.load import override_pairs
     from ovbench.results.found import apart_by_data, find_records
-    from ovbench.results.render import FORMATS
     from ovbench.results.tables import layout_table, record_table
+    from ovbench.results.writers import FORMATS
+    from ovbench.utils.errors import InputError
 
     # a paper's figures are worth printing before anything was measured
     records = apart_by_data(find_records(runs)) if layout is None or runs != Path("runs") or runs.is_dir() else []
@@ -73,7 +73,7 @@ def table(
 def _refuse_unknown(datasets: tuple[str, ...], seen: set[str]) -> None:
     """UsageError for what is neither a benchmark of ovbench nor seen in a record or the layout."""
     from ovbench.data.card import list_cards
-    from ovbench.errors import unknown
+    from ovbench.utils.errors import unknown
 
     for name in datasets:
         if name not in {*list_cards(), *seen}:

@@ -57,8 +57,8 @@ def talk2dino(as_json: bool, **arguments: Any) -> int:
     torchrun --nproc-per-node 4 -m ovbench train talk2dino --images coco/train2014 --captions captions.json
     ovbench eval -m talk2dino -d voc21 --weights psi=runs/talk2dino/psi.safetensors
     """
-    from ovbench.engine.share import Team
-    from ovbench.train.run import CARD, CURVE, PSI, TrainRequest, plan, run
+    from ovbench.evaluation.distributed import Team
+    from ovbench.training.talk2dino.train import CARD, CURVE, PSI, TrainRequest, plan, run
 
     request, team = TrainRequest(**arguments), Team()
     planned = plan(request, team)

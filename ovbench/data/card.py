@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ovbench.errors import InputError, unknown
-from ovbench.registry import broken_plugin, entry_points, load_plugin
-from ovbench.resources import shipped
-from ovbench.tomlfile import read_toml, refuse_unknown_keys, refuse_wrong_types
-from ovbench.vocab import CANONICAL, Queries, published_list, read_classes_file, read_published_list
+from ovbench.data.classes import CANONICAL, Queries, published_list, read_classes_file, read_published_list
+from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.registry import broken_plugin, entry_points, load_plugin
+from ovbench.utils.resources import shipped
+from ovbench.utils.toml import read_toml, refuse_unknown_keys, refuse_wrong_types
 
 __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]
 

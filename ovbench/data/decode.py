@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 5 to 8 swap width and height
 TURNED = (5, 6, 7, 8)

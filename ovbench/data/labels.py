@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ovbench.data.card import Card, Encoding, Layout
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 IGNORED = 65535  # dropped from the score
 NO_CLASS = 65534  # kept, matches no class

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from ovbench.data.card import Card, Encoding
 from ovbench.data.decode import DEEP, dim, image_facts, read_label_file
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, colours, diagnose, with_label
+from ovbench.data.find import Found, Item
 from ovbench.data.labels import IGNORED, choose_encoding, label_map
-from ovbench.data.locate import Found, Item
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 SAMPLE = 64  # files that are read
 RARE = frozenset(("reduced twice", "reduced"))  # problems that absent classes show, so that a sample is not enough

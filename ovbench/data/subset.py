@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.data.files import replacing
+from ovbench.data.dataset import Dataset
 from ovbench.data.labels import value_counts
-from ovbench.data.parallel import each
-from ovbench.data.read import Dataset
-from ovbench.errors import InputError, UsageError
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.processes import each
+from ovbench.utils.replacing import replacing
 
 FORMAT = "ovbench-subset-1"
 

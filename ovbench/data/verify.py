@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ovbench.data.availability import remember_verified
 from ovbench.data.card import Card, Encoding
+from ovbench.data.dataset import ids_sha256, locate
 from ovbench.data.decode import image_facts, read_label_file, read_picture
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
+from ovbench.data.find import Found, Item
 from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map
-from ovbench.data.locate import Found, Item
-from ovbench.data.parallel import each
-from ovbench.data.read import ids_sha256, locate
-from ovbench.data.status import remember_verified
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
+from ovbench.utils.processes import each
 
 EXAMPLES = 5
 LABEL_KINDS = {  # a word of the reader's message, and the kind of problem

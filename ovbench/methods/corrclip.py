@@ -16,9 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ovbench.errors import unknown
 from ovbench.methods.base import Batch, Method, Needs, PatchFeatures
 from ovbench.regions.base import Ranks, majority_labels, nearest_ids, rank_ids
+from ovbench.utils.errors import unknown
 
 SPATIAL_DEPTH = {12: 5, 24: 12, 32: 28}  # blocks averaged by the spatial branch, by depth of the tower; else N - 4
 

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ovbench.engine.boxes import above_threshold, box_union, contour_boxes
-from ovbench.engine.reduce import Decision
-from ovbench.errors import UsageError
+from ovbench.inference.decision import Decision
 from ovbench.methods.base import Backbones, Batch, Method, Queries
+from ovbench.methods.boxes import above_threshold, box_union, contour_boxes
 from ovbench.methods.gem import GEM
 from ovbench.methods.last_block import LastBlock
-from ovbench.registry import METHODS
+from ovbench.utils.errors import UsageError
+from ovbench.utils.registry import METHODS
 
 CROP = 112  # pixels, both sides, whatever the aspect of the box
 CROPS_AT_ONCE = 64

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.clip import Heads
-from ovbench.engine.reduce import Decision, largest
-from ovbench.errors import say_once
+from ovbench.inference.decision import Decision, largest
 from ovbench.methods.base import NoParams, Queries
 from ovbench.methods.last_block import LastBlock, Residual
+from ovbench.utils.errors import say_once
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.metrics.counts import Confusion
+from ovbench.metrics.confusion import Confusion
 
 
 class Scores(NamedTuple):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 FORMAT = 1
 LARGEST = 1 << 29  # bytes of the arrays in one file; those of the recorded cases take less than a hundredth

@@ -12,7 +12,7 @@ import numpy as np
 from ovbench.parity.adapters import numpy_value, run
 from ovbench.parity.adapters.common import Values
 from ovbench.parity.case import Case, Stage, read_case
-from ovbench.parity.compare import FAIL, Row, compare, named_steps
+from ovbench.parity.compare_stages import FAIL, Row, compare, named_steps
 
 
 @dataclass(frozen=True)

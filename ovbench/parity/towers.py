@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
-from ovbench.errors import InputError
 from ovbench.methods.base import Backbones
 from ovbench.parity.case import Case
+from ovbench.utils.errors import InputError
 
 
 def backbones(case: Case) -> Backbones:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 Maker = Callable[[np.ndarray, str], np.ndarray]  # image u8[h, w, 3], stem of its file -> region map i32[h, w]
 
@@ -21,8 +21,8 @@ class RegionSource:
     """Base class of region sources: frozen dataclasses whose fields are the settings that change the map.
 
     ``start`` loads what is needed and returns the function that makes maps; a source without weights is that function
-    itself. Everything outside this package goes through `ovbench.regions.open.open_regions`, which adds checks and the
-    cache.
+    itself. Everything outside this package goes through `ovbench.regions.provider.open_regions`, which adds
+    checks and the cache.
 
     elsewhere: names of the settings that say only where something lies; they are no part of a map's identity.
     by_image: names of the settings that say where one file per image lies; each is known by its content, see `file`.

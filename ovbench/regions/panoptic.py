@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ovbench.errors import InputError, first_line
 from ovbench.regions.base import Maker
-from ovbench.regions.hub import WITH_PROCESSOR, Files, HubRegions, load_pretrained
+from ovbench.regions.transformers_models import WITH_PROCESSOR, Files, HubRegions, load_pretrained
+from ovbench.utils.errors import InputError, first_line
 
 
 @dataclass(frozen=True)

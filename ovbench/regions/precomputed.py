@@ -12,8 +12,8 @@ from typing import IO, ClassVar
 
 import numpy as np
 
-from ovbench.errors import InputError, UsageError
 from ovbench.regions.base import RegionSource, checked_map
+from ovbench.utils.errors import InputError, UsageError
 
 WIDEST_ID = 8  # bytes
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ovbench.errors import unknown
-from ovbench.hub import fetch_published, given_file, published_file
+from ovbench.backbones.hub import fetch_published, given_file, published_file
 from ovbench.regions.base import Maker, RegionSource
 from ovbench.regions.paint import paint_masks
+from ovbench.utils.errors import unknown
 
 if TYPE_CHECKING:
     from segment_anything import SamAutomaticMaskGenerator
@@ -52,7 +52,7 @@ class SamRegions(RegionSource):
         self._file()
 
     def weights_sha256(self) -> str:
-        from ovbench.tensors import file_sha256
+        from ovbench.backbones.checkpoint import file_sha256
 
         return file_sha256(self._file())
 
@@ -80,7 +80,7 @@ def load_sam(model: str, path: Path) -> Sam:
     """A SAM with the weights of a file, in eval mode on the CPU; InputError for weights of another size."""
     from segment_anything import sam_model_registry
 
-    from ovbench.tensors import fill, read_tensors
+    from ovbench.backbones.checkpoint import fill, read_tensors
 
     state = read_tensors(path)
     table = state.get("image_encoder.pos_embed")

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.regions.base import Maker
-from ovbench.regions.hub import HubRegions, load_pretrained
 from ovbench.regions.paint import paint_masks
 from ovbench.regions.sam import generated
+from ovbench.regions.transformers_models import HubRegions, load_pretrained
 
 LOGIT_RANGE = 32.0  # the official predictor clamps its low-resolution logits
 

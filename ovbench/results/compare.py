@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from ovbench.errors import InputError
-from ovbench.metrics.counts import PixelCounts
-from ovbench.metrics.stats import Difference, counts_in_order, image_iou, paired_difference
-from ovbench.report.check import check_record
+from ovbench.evaluation.record import read_record
+from ovbench.metrics.bootstrap import Difference, counts_in_order, image_iou, paired_difference
+from ovbench.metrics.confusion import PixelCounts
 from ovbench.results.console import plain
 from ovbench.results.counted import read_counts
-from ovbench.results.record import read_record
+from ovbench.results.report.validate_record import check_record
+from ovbench.utils.errors import InputError
 
 # what must be equal for a difference to mean the method; everything else is shown as what differs
 DATASET_FIELDS = ("title", "split", "classes", "label_rule")

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ovbench.data.read import ids_sha256
-from ovbench.engine.ledger import Entry, read_header, read_ledger
-from ovbench.errors import InputError
-from ovbench.metrics.counts import Confusion, PixelCounts
+from ovbench.data.dataset import ids_sha256
+from ovbench.evaluation.ledger import Entry, read_header, read_ledger
+from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.utils.errors import InputError
 
 
 class Counted(NamedTuple):

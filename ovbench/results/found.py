@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.backbones.spec import reference_over
-from ovbench.config import Cell, file_settings, resolve
+from ovbench.config.backbone_spec import reference_over
+from ovbench.config.load import Cell, file_settings, resolve
+from ovbench.config.suites import settings_over
 from ovbench.data.card import list_cards
-from ovbench.engine.ledger import EARLIER
-from ovbench.errors import InputError, OvbenchError
+from ovbench.evaluation.ledger import EARLIER
+from ovbench.evaluation.record import read_record, value_at
 from ovbench.results.published import official_settings, published_label_rule
 from ovbench.results.published_runs import Run
-from ovbench.results.record import read_record, value_at
 from ovbench.results.settings_text import Change, changes
-from ovbench.suites import settings_over
+from ovbench.utils.errors import InputError, OvbenchError
 
 # what must be equal for values to be averaged, and where it stands in a record
 MUST_AGREE = ("weights", "versions.ovbench")

@@ -13,13 +13,13 @@ from xml.etree import ElementTree
 import numpy as np
 from rich.table import Table
 
-from ovbench.errors import InputError, UsageError
-from ovbench.metrics.counts import PixelCounts
-from ovbench.metrics.stats import counts_in_order, jackknife, paired_difference
+from ovbench.evaluation.record import value_at
+from ovbench.metrics.bootstrap import counts_in_order, jackknife, paired_difference
+from ovbench.metrics.confusion import PixelCounts
 from ovbench.results.compare import Run, unlike_settings
 from ovbench.results.console import plain
-from ovbench.results.record import value_at
-from ovbench.results.store import read_json, write_bytes
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.files import read_json, write_bytes
 
 SCHEMA = 1
 TOLERANCE = 0.002  # a fraction: rounding on another machine flips single pixels, never a fifth of a point
@@ -169,7 +169,7 @@ def judge(base: Mapping[str, Any], run: Run, *, tolerance: float = TOLERANCE, pa
     """Compare a run with the baseline of its cell on the baseline's images.
 
     ``paired``: a drop fails if it is larger than the tolerance and beyond chance; where that cannot be judged (see
-    `ovbench.metrics.stats.miou_interval`), or without ``paired``, if it is larger than the tolerance.
+    `ovbench.metrics.bootstrap.miou_interval`), or without ``paired``, if it is larger than the tolerance.
 
     Raises:
         InputError: where the run lacks images, or has other classes or weights.

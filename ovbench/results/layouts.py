@@ -33,12 +33,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.errors import InputError, unknown
-from ovbench.resources import shipped
+from ovbench.config.suites import load_suite
 from ovbench.results.published import PAS_20B, Published, figures, published_results, read_published
 from ovbench.results.published_runs import RowKey, Run, published_runs
-from ovbench.suites import load_suite
-from ovbench.tomlfile import read_toml, refuse_unknown_keys
+from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.resources import shipped
+from ovbench.utils.toml import read_toml, refuse_unknown_keys
 
 KEYS = ("title", "source", "note", "columns", "metric", "average", "lower_is_better", "group")
 FILTERS = {"methods": "method", "variants": "variant", "postprocess": "postprocess", "groups": "group"}

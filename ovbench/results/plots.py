@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovbench.errors import InputError, UsageError
+from ovbench.evaluation.record import read_record
 from ovbench.results.found import Found, apart_by_data, find_records, told_apart
-from ovbench.results.record import read_record
-from ovbench.results.store import write_bytes
 from ovbench.results.tables import record_table
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

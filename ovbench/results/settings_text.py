@@ -54,7 +54,7 @@ def changes(expected: Mapping[str, Any], own: Mapping[str, Any]) -> list[Change]
 
 def _same_backbone(kind: str, before: Mapping[str, str | None], after: Mapping[str, str | None]) -> bool:
     """Whether two names, one of them short, are of the same weights."""
-    from ovbench.backbones.spec import parse_spec
+    from ovbench.config.backbone_spec import parse_spec
 
     if kind in ("psi", "reference") or not before.get(kind) or not after.get(kind):
         return False
@@ -71,8 +71,8 @@ def _region_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
 
 def _defaults(source: str | None) -> Mapping[str, Any]:
-    from ovbench.config import regions_table
-    from ovbench.errors import OvbenchError
+    from ovbench.config.load import regions_table
+    from ovbench.utils.errors import OvbenchError
 
     try:
         return regions_table(source, {}) if source else {}

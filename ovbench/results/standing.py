@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ovbench.config import resolve
+from ovbench.config.load import resolve
 from ovbench.results.found import run_changes
 from ovbench.results.published import no_official_setting, official_settings, published_label_rule
 from ovbench.results.published_runs import Run, published_runs

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ovbench.results.console import percent
-from ovbench.results.render import markdown
+from ovbench.results.writers import markdown
 
 COLUMNS = ("row", "benchmark", "mIoU", "95 %", "mAcc", "aAcc", "images")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 IMAGE_KEYS, CAPTION_KEYS = ("image", "file_name", "image_id"), ("caption", "captions")
 FORMATS = (

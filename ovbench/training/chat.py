@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 
-from ovbench.errors import InputError, UsageError, first_line
+from ovbench.utils.errors import InputError, UsageError, first_line
 
 KEY_VARIABLE = "OVBENCH_LLM_KEY"
 ATTEMPTS = 5

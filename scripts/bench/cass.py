@@ -16,12 +16,12 @@ import torch
 from timing import fastest, ran_on
 from torch import nn
 
+from ovbench.backbones.build import load_backbone
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
-from ovbench.config import override_pairs
+from ovbench.config.load import override_pairs
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.cass import CASS, CASSParams
-from ovbench.weights import load_backbone
 
 
 def random_towers() -> dict[str, nn.Module]:

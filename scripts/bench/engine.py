@@ -27,15 +27,15 @@ import torch.nn.functional as F
 from overhead import GOALS, WHY, Task, alternate, measure, of_real_size, on_mini
 from torch import Tensor
 
-from ovbench import env
-from ovbench.config import resolve
+from ovbench.config.load import resolve
 from ovbench.data.card import load_card
-from ovbench.engine.ledger import Entry, LedgerPart
-from ovbench.engine.windows import cut, pad_to_multiple, window_grid
+from ovbench.evaluation.ledger import Entry, LedgerPart
+from ovbench.inference.sliding_window import cut, pad_to_multiple, window_grid
+from ovbench.integrations.mmseg import OpenVocabSegmentor, build
 from ovbench.methods.base import Batch
-from ovbench.metrics.counts import count_pixels
-from ovbench.results.store import read_json, write_bytes, write_json
-from ovbench.segmentor import OpenVocabSegmentor, build
+from ovbench.metrics.confusion import count_pixels
+from ovbench.utils import provenance as env
+from ovbench.utils.files import read_json, write_bytes, write_json
 
 PARTS = ("loop", "overhead", "overhead_real", "text", "ledger", "start_up", "scaling")
 
@@ -110,8 +110,8 @@ def overheads(make: Callable[[str], Task], methods: list[str], repeats: int) -> 
 
 def text_cache(repeats: int) -> dict[str, Any]:
     """Words of mini through the text tower, and from the cache."""
-    from ovbench.engine import queries
-    from ovbench.weights import load_backbone
+    from ovbench.backbones.build import load_backbone
+    from ovbench.inference import text_embedding as queries
 
     clip = load_backbone("clip", resolve("maskclip", "mini").backbones["clip"])
     words = tuple((name,) for name in load_card("mini").classes)

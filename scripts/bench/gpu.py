@@ -29,18 +29,18 @@ import torch.nn.functional as F
 from timing import fastest
 from torch import nn
 
-from ovbench import env
 from ovbench.backbones.clip import ClipVision
-from ovbench.config import Protocol
+from ovbench.config.load import Protocol
 from ovbench.data.decode import read_image
-from ovbench.engine.bilinear import enlarged_tiles
-from ovbench.engine.execution import PRECISIONS, Execution, execute, refuse_tf32
-from ovbench.engine.labeller import Labeller
-from ovbench.engine.reduce import Decision, Leading, tile_elements
-from ovbench.engine.shared import OneByOne, SharedBatches
+from ovbench.inference.batching import OneByOne, SharedBatches
+from ovbench.inference.decision import Decision, Leading, tile_elements
+from ovbench.inference.precision import PRECISIONS, Execution, execute, refuse_tf32
+from ovbench.inference.predictor import Labeller
 from ovbench.methods.base import Backbones, Queries
+from ovbench.methods.bilinear import enlarged_tiles
 from ovbench.methods.maskclip import MaskCLIP
-from ovbench.results.store import write_json
+from ovbench.utils import provenance as env
+from ovbench.utils.files import write_json
 
 
 class Tower(NamedTuple):

@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from ovbench import env
-from ovbench.engine.ledger import Entry, LedgerPart, read_ledger
-from ovbench.metrics.counts import PixelCounts, count_pixels
-from ovbench.results.store import write_json
+from ovbench.evaluation.ledger import Entry, LedgerPart, read_ledger
+from ovbench.metrics.confusion import PixelCounts, count_pixels
+from ovbench.utils import provenance as env
+from ovbench.utils.files import write_json
 
 HEADER = {"cell": "a benchmark of the ledger"}
 

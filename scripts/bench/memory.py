@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ovbench.config import resolve
-from ovbench.segmentor import build
+from ovbench.config.load import resolve
+from ovbench.integrations.mmseg import build
 
 
 def resident(name: str) -> int:

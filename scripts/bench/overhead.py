@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import ovbench.segmentor
-from ovbench.config import resolve
+import ovbench.integrations.mmseg
+from ovbench.config.load import resolve
 from ovbench.data.card import load_card, vocabulary
-from ovbench.data.read import open_dataset
-from ovbench.metrics.counts import count_pixels
-from ovbench.segmentor import OpenVocabSegmentor, build
+from ovbench.data.dataset import open_dataset
+from ovbench.integrations.mmseg import OpenVocabSegmentor, build
+from ovbench.metrics.confusion import count_pixels
 
 GOALS = {
     "clip": 1.15, "maskclip": 1.15, "clearclip": 1.15, "sclip": 1.15, "naclip": 1.15, "gem": None, "proxyclip": None,
@@ -78,7 +78,7 @@ def of_real_size(name: str) -> Task:
         given["dinov2"] = "vit_base_patch14_reg4_dinov2.lvd142m"
     cell = resolve(name, "voc20", {"refine": ""}, given)
     card = load_card("voc20")
-    with mock.patch.object(ovbench.segmentor, "load_backbone", real_towers.load), _own_cache():
+    with mock.patch.object(ovbench.integrations.mmseg, "load_backbone", real_towers.load), _own_cache():
         segmentor = build(cell, vocabulary(card, cell.protocol.vocabulary or None), card.background)
     image = cv2.resize(open_dataset(load_card("mini")).read(0).image, VOC_SIZE[::-1])
     label = np.random.default_rng(0).integers(0, 20, VOC_SIZE).astype(np.uint16)

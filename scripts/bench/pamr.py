@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timing import fastest, ran_on
 from torch import Tensor
 
-from ovbench.engine.pamr import OFFSETS, pamr
+from ovbench.inference.pamr import OFFSETS, pamr
 
 
 def pamr_by_convolution(scores: Tensor, guide: Tensor, dilations: tuple[int, ...], iterations: int) -> Tensor:

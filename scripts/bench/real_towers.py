@@ -9,13 +9,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ovbench.backbones.build import Loaded
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.dinov2 import Dinov2Vision
-from ovbench.backbones.psi import Psi
-from ovbench.backbones.spec import parse_spec
-from ovbench.reference.bank import ReferenceBank
-from ovbench.weights import Loaded
+from ovbench.config.backbone_spec import parse_spec
+from ovbench.methods.reme.reference_bank import ReferenceBank
+from ovbench.methods.talk2dino.projection import Psi
 
 WIDTHS = {"text": 512, "visual": 768}  # of ViT-B/16's joint space, and of the base DINOs
 SEGMENTS, LABELS = 50_000, 2_000  # of the reference set
@@ -30,7 +30,7 @@ class RandomText:
 
 
 def load(kind: str, spec: str) -> Loaded:
-    """In place of `ovbench.weights.load_backbone`."""
+    """In place of `ovbench.backbones.build.load_backbone`."""
     torch.manual_seed(0)
     vision = _reference() if kind == "reference" else _network(kind, parse_spec(kind, spec).architecture)
     text: Any = RandomText() if kind == "clip" else None

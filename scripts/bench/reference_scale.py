@@ -50,9 +50,9 @@ def draw(folder: Path, count: int, seed: int) -> Path:
 
 def measure(folder: Path, out: Path) -> dict[str, object]:
     """Build a set in this process; time and memory."""
-    from ovbench.engine.share import Team
-    from ovbench.reference.build import Sources, build_set
-    from ovbench.reference.settings import resolve_plan
+    from ovbench.evaluation.distributed import Team
+    from ovbench.training.reference_set.builder import Sources, build_set
+    from ovbench.training.reference_set.settings import resolve_plan
 
     settings = {"regions": "slic", "regions.segments": "8", "short_side": str(SIDE), "pairing_short_side": str(SIDE)}
     start, worked = time.perf_counter(), time.process_time()

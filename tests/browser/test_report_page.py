@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from report_runs import random_counts, write_run
 
-from ovbench.metrics.stats import image_iou, stack_counts
-from ovbench.report import build
-from ovbench.report.pictures import Around, Picture, Scene
-from ovbench.report.runs import gather
-from ovbench.results.overlay import palette
+from ovbench.inference.visualize import palette
+from ovbench.metrics.bootstrap import image_iou, stack_counts
+from ovbench.results.report import page as build
+from ovbench.results.report.pictures import Around, Picture, Scene
+from ovbench.results.report.runs import gather
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
 from selenium.webdriver.common.by import By  # noqa: E402

@@ -10,7 +10,7 @@ import raw_benchmarks as raw
 from click.testing import CliRunner
 
 from ovbench.cli import cli
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 BUILDERS = {  # the preparation of each benchmark: what builds the raw form, and where the source is
     "voc21": raw.voc,

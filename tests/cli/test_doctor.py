@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from ovbench import doctor, env
-from ovbench.registry import METHODS
+from ovbench.evaluation import doctor
+from ovbench.utils import provenance as env
+from ovbench.utils.registry import METHODS
 
 GOOD = {"python": "3.11", "mmcv-lite": "2.1.0", "mmsegmentation": "1.2.2", "torch": "2.6.0", "numpy": "2.1.0"}
 

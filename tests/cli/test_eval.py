@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ovbench.data.card import load_card
-from ovbench.data.read import open_dataset
+from ovbench.data.dataset import open_dataset
 
 VOLATILE = "time"
 
@@ -128,8 +128,8 @@ def test_runner_of_mmengine_gives_the_same_miou(ovbench, tmp_path, method):
 
     from mmengine.runner import Runner
 
-    import ovbench.register
-    from ovbench.registry import METHODS
+    import ovbench.integrations.register
+    from ovbench.utils.registry import METHODS
 
     dataset = open_dataset(load_card("mini"))
     names = tuple(dataset.card.classes)

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from ovbench.registry import METHODS
+from ovbench.utils.registry import METHODS
 
 CASE = Path(__file__).parents[1] / "data" / "parity" / "maskclip" / "base"
 

@@ -132,7 +132,7 @@ def test_the_kit_finds_what_is_wrong(ovbench, own, name, failing):
 @pytest.mark.slow
 def test_the_kit_finds_who_opens_labels(ovbench, own):
     from ovbench.data.card import load_card
-    from ovbench.data.read import open_dataset
+    from ovbench.data.dataset import open_dataset
 
     item = open_dataset(load_card("mini")).items[0]
     own.write_text(OWN.replace('path = ""', f"path = {str(item.label_path)!r}"))

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from ovbench.cache import cache_root
 from ovbench.data.card import load_card
-from ovbench.engine.ledger import LedgerPart, read_header, read_ledger
-from ovbench.results.store import read_json, write_json
+from ovbench.evaluation.ledger import LedgerPart, read_header, read_ledger
+from ovbench.inference.cache import cache_root
+from ovbench.utils.files import read_json, write_json
 
 LIMIT = 4
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from ovbench.data.card import load_card
-from ovbench.data.read import open_dataset
+from ovbench.data.dataset import open_dataset
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from ovbench.errors import InputError
-from ovbench.plugins import load_method
+from ovbench.methods.plugins import load_method
+from ovbench.utils.errors import InputError
 
 SEGMENTOR = '''
 import sys
@@ -160,7 +160,7 @@ def test_a_repository_that_cannot_be_imported(repository, tmp_path, text):
 
 
 def test_tensors_that_are_no_buffers_move_too(tmp_path):
-    from ovbench.foreign_worker import move
+    from ovbench.integrations.mmseg_worker import move
 
     class Net(torch.nn.Module):
         def __init__(self):
@@ -185,7 +185,7 @@ def test_tensors_that_are_no_buffers_move_too(tmp_path):
 def test_the_process_ends_with_its_parent(repository, tmp_path):
     name = repository("a", 2)
     code = (
-        "import os, sys; from ovbench.plugins import load_method\n"
+        "import os, sys; from ovbench.methods.plugins import load_method\n"
         "print(load_method(sys.argv[1]).idle.process.pid, flush=True); os._exit(9)"
     )
     done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True)

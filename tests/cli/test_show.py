@@ -7,9 +7,9 @@ from importlib.metadata import EntryPoint
 import pytest
 from click.testing import CliRunner
 
-from ovbench import registry
 from ovbench.cli.show import show
-from ovbench.layers import method_config
+from ovbench.config.layers import method_config
+from ovbench.utils import registry
 
 OWN = """
 from dataclasses import dataclass

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovbench.engine import identity
-from ovbench.engine.ledger import EARLIER, LedgerPart
+from ovbench.evaluation import identity
+from ovbench.evaluation.ledger import EARLIER, LedgerPart
 
 IDS = ("a", "b", "c")
 SMALL = ("--set", "short_side=48", "--set", "crop=48", "--set", "stride=48", "--set", "pad=0", "--weights", "clip=mini")
@@ -72,7 +72,7 @@ def test_a_repeated_command_keeps_the_record_and_tells_the_date(run, data, tmp_p
     first = run(data).json()
     (path,) = (tmp_path / "runs").glob("*.json")
     before = path.read_bytes()
-    monkeypatch.setattr("ovbench.env.git_revision", lambda: {"commit": "0" * 40, "modified": False})
+    monkeypatch.setattr("ovbench.utils.provenance.git_revision", lambda: {"commit": "0" * 40, "modified": False})
     again = run(data)
     date = first["time"]["started"][:16].replace("T", " ")
     assert f"3 of 3 images were counted on {date} UTC" in again.err
@@ -86,7 +86,8 @@ def test_a_repeated_command_keeps_the_record_and_tells_the_date(run, data, tmp_p
 def test_a_grown_ledger_tells_both_revisions(run, data, monkeypatch):
     for number, limit in ((1, "2"), (2, "3")):
         monkeypatch.setattr(
-            "ovbench.env.git_revision", lambda number=number: {"commit": str(number) * 40, "modified": False}
+            "ovbench.utils.provenance.git_revision",
+            lambda number=number: {"commit": str(number) * 40, "modified": False},
         )
         record = run(data, "--limit", limit).json()
     assert record["git"]["commit"] == f"{'1' * 40}, {'2' * 40}"
@@ -128,7 +129,7 @@ def test_a_run_that_was_killed_over_changed_files_leaves_no_mixture(run, data, t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ovbench.engine.passes.evaluate", killed)
+        patch.setattr("ovbench.evaluation.runner.evaluate", killed)
         run(data, code=130)
     (path,) = (tmp_path / "runs").glob("*.json")
     assert json.loads(path.read_text())["dataset"]["images"] == 0
@@ -225,7 +226,7 @@ def test_our_own_code_and_libraries(run, data, monkeypatch, tmp_path):
         assert "differs in code.ovbench" in run(data).err
     with monkeypatch.context() as patch:
         versions = identity.env.versions()
-        patch.setattr("ovbench.env.versions", lambda: {**versions, "torch": "9.9"})
+        patch.setattr("ovbench.utils.provenance.versions", lambda: {**versions, "torch": "9.9"})
         again = run(data)
         assert "is counted anew" in again.err and counted(again) == 3
     assert len(records(tmp_path)) == 3

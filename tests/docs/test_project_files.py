@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from ovbench import __version__
-from ovbench.tomlfile import read_toml
+from ovbench.utils.toml import read_toml
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ovbench.config import override_pairs, resolve
-from ovbench.registry import METHODS
+from ovbench.config.load import override_pairs, resolve
 from ovbench.results.published import published_results
 from ovbench.results.published_runs import published_runs
 from ovbench.results.standing import standing
+from ovbench.utils.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "published.md").read_text(encoding="utf-8")

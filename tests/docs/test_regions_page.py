@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ovbench.hub import published
-from ovbench.registry import REGIONS
+from ovbench.backbones.hub import published
+from ovbench.utils.registry import REGIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "regions.md").read_text(encoding="utf-8")
 

@@ -19,8 +19,8 @@ from scipy.io import savemat
 
 from ovbench.cli.data import data
 from ovbench.data.card import load_card
-from ovbench.data.read import open_dataset
-from ovbench.errors import InputError
+from ovbench.data.dataset import open_dataset
+from ovbench.utils.errors import InputError
 
 
 def call(*arguments):

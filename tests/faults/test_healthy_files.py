@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from ovbench.data.card import load_card
-from ovbench.data.locate import data_roots
-from ovbench.data.read import open_dataset
+from ovbench.data.classes import read_classes_file, refuse_other_order
+from ovbench.data.dataset import open_dataset
+from ovbench.data.find import data_roots
 from ovbench.data.verify import verify
-from ovbench.errors import InputError
-from ovbench.regions.open import open_regions
-from ovbench.vocab import read_classes_file, refuse_other_order
+from ovbench.regions.provider import open_regions
+from ovbench.utils.errors import InputError
 
 SIZE = (12, 16)
 NAMES = ("sky", "grass", "water")

@@ -87,10 +87,10 @@ def test_several_processes_count_every_image_once(uninterrupted, tmp_path, proce
 
 
 def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
-    from ovbench.config import resolve
-    from ovbench.engine.labeller import Labeller
-    from ovbench.errors import ScoreError
-    from ovbench.segmentor import build
+    from ovbench.config.load import resolve
+    from ovbench.inference.predictor import Labeller
+    from ovbench.integrations.mmseg import build
+    from ovbench.utils.errors import ScoreError
 
     segmentor = build(resolve("maskclip", "mini"), (("a",), ("b",)))
     assert isinstance(segmentor.labeller, Labeller)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ovbench.registry import entry_points
+from ovbench.utils.registry import entry_points
 
 BROKEN = {  # what the plug-in's module says, and what is said of it
     "raise RuntimeError('boom at import')": "RuntimeError: boom at import",

@@ -14,15 +14,15 @@ pytest.importorskip("textblob", reason="TextBlob is an extra")
 
 from safetensors.numpy import load_file, save_file
 
-from ovbench.engine.share import Shard, Team
-from ovbench.errors import InputError, UsageError
-from ovbench.reference.build import Sources, build_set
-from ovbench.reference.captions import open_captions
-from ovbench.reference.inspect import verify_set
-from ovbench.reference.merge import merge_sets
-from ovbench.reference.parts import Picture
-from ovbench.reference.settings import resolve_plan
-from ovbench.reference.store import find_set, load_set, read_manifest
+from ovbench.evaluation.distributed import Shard, Team
+from ovbench.methods.reme.reference_store import find_set, load_set, read_manifest
+from ovbench.training.reference_set.builder import Sources, build_set
+from ovbench.training.reference_set.captioning import open_captions
+from ovbench.training.reference_set.inspect import verify_set
+from ovbench.training.reference_set.merge_sets import merge_sets
+from ovbench.training.reference_set.parts import Picture
+from ovbench.training.reference_set.settings import resolve_plan
+from ovbench.utils.errors import InputError, UsageError
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 60, 200), "green": (30, 160, 70)}
 SETTINGS = {"regions": "slic", "regions.segments": "6", "short_side": "64", "pairing_short_side": "64"}
@@ -93,7 +93,7 @@ def test_an_image_of_one_segment_takes_its_phrases(built):
 
 
 def test_building_again_reuses_every_stage(built, world, monkeypatch):
-    from ovbench.reference import stages
+    from ovbench.training.reference_set import stages
 
     def refuse(*arguments):
         raise AssertionError("a stage ran again")
@@ -144,7 +144,7 @@ def test_filters_can_run_again_without_networks(built, tmp_path):
 def test_a_variant_is_made_once(copy, monkeypatch):
     place = find_set(f"{copy}?filter=none&synonyms=off")
     assert read_manifest(place)["settings"]["build"]["filter"] == "none" and place.parent.parent == copy
-    monkeypatch.setattr("ovbench.reference.merge.merge_sets", None)
+    monkeypatch.setattr("ovbench.training.reference_set.merge_sets.merge_sets", None)
     assert find_set(f"{copy}?filter=none&synonyms=off") == place
     assert not [path for path in place.parent.iterdir() if path.name.startswith(".")]
     with pytest.raises(UsageError, match="key=value"):
@@ -153,7 +153,7 @@ def test_a_variant_is_made_once(copy, monkeypatch):
 
 def test_a_set_keeps_its_reading_of_masks_and_labels(built, world, tmp_path):
     """Whoever looks a segment up pools it as the set was pooled; a set with another reading is another set."""
-    from ovbench.reference.store import content_hash
+    from ovbench.methods.reme.reference_store import content_hash
 
     usual = load_set(built[0])
     assert usual.bank.zeta == "area" and set(built[1]["used_with"]) == {"templates", "short_side"}
@@ -195,8 +195,8 @@ def test_sets_of_different_encoders_are_not_united(built, copy, tmp_path):
 
 
 def test_a_set_of_another_encoder_is_not_used(copy):
-    from ovbench.config import Protocol
-    from ovbench.reference.bank import Encoder
+    from ovbench.config.load import Protocol
+    from ovbench.methods.reme.reference_bank import Encoder
 
     bank = load_set(copy).bank
     with pytest.raises(InputError, match="built with the dinov2"):

@@ -16,11 +16,11 @@ import torch
 from click.testing import CliRunner
 
 from ovbench.cli import cli
-from ovbench.errors import InputError
 from ovbench.regions.base import checked_map
+from ovbench.regions.map_store import pack, unpack
 from ovbench.regions.precomputed import Precomputed
 from ovbench.regions.sam import load_sam
-from ovbench.regions.store import pack, unpack
+from ovbench.utils.errors import InputError
 
 IMAGE = np.zeros((30, 40, 3), np.uint8)
 
@@ -198,7 +198,7 @@ def test_a_folder_whose_weights_do_not_fit_its_config(tmp_path):
     pytest.importorskip("transformers")
     from transformers import EomtForUniversalSegmentation
 
-    from ovbench.regions.hub import load_pretrained
+    from ovbench.regions.transformers_models import load_pretrained
 
     folder = region_models.save_eomt(tmp_path / "eomt")
     config = json.loads((folder / "config.json").read_text())
@@ -215,8 +215,8 @@ def test_a_folder_whose_weights_do_not_fit_its_config(tmp_path):
 def mini_cache(tmp_path, monkeypatch):
     """A cache of its own whose drawn benchmark is the session's."""
     from ovbench.data.card import load_card
-    from ovbench.data.read import open_dataset
-    from ovbench.places import cache_root
+    from ovbench.data.dataset import open_dataset
+    from ovbench.utils.paths import cache_root
 
     open_dataset(load_card("mini"))
     shared = cache_root() / "generated"
@@ -278,7 +278,7 @@ def test_two_processes_make_the_same_entries(mini_cache):
 
 
 def test_an_image_that_cannot_be_read_does_not_stop_the_build(mini_cache, monkeypatch):
-    from ovbench.regions import build as module
+    from ovbench.regions import build_maps as module
 
     real, seen = module.read_picture, []
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovbench.config import resolve
+from ovbench.config.load import resolve
 from ovbench.data import decode
 from ovbench.data.card import load_card
-from ovbench.data.read import open_dataset
-from ovbench.engine.ledger import LedgerPart
-from ovbench.errors import InputError
+from ovbench.data.dataset import open_dataset
+from ovbench.evaluation.ledger import LedgerPart
+from ovbench.integrations.mmseg import build
 from ovbench.methods.maskclip import MaskCLIP
-from ovbench.segmentor import build
+from ovbench.utils.errors import InputError
 
 
 def evaluate(out, *more):
@@ -74,7 +74,7 @@ def test_no_space_for_the_record(ovbench, full_disk, monkeypatch, tmp_path):
 @needs_proc
 def test_no_space_for_the_cache_costs_only_time(ovbench, full_disk, monkeypatch, tmp_path):
     ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 1, "--out", tmp_path / "drawn")
-    monkeypatch.setattr("ovbench.engine.queries.cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr("ovbench.inference.text_embedding.cache_root", lambda: tmp_path / "cache")
     full_disk(".safetensors")
     assert ovbench(*evaluate(tmp_path / "runs")).code == 0
     assert left(tmp_path / "cache") == []
@@ -118,7 +118,7 @@ def test_fail_fast_on_an_image_that_cannot_be_read(ovbench, monkeypatch, tmp_pat
     def refuse(path, *more):
         raise InputError(f'the image "{path.name}" is empty', fix="copy the file again")
 
-    monkeypatch.setattr("ovbench.data.read.read_picture", refuse)
+    monkeypatch.setattr("ovbench.data.dataset.read_picture", refuse)
     stopped = ovbench(*evaluate(tmp_path, "--fail-fast"))
     assert stopped.code == 4 and "is empty (" in stopped.err and "copy the file again" in stopped.err, stopped.err
 
@@ -227,7 +227,7 @@ def test_an_image_that_cannot_be_read_fails_alone_in_shared_batches(ovbench, mon
         return read(path, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ovbench.data.read.read_picture", refuse_one)
+        patch.setattr("ovbench.data.dataset.read_picture", refuse_one)
         done = ovbench(*evaluate(tmp_path, "--batch", 8))
     record = json.loads(done.out)
     assert done.code == 4 and list(record["failed"]) == [refused.stem] and record["dataset"]["images"] == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ovbench.engine.ledger import read_header, read_ledger
+from ovbench.evaluation.ledger import read_header, read_ledger
 
 HERE = Path(__file__).parent
 RECORDS = sorted(HERE.glob("*.json"))

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ovbench.errors import InputError
 from ovbench.parity.adapters import ADAPTERS
 from ovbench.parity.check import check_case
-from ovbench.parity.compare import FAIL, NOT_COMPUTED
+from ovbench.parity.compare_stages import FAIL, NOT_COMPUTED
+from ovbench.utils.errors import InputError
 
 DATA = Path(__file__).parents[1] / "data"
 OFFICIAL = DATA / "parity"

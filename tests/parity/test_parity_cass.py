@@ -12,7 +12,7 @@ from ovbench.methods.cass import CASS, CASSFeatures, CASSParams
 from ovbench.methods.naclip import neighbourhood
 from ovbench.parity.adapters.cass import AFTER_DRAWS, SameDraws
 from ovbench.parity.check import check_case
-from ovbench.parity.compare import NOT_COMPUTED, PASS
+from ovbench.parity.compare_stages import NOT_COMPUTED, PASS
 
 WINDOWS = Path(__file__).parents[1] / "data" / "parity" / "cass_window"
 FULL = Path(__file__).parents[3] / "shared" / "parity" / "cass"

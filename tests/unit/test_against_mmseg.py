@@ -10,13 +10,13 @@ import pytest
 import raw_benchmarks as raw
 
 from ovbench.data.card import load_card
+from ovbench.data.dataset import IGNORED, open_dataset
 from ovbench.data.prepare import prepare
-from ovbench.data.read import IGNORED, open_dataset
 
 
 @pytest.fixture(scope="module")
 def mmseg():
-    from ovbench import compat
+    from ovbench.integrations import mmcv_ops as compat
 
     compat.provide_mmcv_ops()
     import mmseg.datasets

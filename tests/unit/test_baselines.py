@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from ovbench.backbones.clip import ClipVision
-from ovbench.backbones.colours import renormalise
 from ovbench.backbones.dino import DinoVision
-from ovbench.backbones.positions import resize_positions_smoothly
+from ovbench.backbones.pos_embed import resize_positions_smoothly
 from ovbench.backbones.preprocess import IMAGENET, OPENAI
-from ovbench.config import Protocol, resolve
-from ovbench.engine.labeller import Labeller
+from ovbench.config.load import Protocol, resolve
+from ovbench.inference.predictor import Labeller
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
@@ -22,9 +21,10 @@ from ovbench.methods.maskclip import MaskCLIP, MaskCLIPFreeCP
 from ovbench.methods.naclip import NACLIP, neighbourhood
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP, SCLIPFreeCP, without_small_classes
-from ovbench.parity.record import Recorder
+from ovbench.parity.record_case import Recorder
 from ovbench.parity.towers import clip_module, dino_module
-from ovbench.registry import METHODS
+from ovbench.utils.normalization import renormalise
+from ovbench.utils.registry import METHODS
 
 FAMILY = ["clearclip", "clip", "gem", "maskclip", "maskclip-freecp", "naclip", "sclip", "sclip-freecp"]
 

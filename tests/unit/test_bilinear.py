@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovbench.engine.bilinear import axis, enlarge, enlarged_tiles
+from ovbench.methods.bilinear import axis, enlarge, enlarged_tiles
 
 SIZES = [((20, 31), size) for size in [(1, 1), (1, 300), (300, 1), (7, 11), (90, 333), (20, 31), (20, 62), (40, 31)]]
 SIZES += [((1, 1), (5, 7)), ((336, 448), (375, 500)), ((3, 2), (64, 65))]

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ovbench.errors import InputError
-from ovbench.reference.captions import UnreadableImage, open_captions
-from ovbench.reference.parts import Picture
+from ovbench.training.reference_set.captioning import UnreadableImage, open_captions
+from ovbench.training.reference_set.parts import Picture
+from ovbench.utils.errors import InputError
 
 transformers = pytest.importorskip("transformers", reason="transformers is an extra")
 
@@ -126,7 +126,7 @@ def picture(tmp_path):
 
 
 def test_a_model_captions_greedily_and_only_what_it_says_is_kept(tiny, picture, monkeypatch):
-    monkeypatch.setattr("ovbench.reference.captions.MAX_TOKENS", 5)
+    monkeypatch.setattr("ovbench.training.reference_set.captioning.MAX_TOKENS", 5)
     ask = open_captions(f"transformers:{tiny}", "Describe this")
     (first,), (again,) = ask(picture), ask(picture)
     assert first == again and len(first.split()) == 5 and not set(first.split()) & set(SPECIAL)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from ovbench.errors import InputError
-from ovbench.train.captions import pair
 from ovbench.training.caption_files import Caption, index_captions, read_captions
+from ovbench.training.talk2dino.captions import pair
+from ovbench.utils.errors import InputError
 
 EXPECTED = [Caption("a.jpg", "a red ring"), Caption("b.jpg", 'a "ball", blue'), Caption("a.jpg", "grass")]
 

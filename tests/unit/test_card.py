@@ -9,8 +9,8 @@ import pytest
 import raw_benchmarks as raw
 
 from ovbench.data.card import list_cards, load_card, read_classes_file, vocabulary
-from ovbench.data.read import IGNORED, open_dataset
-from ovbench.errors import InputError, UsageError
+from ovbench.data.dataset import IGNORED, open_dataset
+from ovbench.utils.errors import InputError, UsageError
 
 TEN = {
     "voc21": (21, 0, 1449),

@@ -12,15 +12,15 @@ from timm.models.vision_transformer import VisionTransformer as TimmVit
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD, DinoVision
-from ovbench.backbones.pillow import resize_like_pillow
-from ovbench.config import Protocol, resolve
-from ovbench.engine.labeller import Labeller
-from ovbench.errors import UsageError
+from ovbench.config.load import Protocol, resolve
+from ovbench.config.suites import load_suite
+from ovbench.inference.predictor import Labeller
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.cass import CASS, CASSParams, cluster, first_largest
 from ovbench.methods.spectral import match_range, principal, recompose, stretch
 from ovbench.parity.towers import clip_module
-from ovbench.suites import load_suite
+from ovbench.utils.errors import UsageError
+from ovbench.utils.images import resize_like_pillow
 
 MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
 SCRIPT = Path(__file__).parents[2] / "scripts" / "count_ties.py"

@@ -12,10 +12,10 @@ import timm
 import torch
 from torch import nn
 
-from ovbench import weights
+from ovbench.backbones import build as weights
+from ovbench.backbones.checkpoint import pack_tensor, read_tensors, unpack_tensor
 from ovbench.backbones.names import open_clip_names, timm_names
-from ovbench.errors import InputError
-from ovbench.tensors import pack_tensor, read_tensors, unpack_tensor
+from ovbench.utils.errors import InputError
 
 SHAPE = {
     "embed_dim": 16,

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from ovbench.config import Protocol, override_pairs, parse_value, resolve, templates
-from ovbench.errors import OvbenchError, UsageError
-from ovbench.registry import METHODS
+from ovbench.config.load import Protocol, override_pairs, parse_value, resolve, templates
+from ovbench.utils.errors import OvbenchError, UsageError
+from ovbench.utils.registry import METHODS
 
 
 def test_paper_settings_of_corrclip():

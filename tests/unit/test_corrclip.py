@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from towers import small_towers
 
-from ovbench.config import Protocol
-from ovbench.engine.labeller import Labeller
-from ovbench.engine.windows import pad_to_multiple
-from ovbench.errors import UsageError
+from ovbench.config.load import Protocol
+from ovbench.inference.predictor import Labeller
+from ovbench.inference.sliding_window import pad_to_multiple
 from ovbench.methods.base import Batch, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.corrclip import SIMILARITIES, CorrCLIP, CorrCLIPParams
 from ovbench.regions.base import majority_labels
+from ovbench.utils.errors import UsageError
 
 
 def blocks(h: int, w: int, ids: list[list[int]]) -> torch.Tensor:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ovbench.data.decode import image_facts, read_image, read_label_file, read_picture, read_raw_label
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from ovbench import describe as module
 from ovbench.cli.describe import describe as command
-from ovbench.describe import (
+from ovbench.inference.text_embedding import with_descriptions
+from ovbench.methods.base import Queries
+from ovbench.training import descriptions as module
+from ovbench.training.chat import KEY_VARIABLE, ChatClient
+from ovbench.training.descriptions import (
     OFFICIAL_MODEL,
     DescriptionSet,
     describe,
@@ -21,12 +24,9 @@ from ovbench.describe import (
     sentences_of,
     write_set,
 )
-from ovbench.engine.queries import with_descriptions
-from ovbench.errors import InputError, UsageError, say_once
-from ovbench.methods.base import Queries
-from ovbench.places import cache_root
-from ovbench.resources import shipped
-from ovbench.training.chat import KEY_VARIABLE, ChatClient
+from ovbench.utils.errors import InputError, UsageError, say_once
+from ovbench.utils.paths import cache_root
+from ovbench.utils.resources import shipped
 
 
 class Stopped(Exception):

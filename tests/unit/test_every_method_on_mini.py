@@ -5,17 +5,17 @@ import shutil
 import numpy as np
 import pytest
 
-from ovbench.config import resolve
+from ovbench.config.load import resolve
 from ovbench.data.card import load_card
-from ovbench.data.read import open_dataset
-from ovbench.registry import METHODS
-from ovbench.segmentor import build
+from ovbench.data.dataset import open_dataset
+from ovbench.integrations.mmseg import build
+from ovbench.utils.registry import METHODS
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 def test_labels_are_never_read_and_images_do_not_matter_to_each_other(method, tmp_path, monkeypatch):
-    monkeypatch.setattr("ovbench.reference.mini.IMAGES", 8)  # of reme's reference set, which is built here
+    monkeypatch.setattr("ovbench.training.reference_set.mini.IMAGES", 8)  # of reme's reference set, which is built here
     dataset = open_dataset(load_card("mini"))
     image, other = dataset.read_image(0)[:150, :170], dataset.read_image(1)[:90, :110]
     segmentor = build(resolve(method, "mini"))
@@ -29,7 +29,7 @@ def test_labels_are_never_read_and_images_do_not_matter_to_each_other(method, tm
     hidden = tmp_path / "hidden"
     shutil.move(labels, hidden)
     try:
-        monkeypatch.setattr("ovbench.data.read.read_raw_label", lambda path: pytest.fail("a method read a label"))
+        monkeypatch.setattr("ovbench.data.dataset.read_raw_label", lambda path: pytest.fail("a method read a label"))
         np.testing.assert_array_equal(build(resolve(method, "mini")).label(image), expected)
     finally:
         shutil.move(hidden, labels)

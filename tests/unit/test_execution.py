@@ -6,11 +6,11 @@ import pytest
 import torch
 from towers import small_towers
 
-from ovbench import env
-from ovbench.engine.execution import FP32, Execution, choose_batch, execute, refuse_tf32
-from ovbench.errors import UsageError
+from ovbench.inference.precision import FP32, Execution, choose_batch, execute, refuse_tf32
 from ovbench.methods.base import Backbones, Batch
 from ovbench.methods.maskclip import MaskCLIP
+from ovbench.utils import provenance as env
+from ovbench.utils.errors import UsageError
 
 WINDOWS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

@@ -9,13 +9,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovbench.backbones.clip import ClipVision
-from ovbench.config import Protocol
-from ovbench.engine.boxes import above_threshold, box_union, contour_boxes
-from ovbench.engine.labeller import Labeller
-from ovbench.errors import OvbenchError, UsageError
+from ovbench.config.load import Protocol
+from ovbench.inference.predictor import Labeller
 from ovbench.methods.base import Backbones, Batch, Queries
+from ovbench.methods.boxes import above_threshold, box_union, contour_boxes
 from ovbench.methods.freecp import FreeCP, FreeCPParams, components, soft_iou
 from ovbench.parity.towers import clip_module
+from ovbench.utils.errors import OvbenchError, UsageError
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from towers import small_towers
 
-from ovbench.config import Protocol
-from ovbench.engine import labeller as labeller_module
-from ovbench.engine import reduce
-from ovbench.engine.bilinear import enlarge
-from ovbench.engine.labeller import Labeller
-from ovbench.engine.reduce import Decision, class_probabilities, decide
-from ovbench.errors import ScoreError, say_once
+from ovbench.config.load import Protocol
+from ovbench.inference import decision as reduce
+from ovbench.inference import predictor as labeller_module
+from ovbench.inference.decision import Decision, class_probabilities, decide
+from ovbench.inference.predictor import Labeller
 from ovbench.methods.base import Queries
+from ovbench.methods.bilinear import enlarge
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.sclip import SCLIP, SCLIPParams
-from ovbench.parity.record import Recorder
+from ovbench.parity.record_case import Recorder
+from ovbench.utils.errors import ScoreError, say_once
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8)
 EMBEDDINGS = torch.randn(7, 12, generator=torch.Generator().manual_seed(5))

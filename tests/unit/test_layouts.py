@@ -9,15 +9,15 @@ from collections import Counter
 
 import pytest
 
-from ovbench.config import resolve
+from ovbench.config.load import resolve
 from ovbench.data.card import list_cards
-from ovbench.errors import InputError, UsageError
-from ovbench.registry import METHODS
-from ovbench.resources import shipped
 from ovbench.results.layouts import layout_names, load_layout, published_runs
-from ovbench.results.render import FORMATS
 from ovbench.results.tables import layout_table
-from ovbench.tomlfile import read_toml
+from ovbench.results.writers import FORMATS
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.registry import METHODS
+from ovbench.utils.resources import shipped
+from ovbench.utils.toml import read_toml
 
 FIELDS = {"methods": "method", "variants": "variant", "postprocess": "postprocess", "groups": "group"}
 

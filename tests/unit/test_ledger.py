@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from ovbench.engine.ledger import Entry, LedgerPart, header_digest, read_ledger, set_aside
-from ovbench.errors import InputError
-from ovbench.metrics.counts import PixelCounts
+from ovbench.evaluation.ledger import Entry, LedgerPart, header_digest, read_ledger, set_aside
+from ovbench.metrics.confusion import PixelCounts
+from ovbench.utils.errors import InputError
 
 HEADER = {"cell": {"method": "clip", "tau": 0.25}, "weights": "abc"}
 

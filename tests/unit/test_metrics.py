@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ovbench.data.labels import IGNORED, NO_CLASS
-from ovbench.metrics.counts import Confusion, count_pixels
+from ovbench.metrics.confusion import Confusion, count_pixels
 from ovbench.metrics.iou import scores
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "metric_cases.json").read_text())["cases"]
@@ -48,7 +48,7 @@ def test_recorded_cases(case):
 
 
 def test_equal_to_mmsegs_iou_metric_on_random_maps():
-    from ovbench.compat import provide_mmcv_ops
+    from ovbench.integrations.mmcv_ops import provide_mmcv_ops
 
     provide_mmcv_ops()
     with warnings.catch_warnings():

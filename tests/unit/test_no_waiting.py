@@ -6,9 +6,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from towers import small_towers
 
-from ovbench.config import Protocol
-from ovbench.engine.labeller import Labeller
-from ovbench.engine.shared import SharedBatches
+from ovbench.config.load import Protocol
+from ovbench.inference.batching import SharedBatches
+from ovbench.inference.predictor import Labeller
 from ovbench.methods.base import Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP

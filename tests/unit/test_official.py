@@ -7,12 +7,8 @@ from collections import defaultdict
 
 import pytest
 
-from ovbench.config import resolve
+from ovbench.config.load import resolve
 from ovbench.data.card import list_cards
-from ovbench.describe import OFFICIAL_MODEL, DescriptionSet, stand_in, write_set
-from ovbench.places import cache_root
-from ovbench.registry import METHODS
-from ovbench.resources import shipped
 from ovbench.results.published import (
     NOT_STATED,
     no_official_setting,
@@ -23,6 +19,10 @@ from ovbench.results.published import (
 from ovbench.results.published_runs import published_runs
 from ovbench.results.settings_text import as_text, changes
 from ovbench.results.standing import standing
+from ovbench.training.descriptions import OFFICIAL_MODEL, DescriptionSet, stand_in, write_set
+from ovbench.utils.paths import cache_root
+from ovbench.utils.registry import METHODS
+from ovbench.utils.resources import shipped
 
 BENCHMARKS = sorted(set(list_cards()) - {"mini", "mini-bg"})
 PAIRS = [(method, benchmark) for method in METHODS.names() for benchmark in BENCHMARKS]

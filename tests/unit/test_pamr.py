@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ovbench.engine import pamr as module
-from ovbench.engine.pamr import affinities, pamr
+from ovbench.inference import pamr as module
+from ovbench.inference.pamr import affinities, pamr
 
 BENCH = Path(__file__).parents[2] / "scripts" / "bench" / "pamr.py"
 

@@ -20,7 +20,7 @@ from ovbench.data.card import load_card
 from ovbench.data.prepare import prepare, target_root
 from ovbench.data.prepare.ade_full import convert_image, convert_label, prepared_size
 from ovbench.data.prepare.rle import decode_rle
-from ovbench.errors import InputError, UsageError
+from ovbench.utils.errors import InputError, UsageError
 
 
 def prepared(name, source, root=None, **options):

@@ -11,18 +11,19 @@ from open_clip.transformer import QuickGELU
 from torch import nn
 from towers import small_towers
 
-from ovbench import hub, weights
+from ovbench.backbones import build as weights
+from ovbench.backbones import hub
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.preprocess import IMAGENET, OPENAI, USUAL, Normalisation, normalisation_of
-from ovbench.backbones.spec import canonical, parse_spec
 from ovbench.backbones.zoo import clip_architecture, quick_gelu
-from ovbench.config import Protocol, resolve
-from ovbench.engine.labeller import Labeller
-from ovbench.errors import InputError, UsageError
-from ovbench.explain import explain
-from ovbench.layers import Layer
+from ovbench.config.backbone_spec import canonical, parse_spec
+from ovbench.config.layers import Layer
+from ovbench.config.load import Protocol, resolve
+from ovbench.inference.predictor import Labeller
 from ovbench.methods.base import Backbones, Queries
-from ovbench.registry import METHODS
+from ovbench.results.explain import explain
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.registry import METHODS
 
 HALF = Normalisation((127.5,) * 3, (127.5,) * 3)
 TAGS = open_clip.list_pretrained()
@@ -117,7 +118,7 @@ def test_constants_by_hand_are_used_and_said(caplog):
 
 def test_a_file_that_contradicts_the_tower_is_refused(monkeypatch):
     layer = Layer("own.toml", "", {"protocol": {"mean": [123.675, 116.28, 103.53]}})
-    from ovbench import config
+    from ovbench.config import load as config
 
     layers = config.layers_of
     monkeypatch.setattr(config, "layers_of", lambda *a: [*layers(*a), layer])

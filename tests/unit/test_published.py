@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ovbench.data.card import list_cards
-from ovbench.resources import shipped
 from ovbench.results.published import published_results
+from ovbench.utils.resources import shipped
 
 FOLDER = shipped("results", "published")
 KEYS = dict(

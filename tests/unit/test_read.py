@@ -15,8 +15,8 @@ import raw_benchmarks as raw
 from PIL import Image
 
 from ovbench.data.card import load_card
-from ovbench.data.read import IGNORED, NO_CLASS, open_dataset, read_image
-from ovbench.errors import InputError, UsageError
+from ovbench.data.dataset import IGNORED, NO_CLASS, open_dataset, read_image
+from ovbench.utils.errors import InputError, UsageError
 
 
 def as_label(classes: np.ndarray) -> np.ndarray:
@@ -315,7 +315,7 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path, picture):
 
 
 def test_reading_data_imports_no_torch():
-    code = "import sys, ovbench.data.read, ovbench.cli.data; sys.exit('torch' in sys.modules)"
+    code = "import sys, ovbench.data.dataset, ovbench.cli.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     code = "import sys, ovbench.cli.data; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovbench.engine.bilinear import enlarge, enlarged_tiles
-from ovbench.engine.reduce import FEW, Decision, Leading, class_probabilities, decide, largest
+from ovbench.inference.decision import FEW, Decision, Leading, class_probabilities, decide, largest
+from ovbench.methods.bilinear import enlarge, enlarged_tiles
 
 SURE = 1e-4  # of a probability or a logit: farther apart than any rounding here
 

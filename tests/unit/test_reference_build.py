@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="pyarrow is an extra")
 
-from ovbench.reference.groups import Cohesion, group_pairs
-from ovbench.reference.parts import STAGES, Work, divide, list_pictures
-from ovbench.reference.report import write_report
-from ovbench.reference.stages import pair_part, pair_schema
-from ovbench.reference.synonyms import Similar
-from ovbench.reference.tables import arrow, write_table
+from ovbench.methods.reme.tables import arrow, write_table
+from ovbench.training.reference_set.groups import Cohesion, group_pairs
+from ovbench.training.reference_set.parts import STAGES, Work, divide, list_pictures
+from ovbench.training.reference_set.stages import pair_part, pair_schema
+from ovbench.training.reference_set.summary import write_report
+from ovbench.training.reference_set.synonyms import Similar
 
 
 class Words:

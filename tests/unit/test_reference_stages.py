@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from ovbench.errors import UsageError
-from ovbench.reference.ambiguous import ambiguous_roots, beyond_knee, gated, knee_size
-from ovbench.reference.assign import assign
-from ovbench.reference.groups import adaptive_rate, centre, cohesion, group_pairs, kept
-from ovbench.reference.pairing import best_segments
-from ovbench.reference.phrases import Phrase, choose_parser, open_parser, unique_phrases
-from ovbench.reference.synonyms import most_similar_pairs, nearest_roots, neighbours, renamed
+from ovbench.training.reference_set.ambiguous import ambiguous_roots, beyond_knee, gated, knee_size
+from ovbench.training.reference_set.assign import assign
+from ovbench.training.reference_set.groups import adaptive_rate, centre, cohesion, group_pairs, kept
+from ovbench.training.reference_set.pairing import best_segments
+from ovbench.training.reference_set.phrases import Phrase, choose_parser, open_parser, unique_phrases
+from ovbench.training.reference_set.synonyms import most_similar_pairs, nearest_roots, neighbours, renamed
+from ovbench.utils.errors import UsageError
 
 
 def test_every_phrase_goes_to_its_best_segment():
@@ -85,7 +85,7 @@ def test_synonyms_in_blocks_are_those_of_the_whole(monkeypatch):
     text = np.random.default_rng(0).normal(size=(30, 6))
     owning = np.arange(0, 30, 2)
     pairs, near = most_similar_pairs(text, owning, 8), nearest_roots(text, owning, 2)
-    monkeypatch.setattr("ovbench.reference.synonyms.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("ovbench.training.reference_set.synonyms.ROWS_AT_ONCE", 4)
     assert np.array_equal(most_similar_pairs(text, owning, 8).pairs, pairs.pairs)
     assert np.array_equal(nearest_roots(text, owning, 2).pairs, near.pairs)
     assert (pairs.pairs[:, 0] < pairs.pairs[:, 1]).all() and (np.diff(pairs.similarity) <= 0).all()

@@ -10,12 +10,12 @@ import pytest
 import region_models
 import torch
 
-from ovbench.config import regions_table
-from ovbench.errors import InputError, UsageError
-from ovbench.regions.open import Regions, open_regions, open_source
+from ovbench.config.load import regions_table
 from ovbench.regions.paint import paint_masks
+from ovbench.regions.provider import Regions, open_regions, open_source
 from ovbench.regions.sam import SamRegions, load_sam
-from ovbench.registry import REGIONS
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.registry import REGIONS
 
 
 def picture(h: int = 70, w: int = 90) -> np.ndarray:
@@ -194,7 +194,7 @@ def test_a_source_without_the_library_or_its_files_says_so(monkeypatch):
         open_regions({"source": "sam2"})
     pytest.importorskip(NEEDED)
     assert "model.safetensors of facebook/sam2-hiera-large" in str(caught.value)
-    monkeypatch.setattr("ovbench.regions.hub.find_spec", lambda name: None)
+    monkeypatch.setattr("ovbench.regions.transformers_models.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the package transformers; pip install"):
         open_regions({"source": "eomt"})
 

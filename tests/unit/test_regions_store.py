@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ovbench.errors import InputError
 from ovbench.regions.base import RegionSource
 from ovbench.regions.felzenszwalb import Felzenszwalb
-from ovbench.regions.open import Regions
+from ovbench.regions.map_store import DamagedEntry, RegionStore, image_key, pack, unpack
+from ovbench.regions.provider import Regions
 from ovbench.regions.sam import SamRegions
 from ovbench.regions.slic import Slic
-from ovbench.regions.store import DamagedEntry, RegionStore, image_key, pack, unpack
+from ovbench.utils.errors import InputError
 
 
 @pytest.mark.parametrize("low", [-1, 0, 1, 10_000, -(2**31)])
@@ -115,8 +115,8 @@ def test_a_cache_that_cannot_be_written_costs_time_only(counted, monkeypatch):
     def full(path, content):
         raise InputError("cannot write the file: No space left on device")
 
-    monkeypatch.setattr("ovbench.regions.store.write_bytes", full)
-    monkeypatch.setattr("ovbench.results.store.write_bytes", full)
+    monkeypatch.setattr("ovbench.regions.map_store.write_bytes", full)
+    monkeypatch.setattr("ovbench.utils.files.write_bytes", full)
     assert counted(picture()).max() == 1 and counted(picture()).max() == 2
     strict = Regions("counting", Counting(), store=RegionStore("counting", Counting()), must_store=True)
     with pytest.raises(InputError, match="No space left"):

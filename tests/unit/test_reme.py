@@ -5,10 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovbench.engine.reduce import Decision
-from ovbench.errors import InputError, UsageError
+from ovbench.inference.decision import Decision
 from ovbench.methods.base import Queries
-from ovbench.methods.reme import (
+from ovbench.methods.reme.method import (
     ReME,
     ReMEParams,
     best_query,
@@ -16,10 +15,11 @@ from ovbench.methods.reme import (
     retrieve,
     weighted,
 )
-from ovbench.reference.bank import Encoder, ReferenceBank
-from ovbench.reference.pooling import patch_shares, pooled
-from ovbench.reference.search import nearest
+from ovbench.methods.reme.pooling import patch_shares, pooled
+from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
+from ovbench.methods.reme.search import nearest
 from ovbench.regions.cover import complete, uncovered_components
+from ovbench.utils.errors import InputError, UsageError
 
 M, N, K, Q = 230, 40, 7, 5
 
@@ -147,8 +147,8 @@ def colour_method(**params):
 
 @pytest.mark.parametrize("params", [{}, {"visual_topk": 1}, {"block": 1}])
 def test_whole_images_are_labelled_to_the_pixel(params):
-    from ovbench.config import Protocol
-    from ovbench.engine.labeller import Labeller
+    from ovbench.config.load import Protocol
+    from ovbench.inference.predictor import Labeller
 
     method = colour_method(**params)
     queries = method.map_queries(Queries(torch.eye(2)[[1, 1, 0]], torch.tensor([0, 0, 1])))
@@ -184,7 +184,7 @@ def test_windows_are_refused():
 
 
 def test_another_encoder_or_setting_is_refused(bank):
-    from ovbench.config import Protocol
+    from ovbench.config.load import Protocol
 
     bank.encoders = {"clip": Encoder("ViT-L-14", "a" * 64)}
     bank.require({"clip": Encoder("other-name", "a" * 64)}, Protocol())
@@ -202,7 +202,7 @@ def test_an_empty_set_is_refused():
 
 def test_faiss_with_every_cell_is_exact(bank, draw):
     pytest.importorskip("faiss", reason="FAISS is an extra")
-    from ovbench.reference.approximate import FaissIndex, measure_recall
+    from ovbench.methods.reme.approximate_search import FaissIndex, measure_recall
 
     segments = draw(K, 24)
     found = FaissIndex(bank.segments, cells=4).nearest(segments, 12, probes=4)
@@ -214,7 +214,7 @@ def test_faiss_with_every_cell_is_exact(bank, draw):
 
 
 def test_without_faiss_the_extra_is_named(bank, monkeypatch):
-    from ovbench.reference.approximate import FaissIndex
+    from ovbench.methods.reme.approximate_search import FaissIndex
 
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(UsageError, match="pip install faiss-cpu"):

@@ -5,18 +5,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovbench.engine.reduce import Decision
-from ovbench.errors import UsageError
-from ovbench.methods.reme import class_affinity, retrieve, weighted
-from ovbench.reference.ambiguous import ambiguous_roots, beyond_knee, gated
-from ovbench.reference.assign import assign
-from ovbench.reference.bank import ReferenceBank
-from ovbench.reference.groups import adaptive_rate, centre, cohesion, group_pairs, kept
-from ovbench.reference.pairing import best_segments
-from ovbench.reference.pooling import ZETAS, mask_shares, pooled, segment_embeddings
-from ovbench.reference.search import nearest
-from ovbench.reference.settings import BuildSettings
-from ovbench.reference.synonyms import find_synonyms, neighbours
+from ovbench.inference.decision import Decision
+from ovbench.methods.reme.method import class_affinity, retrieve, weighted
+from ovbench.methods.reme.pooling import ZETAS, mask_shares, pooled, segment_embeddings
+from ovbench.methods.reme.reference_bank import ReferenceBank
+from ovbench.methods.reme.search import nearest
+from ovbench.training.reference_set.ambiguous import ambiguous_roots, beyond_knee, gated
+from ovbench.training.reference_set.assign import assign
+from ovbench.training.reference_set.groups import adaptive_rate, centre, cohesion, group_pairs, kept
+from ovbench.training.reference_set.pairing import best_segments
+from ovbench.training.reference_set.settings import BuildSettings
+from ovbench.training.reference_set.synonyms import find_synonyms, neighbours
+from ovbench.utils.errors import UsageError
 
 M, N, K, Q = 60, 12, 5, 4
 
@@ -73,7 +73,7 @@ def test_a_mask_that_sampling_misses_takes_the_patch_under_its_centroid(zeta):
 
 @pytest.mark.parametrize("zeta", ZETAS)
 def test_a_partition_is_pooled_as_its_masks_are(rng, zeta, monkeypatch):
-    monkeypatch.setattr("ovbench.reference.pooling.MASKS_AT_ONCE", 2)
+    monkeypatch.setattr("ovbench.methods.reme.pooling.MASKS_AT_ONCE", 2)
     segment = torch.from_numpy(rng.integers(0, 5, (4, 6)).repeat(6, 0).repeat(6, 1))
     tokens = torch.randn(24, 7, generator=torch.Generator().manual_seed(0))
     together = segment_embeddings(tokens, (4, 6), segment, 5, zeta)
@@ -136,10 +136,10 @@ def test_half_precision_is_for_storage_alone(rng):
 
 
 def test_a_threshold_makes_background_of_what_is_unlikely():
-    from ovbench.config import Protocol
-    from ovbench.engine.labeller import Labeller
+    from ovbench.config.load import Protocol
+    from ovbench.inference.predictor import Labeller
     from ovbench.methods.base import Backbones, Queries
-    from ovbench.methods.reme import ReME, ReMEParams
+    from ovbench.methods.reme.method import ReME, ReMEParams
 
     class Tower(torch.nn.Module):
         patch, width = 4, 3

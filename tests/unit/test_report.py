@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from report_runs import random_counts, write_run
 
-from ovbench.config import cell_of, resolve
-from ovbench.errors import InputError, OvbenchError
-from ovbench.metrics.counts import Confusion, PixelCounts
+from ovbench.config.load import cell_of, resolve
+from ovbench.metrics.bootstrap import LEVEL, iou_intervals, stack_counts
+from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.metrics.iou import scores
-from ovbench.metrics.stats import LEVEL, iou_intervals, stack_counts
-from ovbench.report.build import build_page
-from ovbench.report.command import command_of
-from ovbench.report.data import pack_cells
-from ovbench.report.pictures import Around, draw, moved_pixels
-from ovbench.report.ranking import MOST_CONFUSIONS, PER_CLASS, confusions, loss_of_images, rank_images
-from ovbench.report.render import inert_json
-from ovbench.report.runs import gather, notes_of
-from ovbench.resources import asset
-from ovbench.results.store import read_json, write_json
+from ovbench.results.report.page import build_page
+from ovbench.results.report.page_data import pack_cells
+from ovbench.results.report.pictures import Around, draw, moved_pixels
+from ovbench.results.report.ranking import MOST_CONFUSIONS, PER_CLASS, confusions, loss_of_images, rank_images
+from ovbench.results.report.rerun_command import command_of
+from ovbench.results.report.runs import gather, notes_of
+from ovbench.results.report.template import inert_json
+from ovbench.utils.errors import InputError, OvbenchError
+from ovbench.utils.files import read_json, write_json
+from ovbench.utils.resources import asset
 
 NAMES = ["sky", "grass", "water", "road", "tree"]
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 from towers import small_towers
 
-from ovbench.config import Protocol
-from ovbench.engine.labeller import Labeller
-from ovbench.engine.scene import PAD_REGION, region_slots
-from ovbench.engine.shared import OneByOne, SharedBatches
-from ovbench.errors import ScoreError
+from ovbench.config.load import Protocol
+from ovbench.inference.batching import OneByOne, SharedBatches
+from ovbench.inference.predictor import Labeller
+from ovbench.inference.scene import PAD_REGION, region_slots
 from ovbench.methods.base import PatchFeatures, Queries
 from ovbench.methods.cass import CASS, CASSParams
 from ovbench.methods.corrclip import CorrCLIP
@@ -21,6 +20,7 @@ from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP
+from ovbench.utils.errors import ScoreError
 
 NOISE = np.random.default_rng(0)
 SIZES = [(64, 150), (130, 170), (64, 64), (90, 64), (70, 200), (40, 64)]  # from one window to twelve, and too small

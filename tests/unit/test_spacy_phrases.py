@@ -2,8 +2,8 @@
 
 import pytest
 
-from ovbench.errors import InputError
-from ovbench.reference.phrases import Phrase, open_parser, unique_phrases
+from ovbench.training.reference_set.phrases import Phrase, open_parser, unique_phrases
+from ovbench.utils.errors import InputError
 
 spacy = pytest.importorskip("spacy", reason="spaCy is optional")
 
@@ -100,9 +100,9 @@ def test_a_build_looks_at_the_parser_before_it_captions(tmp_path):
     import cv2
     import numpy as np
 
-    from ovbench.engine.share import Team
-    from ovbench.reference.build import Sources, build_set
-    from ovbench.reference.settings import resolve_plan
+    from ovbench.evaluation.distributed import Team
+    from ovbench.training.reference_set.builder import Sources, build_set
+    from ovbench.training.reference_set.settings import resolve_plan
 
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))

@@ -5,9 +5,16 @@ import time
 import numpy as np
 import pytest
 
-from ovbench.metrics.counts import Confusion, PixelCounts, count_pixels
+from ovbench.metrics.bootstrap import (
+    image_iou,
+    iou_intervals,
+    jackknife,
+    miou_interval,
+    paired_difference,
+    stack_counts,
+)
+from ovbench.metrics.confusion import Confusion, PixelCounts, count_pixels
 from ovbench.metrics.iou import scores
-from ovbench.metrics.stats import image_iou, iou_intervals, jackknife, miou_interval, paired_difference, stack_counts
 
 
 def images(count, classes, accuracy, seed, noise=0):

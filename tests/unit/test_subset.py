@@ -11,11 +11,11 @@ import raw_benchmarks as raw
 from click.testing import CliRunner
 
 from ovbench.cli.data import data
+from ovbench.data.availability import dataset_rows
 from ovbench.data.card import load_card
-from ovbench.data.read import open_dataset
-from ovbench.data.status import dataset_rows
+from ovbench.data.dataset import open_dataset
 from ovbench.data.subset import choose_subset, classes_in, read_manifest, write_manifest
-from ovbench.errors import InputError, UsageError
+from ovbench.utils.errors import InputError, UsageError
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_the_state_of_every_benchmark(tmp_path, monkeypatch):
     raw.voc(root)
     raw.pascal_context(root)
     small = {name: dataclasses.replace(load_card(name), image_count=3, ids_sha256=None) for name in ("ade150", "voc20")}
-    monkeypatch.setattr("ovbench.data.status.load_card", lambda name: small.get(name) or load_card(name))
+    monkeypatch.setattr("ovbench.data.availability.load_card", lambda name: small.get(name) or load_card(name))
     monkeypatch.setattr("ovbench.data.card.load_card", lambda name: small.get(name) or load_card(name))
 
     def states():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ovbench.config import resolve
-from ovbench.errors import InputError, UsageError
-from ovbench.suites import load_suite, suite_names
+from ovbench.config.load import resolve
+from ovbench.config.suites import load_suite, suite_names
+from ovbench.utils.errors import InputError, UsageError
 
 
 @pytest.mark.parametrize("dataset", ["mini", "mini-bg", "ade150"])

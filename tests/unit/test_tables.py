@@ -10,14 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from ovbench.config import file_settings, resolve
-from ovbench.errors import InputError, UsageError
+from ovbench.config.load import file_settings, resolve
+from ovbench.evaluation.record import SCHEMA
 from ovbench.results.found import deviation, find_records
 from ovbench.results.layouts import Layout, LayoutRow, Run, load_layout
-from ovbench.results.record import SCHEMA
-from ovbench.results.render import FORMATS
-from ovbench.results.store import write_json
 from ovbench.results.tables import layout_table, record_table
+from ovbench.results.writers import FORMATS
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.files import write_json
 
 COLUMNS = ("voc20", "pc59")
 LAYOUT = Layout(

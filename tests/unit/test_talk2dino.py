@@ -8,19 +8,19 @@ from safetensors.torch import save_file
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
+from ovbench.backbones.build import load_backbone
 from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.names import timm_names
-from ovbench.backbones.psi import Psi, check_partners, load_psi
-from ovbench.engine.queries import build_queries
-from ovbench.engine.reduce import Decision
-from ovbench.engine.windows import Pad
-from ovbench.errors import InputError, UsageError
+from ovbench.inference.decision import Decision
+from ovbench.inference.sliding_window import Pad
+from ovbench.inference.text_embedding import build_queries
 from ovbench.methods.base import Backbones, Batch, Queries
-from ovbench.methods.talk2dino import Talk2DINO, Talk2DINOParams, WindowFeatures
-from ovbench.resources import asset
-from ovbench.results.store import read_json
-from ovbench.weights import load_backbone
+from ovbench.methods.talk2dino.method import Talk2DINO, Talk2DINOParams, WindowFeatures
+from ovbench.methods.talk2dino.projection import Psi, check_partners, load_psi
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.files import read_json
+from ovbench.utils.resources import asset
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
 
@@ -216,7 +216,7 @@ def test_only_the_background_may_lack_a_query_and_only_where_a_method_scores_it(
 
 @pytest.mark.parametrize("psi", ["talk2dino-b", "talk2dino-b@{}/mine.pth", "mini@{}/vitb_mlp_infonce.pth"])
 def test_a_published_psi_of_another_dino_is_refused(psi, tmp_path):
-    from ovbench.weights import missing_weights
+    from ovbench.backbones.build import missing_weights
 
     psi = psi.format(tmp_path)
     for name in ("mine.pth", "vitb_mlp_infonce.pth"):
@@ -229,8 +229,8 @@ def test_a_published_psi_of_another_dino_is_refused(psi, tmp_path):
 
 
 def test_psi_is_said_to_be_put_there_by_hand_everywhere(monkeypatch, tmp_path):
-    from ovbench import hub
-    from ovbench.doctor import _weights
+    from ovbench.backbones import hub
+    from ovbench.evaluation.doctor import _weights
 
     monkeypatch.setenv("OVBENCH_WEIGHTS", str(tmp_path))
     found = {finding.what: finding.fix for finding in _weights() if finding.what.startswith("psi")}

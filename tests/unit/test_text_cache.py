@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from ovbench import cache
+from ovbench.backbones.build import Loaded, load_backbone
 from ovbench.backbones.text import TextEncoder
-from ovbench.engine import queries
-from ovbench.errors import InputError, say_once
-from ovbench.weights import Loaded, load_backbone
+from ovbench.inference import cache
+from ovbench.inference import text_embedding as queries
+from ovbench.utils.errors import InputError, say_once
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_tokenizer_that_tells_no_length_is_left_alone():
 
 def test_a_description_that_is_too_long_is_refused(folder, clip, tmp_path):
     path = tmp_path / "mine.json"
-    from ovbench.config import shipped
+    from ovbench.config.load import shipped
 
     shape = json.loads(shipped("configs", "descriptions", "mini.json").read_text(encoding="utf-8"))
     table = next(value for value in shape.values() if isinstance(value, dict) and "grass" in value)

@@ -12,14 +12,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn.functional import normalize
 
 from ovbench.backbones.dinov2 import Dinov2Vision
-from ovbench.errors import InputError, UsageError
+from ovbench.utils.errors import InputError, UsageError
 from ovbench.train import features as feature_pass
-from ovbench.train.captions import CaptionedImages
-from ovbench.train.contrast import false_negatives, info_nce, select_heads
-from ovbench.train.features import FeatureTable, compute_images, missing_files, plan_images
-from ovbench.train.loop import Checkpoint, EpochSampler, PairBatch, TrainingData, new_training, take_step, train
-from ovbench.train.plot import loss_curve
-from ovbench.train.recipe import Recipe, load_recipe
+from ovbench.training.talk2dino.captions import CaptionedImages
+from ovbench.training.talk2dino.contrast import false_negatives, info_nce, select_heads
+from ovbench.training.talk2dino.features import FeatureTable, compute_images, missing_files, plan_images
+from ovbench.training.talk2dino.loop import Checkpoint, EpochSampler, PairBatch, TrainingData, new_training, take_step, train
+from ovbench.training.talk2dino.loss_plot import loss_curve
+from ovbench.training.talk2dino.recipe import Recipe, load_recipe
 
 RECIPE = Recipe(epochs=3, batch=8, lr=1e-2, schedule="cosine", temperature="learned", false_negatives="masked")
 
@@ -92,7 +92,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 8])
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(stop, tmp_path, monkeypatch):
-    monkeypatch.setattr("ovbench.train.loop.STEPS_PER_CHECKPOINT", 4)
+    monkeypatch.setattr("ovbench.training.talk2dino.loop.STEPS_PER_CHECKPOINT", 4)
     data = features()
     whole = train(data, RECIPE, Checkpoint(tmp_path / "a.pt", {"data": "x"}))
 

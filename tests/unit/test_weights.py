@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ovbench import hub, weights
+from ovbench.backbones import build as weights
+from ovbench.backbones import hub
+from ovbench.backbones.checkpoint import file_sha256, read_tensors
 from ovbench.backbones.preprocess import OPENAI
-from ovbench.backbones.spec import BackboneSpec, lay_over, parse_spec
-from ovbench.errors import InputError, UsageError
-from ovbench.tensors import file_sha256, read_tensors
+from ovbench.config.backbone_spec import BackboneSpec, lay_over, parse_spec
+from ovbench.utils.errors import InputError, UsageError
 
 SMALL_CLIP = {
     "embed_dim": 16,
@@ -175,7 +176,7 @@ def test_a_file_cut_off(tmp_path, small_clip):
 
 def test_a_file_alone_keeps_the_configured_architecture(tmp_path):
     from ovbench.backbones import mini
-    from ovbench.config import resolve
+    from ovbench.config.load import resolve
 
     path = tmp_path / "mine.safetensors"
     model = mini.load_clip()

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ovbench.engine.scene import resized_size
-from ovbench.engine.windows import Box, Pad, WindowMean, cut, pad_to_multiple, uncut, window_grid
+from ovbench.inference.scene import resized_size
+from ovbench.inference.sliding_window import Box, Pad, WindowMean, cut, pad_to_multiple, uncut, window_grid
 
 
 def mmseg_grid(h, w, crop, stride):

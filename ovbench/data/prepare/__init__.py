@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ovbench.data.card import Card
-from ovbench.data.locate import find
+from ovbench.data.dataset import refuse_gaps
+from ovbench.data.find import find
 from ovbench.data.prepare.unpack import parts_in, unpack
 from ovbench.data.prepare.work import Step, place_all, run_steps
-from ovbench.data.read import refuse_gaps
-from ovbench.errors import UsageError
-from ovbench.registry import Registry
+from ovbench.utils.errors import UsageError
+from ovbench.utils.registry import Registry
 
 CONVERTERS = Registry(
     "converter",

@@ -11,11 +11,11 @@ from PIL import Image
 
 from ovbench.data.card import Card
 from ovbench.data.decode import BROKEN
-from ovbench.data.files import replacing
 from ovbench.data.labels import read_table
 from ovbench.data.prepare.work import Step, find, nothing_found, save_label
-from ovbench.errors import InputError
-from ovbench.resources import shipped
+from ovbench.utils.errors import InputError
+from ovbench.utils.replacing import replacing
+from ovbench.utils.resources import shipped
 
 FOLDERS = ["images/ADE/validation", "ADE20K_2021_17_01/images/ADE/validation"]
 SHORT_SIDE = 512

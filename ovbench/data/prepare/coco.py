@@ -10,7 +10,7 @@ from ovbench.data.card import Card
 from ovbench.data.decode import read_raw_label
 from ovbench.data.labels import LabelMap, label_map
 from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 LABELS = [
     "stuffthingmaps/val2017",

@@ -12,13 +12,13 @@ import numpy as np
 
 from ovbench.data.card import Card
 from ovbench.data.decode import BROKEN
-from ovbench.data.files import replacing
+from ovbench.data.find import read_split
 from ovbench.data.labels import read_table
-from ovbench.data.locate import read_split
 from ovbench.data.prepare.rle import MOST_PIXELS, decode_rle
 from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
-from ovbench.errors import InputError
-from ovbench.resources import shipped
+from ovbench.utils.errors import InputError
+from ovbench.utils.replacing import replacing
+from ovbench.utils.resources import shipped
 
 DETAIL = ["trainval_merged.json", "VOC2010/trainval_merged.json", "VOCdevkit/VOC2010/trainval_merged.json"]
 LABEL_MAPS = ["trainval", "VOC2010/trainval", "VOCdevkit/VOC2010/trainval", "."]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
 
 MOST_PIXELS = 1 << 28  # 16,384 x 16,384
 LONGEST_RUN = 60  # bits

@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from ovbench.data.card import Card
-from ovbench.data.files import remove_parts, replacing
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
+from ovbench.utils.replacing import remove_parts, replacing
 
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ovbench.data.files import remove_parts, replacing
-from ovbench.data.parallel import each
-from ovbench.errors import InputError
+from ovbench.utils.errors import InputError
+from ovbench.utils.processes import each
+from ovbench.utils.replacing import remove_parts, replacing
 
 
 class Step(NamedTuple):

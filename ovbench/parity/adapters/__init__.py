@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovbench.errors import InputError
 from ovbench.parity.case import Case
-from ovbench.registry import load_target
+from ovbench.utils.errors import InputError
+from ovbench.utils.registry import load_target
 
 _BASELINES = "ovbench.parity.adapters.baselines"
 ADAPTERS = {

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovbench.engine.bilinear import enlarge
-from ovbench.errors import InputError
 from ovbench.methods.base import Batch, Method
+from ovbench.methods.bilinear import enlarge
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
 from ovbench.methods.gem import GEM, GEMParams
@@ -21,8 +20,9 @@ from ovbench.methods.proxyclip import ProxyCLIP, ProxyCLIPParams
 from ovbench.methods.sclip import SCLIP, SCLIPParams
 from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
 from ovbench.parity.case import Case
-from ovbench.parity.record import Recorder
+from ovbench.parity.record_case import Recorder
 from ovbench.parity.towers import backbones
+from ovbench.utils.errors import InputError
 
 
 def baseline(case: Case, method: Method) -> tuple[Recorder, Values]:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovbench.errors import InputError
 from ovbench.methods.base import Queries
 from ovbench.methods.cass import CASS, CASSParams, take
 from ovbench.methods.spectral import Principal, stretch
 from ovbench.parity.adapters.common import Values, background, label, shared_values
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
+from ovbench.utils.errors import InputError
 
 STRATEGIES = {
     "spectral": {},

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovbench.config import Protocol
-from ovbench.engine.labeller import Labeller
-from ovbench.engine.reduce import class_probabilities
-from ovbench.engine.scene import resize_image, resized_size
+from ovbench.config.load import Protocol
+from ovbench.inference.decision import class_probabilities
+from ovbench.inference.predictor import Labeller
+from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Method, Queries
 from ovbench.parity.case import Case
-from ovbench.parity.record import Recorder
+from ovbench.parity.record_case import Recorder
 
 Values = dict[str, Callable[[int | None], Any]]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ovbench.errors import InputError
 from ovbench.methods.corrclip import CorrCLIP, CorrCLIPParams
 from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
+from ovbench.utils.errors import InputError
 
 
 def corrclip(case: Case) -> Values:

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.errors import InputError
 from ovbench.methods.base import Queries
 from ovbench.methods.freecp import FreeCP, FreeCPParams
 from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
 from ovbench.parity.case import Case
-from ovbench.parity.record import Recorder
+from ovbench.parity.record_case import Recorder
 from ovbench.parity.towers import backbones
+from ovbench.utils.errors import InputError
 
 # the official names are shared with other methods; two of the bases are FreeCP's own
 BASES = {"MaskCLIP": "maskclip-freecp", "SCLIP": "sclip-freecp", "ClearCLIP": "clearclip", "GEM": "gem"}

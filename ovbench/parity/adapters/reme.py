@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from ovbench.backbones.text import ensemble
-from ovbench.methods.reme import (
+from ovbench.methods.reme.method import (
     best_query,
     class_affinity,
     retrieve,
     weighted,
 )
+from ovbench.methods.reme.pooling import mask_shares, pooled
+from ovbench.methods.reme.reference_bank import ReferenceBank
+from ovbench.methods.reme.search import nearest
 from ovbench.parity.adapters.common import Values
 from ovbench.parity.case import Case
-from ovbench.reference.ambiguous import ambiguous_roots
-from ovbench.reference.assign import assign
-from ovbench.reference.bank import ReferenceBank
-from ovbench.reference.groups import adaptive_rate, cohesion, group_pairs, kept
-from ovbench.reference.pairing import best_segments
-from ovbench.reference.pooling import mask_shares, pooled
-from ovbench.reference.search import nearest
-from ovbench.reference.synonyms import find_synonyms, nearest_roots, neighbours
 from ovbench.regions.cover import nearest_covered, uncovered_components
+from ovbench.training.reference_set.ambiguous import ambiguous_roots
+from ovbench.training.reference_set.assign import assign
+from ovbench.training.reference_set.groups import adaptive_rate, cohesion, group_pairs, kept
+from ovbench.training.reference_set.pairing import best_segments
+from ovbench.training.reference_set.synonyms import find_synonyms, nearest_roots, neighbours
 
 BLOCK = 500  # smaller than the reference sets of the cases, so that several blocks are merged
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.names import timm_names
-from ovbench.backbones.psi import Psi
-from ovbench.config import Protocol
-from ovbench.engine.labeller import Labeller
-from ovbench.engine.scene import resize_image, resized_size
-from ovbench.errors import InputError
+from ovbench.methods.talk2dino.projection import Psi
+from ovbench.config.load import Protocol
+from ovbench.inference.predictor import Labeller
+from ovbench.inference.scene import resize_image, resized_size
+from ovbench.utils.errors import InputError
 from ovbench.methods.base import Backbones, Queries
-from ovbench.methods.talk2dino import (
+from ovbench.methods.talk2dino.method import (
     Talk2DINO,
     Talk2DINOParams,
     WindowFeatures,
@@ -30,11 +30,11 @@ from ovbench.methods.talk2dino import (
 )
 from ovbench.parity.adapters.common import Values
 from ovbench.parity.case import Case
-from ovbench.parity.record import Recorder
-from ovbench.train.contrast import select_heads, unit
-from ovbench.train.features import preparation
-from ovbench.train.loop import PairBatch, TrainingState, take_step, with_optimiser
-from ovbench.train.recipe import Recipe
+from ovbench.parity.record_case import Recorder
+from ovbench.training.talk2dino.contrast import select_heads, unit
+from ovbench.training.talk2dino.features import preparation
+from ovbench.training.talk2dino.loop import PairBatch, TrainingState, take_step, with_optimiser
+from ovbench.training.talk2dino.recipe import Recipe
 
 
 def talk2dino(case: Case) -> Values:

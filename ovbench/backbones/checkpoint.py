@@ -1,0 +1,202 @@
+"""Tensors from the files in which weights are published, without ever running a pickle's code."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import pickle
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ovbench.backbones.torchscript import is_torchscript, read_archive
+from ovbench.utils.errors import InputError, first_line
+
+CHUNK = 1 << 20
+# keys under which checkpoints keep their tensors, in order of preference: a teacher or an average before the student
+WRAPPERS = (
+    "state_dict", "teacher", "state_dict_ema", "model_ema", "ema", "model", "model_state_dict", "module", "student",
+)  # fmt: skip
+INERT = ("_orig_mod.",)  # what torch.compile writes into the middle of names, too
+CHECKSUM = "sha256"  # in the metadata of our own files
+
+log = logging.getLogger("ovbench")
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes; of a folder, over the names and contents of its files."""
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file: safetensors, a TorchScript archive (as OpenAI publishes CLIP), or a torch file.
+
+    No code of a file ever runs: a torch file is read with ``weights_only``, of an archive only the tensors. Nested
+    checkpoints ("state_dict", "teacher", "model" and others) are unwrapped, and prefixes that wrappers of a whole model
+    leave (``module.``, ``_orig_mod.``) dropped. InputError for a missing, damaged or other file.
+    """
+    if not path.is_file():
+        raise InputError(f'no weights file "{path}"', fix="check the path")
+    if path.suffix == ".safetensors":
+        state = _safetensors(path)
+    else:
+        state = read_archive(path) if is_torchscript(path) else _torch(path)
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    if not tensors:
+        raise InputError(f'"{path}" holds no tensors', fix="give a file with a state dict")
+    for mark in INERT:
+        tensors = {key.replace(mark, ""): value for key, value in tensors.items()}
+    while all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _torch(path: Path) -> dict[str, Any]:
+    try:
+        with _allowing_plain_data():
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f'"{path}" holds more than tensors and was not opened ({_refused(path) or first_line(error)})',
+            fix="save its state dict alone, best as safetensors",
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise _damaged(path, error) from None
+    while isinstance(state, dict):
+        inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict) and state[key]), None)
+        if inner is None:
+            return state
+        state = inner
+    return {}
+
+
+def _allowing_plain_data() -> AbstractContextManager:
+    """Let ``weights_only`` make what trainers leave beside tensors and whose making does nothing: an
+    ``argparse.Namespace``, numbers of NumPy. torch can do so from version 2.6 on."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        return nullcontext()
+    scalar = np.float64(0).__reduce__()[0]  # has moved between versions of NumPy
+    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")]
+    plain = [argparse.Namespace, np.dtype, *kinds, scalar, (scalar, "numpy.core.multiarray.scalar")]
+    return torch.serialization.safe_globals(plain)
+
+
+def _refused(path: Path) -> str:
+    """What stands in the way of reading a torch file as data, by name; empty where torch cannot tell."""
+    try:
+        with _allowing_plain_data():
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # an old form of file, or a damaged one: the caller has an error to show already
+        return ""
+    return "an object of " + ", ".join(sorted(names)[:3]) if names else ""
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f'cannot read the weights "{path}": {first_line(error)}', fix="copy or download the file again")
+
+
+def without_prefix(state: dict[str, Tensor], want: Collection[str], path: Path) -> dict[str, Tensor]:
+    """The tensors whose names, after one prefix, are those of ``want``; the state as it is where no prefix fits better.
+
+    A trainer's wrapper ("model.", "student.backbone.", "clip.") puts a prefix before the names of a network and keeps
+    other tensors beside it. A teacher or an average is taken before a student.
+    """
+    known = set(want)
+    plain = sum(key in known for key in state)
+    if plain == len(known):
+        return state
+    probe = max(known, key=len)
+    prefixes = {key.removesuffix(probe) for key in state if key.endswith(f".{probe}")}
+    held = {p: sum(key.startswith(p) and key[len(p) :] in known for key in state) for p in prefixes}
+    if not held or max(held.values()) <= plain:
+        return state
+    best = max(held, key=lambda p: (held[p], "teacher" in p or "ema" in p, "student" not in p, -len(p)))
+    others = sum(not key.startswith(best) for key in state)
+    log.info('"%s": tensors under "%s" are taken, %d others are not', path.name, best, others)
+    return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
+
+
+def tensor_hash(model: nn.Module) -> str:
+    """sha256 over the names, shapes and values of a model's tensors, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, path: Path, fix: str) -> None:
+    """Load a state dict strictly. Where it does not fit, InputError with the first tensor that differs."""
+    want = model.state_dict()
+    state = without_prefix(state, want, path)
+    different = [key for key in want if key in state and state[key].shape != want[key].shape]
+    absent = [key for key in want if key not in state]
+    surplus = [key for key in state if key not in want]
+    if different:
+        key = different[0]
+        problem = f"{key} is {_shape(state[key])}, expected {_shape(want[key])}"
+    elif absent:
+        held = f"; it holds {surplus[0]}" if surplus else ""
+        problem = f"{len(absent)} of {len(want)} tensors are missing, first {absent[0]}{held}"
+    elif surplus:
+        problem = f"it has {len(surplus)} tensors too many, first {surplus[0]}"
+    else:
+        model.load_state_dict(state)
+        return
+    raise InputError(f'"{path}" does not fit {name}: {problem}', fix=fix)
+
+
+def pack_tensor(tensor: Tensor) -> bytes:
+    """A tensor as the bytes of a safetensors file that holds its checksum."""
+    tensor = tensor.contiguous()
+    return save({"tensor": tensor}, {CHECKSUM: tensor_sha256(tensor)})
+
+
+def unpack_tensor(data: bytes) -> Tensor:
+    """The tensor of `pack_tensor`; ValueError unless values, shape and dtype are as written."""
+    try:
+        tensor = load(data)["tensor"]
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        written = header["__metadata__"][CHECKSUM]
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise ValueError(f"no tensor with a checksum ({first_line(error)})") from None
+    if tensor_sha256(tensor) != written:
+        raise ValueError("the checksum does not match")
+    return tensor
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """sha256 over shape, dtype and values."""
+    digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"

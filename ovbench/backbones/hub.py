@@ -1,0 +1,125 @@
+"""Files of published weights: which are on this machine, and fetching those that are not."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from ovbench.utils.errors import InputError, first_line
+from ovbench.utils.paths import cache_root
+from ovbench.utils.resources import shipped
+from ovbench.utils.toml import read_toml
+
+PATIENCE_S = 5.0
+
+
+def published(kind: str) -> dict[str, dict[str, Any]]:
+    """The entries of configs/weights.toml of one kind ("clip", "dino", "sam"), by name."""
+    return read_toml(shipped("configs", "weights.toml")).get(kind, {})
+
+
+def local_file(source: str, *names: str) -> Path | None:
+    """The first of the names that is on this machine: in the folder ``source``, or in the hub's cache of that repo."""
+    if Path(source).is_dir():
+        return next((path for path in (Path(source) / name for name in names) if path.is_file()), None)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    for name in names:
+        try:
+            found = try_to_load_from_cache(source, name)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def fetch_file(source: str, *names: str) -> Path:
+    """As `local_file`, downloaded where it is not here yet; InputError naming the file where that fails."""
+    here = local_file(source, *names)
+    if here is not None:
+        return here
+    problem: Exception = FileNotFoundError("no such file in that folder")
+    if not Path(source).is_dir():
+        from huggingface_hub import constants, hf_hub_download
+
+        require_connection(constants.ENDPOINT, [f"{names[0]} of {source}"])
+
+        for name in names:
+            try:
+                return Path(hf_hub_download(source, name))
+            except Exception as error:  # hub, network and file errors have no common base class
+                problem = error
+    raise InputError(f"{names[0]} of {source} is not on this machine and could not be fetched ({first_line(problem)})")
+
+
+def offline() -> bool:
+    """Whether the user forbade downloads, by the hub's own variable."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def require_connection(url: str, absent: Sequence[str]) -> None:
+    """InputError naming what is absent, at once, where the host of ``url`` cannot be reached or must not be."""
+    parts = urlsplit(url)
+    reason = "downloads are switched off" if offline() else None
+    if reason is None and not getproxies().get(parts.scheme):
+        try:
+            socket.create_connection((parts.hostname or "", parts.port or 443), timeout=PATIENCE_S).close()
+        except OSError as error:
+            reason = f"{parts.hostname} cannot be reached: {error.strerror or error}"
+    if reason:
+        raise InputError(
+            f"missing weights: {', '.join(absent)} ({reason})",
+            fix="run once with a connection, copy the files to this machine, or name a local file",
+        )
+
+
+def weights_folder() -> Path:
+    """Where files that no hub keeps are looked for and put: ``$OVBENCH_WEIGHTS``, or "weights" in the cache."""
+    chosen = os.environ.get("OVBENCH_WEIGHTS")
+    return Path(chosen).expanduser() if chosen else cache_root() / "weights"
+
+
+def published_file(kind: str, name: str) -> Path:
+    """Where the file of an entry of configs/weights.toml lies or will lie."""
+    return weights_folder() / published(kind)[name]["file"]
+
+
+def fetch_published(kind: str, name: str) -> Path:
+    """The file of an entry of configs/weights.toml, downloaded and its hash checked where it is not here yet."""
+    path, entry = published_file(kind, name), published(kind)[name]
+    if path.is_file():
+        return path
+    require_connection(entry["url"], [f"{path} (from {entry['url']})"])
+    import torch
+
+    from ovbench.backbones.checkpoint import file_sha256
+
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(entry["url"], str(part), progress=False)
+        if file_sha256(part) != entry["sha256"]:
+            raise InputError(f"{entry['url']} delivered other bytes than the published ones", fix="try again")
+        part.replace(path)
+    except OSError as error:  # urllib's errors are among them
+        raise InputError(
+            f"{path.name} could not be fetched ({first_line(error)})",
+            where=f"looked in {path.parent}",
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def given_file(path: str, where: str) -> Path:
+    """A file that the user named; InputError where there is none."""
+    if not Path(path).is_file():
+        raise InputError(f'no weights file "{path}"', where=where, fix="check the path")
+    return Path(path)

@@ -1,0 +1,126 @@
+"""Tensors out of a TorchScript archive, without loading the program that it is.
+
+``torch.jit.load`` runs code of the archive. Here its pickle is read by an unpickler that knows tensors and plain data
+only; objects of the archive's own classes become bags of attributes. What an object makes of its tensors by its own
+code is lost; archives that need that are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovbench.utils.errors import InputError, first_line
+
+BIGGEST_PICKLE = 1 << 28  # bytes; the tensors lie outside of it
+
+
+class Bag:
+    """An object of a class that only the archive knows: its attributes, if they were stored as such."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            vars(self).update({name: value for name, value in state.items() if isinstance(name, str)})
+
+
+def is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
+
+
+def read_archive(path: Path) -> dict[str, Tensor]:
+    """The tensors of an archive by their dotted names, on the CPU; InputError where they cannot be had as data."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            main = next(name for name in archive.namelist() if name.count("/") <= 1 and name.endswith("data.pkl"))
+            root = main.removesuffix("data.pkl")
+            if archive.getinfo(main).file_size > BIGGEST_PICKLE:
+                raise InputError(f'"{path}" has a description of tensors too large to be one')
+            with archive.open(main) as stream:
+                tree = Reader(stream, archive, root).load()
+    except (
+        pickle.UnpicklingError, zipfile.BadZipFile, StopIteration, KeyError, ValueError, TypeError, EOFError, OSError,
+        AttributeError, IndexError, RuntimeError, NotImplementedError, UnicodeDecodeError, MemoryError, OverflowError,
+    ) as error:  # fmt: skip
+        raise InputError(
+            f'cannot read the weights "{path}": {first_line(error)}',
+            fix="copy or download the file again, or save its state dict as safetensors",
+        ) from None
+    found: dict[str, Tensor] = {}
+    _collect(tree, "", found, set())
+    if not found:
+        raise InputError(
+            f'"{path}" is a TorchScript program whose tensors only its own code can name, and that is not run',
+            fix="save its state dict as safetensors",
+        )
+    return found
+
+
+def _collect(value: Any, name: str, found: dict[str, Tensor], above: set[int]) -> None:
+    if isinstance(value, Tensor):
+        found[name] = value
+    elif isinstance(value, Bag) and id(value) not in above:
+        for key, inner in vars(value).items():
+            _collect(inner, f"{name}.{key}" if name else key, found, above | {id(value)})
+
+
+class Reader(pickle.Unpickler):
+    """Reads ``data.pkl`` of an archive. Only functions named here are ever called."""
+
+    def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str):
+        super().__init__(stream)
+        self.archive, self.root = archive, root
+        self.storages: dict[str, Tensor] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("__torch__"):
+            return Bag
+        if module == "torch" and name.endswith("Storage"):
+            return name
+        known: dict[tuple[str, str], Callable[..., Any]] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _view,
+            ("torch._utils", "_rebuild_parameter"): lambda tensor, *rest: tensor,
+            ("torch.jit._pickle", "restore_type_tag"): lambda value, tag: value,
+            **{("torch.jit._pickle", f"build_{kind}list"): list for kind in ("int", "tensor", "double", "bool")},
+            ("torch", "device"): str,
+        }
+        if (module, name) not in known:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no tensor")
+        return known[module, name]
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """A storage as a flat tensor."""
+        _, kind, key, _, count = pid
+        if key not in self.storages:
+            dtype = DTYPES[kind]
+            entry = self.archive.getinfo(f"{self.root}data/{key}")
+            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != count * dtype.itemsize:
+                raise pickle.UnpicklingError(f"the tensor data {key} have another size than they should")
+            data = bytearray(self.archive.read(entry))
+            self.storages[key] = torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+        return self.storages[key]
+
+
+DTYPES = {
+    "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32,
+    "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
+
+
+def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
+    """A tensor over a storage; as_strided refuses what lies outside, and repeated values would be a bomb."""
+    if math.prod(size) > storage.numel():
+        raise pickle.UnpicklingError("a tensor is larger than its data")
+    return storage.as_strided(tuple(size), tuple(stride), offset).clone()

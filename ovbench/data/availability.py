@@ -1,0 +1,94 @@
+"""Which benchmarks are on disk, prepared and verified."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ovbench.data.card import ENTRY_POINTS, Card, list_cards, load_card
+from ovbench.data.find import Found, data_roots, find, unprepared
+from ovbench.utils.errors import InputError
+from ovbench.utils.paths import cache_root
+from ovbench.utils.registry import broken_names
+from ovbench.utils.replacing import replacing
+
+ROW = (
+    "name", "title", "split", "classes", "background", "images", "state", "found_images", "layout", "root", "broken",
+)  # fmt: skip
+
+
+def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
+    """One row per known benchmark: what it is, and the state of the user's copy.
+
+    ``state``: "absent"; "unprepared" (the download is there, `ovbench data prepare` is due); "incomplete"; "present";
+    "verified" (nothing changed since `ovbench data verify` found it right); "built in" (drawn on first use); "broken"
+    (a plug-in that cannot be loaded; ``broken`` says why).
+    """
+    roots, broken = data_roots(data_root), broken_names(ENTRY_POINTS, load_card)
+    return [
+        dict.fromkeys(ROW) | {"name": name, "state": "broken", "broken": broken[name]}
+        if name in broken
+        else _row(load_card(name), roots)
+        for name in list_cards()
+    ]
+
+
+def _row(card: Card, roots: list[Path]) -> dict[str, Any]:
+    row = {
+        "name": card.name,
+        "title": card.title,
+        "split": card.split,
+        "classes": len(card.classes),
+        "background": card.background is not None,
+        "images": card.image_count,
+        "state": "built in",
+        "found_images": None,
+        "layout": None,
+        "root": None,
+        "broken": None,
+    }
+    return row if card.generator else row | _state(card, roots)
+
+
+def _state(card: Card, roots: list[Path]) -> dict[str, Any]:
+    try:
+        found = find(card, roots)
+    except InputError:
+        raw = unprepared(card, (root / below for root in roots for below in card.roots))
+        return {"state": "absent" if raw is None else "unprepared", "root": raw and str(raw)}
+    complete = found.complete and found.paired >= card.image_count
+    state = "incomplete" if not complete else "verified" if is_verified(card, found) else "present"
+    return {"state": state, "found_images": found.paired, "layout": found.layout.name, "root": str(found.root)}
+
+
+def remember_verified(card: Card, found: Found) -> None:
+    """Note in the cache that this copy was verified; the note holds until a file of it changes."""
+    with replacing(_note(card, found)) as part:
+        part.write_text(json.dumps({"root": str(found.root), "files": fingerprint(found)}) + "\n", encoding="utf-8")
+
+
+def is_verified(card: Card, found: Found) -> bool:
+    """Whether this copy was verified and has not changed since."""
+    try:
+        note = json.loads(_note(card, found).read_text(encoding="utf-8"))
+        return note["files"] == fingerprint(found)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # no note, or one that is not ours: verify again
+
+
+def fingerprint(found: Found) -> str:
+    """Hash over name, size and time of change of every image and label."""
+    digest = hashlib.sha256()
+    for item in found.items:
+        for path in (item.image_path, item.label_path):
+            facts = os.stat(path)
+            digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _note(card: Card, found: Found) -> Path:
+    place = hashlib.sha256(str(found.root.resolve()).encode()).hexdigest()[:16]
+    return cache_root() / "verified" / f"{card.name}-{place}.json"

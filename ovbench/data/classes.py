@@ -1,0 +1,208 @@
+"""Class lists: one line per class in label order, its queries (synonyms) separated by "; "."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from pathlib import Path
+
+from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.toml import read_toml
+
+CANONICAL = "canonical"
+SEPARATOR = "; "
+HOW = 'write one class per line, synonyms after semicolons: "dog; puppy"'
+MOST_CLASSES = 65533  # labels have 16 bits, and three values are no class
+NUMBERED = (  # "0 wall", "0: wall", "0,wall"; "wall,0"; "wall 0", which may also be a name ("lane 0", "lane 1")
+    (re.compile(r"(?P<number>\d{1,6})\s*[\s:.,;)]\s*(?P<name>.*\D.*)"), True),
+    (re.compile(r"(?P<name>.*\D.*?)\s*[\t:,;]\s*(?P<number>\d{1,6})"), True),
+    (re.compile(r"(?P<name>.*\D.*?)\s+(?P<number>\d{1,6})"), False),
+)
+Queries = tuple[tuple[str, ...], ...]
+
+
+def read_classes_file(path: str | Path) -> Queries:
+    """Read the queries of each class from a user's list.
+
+    One class per line, synonyms after semicolons; a comma belongs to its query. Empty lines and lines that begin with
+    ``#`` are dropped. Also read: lines numbered in order from 0 or 1 (``0 wall``, ``1: wall``, ``wall,0``), a JSON list
+    of names, and a JSON object from index to name or from name to index (``id2label``, ``label2id``).
+
+    Raises:
+        InputError: with the line, where the file is missing, empty, not UTF-8, or of a form that is none of these; for
+            two classes of one name; for more than `MOST_CLASSES` classes.
+    """
+    text, where = _text(Path(path)), str(path)
+    classes = _from_json(text, where) if text.lstrip()[:1] in ("[", "{") else _from_lines(text, where)
+    if not classes:
+        raise InputError("no class in the list", where=where, fix=HOW)
+    refuse_odd_classes(classes, where)
+    return classes
+
+
+def refuse_odd_classes(classes: Queries, where: str) -> None:
+    """Raise InputError for too many classes, and for two of one name: a model cannot tell them apart."""
+    if len(classes) > MOST_CLASSES:
+        text = f"{len(classes)} classes; labels have 16 bits, of which {MOST_CLASSES} values can be classes"
+        raise InputError(text, where=where, fix=f"give at most {MOST_CLASSES}")
+    first: dict[str, int] = {}
+    for number, queries in enumerate(classes):
+        name = " ".join(queries[0].split()).casefold() if queries else ""
+        if first.setdefault(name, number) != number and name:
+            raise InputError(
+                f'two classes have one name: "{queries[0]}" is number {first[name]} and number {number} (from 0)',
+                where=where,
+                fix="give each class a name of its own",
+            )
+
+
+def refuse_other_order(given: Queries, own: Queries, where: str) -> None:
+    """Raise InputError where a list has the names of a benchmark, but not in the order of its labels."""
+    names, wanted = (
+        [" ".join(queries[0].split()).casefold() if queries else "" for queries in q] for q in (given, own)
+    )
+    if names != wanted and sorted(names) == sorted(wanted):
+        at = next(i for i, (a, b) in enumerate(zip(names, wanted, strict=True)) if a != b)
+        raise InputError(
+            f"these are the names of the benchmark in another order: class {at} (from 0) of its labels is "
+            f'"{own[at][0]}", of the list "{given[at][0]}"',
+            where=where,
+            fix="write the names in the order of the labels",
+        )
+
+
+def _from_lines(text: str, where: str) -> Queries:
+    lines = [
+        (number, line.strip())
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    lines = _without_numbers(lines, where)
+    for number, line in lines:
+        _refuse_foreign(line, f"{where}, line {number}")
+    classes = []
+    for number, line in lines:
+        queries = tuple(q.strip() for q in line.split(";") if q.strip())
+        if not queries:
+            raise InputError(f"class {len(classes) + 1} has no name", where=f"{where}, line {number}", fix=HOW)
+        classes.append(queries)
+    return tuple(classes)
+
+
+def _without_numbers(lines: list[tuple[int, str]], where: str) -> list[tuple[int, str]]:
+    """The lines without their numbers, where every one has a number, first or last, and they run from 0 or 1."""
+    for form, strict in NUMBERED:
+        found = [form.fullmatch(line) for _, line in lines]
+        if len(lines) < 2 or not all(found):
+            continue
+        numbers, names = ([match[part].strip() for match in found] for part in ("number", "name"))
+        start = int(numbers[0])
+        wrong = [i for i, n in enumerate(numbers) if start not in (0, 1) or int(n) != start + i]
+        if not wrong and len(set(names)) == len(names):
+            return [(number, name) for (number, _), name in zip(lines, names, strict=True)]
+        if strict:
+            number, line = lines[wrong[0] if wrong else 0]
+            text = f'the lines have numbers that do not run in order from 0 or 1: "{line}"'
+            raise InputError(text, where=f"{where}, line {number}", fix=HOW)
+    return lines
+
+
+def _refuse_foreign(line: str, where: str) -> None:
+    """Raise InputError for a line that is part of a table or of another format, not a name."""
+    columns = re.split(r"[\t,]", line)
+    if (
+        "\t" in line
+        or line[0] in "\"'<{[}]"
+        or line.startswith(("- ", "* "))
+        or line.endswith((":", ",", "{", "["))
+        or (len(columns) > 1 and any(re.fullmatch(r"\s*-?[\d.]+\s*", column) for column in columns))
+        or any(ord(sign) < 32 or ord(sign) == 127 for sign in line)
+    ):
+        raise InputError(
+            f"{line!r} is not the name of a class but part of a table or of another format", where=where, fix=HOW
+        )
+
+
+def _from_json(text: str, where: str) -> Queries:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the class list begins as JSON but is not: {error}", where=where, fix=HOW) from None
+    if isinstance(data, dict):
+        data = data.get("id2label", data)
+        data = _in_order(data) if isinstance(data, dict) else data
+    if isinstance(data, list):
+        classes = [_queries(entry) for entry in data]
+        if all(classes):
+            return tuple(classes)
+    raise InputError("the JSON is neither a list of names nor an object from index to name", where=where, fix=HOW)
+
+
+def _in_order(table: dict[str, object]) -> list[object] | None:
+    """The names of an object from index to name, or from name to index; None unless the indices are 0..n-1."""
+    inverted = all(isinstance(value, int) and not isinstance(value, bool) for value in table.values())
+    named = {str(value): name for name, value in table.items()} if inverted else table
+    return [named[str(i)] for i in range(len(table))] if set(named) == set(map(str, range(len(table)))) else None
+
+
+def _queries(entry: object) -> tuple[str, ...]:
+    """The queries of an entry: a name, a list of them, or an object with a name; empty for anything else."""
+    if isinstance(entry, dict):
+        entry = entry.get("name")
+    parts = entry.split(";") if isinstance(entry, str) else entry if isinstance(entry, list) else []
+    texts = [part.strip() for part in parts if isinstance(part, str)]
+    return tuple(texts) if texts and len(texts) == len(parts) and all(texts) else ()
+
+
+def read_published_list(path: Path) -> Queries:
+    """The queries of each class, word for word, outer blanks included; an empty line is a class without a query."""
+    lines = _text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return tuple(tuple(line.split(SEPARATOR)) if line else () for line in lines)
+
+
+def published_list(classes_file: Path, benchmark: str, family: str) -> Path | None:
+    """File of the list that a family of methods uses on a benchmark; None where the family published none for it.
+
+    Raises UsageError when no benchmark knows the family.
+    """
+    if family == CANONICAL:
+        return classes_file
+    shared = _shared_lists(classes_file.parent)
+    families = _families(classes_file.parent)
+    if family not in families:
+        raise unknown("name variant", family, [*families, CANONICAL], where=benchmark)
+    family = shared.get(benchmark, {}).get(family, family)
+    own = classes_file.with_name(f"{classes_file.stem}.{family}.txt")
+    return own if own.is_file() else None
+
+
+@functools.cache
+def _shared_lists(folder: Path) -> dict[str, dict[str, str]]:
+    path = folder / "families.toml"
+    return read_toml(path) if path.is_file() else {}
+
+
+@functools.cache
+def _families(folder: Path) -> frozenset[str]:
+    """Every family that has a list of its own or shares one, over the benchmarks of this folder and of the package."""
+    from ovbench.utils.resources import shipped
+
+    named = set()
+    for place in {folder, shipped("datasets", "classes")}:
+        named |= {family for lists in _shared_lists(place).values() for family in lists}
+        named |= {path.name.split(".")[1] for path in place.glob("*.*.txt")}
+    return frozenset(named)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f'no class list "{path}"', fix="check the path") from None
+    except OSError as error:
+        raise InputError(f'cannot read the class list "{path}": {error.strerror}') from None
+    except UnicodeDecodeError:
+        raise InputError(f'the class list "{path}" is not UTF-8 text', fix="save it as UTF-8") from None

@@ -1,0 +1,200 @@
+"""A benchmark's images and labels as a sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ovbench.data.card import Card
+from ovbench.data.decode import (
+    FileIdentity,
+    Picture,
+    RawLabel,
+    read_image,
+    read_label_file,
+    read_picture,
+    read_raw_label,
+)
+from ovbench.data.diagnose import FileReport, colours, with_label
+from ovbench.data.find import Found, Item, data_roots, find, path_of
+from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
+from ovbench.data.sample import Reading, examine
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.paths import cache_root
+
+__all__ = ["IGNORED", "NO_CLASS", "Dataset", "Item", "Sample", "open_dataset", "read_image", "read_raw_label"]
+
+LABEL_RULES = ("correct", "official")
+
+
+class Sample(NamedTuple):
+    """``image`` u8[h,w,3] RGB; ``label`` u16[h,w], a class index, IGNORED or NO_CLASS; and the files they were read
+    from, as they were when their bytes were read (None for an image that was given as an array)."""
+
+    id: str
+    image: np.ndarray
+    label: np.ndarray
+    image_file: FileIdentity | None = None
+    label_file: FileIdentity | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a benchmark in the order of its split, read one at a time."""
+
+    card: Card
+    items: tuple[Item, ...]
+    root: Path
+    layout: str
+    labels: LabelMap
+    label_rule: str = "correct"
+    subset_sha256: str | None = None  # of the manifest that chose the items
+    reading: Reading | None = None  # how the labels are read, as a sample of the files told
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def ids_sha256(self) -> str:
+        """Hash of the image ids in order: what a record needs to say which images were scored."""
+        return ids_sha256(item.id for item in self.items)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How the labels are read, and what a sample of the files shows: lines for the plan of a run."""
+        return () if self.reading is None else (self.reading.line, *self.reading.remarks)
+
+    def read(self, index: int) -> Sample:
+        """Image and label; InputError where either is unreadable or their sizes differ."""
+        return self.with_image(index, self.read_picture(index))
+
+    def with_image(self, index: int, image: Picture | np.ndarray) -> Sample:
+        """As `read`, for an image that was read before (benchmarks can share their images)."""
+        pixels, image_file = (image.pixels, image.file) if isinstance(image, Picture) else (image, None)
+        raw = self._raw_label(index)
+        label = self.labels.apply(raw.values, where=self._where(index), card=self.card)
+        if pixels.shape[:2] != label.shape:
+            raise InputError(
+                f"image is {_size(pixels)} but its label is {_size(label)}",
+                where=self._where(index),
+                fix=f"run: ovbench data verify {self.card.argument}",
+            )
+        return Sample(self.items[index].id, pixels, label, image_file, raw.file)
+
+    def read_picture(self, index: int) -> Picture:
+        """The image as people see it, or as stored where its label was drawn on the stored pixels; and its file."""
+        item = self.items[index]
+        return read_picture(item.image_path, item.label_path, self.card.white)
+
+    def read_image(self, index: int) -> np.ndarray:
+        """u8[h,w,3], RGB: the pixels of `read_picture`."""
+        return self.read_picture(index).pixels
+
+    def read_label(self, index: int) -> np.ndarray:
+        """u16[h,w]: class index, IGNORED or NO_CLASS. InputError for a value that the benchmark does not have."""
+        return self.labels.apply(self._raw_label(index).values, where=self._where(index), card=self.card)
+
+    def _raw_label(self, index: int) -> RawLabel:
+        raw = read_label_file(self.items[index].label_path)
+        if raw.mode == "1" and self.reading is not None and not self.reading.one_bit:
+            raise InputError(
+                "the label has 1 bit, but others have more: its value 1 may be a class or 255 (white)",
+                where=self._where(index),
+                fix="save it with 8 bits",
+            )
+        if raw.palette is not None and self.reading is not None and self.reading.palette:
+            for value, colour in colours(with_label(FileReport(""), raw)).items():
+                if (other := self.reading.palette.get(value, colour)) != colour:
+                    raise InputError(
+                        f"value {value} of the label is the colour {colour}, in other labels {other}: "
+                        "a program has renumbered its palette",
+                        where=self._where(index),
+                        fix="make the label again",
+                    )
+        return raw
+
+    def with_rule(self, label_rule: str) -> Dataset:
+        """The same files under another label rule, see `open_dataset`."""
+        if label_rule == self.label_rule:
+            return self
+        labels = label_map(self.labels.encoding, len(self.card.classes), label_rule)
+        return dataclasses.replace(self, labels=labels, label_rule=label_rule)
+
+    def _where(self, index: int) -> str:
+        return f"{self.card.name}, {self.items[index].id}"
+
+
+def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule: str = "correct") -> Dataset:
+    """Find the benchmark's files and pair them; of the files only a sample is read, see `ovbench.data.sample`.
+
+    ``label_rule``: "correct" ignores what the benchmark ignores. "official" is what the published evaluation code
+    does: 255 is always ignored, also where it is a class (pc459 "monkey", ade847 "pier"), and a 16-bit void is kept and
+    matches no class. Raises InputError saying where it looked if files are missing, and where a sample of the files
+    contradicts the card.
+    """
+    if label_rule not in LABEL_RULES:
+        raise UsageError(f'unknown label rule "{label_rule}"', fix="use " + " or ".join(LABEL_RULES))
+    found = locate(card, data_root)
+    refuse_gaps(card, found)
+    reading = examine(card, found)
+    labels = label_map(reading.encoding, len(card.classes), label_rule)
+    return Dataset(card, found.items, found.root, found.layout.name, labels, label_rule, reading=reading)
+
+
+def locate(card: Card, data_root: str | Path | None = None) -> Found:
+    """The layout that holds the benchmark's files; a generated benchmark is drawn on first use."""
+    return find(card, [_generated(card)] if card.generator else data_roots(data_root))
+
+
+def ids_sha256(ids: Iterable[str]) -> str:
+    """Hash of image ids, one per line."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def refuse_gaps(card: Card, found: Found) -> None:
+    """InputError where images and labels do not pair, or an id is listed twice, with the first of them."""
+    advice = f"run: ovbench data verify {card.argument}"
+    if found.twice:
+        raise InputError(
+            f"{len(found.twice)} ids are listed more than once, first {found.twice[0]}",
+            where=f"{card.name}, {found.root / found.layout.ids}",
+            fix="list every image once",
+        )
+    for kind, missing, pattern in (
+        ("image", found.without_image, found.layout.image),
+        ("label", found.without_label, found.layout.label),
+    ):
+        if missing:
+            first = path_of(missing[0], found.root, pattern)
+            fix = advice if kind == "image" or found.layout.ids else f'{advice}, or write ids = "labels" in the card'
+            text = f"{len(missing)} of {len(found.items)} {kind}s missing, first {first}"
+            raise InputError(text, where=card.name, fix=fix)
+    if found.orphan_labels:
+        first = path_of(found.orphan_labels[0], found.root, found.layout.label)
+        other = found.others[0].name if found.others else ""
+        beside = other and f"; beside the images lies {other}, which is not {found.layout.image}"
+        raise InputError(
+            f"{len(found.orphan_labels)} labels have no image, first {first}{beside}",
+            where=card.name,
+            fix=f'{advice}, or write ids = "images" in the card if the other labels shall not count',
+        )
+
+
+def _generated(card: Card) -> Path:
+    """The folder of a generated benchmark, drawn on first use; the generator makes it appear only when complete."""
+    from ovbench.utils.registry import load_target
+
+    folder = cache_root() / "generated" / card.generated_folder
+    if not folder.is_dir():
+        load_target(card.generator, where=f"{card.name}.toml")(folder)
+    return folder
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"

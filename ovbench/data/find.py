@@ -1,0 +1,333 @@
+"""Where a benchmark's files lie: which of the card's layouts the user's folders hold."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ovbench.data.card import Card, Layout
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.toml import read_toml, refuse_unknown_keys
+
+SUFFIXES = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".png",), (".tif", ".tiff"), (".bmp",), (".webp",), (".gif",))
+
+
+class Item(NamedTuple):
+    id: str
+    image_path: Path
+    label_path: Path
+
+
+class Found(NamedTuple):
+    """A layout that is there, complete or not. ``items`` follow the split file, or the sorted paths.
+
+    orphan_labels: ids of labels without an image, where the two folders must agree.
+    twice: ids that the split file lists more than once.
+    others: pictures beside the images that the layout's pattern does not take.
+    trouble: why the split file cannot be read; then there are no items.
+    """
+
+    root: Path
+    layout: Layout
+    items: tuple[Item, ...]
+    without_image: tuple[str, ...]
+    without_label: tuple[str, ...]
+    paired: int
+    orphan_labels: tuple[str, ...] = ()
+    twice: tuple[str, ...] = ()
+    others: tuple[Path, ...] = ()
+    trouble: InputError | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image has its label, and nothing else lies there that says that some are missing."""
+        return bool(self.paired) and not (self.without_image or self.without_label or self.orphan_labels)
+
+
+def data_roots(data_root: str | Path | None = None) -> list[Path]:
+    """The folders to search: the argument, else ``$OVBENCH_DATA`` (several with the path separator), else the user's
+    config file, else none. Raises UsageError for a folder that does not exist."""
+    if data_root is not None:
+        named, origin = [str(data_root)], "--data-root"
+    elif chosen := os.environ.get("OVBENCH_DATA"):
+        named, origin = [p for p in chosen.split(os.pathsep) if p], "OVBENCH_DATA"
+    else:
+        named, origin = _configured(), str(config_file())
+    roots = [Path(name).expanduser() for name in named]
+    for root in roots:
+        if not root.is_dir():
+            raise UsageError(f'the data root "{root}" is not a folder', where=origin, fix="check the path")
+    return roots
+
+
+def config_file() -> Path:
+    """The user's config file, ``ovbench/config.toml`` in the user's config folder; it need not exist."""
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "ovbench" / "config.toml"
+
+
+def _configured() -> list[str]:
+    path = config_file()
+    if not path.is_file():
+        return []
+    table = read_toml(path)
+    refuse_unknown_keys(table, ["data_root"], str(path))
+    value = table.get("data_root", [])
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        fix = 'write data_root = "/data" or data_root = ["/data", "/more"]'
+        raise InputError('"data_root" must be a folder or a list of folders', where=str(path), fix=fix)
+    return value
+
+
+def find(card: Card, roots: Iterable[Path]) -> Found:
+    """The first complete layout, or the one with most pairs of image and label.
+
+    Raises InputError saying where it looked where no layout has a single image or label.
+    """
+    best: Found | None = None
+    tried: list[Path] = []
+    for root in (base / below for base in roots for below in card.roots):
+        tried.append(root)
+        for layout in card.layouts if root.is_dir() else ():
+            found = _look(root, layout, card)
+            if found is None:
+                continue
+            if found.complete:
+                return found
+            if best is None or found.paired > best.paired:
+                best = found
+    if best is None or not best.paired:
+        raise (best and best.trouble) or _nothing(card, tried)
+    return best
+
+
+def _look(root: Path, layout: Layout, card: Card) -> Found | None:
+    images, labels = _files(root, layout.image), _files(root, layout.label)
+    _part(images, labels, layout)
+    if not images and not labels:
+        return None
+    others = _other_pictures(root, layout, {*images.values(), *labels.values()})
+    ids, trouble = _ids(root, layout, images, labels)
+    if ids is None and trouble is None:
+        return None
+    ids = ids or []
+    items = (
+        Item(i, images.get(i, path_of(i, root, layout.image)), labels.get(i, path_of(i, root, layout.label)))
+        for i in ids
+    )
+    orphans = {} if layout.ids else {i: path for i, path in labels.items() if i not in images}
+    return Found(
+        root,
+        layout,
+        tuple(items),
+        without_image=tuple(i for i in ids if i not in images),
+        without_label=tuple(i for i in ids if i not in labels),
+        paired=sum(i in images and i in labels for i in ids),
+        orphan_labels=tuple(_by_path(_lonely(orphans, root, card, images), layout.label)),
+        twice=tuple(i for i, n in Counter(ids).items() if n > 1),
+        others=tuple(others),
+        trouble=trouble,
+    )
+
+
+def _ids(
+    root: Path, layout: Layout, images: Mapping[str, Path], labels: Mapping[str, Path]
+) -> tuple[list[str] | None, InputError | None]:
+    """The ids of the split, None without its file; and what is wrong with that file."""
+    if layout.ids in ("", "images"):
+        return _by_path(images, layout.image), None
+    if layout.ids == "labels":
+        return _by_path(labels, layout.label), None
+    split = root / layout.ids
+    lines = read_split(split)
+    if lines is None:
+        return None, None
+    try:
+        ids = _listed(split, lines, root, layout, images, labels)
+    except InputError as error:
+        return None, error
+    return ids, None
+
+
+def _listed(
+    split: Path, lines: list[str], root: Path, layout: Layout, images: Mapping[str, Path], labels: Mapping[str, Path]
+) -> list[str]:
+    """Image ids from the lines of a split file: ids, file names, paths, or the paths of an image and its label."""
+    names = {}
+    for pattern, files in ((layout.image, images), (layout.label, labels)):
+        folder = pattern.split("{id}")[0].rpartition("/")[0]
+        for image_id, path in files.items():
+            names[path.relative_to(root).as_posix()] = names[path.relative_to(root / folder).as_posix()] = image_id
+    names |= {image_id: image_id for image_id in (*labels, *images)}
+    ids = []
+    for number, line in enumerate(lines, 1):
+        columns = [line] if line in names else re.split(r"[\s,;]+", line)
+        meant = {names.get(re.sub(r"^(\./|/)+", "", column)) for column in columns}
+        if len(meant) == 1 and None not in meant:
+            ids.append(names[re.sub(r"^(\./|/)+", "", columns[0])])
+        elif len(columns) == 1:
+            ids.append(line.removesuffix(layout.image.split("{id}")[1]))  # an image that is not there
+        else:
+            raise InputError(
+                f'"{line}" does not name an image and its label of this layout ({layout.image}, {layout.label})',
+                where=f"{split}, line {number}",
+                fix="write one image id per line",
+            )
+    if ids and images and labels and not any(i in names for i in ids):
+        raise InputError(
+            f'no line names an image of {root / layout.image}; the first is "{lines[0]}"',
+            where=str(split),
+            fix="write one image id per line: the name of its file without folder and suffix",
+        )
+    return ids
+
+
+def _part(images: dict[str, Path], labels: dict[str, Path], layout: Layout) -> None:
+    """Where both patterns take a file, as with masks beside their images, it belongs to the more special one."""
+    loser = images if len(layout.label) >= len(layout.image) else labels
+    winner = labels if loser is images else images
+    taken = set(winner.values())
+    for image_id in [i for i, path in loser.items() if path in taken]:
+        del loser[image_id]
+
+
+def _lonely(orphans: Mapping[str, Path], root: Path, card: Card, images: Mapping[str, Path]) -> list[str]:
+    """The ids of labels that are not the label of an image in another layout either."""
+    if not orphans:
+        return []
+    owned = {
+        path for other in card.layouts for image_id, path in _files(root, other.label).items() if image_id in images
+    }
+    return [image_id for image_id, path in orphans.items() if path not in owned]
+
+
+def _other_pictures(root: Path, layout: Layout, known: set[Path]) -> list[Path]:
+    folder = root / layout.image.split("{id}")[0].rpartition("/")[0]
+    if layout.ids not in ("", "images"):
+        return []
+    kinds = {suffix for family in SUFFIXES for suffix in family}
+    return sorted(
+        path for path in (folder / name for name in _walk(folder)) if path.suffix.lower() in kinds and path not in known
+    )
+
+
+def path_of(image_id: str, root: Path, pattern: str) -> Path:
+    """The file that a card's pattern names for an image."""
+    return root / pattern.replace("{id}", image_id)
+
+
+def read_split(path: Path) -> list[str] | None:
+    """The ids of a split file, one per line; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f'cannot read the split file "{path}": {error}') from None
+
+
+def _by_path(ids: Iterable[str], pattern: str) -> list[str]:
+    suffix = pattern.split("{id}")[1]
+    return sorted(ids, key=lambda i: i + suffix)
+
+
+def _files(root: Path, pattern: str) -> dict[str, Path]:
+    """The files that a card's pattern takes, by image id. Suffixes of one format are the same: .jpg, .JPG, .jpeg.
+
+    Raises:
+        InputError: for two files of one id, and for a name that is not UTF-8.
+    """
+    before, after = pattern.split("{id}")
+    folder, _, prefix = before.rpartition("/")
+    suffix = PurePosixPath(f"x{after}").suffix
+    family = next((f for f in SUFFIXES if suffix.lower() in f), (suffix,))
+    middle = after[: len(after) - len(suffix)]
+    found: dict[str, Path] = {}
+    for name in _walk(root / folder):
+        stem, dot, kind = name.rpartition(".")
+        same = f"{dot}{kind}" == suffix or f"{dot}{kind}".lower() in family
+        if not (same and stem.startswith(prefix) and stem.endswith(middle) and len(stem) > len(prefix) + len(middle)):
+            continue
+        image_id, path = stem[len(prefix) : len(stem) - len(middle)], root / folder / name
+        _refuse_name(path)
+        if image_id in found:
+            raise InputError(
+                f'"{found[image_id].name}" and "{path.name}" have the same image id, "{image_id}"',
+                where=str(path.parent),
+                fix="remove or rename one of the two",
+            )
+        found[image_id] = path
+    return found
+
+
+def _refuse_name(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        name = str(path).encode("utf-8", "backslashreplace").decode()
+        raise InputError(f'the name of the file "{name}" is not UTF-8', fix="rename the file") from None
+
+
+def _walk(folder: Path, below: str = "", above: frozenset[tuple[int, int]] | None = None) -> Iterator[str]:
+    """Paths of the files below a folder. A link to a folder above is not followed: it leads around in a circle."""
+    if above is None:
+        parents = [p for p in Path(os.path.realpath(folder)).parents if p.exists()]
+        above = frozenset((facts.st_dev, facts.st_ino) for facts in map(os.stat, parents))
+    try:
+        facts = os.stat(folder)
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise InputError(f'cannot list "{folder}": {error.strerror}') from None
+    here = (facts.st_dev, facts.st_ino)
+    if here in above:
+        return
+    for entry in entries:
+        if _is_folder(entry):
+            yield from _walk(Path(entry.path), f"{below}{entry.name}/", above | {here})
+        elif not entry.name.startswith("."):
+            yield below + entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link that leads to itself
+
+
+def _nothing(card: Card, tried: list[Path]) -> InputError:
+    """The error where no layout holds a single pair of image and label."""
+    if not tried:
+        return InputError(
+            f"no data root is known, so {card.name} cannot be found",
+            fix=f'pass --data-root, set OVBENCH_DATA, or write data_root = "..." to {config_file()}',
+        )
+    for split in (root / layout.ids for root in tried for layout in card.layouts):
+        if read_split(split) == []:
+            return InputError("the split file is empty", where=str(split), fix=f"get it again from {card.source}")
+    wanted = card.layouts[0]
+    places = ", ".join(str(path) for path in tried)
+    source = unprepared(card, tried)
+    if source is not None:
+        step = f"the download in {source} is not prepared yet; run: ovbench data prepare {card.name} --source {source}"
+    elif card.prepare:
+        step = f"run: ovbench data prepare {card.name} --source DIR, with the download ({card.source})"
+    else:
+        step = f"get it from {card.source}"
+    return InputError(
+        f"no images and labels of {card.name} found; expected {wanted.image} and {wanted.label}",
+        where=f"looked in {places}",
+        fix=step,
+    )
+
+
+def unprepared(card: Card, roots: Iterable[Path]) -> Path | None:
+    """The folder that holds the raw download of a benchmark, where there is one."""
+    return next((root for root in roots if card.raw and (root / card.raw).exists()), None)

@@ -1,0 +1,208 @@
+"""What this machine has for ovbench, what is wrong with it, and what to do about each."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ovbench.inference.cache import parts
+from ovbench.utils import provenance as env
+from ovbench.utils.errors import OvbenchError
+from ovbench.utils.paths import cache_root
+
+LOW_DISK = 5 * 2**30  # bytes: less does not hold the weights of one method and the regions of one benchmark
+
+
+class Finding(NamedTuple):
+    """``state``: "ok", "note" (something optional is absent), "warning" or "problem" (some command will fail)."""
+
+    area: str
+    state: str
+    what: str
+    fix: str = ""
+
+
+def examine(data_root: Path | None = None) -> list[Finding]:
+    """Every check in turn; one that meets an error says so and the others go on."""
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _python, lambda: known_bad(env.versions()), _imports, _devices, _cache, lambda: _data(data_root), _weights,
+        _plugins,
+    )  # fmt: skip
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check()
+        except OvbenchError as error:
+            findings.append(Finding("settings", "problem", error.what, error.fix or ""))
+    return findings
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"Python {platform.python_version()}")
+
+
+def _number(version: str | None) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", (version or "").split("+")[0])[:3])
+
+
+def known_bad(versions: Mapping[str, str | None]) -> Iterator[Finding]:
+    """Packages that are missing or do not work together; ``versions``: see `ovbench.utils.provenance`."""
+    optional = {"mmcv-lite"}
+    for name, version in versions.items():
+        if version is None and name not in optional:
+            yield Finding("packages", "problem", f"{name} is not installed", f"pip install {name}")
+        elif version is not None and name != "python":
+            yield Finding("packages", "ok", f"{name} {version}")
+    lite, full = versions.get("mmcv-lite"), env.version_of("mmcv")
+    if lite and full:
+        yield Finding("packages", "warning", "mmcv and mmcv-lite are both installed", "pip uninstall mmcv-lite")
+    if lite is None and full is None:
+        yield Finding("packages", "problem", "mmcv is not installed", "pip install mmcv-lite==2.1.0")
+    for name, version in (("mmcv-lite", lite), ("mmcv", full)):
+        if version and _number(version) >= (2, 2):
+            what = f"{name} {version}: mmsegmentation {versions.get('mmsegmentation')} refuses 2.2 and newer"
+            yield Finding("packages", "problem", what, f"pip install {name}==2.1.0")
+    torch, numpy = _number(versions.get("torch")), _number(versions.get("numpy"))
+    if torch and numpy >= (2,) and torch < (2, 3):
+        what = f"torch {versions['torch']} was built for NumPy 1, here is {versions['numpy']}"
+        yield Finding("packages", "problem", what, 'pip install "numpy<2", or torch 2.3 or newer')
+    if versions.get("opencv-python") and env.version_of("opencv-python-headless"):
+        what = "opencv-python and opencv-python-headless overwrite each other"
+        yield Finding("packages", "warning", what, "pip uninstall opencv-python-headless, then reinstall opencv-python")
+    transformers = env.version_of("transformers")
+    if transformers is None:
+        what = "transformers is not installed: no region sources sam2, mask2former and eomt"
+        yield Finding("packages", "note", what, 'pip install "transformers>=4.56"')
+    elif _number(transformers) < (4, 56):
+        what = f"transformers {transformers} is older than 4.56: no region source sam2"
+        yield Finding("packages", "note", what, 'pip install "transformers>=4.56"')
+
+
+def _imports() -> Iterator[Finding]:
+    """What only an import shows, such as a system library that is missing."""
+    fixes = {
+        "cv2": "apt-get install libgl1 libglib2.0-0",
+        "torch": "reinstall torch: https://pytorch.org/get-started",
+        "ovbench.integrations.mmseg": "reinstall ovbench into a fresh virtual environment",
+    }
+    for name, fix in fixes.items():
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError, AssertionError) as error:
+            lines = str(error).strip().splitlines()
+            yield Finding("packages", "problem", f"import {name}: {lines[0] if lines else type(error).__name__}", fix)
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError):
+        return  # said by `_imports`
+    for number in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(number)
+        yield Finding("devices", "ok", f"cuda:{number} {facts.name}, {_size(facts.total_memory)}")
+    if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
+        fix = "install a CUDA build of torch that fits the driver: https://pytorch.org/get-started"
+        yield Finding("devices", "warning", f"torch {torch.__version__} sees no GPU, though a driver is here", fix)
+    cpu = env.device_name("cpu")
+    yield Finding("devices", "ok", f"cpu {cpu['name']}, {cpu['threads']} threads of {os.cpu_count()}")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _cache() -> Iterator[Finding]:
+    root = cache_root()
+    there = next(path for path in (root, *root.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        what = f"the cache {root} cannot be written: {error.strerror}"
+        yield Finding("cache", "problem", what, "set OVBENCH_CACHE to a folder of your own")
+        return
+    sizes = [part.size for part in parts()]
+    yield Finding("cache", "ok", f"{root}: {len(sizes)} parts, {_size(sum(sizes))}")
+    free = shutil.disk_usage(there).free
+    if free < LOW_DISK:
+        fix = "free space (ovbench cache ls), or set OVBENCH_CACHE to another disk"
+        yield Finding("disk", "warning", f"{_size(free)} free for the cache", fix)
+    else:
+        yield Finding("disk", "ok", f"{_size(free)} free for the cache")
+
+
+def _data(data_root: Path | None) -> Iterator[Finding]:
+    from ovbench.data.availability import dataset_rows
+    from ovbench.data.find import data_roots
+
+    remedies = {
+        "absent": ("note", "see docs/datasets.md"),
+        "unprepared": ("warning", "run: ovbench data prepare {name}"),
+        "incomplete": ("warning", "run: ovbench data verify {name}"),
+        "present": ("ok", "to be sure, run: ovbench data verify {name}"),
+    }
+    if not data_roots(data_root):
+        fix = "set OVBENCH_DATA or give --data-root; mini needs neither"
+        yield Finding("data", "note", "no data root is named", fix)
+    for row in dataset_rows(data_root):
+        if row["broken"]:
+            continue  # said by `_plugins`
+        state, fix = remedies.get(row["state"], ("ok", ""))
+        place = f", {row['root']}" if row["root"] else ""
+        yield Finding("data", state, f"{row['name']}: {row['state']}{place}", fix.format(name=row["name"]))
+
+
+def _plugins() -> Iterator[Finding]:
+    """What other packages add. A broken one concerns only who asks for it."""
+    from ovbench.data.card import ENTRY_POINTS, load_card
+    from ovbench.utils.registry import METHODS, REGIONS, broken_names, entry_points
+
+    groups = {
+        METHODS.kind: (METHODS.group, METHODS.load), REGIONS.kind: (REGIONS.group, REGIONS.load),
+        "dataset": (ENTRY_POINTS, load_card),
+    }  # fmt: skip
+    for kind, (group, load) in groups.items():
+        broken = broken_names(group, load)
+        for name in sorted({point.name for point in entry_points(group)} - broken.keys()):
+            yield Finding("plug-ins", "ok", f"{kind} {name}")
+        for name, reason in broken.items():
+            what, _, fix = reason.rpartition("; ")
+            yield Finding("plug-ins", "warning", what or f"{kind} {name}: {reason}", fix)
+
+
+def _weights() -> Iterator[Finding]:
+    """Which published weights are on this machine. All but those without a published hash are fetched on first use."""
+    from ovbench.backbones import hub
+
+    if hub.offline():
+        yield Finding("weights", "note", "downloads are switched off", "unset HF_HUB_OFFLINE to fetch weights")
+    for kind in ("clip", "dino", "dinov2", "psi", "sam"):
+        for name, entry in hub.published(kind).items():
+            here = _have(kind, name, entry)
+            what = f"{kind} {name}: {'here' if here else 'not here'}"
+            fix = "fetched on first use"
+            if "url" in entry and "sha256" not in entry:
+                fix = f"put {entry['url']} into {hub.weights_folder()}"
+            yield Finding("weights", "ok" if here else "note", what, "" if here else fix)
+
+
+def _have(kind: str, name: str, entry: Mapping[str, object]) -> bool:
+    if "file" in entry:
+        from ovbench.backbones.hub import published_file
+
+        return published_file(kind, name).is_file()
+    from ovbench.backbones.build import missing_weights
+
+    return not missing_weights({kind: name})

@@ -1,0 +1,271 @@
+"""What a count depends on, by content and not by name: the files of an image, the cell and its data, the code.
+
+The files of an image are noted with its counts: an image whose files have changed is counted anew. All else is in the
+header of the ledger, and its hash in the ledger's name: another vocabulary, class list, image list, checkpoint, file
+that a setting names, version of the code or of a library gives another ledger, beside the first. Not covered is what
+code reads by itself: files that no setting names, modules that it imports by a computed name.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import EntryPoint
+from modulefinder import ModuleFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ovbench import __version__
+from ovbench.backbones.checkpoint import file_sha256
+from ovbench.config.load import Cell, templates
+from ovbench.data.dataset import Dataset
+from ovbench.data.decode import FileIdentity
+from ovbench.evaluation.ledger import header_digest
+from ovbench.methods.plugins import short_name
+from ovbench.training.descriptions import find_set
+from ovbench.utils import provenance as env
+from ovbench.utils.registry import METHODS, REGIONS, Registry, entry_points
+
+if TYPE_CHECKING:
+    from ovbench.evaluation.distributed import Shard
+    from ovbench.evaluation.plan import PlannedCell
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# what of the package can change no label: what asks, shows and checks, what makes data and weights (known by content)
+NO_LABELS = (
+    "__main__.py", "cli", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
+    "inference/cache.py", "metrics/iou.py", "metrics/bootstrap.py", "parity", "results", "training/talk2dino",
+)  # fmt: skip
+CHUNK = 1 << 20
+LONGEST_NAME = 60  # characters of a method's or a benchmark's name in the name of a file
+SPREAD = 16  # images whose bytes tell one data set from another
+
+
+def identity_of(path: Path) -> FileIdentity:
+    """The identity of a file as it is now. OSError where it cannot be read."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return FileIdentity(found.st_size, found.st_mtime_ns, digest.hexdigest())
+
+
+def is_still(noted: FileIdentity, path: Path) -> bool:
+    """Whether a file is as it was noted: by size and time, or else by its content."""
+    try:
+        found = path.stat()
+        if found.st_size != noted.size:
+            return False
+        return found.st_mtime_ns == noted.mtime_ns or identity_of(path).digest == noted.digest
+    except OSError:
+        return False
+
+
+def region_maps(segmentor: Any) -> Any:
+    """A segmentor's region maps, None for a method without them."""
+    return getattr(segmentor, "region_maps", None)
+
+
+def image_files(dataset: Dataset, index: int, maps: Any = None) -> dict[str, Path]:
+    """The files that the counts of an image come from: its own, its label's, and that of its region map if it is read
+    from one."""
+    item = dataset.items[index]
+    regions = None if maps is None else maps.file(item.image_path)
+    return {"image": item.image_path, "label": item.label_path, **({"regions": regions} if regions else {})}
+
+
+def unchanged(noted: Mapping[str, list[Any]] | None, files: Mapping[str, Path]) -> bool:
+    """Whether the files of an image are those that were noted with its counts."""
+    if noted is None or noted.keys() != files.keys():
+        return False
+    return all(is_still(FileIdentity(*noted[name]), path) for name, path in files.items())
+
+
+def data_digest(dataset: Dataset, numbers: Iterable[int]) -> str:
+    """Hash that tells copies of a data set apart without reading all of it: the sizes of all files, the bytes of some.
+    Empty where a file is missing."""
+    numbers, digest = list(numbers), hashlib.sha256()
+    read = set(numbers[:: max(1, len(numbers) // SPREAD)])
+    try:
+        for number in numbers:
+            for path in image_files(dataset, number).values():
+                content = identity_of(path).digest if number in read else ""
+                digest.update(f"{path.stat().st_size} {content}\n".encode())
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def ledger_header(planned: PlannedCell, segmentor: Any) -> dict[str, Any]:
+    """Everything that two runs must share for their counts to be added up, but for the images and labels themselves."""
+    card, dataset, cell = planned.dataset.card, planned.dataset, planned.cell
+    layout = next((each for each in card.layouts if each.name == dataset.layout), None)
+    return {
+        "ovbench": __version__,
+        "cell": cell.as_dict(),
+        "settings_sha256": cell.digest(),
+        "dataset": {
+            "title": card.title,
+            "split": card.split,
+            "split_images": card.image_count or planned.split_images,
+            "layout": dataset.layout,
+            "label_rule": dataset.label_rule,
+            "subset_sha256": dataset.subset_sha256,
+            "classes": list(card.classes),
+            "background": card.background,
+            "white": card.white,
+            "card": "ovbench" if card.is_shipped else "own",
+            "split_sha256": planned.split_sha256,
+            "files": [layout.image, layout.label] if layout else [],
+            "encoding": dataset.labels.encoding.name,
+            "encoding_sha256": hashlib.sha256(dataset.labels.table.tobytes()).hexdigest(),
+        },
+        "vocabulary": [list(queries) for queries in planned.vocabulary],
+        "weights": {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in segmentor.loaded.items()},
+        "files": named_files(cell, region_maps(segmentor)),
+        "execution": planned.execution.as_dict(),
+        "code": code_identity(cell, planned.device),
+    }
+
+
+def named_files(cell: Cell, maps: Any = None) -> dict[str, str]:
+    """Hashes of what settings name, by the setting: prompts, descriptions, weights of the region source, and every file
+    or folder. Backbones have hashes of their own; a folder of region maps is noted image by image."""
+    found = {"protocol.templates": _sha256("\n".join(templates(cell.protocol.templates)).encode())}
+    if cell.protocol.descriptions and (path := find_set(cell.protocol.descriptions)):
+        found["protocol.descriptions"] = file_sha256(path)
+    if maps is not None:
+        store = getattr(maps, "store", None)
+        weights = store.description["weights_sha256"] if store else maps.source.weights_sha256()
+        found |= {"regions.weights_sha256": weights} if weights else {}
+    by_image = getattr(getattr(maps, "source", None), "by_image", ())
+    plain = cell.as_dict()
+    for table in ("params", "protocol", "regions"):
+        for key, value in plain[table].items():
+            for text in value if isinstance(value, list) else [value]:
+                if f"{table}.{key}" in found or key in by_image or not _may_be_path(text):
+                    continue
+                if Path(text).expanduser().exists():
+                    found[f"{table}.{key}"] = file_sha256(Path(text).expanduser())
+    return found
+
+
+def _may_be_path(text: Any) -> bool:
+    return isinstance(text, str) and "\0" not in text and len(text) < 4096 and ("/" in text or bool(Path(text).suffix))
+
+
+def code_identity(cell: Cell, device: str) -> dict[str, Any]:
+    """The code that can change a label: ours, that of a method and a region source from elsewhere, the libraries, and
+    the kind of device."""
+    regions = cell.regions.get("source")
+    return {
+        "ovbench": _package_sha256(),
+        "method": _code_sha256(METHODS, cell.method),
+        "regions": _code_sha256(REGIONS, regions) if regions else None,
+        "packages": env.versions(),
+        "device": torch.device(device).type,
+    }
+
+
+@functools.cache
+def _package_sha256() -> str:
+    """Over all modules that labels can come from; rather one too many than one too few."""
+    files = (path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
+    return _files_sha256(p for p in files if not _is_under(p.relative_to(PACKAGE).as_posix(), NO_LABELS))
+
+
+def _is_under(name: str, places: Iterable[str]) -> bool:
+    return any(name == place or name.startswith(f"{place}/") for place in places)
+
+
+def _code_sha256(registry: Registry, name: str) -> str | None:
+    """Hash of the code behind a name; None for what ovbench itself brings."""
+    files = code_files(registry, name)
+    return _files_sha256(files) if files else None
+
+
+def code_files(registry: Registry, name: str) -> list[Path]:
+    """The source of a method or region source from elsewhere: its module, and all modules that it imports from below
+    its folder; of an installed package all of its distribution's."""
+    point = None
+    if ":" in name:
+        target = name
+    else:
+        point = next((p for p in entry_points(registry.group or "") if p.name == name), None)
+        target = point.value if point else registry.entries()[name]
+    place = target.rpartition(":")[0] if ":" in target else target
+    if place.endswith(".py"):
+        path = Path(place).expanduser().resolve()
+        return _imported_below(path.parent, path)
+    if place.partition(".")[0] == "ovbench":
+        return []
+    return _module_files(place.strip(), point)
+
+
+def _module_files(module: str, point: EntryPoint | None) -> list[Path]:
+    top = importlib.util.find_spec(module.partition(".")[0])
+    found = importlib.util.find_spec(module)
+    origin = Path(found.origin).resolve() if found and found.origin else None
+    files = {origin} if origin else set()
+    for folder in map(Path, (top.submodule_search_locations or ()) if top else ()):
+        files |= {path.resolve() for path in folder.rglob("*.py")}
+    root = Path(next(iter(top.submodule_search_locations))).parent if top and top.submodule_search_locations else None
+    root = root or (origin.parent if origin else None)
+    if point is not None and point.dist is not None:
+        listed = (Path(str(point.dist.locate_file(f))).resolve() for f in point.dist.files or () if f.suffix == ".py")
+        files |= {path for path in listed if path.is_file()}
+    if root and origin and root.name not in ("site-packages", "dist-packages"):
+        files |= set(_imported_below(root.resolve(), origin))
+    return sorted(files)
+
+
+def _imported_below(folder: Path, file: Path) -> list[Path]:
+    """A file and all that it imports from its folder, also within functions, found without running any of it."""
+    finder = ModuleFinder(path=[str(folder)])
+    try:
+        finder.run_script(str(file))
+    except (SyntaxError, ValueError, OSError):  # its import fails, or tries and does without
+        return sorted({file, *folder.rglob("*.py")})
+    named = (Path(module.__file__).resolve() for module in finder.modules.values() if module.__file__)
+    return sorted({file, *(path for path in named if path.suffix == ".py")})
+
+
+def _files_sha256(files: Iterable[Path]) -> str:
+    """Over names and contents, wherever the files lie."""
+    files = sorted(files)
+    common = Path(os.path.commonpath([path.parent for path in files])) if files else Path()
+    digest = hashlib.sha256()
+    for path in files:
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(common).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def run_name(header: Mapping[str, Any]) -> str:
+    """The name of a ledger's folder and of its records: unlike settings, data or code give unlike names."""
+    cell = header["cell"]
+    method = short_name(cell["method"]) if ":" in cell["method"] else cell["method"]
+    digest = str(header["settings_sha256"])[:8]
+    return f"{_plain(method)}-{_plain(Path(cell['dataset']).stem)}-{_plain(digest)}-{header_digest(header)[:8]}"
+
+
+def record_name(header: Mapping[str, Any], limit: int | None, shard: Shard | None = None) -> str:
+    """The record's file: besides, unlike images give unlike names."""
+    part = "" if limit is None else f"-first{int(limit)}"
+    return run_name(header) + part + (f"-shard{shard.number}of{shard.of}" if shard else "") + ".json"
+
+
+def _plain(text: str) -> str:
+    """A text as part of a file's name, never of a path."""
+    return re.sub(r"[^\w.+-]", "_", text).strip(".")[:LONGEST_NAME]

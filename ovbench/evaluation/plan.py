@@ -1,0 +1,243 @@
+"""From a request for methods and benchmarks to cells: everything is resolved before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ovbench.backbones.build import require_weights
+from ovbench.config.backbone_spec import toy_note
+from ovbench.config.load import Cell, override_pairs, resolve
+from ovbench.config.suites import SuiteRow, load_suite
+from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
+from ovbench.data.classes import refuse_other_order
+from ovbench.data.dataset import Dataset, open_dataset
+from ovbench.evaluation.distributed import Shard, Team, parse_shard
+from ovbench.inference.precision import FP32, Execution, choose_batch
+from ovbench.regions.provider import open_source
+from ovbench.results.published import published_label_rule
+from ovbench.results.standing import Standing, standing
+from ovbench.training.descriptions import stand_in
+from ovbench.utils import provenance as env
+from ovbench.utils.errors import InputError, UsageError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for: every method on every dataset, or the rows of a suite, on its own datasets or these."""
+
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    suite: str | None = None
+    limit: int | None = None
+    subset: Path | None = None
+    classes: Path | None = None
+    settings: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    device: str = "auto"
+    precision: str = "fp32"
+    compiled: bool = False
+    batch: int | None = None
+    data_root: Path | None = None
+    label_rule: str | None = None
+    protocol: str = "paper"
+    out: Path = Path("runs")
+    show: int = 0
+    shard: str | None = None
+    fresh: bool = False
+    fail_fast: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell whose settings, vocabulary and files have been found to be there."""
+
+    cell: Cell
+    dataset: Dataset
+    vocabulary: tuple[tuple[str, ...], ...]
+    device: str
+    limit: int | None = None
+    shard: Shard | None = None
+    label: str = ""
+    execution: Execution = FP32
+    split_images: int = 0  # of the whole split, also where a subset is wanted
+    split_sha256: str = ""
+
+    @property
+    def wanted(self) -> list[str]:
+        """Ids of the images that the record is about, in the order of the split."""
+        return self.all_wanted if self.shard is None else self.shard.take(self.all_wanted)
+
+    @property
+    def all_wanted(self) -> list[str]:
+        """Those of all shards."""
+        return [item.id for item in self.dataset.items][: self.limit]
+
+    def shares_pass(self, other: PlannedCell) -> bool:
+        """Whether both label the same images from the same features, so that one pass serves both: everything is equal
+        but the benchmark, its names, scale and threshold."""
+        return self._features_key() == other._features_key()
+
+    def _features_key(self) -> tuple:
+        cell = self.cell
+        protocol = dataclasses.replace(cell.protocol, vocabulary="", logit_scale=1.0, prob_thd=0.0)
+        images = [item.image_path for item in self.dataset.items]
+        return cell.method, cell.params, cell.backbones, cell.regions, protocol, self.device, images, self.wanted
+
+    def describe(self) -> str:
+        backbones = ", ".join(f"{kind} {spec}" for kind, spec in self.cell.backbones.items())
+        part = f" (shard {self.shard.number}/{self.shard.of})" if self.shard else ""
+        what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{part}"
+        label = f"{self.label}: " if self.label else ""
+        regions = f", regions {self.cell.regions['source']}" if self.cell.regions else ""
+        told = self.standing.sentence()
+        return f"{label}{what}, {backbones}{regions}, on {self.device}" + (f"; {told}" if told else "")
+
+    @functools.cached_property
+    def standing(self) -> Standing:
+        """How the run stands to the published ones."""
+        protocol = self.cell.protocol
+        descriptions = stand_in(protocol.descriptions, self.vocabulary, self.dataset.card.background)
+        return standing(self.cell.as_dict(), self.dataset.label_rule, descriptions)
+
+    @property
+    def note(self) -> str:
+        """What the reader of its scores must know; empty where nothing is unusual."""
+        return "" if self.dataset.card.generator else toy_note(self.cell.backbones)
+
+
+def plan(job: Job, team: Team) -> list[PlannedCell]:
+    """Resolve every cell. All that is wrong with a request is said here, before anything runs."""
+    device, shard = env.choose_device(job.device, team.local_rank), parse_shard(job.shard)
+    rows = _rows(job)
+    cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}
+    cells = [
+        resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows
+    ]
+    _refuse_equal(cells, rows)
+    _refuse_one_name(cards.values())
+    if team.leads:
+        splits = {card.name: _split(card, job) for card in cards.values()}
+    team.wait()  # a generated benchmark is drawn by one process
+    if not team.leads:
+        splits = {card.name: _split(card, job) for card in cards.values()}
+    datasets = {name: _chosen(split, job) for name, split in splits.items()}
+    _require_files(cells)
+    return [
+        PlannedCell(
+            cell,
+            datasets[cell.dataset],
+            _vocabulary(cell, datasets[cell.dataset], job),
+            device,
+            job.limit,
+            shard,
+            row.label,
+            Execution(job.precision, job.compiled, choose_batch(job.batch, device)),
+            len(splits[cell.dataset]),
+            splits[cell.dataset].ids_sha256,
+        )
+        for cell, row in zip(cells, rows, strict=True)
+    ]
+
+
+def _require_files(cells: list[Cell]) -> None:
+    """Bring the weights of backbones and region sources to this machine.
+
+    Raises:
+        InputError: with every file that is missing, and for region maps what else can be done.
+    """
+    lacking = {}
+    for cell in cells:
+        name, source = open_source(cell.regions) if cell.regions else ("", None)
+        if source is not None and source.cached and (absent := source.missing()):
+            lacking.setdefault(name, (cell.dataset, absent))
+    for name, (_, absent) in lacking.items():
+        logging.getLogger("ovbench").warning("the region maps of %s need %s", name, ", ".join(absent))
+    try:
+        require_weights(cells)
+    except InputError as error:
+        if not lacking:
+            raise
+        name, (dataset, _) = next(iter(lacking.items()))
+        fix = (
+            f"or make the region maps where there is one and copy the cache: ovbench masks build --dataset {dataset} "
+            f"--regions {name}; or read maps made elsewhere: --set regions=precomputed --set regions.folder=DIR; or "
+            "choose another source, a deviation from the published row: --set regions=felzenszwalb"
+        )
+        raise InputError(error.what, where=error.where, fix=f"{error.fix}; {fix}" if error.fix else fix) from None
+
+
+def _rows(job: Job) -> list[SuiteRow]:
+    settings, weights = override_pairs(job.settings, "--set"), override_pairs(job.weights, "--weights")
+    if job.suite is not None:
+        if job.methods:
+            raise UsageError("a suite names its own methods", where="--suite", fix="leave --method out")
+        return load_suite(job.suite, job.datasets, settings, weights)
+    if not job.methods or not job.datasets:
+        raise UsageError("nothing to evaluate", fix="give --method and --dataset, or --suite")
+    return [SuiteRow("", method, name, settings, weights) for method in job.methods for name in job.datasets]
+
+
+def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:
+    """Two rows of a suite with equal settings would write one record; a method that is named twice runs once anyway."""
+    first: dict[str, SuiteRow] = {}
+    for cell, row in zip(cells, rows, strict=True):
+        other = first.setdefault(cell.digest(), row)
+        if other is not row and row.label:
+            raise UsageError(
+                f'the rows "{other.label}" and "{row.label}" have the same settings', where=f"{row.dataset}",
+                fix="take back what --set or --weights gives to both",
+            )  # fmt: skip
+
+
+def _refuse_one_name(cards: Iterable[Card]) -> None:
+    """Records know a benchmark by its card's name."""
+    first: dict[str, Card] = {}
+    for card in cards:
+        other = first.setdefault(card.name, card)
+        if other is not card and other.path != card.path:
+            raise UsageError(
+                f'two cards are called "{card.name}"', where=f"{other.path} and {card.path}",
+                fix='give one of them a name of its own at its top: name = "..."',
+            )  # fmt: skip
+
+
+def _split(card: Card, job: Job) -> Dataset:
+    """All images of a benchmark. InputError where an id stands there twice: it would be counted twice."""
+    rule = job.label_rule or (published_label_rule(card.name) if job.protocol == "paper" else "correct")
+    dataset = open_dataset(card, job.data_root, label_rule=rule)
+    times = Counter(item.id for item in dataset.items)
+    doubled = [image for image, count in times.items() if count > 1]
+    if doubled:
+        raise InputError(
+            f"{len(doubled)} of the ids of {card.name} stand in the split more than once, first {doubled[0]} "
+            f"({times[doubled[0]]} times)",
+            where=str(dataset.root), fix="keep one line of each id in the split file",
+        )  # fmt: skip
+    return dataset
+
+
+def _chosen(dataset: Dataset, job: Job) -> Dataset:
+    if job.subset is None:
+        return dataset
+    from ovbench.data.subset import read_manifest
+
+    return read_manifest(job.subset).select(dataset)
+
+
+def _vocabulary(cell: Cell, dataset: Dataset, job: Job) -> tuple[tuple[str, ...], ...]:
+    if job.classes is None:
+        return vocabulary(dataset.card, cell.protocol.vocabulary or None)
+    given, wanted = read_classes_file(job.classes), len(dataset.card.classes)
+    if len(given) != wanted:
+        raise UsageError(
+            f"{len(given)} classes given for the {wanted} of {dataset.card.name}", where=str(job.classes),
+            fix="write one line per class, in label order",
+        )  # fmt: skip
+    refuse_other_order(given, tuple((name,) for name in dataset.card.classes), str(job.classes))
+    return given

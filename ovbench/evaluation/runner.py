@@ -1,0 +1,312 @@
+"""Running planned cells: one pass over the images for all cells that share it, a ledger and a record for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from ovbench.evaluation.build_record import build_record
+from ovbench.evaluation.distributed import Team
+from ovbench.evaluation.evaluator import Target, evaluate
+from ovbench.evaluation.identity import (
+    data_digest,
+    image_files,
+    ledger_header,
+    record_name,
+    region_maps,
+    run_name,
+    unchanged,
+)
+from ovbench.evaluation.ledger import (
+    EARLIER,
+    FORMAT,
+    Entry,
+    Ledger,
+    LedgerPart,
+    difference,
+    read_header,
+    read_ledger,
+    set_aside,
+)
+from ovbench.evaluation.made_with import counted_by, made_with
+from ovbench.evaluation.merge import leave_for_merge
+from ovbench.evaluation.plan import Job, PlannedCell
+from ovbench.evaluation.record import read_record
+from ovbench.inference.precision import execute, refuse_tf32
+from ovbench.inference.visualize import Pictures
+from ovbench.integrations.mmseg import OpenVocabSegmentor, build
+from ovbench.utils import provenance as env
+from ovbench.utils.errors import InputError
+from ovbench.utils.files import write_json
+
+Say = Callable[[str], object]
+
+
+class Done(NamedTuple):
+    """A record and where it was written."""
+
+    record: dict[str, Any]
+    path: Path
+
+
+def group_passes(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
+    """Cells that share a pass, in the order in which they were asked for."""
+    groups: list[list[PlannedCell]] = []
+    for cell in cells:
+        fitting = next((group for group in groups if group[0].shares_pass(cell)), None)
+        if fitting is None:
+            groups.append([cell])
+        else:
+            fitting.append(cell)
+    return groups
+
+
+class _Work(NamedTuple):
+    """What of a cell is to be done: the images (numbers in the split) that its ledger lacks, that are counted and only
+    to be shown, and whose files changed since they were counted; when the newest of its counts began."""
+
+    due: list[int]
+    shown: list[int]
+    changed: list[int]
+    newest: str
+
+
+def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team, say: Say | None = None) -> list[Done]:
+    """Evaluate cells that share a pass, or what of them the ledgers lack, with a progress bar on stderr.
+
+    Records are written also when the run is interrupted, then with the status "partial". ``say`` is told what was
+    counted before, what changed since, and what is set aside; by default it goes to stderr.
+    """
+    say = (say or _to_stderr) if team.leads else (lambda line: None)
+    start = time.perf_counter()
+    segmentor, cells = _segmentor(cells)
+    approximate = segmentor.method.approximations()
+    headers = [ledger_header(cell, segmentor) for cell in cells]
+    folders = [job.out / run_name(header) for header in headers]
+    if job.fresh and team.leads:
+        for cell, folder in zip(cells, folders, strict=True):
+            _set_aside(cell, folder, say)
+    team.wait()
+    todo = []
+    if team.leads:
+        for parts in zip(cells, headers, folders, strict=True):
+            _say_of_other_code(*parts[1:], job.out, say)
+            todo.append(_work(*parts, segmentor, job.show, say))
+    todo = team.agree(todo)
+    run = team.agree(_run(cells[0], [work.newest for work in todo]))
+    mine = team.take(sorted({number for work in todo for number in (*work.due, *work.shown)}))
+    title = f"{cells[0].cell.method} on " + ", ".join(cell.cell.dataset for cell in cells)
+    with ExitStack() as stack:
+        targets = [
+            _target(cell, folder, work, job, run, stack.enter_context(LedgerPart(folder, part, header)))
+            for cell, folder, header, work in zip(cells, folders, headers, todo, strict=True)
+            for part in (_part_name(cell, team),)
+        ]
+        for cell, folder, header, target, work in (
+            zip(cells, folders, headers, targets, todo, strict=True) if team.leads else ()
+        ):
+            for number in work.changed:
+                item = cell.dataset.items[number]
+                target.ledger.add(Entry(item.id, None, None, {}, number, run=run, void=True))
+            if cell.shard is not None:
+                _leave_for_merge(cell, folder, header, approximate)
+        bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
+
+        def records() -> list[Done]:
+            bar.close()
+            timing = {
+                "started": run["started"],
+                "total_s": round(time.perf_counter() - start, 3),
+                "processes": team.size,
+                "shared_with": [cell.cell.dataset for cell in cells],
+                "peak_memory": env.peak_memory(cells[0].device),
+            }
+            parts = zip(cells, headers, folders, strict=True)
+            return [_record(*each, job, run, timing, approximate, write=team.leads) for each in parts]
+
+        try:
+            evaluate(
+                segmentor, targets, mine, batch=cells[0].execution.batch, advance=bar.update, fail_fast=job.fail_fast
+            )
+            team.wait()
+        except BaseException:
+            with suppress(InputError):  # such as a full disk: what stopped the run is what the user should read
+                records()
+            raise
+        return records()
+
+
+def _segmentor(cells: Sequence[PlannedCell]) -> tuple[OpenVocabSegmentor, Sequence[PlannedCell]]:
+    """The method on its device, and the cells; without shared batches where its windows cannot be in any."""
+    first = cells[0]
+    segmentor = build(first.cell, first.vocabulary, first.dataset.card.background)
+    for other in cells[1:]:
+        segmentor.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
+    refuse_tf32()
+    execute(segmentor.method, first.execution)
+    if not segmentor.method.windowwise or first.cell.protocol.crop == 0:
+        cells = [dataclasses.replace(cell, execution=cell.execution._replace(batch=0)) for cell in cells]
+    return segmentor.on(first.device), cells
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _set_aside(cell: PlannedCell, folder: Path, say: Say) -> None:
+    """Keep the earlier ledger of a cell, with its records, where neither this run nor a table looks. Another shard's
+    counts stay."""
+    shard = cell.shard
+    prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
+    ending = f"-{prefix.rstrip('-')}.json" if shard else ".json"
+    records = [path for path in folder.parent.glob(f"{folder.name}*.json") if path.name.endswith(ending)]
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
+    place = set_aside(folder, records, folder.parent / EARLIER / stamp, prefix)
+    if place is not None:
+        say(f"the earlier ledger of {folder.name} and its records are kept in {place}")
+
+
+def _say_of_other_code(header: Mapping[str, Any], folder: Path, out: Path, say: Say) -> None:
+    """Why nothing is reused, where there are counts of the same settings."""
+    if folder.is_dir():
+        return
+    for other in sorted(out.glob(f"{folder.name[:-8]}*/"), key=lambda path: path.stat().st_mtime, reverse=True):
+        found = difference(read_header(other), {"format": FORMAT, **header})
+        if found and found[0]:
+            say(f"{folder.name} is counted anew: {other.name} differs in {found[0]}")
+            return
+
+
+def _work(
+    cell: PlannedCell, header: dict[str, Any], folder: Path, segmentor: OpenVocabSegmentor, show: int, say: Say
+) -> _Work:
+    """What the ledger lacks; counts of files that are no longer the same are as good as none."""
+    ledger, maps = read_ledger(folder, header), region_maps(segmentor)
+    if maps is not None:
+        maps.expect({item.id: item.image_path for item in cell.dataset.items}, cell.wanted)
+    for remark in ledger.remarks():
+        say(f"{cell.cell.method} on {cell.cell.dataset}: {remark}")
+    pictures, wanted = Pictures(folder, cell.dataset.card.classes, show), set(cell.wanted)
+    work, kept = _Work([], [], [], max((_started(entry) for entry in ledger.values()), default="")), []
+    for number, item in enumerate(cell.dataset.items):
+        entry = ledger.get(item.id)
+        if item.id not in wanted:
+            continue
+        if entry is None or entry.counts is None:
+            work.due.append(number)
+        elif not unchanged(entry.data, image_files(cell.dataset, number, maps)):
+            work.changed.append(number)
+            work.due.append(number)
+        else:
+            kept.append(entry)
+            if pictures.lack(number, item.id):
+                work.shown.append(number)
+    for line in _reused(kept, [cell.dataset.items[n].id for n in work.changed], len(wanted)):
+        say(f"{cell.cell.method} on {cell.cell.dataset}: {line}")
+    return work
+
+
+def _started(entry: Entry) -> str:
+    return (entry.run or {}).get("started", "")
+
+
+def _reused(kept: Sequence[Entry], changed: Sequence[str], wanted: int) -> list[str]:
+    """Which counts are not of this run, in sentences."""
+    lines = []
+    if changed:
+        first = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+        verb = "image has" if wanted == 1 else "images have" if len(changed) > 1 else "images has"
+        since = "they were" if len(changed) > 1 else "it was"
+        lines.append(f"{len(changed)} of {wanted} {verb} changed since {since} counted: {first}; counted again")
+    if kept:
+        dates = sorted({_started(entry)[:16].replace("T", " ") for entry in kept})
+        when = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
+        lines.append(f"{len(kept)} of {wanted} images were counted {when} UTC")
+    return lines
+
+
+def _run(cell: PlannedCell, newest: Sequence[str]) -> dict[str, Any]:
+    """What the ledger says of this run. It is later than all before it, also where a clock was set back."""
+    now = datetime.now(timezone.utc)
+    for started in newest:
+        if started:
+            now = max(now, datetime.fromisoformat(started) + timedelta(microseconds=1))
+    how = cell.execution
+    device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
+    return {"started": now.isoformat(timespec="microseconds"), "git": env.git_revision(), "device": device}
+
+
+def _target(
+    cell: PlannedCell, folder: Path, work: _Work, job: Job, run: dict[str, Any], ledger: LedgerPart
+) -> Target:
+    pictures = Pictures(folder, cell.dataset.card.classes, job.show)
+    shown = frozenset(cell.dataset.items[n].id for n in work.shown)
+    due = frozenset(cell.dataset.items[n].id for n in work.due)
+    return Target(cell.dataset, ledger, due | shown, pictures.save, shown, run)
+
+
+def _record(
+    cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, run: dict[str, Any], timing: dict[str, Any],
+    approximate: dict[str, Any], *, write: bool,
+) -> Done:  # fmt: skip
+    """The record of what the ledger says now. One that says the same already stays as it is: it tells when and with
+    what the images were counted."""
+    path, ledger = job.out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
+    before, wanted = _earlier(path), cell.wanted
+    entries = Ledger()
+    entries.update({image: ledger[image] for image in wanted if image in ledger})
+    runs = counted_by(entries)
+    now = sum(_started(entry) == run["started"] for entry in entries.values() if entry.counts is not None)
+    if runs and not now:
+        timing = {**timing, "started": runs[-1]["started"]}
+    timing = {**timing, "images_counted_now": now, "counted": runs}
+    made = {**made_with(header, entries, run), "published": cell.standing.as_dict()}
+    made |= {"approximate": approximate} if approximate else {}
+    about = {"limit": cell.limit, "shard": list(cell.shard) if cell.shard else None}
+    record = build_record(header, wanted, entries, made, timing, folder.name, about)
+    if before is not None and not now and _without_time(before) == _without_time(record):
+        return Done(before, path)
+    if write:
+        write_json(path, record)
+    return Done(record, path)
+
+
+def _without_time(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "time"}
+
+
+def _earlier(path: Path) -> dict[str, Any] | None:
+    try:
+        return read_record(path)
+    except InputError:
+        return None  # none yet, or none that can be read: it is about to be written anew
+
+
+def _leave_for_merge(
+    cell: PlannedCell, folder: Path, header: Mapping[str, Any], approximate: Mapping[str, Any]
+) -> None:
+    how = cell.execution
+    device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
+    numbers = range(len(cell.dataset.items))[: cell.limit]
+    facts = {
+        "limit": cell.limit,
+        "data_sha256": data_digest(cell.dataset, numbers),
+        "versions": header["code"]["packages"],
+        "device": device,
+        "published": cell.standing.as_dict(),
+        **({"approximate": approximate} if approximate else {}),
+    }
+    leave_for_merge(folder, cell.shard, cell.all_wanted, facts)
+
+
+def _part_name(cell: PlannedCell, team: Team) -> str:
+    shard = f"shard{cell.shard.number}of{cell.shard.of}-" if cell.shard else ""
+    return f"{shard}{team.rank}"

@@ -1,0 +1,299 @@
+"""One image through one method: resize, windows, scores, merge, labels. Everything that labels images drives this."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovbench.backbones.preprocess import Normalisation
+from ovbench.config.load import Protocol
+from ovbench.inference.decision import Decision, Leading, decide, tile_elements
+from ovbench.inference.pamr import PAMR
+from ovbench.inference.scene import Note, Part, Scene, Window, gather, pad_region, resize_image, resized_size
+from ovbench.inference.sliding_window import Box, Pad, WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.methods.base import Batch, Method, Queries
+from ovbench.methods.bilinear import enlarge, enlarged_tiles
+from ovbench.regions.base import nearest_ids
+from ovbench.utils.blame import check_features, expect
+from ovbench.utils.errors import ScoreError, say_once
+from ovbench.utils.normalization import per_channel
+
+PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch of CLIP, whichever tower is used
+WINDOWS_AT_ONCE = 16
+CHUNK_CPU, CHUNK_GPU = 1 << 20, 1 << 28  # elements of window scores that exist at once
+
+
+class Labeller:
+    """A method with its protocol, for one or several vocabularies; it runs where the method's tensors are.
+
+    `label` does an image by itself: its windows go through the method in batches whose shape depends on that image
+    alone, so that its labels do not depend on the images before it. `scene`, `means`, `encode`, `score` and `finish`
+    are the steps of that, for `ovbench.inference.batching`, where windows of several images share batches.
+    """
+
+    def __init__(self, method: Method, protocol: Protocol, vocabularies: list[Queries]):
+        self.method = method.eval()
+        self.method.normalisation = Normalisation(tuple(protocol.mean), tuple(protocol.std))
+        self.protocol = protocol
+        self.vocabularies: list[Queries] = []
+        self.decisions: list[Decision] = []
+        for queries in vocabularies:
+            self.add_vocabulary(queries, protocol)
+        self.pad_multiple = method.clip.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
+        pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
+        self.refine = pamr if protocol.refine == "pamr" else None
+        self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
+        self.whole = protocol.crop == 0
+        self.at_original = self.whole and method.enlarges_once
+        # cells of a whole image that are enlarged once may wait for the decision to be enlarged
+        self.as_cells = (
+            self.at_original and self.refine_windows is None and type(method).window_scores is Method.window_scores
+        )
+        self.by_queries = type(method).probabilities is Method.probabilities
+        self.windows_at_once = WINDOWS_AT_ONCE
+        self.seconds: dict[str, float] = {}
+
+    def add_vocabulary(self, queries: Queries, protocol: Protocol) -> None:
+        """Score one more vocabulary from the same features, with the scale and the threshold of its own protocol."""
+        decision = Decision(protocol.logit_scale, protocol.prob_thd, queries.background)
+        if decision.threshold != protocol.prob_thd:
+            say_once(
+                f"prob_thd = {protocol.prob_thd:g} is not used: the classes have no background, to which pixels below "
+                "it would go; name one (background in the card), or set prob_thd=0"
+            )
+        self.vocabularies = [*self.vocabularies, queries]
+        self.decisions.append(decision)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.method.parameters()).device
+
+    @contextmanager
+    def stage(self, name: str):
+        """Adds the time of a stage. On a GPU this is the time to queue the work; waiting for it falls to "decide"."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def label(self, image: np.ndarray, regions: np.ndarray | None = None) -> list[np.ndarray]:
+        """Labels of an RGB image u8[H, W, 3] at its own size, u16[H, W], one map per vocabulary.
+
+        ``regions`` i32[H, W] is the region map of the original image, for methods that need one.
+        """
+        return self.label_scene(self.resized_scene(image, regions))
+
+    def label_resized(
+        self,
+        resized: np.ndarray,
+        original: tuple[int, int],
+        regions: np.ndarray | None = None,
+        note: Note | None = None,
+    ) -> list[np.ndarray]:
+        """As `label`, for an image that has already been through the resize rule; ``original`` is its size before."""
+        return self.label_scene(self.scene(resized, original, regions, note))
+
+    def resized_scene(self, image: np.ndarray, regions: np.ndarray | None = None) -> Scene:
+        with self.stage("resize"):
+            size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
+            return self.scene(resize_image(image, size), image.shape[:2], regions)
+
+    @torch.inference_mode()
+    def scene(
+        self,
+        resized: np.ndarray,
+        original: tuple[int, int],
+        regions: np.ndarray | None = None,
+        note: Note | None = None,
+    ) -> Scene:
+        """A resized image on the device, with its windows."""
+        self.vocabularies = [queries.to(self.device) for queries in self.vocabularies]
+        size = resized.shape[:2]
+        boxes = window_grid(size, self.protocol.crop, self.protocol.stride)
+        pad = pad_to_multiple(boxes[0].size, 0 if self.whole else self.pad_multiple)  # a whole image is never padded
+        map_ = None if regions is None else self._upload(regions).long()
+        resized_map = None if map_ is None else nearest_ids(map_[None], size)[0]
+        hear = note or (lambda name, value: None)
+        image = self._normalise(resized)
+        return Scene(image, original, map_, resized_map, pad_region(regions), boxes, pad, hear)
+
+    def _normalise(self, image: np.ndarray) -> Tensor:
+        pixels = self._upload(image).permute(2, 0, 1).float()
+        mean, std = (per_channel(tuple(values), pixels) for values in (self.protocol.mean, self.protocol.std))
+        return (pixels - mean) / std
+
+    def _upload(self, values: np.ndarray) -> Tensor:
+        """Onto the device; a GPU gets it by way of pinned memory, so that nobody waits for what it has still to do."""
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    @torch.inference_mode()
+    def label_scene(self, scene: Scene) -> list[np.ndarray]:
+        """Labels u16[H, W] of an image by itself. Where the device has too little memory, again with half as many
+        windows at once; ScoreError where even one is too many, or where scores are not numbers."""
+        means = None
+        while means is None:
+            try:
+                means = self._scores(scene)
+            except torch.cuda.OutOfMemoryError:
+                windows = min(self.windows_at_once, len(scene.boxes)) // 2
+            if means is None:
+                self.fewer_windows(windows)
+        return self.finish(scene, means)
+
+    def fewer_windows(self, windows: int) -> None:
+        """Go on with so many windows at once; the first time it is said."""
+        if windows == 0:
+            raise ScoreError("the device has too little memory for one window", fix="choose another --device")
+        if self.windows_at_once == WINDOWS_AT_ONCE:
+            print(f"out of memory on {self.device}: going on with fewer windows at once", file=sys.stderr)
+        self.windows_at_once = windows
+
+    def _scores(self, scene: Scene) -> list[WindowMean]:
+        """Merged window scores of an image by itself, one per vocabulary."""
+        means = self.means(scene)
+        scene.note("windows", scene.boxes)
+        with self.stage("encode"):
+            context = self.method.encode_image(scene.image)
+        for start in range(0, len(scene.boxes), self.windows_at_once):
+            boxes = scene.boxes[start : start + self.windows_at_once]
+            with self.stage("encode"):
+                features = self.encode(gather([Window(scene, box) for box in boxes], context=context))
+            self.score(scene, means, features, boxes)
+        return means
+
+    @torch.inference_mode()
+    def encode(self, batch: Batch) -> Any:
+        batch.note("batch_windows", batch.windows)
+        features = self.method.encode(batch)
+        if type(self.method).score is Method.score:
+            check_features(features, len(batch.windows), self.method)
+        batch.note("features", features)
+        return features
+
+    def means(self, scene: Scene) -> list[WindowMean]:
+        """Where the window scores of an image go, one per vocabulary: to f[q, h, w] of its resized size. A whole image
+        that is enlarged once goes to its original size, or stays cells until it is decided."""
+        size = scene.original if self.at_original else tuple(scene.image.shape[1:])
+        return [WindowMean(None if self.as_cells else size) for _ in self.vocabularies]
+
+    @torch.inference_mode()
+    def score(self, scene: Scene, means: list[WindowMean], features: Any, boxes: list[Box]) -> None:
+        """Add the scores of some windows to those of their image."""
+        with self.stage("score"):
+            for queries, mean in zip(self.vocabularies, means, strict=True):
+                scores = expect(
+                    self.method.score(features, queries), (len(boxes), None, None, None), self.method, "score"
+                )
+                scene.note("patch_scores", scores)
+                self._add_scores(scene, boxes, scores, mean)
+
+    @torch.inference_mode()
+    def finish(self, scene: Scene, means: list[WindowMean]) -> list[np.ndarray]:
+        """Labels u16[H, W] of an image all of whose windows have been scored, one map per vocabulary. ScoreError where
+        scores are not numbers; that is asked last, for the answer has the host wait."""
+        with self.stage("decide"):
+            merged = [mean.result() for mean in means]
+            sound = torch.stack([scores.sum().isfinite() for scores in merged])
+            labels = [
+                self._decide(scene, scores, queries, decision)
+                for scores, queries, decision in zip(merged, self.vocabularies, self.decisions, strict=True)
+            ]
+            if not sound.all():
+                raise ScoreError(f"{type(self.method).__name__} gave scores that are not numbers")
+            return [one.cpu().numpy().astype(np.uint16) for one in labels]
+
+    def _add_scores(self, scene: Scene, boxes: list[Box], scores: Tensor, mean: WindowMean) -> None:
+        """Add cell scores f[b, q, gh, gw] to the mean: some queries after others, so that little exists at once."""
+        if self.as_cells:
+            mean.add(scores, [Box(0, 0, *scores.shape[2:])])
+            return
+        places = [Box(0, 0, *scene.original)] if self.at_original else boxes
+        count, queries, size = len(scores), scores.shape[1], places[0].size
+        step = max(self._chunk // (count * size[0] * size[1]), 1)
+        for start in range(0, queries, step):
+            part = self.method.window_scores(scores[:, start : start + step], size, scene.pad)
+            part = expect(part, (len(scores), None, *size), self.method, "window_scores")
+            if self.refine_windows is not None:
+                part = self._refined(part, cut(scene.image, boxes, Pad(0, 0, 0, 0)))
+            some = slice(start, start + part.shape[1])
+            scene.note("window_scores", Part(part, (slice(None), some), (count, queries, *size)))
+            mean.add(part, places, start, queries)
+
+    @property
+    def _chunk(self) -> int:
+        return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
+
+    def _refined(self, scores: Tensor, guides: Tensor) -> Tensor:
+        """Window scores f[b, q, h, w] refined along the edges of the windows they come from, f[b, 3, h', w']."""
+        pamr, size = self.refine_windows, tuple(scores.shape[-2:])
+        return torch.stack(
+            [pamr.refine(s, pamr.weights(enlarge(g, size))) for s, g in zip(scores, guides, strict=True)]
+        )
+
+    def _decide(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """The label map i32[H, W] of merged scores f[q, h, w]."""
+        scene.note("merged_scores", merged)
+        if self.refine is None and self.method.pixelwise:
+            labels = self._by_tiles(scene, merged, queries, decision)
+        else:
+            labels = self._by_maps(scene, merged, queries, decision)
+        scene.note("labels_raw", labels)
+        labels = self.method.refine_labels(labels, scene.regions)
+        labels = expect(labels, scene.original, self.method, "refine_labels", floating=False)
+        scene.note("labels", labels)
+        return labels.to(torch.int32)
+
+    def _probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        given = self.method.probabilities(scores, queries, decision)
+        return expect(given, (None, *scores.shape[1:]), self.method, "probabilities")
+
+    def _by_tiles(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Labels i64[H, W] from one tile of the original size after another."""
+        labels = torch.empty(scene.original, dtype=torch.int64, device=merged.device)
+        for tile in enlarged_tiles(merged, scene.original, tile_elements(merged.device)):
+            place = (tile.rows, tile.columns)
+            scene.note("full_scores", Part(tile.values, (slice(None), *place), (len(merged), *scene.original)))
+            if self.by_queries:
+                labels[place] = Leading(queries.class_index, decision).add(tile.values).labels()
+                continue
+            probabilities = self._probabilities(tile.values, queries, decision)
+            size = (len(probabilities), *scene.original)
+            scene.note("probabilities", Part(probabilities, (slice(None), *place), size))
+            labels[place] = decide(probabilities, decision)
+        return labels
+
+    def _by_maps(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Labels i64[H, W] where scores must exist at full size, to be refined or for a method that looks at more than
+        a pixel: some queries after others, and all at once only for probabilities of the method's own."""
+        if self.by_queries:
+            leading = Leading(queries.class_index, decision)
+            for _, part in self._full_scores(scene, merged):
+                leading.add(part)
+            return leading.labels()
+        full = merged.new_empty((len(merged), *scene.original))
+        for some, part in self._full_scores(scene, merged):
+            full[some] = part
+        probabilities = self._probabilities(full, queries, decision)
+        scene.note("probabilities", probabilities)
+        return decide(probabilities, decision)
+
+    def _full_scores(self, scene: Scene, merged: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Some queries after others: which, and their scores f[k, H, W] at the original size, refined if asked."""
+        size = scene.original
+        weights = None if self.refine is None else self.refine.weights(enlarge(scene.image, size))
+        step = max(self._chunk // (size[0] * size[1]), 1)
+        for start in range(0, len(merged), step):
+            full = enlarge(merged[start : start + step], size)
+            some = slice(start, start + len(full))
+            scene.note("full_scores", Part(full, (some,), (len(merged), *size)))
+            if weights is not None:
+                full = self.refine.refine(full, weights)
+                scene.note("refined_scores", Part(full, (some,), (len(merged), *size)))
+            yield some, full

@@ -1,0 +1,104 @@
+"""A vocabulary's text side, encoded once and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovbench.backbones.build import Loaded
+from ovbench.backbones.checkpoint import pack_tensor, unpack_tensor
+from ovbench.backbones.text import average_queries, embed_queries, text_key
+from ovbench.config.load import templates
+from ovbench.methods.base import Queries
+from ovbench.training.descriptions import find_set, read_set
+from ovbench.utils.errors import InputError, UsageError, say_once
+from ovbench.utils.files import write_bytes
+from ovbench.utils.paths import cache_root
+
+
+def build_queries(
+    vocabulary: tuple[tuple[str, ...], ...],
+    prompt_set: str,
+    clip: Loaded,
+    background: int | None = None,
+    *,
+    raw: bool = False,
+    background_channel: bool = False,
+) -> Queries:
+    """Embed every synonym of every class; the vectors come from the cache where they were computed before.
+
+    ``raw``: the vectors are not normalised. ``background_channel``: the background class may come without a query.
+    """
+    if clip.text is None:
+        raise UsageError(f'the backbone "{clip.spec}" has no text tower', fix="choose a CLIP model")
+    flat = [query for synonyms in vocabulary for query in synonyms]
+    empty = [number for number, synonyms in enumerate(vocabulary) if not synonyms]
+    if background_channel and empty == [background]:
+        empty = []
+    if not flat or empty:
+        raise UsageError("a class without a query" if flat else "no classes given", fix="give every class a name")
+    clip.text.require_room(flat, templates(prompt_set))
+    index = torch.tensor([number for number, synonyms in enumerate(vocabulary) for _ in synonyms])
+    return Queries(_embeddings(flat, prompt_set, clip, raw), index, background)
+
+
+def _embeddings(flat: list[str], prompt_set: str, clip: Loaded, raw: bool) -> Tensor:
+    prompts = templates(prompt_set)
+    key = f"{text_key(clip.sha256, flat, prompts)}{'-raw' if raw else ''}"
+    return _cached(key, lambda: (average_queries if raw else embed_queries)(clip.text, flat, prompts))
+
+
+def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
+    """What ``compute`` gives, kept in the cache under ``key``. An entry that is damaged, of an older form or not
+    readable is computed; a cache that cannot be read or written is said once and costs time only."""
+    path = cache_root() / "text" / f"{key}.safetensors"
+    try:
+        return unpack_tensor(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        pass
+    except OSError as error:
+        say_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed")
+    embeddings = compute().cpu()
+    try:
+        write_bytes(path, pack_tensor(embeddings))
+    except InputError as error:
+        say_once(f"query vectors are not kept: {error.what} ({path.parent})")
+    return embeddings
+
+
+def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...], name: str, clip: Loaded) -> Queries:
+    """Queries with one more vector each, from the sentences of a set (see `ovbench.data.descriptions`).
+
+    Every sentence is encoded as it stands and L2-normalised; their mean, L2-normalised. A class without a description
+    keeps the vector of its prompts, which is said once.
+    """
+    path = find_set(name)
+    known = read_set(path) if path else None
+    pairs = [(number, query, words[0]) for number, words in enumerate(vocabulary) for query in words]
+    sentences = [known.sentences(query, first) if known else [] for _, query, first in pairs]
+    missing = {n: first for (n, _, first), s in zip(pairs, sentences, strict=True) if not s and n != queries.background}
+    if missing:
+        share, which = f"{len(missing)} of {len(vocabulary)} classes", ", ".join(missing.values())
+        say_once(
+            f'no description of {share} in "{name}" ({which:.80}): their prompts stand in; ovbench describe makes some'
+        )
+    for (_, query, _), own in zip(pairs, sentences, strict=True):
+        clip.text.require_room(own, ("{}",), f'description of "{query}"')
+    vectors = queries.embeddings.clone()
+    rows = [row for row, own in enumerate(sentences) if own]
+    if rows:
+        content = json.dumps([clip.sha256, [sentences[row] for row in rows]])
+        key = hashlib.sha256(content.encode()).hexdigest()
+        vectors[rows] = _cached(f"{key}-described", lambda: _described([sentences[row] for row in rows], clip))
+    return queries._replace(descriptions=vectors)
+
+
+def _described(sentences: list[list[str]], clip: Loaded) -> Tensor:
+    features = F.normalize(clip.text.encode([one for own in sentences for one in own]), dim=-1)
+    means = [own.mean(0) for own in features.split([len(own) for own in sentences])]
+    return F.normalize(torch.stack(means), dim=-1)

@@ -1,0 +1,131 @@
+"""Pictures of label maps: side by side with the image, the truth and the errors, and a legend."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ovbench.utils.files import write_bytes
+
+if TYPE_CHECKING:
+    from ovbench.evaluation.evaluator import Labelled
+
+GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly however many there are
+BLEND = 0.65  # opacity of a label over the image
+RIGHT, WRONG, UNSCORED = (46, 160, 67), (218, 54, 51), (160, 160, 160)
+GAP, LINE, FONT_SIZE = 8, 20, 14
+PANEL_WIDTH = 360
+
+
+def palette(classes: int) -> np.ndarray:
+    """One colour per class, u8[classes, 3]; neighbours differ in hue and in lightness."""
+    shades = ((0.95, 0.75), (0.75, 0.95), (0.55, 0.60), (0.85, 0.50))  # saturation, value
+    colours = [colorsys.hsv_to_rgb((0.08 + i * GOLDEN) % 1, *shades[i % 4]) for i in range(classes)]
+    return (np.array(colours).reshape(-1, 3) * 255).round().astype(np.uint8)
+
+
+def paint(image: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """The image u8[h, w, 3] under the colours of its labels; pixels of no class keep the image's."""
+    known = labels < classes
+    colours = palette(classes)[np.where(known, labels, 0)]
+    mixed = image * (1 - BLEND) + colours * BLEND
+    return np.where(known[..., None], mixed, image).round().astype(np.uint8)
+
+
+def errors(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
+    """Green where prediction and truth agree, red where they differ, grey where the truth is not scored."""
+    grey = image.mean(2, keepdims=True).repeat(3, 2)
+    unscored, right = truth >= classes, predicted == truth
+    colours = np.where(unscored[..., None], UNSCORED, np.where(right[..., None], RIGHT, WRONG))
+    return (grey * 0.4 + colours * 0.6).round().astype(np.uint8)
+
+
+def comparison(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """Image, truth, prediction and errors in one row over a legend of the classes that occur."""
+    count = len(names)
+    panels = [
+        ("image", image),
+        ("truth", paint(image, truth, count)),
+        ("prediction", paint(image, predicted, count)),
+        ("errors", errors(image, predicted, truth, count)),
+    ]
+    return _sheet(panels, sorted(({*np.unique(truth)} | {*np.unique(predicted)}) & {*range(count)}), names)
+
+
+def labelled(image: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Image.Image:
+    """Image and prediction side by side over a legend."""
+    panels = [("image", image), ("prediction", paint(image, predicted, len(names)))]
+    return _sheet(panels, [int(i) for i in np.unique(predicted)], names)
+
+
+def _sheet(panels: list[tuple[str, np.ndarray]], present: list[int], names: Sequence[str]) -> Image.Image:
+    font = ImageFont.load_default(size=FONT_SIZE)
+    h, w = panels[0][1].shape[:2]
+    height = max(1, round(h * PANEL_WIDTH / w))
+    width = len(panels) * (PANEL_WIDTH + GAP) + GAP
+    entries = [(names[i], tuple(int(v) for v in palette(len(names))[i])) for i in present]
+    spots, legend_height = _flow([name for name, _ in entries], width, font)
+    sheet = Image.new("RGB", (width, LINE + height + GAP + legend_height + GAP), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (title, pixels) in enumerate(panels):
+        x = GAP + number * (PANEL_WIDTH + GAP)
+        draw.text((x, 2), title, fill="black", font=font)
+        sheet.paste(Image.fromarray(pixels).resize((PANEL_WIDTH, height), Image.Resampling.BILINEAR), (x, LINE))
+    top = LINE + height + GAP
+    for (name, colour), (x, y) in zip(entries, spots, strict=True):
+        draw.rectangle((x, top + y + 3, x + 12, top + y + 15), fill=colour, outline="black")
+        draw.text((x + 17, top + y), name, fill="black", font=font)
+    return sheet
+
+
+def _flow(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> tuple[list[tuple[int, int]], int]:
+    """Where each legend entry goes, left to right and wrapped, and the height of them all."""
+    x, y, spots = GAP, 0, []
+    for name in names:
+        needed = 17 + round(font.getlength(name)) + 16
+        if x + needed > width and x > GAP:
+            x, y = GAP, y + LINE
+        spots.append((x, y))
+        x += needed
+    return spots, y + LINE
+
+
+class Pictures:
+    """Comparisons of the first ``count`` images of a benchmark, one PNG each in ``folder``."""
+
+    def __init__(self, folder: Path, names: Sequence[str], count: int):
+        self.folder, self.names, self.count = folder, names, count
+
+    def _path(self, image_id: str) -> Path:
+        return self.folder / f"{image_id.replace('/', '_')}.png"
+
+    def lack(self, number: int, image_id: str) -> bool:
+        """Whether the image is to be shown and its picture is not there yet."""
+        return number < self.count and not self._path(image_id).exists()
+
+    def save(self, number: int, labelled: Labelled) -> None:
+        """Write the picture of an image that is to be shown."""
+        if number < self.count:
+            sample = labelled.sample
+            save_png(self._path(sample.id), comparison(sample.image, sample.label, labelled.predicted, self.names))
+
+
+def save_png(path: Path, picture: Image.Image) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def label_png(labels: np.ndarray, classes: int) -> Image.Image:
+    """A label map as a PNG whose pixels are class indices: 8-bit with a palette up to 256 classes, else 16-bit grey."""
+    if classes > 256:
+        return Image.fromarray(labels.astype(np.uint16))
+    picture = Image.fromarray(labels.astype(np.uint8), mode="P")
+    picture.putpalette(palette(classes).flatten().tolist())
+    return picture

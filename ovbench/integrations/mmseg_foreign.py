@@ -1,0 +1,322 @@
+"""Segmentors of mmsegmentation, unmodified, through their own ``predict``, each in a process of its own.
+
+Such a class brings its own windows, text and decision; ovbench resizes the image as the protocol says, gives it BGR
+values and the metadata of a test pipeline (without a path, so that no label can be found), and counts its
+``pred_sem_seg``. Its constructor's arguments are its settings. ``{classes}`` in one of them stands for a file with the
+class names of the benchmark, one class a line, synonyms after ", "; that is the default of an argument ``name_path``.
+The process (`ovbench.integrations.mmseg_worker`) keeps the modules of two repositories apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+import ovbench
+from ovbench.backbones.build import Loaded
+from ovbench.config.load import Cell
+from ovbench.data.card import load_card, vocabulary
+from ovbench.inference.scene import resize_image, resized_size
+from ovbench.integrations.mmseg import OpenVocabSegmentor
+from ovbench.methods.base import Method, Needs
+from ovbench.utils.blame import CannotBuild, MethodError
+from ovbench.utils.errors import InputError, UsageError
+
+TYPES = {"bool": bool, "int": int, "float": float, "str": str, "str | None": str | None}
+RESTARTS = 3  # of a process that crashes while it labels
+
+
+class Crashed(Exception):
+    """The process ended; the text says how."""
+
+
+class Failed(Exception):
+    """The segmentor's code raised an exception; the text says which, ``where`` in which file and line."""
+
+    def __init__(self, what: str, where: str | None):
+        super().__init__(what)
+        self.where = where
+
+
+class WorkerProcess:
+    """A started `ovbench.integrations.mmseg_worker` and the connection to it.
+
+    Args:
+        name: ``FILE.py:Class`` or ``module:Class``.
+        visible: the value of CUDA_VISIBLE_DEVICES for the process, None for this process's own.
+    """
+
+    def __init__(self, name: str, visible: str | None = None):
+        self.visible = visible
+        here, there = socket.socketpair()
+        root = str(Path(ovbench.__file__).parents[1])
+        env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))))
+        if visible is not None:
+            env["CUDA_VISIBLE_DEVICES"] = visible
+        env["PYTHONSAFEPATH"] = "1"  # no module of the current folder takes the place of Python's own
+        with there:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "ovbench.integrations.mmseg_worker", str(there.fileno())],
+                stdin=subprocess.PIPE, stdout=2, pass_fds=[there.fileno()], env=env,
+            )  # fmt: skip
+        self.connection = Connection(here.detach())
+        self.close = weakref.finalize(self, _end, self.connection, self.process)
+        self._send({"name": name, "path": sys.path})
+
+    def ask(self, what: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
+        """The answer to a request. Raises Failed or Crashed."""
+        self._send({"do": what, **request}, payload)
+        answer = json.loads(self.receive())
+        if "error" in answer:
+            raise Failed(answer["error"], answer["where"])
+        return answer
+
+    def receive(self) -> bytes:
+        """The next bytes that the process sends."""
+        try:
+            return self.connection.recv_bytes()
+        except (EOFError, OSError):
+            raise Crashed(self._how_it_ended()) from None
+
+    def _send(self, request: dict[str, Any], payload: bytes = b"") -> None:
+        try:
+            self.connection.send_bytes(json.dumps(request).encode())
+            if payload:
+                self.connection.send_bytes(payload)
+        except OSError:
+            raise Crashed(self._how_it_ended()) from None
+
+    def _how_it_ended(self) -> str:
+        self.close()
+        code = self.process.returncode
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+        return f"its process was ended by {signal.Signals(-code).name}{hint}"
+
+
+def _end(connection: Connection, process: subprocess.Popen) -> None:
+    """End a worker: it does so by itself once nobody speaks to it."""
+    connection.close()
+    process.stdin.close()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Foreign(Method):
+    """Stands for a class of mmsegmentation where ovbench asks for a method: its settings, and that it needs nothing."""
+
+    needs = Needs(backbones=())
+    place: ClassVar[str]
+    idle: ClassVar[WorkerProcess | None] = None  # imported the class to describe it, and has built nothing yet
+
+    @classmethod
+    def worker(cls, visible: str | None) -> WorkerProcess:
+        """A process that has imported the class: the one that described it, or another."""
+        process, cls.idle = cls.idle, None
+        if process is not None and process.visible == visible:
+            return process
+        process = WorkerProcess(cls.place, visible)
+        process.ask("describe")
+        return process
+
+
+def describe(name: str) -> type[Foreign] | None:
+    """A method that stands for a class of mmsegmentation; None if the name belongs to a class of `Method`.
+
+    Raises:
+        InputError: it cannot be imported, or there is no such class.
+        UsageError: it is something else.
+    """
+    place, _, attribute = name.rpartition(":")
+    process = WorkerProcess(name)
+    try:
+        found = process.ask("describe")
+    except Failed as error:
+        where = error.where or place
+        raise InputError(f'cannot import "{place}": {error}', where=where, fix="see docs/add-method.md") from None
+    except Crashed as error:
+        raise InputError(f'cannot import "{place}": {error}', where=place) from None
+    if found["kind"] == "segmentor":
+        fields = [(key, TYPES[kind], dataclasses.field(default=value)) for key, kind, value in found["settings"]]
+        params = dataclasses.make_dataclass(f"{found['class']}Params", fields, frozen=True)
+        own = {"place": name, "idle": process, "Params": params, "__doc__": found["doc"]}
+        return type(found["class"], (Foreign,), own)
+    process.close()
+    if found["kind"] == "none":
+        classes = ", ".join(found["classes"]) or "no class"
+        raise InputError(f'no "{attribute}" in it', where=place, fix=f"it defines {classes}")
+    if found["kind"] == "other":
+        fix = "name a subclass of ovbench.methods.base.Method or of mmseg's BaseSegmentor"
+        raise UsageError(f'"{name}" is no method', fix=fix)
+    return None
+
+
+def visible_devices(device: str) -> str | None:
+    """CUDA_VISIBLE_DEVICES for a process that shall use ``device`` alone, whatever its code asks for; None where this
+    process's own value will do."""
+    if not torch.cuda.is_available():
+        return None
+    wanted = torch.device(device)
+    if wanted.type != "cuda":
+        return ""
+    own = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part]
+    number = wanted.index or 0
+    return own[number] if number < len(own) else str(number)
+
+
+class ForeignModel(Method):
+    """Stands for the model in the other process; the engine asks it what it asks a method."""
+
+    needs = Needs(backbones=())
+
+
+class ForeignLabeller:
+    """Labels images in a worker process that holds one model per vocabulary.
+
+    The process is started when it is first needed, so that the models are built where they will run.
+    """
+
+    def __init__(self, cell: Cell, entry: type[Foreign]):
+        self.cell, self.entry, self.protocol = cell, entry, cell.protocol
+        self.method = ForeignModel(None)
+        self.device, self.words, self.seconds = "cpu", [], {}
+        self.process: WorkerProcess | None = None
+        self.crashes: list[str] = []
+
+    def add(self, classes: Sequence[Sequence[str]]) -> None:
+        """One more model: such a class holds its words."""
+        self.words.append([list(names) for names in classes])
+        self.close()
+
+    def move(self, device: str) -> None:
+        """Where the models run."""
+        if str(device) != self.device:
+            self.device = str(device)
+            self.close()
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+    def start(self) -> dict[str, Any]:
+        """Build the models; the hashes of the first one's tensors and of the code.
+
+        Raises:
+            CannotBuild: with what the constructor says.
+        """
+        name = self.entry.__name__
+        while True:
+            try:
+                self.process = self.entry.worker(visible_devices(self.device))
+                answers = [self._build(classes) for classes in self.words]
+            except (Failed, Crashed) as error:
+                self.close()
+                where = getattr(error, "where", None)
+                fix = "give its arguments with --set NAME=VALUE, or another --device"
+                raise CannotBuild(f"{name} cannot be built: {error}", where=where, fix=fix) from None
+            if not any(answer.get("stale") for answer in answers):
+                return answers[0]
+            self.close()  # its files were edited since: import them again
+
+    def _build(self, classes: list[list[str]]) -> dict[str, Any]:
+        settings = dataclasses.asdict(self.cell.params)
+        device = "cuda:0" if torch.device(self.device).type == "cuda" else self.device
+        return self.process.ask(
+            "build", settings=settings, classes=classes, device=device, threads=torch.get_num_threads()
+        )
+
+    def label(self, image: np.ndarray, regions: np.ndarray | None = None) -> list[np.ndarray]:
+        """Labels u16[H, W] of an RGB image u8[H, W, 3], one map per vocabulary."""
+        size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
+        return self.label_resized(resize_image(image, size), image.shape[:2])
+
+    def label_resized(
+        self, resized: np.ndarray, original: tuple[int, int], regions: np.ndarray | None = None
+    ) -> list[np.ndarray]:
+        """As `label`, for an image that has been resized already; ``original`` is its size before.
+
+        Raises:
+            MethodError: the segmentor's code raised an exception, crashed, or gave no labels of the benchmark.
+        """
+        name = self.entry.__name__
+        if self.process is None:
+            if len(self.crashes) > RESTARTS:
+                raise MethodError(f"{name} crashed {len(self.crashes)} times, the last time {self.crashes[-1]}")
+            self.start()
+        start = time.perf_counter()
+        try:
+            shape, pixels = list(resized.shape), np.ascontiguousarray(resized).tobytes()
+            answer = self.process.ask("label", pixels, shape=shape, original=list(original))
+            maps = np.frombuffer(self.process.receive(), "<i8")
+        except Failed as error:
+            raise MethodError(f"{name} failed: {error}", where=error.where) from None
+        except Crashed as error:
+            self.crashes.append(str(error))
+            self.process = None
+            raise MethodError(f"{name} crashed: {error}") from None
+        for path in answer["opened"]:
+            sys.audit("open", path, "r", 0)  # for whoever watches which files a method opens
+        self.seconds["predict"] = time.perf_counter() - start
+        counts = np.cumsum([int(np.prod(shape)) for shape in answer["shapes"]])
+        parts = zip(np.split(maps, counts[:-1]), answer["shapes"], self.words, strict=True)
+        return [self._checked(part.reshape(shape), original, len(classes)) for part, shape, classes in parts]
+
+    def _checked(self, labels: np.ndarray, original: tuple[int, int], classes: int) -> np.ndarray:
+        name = self.entry.__name__
+        if labels.shape != tuple(original):
+            raise MethodError(f"{name} gave labels of shape {labels.shape} for an image of {tuple(original)}")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise MethodError(f"{name} gave labels {labels.min()}..{labels.max()} for {classes} classes")
+        return labels.astype(np.uint16)
+
+
+class ForeignSegmentor(OpenVocabSegmentor):
+    """As `OpenVocabSegmentor`, for a class of mmsegmentation."""
+
+    def _setup(self, cell: Cell, classes: Sequence[Sequence[str]] | None, background: int | None) -> None:
+        from ovbench.utils.registry import METHODS
+
+        self.cell, self.region_maps = cell, None
+        self.labeller = ForeignLabeller(cell, METHODS.load(cell.method))
+        self.method = self.labeller.method
+        self._loaded: dict[str, Loaded] = {}
+        if classes is None:
+            classes = vocabulary(load_card(cell.dataset), cell.protocol.vocabulary or None)
+        self.add_vocabulary(cell, classes, background)
+
+    @property
+    def loaded(self) -> dict[str, Loaded]:
+        """The hashes of the model's tensors and of the repository's code; the model is built for them."""
+        if not self._loaded or self.labeller.process is None:
+            made = self.labeller.start()
+            self._loaded = {key: Loaded(self.method, self.cell.method, made[key]) for key in ("model", "code")}
+        return self._loaded
+
+    def on(self, device: str) -> OpenVocabSegmentor:
+        """Where the models are built and run."""
+        self.labeller.move(device)
+        return self
+
+    def add_vocabulary(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> None:
+        """One more model: such a class holds its words."""
+        self.labeller.add(classes)
+        self._loaded = {}

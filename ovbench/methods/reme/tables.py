@@ -1,0 +1,64 @@
+"""Parquet through pyarrow, which comes with an extra."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ovbench.utils.errors import InputError, UsageError, first_line
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UsageError("reference sets are built with pyarrow", fix='pip install "ovbench[reme]"') from None
+    return pyarrow
+
+
+def write_table(
+    path: Path, tables: Iterable[pa.Table], schema: pa.Schema, notes: Mapping[str, str] | None = None
+) -> int:
+    """Write tables one after another as one file, whole or not at all; the number of rows. ``notes`` go into the
+    schema's metadata. InputError where it cannot be written."""
+    pa, rows = arrow(), 0
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.parquet.ParquetWriter(part, schema.with_metadata(dict(notes or {})), compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table.cast(schema.with_metadata(dict(notes or {}))))
+                rows += table.num_rows
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write the table: {first_line(error)}", where=str(path)) from None
+    finally:
+        part.unlink(missing_ok=True)
+    return rows
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """InputError naming the file where it is missing or damaged."""
+    pa = arrow()
+    try:
+        return pa.parquet.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read the table: {first_line(error)}", where=str(path)) from None
+
+
+def notes_of(path: Path) -> dict[str, str]:
+    """The notes of `write_table`."""
+    pa = arrow()
+    try:
+        metadata = pa.parquet.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read the table: {first_line(error)}", where=str(path)) from None
+    return {key.decode(): value.decode() for key, value in metadata.items()}

@@ -1,0 +1,127 @@
+"""Talk2DINO (Barsellotti et al., ICCV 2025, arXiv 2411.19331): CLIP's words mapped into DINOv2's patch space.
+
+Follows lorebianchi98/Talk2DINO 4918c2d, src/open_vocabulary_segmentation. Symbols: b windows; P = gh*gw patches; C
+their width; m heads of the last block; q queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovbench.inference.decision import Decision, class_probabilities
+from ovbench.inference.sliding_window import Pad, uncut
+from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
+from ovbench.methods.talk2dino.projection import check_widths
+
+EPS = 1e-6  # of every normalisation
+
+
+@dataclass(frozen=True)
+class Talk2DINOParams:
+    """``side``: windows are brought to this many pixels each way, whatever their ratio (0: left as they are).
+    ``clean``: background cleaning, of weight ``lambda_bg``; ``attn_scale`` of the class token's attention in it.
+    ``bg_thresh``: the score of a background class that has no query of its own."""
+
+    side: int = 448
+    clean: bool = False
+    lambda_bg: float = 0.2
+    attn_scale: float = 0.125
+    bg_thresh: float = 0.55
+
+
+class WindowFeatures(NamedTuple):
+    """Patch tokens x f[b, P, C] on a ``grid``, and the head maps a f[b, m, P]: logits of the class token's attention to
+    the patches in the last block, before any softmax."""
+
+    tokens: Tensor
+    head_maps: Tensor
+    grid: tuple[int, int]
+
+
+class Talk2DINO(Method):
+    """Patches of DINOv2 against psi of the class names; attention heads that fit a class lift its foreground."""
+
+    Params = Talk2DINOParams
+    needs: ClassVar[Needs] = Needs(backbones=("clip", "dinov2", "psi"))
+    sees = "dinov2"
+    raw_text = True
+    background_channel = True
+    enlarges_once = False
+    windowwise = True
+
+    def __init__(self, backbones: Backbones, params: Any = None):
+        super().__init__(backbones, params)
+        check_widths(self.psi, vision=self.dinov2.width)
+
+    def map_queries(self, queries: Queries) -> Queries:
+        """psi of each query's mean text feature, which is not normalised: f[q, C] of length 1."""
+        check_widths(self.psi, text=queries.embeddings.shape[-1])
+        return queries._replace(embeddings=F.normalize(self.psi(queries.embeddings), dim=-1, eps=EPS))
+
+    def encode(self, batch: Batch) -> WindowFeatures:
+        windows, side = batch.windows, self.params.side
+        if side and tuple(windows.shape[-2:]) != (side, side):
+            windows = F.interpolate(windows, (side, side), mode="bilinear", align_corners=False)
+        batch.note("model_input", windows)
+        x, looks, grid = self.dinov2(windows)
+        return WindowFeatures(x, self.params.attn_scale * looks, grid)
+
+    def score(self, features: WindowFeatures, queries: Queries) -> Tensor:
+        """sigmoid of the cosines (section 3.3), cleaned if asked: f[b, q, gh, gw]."""
+        x = F.normalize(features.tokens, dim=-1, eps=EPS)
+        masks = (queries.embeddings @ x.mT).sigmoid()  # M = sigmoid(S), f[b, q, P]
+        if self.params.clean:
+            foreground = cleaning_map(features, queries.embeddings, masks)
+            masks = (masks + self.params.lambda_bg * foreground) / (1 + self.params.lambda_bg)
+        return masks.unflatten(2, features.grid)
+
+    def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
+        return uncut(scores, size, pad, align_corners=True)
+
+    def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """A background without a query scores ``bg_thresh`` at every pixel of every window, so also after merging."""
+        index, background = queries.class_index, queries.background
+        if background is not None and not (index == background).any():
+            place = int((index < background).sum())
+            constant = torch.full_like(scores[:1], self.params.bg_thresh)
+            scores = torch.cat([scores[:place], constant, scores[place:]])
+            index = torch.cat([index[:place], index.new_tensor([background]), index[place:]])
+        return class_probabilities(scores, index, decision)
+
+
+def image_embeddings(features: WindowFeatures) -> Tensor:
+    """The image side of training (section 3.2): for each head the mean of the patches it attends to, f[b, m, C].
+
+    Registers and class token take no part in the softmax. The mean keeps a factor 1 / P, gone with normalisation."""
+    return features.head_maps.softmax(-1) @ features.tokens / features.tokens.shape[1]
+
+
+def cleaning_map(features: WindowFeatures, q: Tensor, masks: Tensor) -> Tensor:
+    """Background cleaning (section 3.4): the map F f[b, q, P] of where the heads that fit a class look, in the range of
+    ``masks`` f[b, q, P]."""
+    attention = (head_weights(head_embeddings(features), q) @ features.head_maps).softmax(-1)
+    return _to_range_of(attention, masks)
+
+
+def head_embeddings(features: WindowFeatures) -> Tensor:
+    """What a head looks at: the mean of the patches with its logits as signed weights, of length 1, f[b, m, C]."""
+    return F.normalize(features.head_maps @ features.tokens / features.tokens.shape[1], dim=-1, eps=EPS)
+
+
+def head_weights(heads: Tensor, q: Tensor) -> Tensor:
+    """How well each head fits a class: softmax over the heads of their cosines, f[b, q, m]."""
+    return (q @ heads.mT).softmax(-1)
+
+
+def _to_range_of(attention: Tensor, masks: Tensor) -> Tensor:
+    """Maps f[b, q, P] in the range of ``masks``; extrema over all classes and patches of a window.
+
+    The official divisor is the maximum, not max - min, so that the top of the range is not quite reached."""
+    low, high = attention.amin((1, 2), keepdim=True), attention.amax((1, 2), keepdim=True)
+    bottom, top = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
+    return (attention - low) / high * (top - bottom) + bottom

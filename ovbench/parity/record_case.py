@@ -1,0 +1,49 @@
+"""What a method noted while it ran, looked up by window."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ovbench.inference.scene import Part
+
+
+class Recorder:
+    """Collects notes; values of window batches are found by window number, whatever the batches were, and quantities
+    that are noted in parts are put together."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, list[Any]] = defaultdict(list)
+        self.missing: dict[str, int] = {}  # elements of the last quantity of a name that have not been noted yet
+
+    def __call__(self, name: str, value: Any) -> None:
+        if isinstance(value, Part):
+            self._add_part(name, value)
+        else:
+            self.notes[name].append(value)
+
+    def _add_part(self, name: str, part: Part) -> None:
+        if not self.missing.get(name):
+            whole = part.values.new_empty(part.size)
+            self.notes[name].append(whole)
+            self.missing[name] = whole.numel()
+        self.notes[name][-1][part.place] = part.values
+        self.missing[name] -= part.values.numel()
+
+    def once(self, name: str) -> Any:
+        """The last value noted under a name."""
+        if self.missing.get(name):
+            raise ValueError(f"{self.missing[name]} values of {name} have not been noted")
+        return self.notes[name][-1]
+
+    def window(self, name: str, number: int) -> Tensor:
+        """The row of one window in the batches noted under a name."""
+        for batch in self.notes[name]:
+            rows = batch.tokens if hasattr(batch, "tokens") else batch
+            if number < len(rows):
+                return torch.as_tensor(rows[number])
+            number -= len(rows)
+        raise IndexError(f"no window {number} in {name}")

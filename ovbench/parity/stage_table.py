@@ -1,0 +1,33 @@
+"""The rows of a case as a table."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from ovbench.parity.check import Report
+from ovbench.parity.compare_stages import FAIL, PASS, Row
+
+
+def stage_table(report: Report) -> Table:
+    """Stage, largest absolute error, tolerance and verdict; label maps by the share of equal pixels."""
+    verdict = PASS if report.passed else FAIL
+    table = Table(title=f"{report.case}: {verdict}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("error", justify="right")
+    table.add_column("tolerance", justify="right")
+    table.add_column("verdict")
+    for row in report.rows:
+        table.add_row(row.stage, _error(row), _tolerance(row), f"{row.verdict} {row.remark}".strip())
+    return table
+
+
+def _error(row: Row) -> str:
+    if row.agreement is not None:
+        return f"{100 * row.agreement:.3f} % equal"
+    return "" if row.error is None else f"{row.error:.1e}"
+
+
+def _tolerance(row: Row) -> str:
+    if row.min_agreement is not None:
+        return f">= {100 * row.min_agreement:g} %"
+    return "" if row.atol is None else f"{row.atol:g} + {row.rtol:g} |x|"

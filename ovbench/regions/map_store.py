@@ -1,0 +1,99 @@
+"""Region maps on disk: found by what they depend on, small, and verified whenever they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovbench.regions.base import RegionSource
+from ovbench.utils.files import write_bytes, write_json
+from ovbench.utils.paths import cache_root
+
+FORMAT = 1
+SUFFIX = ".map"
+DESCRIPTION = "source.json"
+DIGEST = 32  # bytes of sha256 at the end of an entry
+
+log = logging.getLogger("ovbench")
+
+
+class DamagedEntry(ValueError):
+    """The bytes of an entry are not those that were written."""
+
+
+def pack(regions: np.ndarray) -> bytes:
+    """A region map i32[h, w] as bytes: a header line, zlib over differences along rows, and the hash of both.
+
+    Ids are stored from the lowest up, in as few bytes as they need; their number is not limited.
+    """
+    low = int(regions.min())
+    ids = regions.astype(np.int64) - low
+    width = next(t for t in (np.uint8, np.uint16, np.uint32) if ids.max() <= np.iinfo(t).max)
+    steps = np.diff(ids.astype(width), axis=1, prepend=width(0))  # wraps around, and back when summed
+    header = {"format": FORMAT, "shape": regions.shape, "low": low, "dtype": np.dtype(width).str}
+    content = json.dumps(header).encode() + b"\n" + zlib.compress(np.ascontiguousarray(steps), 6)
+    return content + hashlib.sha256(content).digest()
+
+
+def unpack(data: bytes) -> np.ndarray:
+    """The map of an entry; DamagedEntry unless every byte is as written."""
+    content, digest = data[:-DIGEST], data[-DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise DamagedEntry("the checksum does not match")
+    header, _, payload = content.partition(b"\n")
+    entry = json.loads(header)
+    if entry.get("format") != FORMAT:
+        raise DamagedEntry(f"format {entry.get('format')}, expected {FORMAT}")
+    dtype = np.dtype(entry["dtype"])
+    steps = np.frombuffer(zlib.decompress(payload), dtype).reshape(entry["shape"])
+    return (np.cumsum(steps, axis=1, dtype=dtype).astype(np.int64) + entry["low"]).astype(np.int32)
+
+
+def description(name: str, source: RegionSource) -> dict[str, Any]:
+    """What makes the maps of a source: its name, its settings and its weights."""
+    settings = {k: v for k, v in source.settings().items() if k not in source.elsewhere}
+    return {"format": FORMAT, "source": name, "settings": settings, "weights_sha256": source.weights_sha256()}
+
+
+def image_key(image: np.ndarray) -> str:
+    """Hash of an image's pixels u8[h, w, 3], whatever file they came from."""
+    digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
+    digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()
+
+
+class RegionStore:
+    """The entries of one source, in a folder of their own under the cache."""
+
+    def __init__(self, name: str, source: RegionSource, root: Path | None = None):
+        self.description, self.told = description(name, source), False
+        key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
+        self.folder = (root or cache_root()) / "regions" / f"{name}-{key[:16]}"
+
+    def path(self, image: np.ndarray) -> Path:
+        key = image_key(image)
+        return self.folder / key[:2] / f"{key}{SUFFIX}"
+
+    def get(self, image: np.ndarray) -> np.ndarray | None:
+        """The map of an image, None where it is not stored, or its entry is damaged or not readable."""
+        try:
+            return unpack(self.path(image).read_bytes())
+        except (FileNotFoundError, DamagedEntry):
+            return None
+        except OSError as error:
+            if not self.told:
+                log.warning("entries of %s cannot be read (%s); they are made again", self.folder, error.strerror)
+            self.told = True
+            return None
+
+    def put(self, image: np.ndarray, regions: np.ndarray) -> None:
+        """Store a map; readers see the whole entry or none. InputError where it cannot be written."""
+        if not (self.folder / DESCRIPTION).exists():
+            write_json(self.folder / DESCRIPTION, self.description)
+        write_bytes(self.path(image), pack(regions), durable=False)  # a damaged entry is found, and made again

@@ -1,0 +1,87 @@
+"""Models of the transformers library that cut an image into segments: found, checked and loaded in one way."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ovbench.backbones.checkpoint import file_sha256
+from ovbench.backbones.hub import fetch_file, local_file, require_connection
+from ovbench.regions.base import RegionSource
+from ovbench.utils.errors import InputError, first_line
+
+NETWORK = (("config.json",), ("model.safetensors", "pytorch_model.bin"))
+WITH_PROCESSOR = (*NETWORK, ("preprocessor_config.json",))
+
+SIZES = {"facebook/sam2-hiera-large": "0.9 GB", "facebook/mask2former-swin-large-coco-panoptic": "0.9 GB"}
+
+Files = tuple[tuple[str, ...], ...]
+
+
+def missing_files(weights: str, files: Files) -> list[str]:
+    """What is not on this machine of a hub name or a folder, as "FILE of WEIGHTS (SIZE)"; also the library itself."""
+    absent = [] if find_spec("transformers") else ["the package transformers (pip install 'ovbench[regions]')"]
+    for names in files:
+        if local_file(weights, *names) is None:
+            size = f" ({SIZES[weights]})" if weights in SIZES and names in NETWORK[1:] else ""
+            absent.append(f"{names[0]} of {weights}{size}")
+    return absent
+
+
+def fetch_files(weights: str, files: Files) -> None:
+    """Bring every file to this machine; InputError naming the first that cannot be had."""
+    if not find_spec("transformers"):
+        raise InputError("this region source needs the package transformers", fix="pip install 'ovbench[regions]'")
+    absent = missing_files(weights, files)
+    if absent and not Path(weights).is_dir():
+        from huggingface_hub import constants
+
+        require_connection(constants.ENDPOINT, absent)
+    for names in files:
+        fetch_file(weights, *names)
+
+
+def weights_hash(weights: str, files: Files) -> str:
+    """sha256 over the hashes of the files in use."""
+    return hashlib.sha256("".join(file_sha256(fetch_file(weights, *names)) for names in files).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class HubRegions(RegionSource):
+    """Base class of the sources whose weights lie on the hub, or in a folder with the same files."""
+
+    elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
+    concurrent: ClassVar[bool] = False
+    files: ClassVar[Files] = NETWORK
+
+    weights: str = ""
+
+    def missing(self) -> list[str]:
+        return missing_files(self.weights, self.files)
+
+    def fetch(self) -> None:
+        fetch_files(self.weights, self.files)
+
+    def weights_sha256(self) -> str:
+        return weights_hash(self.weights, self.files)
+
+
+def load_pretrained(cls: type, weights: str) -> Any:
+    """``cls.from_pretrained``, in eval mode and fp32; InputError where it cannot be loaded or does not fit."""
+    try:
+        model, report = cls.from_pretrained(weights, dtype="float32", weights_only=True, output_loading_info=True)
+    except Exception as error:  # hub, network, configuration and file errors have no common base class
+        raise InputError(
+            f"cannot load {cls.__name__} from {weights}: {first_line(error)}",
+            fix="run once with a connection, or give --set regions.weights=FOLDER with config.json and the weights",
+        ) from error
+    unfit = [*report["missing_keys"], *report["mismatched_keys"]]
+    if unfit:
+        raise InputError(
+            f"the weights of {weights} do not fit its config.json: {len(unfit)} tensors, first {unfit[0]}",
+            fix=f"give the folder of a {cls.__name__}",
+        )
+    return model.eval().requires_grad_(False)

@@ -1,5 +1,0 @@
-"""Importing this module makes every method known to mmseg's ``MODELS``: for an mmengine config's ``custom_imports``."""
-
-from ovbench.segmentor import register_all
-
-register_all()

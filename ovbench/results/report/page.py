@@ -1,0 +1,114 @@
+"""The page of several runs, as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ovbench.results.found import told_apart
+from ovbench.results.report.page_data import picture_data, run_data, scene_data
+from ovbench.results.report.pictures import Around, Picture, draw
+from ovbench.results.report.ranking import Images, rank_images
+from ovbench.results.report.rerun_command import command_of
+from ovbench.results.report.runs import Run, notes_of
+from ovbench.results.report.template import render
+
+SHOWN_ELSEWHERE = ("counts", "per_class", "metrics", "failed")  # parts of a record that are no provenance
+
+
+def build_page(runs: Sequence[Run], images: int, around: Around) -> bytes:
+    """One HTML file. ``images``: how many of each run's worst have pictures. What could not be had is in the runs'
+    notes afterwards, and on the page."""
+    ranked = [rank_images(run.counts, len(run.classes)) for run in runs]
+    orders = [np.lexsort((np.arange(len(found.loss)), -found.loss)).tolist() for found in ranked]
+    pictures = _pictures(runs, orders, images, around)
+    store = _Store()
+    parts = []
+    for run, order, found, made in zip(runs, orders, ranked, pictures, strict=True):
+        known = {picture.image: store.add(run, picture) for picture in made}
+        parts.append({"shown": _shown(run, found), "data": store.put(run_data(run, order, found, known), "run")})
+    return render(parts, notes_of(runs), store.elements).encode()
+
+
+class _Store:
+    """JSON documents of the page by the id of their element; an image that several runs show is there once."""
+
+    def __init__(self) -> None:
+        self.elements: dict[str, dict[str, Any]] = {}
+        self._scenes: dict[tuple[str, ...], str] = {}
+
+    def put(self, value: dict[str, Any], kind: str) -> str:
+        name = f"{kind}-{len(self.elements)}"
+        self.elements[name] = value
+        return name
+
+    def add(self, run: Run, picture: Picture) -> dict[str, Any]:
+        """Keep a picture; what the run's document says of it."""
+        key = (run.record["cell"]["dataset"], run.record["dataset"]["label_rule"], picture.image)
+        if key not in self._scenes:
+            self._scenes[key] = self.put(scene_data(picture.scene), "scene")
+        return {"element": self.put(picture_data(picture, self._scenes[key]), "picture")}
+
+
+def _pictures(runs: Sequence[Run], orders: Sequence[Sequence[int]], images: int, around: Around) -> list[list[Picture]]:
+    due = [[run.ids[n] for n in order[:images]] for run, order in zip(runs, orders, strict=True)]
+    with tqdm(total=sum(map(len, due)), desc="pictures", unit="image", leave=False, disable=not any(due)) as bar:
+        return [draw(run, ids, around, bar.update) if ids else [] for run, ids in zip(runs, due, strict=True)]
+
+
+def _shown(run: Run, ranked: Images) -> dict[str, Any]:
+    """What the page shows of a run without a script."""
+    record, data, metrics = run.record, run.record["dataset"], run.record["metrics"]
+    return {
+        "name": run.name,
+        "method": record["cell"]["method"],
+        "dataset": record["cell"]["dataset"],
+        "changed": told_apart(record),
+        "partial": run.partial,
+        "images": data["images"],
+        "split_images": data["split_images"],
+        "classes": len(run.classes),
+        "metrics": metrics,
+        "started": record["time"]["started"],
+        "seconds": record["time"].get("seconds", {}).get("label"),
+        "file": run.path.name,
+        "command": command_of(record, run.header),
+        "provenance": _provenance(record),
+    }
+
+
+def _provenance(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Groups of settings and facts, by their dotted names."""
+    plain, groups = {}, []
+    for key, value in record.items():
+        if key in SHOWN_ELSEWHERE:
+            continue
+        if key == "cell":
+            plain |= {k: v for k, v in value.items() if not isinstance(v, dict)}
+            groups += [(name, _leaves(part)) for name, part in value.items() if isinstance(part, dict) and part]
+        elif isinstance(value, dict):
+            groups.append((key, _leaves({k: v for k, v in value.items() if k != "classes"})))
+        else:
+            plain[key] = value
+    return [("record", _leaves(plain)), *groups]
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            found += _leaves(value, f"{prefix}{key}.")
+        else:
+            found.append((f"{prefix}{key}", _text(value)))
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    return str(value) if value != "" else '""'

@@ -1,0 +1,71 @@
+"""The runs that a report is about: records, and the counts of their images where a ledger is beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ovbench.evaluation.record import read_record
+from ovbench.metrics.confusion import PixelCounts
+from ovbench.results.counted import read_counts
+from ovbench.results.found import Found, find_records
+from ovbench.results.report.validate_record import check_record
+from ovbench.utils.errors import InputError
+
+
+@dataclass
+class Run:
+    """A record with what its ledger says: ``ids`` and their ``counts``, both empty without one; ``notes`` say what is
+    missing or unlike, each in one sentence."""
+
+    path: Path
+    record: dict[str, Any]
+    header: dict[str, Any] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
+    counts: list[PixelCounts] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str]:
+        return self.record["dataset"]["classes"]
+
+    @property
+    def partial(self) -> bool:
+        return Found(self.path, self.record).partial
+
+    @property
+    def name(self) -> str:
+        return f"{self.record['cell']['method']} on {self.record['cell']['dataset']}"
+
+
+def gather(paths: Sequence[Path]) -> list[Run]:
+    """Records, and all those of folders, each once. InputError where there is none or one is not whole."""
+    found = [f for path in paths for f in (find_records(path) if path.is_dir() else [Found(path, read_record(path))])]
+    if not found:
+        raise InputError("no record", where=", ".join(map(str, paths)), fix="run ovbench eval first")
+    return [_run(f) for f in {f.path.resolve(): f for f in found}.values()]
+
+
+def notes_of(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """The notes of all runs, each with the file names of the records that it is about."""
+    notes: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            notes.setdefault(note, []).append(run.path.name)
+    return notes
+
+
+def _run(found: Found) -> Run:
+    check_record(found.record, found.path)
+    run = Run(found.path, found.record)
+    run.notes += [f"{image} failed: {reason}" for image, reason in found.record["failed"].items()]
+    try:
+        counted = read_counts(found.path, found.record)
+    except InputError as error:
+        run.notes.append(f"no confusions and no images: {error}")
+    else:
+        run.header, run.ids, run.counts = counted.header, [*counted.counts], [*counted.counts.values()]
+        run.notes += counted.remarks
+    return run

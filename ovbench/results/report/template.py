@@ -1,0 +1,60 @@
+"""The HTML file: template, style and scripts in one, with data that stays data.
+
+The page allows itself nothing but what is in it: its content security policy names the hashes of its own style and
+script, lets no request leave, and lets nothing else run, whatever a class or an image is called.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ovbench.utils.resources import asset
+
+SCRIPTS = ("base", "table", "classes", "viewer", "images", "main")
+UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def render(
+    runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Sequence[str]], elements: Mapping[str, Mapping[str, Any]]
+) -> str:
+    """``runs``: what is shown without a script, and the id of the element with the run's data; ``notes``, each with the
+    files that it is about; ``elements``: by id the documents that the scripts read."""
+    environment = Environment(
+        loader=FileSystemLoader(asset("report")), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["percent"] = _percent
+    style = _source("page.css")
+    script = '"use strict";\n(() => {\n' + "".join(_source(f"{name}.js") for name in SCRIPTS) + "})();\n"
+    return environment.get_template("page.html").render(
+        runs=runs, notes=notes, style=Markup(style), script=Markup(script),
+        style_hash=_hash(style), script_hash=_hash(script),
+        elements={name: inert_json(value) for name, value in elements.items()},
+    )  # fmt: skip
+
+
+def inert_json(value: Any) -> Markup:
+    """JSON that may stand inside a script element: no text in it can end the element."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character, escaped in UNSAFE.items():
+        text = text.replace(character, escaped)
+    return Markup(text)
+
+
+def _source(name: str) -> str:
+    return asset("report", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"

@@ -1,1 +1,0 @@
-"""Training of psi, the learned map of Talk2DINO."""

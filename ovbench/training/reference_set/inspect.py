@@ -1,0 +1,98 @@
+"""Looking at a set: tables for people, and a check of every byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from ovbench.backbones.checkpoint import file_sha256
+from ovbench.methods.reme.reference_store import load_set, read_manifest, shard_encoder, shard_names
+from ovbench.methods.reme.tables import read_table
+from ovbench.utils.errors import InputError
+
+TABLE_ROWS = {"segments.parquet": "final_segments", "labels.parquet": "final_labels", "roots.parquet": "base_roots"}
+
+
+def verify_set(folder: Path) -> list[str]:
+    """Everything that is wrong with a set, one sentence each; empty for a whole one. InputError for no set at all."""
+    manifest = read_manifest(folder)
+    problems = [*_files(folder, manifest), *_encoders(folder, manifest)]
+    if problems:
+        return problems
+    try:
+        bank = load_set(folder).bank
+    except InputError as error:
+        return [str(error)]
+    for name, key in TABLE_ROWS.items():
+        rows = read_table(folder / name, []).num_rows
+        if rows != manifest["counts"][key]:
+            problems.append(f"{name} has {rows} rows, the manifest says {manifest['counts'][key]}")
+    for kind in ("segments", "labels"):
+        rows = getattr(bank, kind)
+        bad = int(sum((~torch.isfinite(chunk.float()).all(1)).sum() for chunk in rows.split(65536)))
+        if bad:
+            problems.append(f"{bad} {kind} are not numbers")
+    if (bank.starts.diff() < 1).any() or int(bank.columns.min()) < 0:
+        problems.append("o_ref.safetensors has segments without a label or labels out of range")
+    return problems
+
+
+def _files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{name} is missing"
+        elif path.stat().st_size != entry["bytes"]:
+            yield f"{name} has {path.stat().st_size} bytes, expected {entry['bytes']}: it was cut off or replaced"
+        elif file_sha256(path) != entry["sha256"]:
+            yield f"{name} has other bytes than were written"
+
+
+def _encoders(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
+    for kind, encoder in (("segments", "dinov2"), ("labels", "clip")):
+        expected = manifest["encoders"][encoder]["sha256"]
+        for name in shard_names(manifest, kind):
+            try:
+                found = shard_encoder(folder / name)
+            except InputError as error:
+                yield error.what
+                continue
+            if found != expected:
+                yield f"{name} was made with the encoder {found[:8]}, the set with {expected[:8]}"
+
+
+def counts_table(manifest: Mapping[str, Any]) -> Table:
+    table = Table()
+    table.add_column("stage")
+    table.add_column("number", justify="right")
+    for name, number in manifest["counts"].items():
+        table.add_row(name.replace("_", " "), f"{number:,}")
+    return table
+
+
+def settings_table(manifest: Mapping[str, Any]) -> Table:
+    table = Table()
+    for head in ("setting", "value"):
+        table.add_column(head)
+    for kind, entry in {**manifest["encoders"], "pairing": manifest["pairing"]}.items():
+        table.add_row(kind, f"{entry['name']} ({entry['sha256'][:8]})")
+    for key, value in manifest["used_with"].items():
+        table.add_row(key, str(value))
+    table.add_row("regions", " ".join(f"{k}={v}" for k, v in manifest["settings"]["cell"]["regions"].items()))
+    for key, value in manifest["settings"]["build"].items():
+        table.add_row(key, str(value))
+    return table
+
+
+def recall_table(found: Sequence[Any]) -> Table:
+    table = Table()
+    for head in ("probes", "top", "recall", "approximate s", "exact s", "index s"):
+        table.add_column(head, justify="right")
+    for one in found:
+        seconds = (f"{value:.2f}" for value in (one.approximate_s, one.exact_s, one.build_s))
+        table.add_row(str(one.probes), str(one.k), f"{one.recall:.4f}", *seconds)
+    return table

@@ -1,0 +1,73 @@
+"""The reference set of `mini`: from images and captions of its training world, built on first use."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ovbench.backbones.checkpoint import file_sha256
+from ovbench.evaluation.distributed import Team
+from ovbench.utils.paths import cache_root
+from ovbench.utils.resources import asset
+
+IMAGES = 360
+SEED = 20_000_000  # far from the scenes that the backbones were trained on
+
+
+def mini_world(images: int = IMAGES) -> Path:
+    """The folder with ``images/train`` and ``captions_train.json``, drawn on first use."""
+    from ovbench.data.mini.write import write_training
+
+    folder = cache_root() / "generated" / f"mini-train-{images}-{SEED}"
+    if not folder.is_dir():
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            write_training(folder, images, SEED)
+    return folder
+
+
+class Alone(Team):
+    """A process that builds for itself, also among others: whoever is done first publishes."""
+
+    def __init__(self) -> None:
+        self.size, self.rank, self.local_rank = 1, 0, 0
+
+
+def mini_set() -> Path:
+    """The folder of the set that the encoders of this version give; another process may build it at the same time."""
+    from ovbench.methods.reme.reference_store import MANIFEST
+    from ovbench.training.reference_set.builder import Sources, build_set
+    from ovbench.training.reference_set.settings import resolve_plan
+
+    plan = resolve_plan("mini")
+    folder = cache_root() / "reference" / f"mini-{_key(plan)}"
+    if (folder / MANIFEST).is_file():
+        return folder
+    world = mini_world(IMAGES)
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        sources = Sources(
+            world / "images" / "train", str(world / "captions_train.json"), draft, workers=os.cpu_count() or 1
+        )
+        build_set(sources, plan, "cpu", Alone())
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not (folder / MANIFEST).is_file():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _key(plan: Any) -> str:
+    """What the set depends on: the settings, the encoders, the images."""
+    settings = [dataclasses.asdict(plan.build), plan.cell.as_dict(), IMAGES, SEED]
+    content = json.dumps([settings, file_sha256(asset("mini", "clip.safetensors")),
+                          file_sha256(asset("mini", "dinov2.safetensors"))], sort_keys=True)  # fmt: skip
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -1,0 +1,161 @@
+"""Noun phrases of captions, each with its root noun: through spaCy, or a word list and a small grammar."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from ovbench.utils.errors import InputError, UsageError, first_line
+
+DROPPED_FIRST = {"the", "this", "that", "these", "those", "its", "his", "her", "their", "our", "my", "your"}
+NO_NOUNS = {
+    "something", "someone", "somebody", "anything", "anyone", "everything", "everyone", "nothing", "none", "one", "it"
+}  # fmt: skip
+LINKS = {"front", "next", "top", "side", "middle"}  # of "in front of" and "next to", not things
+INSIDE = ("DT", "CD", "JJ", "JJR", "JJS", "VBN", "VBD", "VBG", "PRP$", "PDT", "POS", "NN", "NNS", "NNP", "NNPS")
+NOUNS = ("NN", "NNS", "NNP", "NNPS")
+PLURAL = ("NNS", "NNPS")
+
+
+class Phrase(NamedTuple):
+    """``text`` ends in the word whose singular is ``root``."""
+
+    text: str
+    root: str
+
+
+Parser = Callable[[str], list[Phrase]]
+
+
+def choose_parser(wanted: str, spacy_model: str) -> str:
+    """ "spacy" or "lexicon"; "auto" is spaCy where the model is installed. UsageError where the parser is missing."""
+    if wanted == "auto":
+        return "spacy" if _has_spacy(spacy_model) else "lexicon"
+    if wanted == "spacy" and not _has_spacy(spacy_model):
+        raise UsageError(
+            f'no spaCy model "{spacy_model}" here',
+            fix="pip install spacy and the model's wheel from spaCy's release page, give a path with "
+            "--set spacy_model=PATH, or use --set parser=lexicon",
+        )
+    return wanted
+
+
+def open_parser(name: str, spacy_model: str = "") -> Parser:
+    return _spacy_parser(spacy_model) if name == "spacy" else _lexicon_parser()
+
+
+def unique_phrases(captions: Iterable[str], parse: Parser) -> tuple[list[Phrase], int]:
+    """The phrases of an image's captions, each once, in order; and how many captions have none."""
+    found: dict[str, Phrase] = {}
+    empty = 0
+    for caption in captions:
+        phrases = parse(caption)
+        empty += not phrases
+        for phrase in phrases:
+            found.setdefault(phrase.text, phrase)
+    return list(found.values()), empty
+
+
+def _has_spacy(model: str) -> bool:
+    try:
+        import spacy.util
+    except ImportError:
+        return False
+    from pathlib import Path
+
+    return spacy.util.is_package(model) or Path(model).is_dir()
+
+
+@functools.cache
+def _spacy_parser(model: str) -> Parser:
+    import spacy
+
+    try:
+        pipeline = spacy.load(model, disable=["ner"])
+        list(pipeline("a dog").noun_chunks)
+    except (OSError, ValueError) as error:
+        why = "it has no dependency parser" if "E029" in str(error) else first_line(error)
+        raise InputError(
+            f'the spaCy model "{model}" finds no noun phrases: {why}',
+            fix="give one such as en_core_web_sm, or use --set parser=lexicon",
+        ) from None
+
+    def parse(caption: str) -> list[Phrase]:
+        phrases = []
+        for chunk in pipeline(caption).noun_chunks:
+            words = [token.text for token in chunk if token.i <= chunk.root.i and token.pos_ != "PUNCT"]
+            if chunk.root.pos_ in ("NOUN", "PROPN"):
+                phrases += _phrase(words, chunk.root.lemma_ or chunk.root.text)
+        return phrases
+
+    return parse
+
+
+@functools.cache
+def _lexicon_parser() -> Parser:
+    try:
+        import inflect
+        from textblob.en.taggers import PatternTagger
+    except ImportError:
+        raise UsageError("the lexicon parser needs textblob and inflect", fix='pip install "ovbench[reme]"') from None
+    tagger, engine = PatternTagger(), inflect.engine()
+
+    def parse(caption: str) -> list[Phrase]:
+        phrases = []
+        for sentence in re.split(r"[.;!?\n]+", caption):
+            tagged = tagger.tag(sentence, tokenize=True) if sentence.strip() else []
+            for words, tag in _chunks(_verbs_as_nouns(tagged)):
+                word = words[-1].lower()
+                phrases += _phrase(words, (engine.singular_noun(word) or word) if tag in PLURAL else word)
+        return phrases
+
+    return parse
+
+
+def _verbs_as_nouns(tagged: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The word list knows "cross" or "hedge" as verbs; after an article, an adjective or a preposition, after "and"
+    that follows a noun, or alone, they are nouns."""
+    changed: list[tuple[str, str]] = []
+    for word, tag in tagged:
+        before = [t for _, t in changed[-2:]]
+        follows = before[-1:] and before[-1] in ("DT", "JJ", "CD", "IN", "PRP$", "VBN")
+        after_and = before[-1:] == ["CC"] and before[0] in NOUNS
+        if tag in ("VB", "VBP") and (len(tagged) == 1 or follows or after_and):
+            tag = "NN"
+        changed.append((word, tag))
+    return changed
+
+
+def _chunks(tagged: list[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:
+    """Runs of determiners, numbers, adjectives, participles and nouns that end in a noun, with the tag of the last."""
+    run: list[tuple[str, str]] = []
+    for word, tag in [*tagged, ("", ".")]:
+        fits = tag in INSIDE and word.lower() not in LINKS and re.search(r"\w", word)
+        starts_anew = tag in ("DT", "PRP$") and any(t in NOUNS for _, t in run)
+        if fits and not starts_anew:
+            run.append((word, tag))
+            continue
+        yield from _ended(run)
+        run = [(word, tag)] if fits else []
+
+
+def _ended(run: list[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:
+    while run and run[-1][1] not in NOUNS:
+        run = run[:-1]
+    while run and run[0][1] in ("VBG", "VBD"):  # "playing frisbee": what happens, not what is there
+        run = run[1:]
+    if run:
+        yield [word for word, _ in run], run[-1][1]
+
+
+def _phrase(words: list[str], root: str) -> list[Phrase]:
+    """The phrase of a chunk without leading articles and the like, if there is one."""
+    words = [word.lower() for word in words]
+    while words and words[0] in DROPPED_FIRST:
+        words = words[1:]
+    root = root.lower().strip()
+    if not words or len(root) < 2 or root in NO_NOUNS or not re.search(r"[^\W\d_]{2}", root):
+        return []
+    return [Phrase(" ".join(" ".join(words).split()), root)]

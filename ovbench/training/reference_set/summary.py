@@ -1,0 +1,152 @@
+"""The page about a build: counts at every stage, the most frequent roots, and what their segments look like."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ovbench.data.decode import read_image
+from ovbench.methods.reme.tables import read_table
+from ovbench.training.reference_set.parts import IMAGES, Work
+from ovbench.training.reference_set.stages import paired_segments
+from ovbench.utils.errors import InputError
+from ovbench.utils.files import write_bytes
+
+ROOTS_LISTED = 40
+ROOTS_SHOWN = 10
+EXAMPLES = 6
+NUMBER = re.compile(r"-?[\d,]+(\.\d+)?|nan")
+SIDE = 96  # pixels of a picture's longer side
+FAILED_LISTED = 40
+STYLE = """:root{color-scheme:light dark;--line:#8884;--no:#c33}
+body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
+h1,h2,h3{line-height:1.2}h3{margin:1.2rem 0 .2rem}p{margin:.4rem 0}
+.side{display:flex;flex-wrap:wrap;gap:0 3rem;align-items:flex-start}
+table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.15rem .7rem .15rem 0;border-bottom:1px solid var(--line);
+text-align:left;vertical-align:top;overflow-wrap:anywhere}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+figure{display:inline-block;margin:.3rem .4rem .3rem 0;text-align:center;vertical-align:top;width:6.8rem}
+figure img{max-width:100%}figcaption{font-size:12px;line-height:1.3;overflow-wrap:anywhere}
+.no img{opacity:.4}.no figcaption{text-decoration:line-through}.no,.warn{color:var(--no)}"""
+
+
+def write_report(
+    path: Path, manifest: Mapping[str, Any], base: Any, filtered: Any, made: Any, similar: Any, work: Work,
+    images: Path | None,
+) -> None:  # fmt: skip
+    """One self-contained HTML page; pictures only where the ``images`` are at hand."""
+    counts = [(name.replace("_", " "), f"{n:,}") for name, n in manifest["counts"].items()]
+    body = [
+        f"<h1>Reference set of {manifest['counts']['images']:,} images</h1>",
+        *(f'<p class="warn">{html.escape(text)}</p>' for text in manifest["warnings"]),
+        '<div class="side">',
+        _section("Counts", ["stage", "number"], counts),
+        _section("Most frequent roots", ["root", "base pairs", "kept", "spread w", ""], _roots(base, filtered)),
+        _section("Synonyms", ["root", "synonym", "cosine"], _synonyms(base, similar)),
+        "</div>",
+        *_examples(base, filtered, manifest["parts"], work, images),
+        _section("Settings", ["setting", "value", "hash"], _settings(manifest)),
+        _section("Images that cannot be read", ["image", "reason"], list(manifest["failed"].items())[:FAILED_LISTED]),
+    ]
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Reference set</title>'
+    page = f'<!doctype html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>'
+    write_bytes(path, (page + "\n".join(body) + "</body></html>\n").encode())
+
+
+def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    encoders = {**manifest["encoders"], "pairing": manifest["pairing"]}
+    rows = [(kind, entry["name"], entry["sha256"][:12]) for kind, entry in encoders.items()]
+    regions = " ".join(f"{key}={value}" for key, value in manifest["settings"]["cell"]["regions"].items())
+    build = [(key, value, "") for key, value in manifest["settings"]["build"].items() if key != "pairing"]
+    used = [(key, value, "") for key, value in manifest["used_with"].items() if key not in ("zeta", "o_rownorm")]
+    return [*rows, ("regions", regions, ""), *used, *build]
+
+
+def _roots(base: Any, filtered: Any) -> Iterator[tuple[Any, ...]]:
+    sizes = filtered.groups.sizes
+    left = np.bincount(base.phrase_root[base.pairs[filtered.stay, 1]], minlength=len(sizes))
+    dropped = set(filtered.dropped.tolist())
+    for root in np.argsort(-sizes, kind="stable")[:ROOTS_LISTED].tolist():
+        fate = "dropped as ambiguous" if root in dropped else ""
+        yield base.roots[root], f"{sizes[root]:,}", f"{left[root]:,}", f"{filtered.together.w[root]:.3f}", fate
+
+
+def _synonyms(base: Any, similar: Any) -> Iterator[tuple[str, str, str]]:
+    for (a, b), cosine in list(zip(similar.pairs.tolist(), similar.similarity.tolist(), strict=True))[:ROOTS_LISTED]:
+        yield base.roots[a], base.roots[b], f"{cosine:.3f}"
+
+
+def _examples(base: Any, filtered: Any, parts: list[str], work: Work, images: Path | None) -> Iterator[str]:
+    """Segments of the roots with most pairs left: some that stayed and some that the filter dropped."""
+    if images is None:
+        return
+    yield (
+        "<h2>Examples</h2><p>Bounding boxes of segments with their phrase, of the roots with most pairs left. "
+        '<span class="no">What a filter dropped is faded.</span></p>'
+    )
+    tables: dict[int, Any] = {}
+    sizes = np.bincount(base.phrase_root[base.pairs[filtered.stay, 1]], minlength=len(base.roots))
+    for root in np.argsort(-sizes, kind="stable")[:ROOTS_SHOWN].tolist():
+        pairs = filtered.groups.order[filtered.groups.start[root] : filtered.groups.start[root + 1]]
+        stayed = _some(pairs[filtered.stay[pairs]], EXAMPLES)
+        gone = _some(pairs[~filtered.stay[pairs]], EXAMPLES // 2)
+        figures = []
+        for pair in (*stayed.tolist(), *gone.tolist()):
+            segment, phrase = base.pairs[pair].tolist()
+            part = int(np.searchsorted(base.first, segment, side="right") - 1)
+            if part not in tables:
+                table = read_table(work.file("pairs", parts[part]), ["image", "region", "y1", "x1", "y2", "x2"])
+                tables = {part: table.take(paired_segments(table)[1])}
+            picture = _crop(images, tables[part].slice(segment - base.first[part], 1).to_pylist()[0])
+            if picture:
+                style = "" if filtered.stay[pair] else ' class="no"'
+                caption = html.escape(base.phrases[phrase])
+                figures.append(
+                    f'<figure{style}><img src="{picture}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+                )
+        yield f"<h3>{html.escape(base.roots[root])}</h3>" + "".join(figures)
+
+
+def _some(pairs: np.ndarray, most: int) -> np.ndarray:
+    """Pairs from everywhere in the set, not of its first images only."""
+    return pairs[np.unique(np.linspace(0, len(pairs) - 1, most).astype(int))] if len(pairs) else pairs
+
+
+def _crop(images: Path, row: Mapping[str, Any]) -> str | None:
+    """A segment's bounding box with a margin, as a data URL; None where the image is gone."""
+    found = (images / f"{row['image']}{suffix}" for low in IMAGES for suffix in (low, low.upper()))
+    path = next((path for path in found if path.is_file()), None)
+    try:
+        image = read_image(path) if path else None
+    except InputError:
+        image = None
+    if image is None:
+        return None
+    margin = 8
+    y1, x1 = max(row["y1"] - margin, 0), max(row["x1"] - margin, 0)
+    crop = image[y1 : row["y2"] + margin, x1 : row["x2"] + margin, ::-1]
+    factor = SIDE / max(crop.shape[:2])
+    size = tuple(max(round(side * factor), 1) for side in crop.shape[1::-1])
+    data = cv2.imencode(".jpg", cv2.resize(crop, size, interpolation=cv2.INTER_AREA), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def _section(title: str, heads: list[str], rows: Iterable[tuple[Any, ...]]) -> str:
+    """A heading and a table, or nothing where there are no rows; columns of numbers are set to the right."""
+    texts = [[str(value) for value in row] for row in rows]
+    if not texts:
+        return ""
+    right = [all(NUMBER.fullmatch(text) for text in column) for column in zip(*texts, strict=True)]
+
+    def line(kind: str, cells: list[str]) -> str:
+        marks = (' class="n"' if number else "" for number in right)
+        return "".join(f"<{kind}{m}>{html.escape(c)}</{kind}>" for m, c in zip(marks, cells, strict=True))
+
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in texts)
+    return f"<section><h2>{title}</h2><table><tr>{line('th', heads)}</tr>{body}</table></section>"
