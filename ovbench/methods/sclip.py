@@ -63,6 +63,7 @@ class SCLIPFreeCP(SCLIP):
         return self.clip.feed_forward(block, self.clip.merge_heads(block, self.mix(heads, grid)))
 
     pixelwise = True
+    map_queries = LastBlock.map_queries
     probabilities = LastBlock.probabilities
 
 
