@@ -15,7 +15,7 @@ from ovbench.data.mini.write import write_training
 
 ONE_IMAGE_A_FILE = """
 from ovbench.__main__ import main
-from ovbench.train import features
+from ovbench.training.talk2dino import features
 features.IMAGES_PER_FILE = 1
 main()
 """

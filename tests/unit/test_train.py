@@ -12,14 +12,22 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.nn.functional import normalize
 
 from ovbench.backbones.dinov2 import Dinov2Vision
-from ovbench.utils.errors import InputError, UsageError
-from ovbench.train import features as feature_pass
+from ovbench.training.talk2dino import features as feature_pass
 from ovbench.training.talk2dino.captions import CaptionedImages
 from ovbench.training.talk2dino.contrast import false_negatives, info_nce, select_heads
 from ovbench.training.talk2dino.features import FeatureTable, compute_images, missing_files, plan_images
-from ovbench.training.talk2dino.loop import Checkpoint, EpochSampler, PairBatch, TrainingData, new_training, take_step, train
+from ovbench.training.talk2dino.loop import (
+    Checkpoint,
+    EpochSampler,
+    PairBatch,
+    TrainingData,
+    new_training,
+    take_step,
+    train,
+)
 from ovbench.training.talk2dino.loss_plot import loss_curve
 from ovbench.training.talk2dino.recipe import Recipe, load_recipe
+from ovbench.utils.errors import InputError, UsageError
 
 RECIPE = Recipe(epochs=3, batch=8, lr=1e-2, schedule="cosine", temperature="learned", false_negatives="masked")
 

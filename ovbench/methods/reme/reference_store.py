@@ -84,7 +84,7 @@ def content_hash(manifest: dict[str, Any]) -> str:
 
 def load_set(folder: Path) -> Stored:
     """Read a set into memory. InputError for files that are missing, cut off, or of different encoders; for all bytes
-    see `ovbench.reference.verify`."""
+    see `ovbench reference verify`."""
     manifest = read_manifest(folder)
     for name, entry in manifest["files"].items():
         path = folder / name

@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.names import timm_names
-from ovbench.methods.talk2dino.projection import Psi
 from ovbench.config.load import Protocol
 from ovbench.inference.predictor import Labeller
 from ovbench.inference.scene import resize_image, resized_size
-from ovbench.utils.errors import InputError
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.talk2dino.method import (
     Talk2DINO,
@@ -28,6 +26,7 @@ from ovbench.methods.talk2dino.method import (
     head_weights,
     image_embeddings,
 )
+from ovbench.methods.talk2dino.projection import Psi
 from ovbench.parity.adapters.common import Values
 from ovbench.parity.case import Case
 from ovbench.parity.record_case import Recorder
@@ -35,6 +34,7 @@ from ovbench.training.talk2dino.contrast import select_heads, unit
 from ovbench.training.talk2dino.features import preparation
 from ovbench.training.talk2dino.loop import PairBatch, TrainingState, take_step, with_optimiser
 from ovbench.training.talk2dino.recipe import Recipe
+from ovbench.utils.errors import InputError
 
 
 def talk2dino(case: Case) -> Values:

@@ -26,9 +26,9 @@ from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.text import TextEncoder
 from ovbench.data.decode import read_image
 from ovbench.methods.talk2dino.method import WindowFeatures, image_embeddings
-from ovbench.utils.paths import cache_root
-from ovbench.utils.files import write_bytes
 from ovbench.training.talk2dino.captions import CaptionedImages
+from ovbench.utils.files import write_bytes
+from ovbench.utils.paths import cache_root
 
 IMAGES_PER_FILE, CAPTIONS_PER_FILE = 256, 4096
 BATCH_SIZE = 16

@@ -16,11 +16,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ovbench.methods.talk2dino.projection import Psi
-from ovbench.utils.errors import InputError
-from ovbench.utils.files import write_bytes
 from ovbench.training.talk2dino.contrast import LOGIT_SCALE, false_negatives, info_nce, select_heads, unit
 from ovbench.training.talk2dino.features import FeatureTable
 from ovbench.training.talk2dino.recipe import Recipe
+from ovbench.utils.errors import InputError
+from ovbench.utils.files import write_bytes
 
 STEPS_PER_CHECKPOINT = 1000
 

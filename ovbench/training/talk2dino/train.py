@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import save
 from tqdm import tqdm
 
-from ovbench import env
+from ovbench.backbones.build import Loaded, load_backbone, missing_weights
 from ovbench.config.load import override_pairs
 from ovbench.evaluation.distributed import Team
-from ovbench.utils.errors import InputError, UsageError, unknown
-from ovbench.utils.files import write_bytes, write_json
+from ovbench.training.caption_files import read_captions
 from ovbench.training.talk2dino.captions import CaptionedImages, Unpaired, pair
 from ovbench.training.talk2dino.features import (
     FeatureFile,
@@ -32,8 +31,9 @@ from ovbench.training.talk2dino.features import (
 from ovbench.training.talk2dino.loop import Checkpoint, EpochSampler, TrainingData, TrainingState, train
 from ovbench.training.talk2dino.loss_plot import loss_curve
 from ovbench.training.talk2dino.recipe import Recipe, load_recipe
-from ovbench.training.caption_files import read_captions
-from ovbench.backbones.build import Loaded, load_backbone, missing_weights
+from ovbench.utils import provenance as env
+from ovbench.utils.errors import InputError, UsageError, unknown
+from ovbench.utils.files import write_bytes, write_json
 
 PSI, CARD, CURVE, CHECKPOINT, UNPAIRED = "psi.safetensors", "psi.json", "loss.png", "checkpoint.pt", "unpaired.txt"
 POLL_INTERVAL_S = 0.5
