@@ -26,7 +26,7 @@ from ovbench.backbones.zoo import Source, clip_architecture, clip_source, clip_t
 from ovbench.config.backbone_spec import MINI, BackboneSpec, parse_spec
 from ovbench.methods.talk2dino.projection import load_psi
 from ovbench.utils.errors import InputError, first_line, unknown
-from ovbench.utils.resources import asset
+from ovbench.utils.paths import asset
 
 REFERENCE = "reference"
 CLIPS = ("clip", "presence")

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from ovbench.utils.errors import InputError, first_line
-from ovbench.utils.paths import cache_root
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import cache_root, shipped
 from ovbench.utils.toml import read_toml
 
 PATIENCE_S = 5.0

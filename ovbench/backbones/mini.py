@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from ovbench.utils.resources import asset
+from ovbench.utils.paths import asset
 
 if TYPE_CHECKING:
     import open_clip

@@ -66,8 +66,8 @@ def evaluate(**arguments: Any) -> int:
     from ovbench.evaluation.distributed import Team
     from ovbench.evaluation.plan import Job, plan
     from ovbench.evaluation.runner import group_passes, run_pass
+    from ovbench.methods.blame import MethodError
     from ovbench.results.console import class_table, show, summary_table
-    from ovbench.utils.blame import MethodError
 
     as_json, page = arguments.pop("as_json"), arguments.pop("page")
     if page is not None and arguments["suite"] is None:

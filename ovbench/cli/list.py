@@ -48,7 +48,7 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
 @options.as_json
 def regions(as_json: bool) -> None:
     """Every source of region maps, with what it needs that is not on this machine."""
-    from ovbench.utils.blame import blamed
+    from ovbench.methods.blame import blamed
     from ovbench.utils.errors import OvbenchError
     from ovbench.utils.registry import REGIONS
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from ovbench.methods.plugins import settings_file
 from ovbench.utils.errors import unknown
+from ovbench.utils.paths import shipped
 from ovbench.utils.registry import METHODS
-from ovbench.utils.resources import shipped
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
 
 TABLES = ("backbones", "protocol", "params", "regions")

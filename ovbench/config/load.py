@@ -17,8 +17,8 @@ from ovbench.backbones.preprocess import Normalisation, normalisation_of
 from ovbench.config.backbone_spec import lay_over
 from ovbench.config.layers import layers_of, merge
 from ovbench.utils.errors import InputError, OvbenchError, UsageError, unknown
+from ovbench.utils.paths import shipped
 from ovbench.utils.registry import METHODS, REGIONS
-from ovbench.utils.resources import shipped
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
 
 

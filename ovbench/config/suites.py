@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from ovbench.config.backbone_spec import reference_over
 from ovbench.utils.errors import InputError, unknown
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
 
 KEYS = ("title", "source", "datasets", "shared", "row")

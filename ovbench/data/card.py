@@ -11,8 +11,8 @@ from typing import Any
 
 from ovbench.data.classes import CANONICAL, Queries, published_list, read_classes_file, read_published_list
 from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.paths import shipped
 from ovbench.utils.registry import broken_plugin, entry_points, load_plugin
-from ovbench.utils.resources import shipped
 from ovbench.utils.toml import read_toml, refuse_unknown_keys, refuse_wrong_types
 
 __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]

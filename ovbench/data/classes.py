@@ -188,7 +188,7 @@ def _shared_lists(folder: Path) -> dict[str, dict[str, str]]:
 @functools.cache
 def _families(folder: Path) -> frozenset[str]:
     """Every family that has a list of its own or shares one, over the benchmarks of this folder and of the package."""
-    from ovbench.utils.resources import shipped
+    from ovbench.utils.paths import shipped
 
     named = set()
     for place in {folder, shipped("datasets", "classes")}:

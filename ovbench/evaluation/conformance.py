@@ -20,7 +20,7 @@ from ovbench.data.dataset import open_dataset
 from ovbench.inference.batching import SharedBatches
 from ovbench.integrations.mmseg import OpenVocabSegmentor, build
 from ovbench.methods.base import Batch
-from ovbench.utils.blame import blame
+from ovbench.methods.blame import blame
 from ovbench.utils.errors import OvbenchError
 
 ODD_SIZES = ((97, 61), (40, 200))

@@ -17,8 +17,8 @@ from ovbench.evaluation.identity import identity_of, region_maps
 from ovbench.evaluation.ledger import Entry, LedgerPart
 from ovbench.inference.batching import OneByOne, Outcome, SharedBatches
 from ovbench.integrations.mmseg import OpenVocabSegmentor
+from ovbench.methods.blame import MethodError, blamed
 from ovbench.metrics.confusion import count_pixels
-from ovbench.utils.blame import MethodError, blamed
 from ovbench.utils.errors import ImageError, InputError, OvbenchError
 
 READ_AHEAD = 3  # images decoded and segmented into regions while another is labelled

@@ -22,7 +22,7 @@ from torch import Tensor
 from ovbench.inference.predictor import Labeller
 from ovbench.inference.scene import Scene, Window, gather, region_slots
 from ovbench.inference.sliding_window import WindowMean
-from ovbench.utils.blame import blame
+from ovbench.methods.blame import blame
 from ovbench.utils.errors import InputError, ScoreError
 
 

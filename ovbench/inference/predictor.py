@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovbench.backbones.normalization import per_channel
 from ovbench.backbones.preprocess import Normalisation
 from ovbench.config.load import Protocol
 from ovbench.inference.decision import Decision, Leading, decide, tile_elements
@@ -20,10 +21,9 @@ from ovbench.inference.scene import Note, Part, Scene, Window, gather, pad_regio
 from ovbench.inference.sliding_window import Box, Pad, WindowMean, cut, pad_to_multiple, window_grid
 from ovbench.methods.base import Batch, Method, Queries
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
+from ovbench.methods.blame import check_features, expect
 from ovbench.regions.base import nearest_ids
-from ovbench.utils.blame import check_features, expect
 from ovbench.utils.errors import ScoreError, say_once
-from ovbench.utils.normalization import per_channel
 
 PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch of CLIP, whichever tower is used
 WINDOWS_AT_ONCE = 16

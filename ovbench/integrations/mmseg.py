@@ -35,11 +35,11 @@ from ovbench.inference.predictor import Labeller  # noqa: E402
 from ovbench.inference.scene import resized_size  # noqa: E402
 from ovbench.inference.text_embedding import build_queries, with_descriptions  # noqa: E402
 from ovbench.methods.base import Backbones, Queries  # noqa: E402
+from ovbench.methods.blame import blamed  # noqa: E402
 from ovbench.methods.plugins import code_hash  # noqa: E402
 from ovbench.methods.reme.reference_bank import Encoder  # noqa: E402
 from ovbench.methods.talk2dino.projection import check_partners  # noqa: E402
 from ovbench.regions.provider import open_regions  # noqa: E402
-from ovbench.utils.blame import blamed  # noqa: E402
 from ovbench.utils.errors import UsageError  # noqa: E402
 from ovbench.utils.registry import METHODS  # noqa: E402
 

@@ -33,7 +33,7 @@ from ovbench.data.card import load_card, vocabulary
 from ovbench.inference.scene import resize_image, resized_size
 from ovbench.integrations.mmseg import OpenVocabSegmentor
 from ovbench.methods.base import Method, Needs
-from ovbench.utils.blame import CannotBuild, MethodError
+from ovbench.methods.blame import CannotBuild, MethodError
 from ovbench.utils.errors import InputError, UsageError
 
 TYPES = {"bool": bool, "int": int, "float": float, "str": str, "str | None": str | None}

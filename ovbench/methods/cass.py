@@ -21,12 +21,12 @@ from torch import Tensor
 
 from ovbench.backbones.clip import Heads
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
+from ovbench.backbones.normalization import per_channel
 from ovbench.methods.base import Batch, Method, Needs, Queries
 from ovbench.methods.naclip import neighbourhood
 from ovbench.methods.spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.utils.errors import UsageError
 from ovbench.utils.images import resize_like_pillow
-from ovbench.utils.normalization import per_channel
 
 MISREAD_STD = (0.229, 0.224, 0.255)  # of the official inverse normalisation: ImageNet's, the last one mistyped
 TOP_PATCHES = 2  # patches that stand for a query in the text adjustment

@@ -37,7 +37,7 @@ from ovbench.config.suites import load_suite
 from ovbench.results.published import PAS_20B, Published, figures, published_results, read_published
 from ovbench.results.published_runs import RowKey, Run, published_runs
 from ovbench.utils.errors import InputError, unknown
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
 
 KEYS = ("title", "source", "note", "columns", "metric", "average", "lower_is_better", "group")

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ovbench.utils.errors import InputError, unknown
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import shipped
 
 NOT_STATED = "?"
 PAS_20B = "PAS-20b"  # VOC with a background of Pascal Context classes: filed under voc21, but another benchmark

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from ovbench.results.published import PAS_20B, Published, no_official_setting, published_results
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml
 
 RowKey = tuple[str, str, str]  # method, variant and post-processing, as in results.csv

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import read_json, write_json
-from ovbench.utils.paths import cache_root
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import cache_root, shipped
 
 FORMAT = 1
 PROMPT = (

@@ -1,4 +1,4 @@
-"""Where ovbench keeps what it can make again, see `ovbench.inference.cache`."""
+"""Folders: the cache, the package's own data files, and a home folder where there is none."""
 
 from __future__ import annotations
 
@@ -9,18 +9,55 @@ import sys
 import tempfile
 from pathlib import Path
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+
 
 def cache_root() -> Path:
-    """The cache folder: ``$OVBENCH_CACHE``, or ``ovbench`` in the user's cache folder. Not created here."""
+    """Return the cache folder, which may not exist yet.
+
+    Returns:
+        ``$OVBENCH_CACHE`` if it is set, otherwise ``ovbench`` in the user's cache folder.
+    """
     if chosen := os.environ.get("OVBENCH_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ovbench"
 
 
+def shipped(*names: str) -> Path:
+    """Return the path of a file or folder of ``configs/`` or ``datasets/``.
+
+    The wheel carries both folders inside the package; an editable install reads them from the checkout.
+
+    Args:
+        names: the path below the folder that holds both, for example ``"configs", "weights.toml"``.
+
+    Returns:
+        The path, whether it exists or not.
+    """
+    installed = _PACKAGE / "_shipped"
+    root = installed if installed.is_dir() else _PACKAGE.parent
+    return root.joinpath(*names)
+
+
+def asset(*names: str) -> Path:
+    """Return the path of a file of ``ovbench/assets``, for example a small trained backbone.
+
+    Args:
+        names: the path below the folder.
+
+    Returns:
+        The path, whether it exists or not.
+    """
+    return _PACKAGE.joinpath("assets", *names)
+
+
 def ensure_home() -> None:
-    """Give a process without a home folder (no HOME and no entry in passwd, as in containers) one that lasts as long as
-    the process: libraries ask for it, too. Said on stderr, as nothing in it is kept."""
+    """Create a temporary home folder if the process has none.
+
+    Containers often have neither ``HOME`` nor an entry in passwd, and libraries ask for a home folder too. The folder
+    is removed when the process ends. If no cache folder is set, a warning on stderr says that nothing is kept.
+    """
     try:
         Path.home()
     except RuntimeError:

@@ -8,6 +8,7 @@ import torch
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
+from ovbench.backbones.normalization import renormalise
 from ovbench.backbones.pos_embed import resize_positions_smoothly
 from ovbench.backbones.preprocess import IMAGENET, OPENAI
 from ovbench.config.load import Protocol, resolve
@@ -23,7 +24,6 @@ from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP, SCLIPFreeCP, without_small_classes
 from ovbench.parity.record_case import Recorder
 from ovbench.parity.towers import clip_module, dino_module
-from ovbench.utils.normalization import renormalise
 from ovbench.utils.registry import METHODS
 
 FAMILY = ["clearclip", "clip", "gem", "maskclip", "maskclip-freecp", "naclip", "sclip", "sclip-freecp"]

@@ -25,8 +25,7 @@ from ovbench.training.descriptions import (
     write_set,
 )
 from ovbench.utils.errors import InputError, UsageError, say_once
-from ovbench.utils.paths import cache_root
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import cache_root, shipped
 
 
 class Stopped(Exception):

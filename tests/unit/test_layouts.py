@@ -15,8 +15,8 @@ from ovbench.results.layouts import layout_names, load_layout, published_runs
 from ovbench.results.tables import layout_table
 from ovbench.results.writers import FORMATS
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.paths import shipped
 from ovbench.utils.registry import METHODS
-from ovbench.utils.resources import shipped
 from ovbench.utils.toml import read_toml
 
 FIELDS = {"methods": "method", "variants": "variant", "postprocess": "postprocess", "groups": "group"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ovbench.data.mini import scene, world
-from ovbench.utils.resources import asset
+from ovbench.utils.paths import asset
 
 torch = pytest.importorskip("torch")
 

@@ -20,9 +20,8 @@ from ovbench.results.published_runs import published_runs
 from ovbench.results.settings_text import as_text, changes
 from ovbench.results.standing import standing
 from ovbench.training.descriptions import OFFICIAL_MODEL, DescriptionSet, stand_in, write_set
-from ovbench.utils.paths import cache_root
+from ovbench.utils.paths import cache_root, shipped
 from ovbench.utils.registry import METHODS
-from ovbench.utils.resources import shipped
 
 BENCHMARKS = sorted(set(list_cards()) - {"mini", "mini-bg"})
 PAIRS = [(method, benchmark) for method in METHODS.names() for benchmark in BENCHMARKS]

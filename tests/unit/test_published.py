@@ -13,7 +13,7 @@ import pytest
 
 from ovbench.data.card import list_cards
 from ovbench.results.published import published_results
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import shipped
 
 FOLDER = shipped("results", "published")
 KEYS = dict(

@@ -22,7 +22,7 @@ from ovbench.results.report.runs import gather, notes_of
 from ovbench.results.report.template import inert_json
 from ovbench.utils.errors import InputError, OvbenchError
 from ovbench.utils.files import read_json, write_json
-from ovbench.utils.resources import asset
+from ovbench.utils.paths import asset
 
 NAMES = ["sky", "grass", "water", "road", "tree"]
 

@@ -20,7 +20,7 @@ from ovbench.methods.talk2dino.method import Talk2DINO, Talk2DINOParams, WindowF
 from ovbench.methods.talk2dino.projection import Psi, check_partners, load_psi
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import read_json
-from ovbench.utils.resources import asset
+from ovbench.utils.paths import asset
 
 SMALL = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 0}
 

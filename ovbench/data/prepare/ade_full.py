@@ -14,8 +14,8 @@ from ovbench.data.decode import BROKEN
 from ovbench.data.labels import read_table
 from ovbench.data.prepare.work import Step, find, nothing_found, save_label
 from ovbench.utils.errors import InputError
+from ovbench.utils.paths import shipped
 from ovbench.utils.replacing import replacing
-from ovbench.utils.resources import shipped
 
 FOLDERS = ["images/ADE/validation", "ADE20K_2021_17_01/images/ADE/validation"]
 SHORT_SIDE = 512

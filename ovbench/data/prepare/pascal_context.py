@@ -17,8 +17,8 @@ from ovbench.data.labels import read_table
 from ovbench.data.prepare.rle import MOST_PIXELS, decode_rle
 from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
 from ovbench.utils.errors import InputError
+from ovbench.utils.paths import shipped
 from ovbench.utils.replacing import replacing
-from ovbench.utils.resources import shipped
 
 DETAIL = ["trainval_merged.json", "VOC2010/trainval_merged.json", "VOCdevkit/VOC2010/trainval_merged.json"]
 LABEL_MAPS = ["trainval", "VOC2010/trainval", "VOCdevkit/VOC2010/trainval", "."]

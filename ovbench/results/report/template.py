@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ovbench.utils.resources import asset
+from ovbench.utils.paths import asset
 
 SCRIPTS = ("base", "table", "classes", "viewer", "images", "main")
 UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}

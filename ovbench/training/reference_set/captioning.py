@@ -14,7 +14,7 @@ from ovbench.training.caption_files import index_captions
 from ovbench.training.chat import ChatClient
 from ovbench.training.reference_set.parts import Picture
 from ovbench.utils.errors import InputError, UsageError, first_line
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import shipped
 
 Captioner = Callable[[Picture], list[str]]
 MAX_TOKENS = 256

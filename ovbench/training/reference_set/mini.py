@@ -13,8 +13,7 @@ from typing import Any
 
 from ovbench.backbones.checkpoint import file_sha256
 from ovbench.evaluation.distributed import Team
-from ovbench.utils.paths import cache_root
-from ovbench.utils.resources import asset
+from ovbench.utils.paths import asset, cache_root
 
 IMAGES = 360
 SEED = 20_000_000  # far from the scenes that the backbones were trained on

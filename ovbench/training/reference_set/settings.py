@@ -15,7 +15,7 @@ from ovbench.training.reference_set.groups import MODES as FILTERS
 from ovbench.training.reference_set.groups import RATES, ROUNDINGS
 from ovbench.training.reference_set.synonyms import SCOPES
 from ovbench.utils.errors import UsageError
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
 
 PARSERS = ("auto", "spacy", "lexicon")

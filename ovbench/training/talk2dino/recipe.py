@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 
 from ovbench.config.load import parse_value
 from ovbench.utils.errors import UsageError, unknown
-from ovbench.utils.resources import shipped
+from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
 
 CHOICES = {

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 import ovbench
+from ovbench.methods.base import PatchFeatures
 from ovbench.utils.errors import OvbenchError, ScoreError, Terminated, first_line, line_below
 
 OVBENCH = Path(ovbench.__file__).parent
@@ -109,8 +110,6 @@ def _defined(code: Any, function: str = "encode") -> str | None:
 
 def check_features(value: Any, windows: int, method: Any) -> None:
     """MethodError unless these are the PatchFeatures that the inherited ``score`` reads."""
-    from ovbench.methods.base import PatchFeatures
-
     if not isinstance(value, PatchFeatures):
         what = f"{_name(method)}.encode returned {_described(value)}, expected PatchFeatures"
         raise MethodError(what, where=_defined(method))
