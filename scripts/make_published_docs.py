@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ovbench.config.layers import method_config
+from ovbench.config.official import no_official_setting, published_label_rule
+from ovbench.config.published_runs import PublishedRun
 from ovbench.data.card import list_cards
-from ovbench.results.published import Published, no_official_setting, published_label_rule
-from ovbench.results.published_runs import Run, figures_of
+from ovbench.results.published import PublishedFigure, published_for
 from ovbench.results.writers import markdown
 from ovbench.utils.registry import METHODS
 
@@ -47,7 +48,7 @@ def _section(method: str) -> Iterator[str]:
     yield f"## {method}\n"
     if method in NEEDS:
         yield f"{NEEDS[method]}\n"
-    found = [one for name in BENCHMARKS for one in figures_of(method, name, title)]
+    found = [one for name in BENCHMARKS for one in published_for(method, name, title)]
     ours = [(row, run) for row, run, in_protocol in found if in_protocol and run is not None]
     if ours:
         yield "In setting:\n"
@@ -58,7 +59,7 @@ def _section(method: str) -> Iterator[str]:
     yield from _without(method)
 
 
-def _table(found: list[tuple[Published, Run]]) -> Iterator[str]:
+def _table(found: list[tuple[PublishedFigure, PublishedRun]]) -> Iterator[str]:
     """A row per run and source, a column per benchmark."""
     yield "| run | " + " | ".join(BENCHMARKS) + " | reported by |"
     yield "|---|" + "--:|" * len(BENCHMARKS) + "---|"
@@ -70,14 +71,14 @@ def _table(found: list[tuple[Published, Run]]) -> Iterator[str]:
     yield ""
 
 
-def _command(run: Run) -> str:
+def _command(run: PublishedRun) -> str:
     words = ["-m", run.method]
     words += [word for key, value in run.settings.items() for word in ("--set", f"{key}={value}")]
     words += [word for key, value in run.weights.items() for word in ("--weights", f"{key}={value}")]
     return shlex.join(words)
 
 
-def _others(found: list[tuple[Published, Run | None]]) -> Iterator[str]:
+def _others(found: list[tuple[PublishedFigure, PublishedRun | None]]) -> Iterator[str]:
     if not found:
         return
     yield "Not in setting:\n"

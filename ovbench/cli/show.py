@@ -23,8 +23,9 @@ def show(
 ) -> None:
     """Print the settings of METHOD on DATASET, where each comes from, the published figures, and what is missing.
 
-    "published" marks each setting: as here, another value of the nearest published run, or not stated by the official
-    code; it is empty where there is no official setting. Each figure says whether it was measured with these settings.
+    The column "published" compares each setting with the nearest published run: "same", the other value, or "not
+    stated" by the official code. It is empty if there is no official setting. Each published figure comes with the
+    settings that it was measured with.
 
     \b
     ovbench show corrclip ade150
@@ -47,8 +48,8 @@ def show(
 def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from ovbench.config.setting_changes import setting_text
     from ovbench.results import console
-    from ovbench.results.settings_text import as_text
 
     title = f"{found['method']} on {found['dataset']}, {found['protocol']} protocol"
     settings = Table(title=title, title_justify="left")
@@ -56,7 +57,7 @@ def _print(found: dict[str, Any]) -> None:
         settings.add_column(name, overflow="fold")
     for row in found["settings"]:
         name = f"{row['table']}.{row['setting']}"
-        settings.add_row(name, as_text(row["value"]), row["published"], row["from"])
+        settings.add_row(name, setting_text(row["value"]), row["published"], row["from"])
     sources = sorted({row["source"] for row in found["settings"] if row["source"]})
     figures = Table(title="published mIoU in percent", title_justify="left")
     for name in ("mIoU", "variant", "postprocess", "reported by", "settings"):
@@ -66,8 +67,8 @@ def _print(found: dict[str, Any]) -> None:
     console.show(settings)
     for source in sources:
         click.echo(f"source: {source}")
-    if found["standing"]:
-        click.echo(found["standing"])
+    if found["deviations"]:
+        click.echo(found["deviations"])
     for name in found["missing"]:
         click.echo(f"missing: {name}")
     if found["published"]:

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1]
 # what of the package can change no label: what asks, shows and checks, what makes data and weights (known by content)
 NO_LABELS = (
-    "__main__.py", "cli", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
+    "__main__.py", "cli", "config/nearest_published.py", "config/official.py", "config/published_runs.py",
+    "config/setting_changes.py", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
     "inference/cache.py", "metrics/iou.py", "metrics/bootstrap.py", "parity", "results", "training/talk2dino",
 )  # fmt: skip
 CHUNK = 1 << 20

@@ -13,6 +13,8 @@ from pathlib import Path
 from ovbench.backbones.build import require_weights
 from ovbench.config.backbone_spec import toy_note
 from ovbench.config.load import Cell, override_pairs, resolve
+from ovbench.config.nearest_published import NearestPublished, nearest_published
+from ovbench.config.official import published_label_rule
 from ovbench.config.suites import SuiteRow, load_suite
 from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.classes import refuse_other_order
@@ -20,8 +22,6 @@ from ovbench.data.dataset import Dataset, open_dataset
 from ovbench.evaluation.distributed import Shard, Team, parse_shard
 from ovbench.inference.precision import FP32, Execution, choose_batch
 from ovbench.regions.provider import open_source
-from ovbench.results.published import published_label_rule
-from ovbench.results.standing import Standing, standing
 from ovbench.training.descriptions import stand_in
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError, UsageError
@@ -95,15 +95,15 @@ class PlannedCell:
         what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{part}"
         label = f"{self.label}: " if self.label else ""
         regions = f", regions {self.cell.regions['source']}" if self.cell.regions else ""
-        told = self.standing.sentence()
-        return f"{label}{what}, {backbones}{regions}, on {self.device}" + (f"; {told}" if told else "")
+        deviations = self.published.sentence()
+        return f"{label}{what}, {backbones}{regions}, on {self.device}" + (f"; {deviations}" if deviations else "")
 
     @functools.cached_property
-    def standing(self) -> Standing:
-        """How the run stands to the published ones."""
+    def published(self) -> NearestPublished:
+        """Return the nearest published run and how this one deviates from it."""
         protocol = self.cell.protocol
         descriptions = stand_in(protocol.descriptions, self.vocabulary, self.dataset.card.background)
-        return standing(self.cell.as_dict(), self.dataset.label_rule, descriptions)
+        return nearest_published(self.cell.as_dict(), self.dataset.label_rule, descriptions)
 
     @property
     def note(self) -> str:

@@ -268,7 +268,7 @@ def _record(
     if runs and not now:
         timing = {**timing, "started": runs[-1]["started"]}
     timing = {**timing, "images_counted_now": now, "counted": runs}
-    made = {**made_with(header, entries, run), "published": cell.standing.as_dict()}
+    made = {**made_with(header, entries, run), "published": cell.published.as_dict()}
     made |= {"approximate": approximate} if approximate else {}
     about = {"limit": cell.limit, "shard": list(cell.shard) if cell.shard else None}
     record = build_record(header, wanted, entries, made, timing, folder.name, about)
@@ -301,7 +301,7 @@ def _leave_for_merge(
         "data_sha256": data_digest(cell.dataset, numbers),
         "versions": header["code"]["packages"],
         "device": device,
-        "published": cell.standing.as_dict(),
+        "published": cell.published.as_dict(),
         **({"approximate": approximate} if approximate else {}),
     }
     leave_for_merge(folder, cell.shard, cell.all_wanted, facts)

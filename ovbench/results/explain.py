@@ -1,4 +1,4 @@
-"""What a method does on a benchmark, setting by setting, and where each value comes from."""
+"""The settings of a method on a benchmark, with the source of each value."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from ovbench.config.layers import layers_of, merge, method_config
 from ovbench.config.load import Cell, resolve
+from ovbench.config.nearest_published import NearestPublished, nearest_published, published_cell
+from ovbench.config.official import NOT_STATED, official_settings
+from ovbench.config.published_runs import PublishedRun
+from ovbench.config.setting_changes import SettingChange, changes_from_published, setting_text
 from ovbench.data.card import load_card, vocabulary
-from ovbench.results.found import run_changes
-from ovbench.results.published import NOT_STATED, Published, official_settings
-from ovbench.results.published_runs import Run, figures_of
-from ovbench.results.settings_text import Change, as_text
-from ovbench.results.standing import Standing, published_cell, standing
+from ovbench.results.published import PublishedFigure, published_for
 from ovbench.training.descriptions import stand_in
 from ovbench.utils.errors import OvbenchError
 
-THESE, DEVIATING = "these", "these but for what deviates"
+THESE, DEVIATING = "these", "these, except for the deviations"
 
 
 def explain(
@@ -26,98 +26,100 @@ def explain(
     backbones: Mapping[str, str] | None = None,
     protocol: str = "paper",
 ) -> dict[str, Any]:
-    """Tell all there is to tell of a pair, whether or not it can run.
+    """Describe the settings of a method on a dataset, also if this machine cannot run it.
 
     Returns:
-        ``settings``: rows of table, setting, value, ``published`` (see `_published`), the file that decides it, and the
-        publication it follows. ``standing``: how that compares with the published runs, in a sentence, "" where there
-        is nothing to say. ``published``: the figures that the literature reports for the pair, in percent, and whether
-        each was measured with these settings. ``missing``: what is needed and not given or not on this machine.
+        A dict with these keys:
+        ``settings``: one row per setting with table, setting, value, published (see `_published`), from (the file that
+        sets it) and source (the publication that the file names);
+        ``deviations``: how the settings deviate from the nearest published run, as one sentence or "";
+        ``published``: published figures in percent, each with the settings that it was measured with;
+        ``missing``: what the run needs and was not given or is not on this machine.
     """
     cell = resolve(method, dataset, overrides, backbones, protocol, incomplete=True)
-    decided_by = merge(layers_of(method, dataset, protocol)).decided_by
+    set_by = merge(layers_of(method, dataset, protocol)).decided_by
     given = {*(overrides or {}), *(f"backbones.{name}" for name in backbones or {})}
-    plain, stands = cell.as_dict(), _standing(cell)
+    nearest = _nearest(cell)
     rows = []
-    for table, values in plain.items():
+    for table, values in cell.as_dict().items():
         for key, value in values.items() if isinstance(values, dict) else ():
-            layer = decided_by.get((table, key))
+            layer = set_by.get((table, key))
             name = {"regions": "regions" if key == "source" else f"regions.{key}"}.get(table, key)
+            origin, source = (layer.origin, layer.source) if layer is not None else ("default", "")
             if name in given or f"{table}.{key}" in given:
                 origin, source = "the command line", ""
-            elif layer is not None:
-                origin, source = layer.origin, layer.source
-            else:
-                origin, source = "default", ""
-            published = _published(method, dataset, table, key, name, stands)
+            published = _published(method, dataset, table, key, name, nearest)
             row = {"table": table, "setting": key, "value": value, "published": published}
             rows.append({**row, "from": origin, "source": source})
     return {
-        "method": method, "dataset": dataset, "protocol": protocol, "settings": rows, "standing": stands.sentence(),
-        "published": _figures(method, dataset, stands), "missing": _missing(cell),
+        "method": method, "dataset": dataset, "protocol": protocol, "settings": rows, "deviations": nearest.sentence(),
+        "published": _figures(method, dataset, nearest), "missing": _missing(cell),
     }  # fmt: skip
 
 
-def _standing(cell: Cell) -> Standing:
+def _nearest(cell: Cell) -> NearestPublished:
     card = load_card(cell.dataset)
     names = vocabulary(card, cell.protocol.vocabulary or None)
-    return standing(cell.as_dict(), None, stand_in(cell.protocol.descriptions, names, card.background))
+    return nearest_published(cell.as_dict(), None, stand_in(cell.protocol.descriptions, names, card.background))
 
 
-def _published(method: str, dataset: str, table: str, key: str, name: str, stands: Standing) -> str:
-    """As here, or the value of the nearest published run where it is another; "not stated" where the official code
-    does not say it, "" where there is no official setting at all."""
-    if stands.run is None:
+def _published(method: str, dataset: str, table: str, key: str, name: str, nearest: NearestPublished) -> str:
+    """Return "same", another value of the nearest published run, "not stated", or "" without an official setting."""
+    if nearest.run is None:
         return ""
-    changed: dict[str, Change] = {change.setting: change for change in stands.deviations}
+    changed: dict[str, SettingChange] = {change.setting: change for change in nearest.deviations}
     if name in changed:
-        return as_text(changed[name].expected)
+        return setting_text(changed[name].expected)
     if table == "regions" and "regions" in changed:
         return "-"
     stated = official_settings()[method, dataset].get(f"{table}.{key}")
-    return "not stated" if stated == NOT_STATED else "as here"
+    return "not stated" if stated == NOT_STATED else "same"
 
 
-def _figures(method: str, dataset: str, stands: Standing) -> list[dict[str, str]]:
-    """Published figures; ``settings`` says whether they were measured with these settings."""
+def _figures(method: str, dataset: str, nearest: NearestPublished) -> list[dict[str, str]]:
+    """Return published figures; ``settings`` says with which settings each was measured."""
     title = method_config(method).get("title", method)
-    wanted = ("value", "variant", "postprocess", "reported_by", "note")
+    fields = ("value", "variant", "postprocess", "reported_by", "note")
     found = [
-        {**{key: getattr(row, key) for key in wanted}, "settings": _of_these(dataset, row, run, in_protocol, stands)}
-        for row, run, in_protocol in figures_of(method, dataset, title)
+        {**{key: getattr(row, key) for key in fields}, "settings": _settings_of(dataset, row, run, official, nearest)}
+        for row, run, official in published_for(method, dataset, title)
     ]
     return sorted(found, key=lambda row: row["settings"] not in (THESE, DEVIATING))
 
 
-def _of_these(dataset: str, row: Published, run: Run | None, in_protocol: bool, stands: Standing) -> str:
+def _settings_of(
+    dataset: str, row: PublishedFigure, run: PublishedRun | None, official: bool, nearest: NearestPublished
+) -> str:
     if run is None:
         return "of a variant that ovbench does not have"
-    if not in_protocol:
-        return "no official setting" if stands.remark else "another protocol"
-    if stands.run is not None and not run_changes(*(published_cell(one, dataset) for one in (run, stands.run))):
-        return THESE if row.reported_by in stands.sources else DEVIATING
-    told = [f"{key}={as_text(value)}" for key, value in {**run.weights, **run.settings}.items()]
-    return "with " + ", ".join(told) if told else "the method's own"
+    if not official:
+        return "no official setting" if nearest.remark else "another protocol"
+    if nearest.run is not None:
+        cells = (published_cell(one, dataset) for one in (run, nearest.run))
+        if not changes_from_published(*cells):
+            return THESE if row.reported_by in nearest.sources else DEVIATING
+    given = [f"{key}={setting_text(value)}" for key, value in {**run.weights, **run.settings}.items()]
+    return "with " + ", ".join(given) if given else "the method's defaults"
 
 
 def _missing(cell: Cell) -> list[str]:
-    """What the cell needs that is not given, or not on this machine."""
-    from ovbench.backbones.build import missing_weights
+    """Return what the cell needs and was not given or is not on this machine."""
+    from ovbench.backbones.build import missing_weights  # imports torch
     from ovbench.regions.provider import open_source
 
-    told = []
+    found = []
     for kind, spec in cell.backbones.items():
         if spec is None:
             how = "--set reference=FOLDER, from: ovbench reference build" if kind == "reference" else ""
-            told.append(f"{kind}: not given ({how or f'--weights {kind}=MODEL'})")
+            found.append(f"{kind}: not given ({how or f'--weights {kind}=MODEL'})")
             continue
         try:
-            told += missing_weights({kind: spec})
+            found += missing_weights({kind: spec})
         except OvbenchError as error:
-            told.append(f"{kind}: {error}")
+            found.append(f"{kind}: {error}")
     if cell.regions:
         try:
-            told += [f"regions: {name}" for name in open_source(cell.regions)[1].missing()]
+            found += [f"regions: {name}" for name in open_source(cell.regions)[1].missing()]
         except OvbenchError as error:
-            told.append(f"regions: {error}")
-    return told
+            found.append(f"regions: {error}")
+    return found

@@ -10,18 +10,17 @@ from typing import Any, NamedTuple
 
 from ovbench.config.backbone_spec import reference_over
 from ovbench.config.load import Cell, file_settings, resolve
+from ovbench.config.official import official_settings, published_label_rule
+from ovbench.config.published_runs import PublishedRun
+from ovbench.config.setting_changes import changes_from_published, setting_changes
 from ovbench.config.suites import settings_over
 from ovbench.data.card import list_cards
 from ovbench.evaluation.ledger import EARLIER
 from ovbench.evaluation.record import read_record, value_at
-from ovbench.results.published import official_settings, published_label_rule
-from ovbench.results.published_runs import Run
-from ovbench.results.settings_text import Change, changes
 from ovbench.utils.errors import InputError, OvbenchError
 
 # what must be equal for values to be averaged, and where it stands in a record
 MUST_AGREE = ("weights", "versions.ovbench")
-AUTHORS_MAPS = "sam2-32"  # the region source whose maps CorrCLIP's authors published
 
 
 class Found(NamedTuple):
@@ -94,7 +93,7 @@ def newest(records: Iterable[Found]) -> Found | None:
 
 
 def measured_by(
-    run: Run, records: Sequence[Found], columns: Sequence[str], protocol: str, settings: Mapping[str, str]
+    run: PublishedRun, records: Sequence[Found], columns: Sequence[str], protocol: str, settings: Mapping[str, str]
 ) -> dict[str, Found]:
     """By benchmark the best of the records of its method that are of exactly this run, ``settings`` laid over its own.
 
@@ -110,7 +109,7 @@ def measured_by(
             base: resolve(run.method, column, _with_base(run, settings, base), run.weights, protocol).as_dict()
             for base in {_base(found) for found in here}
         }
-        fitting = [f for f in here if not run_changes(wanted[_base(f)], f.record["cell"])]
+        fitting = [f for f in here if not changes_from_published(wanted[_base(f)], f.record["cell"])]
         best = newest([f for f in fitting if rule_as_published(f.record)]) or newest(fitting)
         if best:
             chosen[column] = best
@@ -122,18 +121,11 @@ def _base(found: Found) -> str:
     return found.record["cell"]["backbones"].get("reference", "").partition("?")[0]
 
 
-def _with_base(run: Run, settings: Mapping[str, str], base: str) -> dict[str, str]:
+def _with_base(run: PublishedRun, settings: Mapping[str, str], base: str) -> dict[str, str]:
     asked = settings_over(run.settings, settings)
     if not base:
         return asked
     return {**asked, "reference": reference_over(asked["reference"], base) if "reference" in asked else base}
-
-
-def run_changes(wanted: Mapping[str, Any], cell: Mapping[str, Any]) -> list[Change]:
-    """How a cell differs from a published run's; the authors' own region maps are read from files."""
-    if cell["regions"].get("source") == "precomputed" and wanted["regions"].get("source") == AUTHORS_MAPS:
-        wanted = {**wanted, "regions": cell["regions"]}
-    return changes(wanted, cell)
 
 
 def unlike_descriptions(record: Mapping[str, Any]) -> str:
@@ -189,7 +181,7 @@ def deviation(cell: Mapping[str, Any]) -> str:
         if wanted is None:
             continue
         plain = wanted.as_dict() if isinstance(wanted, Cell) else wanted
-        told = [str(change) for change in changes(plain, cell)]
+        told = [str(change) for change in setting_changes(plain, cell)]
         texts.append(["protocol common"] * (protocol == "common") + told)
     return ", ".join(min(texts, key=len)) if texts else "settings of its own"
 

@@ -33,9 +33,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ovbench.config.published_runs import PublishedRun, RowKey, published_runs
 from ovbench.config.suites import load_suite
-from ovbench.results.published import PAS_20B, Published, figures, published_results, read_published
-from ovbench.results.published_runs import RowKey, Run, published_runs
+from ovbench.results.published import PAS_20B, PublishedFigure, figures, published_results, read_published
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
@@ -66,9 +66,9 @@ class LayoutRow:
     published: Mapping[str, str]
     printed_average: str | None = None
     average_fits: bool = False
-    run: Run | None = None
+    run: PublishedRun | None = None
     mixed: bool = False
-    other: Run | None = None
+    other: PublishedRun | None = None
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _published_row(
     )  # fmt: skip
 
 
-def _runs_of(key: RowKey, reported_by: str) -> dict[str, Run | None]:
+def _runs_of(key: RowKey, reported_by: str) -> dict[str, PublishedRun | None]:
     """The run that measures a row of a table, or the one that measures its method in another protocol."""
     run = published_runs().get(key)
     return {"run" if run is None or reported_by in run.sources else "other": run}
@@ -161,7 +161,7 @@ def _figure_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str)
     found = figures(group["figures"], group.get("where", {}), where) if "figures" in group else {}
     runs = {}
     if "suite" in group:  # on no benchmark in particular: on some it leaves rows out
-        runs = {r.label: Run(r.method, r.overrides, r.weights) for r in load_suite(group["suite"], [""])}
+        runs = {r.label: PublishedRun(r.method, r.overrides, r.weights) for r in load_suite(group["suite"], [""])}
     if "row" not in group:
         for (label, detail), values in (found or {(name, ""): {} for name in runs}).items():
             key = (label, detail, "none")
@@ -197,5 +197,5 @@ def _printed_average(keys: tuple[str, ...], columns: tuple[str, ...]) -> Printed
 
 
 @cache
-def _results() -> tuple[Published, ...]:
+def _results() -> tuple[PublishedFigure, ...]:
     return tuple(row._replace(benchmark=PAS_20B) if f"[{PAS_20B}" in row.note else row for row in published_results())

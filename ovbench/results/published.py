@@ -1,4 +1,4 @@
-"""Published figures, as data in results/published/, one figure a row with its source."""
+"""Published figures, as data in results/published/, one figure per row with its source."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from ovbench.config.official import no_official_setting
+from ovbench.config.published_runs import PublishedRun, published_runs
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 
-NOT_STATED = "?"
-PAS_20B = "PAS-20b"  # VOC with a background of Pascal Context classes: filed under voc21, but another benchmark
+PAS_20B = "PAS-20b"  # VOC with Pascal Context classes as background: filed under voc21, but another benchmark
 
 
-class Published(NamedTuple):
-    """An mIoU in percent as printed: ``postprocess`` is what was done to the label maps ("none", "pamr", ...), and
-    ``reported_by`` the table that it stands in."""
+class PublishedFigure(NamedTuple):
+    """Hold an mIoU in percent, as printed.
+
+    ``postprocess``: how the label maps were refined ("none", "pamr", ...). ``reported_by``: the table with the figure.
+    """
 
     method: str
     variant: str
@@ -31,7 +34,7 @@ class Published(NamedTuple):
 
 
 class Naming(NamedTuple):
-    """The fields of a file that name a row of a table, tell more of it, and name a column."""
+    """Hold the fields of a file that give the label of a row, its details, and its column."""
 
     label: str
     detail: tuple[str, ...]
@@ -46,34 +49,67 @@ NAMING = {
 }
 
 
-def published_results() -> list[Published]:
-    """Every row of results.csv. InputError where the file is missing or has other columns."""
+def published_results() -> list[PublishedFigure]:
+    """Read all rows of results.csv.
+
+    Raises:
+        InputError: if the file is missing or has other columns.
+    """
     path = shipped("results", "published", "results.csv")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [Published(**row) for row in csv.DictReader(file)]
+            return [PublishedFigure(**row) for row in csv.DictReader(file)]
     except OSError as error:
         raise InputError(f"cannot read the published results: {error.strerror}", where=str(path)) from error
     except TypeError as error:
-        raise InputError(f"unlike columns: {error}", where=str(path)) from error
+        raise InputError(f"the columns are wrong: {error}", where=str(path)) from error
 
 
-def published_for(title: str, benchmark: str) -> list[Published]:
-    """The figures of a method, by its title, on a benchmark; those of the method's own authors first."""
-    rows = [r for r in published_results() if r.method.lower() == title.lower() and r.benchmark == benchmark]
-    return sorted(rows, key=lambda row: not row.reported_by.lower().startswith(title.lower()))
+def published_for(
+    method: str, benchmark: str, title: str
+) -> list[tuple[PublishedFigure, PublishedRun | None, bool]]:
+    """Return all published figures of a method on a benchmark.
+
+    Args:
+        method: name of the method in ovbench.
+        benchmark: name of the benchmark.
+        title: name of the method in papers.
+
+    Returns:
+        Each figure with its run, None if ovbench does not have the variant, and whether the figure was measured with
+        the protocol of this run, which must be an official one.
+    """
+    found, official = [], not no_official_setting(method, benchmark)
+    for row in published_results():
+        if row.benchmark != benchmark or f"[{PAS_20B}" in row.note:
+            continue
+        run = published_runs().get((row.method, row.variant, row.postprocess))
+        if (run is not None and run.method == method) or (run is None and row.method.lower() == title.lower()):
+            found.append((row, run, official and run is not None and row.reported_by in run.sources))
+    return sorted(found, key=lambda one: (not one[2], one[1] is None))
 
 
 @cache
 def read_published(name: str) -> tuple[dict[str, str], ...]:
-    """The rows of another of the files, by its name without suffix."""
+    """Read the rows of one of the other files, by its name without suffix."""
     with shipped("results", "published", f"{name}.csv").open(newline="", encoding="utf-8") as file:
         return tuple(csv.DictReader(file))
 
 
 def figures(name: str, where: Mapping[str, Any], place: str) -> dict[tuple[str, str], dict[str, str]]:
-    """The figures of a file whose fields have the values ``where`` (one, or a list of them): by label and detail, and
-    then by column; columns of efficiency.csv have their unit in brackets. UsageError for what no file has."""
+    """Select figures of a file.
+
+    Args:
+        name: name of the file without suffix, a key of `NAMING`.
+        where: by field the value, or the list of values, that a row must have.
+        place: file and key that asked for the figures, for the error message.
+
+    Returns:
+        By (label, detail) the values by column. Columns of efficiency.csv have their unit in brackets.
+
+    Raises:
+        UsageError: if the file or a field does not exist.
+    """
     if name not in NAMING:
         raise unknown("file of figures", name, NAMING, where=place)
     naming, found = NAMING[name], {}
@@ -82,45 +118,8 @@ def figures(name: str, where: Mapping[str, Any], place: str) -> dict[tuple[str, 
             raise unknown(f"field of {name}.csv", field, read_published(name)[0], where=place)
     for row in read_published(name):
         if all(row[f] in ([wanted] if isinstance(wanted, str) else wanted) for f, wanted in where.items()):
-            told = [row[f] for f in naming.detail if row[f] not in ("-", "not stated")]
+            details = [row[f] for f in naming.detail if row[f] not in ("-", "not stated")]
             column = f"{row['quantity']} ({row['unit']})" if "unit" in row else row[naming.column]
-            cells = found.setdefault((row[naming.label], "; ".join(told)), {})
+            cells = found.setdefault((row[naming.label], "; ".join(details)), {})
             cells[column.removesuffix(" (assumed)")] = row["value"]
     return found
-
-
-@cache
-def official_settings() -> dict[tuple[str, str], dict[str, str]]:
-    """By method and benchmark the official value of each setting, as text and by its dotted name ("protocol.crop").
-
-    From configs/official.csv. `NOT_STATED` where the official code does not say it; empty where there is no official
-    configuration, see `no_official_setting`."""
-    found: dict[tuple[str, str], dict[str, str]] = {}
-    for row in _official_rows():
-        here = found.setdefault((row["method"], row["benchmark"]), {})
-        if row["key"]:
-            here[row["key"]] = row["value"]
-    return found
-
-
-def no_official_setting(method: str, benchmark: str) -> str:
-    """Why there is no official configuration for a known pair; "" where there is one, or the pair is unknown."""
-    rows = (row for row in _official_rows() if (row["method"], row["benchmark"]) == (method, benchmark))
-    return next((row["source"] for row in rows if not row["key"]), "")
-
-
-def published_label_rule(benchmark: str) -> str:
-    """How the published figures of a benchmark count void pixels: "official" where the published code and a correct
-    count differ."""
-    return "official" if benchmark in _official_rules() else "correct"
-
-
-@cache
-def _official_rules() -> frozenset[str]:
-    return frozenset(row["benchmark"] for row in _official_rows() if row["key"] == "label_rule")
-
-
-@cache
-def _official_rows() -> tuple[dict[str, str], ...]:
-    with shipped("configs", "official.csv").open(newline="", encoding="utf-8") as file:
-        return tuple(csv.DictReader(file))

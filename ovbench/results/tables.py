@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
+from ovbench.config.nearest_published import published_cell
+from ovbench.config.official import no_official_setting, published_label_rule
+from ovbench.config.published_runs import PublishedRun
+from ovbench.config.setting_changes import changes_from_published
 from ovbench.data.card import list_cards
-from ovbench.results.found import Found, measured_by, newest, rule_as_published, run_changes, told_apart, unlike
+from ovbench.results.found import Found, measured_by, newest, rule_as_published, told_apart, unlike
 from ovbench.results.layouts import Layout, LayoutRow
-from ovbench.results.published import no_official_setting, published_label_rule
-from ovbench.results.published_runs import Run
-from ovbench.results.standing import published_cell
 
 
 @dataclass(frozen=True)
@@ -102,18 +103,18 @@ def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "pape
 
 
 def _measured(
-    run: Run | None, by_method: Mapping[str, Sequence[Found]], layout: Layout, protocol: str,
+    run: PublishedRun | None, by_method: Mapping[str, Sequence[Found]], layout: Layout, protocol: str,
     settings: Mapping[str, str],
 ) -> dict[str, Found]:  # fmt: skip
     candidates = by_method.get(run.method, ()) if run else ()
     return measured_by(run, candidates, layout.columns, protocol, settings) if candidates else {}
 
 
-def _unlike_run(run: Run | None, measured: Mapping[str, Found], protocol: str) -> str:
+def _unlike_run(run: PublishedRun | None, measured: Mapping[str, Found], protocol: str) -> str:
     """How values that were asked for by their settings differ from the row's; a reference set is the user's."""
     told: dict[str, None] = {}
     for dataset, found in measured.items():
-        for change in run_changes(published_cell(run, dataset), found.record["cell"]):
+        for change in changes_from_published(published_cell(run, dataset), found.record["cell"]):
             told |= {str(change): None} if change.setting != "reference" else {}
     if not told:
         return ""

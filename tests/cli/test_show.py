@@ -39,10 +39,10 @@ def test_each_setting_is_marked_against_the_nearest_published_run():
     found = shown("corrclip", "voc21", "--set", "regions=felzenszwalb", "--set", "tau=0.5")
     told = marks(found)
     assert told["regions.source"] == ("felzenszwalb", "sam2-32") and told["params.tau"] == (0.5, "0.25")
-    assert told["protocol.crop"] == (336, "as here") and told["regions.scale"][1] == "-"
-    assert "regions=felzenszwalb (published: sam2-32)" in found["standing"]
+    assert told["protocol.crop"] == (336, "same") and told["regions.scale"][1] == "-"
+    assert "regions=felzenszwalb (published: sam2-32)" in found["deviations"]
     own = shown("corrclip", "voc21")
-    assert own["standing"] == "" and marks(own)["regions.iou"] == (0.7, "not stated")
+    assert own["deviations"] == "" and marks(own)["regions.iou"] == (0.7, "not stated")
     assert any("sam2-hiera-large" in name for name in own["missing"])
 
 

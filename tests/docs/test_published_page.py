@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ovbench.config.load import override_pairs, resolve
+from ovbench.config.nearest_published import nearest_published
+from ovbench.config.published_runs import published_runs
 from ovbench.results.published import published_results
-from ovbench.results.published_runs import published_runs
-from ovbench.results.standing import standing
 from ovbench.utils.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def test_a_command_of_the_page_measures_what_it_says():
             for name in ("--set", "--weights")
         )
         cell = resolve(words[1], "voc20", settings, weights, incomplete=True).as_dict()
-        assert standing(cell, "correct").deviations == (), line
+        assert nearest_published(cell, "correct").deviations == (), line
 
 
 def test_no_source_is_forgotten():

@@ -8,17 +8,12 @@ from collections import defaultdict
 import pytest
 
 from ovbench.config.load import resolve
+from ovbench.config.nearest_published import nearest_published
+from ovbench.config.official import NOT_STATED, no_official_setting, official_settings, published_label_rule
+from ovbench.config.published_runs import published_runs
+from ovbench.config.setting_changes import setting_changes, setting_text
 from ovbench.data.card import list_cards
-from ovbench.results.published import (
-    NOT_STATED,
-    no_official_setting,
-    official_settings,
-    published_label_rule,
-    published_results,
-)
-from ovbench.results.published_runs import published_runs
-from ovbench.results.settings_text import as_text, changes
-from ovbench.results.standing import standing
+from ovbench.results.published import published_results
 from ovbench.training.descriptions import OFFICIAL_MODEL, DescriptionSet, stand_in, write_set
 from ovbench.utils.paths import cache_root, shipped
 from ovbench.utils.registry import METHODS
@@ -54,7 +49,7 @@ def test_settings_are_the_official_ones(method, benchmark):
         table, _, name = key.partition(".")
         ours = cell[table][name]
         same = float(value) == ours if isinstance(ours, (int, float)) and not isinstance(ours, bool) else False
-        assert same or value == as_text(ours).strip('"'), f"{key} is {ours}, officially {value}"
+        assert same or value == setting_text(ours).strip('"'), f"{key} is {ours}, officially {value}"
 
 
 def test_what_the_official_code_says_elsewhere():
@@ -70,12 +65,12 @@ def test_what_the_official_code_says_elsewhere():
 
 
 def test_a_run_that_is_published_deviates_in_nothing_and_names_its_sources():
-    stands = standing(plain("clip", "voc20"), "correct")
-    assert stands.deviations == () and stands.sentence() == ""
-    assert set(stands.sources) == {"ClearCLIP README Table 2", "ResCLIP 2411.15851 without-background table"}
-    without_pamr = standing(plain("naclip", "voc21", {"refine": ""}), "correct")
+    nearest = nearest_published(plain("clip", "voc20"), "correct")
+    assert nearest.deviations == () and nearest.sentence() == ""
+    assert set(nearest.sources) == {"ClearCLIP README Table 2", "ResCLIP 2411.15851 without-background table"}
+    without_pamr = nearest_published(plain("naclip", "voc21", {"refine": ""}), "correct")
     assert without_pamr.deviations == () and "NACLIP README" not in without_pamr.sources
-    assert "NACLIP README" in standing(plain("naclip", "voc21"), "correct").sources
+    assert "NACLIP README" in nearest_published(plain("naclip", "voc21"), "correct").sources
 
 
 @pytest.mark.parametrize(
@@ -89,29 +84,30 @@ def test_a_run_that_is_published_deviates_in_nothing_and_names_its_sources():
     ],
 )
 def test_what_differs_is_told_with_the_published_value(method, benchmark, settings, weights, told):
-    stands = standing(plain(method, benchmark, settings, weights), "correct")
-    assert told in stands.sentence() and stands.sentence().startswith("deviates from the published row: ")
-    assert stands.sources == () and stands.as_dict()["deviations"]
+    nearest = nearest_published(plain(method, benchmark, settings, weights), "correct")
+    assert told in nearest.sentence() and nearest.sentence().startswith("deviates from the published row: ")
+    assert nearest.sources == () and nearest.as_dict()["deviations"]
 
 
 def test_the_label_rule_counts_where_the_rules_differ():
-    assert standing(plain("proxyclip", "pc459"), "official").deviations == ()
-    assert "label_rule=correct (published: official)" in standing(plain("proxyclip", "pc459"), "correct").sentence()
+    assert nearest_published(plain("proxyclip", "pc459"), "official").deviations == ()
+    told = nearest_published(plain("proxyclip", "pc459"), "correct").sentence()
+    assert "label_rule=correct (published: official)" in told
     for rule in ("correct", "official"):
-        assert standing(plain("proxyclip", "voc21"), rule).deviations == ()
+        assert nearest_published(plain("proxyclip", "voc21"), rule).deviations == ()
 
 
 def test_no_official_setting_and_no_published_row_are_told_apart():
-    stands = standing(plain("sclip", "pc459"), "official")
-    assert stands.sentence().startswith("no official setting (") and not stands.as_dict()["official"]
-    assert standing(plain("corrclip", "mini"), "correct").sentence() == ""
+    nearest = nearest_published(plain("sclip", "pc459"), "official")
+    assert nearest.sentence().startswith("no official setting (") and not nearest.as_dict()["official"]
+    assert nearest_published(plain("corrclip", "mini"), "correct").sentence() == ""
 
 
 def test_the_authors_maps_are_the_published_regions():
     maps = plain("corrclip", "voc21", {"regions": "precomputed", "regions.folder": "maps"})
-    assert standing(maps, "correct").deviations == ()
+    assert nearest_published(maps, "correct").deviations == ()
     other = plain("corrclip", "voc21", {"regions": "precomputed", "regions.folder": "maps", "tau": "1"})
-    assert [str(change) for change in standing(other, "correct").deviations] == ["tau=1.0"]
+    assert [str(change) for change in nearest_published(other, "correct").deviations] == ["tau=1.0"]
 
 
 def test_freecp_without_the_paper_s_descriptions_deviates():
@@ -125,7 +121,7 @@ def test_freecp_without_the_paper_s_descriptions_deviates():
     assert stand_in("pets", names, 0) == "1 of 2 classes by prompts"
     write_set(path, DescriptionSet("pets", OFFICIAL_MODEL, "p", {"cat": ["a cat"], "dog": ["a dog"]}))
     assert stand_in("pets", names, 0) == ""
-    told = standing(plain("freecp", "voc21"), "correct", "by some-llm")
+    told = nearest_published(plain("freecp", "voc21"), "correct", "by some-llm")
     assert "descriptions=by some-llm" in told.sentence() and told.sources == ()
 
 
@@ -154,7 +150,7 @@ def test_protocols_that_are_points_apart_are_not_one_run_s():
 
 def test_no_python_spelling_in_what_differs():
     before = plain("cass", "mini", {"pamr_dilations": "1,2"})
-    told = [str(change) for change in changes(before, plain("cass", "mini", None, {"clip": "ViT-B-16/openai"}))]
+    told = [str(change) for change in setting_changes(before, plain("cass", "mini", None, {"clip": "ViT-B-16/openai"}))]
     assert told == ["pamr_dilations=8,16", "clip=ViT-B-16/openai"]
-    assert changes(plain("clip", "voc20", None, {"clip": "openai-b"}), plain("clip", "voc20")) == []
-    assert [as_text(v) for v in (True, None, "", [1, 2.5], (3,), "x")] == ["true", "none", '""', "1,2.5", "3", "x"]
+    assert setting_changes(plain("clip", "voc20", None, {"clip": "openai-b"}), plain("clip", "voc20")) == []
+    assert [setting_text(v) for v in (True, None, "", [1, 2.5], (3,), "x")] == ["true", "none", '""', "1,2.5", "3", "x"]

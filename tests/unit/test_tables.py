@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 
 from ovbench.config.load import file_settings, resolve
+from ovbench.config.published_runs import PublishedRun
 from ovbench.evaluation.record import SCHEMA
 from ovbench.results.found import deviation, find_records
-from ovbench.results.layouts import Layout, LayoutRow, Run, load_layout
+from ovbench.results.layouts import Layout, LayoutRow, load_layout
 from ovbench.results.tables import layout_table, record_table
 from ovbench.results.writers import FORMATS
 from ovbench.utils.errors import InputError, UsageError
@@ -23,8 +24,8 @@ COLUMNS = ("voc20", "pc59")
 LAYOUT = Layout(
     "two methods", "nowhere", "", COLUMNS,
     (
-        LayoutRow("block", "CLIP", "B", {"voc20": "40.0", "pc59": "10.5"}, "25.3", True, run=Run("clip")),
-        LayoutRow("block", "Mask_CLIP", "B", {"voc20": "70.0", "pc59": "20.0"}, "46.0", run=Run("maskclip")),
+        LayoutRow("block", "CLIP", "B", {"voc20": "40.0", "pc59": "10.5"}, "25.3", True, run=PublishedRun("clip")),
+        LayoutRow("block", "Mask_CLIP", "B", {"voc20": "70.0", "pc59": "20.0"}, "46.0", run=PublishedRun("maskclip")),
         LayoutRow("block", "Other", "B", {"voc20": "60.0"}),
     ),
 )  # fmt: skip
@@ -154,7 +155,8 @@ def test_rows_of_reme_are_matched_by_the_variant_of_whatever_reference_set(write
     write("reme", "voc20", 0.2, settings={"reference": "sets/coco?filter=none"}, started="2026-01-01")
     write("reme", "voc20", 0.3, settings={"reference": "sets/coco"}, started="2026-01-02")
     write("reme", "voc20", 0.4, settings={"reference": "sets/voc"}, started="2026-01-03")
-    runs = (Run("reme", {"reference": "?filter=none"}), Run("reme"), Run("reme", {"reference": "?synonyms=off"}))
+    sets = ({"reference": "?filter=none"}, {}, {"reference": "?synonyms=off"})
+    runs = tuple(PublishedRun("reme", settings) for settings in sets)
     layout = Layout("t", "", "", COLUMNS, tuple(LayoutRow("g", str(n), "", {}, run=r) for n, r in enumerate(runs)))
 
     def measured(**settings):
@@ -227,7 +229,8 @@ def test_a_table_that_measured_a_method_otherwise_gets_a_row_for_ours(write, tmp
     assert any("another protocol" in note and "CLIP" in note for note in made.notes)
 
 
-RULES = Layout("t", "", "", ("pc459",), (LayoutRow("g", "ProxyCLIP", "", {"pc459": "8.4"}, run=Run("proxyclip")),))
+PROXYCLIP = LayoutRow("g", "ProxyCLIP", "", {"pc459": "8.4"}, run=PublishedRun("proxyclip"))
+RULES = Layout("t", "", "", ("pc459",), (PROXYCLIP,))
 
 
 @pytest.mark.parametrize(("rule", "mark", "difference"), [("official", "[o]", -0.4), ("correct", "[c]", None)])
@@ -253,7 +256,8 @@ def test_of_two_rules_the_published_one_is_shown_and_a_table_of_records_has_both
 
 
 def test_freecp_counts_as_published_only_with_the_paper_s_descriptions(write, tmp_path):
-    layout = Layout("t", "", "", ("voc20",), (LayoutRow("g", "GEM+FreeCP", "", {"voc20": "80.6"}, run=Run("freecp")),))
+    row = LayoutRow("g", "GEM+FreeCP", "", {"voc20": "80.6"}, run=PublishedRun("freecp"))
+    layout = Layout("t", "", "", ("voc20",), (row,))
     write("freecp", "voc20", 0.7)  # of a version that did not note them
     told = [{"setting": "descriptions", "published": "those of the paper", "value": "none"}]
     write("freecp", "voc20", 0.75, published={"official": True, "deviations": told, "sources": []})
@@ -265,7 +269,7 @@ def test_freecp_counts_as_published_only_with_the_paper_s_descriptions(write, tm
 
 
 def test_the_authors_maps_fill_the_published_row_and_a_note_says_so(write, tmp_path):
-    run = Run("corrclip", {"regions": "sam2-32"})
+    run = PublishedRun("corrclip", {"regions": "sam2-32"})
     layout = Layout("t", "", "", ("voc20",), (LayoutRow("g", "CorrCLIP", "", {"voc20": "88.8"}, run=run),))
     write("corrclip", "voc20", 0.88, settings={"regions": "precomputed", "regions.folder": "/data/maps"})
     made = layout_table(layout, find_records(tmp_path))

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ovbench.config.load import resolve
+from ovbench.config.official import published_label_rule
 from ovbench.data.card import load_card, vocabulary
 from ovbench.results.compare import unlike_settings
-from ovbench.results.published import published_label_rule
 from ovbench.utils.errors import OvbenchError
 
 

@@ -1,0 +1,76 @@
+"""The published run that is nearest to a cell, and the settings that deviate from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ovbench.config.load import resolve
+from ovbench.config.official import no_official_setting, official_settings, published_label_rule
+from ovbench.config.published_runs import PublishedRun, published_runs
+from ovbench.config.setting_changes import SettingChange, changes_from_published, setting_text
+
+DESCRIPTIONS, LABEL_RULE = "descriptions", "label_rule"
+
+
+class NearestPublished(NamedTuple):
+    """Hold the nearest published run, the settings that deviate from it, and the tables that report it.
+
+    ``remark``: why there is no official setting. ``run`` is None and ``remark`` is "" if nothing was published for the
+    method on the benchmark.
+    """
+
+    run: PublishedRun | None = None
+    deviations: tuple[SettingChange, ...] = ()
+    sources: tuple[str, ...] = ()
+    remark: str = ""
+
+    def sentence(self) -> str:
+        """Return the deviations as one line of text, "" if there are none."""
+        if self.remark:
+            return f"no official setting ({self.remark})"
+        if not self.deviations:
+            return ""
+        shown = (f"{change} (published: {setting_text(change.expected)})" for change in self.deviations)
+        return "deviates from the published row: " + ", ".join(shown)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry for a record."""
+        shown = [{"setting": c.setting, "published": c.expected, "value": c.value} for c in self.deviations]
+        return {"official": self.run is not None, "deviations": shown, "sources": list(self.sources)} | (
+            {"remark": self.remark} if self.remark else {}
+        )
+
+
+def nearest_published(
+    cell: Mapping[str, Any], label_rule: str | None = None, descriptions: str = ""
+) -> NearestPublished:
+    """Find the published run with the fewest settings that differ from a cell.
+
+    Args:
+        cell: the resolved cell, as `Cell.as_dict` gives it; a backbone that is still open is None.
+        label_rule: how void pixels are counted, None if not decided yet.
+        descriptions: what replaces the paper's descriptions, "" if nothing does or none are used.
+    """
+    method, dataset = cell["method"], cell["dataset"]
+    if remark := no_official_setting(method, dataset):
+        return NearestPublished(remark=remark)
+    if (method, dataset) not in official_settings():
+        return NearestPublished()
+    # the method's own settings come first and win a tie
+    runs = [PublishedRun(method), *(run for run in published_runs().values() if run.method == method)]
+    changed = [changes_from_published(published_cell(run, dataset), cell) for run in runs]
+    nearest = min(range(len(runs)), key=lambda n: len(changed[n]))
+    extra = []
+    if descriptions:
+        extra.append(SettingChange(DESCRIPTIONS, "those of the paper", descriptions))
+    if label_rule is not None and label_rule != (rule := published_label_rule(dataset)) and rule != "correct":
+        extra.append(SettingChange(LABEL_RULE, rule, label_rule))
+    equal = [run.sources for run, changes in zip(runs, changed, strict=True) if not changes] if not extra else []
+    sources = tuple(dict.fromkeys(source for names in equal for source in names))
+    return NearestPublished(runs[nearest], (*changed[nearest], *extra), sources)
+
+
+def published_cell(run: PublishedRun, dataset: str) -> dict[str, Any]:
+    """Return the cell of a published run on a benchmark, as `Cell.as_dict` gives it."""
+    return resolve(run.method, dataset, run.settings, run.weights, incomplete=True).as_dict()

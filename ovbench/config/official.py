@@ -1,0 +1,51 @@
+"""Official settings of every method on every benchmark, as data in configs/official.csv."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+
+from ovbench.utils.paths import shipped
+
+NOT_STATED = "?"
+
+
+@cache
+def official_settings() -> dict[tuple[str, str], dict[str, str]]:
+    """Return the official settings by (method, benchmark): text by dotted name, such as "protocol.crop".
+
+    A value is `NOT_STATED` if the official code does not give it. The settings are empty if there is no official
+    configuration, see `no_official_setting`.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in _official_rows():
+        settings = found.setdefault((row["method"], row["benchmark"]), {})
+        if row["key"]:
+            settings[row["key"]] = row["value"]
+    return found
+
+
+def no_official_setting(method: str, benchmark: str) -> str:
+    """Return why a known pair has no official configuration, "" if it has one or the pair is unknown."""
+    rows = (row for row in _official_rows() if (row["method"], row["benchmark"]) == (method, benchmark))
+    return next((row["source"] for row in rows if not row["key"]), "")
+
+
+def published_label_rule(benchmark: str) -> str:
+    """Return how the published figures of a benchmark count void pixels.
+
+    Returns:
+        "official" if the published code differs from a correct count, else "correct".
+    """
+    return "official" if benchmark in _official_rules() else "correct"
+
+
+@cache
+def _official_rules() -> frozenset[str]:
+    return frozenset(row["benchmark"] for row in _official_rows() if row["key"] == "label_rule")
+
+
+@cache
+def _official_rows() -> tuple[dict[str, str], ...]:
+    with shipped("configs", "official.csv").open(newline="", encoding="utf-8") as file:
+        return tuple(csv.DictReader(file))
