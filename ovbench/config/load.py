@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from ovbench.backbones.preprocess import Normalisation, normalisation_of
 from ovbench.config.backbone_spec import lay_over
 from ovbench.config.layers import layers_of, merge
-from ovbench.utils.errors import InputError, OvbenchError, UsageError, unknown
+from ovbench.utils.errors import InputError, OvbenchError, UsageError, say_once, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import METHODS, REGIONS
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
@@ -173,17 +171,12 @@ def _protocol(
             where=f"protocol of {method}",
             fix="remove mean and std from the settings file, or give both with --set",
         )
-    _say_once(f"mean and std are set by hand: {trained}")
+    say_once(f"mean and std are set by hand: {trained}")
     return made
 
 
 def _spelled(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:g}" for value in values)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    logging.getLogger("ovbench").warning(message)
 
 
 def _as_in_file(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,8 +161,9 @@ def refuse_gaps(card: Card, found: Found) -> None:
     """InputError where images and labels do not pair, or an id is listed twice, with the first of them."""
     advice = f"run: ovbench data verify {card.argument}"
     if found.twice:
+        distinct = len({item.id for item in found.items})
         raise InputError(
-            f"{len(found.twice)} ids are listed more than once, first {found.twice[0]}",
+            f"{len(found.twice)} of {distinct} ids listed more than once, first {found.twice[0]}",
             where=f"{card.name}, {found.root / found.layout.ids}",
             fix="list every image once",
         )

@@ -161,7 +161,6 @@ def _count(result: Verification, reports: list[FileReport], labels: LabelMap) ->
 def _gaps(card: Card, found: Found, partial_copy: bool) -> list[Problem]:
     """What the lists of files already tell."""
     ids = [item.id for item in found.items]
-    twice = tuple(i for i, n in Counter(ids).items() if n > 1)
     make = partial(Problem, is_error=True)
     problems = [
         make(kind, len(which), f"{len(which)} {text}", examples=which[:EXAMPLES])
@@ -169,7 +168,7 @@ def _gaps(card: Card, found: Found, partial_copy: bool) -> list[Problem]:
             ("missing image", found.without_image, f"images are not there ({found.layout.image})"),
             ("missing label", found.without_label, f"images have no label ({found.layout.label})"),
             ("extra label", found.orphan_labels, "labels have no image"),
-            ("duplicate id", twice, "ids are listed more than once"),
+            ("duplicate id", found.twice, "ids are listed more than once"),
         )
         if which
     ]

@@ -2,8 +2,9 @@
 
 The files of an image are noted with its counts: an image whose files have changed is counted anew. All else is in the
 header of the ledger, and its hash in the ledger's name: another vocabulary, class list, image list, checkpoint, file
-that a setting names, version of the code or of a library gives another ledger, beside the first. Not covered is what
-code reads by itself: files that no setting names, modules that it imports by a computed name.
+that a setting names, version of the code or of a library gives another ledger, beside the first. The record's name
+leaves the code out: the record shows the newest code's counts, and names the ledger that holds them. Not covered is
+what code reads by itself: files that no setting names, modules that it imports by a computed name.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ NO_LABELS = (
     "inference/cache.py", "metrics/iou.py", "metrics/bootstrap.py", "parity", "results", "training/talk2dino",
 )  # fmt: skip
 CHUNK = 1 << 20
+OF_THE_CODE = ("ovbench", "code")  # what of a header is of software and device
 LONGEST_NAME = 60  # characters of a method's or a benchmark's name in the name of a file
 SPREAD = 16  # images whose bytes tell one data set from another
 
@@ -254,17 +256,27 @@ def _sha256(data: bytes) -> str:
 
 
 def run_name(header: Mapping[str, Any]) -> str:
-    """The name of a ledger's folder and of its records: unlike settings, data or code give unlike names."""
-    cell = header["cell"]
-    method = short_name(cell["method"]) if ":" in cell["method"] else cell["method"]
-    digest = str(header["settings_sha256"])[:8]
-    return f"{_plain(method)}-{_plain(Path(cell['dataset']).stem)}-{_plain(digest)}-{header_digest(header)[:8]}"
+    """The name of a ledger's folder: unlike settings, data or code give unlike names."""
+    return _name(header, header)
+
+
+def record_stem(header: Mapping[str, Any]) -> str:
+    """The beginning of the names of a cell's records: it stays when the code, a library or the kind of device changes,
+    and the record of the newer run replaces the other."""
+    return _name(header, {key: value for key, value in header.items() if key not in OF_THE_CODE})
 
 
 def record_name(header: Mapping[str, Any], limit: int | None, shard: Shard | None = None) -> str:
     """The record's file: besides, unlike images give unlike names."""
     part = "" if limit is None else f"-first{int(limit)}"
-    return run_name(header) + part + (f"-shard{shard.number}of{shard.of}" if shard else "") + ".json"
+    return record_stem(header) + part + (f"-shard{shard.number}of{shard.of}" if shard else "") + ".json"
+
+
+def _name(header: Mapping[str, Any], known_by: Mapping[str, Any]) -> str:
+    cell = header["cell"]
+    method = short_name(cell["method"]) if ":" in cell["method"] else cell["method"]
+    digest = str(header["settings_sha256"])[:8]
+    return f"{_plain(method)}-{_plain(Path(cell['dataset']).stem)}-{_plain(digest)}-{header_digest(known_by)[:8]}"
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,18 +207,9 @@ def _refuse_one_name(cards: Iterable[Card]) -> None:
 
 
 def _split(card: Card, job: Job) -> Dataset:
-    """All images of a benchmark. InputError where an id stands there twice: it would be counted twice."""
+    """All images of a benchmark."""
     rule = job.label_rule or (published_label_rule(card.name) if job.protocol == "paper" else "correct")
-    dataset = open_dataset(card, job.data_root, label_rule=rule)
-    times = Counter(item.id for item in dataset.items)
-    doubled = [image for image, count in times.items() if count > 1]
-    if doubled:
-        raise InputError(
-            f"{len(doubled)} of the ids of {card.name} stand in the split more than once, first {doubled[0]} "
-            f"({times[doubled[0]]} times)",
-            where=str(dataset.root), fix="keep one line of each id in the split file",
-        )  # fmt: skip
-    return dataset
+    return open_dataset(card, job.data_root, label_rule=rule)
 
 
 def _chosen(dataset: Dataset, job: Job) -> Dataset:

@@ -21,6 +21,7 @@ from ovbench.evaluation.identity import (
     image_files,
     ledger_header,
     record_name,
+    record_stem,
     region_maps,
     run_name,
     unchanged,
@@ -92,8 +93,8 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team, say: Say | None
     headers = [ledger_header(cell, segmentor) for cell in cells]
     folders = [job.out / run_name(header) for header in headers]
     if job.fresh and team.leads:
-        for cell, folder in zip(cells, folders, strict=True):
-            _set_aside(cell, folder, say)
+        for cell, header, folder in zip(cells, headers, folders, strict=True):
+            _set_aside(cell, header, folder, say)
     team.wait()
     todo = []
     if team.leads:
@@ -161,13 +162,14 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _set_aside(cell: PlannedCell, folder: Path, say: Say) -> None:
+def _set_aside(cell: PlannedCell, header: Mapping[str, Any], folder: Path, say: Say) -> None:
     """Keep the earlier ledger of a cell, with its records, where neither this run nor a table looks. Another shard's
     counts stay."""
     shard = cell.shard
     prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
     ending = f"-{prefix.rstrip('-')}.json" if shard else ".json"
-    records = [path for path in folder.parent.glob(f"{folder.name}*.json") if path.name.endswith(ending)]
+    named = (path for path in folder.parent.glob(f"{record_stem(header)}*.json") if path.name.endswith(ending))
+    records = [path for path in named if (_earlier(path) or {}).get("ledger") == folder.name]
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
     place = set_aside(folder, records, folder.parent / EARLIER / stamp, prefix)
     if place is not None:

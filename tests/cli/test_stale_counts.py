@@ -140,7 +140,7 @@ def test_a_run_that_was_killed_over_changed_files_leaves_no_mixture(run, data, t
     ("more", "field"),
     [
         ("background = 0", "dataset.background"),
-        ("[encoding.index]\nvoid = [255, 2]", "dataset.encoding_sha256"),
+        ("[encoding.index]\nvoid = [255, 9]", "dataset.encoding_sha256"),
         ("image_count = 4", "dataset.split_images"),
     ],
 )
@@ -216,20 +216,39 @@ def test_a_helper_beside_the_file_of_a_method(run, data, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "sign_of_it", raising=False)
     again = run(data, method=f"{tmp_path / 'mine.py'}:Mine")
     assert "differs in code.method" in again.err and counted(again) == 3
-    assert again.json()["counts"] != first["counts"] and len(records(tmp_path)) == 2
+    assert again.json()["counts"] != first["counts"] and len(records(tmp_path)) == 1
 
 
 def test_our_own_code_and_libraries(run, data, monkeypatch, tmp_path):
-    run(data)
+    first = run(data).json()
+    (path,) = (tmp_path / "runs").glob("*.json")
     with monkeypatch.context() as patch:
         patch.setattr(identity, "_package_sha256", lambda: "0" * 64)
-        assert "differs in code.ovbench" in run(data).err
+        other = run(data)
+        assert "differs in code.ovbench" in other.err and counted(other) == 3
     with monkeypatch.context() as patch:
         versions = identity.env.versions()
         patch.setattr("ovbench.utils.provenance.versions", lambda: {**versions, "torch": "9.9"})
         again = run(data)
         assert "is counted anew" in again.err and counted(again) == 3
-    assert len(records(tmp_path)) == 3
+    # one record, of the newest run, that names the ledger of its own counts; each code keeps its ledger
+    assert records(tmp_path) == [path.name] and json.loads(path.read_text()) == again.json()
+    ledgers = {done["ledger"] for done in (first, other.json(), again.json())}
+    assert len(ledgers) == 3 and ledgers == {folder.name for folder in (tmp_path / "runs").glob("*/")}
+    back = run(data)
+    assert "3 of 3 images were counted on" in back.err and back.json()["ledger"] == first["ledger"]
+    assert json.loads(path.read_text()) == back.json()
+
+
+def test_fresh_moves_no_ledger_of_other_code(run, data, monkeypatch, tmp_path):
+    first = run(data).json()
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "_package_sha256", lambda: "0" * 64)
+        run(data)
+    again = run(data, "--fresh").json()
+    assert again["ledger"] == first["ledger"] and again["time"]["images_counted_now"] == 3
+    (kept,) = (tmp_path / "runs" / EARLIER).glob("*/*")
+    assert kept.name == first["ledger"]  # the record was of the other code's ledger, which stays where it is
 
 
 def test_fresh_keeps_the_earlier_ledger_and_its_records(run, data, ovbench, tmp_path):
@@ -279,7 +298,7 @@ def test_an_id_that_stands_twice_in_the_split(run, data):
     (data / "card.toml").write_text(text + 'ids = "val.txt"\n')
     (data / "val.txt").write_text("a\nb\nb\nb\nc\n")
     refused = run(data, code=3)
-    assert "stand in the split more than once, first b (3 times)" in refused.err
+    assert "1 of 3 ids listed more than once, first b" in refused.err
 
 
 def test_cards_of_one_name(run, ovbench, tmp_path):
@@ -317,7 +336,8 @@ def test_merge_writes_only_where_it_is_told(run, ovbench, data, tmp_path):
         left.write_text(json.dumps({**json.loads(left.read_text()), "record": "../victim.json"}))
     done = ovbench("merge", *folders, "--out", tmp_path / "merged")
     assert done.code == 0 and victim.read_text() == "precious", done.err
-    assert [path.name for path in (tmp_path / "merged").glob("*.json")] == [f"{folders[0].name}.json"]
+    (merged,) = (tmp_path / "merged").glob("*.json")
+    assert json.loads(merged.read_text())["ledger"] == folders[0].name
     for folder in folders:
         (left,) = folder.glob("shard-*.json")
         left.write_text(json.dumps({**json.loads(left.read_text()), "limit": "../../x"}))

@@ -167,8 +167,8 @@ def test_split_files_that_are_read(own, put, tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nb\na\n", "1 ids are listed more than once, first a"),
-        ("a\na.png\n", "1 ids are listed more than once, first a"),
+        ("a\nb\na\n", "1 of 2 ids listed more than once, first a"),
+        ("a\na.png\n", "1 of 1 ids listed more than once, first a"),
         ("images/a.png other/a.png\n", r"val.txt, line 1"),
         ("a\nb  1\n", r"val.txt, line 2"),
         ("0001\n0002\n", 'no line names an image of .*the first is "0001"'),

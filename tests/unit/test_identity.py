@@ -18,7 +18,11 @@ def test_names_hold_what_a_result_depends_on_and_never_a_path():
     name = identity.run_name(HEADER)
     assert name.startswith("clip-mini-01234567-") and len(name) == len("clip-mini-01234567-") + 8
     assert identity.run_name(HEADER | {"weights": "b"}) != name == identity.run_name(HEADER | {"format": 1})
-    assert identity.record_name(HEADER, 4, Shard(2, 3)) == f"{name}-first4-shard2of3.json"
+    record = identity.record_name(HEADER, None)
+    assert identity.record_name(HEADER, 4, Shard(2, 3)) == record.replace(".json", "-first4-shard2of3.json")
+    assert record.startswith("clip-mini-01234567-") and identity.record_name(HEADER | {"weights": "b"}, None) != record
+    for code in ({"ovbench": "9.9"}, {"code": {"device": "cuda"}}):
+        assert identity.record_name(HEADER | code, None) == record and identity.run_name(HEADER | code) != name
     hostile = {"cell": {"method": "../../x", "dataset": "/etc/..\\passwd\n"}, "settings_sha256": "../../../a"}
     for made in (identity.run_name(hostile), identity.record_name(hostile, None)):
         assert "/" not in made and "\\" not in made and "\n" not in made and not made.startswith(".")
