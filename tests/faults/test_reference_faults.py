@@ -20,7 +20,7 @@ from ovbench.training.reference_set.builder import Sources, build_set
 from ovbench.training.reference_set.captioning import open_captions
 from ovbench.training.reference_set.inspect import verify_set
 from ovbench.training.reference_set.merge_sets import merge_sets
-from ovbench.training.reference_set.parts import Picture
+from ovbench.training.reference_set.parts import SourceImage
 from ovbench.training.reference_set.settings import resolve_plan
 from ovbench.utils.errors import InputError, UsageError
 
@@ -63,7 +63,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("set")
-    manifest = build_set(Sources(world[0] / "images", world[1], out, part_size=4), plan(), "cpu", Team())
+    manifest = build_set(Sources(world[0] / "images", world[1], out, chunk_size=4), plan(), "cpu", Team())
     return out, manifest
 
 
@@ -98,10 +98,10 @@ def test_building_again_reuses_every_stage(built, world, monkeypatch):
     def refuse(*arguments):
         raise AssertionError("a stage ran again")
 
-    for name in ("caption_part", "phrase_part", "pair_part", "feature_part"):
+    for name in ("caption_chunk", "phrase_chunk", "pair_chunk", "feature_chunk"):
         monkeypatch.setattr(stages, name, refuse)
     before = {name: entry["sha256"] for name, entry in built[1]["files"].items()}
-    again = build_set(Sources(world[0] / "images", world[1], built[0], part_size=4), plan(), "cpu", Team())
+    again = build_set(Sources(world[0] / "images", world[1], built[0], chunk_size=4), plan(), "cpu", Team())
     assert {name: entry["sha256"] for name, entry in again["files"].items()} == before
 
 
@@ -117,7 +117,7 @@ def test_a_build_that_was_cut_off_goes_on(built, copy, world):
         path.unlink()
     with pytest.raises(InputError, match="no reference set"):
         find_set(str(copy))
-    again = build_set(Sources(world[0] / "images", world[1], copy, part_size=4), plan(), "cpu", Team())
+    again = build_set(Sources(world[0] / "images", world[1], copy, chunk_size=4), plan(), "cpu", Team())
     assert again["files"] == built[1]["files"] and not list(copy.rglob("*.partial"))
 
 
@@ -125,7 +125,7 @@ def test_a_build_that_was_cut_off_goes_on(built, copy, world):
 def test_shards_united_are_the_whole(built, world, tmp_path):
     sets = []
     for number in (1, 2):
-        sources = Sources(world[0] / "images", world[1], tmp_path / str(number), part_size=4, shard=Shard(number, 2))
+        sources = Sources(world[0] / "images", world[1], tmp_path / str(number), chunk_size=4, shard=Shard(number, 2))
         build_set(sources, plan(), "cpu", Team())
         sets.append(tmp_path / str(number))
     united = merge_sets(sets, tmp_path / "all")
@@ -157,7 +157,7 @@ def test_a_set_keeps_its_reading_of_masks_and_labels(built, world, tmp_path):
 
     usual = load_set(built[0])
     assert usual.bank.zeta == "area" and set(built[1]["used_with"]) == {"templates", "short_side"}
-    sources = Sources(world[0] / "images", world[1], tmp_path / "nearest", part_size=4)
+    sources = Sources(world[0] / "images", world[1], tmp_path / "nearest", chunk_size=4)
     build_set(sources, plan(zeta="nearest"), "cpu", Team())
     nearest = load_set(tmp_path / "nearest")
     assert nearest.bank.zeta == "nearest" and nearest.sha256 != usual.sha256
@@ -176,7 +176,7 @@ def test_the_same_images_twice_are_refused(built, copy, world, tmp_path):
     with pytest.raises(InputError, match="in two sets"):
         merge_sets([built[0], copy], tmp_path / "all")
     other = tmp_path / "other"
-    build_set(Sources(world[0] / "images", world[1], other, part_size=5), plan(), "cpu", Team())
+    build_set(Sources(world[0] / "images", world[1], other, chunk_size=5), plan(), "cpu", Team())
     with pytest.raises(InputError, match="is in two sets"):
         merge_sets([built[0], other], tmp_path / "again")
 
@@ -222,10 +222,10 @@ def flip(path):
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("segments-00000.safetensors", cut, "cut off"),
-        ("segments-00000.safetensors", flip, "other bytes"),
+        ("segments-00000.safetensors", cut, "truncated"),
+        ("segments-00000.safetensors", flip, "has changed"),
         ("labels-00000.safetensors", other_encoder, "encoder ffffffff"),
-        ("segments.parquet", cut, "cut off"),
+        ("segments.parquet", cut, "truncated"),
         ("o_ref.safetensors", lambda path: path.unlink(), "missing"),
     ],
 )
@@ -251,7 +251,7 @@ def test_no_phrase_at_all_is_an_error_that_counts(world, tmp_path):
 
 def test_filters_that_leave_nothing_are_an_error(built, tmp_path):
     (tmp_path / "roots.txt").write_text("\n".join(["box", "ball", "ring", "water", "sand", "grass", "gravel"]))
-    with pytest.raises(InputError, match="is left after the filters"):
+    with pytest.raises(InputError, match="the filters dropped all"):
         merge_sets([built[0]], tmp_path / "out", {"ambiguous": "list", "ambiguous_list": str(tmp_path / "roots.txt")})
 
 
@@ -315,7 +315,7 @@ def test_a_caption_server_is_asked_again_when_it_is_busy(server, tmp_path):
     draw(tmp_path, ["a"])
     Server.answers = [(503, {}), (429, {})]
     ask = open_captions("openai:some-model", "Describe.", base_url=server)
-    assert ask(Picture("a", tmp_path / "a.png")) == ["ok"]
+    assert ask(SourceImage("a", tmp_path / "a.png")) == ["ok"]
     path, body = Server.asked[-1]
     assert len(Server.asked) == 3 and path == "/v1/chat/completions" and body["model"] == "some-model"
     kinds = [part["type"] for part in body["messages"][0]["content"]]
@@ -330,7 +330,7 @@ def test_a_caption_server_that_refuses_is_named(server, tmp_path, answer, messag
     draw(tmp_path, ["a"])
     Server.answers = [answer]
     with pytest.raises(InputError, match=message):
-        open_captions("openai:some-model", "Describe.", base_url=server)(Picture("a", tmp_path / "a.png"))
+        open_captions("openai:some-model", "Describe.", base_url=server)(SourceImage("a", tmp_path / "a.png"))
 
 
 def test_an_answer_without_text_is_no_caption(server, tmp_path):
@@ -338,7 +338,7 @@ def test_an_answer_without_text_is_no_caption(server, tmp_path):
     ask = open_captions("openai:some-model", "Describe.", base_url=server)
     for content in (None, "", "  "):
         Server.answers = [(200, {"choices": [{"message": {"content": content}}]})]
-        assert ask(Picture("a", tmp_path / "a.png")) == []
+        assert ask(SourceImage("a", tmp_path / "a.png")) == []
 
 
 def test_one_torn_image_does_not_stop_a_model(server, tmp_path):
@@ -369,15 +369,15 @@ def test_captions_that_were_paid_for_are_kept_when_the_server_dies(server, tmp_p
 def test_captions_as_files_and_as_coco(tmp_path):
     (tmp_path / "texts" / "sub").mkdir(parents=True)
     (tmp_path / "texts" / "sub" / "a.txt").write_text("a dog\n\na cat\n")
-    assert open_captions(str(tmp_path / "texts"), "")(Picture("sub/a", tmp_path)) == ["a dog", "a cat"]
+    assert open_captions(str(tmp_path / "texts"), "")(SourceImage("sub/a", tmp_path)) == ["a dog", "a cat"]
     document = {"images": [{"id": 3, "file_name": "a.jpg"}], "annotations": [{"image_id": 3, "caption": "a dog"}]}
     (tmp_path / "coco.json").write_text(json.dumps(document))
     coco = open_captions(str(tmp_path / "coco.json"), "")
-    assert coco(Picture("sub/a", tmp_path)) == ["a dog"] and coco(Picture("b", tmp_path)) == []
+    assert coco(SourceImage("sub/a", tmp_path)) == ["a dog"] and coco(SourceImage("b", tmp_path)) == []
     (tmp_path / "both.csv").write_text("image,caption\na.jpg,a dog\nsub/a.jpg,a cat\n")
     both = open_captions(str(tmp_path / "both.csv"), "")
-    assert both(Picture("sub/a", tmp_path)) == ["a cat"] and both(Picture("other/a", tmp_path)) == ["a dog"]
-    with pytest.raises(UsageError, match="no source of captions"):
+    assert both(SourceImage("sub/a", tmp_path)) == ["a cat"] and both(SourceImage("other/a", tmp_path)) == ["a dog"]
+    with pytest.raises(UsageError, match="not a source of captions"):
         open_captions(str(tmp_path / "texts.xml"), "")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ovbench.training.reference_set.captioning import UnreadableImage, open_captions
-from ovbench.training.reference_set.parts import Picture
+from ovbench.training.reference_set.parts import SourceImage
 from ovbench.utils.errors import InputError
 
 transformers = pytest.importorskip("transformers", reason="transformers is an extra")
@@ -122,7 +122,7 @@ def tiny(request, tmp_path_factory):
 @pytest.fixture
 def picture(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 50, 3), 90, np.uint8))
-    return Picture("a", tmp_path / "a.png")
+    return SourceImage("a", tmp_path / "a.png")
 
 
 def test_a_model_captions_greedily_and_only_what_it_says_is_kept(tiny, picture, monkeypatch):
@@ -142,7 +142,7 @@ def test_silence_is_no_caption(tmp_path, picture):
 def test_an_image_that_cannot_be_read_is_told_apart_from_a_model_that_fails(tiny, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     with pytest.raises(UnreadableImage, match=r"torn\.jpg"):
-        open_captions(f"transformers:{tiny}", "Describe this")(Picture("torn", tmp_path / "torn.jpg"))
+        open_captions(f"transformers:{tiny}", "Describe this")(SourceImage("torn", tmp_path / "torn.jpg"))
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path):

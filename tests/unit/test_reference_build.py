@@ -13,10 +13,10 @@ pytest.importorskip("pyarrow", reason="pyarrow is an extra")
 
 from ovbench.methods.reme.tables import arrow, write_table
 from ovbench.training.reference_set.groups import Cohesion, group_pairs
-from ovbench.training.reference_set.parts import STAGES, Work, divide, list_pictures
-from ovbench.training.reference_set.stages import pair_part, pair_schema
-from ovbench.training.reference_set.summary import write_report
-from ovbench.training.reference_set.synonyms import Similar
+from ovbench.training.reference_set.parts import STAGES, StageFiles, list_images, split_into_chunks
+from ovbench.training.reference_set.stages import pair_chunk, pair_schema
+from ovbench.training.reference_set.summary import report_page
+from ovbench.training.reference_set.synonyms import SynonymPairs
 
 
 class Words:
@@ -39,13 +39,13 @@ def test_phrases_are_embedded_in_the_same_batches_in_every_run(tmp_path):
     """In the order of a set they would differ from process to process, and with the batches the last bits."""
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
-    (part,) = divide(list_pictures(tmp_path / "images"))
-    work, words = Work(tmp_path / "stages", {name: {} for name in STAGES}), Words()
+    (chunk,) = split_into_chunks(list_images(tmp_path / "images"))
+    files, words = StageFiles(tmp_path / "stages", {name: {} for name in STAGES}), Words()
     named = [[f"{letter} thing", "thing"] for letter in "qwertzuiop"]
     row = {"image": "a", "captions": 1, "without_noun": 0, "phrases": named}
-    work.stage("phrases").mkdir(parents=True)
-    work.file("phrases", part.name).write_text(json.dumps(row) + "\n")
-    pair_part(work, part, lambda image, stem: np.ones((8, 8), np.int32), words, lambda count: None)
+    files.folder("phrases").mkdir(parents=True)
+    files.path("phrases", chunk.name).write_text(json.dumps(row) + "\n")
+    pair_chunk(files, chunk, lambda image, stem: np.ones((8, 8), np.int32), words, lambda count: None)
     assert words.asked == sorted(text for text, _ in named)
 
 
@@ -73,17 +73,17 @@ def test_the_report_is_one_whole_file_whatever_the_phrases_are(tmp_path):
     evil = '<script>alert("x")</script>'
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.full((40, 60, 3), 120, np.uint8))
-    work = Work(tmp_path / "stages", {name: {} for name in STAGES})
+    files = StageFiles(tmp_path / "stages", {name: {} for name in STAGES})
     row = dict(image="a", region=0, y1=5, x1=5, y2=30, x2=50, area=900, phrase=f"a {evil}", root=evil, score=0.3)
     table = arrow().Table.from_pylist([row, {**row, "region": 1}], pair_schema())
-    write_table(work.file("pairs", "p"), [table], pair_schema())
+    write_table(files.path("pairs", "p"), [table], pair_schema())
     base = SimpleNamespace(
         pairs=np.array([[0, 0], [1, 0]]), phrases=[f"a {evil}"], phrase_root=np.array([0]), roots=[evil],
         first=np.array([0, 2]),
     )  # fmt: skip
     filtered = SimpleNamespace(
         stay=np.array([True, False]), groups=group_pairs(np.zeros(2, int), 1), dropped=np.array([0]),
-        together=Cohesion(np.ones(2, np.float32), np.array([0.25])),
+        cohesion=Cohesion(np.ones(2, np.float32), np.array([0.25])),
     )  # fmt: skip
     encoder = {"name": f"{evil}&", "sha256": "a" * 64}
     manifest = {
@@ -91,9 +91,8 @@ def test_the_report_is_one_whole_file_whatever_the_phrases_are(tmp_path):
         "encoders": {"clip": encoder, "dinov2": encoder}, "pairing": encoder,
         "settings": {"build": {"parser": evil}, "cell": {"regions": {"source": evil}}},
     }  # fmt: skip
-    similar = Similar(np.array([[0, 0]]), np.array([0.9]))
-    write_report(tmp_path / "report.html", manifest, base, filtered, None, similar, work, tmp_path / "images")
-    text = (tmp_path / "report.html").read_text()
+    similar = SynonymPairs(np.array([[0, 0]]), np.array([0.9]))
+    text = report_page(manifest, base, filtered, similar, files, tmp_path / "images").decode()
     page = Page(text)
     assert page.open == [] and "script" not in page.tags and text.count("&lt;script&gt;") >= 10
     assert page.tags.count("img") == 2 and all(

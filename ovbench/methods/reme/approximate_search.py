@@ -1,4 +1,4 @@
-"""Approximate search with FAISS: an inverted file over the reference segments, and how much it misses."""
+"""Approximate search in a reference set with FAISS, and its recall."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ ROWS_AT_ONCE = 65536
 
 
 class FaissIndex:
-    """IVF with exact distances inside the cells that are searched: about sqrt(m) cells, trained on a sample."""
+    """An inverted file (IVF) with exact distances in the searched cells.
+
+    Args:
+        segments: Reference segments, float (M, D1), of any length.
+        cells: Number of cells; 0 takes about the square root of M.
+        seed: Seed of the sample that the cells are trained on.
+
+    Raises:
+        UsageError: If FAISS is not installed.
+    """
 
     def __init__(self, segments: Tensor, cells: int = 0, seed: int = 0):
         faiss = _faiss()
         m, width = segments.shape
         cells = cells or max(1, min(4096, round(m**0.5)))
         self._index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
-        self._index.cp.min_points_per_centroid = 1  # a small set has few, and a cell of one segment is no mistake
+        self._index.cp.min_points_per_centroid = 1  # a small set has few; FAISS would warn
         generator = torch.Generator().manual_seed(seed)
         sample = torch.randperm(m, generator=generator)[: cells * TRAINING_ROWS].sort().values
         self._index.train(_unit(segments[sample.to(segments.device)]))
@@ -34,18 +43,28 @@ class FaissIndex:
 
     @property
     def cells(self) -> int:
+        """The number of cells."""
         return self._index.nlist
 
     def nearest(self, segments: Tensor, k: int, probes: int) -> Nearest:
-        """As `ovbench.methods.reme.search.nearest`, in the ``probes`` best cells; row -1 where they hold fewer."""
+        """Search the ``probes`` best cells; otherwise as the exact search, with row -1 if the cells hold fewer."""
         self._index.nprobe = min(probes, self._index.nlist)
         cosine, row = self._index.search(_unit(segments), min(k, self._index.ntotal))
         return Nearest(torch.from_numpy(cosine).to(segments.device), torch.from_numpy(row).to(segments.device))
 
 
 class Recall(NamedTuple):
-    """``recall``: share of the true ``k`` nearest that the index finds; seconds of both searches for ``rows`` segments,
-    and of building the index (0 for one that was there)."""
+    """How well and how fast an index finds the ``k`` nearest of ``rows`` segments.
+
+    Attributes:
+        rows: Segments that were searched for.
+        k: Neighbours of each.
+        probes: Searched cells.
+        recall: Share of the true neighbours that were found, 0 to 1.
+        exact_s: Seconds of the exact search.
+        approximate_s: Seconds of the approximate search.
+        build_s: Seconds of building the index; 0 for an existing one.
+    """
 
     rows: int
     k: int
@@ -60,8 +79,19 @@ def measure_recall(
     bank: ReferenceBank, k: int, probes: tuple[int, ...], rows: int = 300, seed: int = 0,
     index: FaissIndex | None = None,
 ) -> list[Recall]:  # fmt: skip
-    """Recall of the index (built here if not given) on segments of the set itself, each a little off its place, as
-    those of a new image are."""
+    """Measure the recall of an index on noisy segments of the set, which stand for those of a new image.
+
+    Args:
+        bank: The reference set.
+        k: Neighbours of each segment.
+        probes: Numbers of cells to search, measured one after another.
+        rows: Segments to search for.
+        seed: Seed of the choice of segments and of the noise.
+        index: An existing index; built here by default.
+
+    Returns:
+        One entry per number of cells.
+    """
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(len(bank.segments), (rows,), generator=generator)
     noise = torch.randn(rows, bank.visual_width, generator=generator) / bank.visual_width**0.5

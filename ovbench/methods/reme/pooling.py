@@ -1,4 +1,4 @@
-"""MAP of equation A1: patch tokens averaged under the masks of an image, by weights that zeta decides."""
+"""MAP of equation A1: the mean of patch tokens under each mask of an image, weighted by zeta."""
 
 from __future__ import annotations
 
@@ -13,8 +13,20 @@ MASKS_AT_ONCE = 32
 def segment_embeddings(
     tokens: Tensor, grid: tuple[int, int], segment: Tensor, count: int, zeta: str = "area"
 ) -> Tensor:
-    """Equation A1 on a partition: MAP of the tokens f[P, d] over ``grid`` under the segments 0..count-1 of the pixels,
-    i64[H, W]; f[count, d] of length 1. Tokens are not normalised before the mean [D]."""
+    """Pool patch tokens under the segments of a partition (equation A1).
+
+    Tokens are not normalised before the mean; the paper does not say.
+
+    Args:
+        tokens: Patch tokens, float (P, D).
+        grid: Rows and columns of the patches, with P = rows * columns.
+        segment: Segment of each pixel, 0 to ``count`` - 1, int64 (H, W).
+        count: Number of segments.
+        zeta: "area", "bilinear" or "nearest"; see `patch_shares` and `mask_shares`.
+
+    Returns:
+        Unit vectors, float (count, D).
+    """
     if zeta == "area":
         return pooled(tokens, patch_shares(segment, grid, count))
     chunks = torch.arange(count, device=segment.device).split(MASKS_AT_ONCE)
@@ -22,26 +34,53 @@ def segment_embeddings(
 
 
 def pooled(tokens: Tensor, shares: Tensor) -> Tensor:
-    """S_k = sum_p a_kp F_p / sum_p a_kp of length 1, f[k, d], of tokens F f[P, d] and weights a f[k, P]."""
+    """Return the weighted means S_k = sum_p a_kp F_p / sum_p a_kp, scaled to length 1.
+
+    Args:
+        tokens: F, float (P, D).
+        shares: The weights a, float (K, P).
+
+    Returns:
+        Unit vectors, float (K, D).
+    """
     return F.normalize(shares @ tokens / shares.sum(1, keepdim=True), dim=-1)
 
 
 def patch_shares(segment: Tensor, grid: tuple[int, int], count: int) -> Tensor:
-    """zeta "area" [D]: the share of each patch's block of pixels that belongs to each segment, f[count, gh*gw], from
-    the segments i64[H, W] of the pixels. A pixel belongs to the patch that its centre lies in, so that no segment is
-    without weight, however small."""
+    """Return the share of each patch's pixels that belongs to each segment: zeta "area".
+
+    A pixel belongs to the patch that contains its centre, so even the smallest segment has a weight. The paper does not
+    define zeta.
+
+    Args:
+        segment: Segment of each pixel, int64 (H, W).
+        grid: Rows and columns of the patches.
+        count: Number of segments.
+
+    Returns:
+        Weights, float (count, rows * columns), from 0 to 1.
+    """
     (h, w), (gh, gw), device = segment.shape, grid, segment.device
     rows = (2 * torch.arange(h, device=device) + 1) * gh // (2 * h)
     columns = (2 * torch.arange(w, device=device) + 1) * gw // (2 * w)
-    patch = rows[:, None] * gw + columns  # i64[H, W]
+    patch = rows[:, None] * gw + columns  # int64 (H, W)
     pixels = torch.bincount((segment * (gh * gw) + patch).flatten(), minlength=count * gh * gw).view(count, gh * gw)
     return pixels.float() / pixels.sum(0).clamp(min=1)
 
 
 def mask_shares(masks: Tensor, grid: tuple[int, int], zeta: str = "area") -> Tensor:
-    """Weights f[k, gh*gw] of masks bool[k, H, W], none of them empty, which may overlap and leave gaps: "area";
-    "bilinear", with aligned corners (FreeDA); or "nearest". A mask that has no weight anywhere, being smaller than what
-    is sampled, has that of the patch under its centroid [D]."""
+    """Return the weights of masks, which may overlap and leave gaps.
+
+    A mask that is too small to be sampled gets weight 1 at the patch of its centroid.
+
+    Args:
+        masks: Masks that are not empty, bool (K, H, W).
+        grid: Rows and columns of the patches.
+        zeta: "area", "bilinear" (aligned corners, as FreeDA) or "nearest".
+
+    Returns:
+        Weights, float (K, rows * columns), from 0 to 1.
+    """
     if zeta == "area":
         return torch.stack([patch_shares(mask.long(), grid, 2)[1] for mask in masks])
     form = {"mode": "bilinear", "align_corners": True} if zeta == "bilinear" else {"mode": "nearest"}

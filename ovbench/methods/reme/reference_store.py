@@ -1,16 +1,16 @@
-"""A reference set on disk.
+"""The files of a reference set.
 
     manifest.json                 format, settings, encoders with hashes, counts, dropped roots, files with hashes
-    segments-NNNNN.safetensors    "segments" f16[rows, d1]: S_ref in shards
-    labels-NNNNN.safetensors      "labels" f16[rows, d2]: L_ref in shards
-    o_ref.safetensors             O_ref by rows: "starts" i64[m + 1], "columns" i32[z]
+    segments-NNNNN.safetensors    "segments", float16 (rows, D1): S_ref in shards
+    labels-NNNNN.safetensors      "labels", float16 (rows, D2): L_ref in shards
+    o_ref.safetensors             O_ref by rows: "starts", int64 (M + 1,), and "columns", int32 (Z,)
     segments.parquet              image, region, y1, x1, y2, x2, area of every row of S_ref
-    labels.parquet                phrase, root, synonym (whether it exists only as one) of every row of L_ref
+    labels.parquet                phrase, root, synonym (true if it exists only as a synonym) of every row of L_ref
     roots.parquet                 root, size of its base group, w, dropped
     ambiguous.csv, synonyms.csv, report.html
-    stages/                       what the build left for each part, see `ovbench.training.reference_set.parts`
+    stages/                       intermediate files of the build, see `ovbench.training.reference_set.parts`
 
-The manifest is written last and removed first, so that a folder with one holds a whole set.
+The manifest is written last and removed first, so a folder with a manifest holds a complete set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from torch import Tensor
 
 from ovbench.backbones.checkpoint import file_sha256
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
-from ovbench.training.reference_set.assign import Assigned
 from ovbench.utils.errors import InputError, first_line
 from ovbench.utils.files import read_json, write_bytes, write_json
 
@@ -39,8 +38,8 @@ SHARD_ROWS = 100_000
 MINI = "mini"
 
 
-class Stored(NamedTuple):
-    """A set that was read: ``sha256`` is that of its contents, whatever folder it lies in."""
+class LoadedSet(NamedTuple):
+    """A set in memory; ``sha256`` is the hash of its contents."""
 
     bank: ReferenceBank
     manifest: dict[str, Any]
@@ -48,8 +47,15 @@ class Stored(NamedTuple):
 
 
 def find_set(text: str) -> Path:
-    """The folder of a set; "mini" is built on first use. "SET?filter=none&synonyms=off" is the same set with other last
-    stages, made on first use in its folder ``variants``. InputError where there is none."""
+    """Return the folder of a set.
+
+    Args:
+        text: A folder, or "mini", which is built on first use. "SET?filter=none&synonyms=off" is the same set with
+            other last stages, made on first use in its folder ``variants``.
+
+    Raises:
+        InputError: If there is no set.
+    """
     text, question, changes = text.partition("?")
     if question:
         from ovbench.training.reference_set.merge_sets import variant
@@ -63,12 +69,17 @@ def find_set(text: str) -> Path:
     if not (folder / MANIFEST).is_file():
         raise InputError(
             f'no reference set in "{text}"', where="reference",
-            fix="give the folder that `ovbench reference build` finished, or run it again to go on",
+            fix="give the folder that `ovbench reference build` finished, or repeat that command to resume",
         )  # fmt: skip
     return folder
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a set.
+
+    Raises:
+        InputError: If there is none, or it is of another version.
+    """
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("kind") != "reme":
         raise InputError("not a reference set of this version", where=str(folder / MANIFEST))
@@ -76,22 +87,25 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def content_hash(manifest: dict[str, Any]) -> str:
-    """Hash over the arrays that segmentation reads and what they were made with."""
+    """Return a hash of the arrays that segmentation reads, the encoders and the settings."""
     files = {name: entry["sha256"] for name, entry in manifest["files"].items() if name.endswith(".safetensors")}
     content = json.dumps([files, manifest["encoders"], manifest["used_with"]], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def load_set(folder: Path) -> Stored:
-    """Read a set into memory. InputError for files that are missing, cut off, or of different encoders; for all bytes
-    see `ovbench reference verify`."""
+def load_set(folder: Path) -> LoadedSet:
+    """Read a set into memory.
+
+    Raises:
+        InputError: If a file is missing, truncated, or of another encoder. Bytes are not hashed; `verify_set` does.
+    """
     manifest = read_manifest(folder)
     for name, entry in manifest["files"].items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
-            have = "it is missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
-            raise InputError(f"a file of the reference set is damaged: {have}", where=str(path), fix="copy it again")
+            found = "it is missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
+            raise InputError(f"a file of the reference set is damaged: {found}", where=str(path), fix="copy it again")
     encoders = {kind: Encoder(e["name"], e["sha256"]) for kind, e in manifest["encoders"].items()}
     rows = manifest["counts"]
     segments = read_shards(folder, manifest, "segments", encoders["dinov2"], rows["final_segments"])
@@ -101,32 +115,48 @@ def load_set(folder: Path) -> Stored:
     if len(starts) != len(segments) + 1 or int(starts[-1]) != len(columns) or int(columns.max()) >= len(labels):
         raise InputError("the matrix does not fit the segments and labels", where=str(folder / "o_ref.safetensors"))
     bank = ReferenceBank(segments, labels, starts, columns, encoders, manifest["used_with"])
-    return Stored(bank, manifest, content_hash(manifest))
+    return LoadedSet(bank, manifest, content_hash(manifest))
 
 
-def shard_names(manifest: dict[str, Any], kind: str) -> list[str]:
-    return sorted(n for n in manifest["files"] if n.startswith(f"{kind}-") and n.endswith(".safetensors"))
+def shard_names(manifest: dict[str, Any], array: str) -> list[str]:
+    """Return the files of an array, "segments" or "labels"."""
+    return sorted(n for n in manifest["files"] if n.startswith(f"{array}-") and n.endswith(".safetensors"))
 
 
-def read_shards(folder: Path, manifest: dict[str, Any], kind: str, encoder: Encoder, rows: int) -> Tensor:
-    """All rows of S_ref or L_ref; InputError where a shard was made with another encoder or rows are missing."""
+def read_shards(folder: Path, manifest: dict[str, Any], array: str, encoder: Encoder, rows: int) -> Tensor:
+    """Read S_ref or L_ref.
+
+    Args:
+        folder: The set.
+        manifest: Its manifest.
+        array: "segments" or "labels".
+        encoder: The encoder of the array.
+        rows: Expected number of rows.
+
+    Raises:
+        InputError: If a shard is damaged or of another encoder, or rows are missing.
+    """
     shards = []
-    for name in shard_names(manifest, kind):
+    for name in shard_names(manifest, array):
         made_with = shard_encoder(folder / name)
         if made_with != encoder.sha256:
             raise InputError(
                 f"this shard was made with the encoder {made_with[:8]}, the set with {encoder.sha256[:8]}",
-                where=str(folder / name), fix="do not mix files of different sets; build or merge them",
+                where=str(folder / name), fix="build or merge sets instead of copying files between them",
             )  # fmt: skip
-        shards.append(_tensors(folder / name)[kind])
+        shards.append(_tensors(folder / name)[array])
     found = sum(len(shard) for shard in shards)
     if found != rows:
-        raise InputError(f"{found} {kind} in the files, {rows} in the manifest", where=str(folder))
+        raise InputError(f"{found} {array} in the files, {rows} in the manifest", where=str(folder))
     return torch.cat(shards)
 
 
 def shard_encoder(path: Path) -> str:
-    """Hash of the encoder that a shard names."""
+    """Return the hash of the encoder of a shard.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
     try:
         with safe_open(path, "pt") as file:
             return (file.metadata() or {}).get("encoder", "")
@@ -148,48 +178,56 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 class SetWriter:
-    """Writes the files of a set into ``folder``; ``finish`` makes it one."""
+    """Writes the files of a set; it is complete after `finish`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.files: list[str] = []
         (folder / MANIFEST).unlink(missing_ok=True)
-        for kind in ("segments", "labels"):
-            for old in folder.glob(f"{kind}-*.safetensors"):
+        for array in ("segments", "labels"):
+            for old in folder.glob(f"{array}-*.safetensors"):
                 old.unlink()
 
-    def shards(self, kind: str, chunks: Iterator[np.ndarray], encoder: Encoder, rows: int = SHARD_ROWS) -> None:
-        """Rows f16[n, d], chunk after chunk, in shards of ``rows``; one shard is in memory."""
+    def shards(self, array: str, chunks: Iterator[np.ndarray], encoder: Encoder, rows: int = SHARD_ROWS) -> None:
+        """Write chunks of an array, float16 (n, D), as shards; one shard is in memory.
+
+        Args:
+            array: "segments" or "labels".
+            chunks: The rows.
+            encoder: The encoder of the rows.
+            rows: Rows per shard.
+        """
         number, held = 0, []
         for chunk in chunks:
             held.append(chunk.astype(np.float16, copy=False))
             while sum(map(len, held)) >= rows:
                 joined = np.concatenate(held)
-                self._shard(kind, number, joined[:rows], encoder)
+                self._shard(array, number, joined[:rows], encoder)
                 number, held = number + 1, [joined[rows:]]
         if sum(map(len, held)):
-            self._shard(kind, number, np.concatenate(held), encoder)
+            self._shard(array, number, np.concatenate(held), encoder)
 
-    def _shard(self, kind: str, number: int, rows: np.ndarray, encoder: Encoder) -> None:
-        content = save(
-            {kind: np.ascontiguousarray(rows)}, {"encoder": encoder.sha256}
-        )  # one note: their order is not kept
-        self.add(f"{kind}-{number:05d}.safetensors", content)
+    def _shard(self, array: str, number: int, rows: np.ndarray, encoder: Encoder) -> None:
+        metadata = {"encoder": encoder.sha256}  # a second entry would make the bytes vary: the order is not fixed
+        self.add(f"{array}-{number:05d}.safetensors", save({array: np.ascontiguousarray(rows)}, metadata))
 
-    def matrix(self, made: Assigned) -> None:
-        starts = np.searchsorted(made.pairs[:, 0], np.arange(len(made.segments) + 1)).astype(np.int64)
-        self.add("o_ref.safetensors", save({"starts": starts, "columns": made.pairs[:, 1].astype(np.int32)}))
+    def matrix(self, pairs: np.ndarray, rows: int) -> None:
+        """Write O_ref from the sorted rows and columns, int64 (Z, 2), of its ones."""
+        starts = np.searchsorted(pairs[:, 0], np.arange(rows + 1)).astype(np.int64)
+        self.add("o_ref.safetensors", save({"starts": starts, "columns": pairs[:, 1].astype(np.int32)}))
 
     def add(self, name: str, content: bytes) -> None:
+        """Write a file of the set."""
         write_bytes(self.folder / name, content)
         self.files.append(name)
 
     def written(self, name: str, write: Callable[[Path], object]) -> None:
-        """A file that ``write`` puts at the path it is given."""
+        """Have ``write`` write a file of the set at the path that it is given."""
         write(self.folder / name)
         self.files.append(name)
 
     def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Write the manifest with the hashes of all files, and return it."""
         paths = {name: self.folder / name for name in sorted(self.files)}
         files = {name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for name, path in paths.items()}
         manifest = {"format": FORMAT, "kind": "reme", **manifest, "files": files}
@@ -197,8 +235,10 @@ class SetWriter:
         return manifest
 
 
-def visual_chunks(rows: Callable[[np.ndarray], np.ndarray], segments: Sequence[int], size: int = 16384):
-    """Visual embeddings of segments, chunk by chunk."""
+def visual_chunks(
+    rows: Callable[[np.ndarray], np.ndarray], segments: Sequence[int], size: int = 16384
+) -> Iterator[np.ndarray]:
+    """Yield the visual embeddings of segments, float16 (up to ``size``, D1)."""
     chosen = np.asarray(segments)
     for start in range(0, len(chosen), size):
         yield rows(chosen[start : start + size])

@@ -1,4 +1,4 @@
-"""Parquet through pyarrow, which comes with an extra."""
+"""Parquet files, through pyarrow."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 
 def arrow() -> Any:
+    """Return pyarrow with its Parquet module.
+
+    Raises:
+        UsageError: If pyarrow, which is an extra, is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -25,28 +30,48 @@ def arrow() -> Any:
 def write_table(
     path: Path, tables: Iterable[pa.Table], schema: pa.Schema, notes: Mapping[str, str] | None = None
 ) -> int:
-    """Write tables one after another as one file, whole or not at all; the number of rows. ``notes`` go into the
-    schema's metadata. InputError where it cannot be written."""
+    """Write tables as one file, whole or not at all.
+
+    Args:
+        path: The file.
+        tables: Tables, one after another.
+        schema: The columns.
+        notes: Text that goes into the schema's metadata.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
     pa, rows = arrow(), 0
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pa.parquet.ParquetWriter(part, schema.with_metadata(dict(notes or {})), compression="zstd") as writer:
+        with pa.parquet.ParquetWriter(draft, schema.with_metadata(dict(notes or {})), compression="zstd") as writer:
             for table in tables:
                 writer.write_table(table.cast(schema.with_metadata(dict(notes or {}))))
                 rows += table.num_rows
-        with part.open("rb") as file:
+        with draft.open("rb") as file:
             os.fsync(file.fileno())
-        part.replace(path)
+        draft.replace(path)
     except OSError as error:
         raise InputError(f"cannot write the table: {first_line(error)}", where=str(path)) from None
     finally:
-        part.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
     return rows
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """InputError naming the file where it is missing or damaged."""
+    """Read a table.
+
+    Args:
+        path: The file.
+        columns: The columns to read; all by default.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
     pa = arrow()
     try:
         return pa.parquet.read_table(path, columns=columns)
@@ -55,7 +80,11 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def notes_of(path: Path) -> dict[str, str]:
-    """The notes of `write_table`."""
+    """Read the notes that `write_table` stored.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
     pa = arrow()
     try:
         metadata = pa.parquet.read_schema(path).metadata or {}

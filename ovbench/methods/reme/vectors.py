@@ -1,4 +1,4 @@
-"""The one way in which embeddings of every kind become comparable: length 1, arithmetic in fp32."""
+"""Unit vectors and cosines of embeddings."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ ROWS_AT_ONCE = 8192
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows f[..., d] of length 1, f32; a row of zeros stays one."""
+    """Scale rows, float (..., D), to length 1, float32; a row of zeros stays zero."""
     rows = np.asarray(rows, np.float32)
     length = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows / np.maximum(length, 1e-12)
 
 
 def cosines(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Products f32[n, m] of unit vectors f32[n, d] and f32[m, d]. Summed in fp64: in fp32 the last bits depend on where
-    a row stands, and equal rows would not be equally similar."""
+    """Return the cosines of unit vectors, float32 (N, D) and (M, D), as float32 (N, M).
+
+    They are summed in float64: in float32 the last bits depend on the position of a row in the matrix, so equal rows
+    would get different cosines.
+    """
     wide = others.astype(np.float64).T
     chunks = [rows[start : start + ROWS_AT_ONCE] @ wide for start in range(0, max(len(rows), 1), ROWS_AT_ONCE)]
     return np.concatenate(chunks).astype(np.float32)

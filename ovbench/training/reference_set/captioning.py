@@ -1,4 +1,4 @@
-"""Where captions come from: files made elsewhere, a vision-language model, or a server that runs one."""
+"""Sources of captions: files, a vision-language model, or a server."""
 
 from __future__ import annotations
 
@@ -12,30 +12,38 @@ import numpy as np
 
 from ovbench.training.caption_files import index_captions
 from ovbench.training.chat import ChatClient
-from ovbench.training.reference_set.parts import Picture
+from ovbench.training.reference_set.parts import SourceImage
 from ovbench.utils.errors import InputError, UsageError, first_line
 from ovbench.utils.paths import shipped
 
-Captioner = Callable[[Picture], list[str]]
+Captioner = Callable[[SourceImage], list[str]]
 MAX_TOKENS = 256
-HOW = (
+FORMATS = (
     "give a folder of NAME.txt, COCO captions (.json), a .jsonl or .csv with image and caption, "
     "transformers:MODEL or openai:MODEL"
 )
 
 
 class UnreadableImage(InputError):
-    """The image is at fault, not what should caption it; a build notes it and goes on."""
+    """An image that cannot be read; a build notes it and continues."""
 
 
 def describe_source(source: str, prompt: str) -> dict[str, Any]:
-    """What the captions depend on: of files their names, sizes and times, of a model its name and the prompt."""
-    kind, colon, model = source.partition(":")
-    if colon and kind in ("transformers", "openai"):
-        return {"model": model, "through": kind, "prompt": prompt, "max_tokens": MAX_TOKENS}
+    """Return what identifies the captions: names, sizes and times of files, or a model and its prompt.
+
+    Args:
+        source: A path, "transformers:MODEL" or "openai:MODEL".
+        prompt: Instructions of the model.
+
+    Raises:
+        InputError: If there is no such file.
+    """
+    scheme, colon, model = source.partition(":")
+    if colon and scheme in ("transformers", "openai"):
+        return {"model": model, "through": scheme, "prompt": prompt, "max_tokens": MAX_TOKENS}
     path = Path(source)
     if not path.exists():
-        raise InputError(f'no captions at "{source}"', fix=HOW)
+        raise InputError(f'no captions at "{source}"', fix=FORMATS)
     if path.is_dir():
         stats = ((file.relative_to(path).as_posix(), file.stat()) for file in sorted(path.rglob("*.txt")))
         listing = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
@@ -45,30 +53,47 @@ def describe_source(source: str, prompt: str) -> dict[str, Any]:
 
 
 def open_captions(source: str, prompt: str, *, base_url: str = "", device: str = "cpu") -> Captioner:
-    """The captions of an image by its picture; an empty list where a file has none for it. A model's captioner raises
-    UnreadableImage for an image that cannot be read, any for what else goes wrong InputError."""
-    kind, colon, model = source.partition(":")
-    if colon and kind == "transformers":
+    """Return a function from an image to its captions, which may be none.
+
+    It raises UnreadableImage if a model cannot read an image, and InputError if captions or a server fail.
+
+    Args:
+        source: A path, "transformers:MODEL" or "openai:MODEL".
+        prompt: Instructions of the model.
+        base_url: Address of the server of "openai:MODEL".
+        device: Device of the transformers model.
+
+    Raises:
+        InputError: If captions or a model cannot be loaded.
+        UsageError: If the source is of no known form.
+    """
+    scheme, colon, model = source.partition(":")
+    if colon and scheme == "transformers":
         return _transformers(model, prompt, device)
-    if colon and kind == "openai":
+    if colon and scheme == "openai":
         return _server(model, prompt, base_url)
     path = Path(source)
     if path.is_dir():
-        return lambda picture: _folder(path, picture)
+        return lambda image: _folder(path, image)
     if path.suffix.lower() in (".json", ".jsonl", ".csv"):
         return _file(path)
-    raise UsageError(f'"{source}" is no source of captions', fix=HOW)
+    raise UsageError(f'"{source}" is not a source of captions', fix=FORMATS)
 
 
 def read_prompt(file: Path | None) -> str:
+    """Read the instructions of the captioning model; None reads the default ones.
+
+    Raises:
+        InputError: If the file cannot be read.
+    """
     try:
         return (file or shipped("configs", "caption_prompt.txt")).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise InputError(f'cannot read the prompt "{file}": {error.strerror}') from None
 
 
-def _folder(folder: Path, picture: Picture) -> list[str]:
-    path = (folder / picture.id).with_suffix(".txt")
+def _folder(folder: Path, image: SourceImage) -> list[str]:
+    path = (folder / image.id).with_suffix(".txt")
     if not path.is_file():
         return []
     try:
@@ -80,20 +105,20 @@ def _folder(folder: Path, picture: Picture) -> list[str]:
 def _file(path: Path) -> Captioner:
     captions = index_captions(path, key=_name)
 
-    def named(picture: Picture) -> list[str]:
-        return captions(picture.id) or captions(picture.id.rpartition("/")[2])  # a file may leave out the folder
+    def named(image: SourceImage) -> list[str]:
+        return captions(image.id) or captions(image.id.rpartition("/")[2])  # a file may leave out the folder
 
     return named
 
 
 def _name(text: str) -> str:
-    """An image's name without the suffix of its file."""
+    """Return an image's name without the suffix of its file."""
     stem, dot, suffix = text.rpartition(".")
     return stem if dot and suffix.lower() in ("jpg", "jpeg", "png", "webp", "bmp") else text
 
 
 def _transformers(model: str, prompt: str, device: str) -> Captioner:
-    """Greedy decoding by an image-text-to-text model; one without a chat form (BLIP-2) gets no instructions."""
+    """Decode greedily; a model without a chat template (BLIP-2) gets no instructions."""
     try:
         import torch
         from PIL import Image
@@ -114,14 +139,14 @@ def _transformers(model: str, prompt: str, device: str) -> Captioner:
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     @torch.inference_mode()
-    def captions(picture: Picture) -> list[str]:
-        image = Image.fromarray(_pixels(picture))
-        words = {} if text is None else {"text": text}
-        inputs = processor(images=image, **words, return_tensors="pt").to(device, precision)
+    def captions(image: SourceImage) -> list[str]:
+        pixels = Image.fromarray(_pixels(image))
+        given = {} if text is None else {"text": text}
+        inputs = processor(images=pixels, **given, return_tensors="pt").to(device, precision)
         tokens = network.generate(**inputs, do_sample=False, max_new_tokens=MAX_TOKENS)
-        given = 0 if text is None else inputs["input_ids"].shape[1]
-        said = processor.batch_decode(tokens[:, given:], skip_special_tokens=True)[0].strip()
-        return [said] if said else []
+        start = 0 if text is None else inputs["input_ids"].shape[1]
+        answer = processor.batch_decode(tokens[:, start:], skip_special_tokens=True)[0].strip()
+        return [answer] if answer else []
 
     return captions
 
@@ -131,31 +156,33 @@ def _server(model: str, prompt: str, base_url: str) -> Captioner:
         raise UsageError("no address of the server", fix="give --base-url, for example http://localhost:8000/v1")
     ask = ChatClient(base_url, model, MAX_TOKENS)
 
-    def captions(picture: Picture) -> list[str]:
-        image = {"type": "image_url", "image_url": {"url": _data_url(picture)}}
-        answer = ask([{"type": "text", "text": prompt}, image])
+    def captions(image: SourceImage) -> list[str]:
+        picture = {"type": "image_url", "image_url": {"url": _data_url(image)}}
+        answer = ask([{"type": "text", "text": prompt}, picture])
         return [answer] if answer else []
 
     return captions
 
 
-def _data_url(picture: Picture) -> str:
-    """The image's file, if a server is sure to know its format. It is decoded first: a server only says that a request
-    is bad, not that an image is."""
-    kind, pixels = "png" if picture.path.suffix.lower() == ".png" else "jpeg", _pixels(picture)
-    if picture.path.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        data = picture.path.read_bytes()
+def _data_url(image: SourceImage) -> str:
+    """Return the image as a data URL, re-encoded unless it is PNG or JPEG.
+
+    It is decoded first, because a server does not tell a damaged image from another bad request.
+    """
+    subtype, pixels = "png" if image.path.suffix.lower() == ".png" else "jpeg", _pixels(image)
+    if image.path.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        data = image.path.read_bytes()
     else:
         import cv2
 
         data = cv2.imencode(".jpg", pixels[..., ::-1])[1].tobytes()
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/{subtype};base64,{base64.b64encode(data).decode()}"
 
 
-def _pixels(picture: Picture) -> np.ndarray:
+def _pixels(image: SourceImage) -> np.ndarray:
     from ovbench.data.decode import read_image
 
     try:
-        return read_image(picture.path)
+        return read_image(image.path)
     except InputError as error:
         raise UnreadableImage(error.what, where=error.where, fix=error.fix) from None

@@ -1,7 +1,7 @@
-"""From the base pairs of all parts to a reference set: the stages that look at all images together.
+"""The stages of the build that need all images: filters, synonyms and the matrix.
 
-In memory are numbers per pair and per root, the phrases, and the visual features of one group at a time; the features
-themselves stay in the files of the parts.
+Numbers per pair and per root, the phrases, and the visual features of one group are in memory. All other features stay
+in the files of the chunks.
 """
 
 from __future__ import annotations
@@ -19,23 +19,32 @@ from safetensors.numpy import load, save
 
 from ovbench.methods.reme.tables import read_table
 from ovbench.training.reference_set.ambiguous import ambiguous_roots, beyond_knee
-from ovbench.training.reference_set.assign import Assigned, assign
+from ovbench.training.reference_set.assign import Assignment, assign
 from ovbench.training.reference_set.groups import Cohesion, Groups, cohesion, group_pairs, kept
-from ovbench.training.reference_set.parts import Work
+from ovbench.training.reference_set.parts import StageFiles
 from ovbench.training.reference_set.settings import BuildSettings
-from ovbench.training.reference_set.stages import paired_segments, part_notes
-from ovbench.training.reference_set.synonyms import Similar, find_synonyms, neighbours
+from ovbench.training.reference_set.stages import chunk_notes, paired_segments
+from ovbench.training.reference_set.synonyms import SynonymPairs, find_synonyms, neighbours
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_bytes
 
 Advance = Callable[[int], object]
-SAME_WORD = 0.9999  # from this cosine on, the text tower does not tell two roots apart: no evidence, and no new label
-WARN_SHARE = 0.25  # of the pairs, beyond which the ambiguous-label filter is suspicious
+SAME_WORD = 0.9999  # from this cosine, the text tower cannot tell two roots apart, so they are not synonyms
+WARN_SHARE = 0.25  # an ambiguous-label filter that drops more of the pairs is suspicious
 
 
-class Base(NamedTuple):
-    """Every base pair: ``pairs`` i64[p, 2] of (segment, phrase), sorted, and their CLIP ``score`` f32[p]. Segments are
-    numbered through all parts, part after part; ``first`` i64[parts + 1] is the first of each."""
+class BasePairs(NamedTuple):
+    """The base pairs of all images.
+
+    Attributes:
+        pairs: Segment and phrase of each pair, sorted, int64 (P, 2). Segments are numbered through all chunks.
+        score: CLIP score of each pair, float32 (P,).
+        phrases: All phrases.
+        phrase_root: Root of each phrase, int64.
+        roots: All root nouns.
+        first: First segment of each chunk, and the number of segments, int64 (chunks + 1,).
+        notes: Counts and failed images.
+    """
 
     pairs: np.ndarray
     score: np.ndarray
@@ -46,25 +55,36 @@ class Base(NamedTuple):
     notes: dict[str, Any]
 
 
-class Kept(NamedTuple):
-    """What the filters decided: ``stay`` bool[p] over the base pairs, their groups and cohesion, the roots ``dropped``
-    as ambiguous and those that the plain knee would drop."""
+class FilterResult(NamedTuple):
+    """The decisions of the filters.
+
+    Attributes:
+        stay: Base pairs that stay, bool (P,).
+        groups: The base pairs of each root.
+        cohesion: Similarities within the groups.
+        dropped: Roots that are dropped as ambiguous.
+        knee: Roots beyond the knee.
+    """
 
     stay: np.ndarray
     groups: Groups
-    together: Cohesion
+    cohesion: Cohesion
     dropped: np.ndarray
     knee: np.ndarray
 
 
-def read_base(work: Work, parts: Sequence[str]) -> Base:
-    """The pairs of all parts, one part at a time. InputError where there is none at all, saying why."""
+def read_base(files: StageFiles, chunks: Sequence[str]) -> BasePairs:
+    """Read the base pairs of all chunks.
+
+    Raises:
+        InputError: If there is no pair, with the reason.
+    """
     phrase_id: dict[str, int] = {}
     root_id: dict[str, int] = {}
     phrase_root: list[int] = []
     pairs, scores, first, notes = [], [], [0], []
-    for part in parts:
-        table = read_table(work.file("pairs", part), ["image", "region", "phrase", "root", "score"])
+    for chunk in chunks:
+        table = read_table(files.path("pairs", chunk), ["image", "region", "phrase", "root", "score"])
         row, starts = paired_segments(table)
         phrases = table["phrase"].to_pylist()
         for phrase, root in zip(phrases, table["root"].to_pylist(), strict=True):
@@ -75,13 +95,13 @@ def read_base(work: Work, parts: Sequence[str]) -> Base:
         pairs.append(np.stack([row + first[-1], numbers], 1))
         scores.append(table["score"].to_numpy())
         first.append(first[-1] + len(starts))
-        notes.append(part_notes(work, part))
+        notes.append(chunk_notes(files, chunk))
     total = _sum_notes(notes)
     if first[-1] == 0:
-        raise InputError("not one phrase was paired with a segment: " + _why_empty(total), fix="check the captions")
+        raise InputError("no phrase was paired with a segment: " + _why_empty(total), fix="check the captions")
     joined = np.concatenate(pairs)
     order = np.lexsort((joined[:, 1], joined[:, 0]))
-    return Base(
+    return BasePairs(
         joined[order], np.concatenate(scores)[order], list(phrase_id), np.array(phrase_root), list(root_id),
         np.array(first), total,
     )  # fmt: skip
@@ -104,53 +124,62 @@ def _why_empty(notes: dict[str, Any]) -> str:
     )
 
 
-class VisualRows:
-    """Rows of the parts' features through memory maps."""
+class VisualFeatures:
+    """Visual features of all chunks, read through memory maps.
 
-    def __init__(self, work: Work, parts: Sequence[str], first: np.ndarray):
+    Raises:
+        InputError: If a file is damaged or has another number of rows than its chunk.
+    """
+
+    def __init__(self, files: StageFiles, chunks: Sequence[str], first: np.ndarray):
         self.first = first
-        self._maps = [mapped(work.file("features", part)) for part in parts]
-        for part, rows, count in zip(parts, self._maps, np.diff(first), strict=True):
+        self._maps = [mapped(files.path("features", chunk)) for chunk in chunks]
+        for chunk, rows, count in zip(chunks, self._maps, np.diff(first), strict=True):
             if len(rows) != count:
                 raise InputError(
-                    f"{len(rows)} features for {count} segments", where=str(work.file("features", part)),
-                    fix="delete this file and build again",
+                    f"{len(rows)} features for {count} segments", where=str(files.path("features", chunk)),
+                    fix="delete this file and repeat the build",
                 )  # fmt: skip
 
     @property
     def width(self) -> int:
+        """Width D1 of a feature."""
         return self._maps[0].shape[1]
 
     def __call__(self, segments: np.ndarray) -> np.ndarray:
-        """f16[n, d1] of segments, in any order."""
+        """Return the features of segments, int64 (N,), in any order, as float16 (N, D1)."""
         rows = np.empty((len(segments), self.width), np.float16)
-        part = np.searchsorted(self.first, segments, side="right") - 1
-        for number in np.unique(part):
-            mine = part == number
+        chunk = np.searchsorted(self.first, segments, side="right") - 1
+        for number in np.unique(chunk):
+            mine = chunk == number
             rows[mine] = self._maps[number][segments[mine] - self.first[number]]
         return rows
 
 
 def mapped(path: Path, name: str = "visual") -> np.ndarray:
-    """A tensor f16[n, d] of a safetensors file as a memory map; InputError where the file is not whole."""
+    """Map a tensor, float16 (N, D), of a safetensors file into memory.
+
+    Raises:
+        InputError: If the file is missing, damaged or truncated.
+    """
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             entry = json.loads(file.read(length))[name]
         (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
         if entry["dtype"] != "F16" or path.stat().st_size < 8 + length + end:
-            raise ValueError("it is cut off or of another type")
+            raise ValueError("the file is truncated or of another type")
         if not shape[0]:
             return np.empty(shape, np.float16)
         return np.memmap(path, np.float16, "r", 8 + length + begin, shape)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
-            f"cannot read the features: {error}", where=str(path), fix="delete this file and build again"
+            f"cannot read the features: {error}", where=str(path), fix="delete this file and repeat the build"
         ) from None
 
 
-def stored_cohesion(path: Path, base: Base, groups: Groups, rows: VisualRows, advance: Advance) -> Cohesion:
-    """`cohesion` of the base pairs, from an earlier run where there was one."""
+def stored_cohesion(path: Path, base: BasePairs, groups: Groups, rows: VisualFeatures, advance: Advance) -> Cohesion:
+    """Return the cohesion of the base pairs, from ``path`` if an earlier run stored it there."""
     try:
         found = load(path.read_bytes())
         if len(found["score"]) == len(base.pairs) and len(found["w"]) == len(base.roots):
@@ -163,40 +192,53 @@ def stored_cohesion(path: Path, base: Base, groups: Groups, rows: VisualRows, ad
     return made
 
 
-def filter_pairs(base: Base, together: Cohesion, build: BuildSettings, listed: frozenset[str] = frozenset()) -> Kept:
-    """Both filters, in their order. InputError where nothing is left."""
+def filter_pairs(
+    base: BasePairs, cohesive: Cohesion, build: BuildSettings, listed: frozenset[str] = frozenset()
+) -> FilterResult:
+    """Apply the ambiguous-label filter and the group filter, in the order of the settings.
+
+    Raises:
+        InputError: If no pair is left.
+    """
     root = base.phrase_root[base.pairs[:, 1]]
     groups = group_pairs(root, len(base.roots))
     dropped = ambiguous_roots(
-        build.ambiguous, base.roots, groups.sizes, together.w, listed, build.gate_quantile, build.gate_min_size
+        build.ambiguous, base.roots, groups.sizes, cohesive.w, listed, build.gate_quantile, build.gate_min_size
     )
     clear = ~np.isin(root, dropped)
     chosen = np.flatnonzero(clear) if build.ambiguous_first else np.arange(len(root))
     stay = np.zeros(len(root), bool)
     stay[chosen] = kept(
-        build.filter, group_pairs(root[chosen], len(base.roots)), together.score[chosen], base.score[chosen],
-        _present(together.w, root[chosen]), build.drop_percent, build.rate, build.rounding,
+        build.filter, group_pairs(root[chosen], len(base.roots)), cohesive.score[chosen], base.score[chosen],
+        _present(cohesive.w, root[chosen]), build.drop_percent, build.rate, build.rounding,
     )  # fmt: skip
     stay &= clear
     if not stay.any():
-        raise InputError(f"no pair of {len(stay)} is left after the filters", fix="weaken ambiguous or drop_percent")
-    return Kept(stay, groups, together, dropped, beyond_knee(groups.sizes))
+        raise InputError(f"the filters dropped all {len(stay)} pairs", fix="weaken ambiguous or drop_percent")
+    return FilterResult(stay, groups, cohesive, dropped, beyond_knee(groups.sizes))
 
 
 def _present(w: np.ndarray, roots: np.ndarray) -> np.ndarray:
-    """w of the groups that still have members, NaN elsewhere."""
+    """Return w of the groups that still have members, NaN elsewhere."""
     here = np.zeros(len(w), bool)
     here[roots] = True
     return np.where(here, w, np.nan)
 
 
 def enhance(
-    base: Base, filtered: Kept, build: BuildSettings, embed: Callable[[list[str]], np.ndarray]
-) -> tuple[Similar, Assigned]:
-    """Synonyms among the roots that still own a pair, and the rows and columns that result."""
+    base: BasePairs, filtered: FilterResult, build: BuildSettings, embed: Callable[[list[str]], np.ndarray]
+) -> tuple[SynonymPairs, Assignment]:
+    """Find synonyms among the roots of the remaining pairs, and assign rows and columns.
+
+    Args:
+        base: The base pairs.
+        filtered: The pairs that stay.
+        build: The settings.
+        embed: Returns the text embeddings of roots, float (N, D).
+    """
     pairs = base.pairs[filtered.stay]
     owning = np.unique(base.phrase_root[pairs[:, 1]])
-    similar = Similar(np.empty((0, 2), np.int64), np.empty(0, np.float32))
+    similar = SynonymPairs(np.empty((0, 2), np.int64), np.empty(0, np.float32))
     if build.synonyms != "off":
         text = embed([base.roots[root] for root in owning])
         found = find_synonyms(
@@ -204,23 +246,24 @@ def enhance(
             pairs=build.synonym_pairs, per_label=build.synonyms_per_label,
             least=build.least_similarity, below=SAME_WORD,
         )  # fmt: skip
-        similar = Similar(owning[found.pairs], found.similarity)
+        similar = SynonymPairs(owning[found.pairs], found.similarity)
     return similar, assign(pairs, base.phrases, base.phrase_root, base.roots, neighbours(similar.pairs))
 
 
-def ambiguous_csv(base: Base, filtered: Kept) -> bytes:
-    """Every root by the size of its group: its spread, and which rule would drop it or did."""
+def ambiguous_csv(base: BasePairs, filtered: FilterResult) -> bytes:
+    """Return a CSV of all roots, largest group first, with spread, knee and decision."""
     sizes, text = filtered.groups.sizes, io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["root", "size", "w", "rank", "beyond_knee", "dropped"])
     knee, dropped = set(filtered.knee.tolist()), set(filtered.dropped.tolist())
     for rank, root in enumerate(np.argsort(-sizes, kind="stable").tolist()):
-        spread = f"{filtered.together.w[root]:.6f}"
+        spread = f"{filtered.cohesion.w[root]:.6f}"
         table.writerow([base.roots[root], sizes[root], spread, rank, int(root in knee), int(root in dropped)])
     return text.getvalue().encode()
 
 
-def synonyms_csv(base: Base, similar: Similar) -> bytes:
+def synonyms_csv(base: BasePairs, similar: SynonymPairs) -> bytes:
+    """Return a CSV of the synonyms with their cosine."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["root", "synonym", "cosine"])
@@ -229,8 +272,8 @@ def synonyms_csv(base: Base, similar: Similar) -> bytes:
     return text.getvalue().encode()
 
 
-def counts(base: Base, filtered: Kept, similar: Similar, made: Assigned) -> dict[str, int]:
-    """How many of everything there are at every stage."""
+def counts(base: BasePairs, filtered: FilterResult, similar: SynonymPairs, made: Assignment) -> dict[str, int]:
+    """Return the numbers of images, captions, phrases, segments and pairs after every stage."""
     notes, pairs = base.notes, base.pairs
     clear = ~np.isin(base.phrase_root[pairs[:, 1]], filtered.dropped)
     return {

@@ -1,6 +1,6 @@
-"""Group-based filtering (section 3.2): pairs that share a root noun, and which of them look unlike the others.
+"""Group-based filtering (section 3.2): among the pairs of a root noun, the dissimilar ones are dropped.
 
-A pair is a segment with a phrase. Pairs come sorted by (segment, phrase), and everything here keeps that order.
+A pair is a segment with a phrase. Pairs are sorted by (segment, phrase), and all functions keep that order.
 """
 
 from __future__ import annotations
@@ -14,47 +14,51 @@ import numpy as np
 from ovbench.methods.reme.vectors import cosines, unit
 from ovbench.utils.errors import UsageError
 
-COLUMNS_AT_ONCE = 128
+COLUMNS_PER_BLOCK = 128
 MODES = ("fixed", "adaptive", "clip", "clip-group", "none")
 ROUNDINGS = ("floor", "ceil", "quantile")
 RATES = ("half", "clip", "minmax")
 
 
 class Groups(NamedTuple):
-    """Pairs by root: those of root r are ``order[start[r] : start[r + 1]]``, ascending."""
+    """Pairs by root: root r has the pairs ``order[start[r] : start[r + 1]]``, ascending."""
 
     order: np.ndarray
     start: np.ndarray
 
     @property
     def sizes(self) -> np.ndarray:
+        """Number of pairs of each root, int64 (R,)."""
         return np.diff(self.start)
 
     def each(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Root and pairs of every group that has some."""
+        """Yield the root and the pairs of each group that is not empty."""
         for root in np.flatnonzero(self.sizes):
             yield int(root), self.order[self.start[root] : self.start[root + 1]]
 
 
 class Cohesion(NamedTuple):
-    """``score`` f32[p]: cosine of a pair's segment with the centre of its group; ``w`` f64[g]: how spread a group is,
-    the mean of 1 - score, NaN where a root has no pair."""
+    """How similar the segments of a group are.
+
+    Attributes:
+        score: Cosine of each pair's segment and the centre of its group, float32 (P,).
+        w: Spread of each group, the mean of 1 - score, float64 (R,); NaN for a root without pairs.
+    """
 
     score: np.ndarray
     w: np.ndarray
 
 
 def group_pairs(roots: np.ndarray, count: int) -> Groups:
-    """Groups of pairs by their roots i[p], 0..count-1."""
+    """Group pairs by their roots, int (P,), 0 to ``count`` - 1."""
     order = np.argsort(roots, kind="stable")
     return Groups(order, np.concatenate([[0], np.bincount(roots, minlength=count).cumsum()]))
 
 
 def centre(members: np.ndarray) -> np.ndarray:
-    """The element-wise median of unit vectors f32[n, d] (of an even number the mean of the two middle values), of
-    length 1."""
-    columns = range(0, members.shape[1], COLUMNS_AT_ONCE)
-    return unit(np.concatenate([np.median(members[:, c : c + COLUMNS_AT_ONCE], axis=0) for c in columns]))
+    """Return the element-wise median of unit vectors, float32 (N, D), scaled to length 1."""
+    columns = range(0, members.shape[1], COLUMNS_PER_BLOCK)
+    return unit(np.concatenate([np.median(members[:, c : c + COLUMNS_PER_BLOCK], axis=0) for c in columns]))
 
 
 def cohesion(
@@ -63,8 +67,16 @@ def cohesion(
     groups: Groups,
     advance: Callable[[int], object] = lambda pairs: None,
 ) -> Cohesion:
-    """How well every pair fits its group. ``rows`` reads visual embeddings f[n, d] of segments; one group is in memory
-    at a time. A segment with two phrases of one root is two members. ``advance`` hears of the pairs done."""
+    """Compare every pair with the centre of its group; one group is in memory at a time.
+
+    A segment with two phrases of one root counts twice.
+
+    Args:
+        rows: Reads the visual embeddings of segments, float (N, D1).
+        segments: Segment of each pair, int64 (P,).
+        groups: The pairs of each root.
+        advance: Called with the number of finished pairs.
+    """
     score, w = np.empty(len(segments), np.float32), np.full(len(groups.sizes), np.nan)
     for root, pairs in groups.each():
         members = unit(rows(segments[pairs]))
@@ -75,8 +87,15 @@ def cohesion(
 
 
 def adaptive_rate(w: np.ndarray, form: str = "half") -> np.ndarray:
-    """The share to drop of each group, 0..0.5, more where it is spread (supplement C.1). "half": 0.5 clip(w, 0, 1);
-    "clip": min(w, 0.5); "minmax": 0.5 of w's place between the least and the most spread group."""
+    """Return the share of each group to drop, 0 to 0.5, larger for a larger spread (supplement C.1).
+
+    Args:
+        w: Spread of each group, float (R,).
+        form: "half" is 0.5 clip(w, 0, 1), "clip" is min(w, 0.5), "minmax" scales w linearly to 0 to 0.5.
+
+    Raises:
+        UsageError: If the form is not known.
+    """
     if form == "half":
         return 0.5 * np.clip(w, 0, 1)
     if form == "clip":
@@ -84,7 +103,7 @@ def adaptive_rate(w: np.ndarray, form: str = "half") -> np.ndarray:
     if form == "minmax":
         low, high = (np.nanmin(w), np.nanmax(w)) if np.isfinite(w).any() else (0.0, 0.0)
         return 0.5 * (w - low) / (high - low) if high > low else np.where(np.isnan(w), np.nan, 0.0)
-    raise UsageError(f'no rate "{form}"', fix="use " + ", ".join(RATES))
+    raise UsageError(f'unknown rate "{form}"', fix="use " + ", ".join(RATES))
 
 
 def kept(
@@ -97,21 +116,30 @@ def kept(
     rate: str = "half",
     rounding: str = "floor",
 ) -> np.ndarray:
-    """Which pairs stay, bool[p]. The rows of table 3: "clip" (a) drops the ``percent`` of all pairs with the lowest
-    CLIP score; "clip-group" (b) those of every group; "fixed" (c) those of every group that are least similar to its
-    centre; "adaptive" (d) as many of every group as its ``rate`` says; "none" drops nothing.
+    """Mark the pairs that stay; among equal scores the first pair is dropped.
 
-    Numbers are rounded as ``rounding`` says, "quantile" drops what lies below that quantile of the scores (linear); of
-    equal scores the pair that comes first is dropped.
+    Args:
+        mode: A row of table 3. "clip" (a) drops ``percent`` of all pairs by CLIP score, "clip-group" (b) ``percent`` of
+            each group by CLIP score, "fixed" (c) ``percent`` of each group by similarity to its centre, "adaptive" (d)
+            a share of each group that ``rate`` gives. "none" drops nothing.
+        groups: The pairs of each root.
+        visual: Cosine of each pair and the centre of its group, float (P,).
+        clip: CLIP score of each pair, float (P,).
+        w: Spread of each group, float (R,).
+        percent: Share to drop, 0 to 100.
+        rate: See `adaptive_rate`.
+        rounding: "floor" or "ceil" of the number to drop, or "quantile": what is below that quantile of the scores.
+
+    Returns:
+        bool (P,).
     """
     if mode == "none":
         return np.ones(len(visual), bool)
     if mode == "clip":
         return _without_lowest(clip, len(clip) * percent / 100, rounding)
     if mode not in MODES:
-        raise UsageError(f'no filter "{mode}"', fix="use " + ", ".join(MODES))
-    score = clip if mode == "clip-group" else visual
-    rates = adaptive_rate(w, rate)
+        raise UsageError(f'unknown filter "{mode}"', fix="use " + ", ".join(MODES))
+    score, rates = clip if mode == "clip-group" else visual, adaptive_rate(w, rate)
     stay = np.ones(len(score), bool)
     for root, pairs in groups.each():
         number = rates[root] * len(pairs) if mode == "adaptive" else len(pairs) * percent / 100

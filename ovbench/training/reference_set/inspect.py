@@ -1,4 +1,4 @@
-"""Looking at a set: tables for people, and a check of every byte."""
+"""Tables about a set, and the verification of its files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ TABLE_ROWS = {"segments.parquet": "final_segments", "labels.parquet": "final_lab
 
 
 def verify_set(folder: Path) -> list[str]:
-    """Everything that is wrong with a set, one sentence each; empty for a whole one. InputError for no set at all."""
+    """Check every byte of a set.
+
+    Returns:
+        One sentence per problem; empty for a valid set.
+
+    Raises:
+        InputError: If the folder holds no set.
+    """
     manifest = read_manifest(folder)
     problems = [*_files(folder, manifest), *_encoders(folder, manifest)]
     if problems:
@@ -31,11 +38,11 @@ def verify_set(folder: Path) -> list[str]:
         rows = read_table(folder / name, []).num_rows
         if rows != manifest["counts"][key]:
             problems.append(f"{name} has {rows} rows, the manifest says {manifest['counts'][key]}")
-    for kind in ("segments", "labels"):
-        rows = getattr(bank, kind)
+    for array in ("segments", "labels"):
+        rows = getattr(bank, array)
         bad = int(sum((~torch.isfinite(chunk.float()).all(1)).sum() for chunk in rows.split(65536)))
         if bad:
-            problems.append(f"{bad} {kind} are not numbers")
+            problems.append(f"{bad} {array} are NaN or infinite")
     if (bank.starts.diff() < 1).any() or int(bank.columns.min()) < 0:
         problems.append("o_ref.safetensors has segments without a label or labels out of range")
     return problems
@@ -47,15 +54,15 @@ def _files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
         if not path.is_file():
             yield f"{name} is missing"
         elif path.stat().st_size != entry["bytes"]:
-            yield f"{name} has {path.stat().st_size} bytes, expected {entry['bytes']}: it was cut off or replaced"
+            yield f"{name} has {path.stat().st_size} bytes, expected {entry['bytes']}: it was truncated or replaced"
         elif file_sha256(path) != entry["sha256"]:
-            yield f"{name} has other bytes than were written"
+            yield f"{name} has changed since it was written"
 
 
 def _encoders(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
-    for kind, encoder in (("segments", "dinov2"), ("labels", "clip")):
+    for array, encoder in (("segments", "dinov2"), ("labels", "clip")):
         expected = manifest["encoders"][encoder]["sha256"]
-        for name in shard_names(manifest, kind):
+        for name in shard_names(manifest, array):
             try:
                 found = shard_encoder(folder / name)
             except InputError as error:
@@ -66,6 +73,7 @@ def _encoders(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def counts_table(manifest: Mapping[str, Any]) -> Table:
+    """Return the counts of every stage."""
     table = Table()
     table.add_column("stage")
     table.add_column("number", justify="right")
@@ -75,11 +83,12 @@ def counts_table(manifest: Mapping[str, Any]) -> Table:
 
 
 def settings_table(manifest: Mapping[str, Any]) -> Table:
+    """Return the encoders and settings of a set."""
     table = Table()
     for head in ("setting", "value"):
         table.add_column(head)
-    for kind, entry in {**manifest["encoders"], "pairing": manifest["pairing"]}.items():
-        table.add_row(kind, f"{entry['name']} ({entry['sha256'][:8]})")
+    for role, entry in {**manifest["encoders"], "pairing": manifest["pairing"]}.items():
+        table.add_row(role, f"{entry['name']} ({entry['sha256'][:8]})")
     for key, value in manifest["used_with"].items():
         table.add_row(key, str(value))
     table.add_row("regions", " ".join(f"{k}={v}" for k, v in manifest["settings"]["cell"]["regions"].items()))
@@ -89,6 +98,7 @@ def settings_table(manifest: Mapping[str, Any]) -> Table:
 
 
 def recall_table(found: Sequence[Any]) -> Table:
+    """Return the results of `measure_recall`."""
     table = Table()
     for head in ("probes", "top", "recall", "approximate s", "exact s", "index s"):
         table.add_column(head, justify="right")

@@ -1,4 +1,4 @@
-"""Uniting sets whose images were divided among machines: their parts side by side, and the last stages again."""
+"""Union of sets of different images: the files of their stages, and the last stages again."""
 
 from __future__ import annotations
 
@@ -11,65 +11,78 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ovbench.backbones.build import load_backbone
+from ovbench.backbones.build import Loaded, load_backbone
 from ovbench.config.load import override_pairs, parse_value
 from ovbench.methods.reme.reference_store import MANIFEST, content_hash, find_set, read_manifest
 from ovbench.training.reference_set.builder import finish_set
-from ovbench.training.reference_set.parts import STAGES, Work
+from ovbench.training.reference_set.parts import STAGES, StageFiles, read_lines
 from ovbench.training.reference_set.settings import BuildSettings, Plan, resolve_plan
-from ovbench.training.reference_set.stages import part_notes
+from ovbench.training.reference_set.stages import chunk_notes
 from ovbench.utils.errors import InputError, UsageError, unknown
 
-FREE = ("captions",)  # stages whose settings may differ: captions may come from several files
+FREE = ("captions",)  # stages whose settings may differ, because captions may come from several files
 
 
 def merge_sets(
     folders: Sequence[Path], out: Path, overrides: Mapping[str, str] | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """The set of all images of ``folders``, in ``out``; its manifest. ``overrides`` are settings of the filters and
-    synonyms. InputError where settings or encoders differ, an image is in two sets, or their stages are gone."""
+    """Build the set of all images of several sets.
+
+    Args:
+        folders: The sets.
+        out: Folder of the new set.
+        overrides: Other settings of the filters and synonyms, as text.
+        device: Device of the text encoder.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: If settings or encoders differ, an image is in two sets, or files of the stages are missing.
+    """
     manifests = [read_manifest(folder) for folder in folders]
     _require_equal(folders, manifests)
     plan = _plan(manifests[0], overrides or {})
-    loaded = {kind: load_backbone(kind, plan.cell.backbones[kind]) for kind in ("clip", "dinov2")}
-    for kind, one in loaded.items():
-        made = manifests[0]["encoders"][kind]
-        if one.sha256 != made["sha256"]:
-            raise InputError(f'the {kind} "{one.spec}" is not the one of the sets any more', where=str(folders[0]))
-    loaded["pairing"] = loaded["clip"]._replace(
-        spec=manifests[0]["pairing"]["name"], sha256=manifests[0]["pairing"]["sha256"]
-    )
+    loaded = _load(folders[0], manifests[0], plan)
     settings = [_settings(manifest) for manifest in manifests]
-    work = Work(out / "stages", settings[0])
-    work.describe()
-    parts: dict[str, Path] = {}
+    files = StageFiles(out / "stages", settings[0])
+    files.write_settings()
+    chunks: dict[str, Path] = {}
     for folder, manifest, own in zip(folders, manifests, settings, strict=True):
-        source = Work(folder / "stages", own)
-        for part in manifest["parts"]:
-            if part in parts and parts[part] != folder:
-                raise InputError(f"the part {part} is in two sets", where=f"{parts[part]}, {folder}")
-            parts[part] = folder
+        source = StageFiles(folder / "stages", own)
+        for chunk in manifest["parts"]:
+            if chunks.setdefault(chunk, folder) != folder:
+                raise InputError(f"the images of {chunk} are in two sets", where=f"{chunks[chunk]}, {folder}")
             for stage in STAGES:
-                _take(source.file(stage, part), work.file(stage, part))
-    _require_disjoint(work, sorted(parts))
-    return finish_set(out, work, sorted(parts), plan, loaded, None, device)
+                _take(source.path(stage, chunk), files.path(stage, chunk))
+    _require_disjoint(files, sorted(chunks))
+    return finish_set(out, files, sorted(chunks), plan, loaded, None, device)
+
+
+def _load(folder: Path, manifest: Mapping[str, Any], plan: Plan) -> dict[str, Loaded]:
+    loaded = {role: load_backbone(role, plan.cell.backbones[role]) for role in ("clip", "dinov2")}
+    for role, one in loaded.items():
+        if one.sha256 != manifest["encoders"][role]["sha256"]:
+            raise InputError(f'the {role} "{one.spec}" is no longer the one of the set', where=str(folder))
+    pairing = manifest["pairing"]
+    return {**loaded, "pairing": loaded["clip"]._replace(spec=pairing["name"], sha256=pairing["sha256"])}
 
 
 def variant(folder: Path, changes: str) -> Path:
-    """The set in ``folder`` with the settings ``changes`` ("filter=none&synonyms=off") of its last stages."""
+    """Return the set with other settings of its last stages, as in "filter=none&synonyms=off"; built on first use."""
     pairs = override_pairs(tuple(changes.split("&")), "reference")
     key = hashlib.sha256(json.dumps([content_hash(read_manifest(folder)), sorted(pairs.items())]).encode()).hexdigest()
-    place = folder / "variants" / key[:12]
-    if (place / MANIFEST).is_file():
-        return place
-    draft = place.with_name(f".{place.name}.{os.getpid()}")
+    target = folder / "variants" / key[:12]
+    if (target / MANIFEST).is_file():
+        return target
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         merge_sets([folder], draft, pairs)
         with contextlib.suppress(OSError):  # another process was faster
-            draft.rename(place)
+            draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return find_set(str(place))
+    return find_set(str(target))
 
 
 def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,7 +92,7 @@ def _settings(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _require_equal(folders: Sequence[Path], manifests: Sequence[Mapping[str, Any]]) -> None:
     first = manifests[0]
     for folder, manifest in zip(folders[1:], manifests[1:], strict=True):
-        pairs = [(f"{kind} encoder", e, manifest["encoders"].get(kind)) for kind, e in first["encoders"].items()]
+        pairs = [(f"{role} encoder", e, manifest["encoders"].get(role)) for role, e in first["encoders"].items()]
         pairs += [
             (f"{stage}: {key}", values.get(key), _settings(manifest)[stage].get(key))
             for stage, values in _settings(first).items()
@@ -99,7 +112,7 @@ def _short(value: Any) -> str:
 
 
 def _plan(manifest: Mapping[str, Any], overrides: Mapping[str, str]) -> Plan:
-    """The settings of the first set, with those of the last stages overridden."""
+    """Return the settings of a set with overrides of its last stages."""
     from typing import get_type_hints
 
     hints = get_type_hints(BuildSettings)
@@ -109,22 +122,22 @@ def _plan(manifest: Mapping[str, Any], overrides: Mapping[str, str]) -> Plan:
             raise unknown("setting of the filters", key, late, where="--set")
     values = {**manifest["settings"]["build"], **{k: parse_value(t, hints[k], k) for k, t in overrides.items()}}
     cell = manifest["settings"]["cell"]
-    weights = {kind: name for kind, name in cell["backbones"].items() if kind != "reference"}
+    weights = {role: name for role, name in cell["backbones"].items() if role != "reference"}
     regions = {f"regions.{key}": str(value) for key, value in cell["regions"].items() if key != "source"}
     protocol = {key: str(cell["protocol"][key]) for key in ("templates", "short_side", "long_side")}
     given = {"regions": cell["regions"]["source"], **regions, **protocol}
     try:
         plan = resolve_plan(cell["dataset"], {"parser": "lexicon", **given}, weights)
     except UsageError as error:
-        raise InputError(f"the settings of the set are not known here: {error}") from None
+        raise InputError(f"the settings of the set are not valid in this version: {error}") from None
     return plan._replace(build=BuildSettings(**values))
 
 
 def _take(source: Path, target: Path) -> None:
     if not source.is_file():
         raise InputError(
-            "a file of the stages is gone, without which sets cannot be united", where=str(source),
-            fix="copy the folder stages along with the set",
+            "a file of the stages is missing, and sets cannot be merged without it", where=str(source),
+            fix="copy the folder stages with the set",
         )  # fmt: skip
     if target.is_file() and os.path.samefile(source, target):
         return
@@ -132,21 +145,19 @@ def _take(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
-    except OSError:  # another disk
+    except OSError:  # another file system
         shutil.copyfile(source, target)
 
 
-def _require_disjoint(work: Work, parts: Sequence[str]) -> None:
-    """InputError where an image has been built into two sets."""
-    from ovbench.training.reference_set.parts import read_lines
-
+def _require_disjoint(files: StageFiles, chunks: Sequence[str]) -> None:
+    """Check that no image is in two sets."""
     seen: dict[str, str] = {}
-    for part in parts:
-        part_notes(work, part)
-        for row in read_lines(work.file("captions", part)):
+    for chunk in chunks:
+        chunk_notes(files, chunk)
+        for row in read_lines(files.path("captions", chunk)):
             if row["image"] in seen:
                 raise InputError(
-                    f"the image {row['image']} is in two sets", where=f"parts {seen[row['image']]}, {part}",
+                    f"the image {row['image']} is in two sets", where=f"{seen[row['image']]}, {chunk}",
                     fix="divide the images with --shard K/N",
                 )  # fmt: skip
-            seen[row["image"]] = part
+            seen[row["image"]] = chunk

@@ -1,4 +1,4 @@
-"""The reference set of `mini`: from images and captions of its training world, built on first use."""
+"""The reference set of `mini`, built on first use from generated images and captions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ovbench.evaluation.distributed import Team
 from ovbench.utils.paths import asset, cache_root
 
 IMAGES = 360
-SEED = 20_000_000  # far from the scenes that the backbones were trained on
+SEED = 20_000_000  # far from the images that the backbones were trained on
 
 
 def mini_world(images: int = IMAGES) -> Path:
-    """The folder with ``images/train`` and ``captions_train.json``, drawn on first use."""
+    """Return the folder of ``images/train`` and ``captions_train.json``, generated on first use."""
     from ovbench.data.mini.write import write_training
 
     folder = cache_root() / "generated" / f"mini-train-{images}-{SEED}"
@@ -30,15 +30,15 @@ def mini_world(images: int = IMAGES) -> Path:
     return folder
 
 
-class Alone(Team):
-    """A process that builds for itself, also among others: whoever is done first publishes."""
+class SingleProcess(Team):
+    """A team of this process alone, also under torchrun: the process that finishes first publishes its set."""
 
     def __init__(self) -> None:
         self.size, self.rank, self.local_rank = 1, 0, 0
 
 
 def mini_set() -> Path:
-    """The folder of the set that the encoders of this version give; another process may build it at the same time."""
+    """Return the folder of the set; another process may build it at the same time."""
     from ovbench.methods.reme.reference_store import MANIFEST
     from ovbench.training.reference_set.builder import Sources, build_set
     from ovbench.training.reference_set.settings import resolve_plan
@@ -53,7 +53,7 @@ def mini_set() -> Path:
         sources = Sources(
             world / "images" / "train", str(world / "captions_train.json"), draft, workers=os.cpu_count() or 1
         )
-        build_set(sources, plan, "cpu", Alone())
+        build_set(sources, plan, "cpu", SingleProcess())
         try:
             draft.rename(folder)
         except OSError:
@@ -65,7 +65,7 @@ def mini_set() -> Path:
 
 
 def _key(plan: Any) -> str:
-    """What the set depends on: the settings, the encoders, the images."""
+    """Return a hash of the settings, the encoders and the images."""
     settings = [dataclasses.asdict(plan.build), plan.cell.as_dict(), IMAGES, SEED]
     content = json.dumps([settings, file_sha256(asset("mini", "clip.safetensors")),
                           file_sha256(asset("mini", "dinov2.safetensors"))], sort_keys=True)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Initial pairing (section 3.2): every phrase of an image goes to its best segment."""
+"""Initial pairing (section 3.2): each phrase of an image with its most similar segment."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from ovbench.methods.reme.vectors import cosines, unit
 
 
 class Pairing(NamedTuple):
-    """``segment`` i64[n] is the best segment of each phrase, ``score`` f32[n] their cosine."""
+    """The most similar segment of each phrase, int64 (N,), and the cosine, float32 (N,)."""
 
     segment: np.ndarray
     score: np.ndarray
 
 
 def best_segments(segments: np.ndarray, phrases: np.ndarray) -> Pairing:
-    """Of the segments f[k, d] of one image, the most similar one for each of its phrases f[n, d]; the first of equals.
+    """Return for each phrase of an image the most similar segment; among equals the first wins.
 
-    Segments that no phrase chose are not in the result, and one segment may be chosen by several phrases.
+    A segment may have several phrases or none.
+
+    Args:
+        segments: Embeddings, float (K, D).
+        phrases: Embeddings, float (N, D).
     """
-    similarity = cosines(unit(segments), unit(phrases))  # f[k, n]
+    similarity = cosines(unit(segments), unit(phrases))  # (K, N)
     best = similarity.argmax(0)
     return Pairing(best, similarity[best, np.arange(len(best))])

@@ -1,4 +1,4 @@
-"""Noun phrases of captions, each with its root noun: through spaCy, or a word list and a small grammar."""
+"""Noun phrases of captions with their root nouns, from spaCy or from a word list with a small grammar."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DROPPED_FIRST = {"the", "this", "that", "these", "those", "its", "his", "her", "
 NO_NOUNS = {
     "something", "someone", "somebody", "anything", "anyone", "everything", "everyone", "nothing", "none", "one", "it"
 }  # fmt: skip
-LINKS = {"front", "next", "top", "side", "middle"}  # of "in front of" and "next to", not things
+LINKS = {"front", "next", "top", "side", "middle"}  # of "in front of" or "next to", not objects
 INSIDE = ("DT", "CD", "JJ", "JJR", "JJS", "VBN", "VBD", "VBG", "PRP$", "PDT", "POS", "NN", "NNS", "NNP", "NNPS")
 NOUNS = ("NN", "NNS", "NNP", "NNPS")
 PLURAL = ("NNS", "NNPS")
 
 
 class Phrase(NamedTuple):
-    """``text`` ends in the word whose singular is ``root``."""
+    """A noun phrase; ``root`` is the singular of its last word."""
 
     text: str
     root: str
@@ -30,12 +30,16 @@ Parser = Callable[[str], list[Phrase]]
 
 
 def choose_parser(wanted: str, spacy_model: str) -> str:
-    """ "spacy" or "lexicon"; "auto" is spaCy where the model is installed. UsageError where the parser is missing."""
+    """Return "spacy" or "lexicon"; "auto" is spaCy if the model is installed.
+
+    Raises:
+        UsageError: If spaCy is wanted and its model is not installed.
+    """
     if wanted == "auto":
         return "spacy" if _has_spacy(spacy_model) else "lexicon"
     if wanted == "spacy" and not _has_spacy(spacy_model):
         raise UsageError(
-            f'no spaCy model "{spacy_model}" here',
+            f'the spaCy model "{spacy_model}" is not installed',
             fix="pip install spacy and the model's wheel from spaCy's release page, give a path with "
             "--set spacy_model=PATH, or use --set parser=lexicon",
         )
@@ -43,11 +47,17 @@ def choose_parser(wanted: str, spacy_model: str) -> str:
 
 
 def open_parser(name: str, spacy_model: str = "") -> Parser:
+    """Return the parser "spacy" or "lexicon", which gives the noun phrases of a caption.
+
+    Raises:
+        InputError: If the spaCy model does not work.
+        UsageError: If the libraries of the lexicon parser are not installed.
+    """
     return _spacy_parser(spacy_model) if name == "spacy" else _lexicon_parser()
 
 
 def unique_phrases(captions: Iterable[str], parse: Parser) -> tuple[list[Phrase], int]:
-    """The phrases of an image's captions, each once, in order; and how many captions have none."""
+    """Return the distinct phrases of an image's captions in order, and the number of captions without a phrase."""
     found: dict[str, Phrase] = {}
     empty = 0
     for caption in captions:
@@ -115,8 +125,10 @@ def _lexicon_parser() -> Parser:
 
 
 def _verbs_as_nouns(tagged: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The word list knows "cross" or "hedge" as verbs; after an article, an adjective or a preposition, after "and"
-    that follows a noun, or alone, they are nouns."""
+    """Correct words such as "cross" or "hedge", which the word list knows as verbs.
+
+    They are nouns if they stand alone, or follow an article, an adjective, a preposition, or a noun and "and".
+    """
     changed: list[tuple[str, str]] = []
     for word, tag in tagged:
         before = [t for _, t in changed[-2:]]
@@ -129,12 +141,12 @@ def _verbs_as_nouns(tagged: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _chunks(tagged: list[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:
-    """Runs of determiners, numbers, adjectives, participles and nouns that end in a noun, with the tag of the last."""
+    """Yield runs of determiners, numbers, adjectives, participles and nouns that end in a noun, with its tag."""
     run: list[tuple[str, str]] = []
     for word, tag in [*tagged, ("", ".")]:
         fits = tag in INSIDE and word.lower() not in LINKS and re.search(r"\w", word)
-        starts_anew = tag in ("DT", "PRP$") and any(t in NOUNS for _, t in run)
-        if fits and not starts_anew:
+        starts_new = tag in ("DT", "PRP$") and any(t in NOUNS for _, t in run)
+        if fits and not starts_new:
             run.append((word, tag))
             continue
         yield from _ended(run)
@@ -144,14 +156,14 @@ def _chunks(tagged: list[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:
 def _ended(run: list[tuple[str, str]]) -> Iterator[tuple[list[str], str]]:
     while run and run[-1][1] not in NOUNS:
         run = run[:-1]
-    while run and run[0][1] in ("VBG", "VBD"):  # "playing frisbee": what happens, not what is there
+    while run and run[0][1] in ("VBG", "VBD"):  # "playing frisbee" is an action, not an object
         run = run[1:]
     if run:
         yield [word for word, _ in run], run[-1][1]
 
 
 def _phrase(words: list[str], root: str) -> list[Phrase]:
-    """The phrase of a chunk without leading articles and the like, if there is one."""
+    """Return the phrase of a chunk without leading articles or pronouns; empty if no noun is left."""
     words = [word.lower() for word in words]
     while words and words[0] in DROPPED_FIRST:
         words = words[1:]

@@ -1,4 +1,4 @@
-"""Everything that decides what a reference set holds, resolved before the build begins."""
+"""The settings of a build, resolved before it starts."""
 
 from __future__ import annotations
 
@@ -24,20 +24,29 @@ PAIRING_FEATURES = ("maskclip", "vanilla", "crop")
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """Settings of the build beside those of the method. What the paper leaves open has a default of ours, see
-    docs/reme.md.
+    """Settings of the build. Where the paper leaves a choice open, docs/reme.md gives the reason for the default.
 
-    parser, spacy_model: how noun phrases are found; "auto" is spaCy where that model is installed, else the lexicon.
-    pairing, pairing_features, pairing_short_side: the CLIP that pairs, the features of its segments (dense by
-    MaskCLIP's value path, dense by plain CLIP, or the masked crop), and the side in pixels that it sees.
-    ambiguous: "knee_gated", "knee", "list" (the roots in the file ``ambiguous_list``) or "off"; ``gate_quantile`` and
-    ``gate_min_size`` belong to the gate. ambiguous_first: before the group filter, or after it.
-    zeta: how masks become weights of patches, see `ovbench.methods.reme.pooling`; what looks segments up does the same.
-    filter: "fixed", "adaptive", "clip-group", "clip" or "none"; ``drop_percent`` is of all but "adaptive", whose
-    own is ``rate``; ``rounding`` makes numbers of shares: "floor", "ceil" or "quantile".
-    synonyms: "global" (``synonym_pairs`` in all), "per_label" (``synonyms_per_label`` for each root, of at least
-    ``least_similarity``) or "off".
-    o_rownorm: whether the labels of a segment share a weight of 1, so that one with many does not count for more.
+    Attributes:
+        parser: Finds noun phrases: "spacy", "lexicon", or "auto" (spaCy if its model is installed).
+        spacy_model: Name or path of the spaCy model.
+        pairing: CLIP of the initial pairing (CLIP-V, CLIP-T).
+        pairing_features: Segment features of the pairing: "maskclip", "vanilla" (dense CLIP) or "crop" (masked crops).
+        pairing_short_side: Short side of the images for the pairing in pixels; 0 does not resize.
+        zeta: How masks become weights of patches (zeta of equation A1): "area", "bilinear" or "nearest".
+        ambiguous: Ambiguous-label filter: "knee" (the paper's), "knee_gated", "list" or "off".
+        ambiguous_list: File of the roots to drop with "list", one per line.
+        gate_quantile: With "knee_gated", the quantile of the spread w that a dropped root exceeds, 0 to 1.
+        gate_min_size: With "knee_gated", the smallest group that counts for the quantile, in pairs.
+        ambiguous_first: Run the ambiguous-label filter before the group filter, not after it.
+        filter: Group filter (table 3): "fixed", "adaptive", "clip-group", "clip" or "none".
+        drop_percent: Share of pairs that filters other than "adaptive" drop, 0 to 100.
+        rate: Share of each group that "adaptive" drops (supplement C.1): "half", "clip" or "minmax".
+        rounding: Rounding of the number of dropped pairs: "floor", "ceil" or "quantile".
+        synonyms: Scope of the synonyms: "global", "per_label" or "off".
+        synonym_pairs: Number of synonym pairs with "global".
+        synonyms_per_label: Number of synonyms of each root with "per_label".
+        least_similarity: Smallest cosine of a synonym with "per_label".
+        o_rownorm: Scale the rows of O_ref to sum 1, so a segment with many labels does not count more.
     """
 
     parser: str = "auto"
@@ -71,11 +80,11 @@ class BuildSettings:
             if getattr(self, key) not in known:
                 raise UsageError(f'"{key}" is "{getattr(self, key)}"', where="build", fix="use " + ", ".join(known))
         checks = (
-            (0 <= self.drop_percent < 100, "drop_percent is 0 or more, below 100"),
-            (0 <= self.gate_quantile <= 1, "gate_quantile is between 0 and 1"),
-            (self.synonym_pairs >= 0 and self.synonyms_per_label >= 0, "numbers of synonyms are 0 or more"),
+            (0 <= self.drop_percent < 100, "drop_percent must be at least 0 and below 100"),
+            (0 <= self.gate_quantile <= 1, "gate_quantile must be between 0 and 1"),
+            (self.synonym_pairs >= 0 and self.synonyms_per_label >= 0, "numbers of synonyms must be at least 0"),
             (self.ambiguous != "list" or self.ambiguous_list != "", 'ambiguous "list" needs ambiguous_list=FILE'),
-            (self.pairing_short_side >= 0, "pairing_short_side is 0 (no resize) or more"),
+            (self.pairing_short_side >= 0, "pairing_short_side must be at least 0 (0 does not resize)"),
         )
         for holds, message in checks:
             if not holds:
@@ -83,7 +92,7 @@ class BuildSettings:
 
 
 class Plan(NamedTuple):
-    """``build`` beside ``cell``, the method's own settings for a benchmark: encoders, regions, image size, prompts."""
+    """The settings of the build, and those of the method for a benchmark (encoders, regions, image size, prompts)."""
 
     build: BuildSettings
     cell: Cell
@@ -92,8 +101,16 @@ class Plan(NamedTuple):
 def resolve_plan(
     like: str, overrides: Mapping[str, str] | None = None, weights: Mapping[str, str] | None = None
 ) -> Plan:
-    """The settings for sets that serve the benchmark ``like``; ``overrides`` (``key=value``) name settings of the build
-    or of the method, ``weights`` encoders ("clip", "dinov2", "pairing")."""
+    """Return the settings of a set for a benchmark.
+
+    Args:
+        like: The benchmark.
+        overrides: Settings of the build or of the method, as text.
+        weights: Names of the encoders "clip", "dinov2" and "pairing".
+
+    Raises:
+        UsageError: If a setting or a value is not valid.
+    """
     from ovbench.training.reference_set.phrases import choose_parser
 
     file, hints = read_toml(shipped("configs", "reference.toml")), get_type_hints(BuildSettings)
@@ -110,10 +127,15 @@ def resolve_plan(
     return Plan(build, cell)
 
 
-def part_settings(plan: Plan, hashes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What the outcome of each stage depends on beside the stage before it. ``hashes`` are of the encoders' tensors."""
+def stage_settings(plan: Plan, hashes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the settings that each stage depends on.
+
+    Args:
+        plan: The settings of the build.
+        hashes: Hashes of the tensors of the encoders "dinov2" and "pairing".
+    """
     b, protocol = plan.build, plan.cell.protocol
-    zeta = {} if b.zeta == "area" else {"zeta": b.zeta}  # what was built before there was a choice stays good
+    zeta = {} if b.zeta == "area" else {"zeta": b.zeta}  # the default is left out so that older files stay valid
     parser = {"parser": b.parser} | ({"spacy_model": b.spacy_model} if b.parser == "spacy" else {})
     return {
         "phrases": parser,

@@ -1,4 +1,4 @@
-"""The page about a build: counts at every stage, the most frequent roots, and what their segments look like."""
+"""The report of a build: counts of every stage, the most frequent roots, and example segments."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ import numpy as np
 
 from ovbench.data.decode import read_image
 from ovbench.methods.reme.tables import read_table
-from ovbench.training.reference_set.parts import IMAGES, Work
+from ovbench.training.reference_set.finish import BasePairs, FilterResult
+from ovbench.training.reference_set.parts import IMAGES, StageFiles
 from ovbench.training.reference_set.stages import paired_segments
+from ovbench.training.reference_set.synonyms import SynonymPairs
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import write_bytes
 
 ROOTS_LISTED = 40
 ROOTS_SHOWN = 10
 EXAMPLES = 6
 NUMBER = re.compile(r"-?[\d,]+(\.\d+)?|nan")
-SIDE = 96  # pixels of a picture's longer side
+SIDE = 96  # long side of an example in pixels
 FAILED_LISTED = 40
 STYLE = """:root{color-scheme:light dark;--line:#8884;--no:#c33}
 body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -36,11 +37,11 @@ figure img{max-width:100%}figcaption{font-size:12px;line-height:1.3;overflow-wra
 .no img{opacity:.4}.no figcaption{text-decoration:line-through}.no,.warn{color:var(--no)}"""
 
 
-def write_report(
-    path: Path, manifest: Mapping[str, Any], base: Any, filtered: Any, made: Any, similar: Any, work: Work,
+def report_page(
+    manifest: Mapping[str, Any], base: BasePairs, filtered: FilterResult, similar: SynonymPairs, files: StageFiles,
     images: Path | None,
-) -> None:  # fmt: skip
-    """One self-contained HTML page; pictures only where the ``images`` are at hand."""
+) -> bytes:  # fmt: skip
+    """Return a self-contained HTML page; without the folder of the images it has no examples."""
     counts = [(name.replace("_", " "), f"{n:,}") for name, n in manifest["counts"].items()]
     body = [
         f"<h1>Reference set of {manifest['counts']['images']:,} images</h1>",
@@ -50,45 +51,47 @@ def write_report(
         _section("Most frequent roots", ["root", "base pairs", "kept", "spread w", ""], _roots(base, filtered)),
         _section("Synonyms", ["root", "synonym", "cosine"], _synonyms(base, similar)),
         "</div>",
-        *_examples(base, filtered, manifest["parts"], work, images),
+        *_examples(base, filtered, manifest["parts"], files, images),
         _section("Settings", ["setting", "value", "hash"], _settings(manifest)),
         _section("Images that cannot be read", ["image", "reason"], list(manifest["failed"].items())[:FAILED_LISTED]),
     ]
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Reference set</title>'
     page = f'<!doctype html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>'
-    write_bytes(path, (page + "\n".join(body) + "</body></html>\n").encode())
+    return (page + "\n".join(body) + "</body></html>\n").encode()
 
 
 def _settings(manifest: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     encoders = {**manifest["encoders"], "pairing": manifest["pairing"]}
-    rows = [(kind, entry["name"], entry["sha256"][:12]) for kind, entry in encoders.items()]
+    rows = [(role, entry["name"], entry["sha256"][:12]) for role, entry in encoders.items()]
     regions = " ".join(f"{key}={value}" for key, value in manifest["settings"]["cell"]["regions"].items())
     build = [(key, value, "") for key, value in manifest["settings"]["build"].items() if key != "pairing"]
     used = [(key, value, "") for key, value in manifest["used_with"].items() if key not in ("zeta", "o_rownorm")]
     return [*rows, ("regions", regions, ""), *used, *build]
 
 
-def _roots(base: Any, filtered: Any) -> Iterator[tuple[Any, ...]]:
+def _roots(base: BasePairs, filtered: FilterResult) -> Iterator[tuple[Any, ...]]:
     sizes = filtered.groups.sizes
     left = np.bincount(base.phrase_root[base.pairs[filtered.stay, 1]], minlength=len(sizes))
     dropped = set(filtered.dropped.tolist())
     for root in np.argsort(-sizes, kind="stable")[:ROOTS_LISTED].tolist():
         fate = "dropped as ambiguous" if root in dropped else ""
-        yield base.roots[root], f"{sizes[root]:,}", f"{left[root]:,}", f"{filtered.together.w[root]:.3f}", fate
+        yield base.roots[root], f"{sizes[root]:,}", f"{left[root]:,}", f"{filtered.cohesion.w[root]:.3f}", fate
 
 
-def _synonyms(base: Any, similar: Any) -> Iterator[tuple[str, str, str]]:
+def _synonyms(base: BasePairs, similar: SynonymPairs) -> Iterator[tuple[str, str, str]]:
     for (a, b), cosine in list(zip(similar.pairs.tolist(), similar.similarity.tolist(), strict=True))[:ROOTS_LISTED]:
         yield base.roots[a], base.roots[b], f"{cosine:.3f}"
 
 
-def _examples(base: Any, filtered: Any, parts: list[str], work: Work, images: Path | None) -> Iterator[str]:
-    """Segments of the roots with most pairs left: some that stayed and some that the filter dropped."""
+def _examples(
+    base: BasePairs, filtered: FilterResult, chunks: list[str], files: StageFiles, images: Path | None
+) -> Iterator[str]:
+    """Yield example segments, kept and dropped ones, of the roots with the most remaining pairs."""
     if images is None:
         return
     yield (
-        "<h2>Examples</h2><p>Bounding boxes of segments with their phrase, of the roots with most pairs left. "
-        '<span class="no">What a filter dropped is faded.</span></p>'
+        "<h2>Examples</h2><p>Bounding boxes of segments with their phrase; roots with the most remaining pairs first. "
+        '<span class="no">Dropped segments are faded.</span></p>'
     )
     tables: dict[int, Any] = {}
     sizes = np.bincount(base.phrase_root[base.pairs[filtered.stay, 1]], minlength=len(base.roots))
@@ -99,11 +102,11 @@ def _examples(base: Any, filtered: Any, parts: list[str], work: Work, images: Pa
         figures = []
         for pair in (*stayed.tolist(), *gone.tolist()):
             segment, phrase = base.pairs[pair].tolist()
-            part = int(np.searchsorted(base.first, segment, side="right") - 1)
-            if part not in tables:
-                table = read_table(work.file("pairs", parts[part]), ["image", "region", "y1", "x1", "y2", "x2"])
-                tables = {part: table.take(paired_segments(table)[1])}
-            picture = _crop(images, tables[part].slice(segment - base.first[part], 1).to_pylist()[0])
+            chunk = int(np.searchsorted(base.first, segment, side="right") - 1)
+            if chunk not in tables:
+                table = read_table(files.path("pairs", chunks[chunk]), ["image", "region", "y1", "x1", "y2", "x2"])
+                tables = {chunk: table.take(paired_segments(table)[1])}
+            picture = _crop(images, tables[chunk].slice(segment - base.first[chunk], 1).to_pylist()[0])
             if picture:
                 style = "" if filtered.stay[pair] else ' class="no"'
                 caption = html.escape(base.phrases[phrase])
@@ -114,12 +117,12 @@ def _examples(base: Any, filtered: Any, parts: list[str], work: Work, images: Pa
 
 
 def _some(pairs: np.ndarray, most: int) -> np.ndarray:
-    """Pairs from everywhere in the set, not of its first images only."""
+    """Return at most ``most`` pairs, spread over the whole set."""
     return pairs[np.unique(np.linspace(0, len(pairs) - 1, most).astype(int))] if len(pairs) else pairs
 
 
 def _crop(images: Path, row: Mapping[str, Any]) -> str | None:
-    """A segment's bounding box with a margin, as a data URL; None where the image is gone."""
+    """Return a segment's bounding box with a margin as a data URL, or None if the image is missing."""
     found = (images / f"{row['image']}{suffix}" for low in IMAGES for suffix in (low, low.upper()))
     path = next((path for path in found if path.is_file()), None)
     try:
@@ -138,15 +141,15 @@ def _crop(images: Path, row: Mapping[str, Any]) -> str | None:
 
 
 def _section(title: str, heads: list[str], rows: Iterable[tuple[Any, ...]]) -> str:
-    """A heading and a table, or nothing where there are no rows; columns of numbers are set to the right."""
+    """Return a heading and a table, or nothing without rows; columns of numbers are right-aligned."""
     texts = [[str(value) for value in row] for row in rows]
     if not texts:
         return ""
     right = [all(NUMBER.fullmatch(text) for text in column) for column in zip(*texts, strict=True)]
 
-    def line(kind: str, cells: list[str]) -> str:
+    def line(tag: str, cells: list[str]) -> str:
         marks = (' class="n"' if number else "" for number in right)
-        return "".join(f"<{kind}{m}>{html.escape(c)}</{kind}>" for m, c in zip(marks, cells, strict=True))
+        return "".join(f"<{tag}{m}>{html.escape(c)}</{tag}>" for m, c in zip(marks, cells, strict=True))
 
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in texts)
     return f"<section><h2>{title}</h2><table><tr>{line('th', heads)}</tr>{body}</table></section>"

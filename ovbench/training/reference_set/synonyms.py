@@ -1,4 +1,4 @@
-"""Semantic enhancement (section 3.2): roots with similar meaning lend each other their name."""
+"""Semantic enhancement (section 3.2): synonyms among the root nouns."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ SCOPES = ("global", "per_label", "off")
 ROWS_AT_ONCE = 1024
 
 
-class Similar(NamedTuple):
-    """``pairs`` i64[n, 2] of roots and their ``similarity`` f32[n]."""
+class SynonymPairs(NamedTuple):
+    """Pairs of roots, int64 (N, 2), and their cosines, float32 (N,)."""
 
     pairs: np.ndarray
     similarity: np.ndarray
 
 
-def most_similar_pairs(text: np.ndarray, owning: np.ndarray, k: int, below: float = np.inf) -> Similar:
-    """The k most similar pairs (i < j) of the roots ``owning`` i[n] by their embeddings f[all roots, d], most similar
-    first; of equals the pair that comes first. Cosines of ``below`` or more do not count."""
-    vectors, best = unit(text[owning]), Similar(np.empty((0, 2), np.int64), np.empty(0, np.float32))
+def most_similar_pairs(text: np.ndarray, owning: np.ndarray, k: int, below: float = np.inf) -> SynonymPairs:
+    """Return the ``k`` most similar pairs of roots, most similar first; among equals the first pair wins.
+
+    Args:
+        text: Embeddings of all roots, float (R, D).
+        owning: The roots to compare, int (N,), ascending.
+        k: Number of pairs.
+        below: Pairs with this cosine or more are left out.
+    """
+    vectors, best = unit(text[owning]), SynonymPairs(np.empty((0, 2), np.int64), np.empty(0, np.float32))
     for start in range(0, len(owning), ROWS_AT_ONCE):
         block = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
         block[np.arange(len(vectors))[None] <= np.arange(start, start + len(block))[:, None]] = -np.inf
@@ -35,13 +41,22 @@ def most_similar_pairs(text: np.ndarray, owning: np.ndarray, k: int, below: floa
         similarity = np.concatenate([best.similarity, block.ravel()[chosen]])
         order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarity))[:k]
         order = order[np.isfinite(similarity[order])]
-        best = Similar(pairs[order], similarity[order])
+        best = SynonymPairs(pairs[order], similarity[order])
     return best
 
 
-def nearest_roots(text: np.ndarray, owning: np.ndarray, k: int, least: float = -1.0, below: float = np.inf) -> Similar:
-    """For each of the roots ``owning`` its k nearest others of a similarity from ``least`` to less than ``below``: rows
-    (root, synonym), roots ascending, most similar first."""
+def nearest_roots(
+    text: np.ndarray, owning: np.ndarray, k: int, least: float = -1.0, below: float = np.inf
+) -> SynonymPairs:
+    """Return for each root its ``k`` most similar others as (root, synonym), roots ascending, most similar first.
+
+    Args:
+        text: Embeddings of all roots, float (R, D).
+        owning: The roots to compare, int (N,), ascending.
+        k: Synonyms per root.
+        least: Smallest cosine of a synonym.
+        below: Pairs with this cosine or more are left out.
+    """
     vectors, pairs, similarity = unit(text[owning]), [], []
     for start in range(0, len(owning), ROWS_AT_ONCE):
         block = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
@@ -52,7 +67,7 @@ def nearest_roots(text: np.ndarray, owning: np.ndarray, k: int, least: float = -
             near = near[row[near] >= least]
             pairs += [(owning[i], owning[j]) for j in near]
             similarity.append(row[near])
-    return Similar(
+    return SynonymPairs(
         np.array(pairs, np.int64).reshape(-1, 2), np.concatenate(similarity or [np.empty(0)]).astype(np.float32)
     )
 
@@ -66,19 +81,32 @@ def find_synonyms(
     per_label: int,
     least: float = -1.0,
     below: float = np.inf,
-) -> Similar:
-    """Pairs of synonyms among the roots that own a pair: "global", "per_label" or "off"."""
+) -> SynonymPairs:
+    """Return the synonyms among roots.
+
+    Args:
+        scope: "global" (`most_similar_pairs`), "per_label" (`nearest_roots`) or "off".
+        text: Embeddings of all roots, float (R, D).
+        owning: The roots that own a pair, int (N,), ascending.
+        pairs: Number of pairs with "global".
+        per_label: Synonyms per root with "per_label".
+        least: Smallest cosine with "per_label".
+        below: Pairs with this cosine or more are left out.
+
+    Raises:
+        UsageError: If the scope is not known.
+    """
     if scope == "global":
         return most_similar_pairs(text, owning, pairs, below)
     if scope == "per_label":
         return nearest_roots(text, owning, per_label, least, below)
     if scope == "off":
-        return Similar(np.empty((0, 2), np.int64), np.empty(0, np.float32))
-    raise UsageError(f'no scope of synonyms "{scope}"', fix="use " + ", ".join(SCOPES))
+        return SynonymPairs(np.empty((0, 2), np.int64), np.empty(0, np.float32))
+    raise UsageError(f'unknown scope of synonyms "{scope}"', fix="use " + ", ".join(SCOPES))
 
 
 def neighbours(pairs: np.ndarray) -> dict[int, list[int]]:
-    """The synonyms of each root: pairs hold in both directions, one hop."""
+    """Return the synonyms of each root; a pair holds in both directions, and synonyms of synonyms do not count."""
     found: dict[int, set[int]] = {}
     for a, b in pairs.tolist():
         found.setdefault(a, set()).add(b)
@@ -87,17 +115,18 @@ def neighbours(pairs: np.ndarray) -> dict[int, list[int]]:
 
 
 def renamed(phrase: str, roots: Iterable[str]) -> list[str]:
-    """Copies of a phrase whose last word, its root, is replaced.
+    """Return copies of a phrase with other roots; the root is its last word.
 
-    >>> renamed("a small cat", ["kitten"])
-    ['a small kitten']
+    Example:
+        >>> renamed("a small cat", ["kitten"])
+        ['a small kitten']
     """
     before, blank, _ = phrase.rpartition(" ")
     return [before + blank + root for root in roots]
 
 
 def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Positions of the k largest finite values, largest first, of equals the first first."""
+    """Return the positions of the k largest finite values, largest first; among equals the first wins."""
     if k < len(values):
         bound = np.partition(values, len(values) - k)[len(values) - k]
         candidates = np.flatnonzero(values >= bound)
