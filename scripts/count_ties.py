@@ -22,7 +22,7 @@ from ovbench.backbones.build import load_backbone
 from ovbench.config.load import override_pairs, resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.cass import CASS
@@ -57,13 +57,13 @@ def distances(arguments: argparse.Namespace) -> np.ndarray:
                     torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     method = CASS(Backbones(**towers), cell.params).to(arguments.device)
     query = Queries(torch.eye(1, towers["clip"].visual.output_dim), torch.zeros(1, dtype=torch.int64))
-    labeller = Labeller(method, cell.protocol, [method.map_queries(query)])
+    predictor = Predictor(method, cell.protocol, [method.map_queries(query)])
     notes = Recorder()
     dataset = open_dataset(load_card(arguments.dataset))
     for number in range(min(arguments.limit, len(dataset))):
         image = dataset.read_image(number)
         size = resized_size(image.shape[:2], cell.protocol.short_side, cell.protocol.long_side)
-        labeller.label_resized(resize_image(image, size), image.shape[:2], note=notes)
+        predictor.label_resized(resize_image(image, size), image.shape[:2], note=notes)
     return torch.cat(notes.notes["distance"]).cpu().numpy()
 
 

@@ -18,7 +18,7 @@ from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
 from ovbench.inference.batching import SharedBatches
-from ovbench.integrations.mmseg import OpenVocabSegmentor, build
+from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.methods.base import Batch
 from ovbench.methods.blame import blame
 from ovbench.utils.errors import OvbenchError
@@ -37,16 +37,16 @@ class Result(NamedTuple):
 
 
 class Bench(NamedTuple):
-    """What the checks share: a segmentor and two images u8[h, w, 3] of the benchmark ``root``."""
+    """What the checks share: a pipeline and two images u8[h, w, 3] of the benchmark ``root``."""
 
-    segmentor: OpenVocabSegmentor
+    pipeline: Pipeline
     images: list[np.ndarray]
     paths: list[Path]
     classes: int
     root: Path
 
     def label(self, number: int) -> np.ndarray:
-        return self.segmentor.label(self.images[number], self.paths[number])
+        return self.pipeline.label(self.images[number], self.paths[number])
 
 
 def check_method(
@@ -58,10 +58,10 @@ def check_method(
     cell = resolve(method, card.name, settings, weights)
     data = open_dataset(card, data_root)
     require_weights([cell])
-    segmentor = build(cell).on(device)
+    pipeline = build_pipeline(cell).to(device)
     paths = [data.items[n].image_path for n in (0, 1)]
     root = Path(os.path.commonpath([paths[0], data.items[0].label_path]))
-    bench = Bench(segmentor, [data.read_image(n) for n in (0, 1)], paths, len(card.classes), root)
+    bench = Bench(pipeline, [data.read_image(n) for n in (0, 1)], paths, len(card.classes), root)
     checks: tuple[tuple[str, Callable[[Bench], tuple[str, str]]], ...] = (
         ("labels", _labels), ("odd sizes", _odd_sizes), ("the same again", _deterministic),
         ("independent of images before", _stateless), ("independent of batch neighbours", _neighbours),
@@ -77,7 +77,7 @@ def _outcome(check: Callable[[Bench], tuple[str, str]], bench: Bench) -> tuple[s
     except OvbenchError as error:
         return "fail", str(error)
     except Exception as error:  # whatever a method under test raises is its result
-        return "fail", str(blame(error, bench.segmentor.method))
+        return "fail", str(blame(error, bench.pipeline.method))
 
 
 def _verdict(holds: bool, good: str, bad: str) -> tuple[str, str]:
@@ -98,7 +98,7 @@ def _labels(bench: Bench) -> tuple[str, str]:
 def _odd_sizes(bench: Bench) -> tuple[str, str]:
     for size in ODD_SIZES:
         crop = np.ascontiguousarray(np.resize(bench.images[0], (*size, 3)))
-        labels = bench.segmentor.label(crop, bench.paths[0])
+        labels = bench.pipeline.label(crop, bench.paths[0])
         if labels.shape != size:
             return "fail", f"labels of shape {labels.shape} for an image of {size}"
     return "pass", " and ".join(f"{h} x {w}" for h, w in ODD_SIZES)
@@ -118,8 +118,8 @@ def _stateless(bench: Bench) -> tuple[str, str]:
 
 def _neighbours(bench: Bench) -> tuple[str, str]:
     """The scores of a window with other windows beside it in the batch."""
-    method = bench.segmentor.method
-    if "encode" not in dir(method) or not hasattr(bench.segmentor.labeller, "vocabularies"):
+    method = bench.pipeline.method
+    if "encode" not in dir(method) or not hasattr(bench.pipeline.predictor, "vocabularies"):
         return "none", "a class of mmsegmentation gets one image at a time"
     batches: list[Batch] = []
     encode = method.encode
@@ -131,7 +131,7 @@ def _neighbours(bench: Bench) -> tuple[str, str]:
     batch = next((b for b in batches if len(b.windows) > 1), None)
     if batch is None:
         return "none", "one window an image"
-    queries = bench.segmentor.labeller.vocabularies[0]
+    queries = bench.pipeline.predictor.vocabularies[0]
     with torch.inference_mode():
         alone = method.score(method.encode(batch), queries)[0]
         beside = method.score(method.encode(_others(batch)), queries)[0]
@@ -153,9 +153,9 @@ def _others(batch: Batch) -> Batch:
 
 def _shared(bench: Bench) -> tuple[str, str]:
     """The labels of an image in batches that it shares with another one, at either end of them."""
-    if not bench.segmentor.method.windowwise:
+    if not bench.pipeline.method.windowwise:
         return "none", "its windows share no batch with those of other images (windowwise)"
-    if not bench.segmentor.cell.protocol.crop:
+    if not bench.pipeline.cell.protocol.crop:
         return "none", "whole images share no batch"
     differ = int((_in_company(bench, (0, 1)) != _in_company(bench, (1, 0))).sum())
     return _verdict(
@@ -166,10 +166,10 @@ def _shared(bench: Bench) -> tuple[str, str]:
 
 def _in_company(bench: Bench, order: tuple[int, ...]) -> np.ndarray:
     """The labels of the first image, labelled in this order with the other."""
-    shared = SharedBatches(bench.segmentor.labeller, SHARED)
+    shared = SharedBatches(bench.pipeline.predictor, SHARED)
     outcomes = []
     for number in order:
-        regions = bench.segmentor.regions(bench.images[number], bench.paths[number])
+        regions = bench.pipeline.regions(bench.images[number], bench.paths[number])
         outcomes += shared.add(number, bench.images[number], regions)
     labels = {outcome.number: outcome.labels for outcome in (*outcomes, *shared.rest())}[0]
     if isinstance(labels, OvbenchError):
@@ -179,9 +179,9 @@ def _in_company(bench: Bench, order: tuple[int, ...]) -> np.ndarray:
 
 def _no_files(bench: Bench) -> tuple[str, str]:
     """Neither labels nor anything else of the benchmark is read while an image is labelled; its regions come before."""
-    regions = bench.segmentor.regions(bench.images[0], bench.paths[0])
+    regions = bench.pipeline.regions(bench.images[0], bench.paths[0])
     with _opened_under(bench.root) as opened:
-        bench.segmentor.labeller.label(bench.images[0], regions)
+        bench.pipeline.predictor.label(bench.images[0], regions)
     return _verdict(not opened, "none opened", f"opened {', '.join(sorted(opened))}")
 
 

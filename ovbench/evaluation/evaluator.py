@@ -16,7 +16,7 @@ from ovbench.data.decode import FileIdentity, Picture
 from ovbench.evaluation.identity import identity_of, region_maps
 from ovbench.evaluation.ledger import Entry, LedgerPart
 from ovbench.inference.batching import OneByOne, Outcome, SharedBatches
-from ovbench.integrations.mmseg import OpenVocabSegmentor
+from ovbench.inference.pipeline import Pipeline
 from ovbench.methods.blame import MethodError, blamed
 from ovbench.metrics.confusion import count_pixels
 from ovbench.utils.errors import ImageError, InputError, OvbenchError
@@ -40,7 +40,7 @@ class Target(NamedTuple):
     dataset: Dataset
     ledger: LedgerPart
     due: frozenset[str]
-    seen: Callable[[int, Labelled], None]
+    seen: Callable[[int, Sample, np.ndarray], None]
     counted: frozenset[str] = frozenset()
     run: dict[str, Any] | None = None
 
@@ -56,7 +56,7 @@ class Read(NamedTuple):
 
 
 def evaluate(
-    segmentor: OpenVocabSegmentor,
+    pipeline: Pipeline,
     targets: Sequence[Target],
     indices: Sequence[int],
     *,
@@ -66,21 +66,21 @@ def evaluate(
 ) -> None:
     """Label and count the images ``indices``, read in that order; each is in the ledgers as soon as it is labelled.
 
-    The targets hold the same images and belong to the segmentor's vocabularies, one each. An image that cannot be read,
+    The targets hold the same images and belong to the pipeline's vocabularies, one each. An image that cannot be read,
     whose label does not fit the benchmark, or for which the method gives no numbers is noted as failed and the run
     goes on; with ``fail_fast`` the first one ends the run, by an ImageError. ``batch``: windows of several images share
     batches of so many (0: images are labelled one by one). ``advance`` is called after each image.
     """
-    if (maps := getattr(segmentor, "region_maps", None)) is not None:
+    if (maps := getattr(pipeline, "region_maps", None)) is not None:
         items = targets[0].dataset.items
         maps.expect({item.id: item.image_path for item in items}, [items[index].id for index in indices])
     ahead = max(READ_AHEAD, batch)
-    for read, (index, labels, seconds) in _outcomes(segmentor, _read_ahead(segmentor, targets, indices, ahead), batch):
+    for read, (index, labels, seconds) in _outcomes(pipeline, _read_ahead(pipeline, targets, indices, ahead), batch):
         if read is None or isinstance(labels, OvbenchError):
             outcomes = [labels] * len(targets)
         else:
             outcomes = [
-                _labelled(segmentor, sample, predicted, target) if isinstance(sample, Sample) else sample
+                _labelled(pipeline, sample, predicted, target) if isinstance(sample, Sample) else sample
                 for target, sample, predicted in zip(targets, read.samples, labels, strict=True)
             ]
         for target, outcome in zip(targets, outcomes, strict=True):
@@ -94,10 +94,10 @@ def evaluate(
 
 
 def _outcomes(
-    segmentor: OpenVocabSegmentor, reads: Iterator[tuple[int, Future[Read]]], batch: int
+    pipeline: Pipeline, reads: Iterator[tuple[int, Future[Read]]], batch: int
 ) -> Iterator[tuple[Read | None, Outcome]]:
     """Every image as it finishes; those that cannot be read at once."""
-    way = SharedBatches(segmentor.labeller, batch) if batch else OneByOne(segmentor.labeller)
+    way = SharedBatches(pipeline.predictor, batch) if batch else OneByOne(pipeline.predictor)
     held: dict[int, Read] = {}
     for index, future in reads:
         try:
@@ -112,10 +112,10 @@ def _outcomes(
 
 
 def _labelled(
-    segmentor: OpenVocabSegmentor, sample: Sample, predicted: np.ndarray, target: Target
+    pipeline: Pipeline, sample: Sample, predicted: np.ndarray, target: Target
 ) -> Labelled | MethodError:
     """The image with its labels, unless these are no classes of the benchmark or of another size."""
-    name, classes = segmentor.cell.method, len(target.dataset.card.classes)
+    name, classes = pipeline.cell.method, len(target.dataset.card.classes)
     if predicted.shape != sample.label.shape:
         return MethodError(f"{name} gave labels of shape {predicted.shape}, expected {sample.label.shape}")
     if predicted.max(initial=0) >= classes:
@@ -123,10 +123,10 @@ def _labelled(
     return Labelled(sample, predicted)
 
 
-def _regions(segmentor: OpenVocabSegmentor, image: np.ndarray, path: Path) -> np.ndarray | None:
+def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | None:
     """The image's region map; what the region source raises fails the image."""
-    with blamed(getattr(segmentor.region_maps, "source", segmentor)):
-        return segmentor.regions(image, path)
+    with blamed(getattr(pipeline.region_maps, "source", pipeline)):
+        return pipeline.regions(image, path)
 
 
 def _timed(held: dict[int, Read], outcome: Outcome) -> tuple[Read, Outcome]:
@@ -152,11 +152,11 @@ def _note(
         data = {name: list(file) for name, file in files.items() if file is not None}
         seconds = {**seconds, "count": time.perf_counter() - start}
         target.ledger.add(Entry(image_id, counts, None, seconds, index, data, target.run))
-    target.seen(index, outcome)
+    target.seen(index, outcome.sample, outcome.predicted)
 
 
 def _read_ahead(
-    segmentor: OpenVocabSegmentor, targets: Sequence[Target], indices: Sequence[int], ahead: int
+    pipeline: Pipeline, targets: Sequence[Target], indices: Sequence[int], ahead: int
 ) -> Iterator[tuple[int, Future[Read]]]:
     """Images in order, decoded by threads ahead of their use; the seconds are of the work, not of the wait for it."""
 
@@ -166,8 +166,8 @@ def _read_ahead(
         picture = first.read_picture(index)
         samples = [_sample(target, index, picture) for target in targets]
         middle = time.perf_counter()
-        region_file = _region_file(segmentor, first.items[index].image_path)
-        regions = _regions(segmentor, picture.pixels, first.items[index].image_path)
+        region_file = _region_file(pipeline, first.items[index].image_path)
+        regions = _regions(pipeline, picture.pixels, first.items[index].image_path)
         seconds = {"read": middle - start, "regions": time.perf_counter() - middle}
         return Read(picture.pixels, regions, samples, seconds, region_file)
 
@@ -183,9 +183,9 @@ def _read_ahead(
                 future.cancel()
 
 
-def _region_file(segmentor: OpenVocabSegmentor, image_path: Path) -> FileIdentity | None:
+def _region_file(pipeline: Pipeline, image_path: Path) -> FileIdentity | None:
     """The file that the image's region map is read from, as it is before it is read."""
-    maps = region_maps(segmentor)
+    maps = region_maps(pipeline)
     path = None if maps is None else maps.file(image_path)
     try:
         return None if path is None else identity_of(path)

@@ -71,9 +71,9 @@ def is_still(noted: FileIdentity, path: Path) -> bool:
         return False
 
 
-def region_maps(segmentor: Any) -> Any:
-    """A segmentor's region maps, None for a method without them."""
-    return getattr(segmentor, "region_maps", None)
+def region_maps(pipeline: Any) -> Any:
+    """A pipeline's region maps, None for a method without them."""
+    return getattr(pipeline, "region_maps", None)
 
 
 def image_files(dataset: Dataset, index: int, maps: Any = None) -> dict[str, Path]:
@@ -106,7 +106,7 @@ def data_digest(dataset: Dataset, numbers: Iterable[int]) -> str:
     return digest.hexdigest()
 
 
-def ledger_header(planned: PlannedCell, segmentor: Any) -> dict[str, Any]:
+def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
     """Everything that two runs must share for their counts to be added up, but for the images and labels themselves."""
     card, dataset, cell = planned.dataset.card, planned.dataset, planned.cell
     layout = next((each for each in card.layouts if each.name == dataset.layout), None)
@@ -131,8 +131,8 @@ def ledger_header(planned: PlannedCell, segmentor: Any) -> dict[str, Any]:
             "encoding_sha256": hashlib.sha256(dataset.labels.table.tobytes()).hexdigest(),
         },
         "vocabulary": [list(queries) for queries in planned.vocabulary],
-        "weights": {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in segmentor.loaded.items()},
-        "files": named_files(cell, region_maps(segmentor)),
+        "weights": {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in pipeline.loaded.items()},
+        "files": named_files(cell, region_maps(pipeline)),
         "execution": planned.execution.as_dict(),
         "code": code_identity(cell, planned.device),
     }

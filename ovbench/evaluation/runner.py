@@ -41,9 +41,9 @@ from ovbench.evaluation.made_with import counted_by, made_with
 from ovbench.evaluation.merge import leave_for_merge
 from ovbench.evaluation.plan import Job, PlannedCell
 from ovbench.evaluation.record import read_record
+from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.precision import execute, refuse_tf32
 from ovbench.inference.visualize import Pictures
-from ovbench.integrations.mmseg import OpenVocabSegmentor, build
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_json
@@ -88,9 +88,9 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team, say: Say | None
     """
     say = (say or _to_stderr) if team.leads else (lambda line: None)
     start = time.perf_counter()
-    segmentor, cells = _segmentor(cells)
-    approximate = segmentor.method.approximations()
-    headers = [ledger_header(cell, segmentor) for cell in cells]
+    pipeline, cells = _pipeline(cells)
+    approximate = pipeline.method.approximations()
+    headers = [ledger_header(cell, pipeline) for cell in cells]
     folders = [job.out / run_name(header) for header in headers]
     if job.fresh and team.leads:
         for cell, header, folder in zip(cells, headers, folders, strict=True):
@@ -100,7 +100,7 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team, say: Say | None
     if team.leads:
         for parts in zip(cells, headers, folders, strict=True):
             _say_of_other_code(*parts[1:], job.out, say)
-            todo.append(_work(*parts, segmentor, job.show, say))
+            todo.append(_work(*parts, pipeline, job.show, say))
     todo = team.agree(todo)
     run = team.agree(_run(cells[0], [work.newest for work in todo]))
     mine = team.take(sorted({number for work in todo for number in (*work.due, *work.shown)}))
@@ -135,7 +135,7 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team, say: Say | None
 
         try:
             evaluate(
-                segmentor, targets, mine, batch=cells[0].execution.batch, advance=bar.update, fail_fast=job.fail_fast
+                pipeline, targets, mine, batch=cells[0].execution.batch, advance=bar.update, fail_fast=job.fail_fast
             )
             team.wait()
         except BaseException:
@@ -145,17 +145,17 @@ def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team, say: Say | None
         return records()
 
 
-def _segmentor(cells: Sequence[PlannedCell]) -> tuple[OpenVocabSegmentor, Sequence[PlannedCell]]:
+def _pipeline(cells: Sequence[PlannedCell]) -> tuple[Pipeline, Sequence[PlannedCell]]:
     """The method on its device, and the cells; without shared batches where its windows cannot be in any."""
     first = cells[0]
-    segmentor = build(first.cell, first.vocabulary, first.dataset.card.background)
+    pipeline = build_pipeline(first.cell, first.vocabulary, first.dataset.card.background)
     for other in cells[1:]:
-        segmentor.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
+        pipeline.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
     refuse_tf32()
-    execute(segmentor.method, first.execution)
-    if not segmentor.method.windowwise or first.cell.protocol.crop == 0:
+    execute(pipeline.method, first.execution)
+    if not pipeline.method.windowwise or first.cell.protocol.crop == 0:
         cells = [dataclasses.replace(cell, execution=cell.execution._replace(batch=0)) for cell in cells]
-    return segmentor.on(first.device), cells
+    return pipeline.to(first.device), cells
 
 
 def _to_stderr(line: str) -> None:
@@ -188,10 +188,10 @@ def _say_of_other_code(header: Mapping[str, Any], folder: Path, out: Path, say: 
 
 
 def _work(
-    cell: PlannedCell, header: dict[str, Any], folder: Path, segmentor: OpenVocabSegmentor, show: int, say: Say
+    cell: PlannedCell, header: dict[str, Any], folder: Path, pipeline: Pipeline, show: int, say: Say
 ) -> _Work:
     """What the ledger lacks; counts of files that are no longer the same are as good as none."""
-    ledger, maps = read_ledger(folder, header), region_maps(segmentor)
+    ledger, maps = read_ledger(folder, header), region_maps(pipeline)
     if maps is not None:
         maps.expect({item.id: item.image_path for item in cell.dataset.items}, cell.wanted)
     for remark in ledger.remarks():

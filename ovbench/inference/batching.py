@@ -1,4 +1,4 @@
-"""Images through a labeller: one by one, or with the windows of several in batches of one size.
+"""Images through a predictor: one by one, or with the windows of several in batches of one size.
 
 In shared batches every forward pass has the same shape, the last one is padded, and a window's features depend on
 nothing that shares its batch. So an image gets the same labels whichever images come before or with it: to the last bit
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.inference.scene import Scene, Window, gather, region_slots
 from ovbench.inference.sliding_window import WindowMean
 from ovbench.methods.blame import blame
@@ -47,13 +47,13 @@ def _outcome(number: int, seconds: dict[str, float], method: Any, label: Callabl
 class OneByOne:
     """Labels every image when it comes."""
 
-    def __init__(self, labeller: Any):
-        self.labeller = labeller
+    def __init__(self, predictor: Any):
+        self.predictor = predictor
 
     def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Outcome]:
         """Take the image u8[H, W, 3] with its region map i32[H, W]; gives the images that are done with that."""
-        self.labeller.seconds = seconds = {}
-        yield _outcome(number, seconds, self.labeller.method, lambda: self.labeller.label(image, regions))
+        self.predictor.seconds = seconds = {}
+        yield _outcome(number, seconds, self.predictor.method, lambda: self.predictor.label(image, regions))
 
     def rest(self) -> Iterator[Outcome]:
         """The images that still wait: none."""
@@ -71,10 +71,10 @@ class Waiting:
     """An image some of whose windows have not been through the method; their features come in order, and are scored
     ``at_once``, as if the image were alone."""
 
-    def __init__(self, number: int, scene: Scene, kind: Kind, labeller: Labeller):
+    def __init__(self, number: int, scene: Scene, kind: Kind, predictor: Predictor):
         self.number, self.scene, self.kind = number, scene, kind
-        self.seconds, self.at_once = labeller.seconds, labeller.windows_at_once
-        self.means: list[WindowMean] = labeller.means(scene)
+        self.seconds, self.at_once = predictor.seconds, predictor.windows_at_once
+        self.means: list[WindowMean] = predictor.means(scene)
         self.features: list[Any] = []
         self.scored = 0
 
@@ -93,24 +93,24 @@ class SharedBatches:
     no windows, would find few others of its shape and is labelled by itself.
     """
 
-    def __init__(self, labeller: Labeller, size: int):
-        self.labeller, self.asked, self.size = labeller, size, size
+    def __init__(self, predictor: Predictor, size: int):
+        self.predictor, self.asked, self.size = predictor, size, size
         self.waiting: dict[int, Waiting] = {}  # in the order of their coming
         self.queues: dict[Kind, deque[Queued]] = {}
 
     def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Outcome]:
         """Take the image u8[H, W, 3] with its region map i32[H, W]; gives the images that are done with that."""
-        self.labeller.seconds = seconds = {}
+        self.predictor.seconds = seconds = {}
         try:
-            scene = self.labeller.resized_scene(image, regions)
+            scene = self.predictor.resized_scene(image, regions)
         except (cv2.error, ValueError, RuntimeError) as error:  # of a shape that cannot be resized
-            yield Outcome(number, blame(error, self.labeller.method), seconds)
+            yield Outcome(number, blame(error, self.predictor.method), seconds)
             return
-        if scene.boxes[0].size != (self.labeller.protocol.crop,) * 2:
-            yield _outcome(number, seconds, self.labeller.method, lambda: self.labeller.label_scene(scene))
+        if scene.boxes[0].size != (self.predictor.protocol.crop,) * 2:
+            yield _outcome(number, seconds, self.predictor.method, lambda: self.predictor.label_scene(scene))
             return
         owner = self.waiting[number] = Waiting(
-            number, scene, Kind(scene.pad_region, region_slots(regions)), self.labeller
+            number, scene, Kind(scene.pad_region, region_slots(regions)), self.predictor
         )
         queue = self.queues.setdefault(owner.kind, deque())
         queue.extend(Queued(owner, Window(scene, box)) for box in scene.boxes)
@@ -135,9 +135,9 @@ class SharedBatches:
         for one, features in self._encoded(members) if members else ():
             if one.owner.number not in self.waiting:
                 continue
-            self.labeller.seconds = one.owner.seconds
+            self.predictor.seconds = one.owner.seconds
             take = partial(self._take, one.owner, features)
-            outcome = _outcome(one.owner.number, one.owner.seconds, self.labeller.method, take)
+            outcome = _outcome(one.owner.number, one.owner.seconds, self.predictor.method, take)
             if outcome.labels is not None:
                 del self.waiting[one.owner.number]
                 yield outcome
@@ -152,7 +152,7 @@ class SharedBatches:
         except (InputError, ScoreError) as error:
             found = error
         except (Exception, SystemExit) as error:
-            found = blame(error, self.labeller.method)
+            found = blame(error, self.predictor.method)
         if found is None:
             return self._in_halves(members)
         if isinstance(found, Exception):
@@ -165,7 +165,7 @@ class SharedBatches:
     def _encode(self, members: list[Queued]) -> Any:
         windows = [one.window for one in members]
         padded = windows + windows[-1:] * (self.size - len(windows))
-        return self.labeller.encode(gather(padded, slots=members[0].owner.kind.region_slots))
+        return self.predictor.encode(gather(padded, slots=members[0].owner.kind.region_slots))
 
     def _in_halves(self, members: list[Queued]) -> list[tuple[Queued, Any]]:
         """The device has too little memory for so many windows."""
@@ -173,7 +173,7 @@ class SharedBatches:
             error = ScoreError("the device has too little memory for one window", fix="choose another --device")
             return [(one, error) for one in members]
         if self.size == self.asked:
-            print(f"out of memory on {self.labeller.device}: going on with smaller batches", file=sys.stderr)
+            print(f"out of memory on {self.predictor.device}: going on with smaller batches", file=sys.stderr)
         self.size //= 2
         pairs: list[tuple[Queued, Any]] = []
         while len(pairs) < len(members):
@@ -198,14 +198,14 @@ class SharedBatches:
             return None
         joined, owner.features, scored = _joined(owner.features), [], False
         try:
-            self.labeller.score(owner.scene, owner.means, joined, boxes)
+            self.predictor.score(owner.scene, owner.means, joined, boxes)
             scored = True
         except torch.cuda.OutOfMemoryError:
             del joined
         if not scored:
-            return self.labeller.label_scene(owner.scene)  # by itself, with fewer windows at once
+            return self.predictor.label_scene(owner.scene)  # by itself, with fewer windows at once
         owner.scored += len(boxes)
-        return self.labeller.finish(owner.scene, owner.means) if owner.scored == len(owner.scene.boxes) else None
+        return self.predictor.finish(owner.scene, owner.means) if owner.scored == len(owner.scene.boxes) else None
 
 
 def _row(features: Any, number: int) -> Any:

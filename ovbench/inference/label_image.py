@@ -73,9 +73,9 @@ def label_words(
     overrides, backbones = override_pairs(settings, "--set"), override_pairs(weights, "--weights")
     cell = resolve(method, load_card(like).name, overrides, backbones)
     chosen = choose_device(device)
-    from ovbench.integrations.mmseg import build
+    from ovbench.inference.pipeline import build_pipeline
 
-    labels = build(cell, classes).on(chosen).label(image, path)
+    labels = build_pipeline(cell, classes).to(chosen).label(image, path)
     return WordLabels(image, labels, tuple(c[0] for c in classes), toy_note(cell.backbones))
 
 

@@ -30,7 +30,7 @@ WINDOWS_AT_ONCE = 16
 CHUNK_CPU, CHUNK_GPU = 1 << 20, 1 << 28  # elements of window scores that exist at once
 
 
-class Labeller:
+class Predictor:
     """A method with its protocol, for one or several vocabularies; it runs where the method's tensors are.
 
     `label` does an image by itself: its windows go through the method in batches whose shape depends on that image
@@ -70,6 +70,10 @@ class Labeller:
             )
         self.vocabularies = [*self.vocabularies, queries]
         self.decisions.append(decision)
+
+    def clear_vocabularies(self) -> None:
+        """Forget all vocabularies."""
+        self.vocabularies, self.decisions = [], []
 
     @property
     def device(self) -> torch.device:

@@ -6,15 +6,12 @@ import colorsys
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ovbench.data.dataset import Sample
 from ovbench.utils.files import write_bytes
-
-if TYPE_CHECKING:
-    from ovbench.evaluation.evaluator import Labelled
 
 GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly however many there are
 BLEND = 0.65  # opacity of a label over the image
@@ -109,11 +106,10 @@ class Pictures:
         """Whether the image is to be shown and its picture is not there yet."""
         return number < self.count and not self._path(image_id).exists()
 
-    def save(self, number: int, labelled: Labelled) -> None:
-        """Write the picture of an image that is to be shown."""
+    def save(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
+        """Write the picture of an image that is to be shown, with its labels uint16 (H, W)."""
         if number < self.count:
-            sample = labelled.sample
-            save_png(self._path(sample.id), comparison(sample.image, sample.label, labelled.predicted, self.names))
+            save_png(self._path(sample.id), comparison(sample.image, sample.label, predicted, self.names))
 
 
 def save_png(path: Path, picture: Image.Image) -> None:

@@ -1,12 +1,11 @@
 """The bridge to mmengine and mmsegmentation: every method as a registered ``BaseSegmentor``.
 
-``register()`` puts one class per method into mmseg's ``MODELS``, named like the method's class (``CorrCLIP``).
-``ovbench eval`` and an mmengine ``Runner`` build and drive the same object.
+``register()`` puts one class per method into mmseg's ``MODELS``, named like the method's class (``CorrCLIP``). Each is
+a wrapper around the `Pipeline` that ``ovbench eval`` uses.
 """
 
 from __future__ import annotations
 
-import logging
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -27,19 +26,10 @@ with warnings.catch_warnings():
     from mmseg.models import BaseSegmentor, SegDataPreProcessor
     from mmseg.registry import MODELS
 
-from ovbench.backbones.build import Loaded, load_backbone  # noqa: E402
 from ovbench.config.load import Cell, resolve  # noqa: E402
-from ovbench.data.card import load_card, vocabulary  # noqa: E402
 from ovbench.data.decode import read_image  # noqa: E402
-from ovbench.inference.predictor import Labeller  # noqa: E402
+from ovbench.inference.pipeline import build_pipeline  # noqa: E402
 from ovbench.inference.scene import resized_size  # noqa: E402
-from ovbench.inference.text_embedding import build_queries, with_descriptions  # noqa: E402
-from ovbench.methods.base import Backbones, Queries  # noqa: E402
-from ovbench.methods.blame import blamed  # noqa: E402
-from ovbench.methods.plugins import code_hash  # noqa: E402
-from ovbench.methods.reme.reference_bank import Encoder  # noqa: E402
-from ovbench.methods.talk2dino.projection import check_partners  # noqa: E402
-from ovbench.regions.provider import open_regions  # noqa: E402
 from ovbench.utils.errors import UsageError  # noqa: E402
 from ovbench.utils.registry import METHODS  # noqa: E402
 
@@ -75,61 +65,16 @@ class OpenVocabSegmentor(BaseSegmentor):
         if cell is None:
             texts = {key: str(value) for key, value in (settings or {}).items()}
             cell = resolve(self.method_name, dataset, texts, weights)
-        self._setup(cell, classes, background)
-
-    def _setup(self, cell: Cell, classes: Sequence[Sequence[str]] | None, background: int | None) -> None:
-        """Load the backbones and encode the vocabulary."""
         self.cell = cell
-        self.loaded: dict[str, Loaded] = {kind: load_backbone(kind, spec) for kind, spec in cell.backbones.items()}
-        if "reference" in self.loaded:
-            used = {kind: Encoder(loaded.spec, loaded.sha256) for kind, loaded in self.loaded.items()}
-            self.loaded["reference"].vision.require(used, cell.protocol)
-        vision = {kind: loaded.vision for kind, loaded in self.loaded.items()}
-        entry = METHODS.load(cell.method)
-        with blamed(entry):
-            self.method = entry(Backbones(**vision), cell.params)
-        if "psi" in self.loaded:
-            check_partners(self.loaded["psi"].vision, {kind: loaded.sha256 for kind, loaded in self.loaded.items()})
-        if classes is None:
-            card = load_card(cell.dataset)
-            classes, background = vocabulary(card, cell.protocol.vocabulary or None), card.background
-        self.labeller = Labeller(self.method, cell.protocol, [self._queries(cell, classes, background)])
-        self.region_maps = open_regions(cell.regions) if cell.regions else None
-        if code := code_hash(cell.method):  # counts of a file that was changed since are not added up
-            self.loaded["code"] = Loaded(self.method, cell.method, code)
+        self.pipeline = build_pipeline(cell, classes, background)
+        self.method = self.pipeline.method
 
-    def _queries(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> Queries:
-        names, prompts = tuple(tuple(c) for c in classes), cell.protocol.templates
-        queries = build_queries(
-            names, prompts, self.loaded["clip"], background,
-            raw=self.method.raw_text, background_channel=self.method.background_channel,
-        )  # fmt: skip
-        if "presence" in self.loaded:
-            second = build_queries(names, prompts, self.loaded["presence"], background)
-            queries = queries._replace(presence=second.embeddings)
-        if cell.protocol.descriptions:
-            queries = with_descriptions(queries, names, cell.protocol.descriptions, self.loaded["clip"])
-        with blamed(self.method):
-            return self.method.map_queries(queries)
-
-    def add_vocabulary(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> None:
-        """Label another benchmark's words in the same pass: ``cell`` may differ from this one's in benchmark, names,
-        scale and threshold only."""
-        self.labeller.add_vocabulary(self._queries(cell, classes, background), cell.protocol)
-
-    def on(self, device: str) -> OpenVocabSegmentor:
-        """Move the networks, and where region maps are made, to a device."""
-        if self.region_maps is not None:
-            self.region_maps.to(device)
-        return self.to(device)
-
-    def regions(self, image: np.ndarray, path: Path | None = None) -> np.ndarray | None:
-        """The region map i32[h, w] of an original RGB image, None for methods without one; ``path`` is its file."""
-        return None if self.region_maps is None else self.region_maps(image, path or "")
-
-    def label(self, image: np.ndarray, path: Path | None = None) -> np.ndarray:
-        """Labels u16[h, w] of an RGB image u8[h, w, 3]."""
-        return self.labeller.label(image, self.regions(image, path))[0]
+    def to(self, *args: Any, **kwargs: Any) -> OpenVocabSegmentor:
+        """Move the networks, and what the pipeline holds beside them, to a device."""
+        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        if device is not None:
+            self.pipeline.to(str(device))
+        return super().to(*args, **kwargs)
 
     def predict(self, inputs: Tensor, data_samples: list[Any] | None = None) -> list[Any]:
         """mmseg's interface: RGB values 0..255 f[b, 3, h, w] and their samples, which receive ``pred_sem_seg``."""
@@ -143,16 +88,16 @@ class OpenVocabSegmentor(BaseSegmentor):
 
     def _label_sample(self, image: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
         original, regions = tuple(meta.get("ori_shape", image.shape[:2])[:2]), None
-        if self.region_maps is not None:
+        if self.pipeline.region_maps is not None:
             if "img_path" not in meta:
                 raise UsageError("no img_path in the sample", fix="keep it in PackSegInputs' meta_keys")
             path = Path(meta["img_path"])
-            regions = self.regions(read_image(path), path)
+            regions = self.pipeline.regions(read_image(path), path)
         protocol = self.cell.protocol
         if image.shape[:2] == resized_size(original, protocol.short_side, protocol.long_side):
-            return self.labeller.label_resized(image, original, regions)[0]
+            return self.pipeline.predictor.label_resized(image, original, regions)[0]
         if image.shape[:2] == original:
-            return self.labeller.label(image, regions)[0]
+            return self.pipeline.predictor.label(image, regions)[0]
         raise UsageError(
             f"the image came as {image.shape[:2]} from {original}",
             fix=f"use Resize(scale=({protocol.long_side}, {protocol.short_side}), keep_ratio=True) or no Resize",
@@ -176,10 +121,8 @@ def register(method: str) -> str:
     entry = METHODS.load(method)
     name = entry.__name__ if ":" not in method else f"{entry.__name__}_{zlib.crc32(method.encode()):08x}"
     if MODELS.get(name) is None:
-        base = OpenVocabSegmentor
-        if hasattr(entry, "worker"):  # a class of mmsegmentation, see `ovbench.integrations.mmseg_foreign`
-            from ovbench.integrations.mmseg_foreign import ForeignSegmentor as base
-        segmentor = type(entry.__name__, (base,), {"method_name": method, "__doc__": entry.__doc__})
+        own = {"method_name": method, "__doc__": entry.__doc__}
+        segmentor = type(entry.__name__, (OpenVocabSegmentor,), own)
         MODELS.register_module(name=name, module=segmentor)
     return name
 
@@ -191,18 +134,3 @@ def register_all() -> list[str]:
     for reason in broken.values():
         warnings.warn(reason, stacklevel=2)
     return [register(method) for method in METHODS.names() if method not in broken]
-
-
-def build(
-    cell: Cell, classes: Sequence[Sequence[str]] | None = None, background: int | None = None
-) -> OpenVocabSegmentor:
-    """The segmentor of a resolved cell, through mmseg's registry, on the CPU."""
-    silence()
-    config = {"type": register(cell.method), "cell": cell, "classes": classes, "background": background}
-    return MODELS.build(config).eval()
-
-
-def silence() -> None:
-    """mmengine and its users report every build at INFO; a user of the command line did not ask for that."""
-    for name in ("mmengine", "mmseg", "root"):
-        logging.getLogger(name).setLevel(logging.WARNING)

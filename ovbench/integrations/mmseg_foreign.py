@@ -29,12 +29,12 @@ import torch
 import ovbench
 from ovbench.backbones.build import Loaded
 from ovbench.config.load import Cell
-from ovbench.data.card import load_card, vocabulary
+from ovbench.inference.pipeline import Classes, named_classes
 from ovbench.inference.scene import resize_image, resized_size
-from ovbench.integrations.mmseg import OpenVocabSegmentor
 from ovbench.methods.base import Method, Needs
 from ovbench.methods.blame import CannotBuild, MethodError
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.registry import METHODS
 
 TYPES = {"bool": bool, "int": int, "float": float, "str": str, "str | None": str | None}
 RESTARTS = 3  # of a process that crashes while it labels
@@ -124,6 +124,7 @@ class Foreign(Method):
     """Stands for a class of mmsegmentation where ovbench asks for a method: its settings, and that it needs nothing."""
 
     needs = Needs(backbones=())
+    pipeline = "ovbench.integrations.mmseg_foreign:ForeignPipeline"
     place: ClassVar[str]
     idle: ClassVar[WorkerProcess | None] = None  # imported the class to describe it, and has built nothing yet
 
@@ -188,7 +189,7 @@ class ForeignModel(Method):
     needs = Needs(backbones=())
 
 
-class ForeignLabeller:
+class WorkerPredictor:
     """Labels images in a worker process that holds one model per vocabulary.
 
     The process is started when it is first needed, so that the models are built where they will run.
@@ -289,34 +290,44 @@ class ForeignLabeller:
         return labels.astype(np.uint16)
 
 
-class ForeignSegmentor(OpenVocabSegmentor):
-    """As `OpenVocabSegmentor`, for a class of mmsegmentation."""
+class ForeignPipeline:
+    """Label images with a class of mmsegmentation; the same interface as `Pipeline`."""
 
-    def _setup(self, cell: Cell, classes: Sequence[Sequence[str]] | None, background: int | None) -> None:
-        from ovbench.utils.registry import METHODS
+    region_maps = None
 
-        self.cell, self.region_maps = cell, None
-        self.labeller = ForeignLabeller(cell, METHODS.load(cell.method))
-        self.method = self.labeller.method
+    def __init__(self, cell: Cell, classes: Classes | None = None, background: int | None = None):
+        self.cell = cell
+        self.predictor = WorkerPredictor(cell, METHODS.load(cell.method))
+        self.method = self.predictor.method
         self._loaded: dict[str, Loaded] = {}
-        if classes is None:
-            classes = vocabulary(load_card(cell.dataset), cell.protocol.vocabulary or None)
-        self.add_vocabulary(cell, classes, background)
+        self.add_vocabulary(cell, *named_classes(cell, classes, background))
 
     @property
     def loaded(self) -> dict[str, Loaded]:
-        """The hashes of the model's tensors and of the repository's code; the model is built for them."""
-        if not self._loaded or self.labeller.process is None:
-            made = self.labeller.start()
+        """The hashes of the model's tensors and of the repository's code; building the model if there is none."""
+        if not self._loaded or self.predictor.process is None:
+            made = self.predictor.start()
             self._loaded = {key: Loaded(self.method, self.cell.method, made[key]) for key in ("model", "code")}
         return self._loaded
 
-    def on(self, device: str) -> OpenVocabSegmentor:
-        """Where the models are built and run."""
-        self.labeller.move(device)
+    def add_vocabulary(self, cell: Cell, classes: Classes, background: int | None) -> None:
+        """Add one more model: such a class holds its class names."""
+        self.predictor.add(classes)
+        self._loaded = {}
+
+    def set_vocabulary(self, classes: Classes, background: int | None = None) -> None:
+        """Replace all models by one with these class names."""
+        self.predictor.words.clear()
+        self.add_vocabulary(self.cell, classes, background)
+
+    def to(self, device: str) -> ForeignPipeline:
+        """Choose the device on which the models are built."""
+        self.predictor.move(device)
         return self
 
-    def add_vocabulary(self, cell: Cell, classes: Sequence[Sequence[str]], background: int | None) -> None:
-        """One more model: such a class holds its words."""
-        self.labeller.add(classes)
-        self._loaded = {}
+    def regions(self, image: np.ndarray, path: Path | None = None) -> None:
+        """Return None: such a class makes what it needs."""
+
+    def label(self, image: np.ndarray, path: Path | None = None) -> np.ndarray:
+        """Return the labels of an image uint8 (H, W, 3), uint16 (H, W), by the first vocabulary."""
+        return self.predictor.label(image)[0]

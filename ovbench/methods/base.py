@@ -103,6 +103,7 @@ class Method(nn.Module):
 
     sees: the backbone for which the windows are normalised, unless the protocol gives other constants.
     normalisation: those constants, set by whoever prepares the windows.
+    pipeline: what drives the method, as "module:class" with the interface of `Pipeline`.
     raw_text: queries are means of text features as the tower yields them, not normalised.
     background_channel: the method itself scores a background class that has no query.
     pixelwise: ``probabilities`` looks at one pixel at a time, so that it may be asked about parts of an image.
@@ -112,6 +113,7 @@ class Method(nn.Module):
         to the resized image first; as the official code of the method does it.
     """
 
+    pipeline: ClassVar[str] = "ovbench.inference.pipeline:Pipeline"
     Params: ClassVar[type] = NoParams
     needs: ClassVar[Needs] = Needs(backbones=("clip",))
     sees: ClassVar[str] = "clip"

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ovbench.utils.errors import InputError, OvbenchError, Terminated, UsageError, first_line, last_line, line_below
-from ovbench.utils.registry import GROUPS, HERE, entry_points
+from ovbench.utils.registry import GROUPS, HERE, entry_points, load_target
 
 PREFIX = "ovbench_file_"  # of the names of modules from files
 
@@ -59,9 +59,7 @@ def _refuse(name: str) -> Any:
 @functools.lru_cache(maxsize=16)
 def _described(name: str, stamp: tuple[int, int]) -> Any:
     """The stand-in for a class of mmsegmentation, None for a `Method`; asked once while the file stays as it is."""
-    from ovbench.integrations.mmseg_foreign import describe
-
-    return describe(name)
+    return load_target("ovbench.integrations.mmseg_foreign:describe", where="method")(name)
 
 
 def _stamp(file: Path | None) -> tuple[int, int]:

@@ -30,8 +30,8 @@ from torch import Tensor
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.evaluation.ledger import Entry, LedgerPart
+from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.sliding_window import cut, pad_to_multiple, window_grid
-from ovbench.integrations.mmseg import OpenVocabSegmentor, build
 from ovbench.methods.base import Batch
 from ovbench.metrics.confusion import count_pixels
 from ovbench.utils import provenance as env
@@ -40,25 +40,25 @@ from ovbench.utils.files import read_json, write_bytes, write_json
 PARTS = ("loop", "overhead", "overhead_real", "text", "ledger", "start_up", "scaling")
 
 
-def with_classes(segmentor: OpenVocabSegmentor, classes: int) -> None:
+def with_classes(pipeline: Pipeline, classes: int) -> None:
     """Random words in place of the vocabulary: their number matters here, not their sense."""
-    words = segmentor.labeller.vocabularies[0]
+    words = pipeline.predictor.vocabularies[0]
     embeddings = torch.randn(classes, words.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
     words = words._replace(embeddings=F.normalize(embeddings, dim=1), class_index=torch.arange(classes))
-    segmentor.labeller.vocabularies = [words]
+    pipeline.predictor.vocabularies = [words]
 
 
 @torch.inference_mode()
-def straightforward(segmentor: OpenVocabSegmentor, image: np.ndarray, label: np.ndarray, totals: Tensor) -> np.ndarray:
+def straightforward(pipeline: Pipeline, image: np.ndarray, label: np.ndarray, totals: Tensor) -> np.ndarray:
     """One window at a time, each padded to a canvas of the whole image; softmax and argmax at full size; histograms in
     floating point."""
-    labeller, method = segmentor.labeller, segmentor.method
-    (queries,), protocol = labeller.vocabularies, labeller.protocol
-    normalised = labeller._normalise(image)
+    predictor, method = pipeline.predictor, pipeline.method
+    (queries,), protocol = predictor.vocabularies, predictor.protocol
+    normalised = predictor._normalise(image)
     h, w = normalised.shape[1:]
     total, count = torch.zeros(len(queries.class_index), h, w), torch.zeros(1, h, w)
     for box in window_grid((h, w), protocol.crop, protocol.stride):
-        pad = pad_to_multiple(box.size, labeller.pad_multiple)
+        pad = pad_to_multiple(box.size, predictor.pad_multiple)
         features = method.encode(Batch(cut(normalised, [box], pad)))
         scores = method.window_scores(method.score(features, queries), box.size, pad)
         canvas = (box.x1, w - box.x2, box.y1, h - box.y2)
@@ -76,21 +76,21 @@ def straightforward(segmentor: OpenVocabSegmentor, image: np.ndarray, label: np.
 
 def loop(size: tuple[int, int], repeats: int) -> list[dict[str, Any]]:
     """Label and count one image by the engine and by the straightforward loop."""
-    segmentor = build(resolve("maskclip", "mini"), (("thing",),))
+    pipeline = build_pipeline(resolve("maskclip", "mini"), (("thing",),))
     noise = np.random.default_rng(0)
     image = noise.integers(0, 255, (*size, 3), np.uint8)
     rows = []
     for classes in (21, 150, 847):
-        with_classes(segmentor, classes)
+        with_classes(pipeline, classes)
         label, totals = noise.integers(0, classes, image.shape[:2]).astype(np.uint16), torch.zeros(3, classes)
 
         def engine(label=label, classes=classes) -> np.ndarray:
-            predicted = segmentor.labeller.label_resized(image, image.shape[:2])[0]
+            predicted = pipeline.predictor.label_resized(image, image.shape[:2])[0]
             count_pixels(predicted, label, classes)
             return predicted
 
         def plain(label=label, totals=totals) -> np.ndarray:
-            return straightforward(segmentor, image, label, totals)
+            return straightforward(pipeline, image, label, totals)
 
         same = float((engine().reshape(-1) == plain()).mean())  # and both have run once
         found = alternate({"engine": engine, "loop": plain}, repeats)

@@ -35,7 +35,7 @@ from ovbench.data.decode import read_image
 from ovbench.inference.batching import OneByOne, SharedBatches
 from ovbench.inference.decision import Decision, Leading, tile_elements
 from ovbench.inference.precision import PRECISIONS, Execution, execute, refuse_tf32
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.bilinear import enlarged_tiles
 from ovbench.methods.maskclip import MaskCLIP
@@ -53,7 +53,7 @@ class Tower(NamedTuple):
     patch: int
     side: int
 
-    def build(self) -> ClipVision:
+    def build_pipeline(self) -> ClipVision:
         torch.manual_seed(0)
         visual = open_clip.transformer.VisionTransformer(
             image_size=224, patch_size=self.patch, width=self.width, layers=self.layers, heads=self.heads,
@@ -121,12 +121,12 @@ def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, An
     words = F.normalize(torch.randn(21, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
     method = MaskCLIP(Backbones(clip=tower.build())).to(device)
     protocol = Protocol(short_side=int(tower.side * 1.5), crop=tower.side, stride=tower.side // 2)
-    labeller = Labeller(method, protocol, [Queries(words, torch.arange(21))])
+    predictor = Predictor(method, protocol, [Queries(words, torch.arange(21))])
     image = np.random.default_rng(0).integers(0, 255, (375, 500, 3), np.uint8)
     number = 4 if quick else 64
 
     def run(batch: int) -> None:
-        way = SharedBatches(labeller, batch) if batch else OneByOne(labeller)
+        way = SharedBatches(predictor, batch) if batch else OneByOne(predictor)
         done = sum(1 for n in range(number) for _ in way.add(n, image)) + sum(1 for _ in way.rest())
         assert done == number
 

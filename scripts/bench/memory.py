@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ovbench.config.load import resolve
-from ovbench.integrations.mmseg import build
+from ovbench.inference.pipeline import build_pipeline
 
 
 def resident(name: str) -> int:
@@ -38,19 +38,19 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     overrides = {"short_side": str(arguments.short_side), "crop": "224", "stride": "112"}
     cell = resolve(arguments.method, "mini", overrides)
-    segmentor = build(cell, (("thing",),))
-    (words,) = segmentor.labeller.vocabularies
+    pipeline = build_pipeline(cell, (("thing",),))
+    (words,) = pipeline.predictor.vocabularies
     embeddings = torch.randn(arguments.classes, words.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
     index = torch.arange(arguments.classes)
-    segmentor.labeller.vocabularies = [
+    pipeline.predictor.vocabularies = [
         words._replace(embeddings=embeddings / embeddings.norm(dim=1, keepdim=True), class_index=index)
     ]
     noise = np.random.default_rng(0)
-    segmentor.label(noise.integers(0, 255, (64, 64, 3), np.uint8))  # the model has run once
+    pipeline.label(noise.integers(0, 255, (64, 64, 3), np.uint8))  # the model has run once
     image = noise.integers(0, 255, (*arguments.size, 3), np.uint8)
     forget_peak()
     before, start, cpu = resident("VmRSS"), time.perf_counter(), time.process_time()
-    labels = segmentor.label(image)
+    labels = pipeline.label(image)
     print(
         json.dumps(
             {
@@ -63,7 +63,7 @@ def main() -> None:
                 "bytes_of_one_full_map": 4 * arguments.classes * labels.size,
                 "seconds": round(time.perf_counter() - start, 2),
                 "processor_seconds": round(time.process_time() - cpu, 2),
-                "seconds_of_stages": {k: round(v, 2) for k, v in segmentor.labeller.seconds.items()},
+                "seconds_of_stages": {k: round(v, 2) for k, v in pipeline.predictor.seconds.items()},
             },
             indent=1,
         )

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import ovbench.integrations.mmseg
+import ovbench.inference.pipeline
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card, vocabulary
 from ovbench.data.dataset import open_dataset
-from ovbench.integrations.mmseg import OpenVocabSegmentor, build
+from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.metrics.confusion import count_pixels
 
 GOALS = {
@@ -35,16 +35,16 @@ VOC_SIZE = (375, 500)
 class Task(NamedTuple):
     """Images u8[h, w, 3] with their region maps and labels, and the method that labels them."""
 
-    segmentor: OpenVocabSegmentor
+    pipeline: Pipeline
     images: list[np.ndarray]
     regions: list[np.ndarray | None]
     labels: list[np.ndarray]
     classes: int
 
     def run(self) -> None:
-        self.segmentor.labeller.seconds = {}
+        self.pipeline.predictor.seconds = {}
         for image, regions, label in zip(self.images, self.regions, self.labels, strict=True):
-            count_pixels(self.segmentor.labeller.label(image, regions)[0], label, self.classes)
+            count_pixels(self.pipeline.predictor.label(image, regions)[0], label, self.classes)
 
 
 def alternate(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
@@ -63,8 +63,8 @@ def on_mini(name: str, images: int) -> Task:
     """The towers of mini, on images of mini; without PAMR, as below."""
     dataset = open_dataset(load_card("mini"))
     samples = [dataset.read(number) for number in range(images)]
-    segmentor = build(resolve(name, "mini", {"refine": ""}), [(c,) for c in dataset.card.classes])
-    return _task(segmentor, [s.image for s in samples], [s.label for s in samples], len(dataset.card.classes))
+    pipeline = build_pipeline(resolve(name, "mini", {"refine": ""}), [(c,) for c in dataset.card.classes])
+    return _task(pipeline, [s.image for s in samples], [s.label for s in samples], len(dataset.card.classes))
 
 
 def of_real_size(name: str) -> Task:
@@ -78,16 +78,16 @@ def of_real_size(name: str) -> Task:
         given["dinov2"] = "vit_base_patch14_reg4_dinov2.lvd142m"
     cell = resolve(name, "voc20", {"refine": ""}, given)
     card = load_card("voc20")
-    with mock.patch.object(ovbench.integrations.mmseg, "load_backbone", real_towers.load), _own_cache():
-        segmentor = build(cell, vocabulary(card, cell.protocol.vocabulary or None), card.background)
+    with mock.patch.object(ovbench.inference.pipeline, "load_backbone", real_towers.load), _own_cache():
+        pipeline = build_pipeline(cell, vocabulary(card, cell.protocol.vocabulary or None), card.background)
     image = cv2.resize(open_dataset(load_card("mini")).read(0).image, VOC_SIZE[::-1])
     label = np.random.default_rng(0).integers(0, 20, VOC_SIZE).astype(np.uint16)
-    return _task(segmentor, [image], [label], 20)
+    return _task(pipeline, [image], [label], 20)
 
 
-def _task(segmentor: OpenVocabSegmentor, images: list, labels: list, classes: int) -> Task:
+def _task(pipeline: Pipeline, images: list, labels: list, classes: int) -> Task:
     """Region maps are made before, as if they came from the cache."""
-    return Task(segmentor, images, [segmentor.regions(image) for image in images], labels, classes)
+    return Task(pipeline, images, [pipeline.regions(image) for image in images], labels, classes)
 
 
 @contextmanager
@@ -100,8 +100,8 @@ def _own_cache() -> Iterator[None]:
 def measure(name: str, task: Task, repeats: int) -> dict[str, Any]:
     """One row: label and count, over all blocks of the towers on the same images in the same batches."""
     calls = forwards_of(task)
-    best = alternate({"whole": task.run, "forwards": lambda: replay(task.segmentor, calls)}, repeats)
-    stages = {stage: round(spent, 3) for stage, spent in task.segmentor.labeller.seconds.items()}
+    best = alternate({"whole": task.run, "forwards": lambda: replay(task.pipeline, calls)}, repeats)
+    stages = {stage: round(spent, 3) for stage, spent in task.pipeline.predictor.seconds.items()}
     row: dict[str, Any] = {
         "method": name,
         "image": list(task.images[0].shape[:2]),
@@ -110,9 +110,9 @@ def measure(name: str, task: Task, repeats: int) -> dict[str, Any]:
         **best,
         "ratio": {key: round(best["whole"][key] / best["forwards"][key], 3) for key in ("wall_s", "cpu_s")},
     }
-    base = getattr(task.segmentor.method, "base", None)
+    base = getattr(task.pipeline.method, "base", None)
     if base is not None:  # a post-processing: what its base does is not its own
-        of_base = alternate({"base": lambda: replay(task.segmentor, calls, base.dense)}, repeats)["base"]
+        of_base = alternate({"base": lambda: replay(task.pipeline, calls, base.dense)}, repeats)["base"]
         row |= {"base": of_base, "ratio_to_base": round(best["whole"]["cpu_s"] / of_base["cpu_s"], 3)}
     goal = GOALS.get(name)
     reached = None if goal is None else row["ratio"]["cpu_s"] <= goal
@@ -124,8 +124,8 @@ def forwards_of(task: Task) -> list[tuple[str, Tensor]]:
     calls: list[tuple[str, Tensor]] = []
     with ExitStack() as stack:
         for kind in TOWERS:
-            if kind in task.segmentor.loaded:
-                vision = task.segmentor.loaded[kind].vision
+            if kind in task.pipeline.loaded:
+                vision = task.pipeline.loaded[kind].vision
                 entry = "embed" if hasattr(vision, "embed") else "forward"
                 stack.enter_context(mock.patch.object(vision, entry, _heard(kind, getattr(vision, entry), calls)))
         task.run()
@@ -142,14 +142,14 @@ def _heard(kind: str, go: Callable, calls: list[tuple[str, Tensor]]) -> Callable
 
 @torch.inference_mode()
 def replay(
-    segmentor: OpenVocabSegmentor, calls: list[tuple[str, Tensor]], dense: Callable[[Tensor], Any] | None = None
+    pipeline: Pipeline, calls: list[tuple[str, Tensor]], dense: Callable[[Tensor], Any] | None = None
 ) -> None:
     """The forward passes alone; windows through ``dense`` where it is given, the first call being of windows."""
     for kind, images in calls:
         if dense is not None and images.shape[-2:] == calls[0][1].shape[-2:]:
             dense(images)
         else:
-            forward(segmentor.loaded[kind].vision, images)
+            forward(pipeline.loaded[kind].vision, images)
 
 
 def forward(vision: Any, images: Tensor) -> None:

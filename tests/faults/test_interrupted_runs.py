@@ -88,16 +88,16 @@ def test_several_processes_count_every_image_once(uninterrupted, tmp_path, proce
 
 def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
     from ovbench.config.load import resolve
-    from ovbench.inference.predictor import Labeller
-    from ovbench.integrations.mmseg import build
+    from ovbench.inference.pipeline import build_pipeline
+    from ovbench.inference.predictor import Predictor
     from ovbench.utils.errors import ScoreError
 
-    segmentor = build(resolve("maskclip", "mini"), (("a",), ("b",)))
-    assert isinstance(segmentor.labeller, Labeller)
-    monkeypatch.setattr(segmentor.method, "score", lambda features, queries: torch.full((1, 2, 3, 3), torch.nan))
-    segmentor.labeller.windows_at_once = 1
+    pipeline = build_pipeline(resolve("maskclip", "mini"), (("a",), ("b",)))
+    assert isinstance(pipeline.predictor, Predictor)
+    monkeypatch.setattr(pipeline.method, "score", lambda features, queries: torch.full((1, 2, 3, 3), torch.nan))
+    pipeline.predictor.windows_at_once = 1
     with pytest.raises(ScoreError, match="MaskCLIP gave scores that are not numbers"):
-        segmentor.label(torch.zeros(60, 60, 3, dtype=torch.uint8).numpy())
+        pipeline.label(torch.zeros(60, 60, 3, dtype=torch.uint8).numpy())
 
 
 @pytest.mark.slow

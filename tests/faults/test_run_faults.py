@@ -16,7 +16,7 @@ from ovbench.data import decode
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
 from ovbench.evaluation.ledger import LedgerPart
-from ovbench.integrations.mmseg import build
+from ovbench.inference.pipeline import build_pipeline
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.utils.errors import InputError
 
@@ -162,12 +162,12 @@ def test_an_unknown_key_in_a_card(ovbench, tmp_path):
 
 def labels_of(image, classes, **decision):
     small = {"short_side": "48", "crop": "48", "stride": "24"}
-    segmentor = build(resolve("maskclip", "mini", small | decision), (("a",), ("b",)), background=0)
-    (words,) = segmentor.labeller.vocabularies
+    pipeline = build_pipeline(resolve("maskclip", "mini", small | decision), (("a",), ("b",)), background=0)
+    (words,) = pipeline.predictor.vocabularies
     embeddings = torch.randn(classes, words.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
     words = words._replace(embeddings=F.normalize(embeddings, dim=1), class_index=torch.arange(classes))
-    segmentor.labeller.vocabularies = [words]
-    return segmentor.label(image)
+    pipeline.predictor.vocabularies = [words]
+    return pipeline.label(image)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from ovbench.backbones.normalization import renormalise
 from ovbench.backbones.pos_embed import resize_positions_smoothly
 from ovbench.backbones.preprocess import IMAGENET, OPENAI
 from ovbench.config.load import Protocol, resolve
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
@@ -163,8 +163,8 @@ QUERIES = Queries(torch.nn.functional.normalize(torch.randn(3, 16, generator=tor
 
 def full_scores(method, protocol, image, resized):
     notes = Recorder()
-    labeller = Labeller(method, protocol, [QUERIES])
-    labeller.label_resized(resized, image.shape[:2], note=notes)
+    predictor = Predictor(method, protocol, [QUERIES])
+    predictor.label_resized(resized, image.shape[:2], note=notes)
     return {name: notes.once(name) for name in notes.notes}
 
 
@@ -213,7 +213,7 @@ def large():
 def test_every_method_labels_an_image(request, name, pad, tower):
     image = np.random.default_rng(0).integers(0, 255, (60, 83, 3), np.uint8)
     method = METHODS.load(name)(request.getfixturevalue(tower))
-    labels = Labeller(method, Protocol(short_side=0, crop=64, stride=16, pad=pad), [QUERIES]).label(image)[0]
+    labels = Predictor(method, Protocol(short_side=0, crop=64, stride=16, pad=pad), [QUERIES]).label(image)[0]
     assert labels.shape == (60, 83) and labels.max() < 3
 
 

@@ -14,7 +14,7 @@ from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD, DinoVision
 from ovbench.config.load import Protocol, resolve
 from ovbench.config.suites import load_suite
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.cass import CASS, CASSParams, cluster, first_largest
 from ovbench.methods.spectral import match_range, principal, recompose, stretch
@@ -319,7 +319,7 @@ def test_the_whole_image_is_seen_once_and_dino_once_per_window():
     last.mlp.register_forward_hook(lambda m, i, o: seen.append(("waste", 0)))
     protocol = Protocol(short_side=0, crop=32, stride=16, mean=MEAN, std=STD)
     image = picture(48, 64, b=1)[0].permute(1, 2, 0).to(torch.uint8).numpy()
-    Labeller(method, protocol, [queries(method, 4)]).label(image)
+    Predictor(method, protocol, [queries(method, 4)]).label(image)
     assert seen == [("clip", 1), ("clip", 6), ("dino", 6)]
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from towers import small_towers
 
 from ovbench.config.load import Protocol
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.inference.sliding_window import pad_to_multiple
 from ovbench.methods.base import Batch, Queries
 from ovbench.methods.clearclip import ClearCLIP
@@ -94,7 +94,7 @@ def test_merging_follows_dbscan_over_its_radius(eps):
     assert torch.equal(notes["masks_merged"][0], expected)
 
 
-class DoubleLabeller(Labeller):
+class DoubleLabeller(Predictor):
     """In fp64, so that no label hangs on rounding."""
 
     def _normalise(self, image: np.ndarray) -> torch.Tensor:
@@ -121,8 +121,8 @@ def test_labels_of_an_image_equal_the_literal_version(name):
     tokens = run(CorrCLIP(towers), picture(56, 56, 7)[None], MAPS["fully segmented"][None, :56, :56])[0].tokens[0]
     text = F.normalize(tokens[::7], dim=-1)[:7]
     queries = Queries(text, torch.tensor([0, 0, 0, 1, 2, 3, 4]), 0)
-    labeller = DoubleLabeller(CorrCLIP(towers), protocol, [queries])
-    ours = labeller.label(image, MAPS[name].numpy().astype(np.int32))[0]
+    predictor = DoubleLabeller(CorrCLIP(towers), protocol, [queries])
+    ours = predictor.label(image, MAPS[name].numpy().astype(np.int32))[0]
     with torch.no_grad():
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (protocol.mean, protocol.std))
         normalised = ((torch.from_numpy(image).permute(2, 0, 1).float() - mean) / std).double()

@@ -8,7 +8,7 @@ import pytest
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
-from ovbench.integrations.mmseg import build
+from ovbench.inference.pipeline import build_pipeline
 from ovbench.utils.registry import METHODS
 
 
@@ -18,11 +18,11 @@ def test_labels_are_never_read_and_images_do_not_matter_to_each_other(method, tm
     monkeypatch.setattr("ovbench.training.reference_set.mini.IMAGES", 8)  # of reme's reference set, which is built here
     dataset = open_dataset(load_card("mini"))
     image, other = dataset.read_image(0)[:150, :170], dataset.read_image(1)[:90, :110]
-    segmentor = build(resolve(method, "mini"))
-    expected = segmentor.label(image)
+    pipeline = build_pipeline(resolve(method, "mini"))
+    expected = pipeline.label(image)
     assert expected.shape == image.shape[:2] and expected.max() < len(dataset.card.classes)
-    segmentor.label(other)
-    np.testing.assert_array_equal(segmentor.label(image), expected)
+    pipeline.label(other)
+    np.testing.assert_array_equal(pipeline.label(image), expected)
 
     # the same again where no ground truth exists: the image alone, far from its dataset
     labels = dataset.items[0].label_path.parent
@@ -30,6 +30,6 @@ def test_labels_are_never_read_and_images_do_not_matter_to_each_other(method, tm
     shutil.move(labels, hidden)
     try:
         monkeypatch.setattr("ovbench.data.dataset.read_raw_label", lambda path: pytest.fail("a method read a label"))
-        np.testing.assert_array_equal(build(resolve(method, "mini")).label(image), expected)
+        np.testing.assert_array_equal(build_pipeline(resolve(method, "mini")).label(image), expected)
     finally:
         shutil.move(hidden, labels)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.config.load import Protocol
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.boxes import above_threshold, box_union, contour_boxes
 from ovbench.methods.freecp import FreeCP, FreeCPParams, components, soft_iou
@@ -195,7 +195,7 @@ def test_no_survivor_is_the_lowest_class_or_the_background(towers, queries):
     image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.9))
     for given in (queries, queries._replace(background=2)):
-        labels = Labeller(method, Protocol(crop=64, short_side=0), [given]).label(image)[0]
+        labels = Predictor(method, Protocol(crop=64, short_side=0), [given]).label(image)[0]
         assert np.unique(labels).tolist() == [given.background or 0]
 
 

@@ -8,7 +8,7 @@ from towers import small_towers
 
 from ovbench.config.load import Protocol
 from ovbench.inference.batching import SharedBatches
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
@@ -42,17 +42,17 @@ class Listening(TorchDispatchMode):
 def test_nothing_is_asked_before_the_decision(method, batch):
     towers = small_towers().__class__(*(None if t is None else t.float() for t in small_towers()))
     words = torch.nn.functional.normalize(torch.randn(3, 12), dim=-1)
-    labeller = Labeller(method(towers), Protocol(short_side=0, crop=64, stride=40), [Queries(words, torch.arange(3))])
-    labeller.label(IMAGE)  # constants are uploaded once
-    finish, decided = labeller.finish, []
-    labeller.finish = lambda scene, means: decided.append(means) or [np.zeros(scene.original, np.uint16)]
+    predictor = Predictor(method(towers), Protocol(short_side=0, crop=64, stride=40), [Queries(words, torch.arange(3))])
+    predictor.label(IMAGE)  # constants are uploaded once
+    finish, decided = predictor.finish, []
+    predictor.finish = lambda scene, means: decided.append(means) or [np.zeros(scene.original, np.uint16)]
     with Listening() as listening:
         if batch:
-            way = SharedBatches(labeller, batch)
+            way = SharedBatches(predictor, batch)
             assert len([*way.add(0, IMAGE), *way.rest()]) == 1
         else:
-            labeller.label(IMAGE)
+            predictor.label(IMAGE)
     assert decided and listening.heard == ["lift_fresh"]  # the image itself
     with Listening() as listening:
-        finish(labeller.scene(IMAGE, (64, 150)), decided[0])
+        finish(predictor.scene(IMAGE, (64, 150)), decided[0])
     assert "is_nonzero" in listening.heard  # the question whether scores are numbers

@@ -19,7 +19,7 @@ from ovbench.backbones.zoo import clip_architecture, quick_gelu
 from ovbench.config.backbone_spec import canonical, parse_spec
 from ovbench.config.layers import Layer
 from ovbench.config.load import Protocol, resolve
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
 from ovbench.results.explain import explain
 from ovbench.utils.errors import InputError, UsageError
@@ -192,8 +192,8 @@ def test_dino_sees_the_picture_whatever_clip_was_given(method, own):
     protocol = Protocol(mean=own.mean, std=own.std, crop=64, stride=64, short_side=64)
     pixels = torch.randint(0, 256, (64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     queries = made.map_queries(Queries(torch.eye(12)[:3], torch.arange(3)))
-    labeller = Labeller(made, protocol, [queries])
-    labeller.label(pixels.numpy(), np.zeros((64, 64), np.int32))
+    predictor = Predictor(made, protocol, [queries])
+    predictor.label(pixels.numpy(), np.zeros((64, 64), np.int32))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
     assert len(seen) == 1
     torch.testing.assert_close(seen[0][0], (pixels.permute(2, 0, 1) - mean) / std, atol=1e-4, rtol=1e-4)

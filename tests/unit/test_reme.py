@@ -148,7 +148,7 @@ def colour_method(**params):
 @pytest.mark.parametrize("params", [{}, {"visual_topk": 1}, {"block": 1}])
 def test_whole_images_are_labelled_to_the_pixel(params):
     from ovbench.config.load import Protocol
-    from ovbench.inference.predictor import Labeller
+    from ovbench.inference.predictor import Predictor
 
     method = colour_method(**params)
     queries = method.map_queries(Queries(torch.eye(2)[[1, 1, 0]], torch.tensor([0, 0, 1])))
@@ -157,7 +157,7 @@ def test_whole_images_are_labelled_to_the_pixel(params):
     image[..., 0] = 200
     image[7:29, 11:33] = (0, 0, 200)
     regions = np.where(image[..., 2] > 0, 5, 9).astype(np.int32)
-    labels = Labeller(method, protocol, [queries]).label(image, regions)[0]
+    labels = Predictor(method, protocol, [queries]).label(image, regions)[0]
     assert np.array_equal(labels, np.where(regions == 5, 0, 1))
 
 

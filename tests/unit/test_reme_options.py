@@ -137,7 +137,7 @@ def test_half_precision_is_for_storage_alone(rng):
 
 def test_a_threshold_makes_background_of_what_is_unlikely():
     from ovbench.config.load import Protocol
-    from ovbench.inference.predictor import Labeller
+    from ovbench.inference.predictor import Predictor
     from ovbench.methods.base import Backbones, Queries
     from ovbench.methods.reme.method import ReME, ReMEParams
 
@@ -160,7 +160,7 @@ def test_a_threshold_makes_background_of_what_is_unlikely():
     names = Queries(torch.tensor([[-1.0, -1.0], [1, 0], [0, 1]]), torch.arange(3), background=0)
     for threshold, right in ((0.0, 1), (0.8, 0)):
         protocol = Protocol(short_side=16, crop=0, mean=(0, 0, 0), std=(1, 1, 1), prob_thd=threshold)
-        labels = Labeller(method, protocol, [method.map_queries(names)]).label(image, regions)[0]
+        labels = Predictor(method, protocol, [method.map_queries(names)]).label(image, regions)[0]
         assert (labels[:, :16] == 1).all() and (labels[:, 16:] == right).all(), threshold
     assert method.probabilities(torch.rand(3, 2, 2), names, Decision()).sum(0) == pytest.approx(np.ones((2, 2)))
 

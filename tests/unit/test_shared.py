@@ -9,7 +9,7 @@ from towers import small_towers
 
 from ovbench.config.load import Protocol
 from ovbench.inference.batching import OneByOne, SharedBatches
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.inference.scene import PAD_REGION, region_slots
 from ovbench.methods.base import PatchFeatures, Queries
 from ovbench.methods.cass import CASS, CASSParams
@@ -48,7 +48,7 @@ def towers():
     return small_towers().__class__(*(None if t is None else t.float() for t in small_towers()))
 
 
-class Kept(Labeller):
+class Kept(Predictor):
     """Keeps the merged scores of every image, by its size."""
 
     def finish(self, scene, means):
@@ -56,7 +56,7 @@ class Kept(Labeller):
         return super().finish(scene, means)
 
 
-def labeller(method):
+def predictor(method):
     made = Kept(method, PROTOCOL, [method.map_queries(QUERIES)])
     made.scores = {}
     return made
@@ -82,7 +82,7 @@ def threads(request):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
-    ours = labeller(METHODS[name](towers))
+    ours = predictor(METHODS[name](towers))
     assert ours.method.windowwise
     alone = {n: run(SharedBatches(ours, 8), [n])[n] for n in range(len(IMAGES))}
     scores = dict(ours.scores)
@@ -96,7 +96,7 @@ def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
 
 
 def test_shared_batches_change_no_label_of_the_plain_way(towers):
-    ours = labeller(MaskCLIP(towers))
+    ours = predictor(MaskCLIP(towers))
     plain, order = run(OneByOne(ours), range(6)), [2, 4, 1, 0, 5, 3]
     for size in (1, 8, 96):
         together = run(SharedBatches(ours, size), order)
@@ -127,7 +127,7 @@ def watched(towers, **settings):
 
 def test_every_batch_has_one_shape_and_few_images_wait(towers):
     method = watched(towers)
-    way = SharedBatches(labeller(method), 4)
+    way = SharedBatches(predictor(method), 4)
     for turn in range(30):
         list(way.add(turn, IMAGES[2]))
         assert len(way.waiting) <= 4
@@ -137,7 +137,7 @@ def test_every_batch_has_one_shape_and_few_images_wait(towers):
 
 
 def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
-    ours = labeller(MaskCLIP(towers))
+    ours = predictor(MaskCLIP(towers))
     expected, scene = run(SharedBatches(ours, 8), range(6)), ours.scene
 
     def spoilt(resized, *more):
@@ -152,7 +152,7 @@ def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
 
 def test_a_batch_that_the_method_refuses_fails_one_image(towers):
     method = watched(towers)
-    ours = labeller(method)
+    ours = predictor(method)
     expected, bright = run(SharedBatches(ours, 8), range(6)), ours.scene
 
     def brighter(resized, *more):
@@ -166,19 +166,19 @@ def test_a_batch_that_the_method_refuses_fails_one_image(towers):
 
 
 def test_out_of_memory_halves_the_batch_and_says_so_once(towers, capsys):
-    expected = run(SharedBatches(labeller(MaskCLIP(towers)), 8), range(6))
+    expected = run(SharedBatches(predictor(MaskCLIP(towers)), 8), range(6))
     method = watched(towers, room=3)
-    way = SharedBatches(labeller(method), 12)
+    way = SharedBatches(predictor(method), 12)
     found = run(way, range(6))
     assert way.size == 3 and {shape[0] for shape in method.seen} == {12, 6, 3, 1}  # 1: the image too small to share
     assert all(np.mean(labels == expected[n]) > 0.999 for n, labels in found.items())
     assert capsys.readouterr().err.count("going on with smaller batches") == 1
-    hopeless = run(SharedBatches(labeller(watched(towers, room=0)), 4), range(6))
+    hopeless = run(SharedBatches(predictor(watched(towers, room=0)), 4), range(6))
     assert all("too little memory for one window" in str(error) for error in hopeless.values())
 
 
 def test_out_of_memory_while_scoring_labels_the_image_by_itself(towers, monkeypatch):
-    ours = labeller(MaskCLIP(towers))
+    ours = predictor(MaskCLIP(towers))
     expected, score = run(SharedBatches(ours, 8), range(6)), MaskCLIP.score
 
     def little(self, features: PatchFeatures, queries):
@@ -201,12 +201,12 @@ def test_slots_depend_on_the_map_alone():
 
 
 def test_several_vocabularies_in_one_pass(towers):
-    ours = labeller(MaskCLIP(towers))
+    ours = predictor(MaskCLIP(towers))
     few = Queries(QUERIES.embeddings[:2], torch.arange(2))
     ours.add_vocabulary(few, PROTOCOL)
     way = SharedBatches(ours, 8)
     found = {o.number: o.labels for o in itertools.chain(*(way.add(n, IMAGES[n]) for n in range(6)), way.rest())}
-    alone = labeller(MaskCLIP(towers))
+    alone = predictor(MaskCLIP(towers))
     alone.vocabularies = [few]
     assert all(len(maps) == 2 for maps in found.values())
     assert {n: maps[1].tolist() for n, maps in found.items()} == {

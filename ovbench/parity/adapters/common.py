@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ovbench.config.load import Protocol
 from ovbench.inference.decision import class_probabilities
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Method, Queries
 from ovbench.parity.case import Case
@@ -44,17 +44,17 @@ def label(case: Case, method: Method, queries: Queries | None = None) -> Recorde
     if queries is None:
         text, index = torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index())
         queries = Queries(text, index, background(case))
-    labeller = Labeller(method, protocol(case), [queries])
+    predictor = Predictor(method, protocol(case), [queries])
     image = case.inputs["image"]
-    size = resized_size(image.shape[:2], labeller.protocol.short_side, labeller.protocol.long_side)
+    size = resized_size(image.shape[:2], predictor.protocol.short_side, predictor.protocol.long_side)
     resized = case.inputs.get("image_resized")
     notes = Recorder()
     ours = resize_image(image, size)
     notes("resized_image", ours)
-    labeller.label_resized(ours if resized is None else resized, image.shape[:2], case.inputs.get("masks"), note=notes)
+    predictor.label_resized(ours if resized is None else resized, image.shape[:2], case.inputs.get("masks"), note=notes)
     if "probabilities" not in notes.notes:  # labels came without them; by their definition, from the scores noted
-        scores = notes.once("refined_scores" if labeller.refine else "full_scores")
-        notes("probabilities", class_probabilities(scores, queries.class_index, labeller.decisions[0]))
+        scores = notes.once("refined_scores" if predictor.refine else "full_scores")
+        notes("probabilities", class_probabilities(scores, queries.class_index, predictor.decisions[0]))
     return notes
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.names import timm_names
 from ovbench.config.load import Protocol
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.talk2dino.method import (
@@ -53,7 +53,7 @@ def _inference(case: Case) -> Values:
     image = case.inputs["image"]
     resized = resize_image(image, resized_size(image.shape[:2], protocol.short_side, protocol.long_side))
     notes = Recorder()
-    Labeller(method, protocol, [queries]).label_resized(resized, image.shape[:2], note=notes)
+    Predictor(method, protocol, [queries]).label_resized(resized, image.shape[:2], note=notes)
     values: Values = {
         "resized": lambda w: resized,
         "text_proj": lambda w: queries.embeddings,

@@ -14,7 +14,7 @@ from PIL import Image
 from ovbench.backbones.build import require_weights
 from ovbench.config.load import Cell, cell_of
 from ovbench.data.card import Card, load_card
-from ovbench.data.dataset import Dataset, open_dataset
+from ovbench.data.dataset import Dataset, Sample, open_dataset
 from ovbench.evaluation.ledger import Entry
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.results.report.runs import Run
@@ -23,8 +23,7 @@ from ovbench.utils.errors import InputError, OvbenchError, UsageError
 from ovbench.utils.provenance import choose_device
 
 if TYPE_CHECKING:
-    from ovbench.evaluation.evaluator import Labelled
-    from ovbench.integrations.mmseg import OpenVocabSegmentor
+    from ovbench.inference.pipeline import Pipeline
 
 LONG_SIDE = 640  # pixels of a picture in the report; counts are of the full size
 QUALITY = 80  # of JPEG
@@ -72,7 +71,7 @@ def draw(run: Run, ids: Sequence[str], around: Around, advance: Callable[[], obj
     try:
         cell = _cell(run, around)
         dataset = _dataset(run, around)
-        segmentor = _segmentor(run, cell, around)
+        pipeline = _pipeline(run, cell, around)
     except OvbenchError as error:
         run.notes.append(f"no pictures: {error}")
         return []
@@ -83,7 +82,7 @@ def draw(run: Run, ids: Sequence[str], around: Around, advance: Callable[[], obj
     ]
     target = Target(dataset, easel, frozenset(ids), easel.seen)
     batch = run.header.get("execution", {}).get("batch", 0)
-    evaluate(segmentor, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
+    evaluate(pipeline, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
     _note_moved(run, easel.pictures)
     return easel.pictures
 
@@ -102,8 +101,7 @@ class _Easel:
         else:
             self._now[entry.image] = entry.counts
 
-    def seen(self, number: int, labelled: Labelled) -> None:
-        sample, predicted = labelled
+    def seen(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
         size = _picture_size(predicted.shape)
         scene = Scene(_jpeg(sample.image, size), _shrunk(sample.label, size))
         moved = moved_pixels(self._counted[sample.id], self._now.pop(sample.id), len(self.run.classes))
@@ -129,21 +127,21 @@ def _dataset(run: Run, around: Around) -> Dataset:
     return open_dataset(card, around.data_root, label_rule=run.record["dataset"]["label_rule"])
 
 
-def _segmentor(run: Run, cell: Cell, around: Around) -> OpenVocabSegmentor:
+def _pipeline(run: Run, cell: Cell, around: Around) -> Pipeline:
+    from ovbench.inference.pipeline import build_pipeline
     from ovbench.inference.precision import Execution, execute, refuse_tf32
-    from ovbench.integrations.mmseg import build
 
     device = choose_device(around.device)
     require_weights([cell])
     names = tuple(tuple(queries) for queries in run.header["vocabulary"])
-    segmentor = build(cell, names, run.header["dataset"]["background"]).on(device)
+    pipeline = build_pipeline(cell, names, run.header["dataset"]["background"]).to(device)
     refuse_tf32()
     ran = run.header.get("execution", {})
-    execute(segmentor.method, Execution(ran.get("precision", "fp32"), ran.get("compile", False)))
-    for kind, loaded in segmentor.loaded.items():
+    execute(pipeline.method, Execution(ran.get("precision", "fp32"), ran.get("compile", False)))
+    for kind, loaded in pipeline.loaded.items():
         if loaded.sha256 != run.record["weights"].get(kind, {}).get("sha256"):
             run.notes.append(f'the pictures are of other weights than the run: "{kind}" has another hash')
-    return segmentor
+    return pipeline
 
 
 def moved_pixels(then: PixelCounts, now: PixelCounts, classes: int) -> int:

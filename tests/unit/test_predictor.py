@@ -12,7 +12,7 @@ from ovbench.config.load import Protocol
 from ovbench.inference import decision as reduce
 from ovbench.inference import predictor as labeller_module
 from ovbench.inference.decision import Decision, class_probabilities, decide
-from ovbench.inference.predictor import Labeller
+from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Queries
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.maskclip import MaskCLIP
@@ -39,10 +39,10 @@ def towers():
 
 
 def label(method, protocol, **settings):
-    labeller = Labeller(method, protocol, [QUERIES])
+    predictor = Predictor(method, protocol, [QUERIES])
     for name, value in settings.items():
-        setattr(labeller, name, value)
-    return labeller.label_resized(IMAGE, (300, 260))[0]
+        setattr(predictor, name, value)
+    return predictor.label_resized(IMAGE, (300, 260))[0]
 
 
 MAKES = [MaskCLIP, Halves, NACLIP, lambda t: SCLIP(t, SCLIPParams(area_thd=0.2))]
@@ -54,7 +54,7 @@ PROTOCOLS = [
 
 def heard(method, protocol):
     notes = Recorder()
-    labels = Labeller(method, protocol, [QUERIES]).label_resized(IMAGE, (300, 260), note=notes)[0]
+    labels = Predictor(method, protocol, [QUERIES]).label_resized(IMAGE, (300, 260), note=notes)[0]
     return labels, {name: notes.once(name) for name in notes.notes}
 
 
@@ -80,7 +80,7 @@ def test_a_listener_hears_of_the_path_that_runs_and_changes_nothing(towers, monk
     with Operations() as alone:
         expected = label(method, protocol)
     with Operations() as watched:
-        Labeller(method, protocol, [QUERIES]).label_resized(IMAGE, (300, 260), note=lambda name, value: None)
+        Predictor(method, protocol, [QUERIES]).label_resized(IMAGE, (300, 260), note=lambda name, value: None)
     assert watched.done == alone.done
     labels, notes = heard(method, protocol)
     assert np.array_equal(labels, expected) and len(np.unique(labels)) > 1
@@ -120,14 +120,14 @@ def test_pixels_below_the_threshold_go_to_the_background_wherever_it_stands(towe
     assert np.mean((first == 0) == ((best < threshold).numpy() | (without == 0))) > 0.999
     assert 0.45 < np.mean(first == 0) < 1
     turned = Queries(QUERIES.embeddings.roll(-2, 0), torch.tensor([0, 1, 1, 1, 2, 3, 3]), background=3)
-    last = Labeller(method, protocol, [turned]).label_resized(IMAGE, (300, 260))[0]
+    last = Predictor(method, protocol, [turned]).label_resized(IMAGE, (300, 260))[0]
     assert np.mean((first + 3) % 4 == last) > 0.999
 
 
 def test_a_vocabulary_without_background_has_no_threshold_which_is_said_once(towers, caplog):
     say_once.cache_clear()
     nameless, thresholded = QUERIES._replace(background=None), Protocol(crop=64, stride=40, prob_thd=0.3)
-    found = [Labeller(MaskCLIP(towers), thresholded, [nameless]).label_resized(IMAGE, (300, 260))[0] for _ in range(2)]
+    found = [Predictor(MaskCLIP(towers), thresholded, [nameless]).label_resized(IMAGE, (300, 260))[0] for _ in range(2)]
     assert np.array_equal(found[0], label(MaskCLIP(towers), Protocol(crop=64, stride=40)))
     assert [r.message for r in caplog.records] == [
         "prob_thd = 0.3 is not used: the classes have no background, to which pixels below it would go; name one "
@@ -164,10 +164,10 @@ class LittleMemory(MaskCLIP):
 def test_out_of_memory_halves_the_windows_once_for_all(towers, capsys):
     protocol = Protocol(crop=64, stride=40)
     expected = label(MaskCLIP(towers), protocol)
-    labeller = Labeller(LittleMemory(towers), protocol, [QUERIES])
+    predictor = Predictor(LittleMemory(towers), protocol, [QUERIES])
     for _ in range(2):
-        assert np.array_equal(labeller.label_resized(IMAGE, (300, 260))[0], expected)
-    assert labeller.windows_at_once == 3
+        assert np.array_equal(predictor.label_resized(IMAGE, (300, 260))[0], expected)
+    assert predictor.windows_at_once == 3
     assert capsys.readouterr().err == "out of memory on cpu: going on with fewer windows at once\n"
 
 

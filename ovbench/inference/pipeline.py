@@ -1,0 +1,139 @@
+"""The pipeline: a frozen method with its vocabularies, weights and region source, on a device.
+
+`eval`, `segment`, `parity`, `check`, `report`, the Python API and mmengine's Runner all label images through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ovbench.backbones.build import Loaded, load_backbone
+from ovbench.config.load import Cell
+from ovbench.data.card import load_card, vocabulary
+from ovbench.inference.predictor import Predictor
+from ovbench.inference.text_embedding import build_queries, with_descriptions
+from ovbench.methods.base import Backbones, Queries
+from ovbench.methods.blame import blamed
+from ovbench.methods.reme.reference_bank import Encoder
+from ovbench.methods.talk2dino.projection import check_partners
+from ovbench.regions.provider import open_regions
+from ovbench.utils.registry import METHODS, load_target
+
+Classes = Sequence[Sequence[str]]
+
+
+class Pipeline:
+    """Label images with a frozen method.
+
+    Attributes:
+        cell: The resolved method, dataset and settings.
+        method: The method; its networks are frozen.
+        loaded: The weights by backbone name, with their hashes.
+        predictor: Turns one image into label maps, one per vocabulary.
+        region_maps: The region source, None for methods that need no regions.
+    """
+
+    def __init__(self, cell: Cell, classes: Classes | None = None, background: int | None = None):
+        """Load the weights on the CPU and embed the vocabulary.
+
+        Args:
+            cell: The resolved method, dataset and settings.
+            classes: The synonyms of each class; None takes the names and the background of the cell's dataset.
+            background: The index of the class that gathers everything else, None if there is none.
+
+        Raises:
+            InputError: Weights are missing or do not fit.
+            MethodError: The method's own code failed.
+        """
+        self.cell = cell
+        self.loaded: dict[str, Loaded] = {kind: load_backbone(kind, spec) for kind, spec in cell.backbones.items()}
+        if "reference" in self.loaded:
+            used = {kind: Encoder(loaded.spec, loaded.sha256) for kind, loaded in self.loaded.items()}
+            self.loaded["reference"].vision.require(used, cell.protocol)
+        entry = METHODS.load(cell.method)
+        with blamed(entry):
+            self.method = entry(Backbones(**{k: loaded.vision for k, loaded in self.loaded.items()}), cell.params)
+        if "psi" in self.loaded:
+            check_partners(self.loaded["psi"].vision, {kind: loaded.sha256 for kind, loaded in self.loaded.items()})
+        self.predictor = Predictor(self.method, cell.protocol, [])
+        self.region_maps = open_regions(cell.regions) if cell.regions else None
+        self.add_vocabulary(cell, *named_classes(cell, classes, background))
+
+    def add_vocabulary(self, cell: Cell, classes: Classes, background: int | None) -> None:
+        """Label with one more vocabulary in the same pass.
+
+        Args:
+            cell: Equal to the pipeline's cell but for dataset, class names, scale and threshold.
+            classes: The synonyms of each class.
+            background: The index of the background class, None if there is none.
+        """
+        self.predictor.add_vocabulary(self._queries(cell, classes, background), cell.protocol)
+
+    def set_vocabulary(self, classes: Classes, background: int | None = None) -> None:
+        """Replace all vocabularies by one; the networks stay loaded."""
+        queries = self._queries(self.cell, classes, background)
+        self.predictor.clear_vocabularies()
+        self.predictor.add_vocabulary(queries, self.cell.protocol)
+
+    def _queries(self, cell: Cell, classes: Classes, background: int | None) -> Queries:
+        names, prompts = tuple(tuple(synonyms) for synonyms in classes), cell.protocol.templates
+        queries = build_queries(
+            names, prompts, self.loaded["clip"], background,
+            raw=self.method.raw_text, background_channel=self.method.background_channel,
+        )  # fmt: skip
+        if "presence" in self.loaded:
+            second = build_queries(names, prompts, self.loaded["presence"], background)
+            queries = queries._replace(presence=second.embeddings)
+        if cell.protocol.descriptions:
+            queries = with_descriptions(queries, names, cell.protocol.descriptions, self.loaded["clip"])
+        with blamed(self.method):
+            return self.method.map_queries(queries)
+
+    def to(self, device: str) -> Pipeline:
+        """Move the networks and the region source to a device; return the pipeline."""
+        if self.region_maps is not None:
+            self.region_maps.to(device)
+        self.method.to(device)
+        return self
+
+    def regions(self, image: np.ndarray, path: Path | None = None) -> np.ndarray | None:
+        """Return the region map of an image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, at its original size.
+            path: The file of the image, for region sources that look maps up.
+
+        Returns:
+            int32 (H, W), None for methods that need no regions.
+        """
+        return None if self.region_maps is None else self.region_maps(image, path or "")
+
+    def label(self, image: np.ndarray, path: Path | None = None) -> np.ndarray:
+        """Return the labels of an image, uint16 (H, W), by the first vocabulary.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            path: The file of the image, for region sources that look maps up.
+        """
+        return self.predictor.label(image, self.regions(image, path))[0]
+
+
+def named_classes(cell: Cell, classes: Classes | None, background: int | None) -> tuple[Classes, int | None]:
+    """Return the given classes and background, or those of the cell's dataset."""
+    if classes is not None:
+        return classes, background
+    card = load_card(cell.dataset)
+    return vocabulary(card, cell.protocol.vocabulary or None), card.background
+
+
+def build_pipeline(cell: Cell, classes: Classes | None = None, background: int | None = None) -> Any:
+    """Return the pipeline of a cell, on the CPU; see `Pipeline` for the arguments.
+
+    A method may name another class with the same interface in ``Method.pipeline``.
+    """
+    entry = METHODS.load(cell.method)
+    return load_target(entry.pipeline, where=f'method "{cell.method}"')(cell, classes, background)
