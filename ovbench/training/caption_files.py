@@ -18,14 +18,14 @@ FORMATS = (
 )
 
 
-class Caption(NamedTuple):
+class ImageCaption(NamedTuple):
     """One sentence about one image; ``image`` is its path relative to its folder."""
 
     image: str
     text: str
 
 
-def read_captions(path: Path) -> list[Caption]:
+def read_captions(path: Path) -> list[ImageCaption]:
     """Read all captions of a file, in their order.
 
     Args:
@@ -60,7 +60,7 @@ def index_captions(path: Path, key: Callable[[str], str]) -> Callable[[str], lis
     file = path.open("rb") if lines else None
 
     def captions(image: str) -> list[str]:
-        found: list[Caption] = []
+        found: list[ImageCaption] = []
         for entry in entries.get(image, ()):
             if file is None:
                 found.append(entry)
@@ -72,9 +72,9 @@ def index_captions(path: Path, key: Callable[[str], str]) -> Callable[[str], lis
     return captions
 
 
-def _read(path: Path) -> Iterator[tuple[int, list[Caption]]]:
+def _read(path: Path) -> Iterator[tuple[int, list[ImageCaption]]]:
     """Yield the captions of each entry with its offset in bytes (0 unless the file is JSON Lines)."""
-    readers: dict[str, Callable[[Path], Iterable[tuple[int, list[Caption]]]]] = {
+    readers: dict[str, Callable[[Path], Iterable[tuple[int, list[ImageCaption]]]]] = {
         ".json": _coco, ".jsonl": _json_lines, ".csv": _table
     }  # fmt: skip
     if path.suffix.lower() not in readers:
@@ -89,7 +89,7 @@ def _read(path: Path) -> Iterator[tuple[int, list[Caption]]]:
         raise InputError(f'the captions "{path}" are not UTF-8 text', fix="save them as UTF-8") from None
 
 
-def _coco(path: Path) -> Iterator[tuple[int, list[Caption]]]:
+def _coco(path: Path) -> Iterator[tuple[int, list[ImageCaption]]]:
     document = _json(path.read_text(encoding="utf-8-sig"), path)
     try:
         names = {image["id"]: image["file_name"] for image in document["images"]}
@@ -104,7 +104,7 @@ def _coco(path: Path) -> Iterator[tuple[int, list[Caption]]]:
         ) from None
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, list[Caption]]]:
+def _json_lines(path: Path) -> Iterator[tuple[int, list[ImageCaption]]]:
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -113,12 +113,12 @@ def _json_lines(path: Path) -> Iterator[tuple[int, list[Caption]]]:
             offset += len(line)
 
 
-def _json_line(line: bytes, path: Path, place: str, number: int = 1) -> list[Caption]:
+def _json_line(line: bytes, path: Path, where: str, number: int = 1) -> list[ImageCaption]:
     entry = _json(line.decode("utf-8-sig"), path, first_line=number)
-    return _entry(entry if isinstance(entry, dict) else {}, path, place)
+    return _entry(entry if isinstance(entry, dict) else {}, path, where)
 
 
-def _table(path: Path) -> Iterator[tuple[int, list[Caption]]]:
+def _table(path: Path) -> Iterator[tuple[int, list[ImageCaption]]]:
     text = path.read_text(encoding="utf-8-sig")
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -133,21 +133,21 @@ def _table(path: Path) -> Iterator[tuple[int, list[Caption]]]:
         raise InputError(f"broken CSV in line {reader.reader.line_num}: {error}", where=str(path)) from None
 
 
-def _entry(entry: dict[str, Any], path: Path, place: str) -> list[Caption]:
+def _entry(entry: dict[str, Any], path: Path, where: str) -> list[ImageCaption]:
     """Return the captions of one row of a table or one JSON object."""
     image = next((entry[key] for key in IMAGE_KEYS if key in entry), None)
     texts = next((entry[key] for key in CAPTION_KEYS if key in entry), None)
     if image is None or texts is None:
         absent = "image" if image is None else "caption"
-        raise InputError(f'{place} has no "{absent}"', where=str(path), fix=f"give {FORMATS}")
-    return [_caption(image, text, path, place) for text in (texts if isinstance(texts, list) else [texts])]
+        raise InputError(f'{where} has no "{absent}"', where=str(path), fix=f"give {FORMATS}")
+    return [_caption(image, text, path, where) for text in (texts if isinstance(texts, list) else [texts])]
 
 
-def _caption(image: Any, text: Any, path: Path, place: str) -> Caption:
+def _caption(image: Any, text: Any, path: Path, where: str) -> ImageCaption:
     image = str(image) if type(image) is int else image  # ids of COCO
     if not isinstance(image, str) or not isinstance(text, str):
-        raise InputError(f"{place}: the name of the image and the caption must be text", where=str(path))
-    return Caption(image, text)
+        raise InputError(f"{where}: the name of the image and the caption must be text", where=str(path))
+    return ImageCaption(image, text)
 
 
 def _json(text: str, path: Path, first_line: int = 1) -> Any:

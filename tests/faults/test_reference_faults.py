@@ -18,9 +18,9 @@ from ovbench.evaluation.distributed import Shard, Team
 from ovbench.methods.reme.reference_store import find_set, load_set, read_manifest
 from ovbench.training.reference_set.builder import Sources, build_set
 from ovbench.training.reference_set.captioning import open_captions
+from ovbench.training.reference_set.chunks import SourceImage
 from ovbench.training.reference_set.inspect import verify_set
 from ovbench.training.reference_set.merge_sets import merge_sets
-from ovbench.training.reference_set.parts import SourceImage
 from ovbench.training.reference_set.settings import resolve_plan
 from ovbench.utils.errors import InputError, UsageError
 

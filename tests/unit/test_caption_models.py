@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ovbench.training.reference_set.captioning import UnreadableImage, open_captions
-from ovbench.training.reference_set.parts import SourceImage
+from ovbench.training.reference_set.chunks import SourceImage
 from ovbench.utils.errors import InputError
 
 transformers = pytest.importorskip("transformers", reason="transformers is an extra")

@@ -4,11 +4,13 @@ import json
 
 import pytest
 
-from ovbench.training.caption_files import Caption, index_captions, read_captions
+from ovbench.training.caption_files import ImageCaption, index_captions, read_captions
 from ovbench.training.talk2dino.captions import pair
 from ovbench.utils.errors import InputError
 
-EXPECTED = [Caption("a.jpg", "a red ring"), Caption("b.jpg", 'a "ball", blue'), Caption("a.jpg", "grass")]
+EXPECTED = [
+    ImageCaption("a.jpg", "a red ring"), ImageCaption("b.jpg", 'a "ball", blue'), ImageCaption("a.jpg", "grass")
+]  # fmt: skip
 
 
 def coco():
@@ -40,7 +42,7 @@ def test_a_line_may_hold_several_captions(tmp_path):
 
 def test_a_line_may_hold_a_line_separator_of_unicode(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"image": "a.jpg", "caption": "one\u2028two"}\n', encoding="utf-8")
-    assert read_captions(tmp_path / "c.jsonl") == [Caption("a.jpg", "one\u2028two")]
+    assert read_captions(tmp_path / "c.jsonl") == [ImageCaption("a.jpg", "one\u2028two")]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -92,7 +94,7 @@ def test_pairs_and_what_has_no_counterpart(tmp_path):
     for name in ("b.jpg", "a.jpg", "sub/c.PNG", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    captions = [*EXPECTED, Caption("gone.jpg", "x"), Caption("gone.jpg", "y"), Caption("a.jpg", " ")]
+    captions = [*EXPECTED, ImageCaption("gone.jpg", "x"), ImageCaption("gone.jpg", "y"), ImageCaption("a.jpg", " ")]
     pairs, unpaired = pair(tmp_path, captions)
     assert pairs.names == ("a.jpg", "b.jpg") and pairs.image_of == (0, 1, 0)
     assert unpaired.captions == ("gone.jpg",) and unpaired.images == ("sub/c.PNG",) and unpaired.blank == ("a.jpg",)

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("pyarrow", reason="pyarrow is an extra")
 
 from ovbench.methods.reme.tables import arrow, write_table
+from ovbench.training.reference_set.chunks import STAGES, StageFiles, list_images, split_into_chunks
 from ovbench.training.reference_set.groups import Cohesion, group_pairs
-from ovbench.training.reference_set.parts import STAGES, StageFiles, list_images, split_into_chunks
 from ovbench.training.reference_set.stages import pair_chunk, pair_schema
 from ovbench.training.reference_set.summary import report_page
 from ovbench.training.reference_set.synonyms import SynonymPairs

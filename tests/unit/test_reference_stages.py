@@ -85,7 +85,7 @@ def test_synonyms_in_blocks_are_those_of_the_whole(monkeypatch):
     text = np.random.default_rng(0).normal(size=(30, 6))
     owning = np.arange(0, 30, 2)
     pairs, near = most_similar_pairs(text, owning, 8), nearest_roots(text, owning, 2)
-    monkeypatch.setattr("ovbench.training.reference_set.synonyms.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("ovbench.training.reference_set.synonyms.ROWS_PER_BLOCK", 4)
     assert np.array_equal(most_similar_pairs(text, owning, 8).pairs, pairs.pairs)
     assert np.array_equal(nearest_roots(text, owning, 2).pairs, near.pairs)
     assert (pairs.pairs[:, 0] < pairs.pairs[:, 1]).all() and (np.diff(pairs.similarity) <= 0).all()

@@ -73,7 +73,7 @@ def test_a_mask_that_sampling_misses_takes_the_patch_under_its_centroid(zeta):
 
 @pytest.mark.parametrize("zeta", ZETAS)
 def test_a_partition_is_pooled_as_its_masks_are(rng, zeta, monkeypatch):
-    monkeypatch.setattr("ovbench.methods.reme.pooling.MASKS_AT_ONCE", 2)
+    monkeypatch.setattr("ovbench.methods.reme.pooling.MASKS_PER_BLOCK", 2)
     segment = torch.from_numpy(rng.integers(0, 5, (4, 6)).repeat(6, 0).repeat(6, 1))
     tokens = torch.randn(24, 7, generator=torch.Generator().manual_seed(0))
     together = segment_embeddings(tokens, (4, 6), segment, 5, zeta)

@@ -14,7 +14,7 @@ from ovbench.methods.reme.search import Nearest, nearest
 from ovbench.utils.errors import UsageError
 
 TRAINING_ROWS = 40  # per cell of the index
-ROWS_AT_ONCE = 65536
+ROWS_PER_BLOCK = 65536
 
 
 class FaissIndex:
@@ -38,7 +38,7 @@ class FaissIndex:
         generator = torch.Generator().manual_seed(seed)
         sample = torch.randperm(m, generator=generator)[: cells * TRAINING_ROWS].sort().values
         self._index.train(_unit(segments[sample.to(segments.device)]))
-        for rows in segments.split(ROWS_AT_ONCE):
+        for rows in segments.split(ROWS_PER_BLOCK):
             self._index.add(_unit(rows))
 
     @property

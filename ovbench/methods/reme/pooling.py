@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ZETAS = ("area", "bilinear", "nearest")
-MASKS_AT_ONCE = 32
+MASKS_PER_BLOCK = 32
 
 
 def segment_embeddings(
@@ -29,7 +29,7 @@ def segment_embeddings(
     """
     if zeta == "area":
         return pooled(tokens, patch_shares(segment, grid, count))
-    chunks = torch.arange(count, device=segment.device).split(MASKS_AT_ONCE)
+    chunks = torch.arange(count, device=segment.device).split(MASKS_PER_BLOCK)
     return pooled(tokens, torch.cat([mask_shares(segment == ids[:, None, None], grid, zeta) for ids in chunks]))
 
 

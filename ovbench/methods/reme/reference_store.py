@@ -8,7 +8,7 @@
     labels.parquet                phrase, root, synonym (true if it exists only as a synonym) of every row of L_ref
     roots.parquet                 root, size of its base group, w, dropped
     ambiguous.csv, synonyms.csv, report.html
-    stages/                       intermediate files of the build, see `ovbench.training.reference_set.parts`
+    stages/                       intermediate files of the build, see `ovbench.training.reference_set.chunks`
 
 The manifest is written last and removed first, so a folder with a manifest holds a complete set.
 """
@@ -106,7 +106,7 @@ def load_set(folder: Path) -> LoadedSet:
         if size != entry["bytes"]:
             found = "it is missing" if size is None else f"{size} bytes, expected {entry['bytes']}"
             raise InputError(f"a file of the reference set is damaged: {found}", where=str(path), fix="copy it again")
-    encoders = {kind: Encoder(e["name"], e["sha256"]) for kind, e in manifest["encoders"].items()}
+    encoders = {role: Encoder(e["name"], e["sha256"]) for role, e in manifest["encoders"].items()}
     rows = manifest["counts"]
     segments = read_shards(folder, manifest, "segments", encoders["dinov2"], rows["final_segments"])
     labels = read_shards(folder, manifest, "labels", encoders["clip"], rows["final_labels"])

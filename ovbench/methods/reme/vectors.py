@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ROWS_AT_ONCE = 8192
+ROWS_PER_BLOCK = 8192
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -21,5 +21,5 @@ def cosines(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     would get different cosines.
     """
     wide = others.astype(np.float64).T
-    chunks = [rows[start : start + ROWS_AT_ONCE] @ wide for start in range(0, max(len(rows), 1), ROWS_AT_ONCE)]
+    chunks = [rows[start : start + ROWS_PER_BLOCK] @ wide for start in range(0, max(len(rows), 1), ROWS_PER_BLOCK)]
     return np.concatenate(chunks).astype(np.float32)

@@ -23,8 +23,8 @@ from ovbench.regions.provider import Regions, open_regions
 from ovbench.training.reference_set import finish, stages
 from ovbench.training.reference_set.assign import Assignment
 from ovbench.training.reference_set.captioning import describe_source, open_captions, read_prompt
+from ovbench.training.reference_set.chunks import ImageChunk, StageFiles, list_images, split_into_chunks
 from ovbench.training.reference_set.encode import PairingEncoder, VisualEncoder, embed_texts
-from ovbench.training.reference_set.parts import ImageChunk, StageFiles, list_images, split_into_chunks
 from ovbench.training.reference_set.phrases import open_parser
 from ovbench.training.reference_set.settings import Plan, stage_settings
 from ovbench.training.reference_set.summary import report_page
@@ -111,7 +111,7 @@ def _load(plan: Plan) -> dict[str, Loaded]:
         from ovbench.backbones.hub import require_connection
 
         require_connection(constants.ENDPOINT, list(dict.fromkeys(absent)))
-    loaded = {kind: load_backbone(kind, spec) for kind, spec in wanted.items()}
+    loaded = {role: load_backbone(role, spec) for role, spec in wanted.items()}
     same = plan.build.pairing == wanted["clip"]
     return {**loaded, "pairing": loaded["clip"] if same else load_backbone("clip", plan.build.pairing)}
 

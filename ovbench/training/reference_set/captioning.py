@@ -12,7 +12,7 @@ import numpy as np
 
 from ovbench.training.caption_files import index_captions
 from ovbench.training.chat import ChatClient
-from ovbench.training.reference_set.parts import SourceImage
+from ovbench.training.reference_set.chunks import SourceImage
 from ovbench.utils.errors import InputError, UsageError, first_line
 from ovbench.utils.paths import shipped
 
@@ -157,8 +157,8 @@ def _server(model: str, prompt: str, base_url: str) -> Captioner:
     ask = ChatClient(base_url, model, MAX_TOKENS)
 
     def captions(image: SourceImage) -> list[str]:
-        picture = {"type": "image_url", "image_url": {"url": _data_url(image)}}
-        answer = ask([{"type": "text", "text": prompt}, picture])
+        attachment = {"type": "image_url", "image_url": {"url": _data_url(image)}}
+        answer = ask([{"type": "text", "text": prompt}, attachment])
         return [answer] if answer else []
 
     return captions

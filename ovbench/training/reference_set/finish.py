@@ -20,8 +20,8 @@ from safetensors.numpy import load, save
 from ovbench.methods.reme.tables import read_table
 from ovbench.training.reference_set.ambiguous import ambiguous_roots, beyond_knee
 from ovbench.training.reference_set.assign import Assignment, assign
+from ovbench.training.reference_set.chunks import StageFiles
 from ovbench.training.reference_set.groups import Cohesion, Groups, cohesion, group_pairs, kept
-from ovbench.training.reference_set.parts import StageFiles
 from ovbench.training.reference_set.settings import BuildSettings
 from ovbench.training.reference_set.stages import chunk_notes, paired_segments
 from ovbench.training.reference_set.synonyms import SynonymPairs, find_synonyms, neighbours
@@ -77,7 +77,7 @@ def read_base(files: StageFiles, chunks: Sequence[str]) -> BasePairs:
     """Read the base pairs of all chunks.
 
     Raises:
-        InputError: If there is no pair, with the reason.
+        InputError: If no phrase was paired, with the reason.
     """
     phrase_id: dict[str, int] = {}
     root_id: dict[str, int] = {}

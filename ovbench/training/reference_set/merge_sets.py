@@ -15,7 +15,7 @@ from ovbench.backbones.build import Loaded, load_backbone
 from ovbench.config.load import override_pairs, parse_value
 from ovbench.methods.reme.reference_store import MANIFEST, content_hash, find_set, read_manifest
 from ovbench.training.reference_set.builder import finish_set
-from ovbench.training.reference_set.parts import STAGES, StageFiles, read_lines
+from ovbench.training.reference_set.chunks import STAGES, StageFiles, read_lines
 from ovbench.training.reference_set.settings import BuildSettings, Plan, resolve_plan
 from ovbench.training.reference_set.stages import chunk_notes
 from ovbench.utils.errors import InputError, UsageError, unknown

@@ -31,7 +31,7 @@ def mini_world(images: int = IMAGES) -> Path:
 
 
 class SingleProcess(Team):
-    """A team of this process alone, also under torchrun: the process that finishes first publishes its set."""
+    """A team of one process, also under torchrun: the process that finishes first publishes its set."""
 
     def __init__(self) -> None:
         self.size, self.rank, self.local_rank = 1, 0, 0

@@ -17,9 +17,9 @@ from ovbench.data.decode import read_image
 from ovbench.methods.reme.tables import arrow, notes_of, read_table, write_table
 from ovbench.regions.provider import Regions
 from ovbench.training.reference_set.captioning import Captioner, UnreadableImage
+from ovbench.training.reference_set.chunks import ImageChunk, SourceImage, StageFiles, read_lines
 from ovbench.training.reference_set.encode import PairingEncoder, SegmentMap, VisualEncoder, boxes, segment_map
 from ovbench.training.reference_set.pairing import best_segments
-from ovbench.training.reference_set.parts import ImageChunk, SourceImage, StageFiles, read_lines
 from ovbench.training.reference_set.phrases import Parser, unique_phrases
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_bytes

@@ -14,8 +14,8 @@ import numpy as np
 
 from ovbench.data.decode import read_image
 from ovbench.methods.reme.tables import read_table
+from ovbench.training.reference_set.chunks import IMAGES, StageFiles
 from ovbench.training.reference_set.finish import BasePairs, FilterResult
-from ovbench.training.reference_set.parts import IMAGES, StageFiles
 from ovbench.training.reference_set.stages import paired_segments
 from ovbench.training.reference_set.synonyms import SynonymPairs
 from ovbench.utils.errors import InputError

@@ -11,7 +11,7 @@ from ovbench.methods.reme.vectors import unit
 from ovbench.utils.errors import UsageError
 
 SCOPES = ("global", "per_label", "off")
-ROWS_AT_ONCE = 1024
+ROWS_PER_BLOCK = 1024
 
 
 class SynonymPairs(NamedTuple):
@@ -31,8 +31,8 @@ def most_similar_pairs(text: np.ndarray, owning: np.ndarray, k: int, below: floa
         below: Pairs with this cosine or more are left out.
     """
     vectors, best = unit(text[owning]), SynonymPairs(np.empty((0, 2), np.int64), np.empty(0, np.float32))
-    for start in range(0, len(owning), ROWS_AT_ONCE):
-        block = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
+    for start in range(0, len(owning), ROWS_PER_BLOCK):
+        block = vectors[start : start + ROWS_PER_BLOCK] @ vectors.T
         block[np.arange(len(vectors))[None] <= np.arange(start, start + len(block))[:, None]] = -np.inf
         block[block >= below] = -np.inf
         chosen = _largest(block.ravel(), k)
@@ -58,8 +58,8 @@ def nearest_roots(
         below: Pairs with this cosine or more are left out.
     """
     vectors, pairs, similarity = unit(text[owning]), [], []
-    for start in range(0, len(owning), ROWS_AT_ONCE):
-        block = vectors[start : start + ROWS_AT_ONCE] @ vectors.T
+    for start in range(0, len(owning), ROWS_PER_BLOCK):
+        block = vectors[start : start + ROWS_PER_BLOCK] @ vectors.T
         block[np.arange(len(block)), np.arange(start, start + len(block))] = -np.inf
         block[block >= below] = -np.inf
         for i, row in enumerate(block, start):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovbench.training.caption_files import Caption
+from ovbench.training.caption_files import ImageCaption
 from ovbench.utils.errors import InputError
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -56,7 +56,7 @@ def _some(names: tuple[str, ...], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + (", ..." if len(names) > shown else "")
 
 
-def pair(folder: Path, captions: Iterable[Caption]) -> tuple[CaptionedImages, Unpaired]:
+def pair(folder: Path, captions: Iterable[ImageCaption]) -> tuple[CaptionedImages, Unpaired]:
     """Match captions with the images below a folder.
 
     Args:

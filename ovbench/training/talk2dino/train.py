@@ -101,10 +101,10 @@ def plan(request: TrainRequest, team: Team) -> TrainPlan:
         InputError: If images, captions or weights are missing, damaged or do not match.
     """
     recipe, backbones = load_recipe(request.recipe, override_pairs(request.settings, "--set"))
-    for kind, spec in override_pairs(request.weights, "--weights").items():
-        if kind not in backbones:
-            raise unknown("backbone", kind, backbones, where="--weights")
-        backbones[kind] = spec
+    for role, spec in override_pairs(request.weights, "--weights").items():
+        if role not in backbones:
+            raise unknown("backbone", role, backbones, where="--weights")
+        backbones[role] = spec
     pairs, unpaired = pair(request.images, read_captions(request.captions))
     _check_unpaired(request, pairs, unpaired, team)
     if absent_weights := missing_weights(backbones):
@@ -253,8 +253,8 @@ def _card(planned: TrainPlan, data: dict[str, Any], state: TrainingState, second
         "what": f"psi of Talk2DINO, {state.psi.text_width} to {state.psi.width}",
         "data": data,
         "backbones": {
-            kind: {"name": loaded.spec, "sha256": loaded.sha256}
-            for kind, loaded in (("clip", planned.clip), ("dinov2", planned.tower))
+            role: {"name": loaded.spec, "sha256": loaded.sha256}
+            for role, loaded in (("clip", planned.clip), ("dinov2", planned.tower))
         },
         "recipe": dataclasses.asdict(planned.recipe),
         "optimiser": "Adam, betas 0.9 and 0.999, epsilon 1e-8, no weight decay",
