@@ -23,8 +23,8 @@ from ovbench.backbones.clip import Heads
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 from ovbench.backbones.normalization import per_channel
 from ovbench.methods.base import Batch, Method, Needs, Queries
+from ovbench.methods.cass_spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.methods.naclip import neighbourhood
-from ovbench.methods.spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.utils.errors import UsageError
 from ovbench.utils.images import resize_like_pillow
 
@@ -285,7 +285,7 @@ def cluster(text: Tensor, distance: float) -> Tensor:
     unit = F.normalize(text.double(), dim=-1).cpu()
     condensed = (1 - unit @ unit.T).clamp(0, 2)[tuple(torch.triu_indices(len(unit), len(unit), 1))]
     found = fcluster(linkage(condensed.numpy(), method="ward"), t=distance, criterion="distance")
-    number = {label: place for place, label in enumerate(dict.fromkeys(found.tolist()))}
+    number = {label: position for position, label in enumerate(dict.fromkeys(found.tolist()))}
     return torch.tensor([number[label] for label in found.tolist()], device=text.device)
 
 
@@ -294,6 +294,6 @@ def first_largest(values: Tensor, clusters: Tensor) -> Tensor:
     index = clusters.expand(len(values), -1)
     count = int(clusters.max()) + 1
     largest = values.new_full((len(values), count), -torch.inf).scatter_reduce(1, index, values, "amax")
-    place = torch.arange(values.shape[1], device=values.device).expand_as(index)
-    place = torch.where(values == largest.gather(1, index), place, values.shape[1] - 1)
-    return place.new_full((len(values), count), values.shape[1]).scatter_reduce(1, index, place, "amin")
+    position = torch.arange(values.shape[1], device=values.device).expand_as(index)
+    position = torch.where(values == largest.gather(1, index), position, values.shape[1] - 1)
+    return position.new_full((len(values), count), values.shape[1]).scatter_reduce(1, index, position, "amin")

@@ -264,9 +264,9 @@ def _components(near: Tensor) -> Tensor:
     b, m, _ = near.shape
     window, row, column = near.nonzero(as_tuple=True)
     graph = coo_array((row.new_ones(len(row)), (window * m + row, window * m + column)), shape=(b * m, b * m))
-    _, part = connected_components(graph, directed=False)
-    part = torch.as_tensor(part, dtype=torch.int64).view(b, m)
-    same = part[:, :, None] == part[:, None, :]
+    _, component = connected_components(graph, directed=False)
+    component = torch.as_tensor(component, dtype=torch.int64).view(b, m)
+    same = component[:, :, None] == component[:, None, :]
     first = same.int().argmax(2)  # the first member of each node's component
     leads = (first == torch.arange(m)) & near.any(2)
     return (leads.cumsum(1) - 1).gather(1, first)

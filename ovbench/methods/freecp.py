@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ovbench.inference.decision import Decision
 from ovbench.methods.base import Backbones, Batch, Method, Queries
-from ovbench.methods.boxes import above_threshold, box_union, contour_boxes
+from ovbench.methods.freecp_boxes import above_threshold, box_union, contour_boxes
 from ovbench.methods.gem import GEM
 from ovbench.methods.last_block import LastBlock
 from ovbench.utils.errors import UsageError
@@ -82,7 +82,7 @@ class Crop(NamedTuple):
     classes: list[int]
     box: tuple[int, int, int, int]
 
-    def place(self) -> tuple[int, ...]:
+    def key(self) -> tuple[int, ...]:
         return self.window, self.number, *self.box
 
 
@@ -177,7 +177,7 @@ class FreeCP(Method):
             alive = torch.ones_like(alive)
         features.note("survive_redundancy", alive)
         if self.params.ambiguity:
-            alive = self.settle(refined, alive, features, vocabulary)
+            alive = self.purify_ambiguous(refined, alive, features, vocabulary)
         features.note("survive_ambiguity", alive)
         scores = z.new_zeros(len(z), len(queries.embeddings), z.shape[2])
         scores[:, vocabulary.first] = refined * alive[..., None]
@@ -206,7 +206,7 @@ class FreeCP(Method):
         note("redundancy", consistency)
         return consistency
 
-    def settle(self, refined: Tensor, alive: Tensor, features: Purifiable, vocabulary: Vocabulary) -> Tensor:
+    def purify_ambiguous(self, refined: Tensor, alive: Tensor, features: Purifiable, vocabulary: Vocabulary) -> Tensor:
         """Ambiguity purification: of classes that claim the same region, those survive that win one of its boxes. A box
         without area keeps all of its group."""
         survivors = alive.cpu()
@@ -232,7 +232,7 @@ class FreeCP(Method):
         features.note("overlaps", overlaps)
         features.note("groups", groups)
         features.note(
-            "group_boxes", [(*c.place(), -1 if w is None else w) for c, w in zip(crops, winners, strict=True)]
+            "group_boxes", [(*c.key(), -1 if w is None else w) for c, w in zip(crops, winners, strict=True)]
         )
         return keep.to(alive.device)
 
@@ -252,10 +252,10 @@ class FreeCP(Method):
             seen = F.normalize(self.base.class_features(torch.cat(images[start : start + CROPS_AT_ONCE])), dim=-1)
             logits = vocabulary.best(self.temperature * seen @ vocabulary.texts.T).cpu()
             for crop, row in zip(sound[start : start + CROPS_AT_ONCE], logits, strict=True):
-                winner[crop.place()] = crop.classes[int(row[crop.classes].argmax())]
-                rows += [(*crop.place(), c, float(row[c])) for c in crop.classes]
+                winner[crop.key()] = crop.classes[int(row[crop.classes].argmax())]
+                rows += [(*crop.key(), c, float(row[c])) for c in crop.classes]
         features.note("crop_logits", rows)
-        return [winner.get(crop.place()) for crop in crops]
+        return [winner.get(crop.key()) for crop in crops]
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """The maps of the classes f[c, H, W] at the original size; the background scores 1 - their maximum."""
@@ -294,5 +294,5 @@ def soft_iou(maps: Tensor) -> Tensor:
 
 def components(edges: Tensor) -> list[list[int]]:
     """Connected components of a symmetric graph bool[k, k], in the order of their lowest members."""
-    count, part = connected_components(edges.numpy(), directed=False)
-    return [np.flatnonzero(part == number).tolist() for number in range(count)]
+    count, group = connected_components(edges.numpy(), directed=False)
+    return [np.flatnonzero(group == number).tolist() for number in range(count)]

@@ -72,7 +72,7 @@ class RegionStore:
     """The entries of one source, in a folder of their own under the cache."""
 
     def __init__(self, name: str, source: RegionSource, root: Path | None = None):
-        self.description, self.told = description(name, source), False
+        self.description, self.warned = description(name, source), False
         key = hashlib.sha256(json.dumps(self.description, sort_keys=True).encode()).hexdigest()
         self.folder = (root or cache_root()) / "regions" / f"{name}-{key[:16]}"
 
@@ -87,9 +87,9 @@ class RegionStore:
         except (FileNotFoundError, DamagedEntry):
             return None
         except OSError as error:
-            if not self.told:
+            if not self.warned:
                 log.warning("entries of %s cannot be read (%s); they are made again", self.folder, error.strerror)
-            self.told = True
+            self.warned = True
             return None
 
     def put(self, image: np.ndarray, regions: np.ndarray) -> None:

@@ -39,19 +39,19 @@ def test_the_order_of_operations_is_the_stated_one():
     source, size, (y, x) = maps((20, 31)), (90, 333), (37, 101)
     (v, h), one = (axis(20, 90), axis(31, 333)), torch.ones(())
     rows = [
-        source[:, row, h.before[x]] * (one - h.share[x]) + source[:, row, h.after[x]] * h.share[x]
+        source[:, row, h.before[x]] * (one - h.fraction[x]) + source[:, row, h.after[x]] * h.fraction[x]
         for row in (v.before[y], v.after[y])
     ]
-    expected = rows[0] * (one - v.share[y]) + rows[1] * v.share[y]
+    expected = rows[0] * (one - v.fraction[y]) + rows[1] * v.fraction[y]
     assert torch.equal(enlarge(source, size)[:, y, x], expected)
 
 
 def test_places_are_computed_in_whole_numbers():
     found = axis(3, 6)
     assert found.before.tolist() == [0, 0, 0, 1, 1, 2] and found.after.tolist() == [1, 1, 1, 2, 2, 2]
-    assert found.share.tolist() == [0, 0.25, 0.75, 0.25, 0.75, 0.25]
+    assert found.fraction.tolist() == [0, 0.25, 0.75, 0.25, 0.75, 0.25]
     corners = axis(3, 5, align_corners=True)
-    assert corners.before.tolist() == [0, 0, 1, 1, 2] and corners.share.tolist() == [0, 0.5, 0, 0.5, 0]
+    assert corners.before.tolist() == [0, 0, 1, 1, 2] and corners.fraction.tolist() == [0, 0.5, 0, 0.5, 0]
 
 
 def test_equal_queries_stay_equal_and_half_precision_is_widened():

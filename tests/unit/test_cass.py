@@ -17,7 +17,7 @@ from ovbench.config.suites import load_suite
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.cass import CASS, CASSParams, cluster, first_largest
-from ovbench.methods.spectral import match_range, principal, recompose, stretch
+from ovbench.methods.cass_spectral import match_range, principal, recompose, stretch
 from ovbench.parity.towers import clip_module
 from ovbench.utils.errors import UsageError
 from ovbench.utils.images import resize_like_pillow

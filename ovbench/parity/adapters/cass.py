@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovbench.methods.base import Queries
 from ovbench.methods.cass import CASS, CASSParams, take
-from ovbench.methods.spectral import Principal, stretch
+from ovbench.methods.cass_spectral import Principal, stretch
 from ovbench.parity.adapters.common import Values, background, label, shared_values
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
