@@ -1,9 +1,9 @@
-"""Bilinear enlargement by a stated formula: the same numbers for a whole map and for any tile of it.
+"""Bilinear enlargement by a fixed formula: a tile has the same numbers as the whole map.
 
-Along one axis, target i of t lies at (i + 1/2) s / t - 1/2, not below 0, among s sources; it is ``a (1 - x) + b x`` of
-the sources a and b around it. The position is computed in whole numbers, x is their quotient in fp32, and each product and
-sum is rounded on its own: columns first, then rows. So a value depends on its four sources and its position only, not on
-the size of a tile, the number of threads or the processor.
+Along one axis, target i of t lies at (i + 1/2) s / t - 1/2, at least 0, among s sources. Its value is
+``a (1 - x) + b x``, with a and b the sources before and after it. The position is an exact integer fraction, x its
+remainder in fp32. Columns come first, then rows, and each product and each sum is rounded. So a value depends only on
+its four sources and its position, not on the tile size, the number of threads or the processor.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FEWEST_ROWS, FEWEST_COLUMNS = 8, 64  # of a tile
+FEWEST_ROWS, FEWEST_COLUMNS = 8, 64  # smallest tile
 
 
 class Axis(NamedTuple):
-    """The sources before and after each target, i64[n], and the fraction of the second, f32[n] in [0, 1)."""
+    """Hold the two sources of each target along one axis.
+
+    Attributes:
+        before: int64 (N,), index of the source before the target.
+        after: int64 (N,), index of the source after it.
+        fraction: float32 (N,) in [0, 1), weight of ``after``.
+    """
 
     before: Tensor
     after: Tensor
@@ -26,7 +32,13 @@ class Axis(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Values f[q, r, c] at some rows and columns of the enlarged map."""
+    """Hold one tile of the enlarged maps.
+
+    Attributes:
+        rows: rows of the enlarged map.
+        columns: columns of the enlarged map.
+        values: float (Q, rows, columns).
+    """
 
     rows: slice
     columns: slice
@@ -34,13 +46,16 @@ class Tile(NamedTuple):
 
 
 def axis(source: int, target: int, device: torch.device | None = None, *, align_corners: bool = False) -> Axis:
-    """Lay ``target`` pixels over ``source`` pixels.
+    """Return the two sources of every target pixel along one axis.
 
     Args:
-        source: number of pixels that there are.
-        target: number of pixels that are wanted.
-        device: where the three tensors are made.
-        align_corners: the centres of the outermost pixels coincide, as in PyTorch's option of this name.
+        source: number of source pixels.
+        target: number of target pixels.
+        device: device of the three tensors.
+        align_corners: if true, the centres of the outermost pixels coincide, as in PyTorch's option of this name.
+
+    Returns:
+        Indices and weights of the ``target`` pixels.
     """
     number = torch.arange(target, device=device)
     if align_corners:
@@ -52,15 +67,15 @@ def axis(source: int, target: int, device: torch.device | None = None, *, align_
 
 
 def enlarge(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
-    """Bring maps to another size.
+    """Resize maps bilinearly.
 
     Args:
-        maps: f[..., h, w].
-        size: (H, W).
+        maps: float (..., h, w).
+        size: target size (H, W).
         align_corners: see `axis`.
 
     Returns:
-        f[..., H, W], in fp32 at least; ``maps`` itself where it has the size.
+        float (..., H, W), at least fp32; ``maps`` without a copy if it has this size and dtype.
     """
     vertical, horizontal = (
         None if have == want else axis(have, want, maps.device, align_corners=align_corners)
@@ -70,7 +85,16 @@ def enlarge(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False)
 
 
 def enlarged_tiles(maps: Tensor, size: tuple[int, int], elements: int) -> Iterator[Tile]:
-    """`enlarge` maps f[q, h, w] in tiles of about so many elements, but not below 8 rows of 64 pixels."""
+    """Resize maps bilinearly, one tile at a time.
+
+    Args:
+        maps: float (Q, h, w).
+        size: target size (H, W).
+        elements: approximate number of values in a tile; a tile has at least 8 rows and 64 columns.
+
+    Yields:
+        Tiles in row-major order, with the values that `enlarge` gives there.
+    """
     (q, h, w), (height, width) = maps.shape, size
     rows = min(max(elements // (q * width), FEWEST_ROWS), height)
     columns = min(max(elements // (q * rows), FEWEST_COLUMNS), width)
@@ -86,7 +110,7 @@ def enlarged_tiles(maps: Tensor, size: tuple[int, int], elements: int) -> Iterat
 
 
 def _reach(source: int, target: int, targets: slice) -> tuple[int, int]:
-    """The first and the last source that some targets need: `axis` in plain numbers, so that no GPU is asked."""
+    """Return the first and last source of a range of targets, as `axis` does but without a GPU synchronisation."""
     if source == target:
         return targets.start, targets.stop - 1
     first, last = (max((2 * i + 1) * source - target, 0) // (2 * target) for i in (targets.start, targets.stop - 1))
@@ -94,6 +118,7 @@ def _reach(source: int, target: int, targets: slice) -> tuple[int, int]:
 
 
 def _enlarge(maps: Tensor, vertical: Axis | None, horizontal: Axis | None) -> Tensor:
+    """Resize maps (..., h, w) along one or both axes; None leaves an axis as it is."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if horizontal is not None:
         across = (*maps.shape[:-1], len(horizontal.fraction))
@@ -106,5 +131,5 @@ def _enlarge(maps: Tensor, vertical: Axis | None, horizontal: Axis | None) -> Te
 
 
 def _mixed(before: Tensor, after: Tensor, fraction: Tensor) -> Tensor:
-    """Return ``before (1 - fraction) + after fraction``, in ``before``; a fused product and sum would round otherwise."""
+    """Interpolate into ``before``; products and sum are not fused, because a fused operation rounds differently."""
     return before.mul_(1 - fraction).add_(after.mul_(fraction))

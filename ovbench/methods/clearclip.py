@@ -1,4 +1,4 @@
-"""ClearCLIP (Lan et al., ECCV 2024, mc-lan/ClearCLIP ad68a40): the last block without residual and feed-forward."""
+"""ClearCLIP: the last block without residual and feed-forward."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from ovbench.methods.last_block import LastBlock, NoResidual
 
 
 class ClearCLIP(LastBlock):
-    """Attention weights softmax(q q^T); the block's output is the attention alone."""
+    """Attend by query-query similarity in the last block, without residual and feed-forward.
+
+    Paper: Lan et al., "ClearCLIP", ECCV 2024. Code: mc-lan/ClearCLIP ad68a40.
+    """
 
     Params = NoResidual
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:
+        """Return softmax(q q^T) v."""
         return F.scaled_dot_product_attention(heads.q, heads.q, heads.v)

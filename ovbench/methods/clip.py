@@ -1,4 +1,4 @@
-"""Plain CLIP: the patch tokens of the unmodified tower (Radford et al., ICML 2021), the floor of every comparison."""
+"""Plain CLIP: the lowest baseline of every comparison."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from ovbench.methods.last_block import LastBlock
 
 
 class CLIP(LastBlock):
-    """Every block is ordinary; the patch tokens are projected as the class token is."""
+    """Project the patch tokens of the unchanged tower as the class token is projected.
+
+    Paper: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
+    """
 
     Params = NoParams
 
     def last(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Run the last block unchanged."""
         block = self.clip.blocks[-1]
         return self.clip.feed_forward(block, x + self.clip.attention(block, block.ln_1(x)))

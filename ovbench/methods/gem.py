@@ -1,4 +1,4 @@
-"""GEM (Bousselham et al., CVPR 2024, WalBouss/GEM 5fa677c): a path of self-self attention beside the upper blocks."""
+"""GEM: a path of self-self attention beside the upper blocks."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ from ovbench.methods.last_block import LastBlock, Residual
 
 @dataclass(frozen=True)
 class GEMParams(Residual):
-    """``depth``: the path runs beside the last ``depth - 1`` blocks. ``iterations``: how often queries, keys and values
-    are averaged over their likes. ``temperature`` of these softmaxes (none: from the norm of the tokens).
-    ``residual``: the path accumulates; without it, its last term alone is the result."""
+    """Set the self-self attention path.
+
+    Attributes:
+        residual: the path accumulates; if false, its last term alone is the result.
+        depth: the path runs beside the last ``depth - 1`` blocks.
+        iterations: number of self-self attention steps on queries, keys and values before they weigh the values.
+        temperature: factor tau of the logits (none: from the mean norm of the tokens).
+    """
 
     depth: int = 7
     iterations: int = 1
@@ -26,8 +31,11 @@ class GEMParams(Residual):
 
 
 class GEM(LastBlock):
-    """The ordinary stream x is untouched; the path g starts as the x that enters the first of the upper blocks and adds
-    the self-self attention of every further x. No feed-forward is ever added to g."""
+    """Add the self-self attention of the upper blocks in a path g beside the unchanged stream x.
+
+    Paper: Bousselham et al., "Grounding Everything", CVPR 2024. Code: WalBouss/GEM 5fa677c.
+    g starts as the x that enters the first of these blocks. No feed-forward is added to g.
+    """
 
     Params = GEMParams
     smooth_positions = True
@@ -35,12 +43,13 @@ class GEM(LastBlock):
     def dense(
         self, windows: Tensor, note: Callable[[str, Any], None] = lambda name, value: None, watch: Watch | None = None
     ) -> PatchFeatures:
+        """Return the patch features of windows float (B, 3, h, w); see `LastBlock.dense`."""
         clip = self.clip
         tokens, grid = clip.embed(windows, smooth_positions=self.smooth_positions)
         first = max(0, clip.layers - (self.params.depth - 1))
         x = g = clip.trunk(tokens, until=first, watch=watch)
         for number, block in enumerate(clip.blocks[first:], first):
-            normed = block.ln_1(x)
+            normed = block.ln_1(x)  # (B, 1 + N, C)
             term = self.self_self(block, normed)
             g = g + term if self.params.residual else term
             if number == clip.layers - 1:
@@ -50,8 +59,15 @@ class GEM(LastBlock):
         return PatchFeatures(clip.project(g[:, 1:]), grid)
 
     def self_self(self, block: nn.Module, normed: Tensor) -> Tensor:
-        """Tokens after ``ln_1``, f[b, n, c], to the mean of three attentions, v v^T, k k^T and q q^T, over the values;
-        output projection included."""
+        """Return the mean of the attentions v v^T, k k^T and q q^T on the values, after the output projection.
+
+        Args:
+            block: a block of the tower.
+            normed: float (B, 1 + N, C), tokens after its ``ln_1``.
+
+        Returns:
+            float (B, 1 + N, C).
+        """
         q, k, v = self.clip.project_heads(block, normed)
         tau = self.params.temperature
         if tau is None:
@@ -60,6 +76,7 @@ class GEM(LastBlock):
         return self.clip.merge_heads(block, mixed)
 
     def _attend(self, z: Tensor, v: Tensor, tau: Tensor | float) -> Tensor:
+        """Return softmax(tau z z^T) v for normalised z, after z attended to itself."""
         z = F.normalize(z, dim=-1)
         for _ in range(self.params.iterations):
             z = F.normalize(F.scaled_dot_product_attention(z * tau, z, z, scale=1.0), dim=-1)

@@ -1,4 +1,4 @@
-"""What the methods share that leave CLIP as it is but for its last block: they differ in a few lines there."""
+"""Base class of the methods that change only the last block of CLIP."""
 
 from __future__ import annotations
 
@@ -15,23 +15,31 @@ from ovbench.methods.base import Batch, Method, PatchFeatures
 
 @dataclass(frozen=True)
 class Residual:
-    """``residual``: the last block keeps its residual stream and its feed-forward, as every other block."""
+    """Keep the residual stream and the feed-forward of the last block by default.
+
+    Attributes:
+        residual: keep both in the last block, as in every other block.
+    """
 
     residual: bool = True
 
 
 @dataclass(frozen=True)
 class NoResidual:
-    """``residual``: the last block keeps its residual stream and its feed-forward, as every other block."""
+    """Drop the residual stream and the feed-forward of the last block by default.
+
+    Attributes:
+        residual: keep both in the last block, as in every other block.
+    """
 
     residual: bool = False
 
 
 class LastBlock(Method):
-    """Ordinary CLIP up to the tokens that enter the last block; override `last`, or `mix` alone.
+    """Run CLIP unchanged up to its last block; override `last`, or `mix` alone.
 
-    ``dense`` offers the attention of the ordinary blocks to whoever watches, and ``class_features`` the unmodified
-    tower, so that a method of this family can serve as the base of another one.
+    Such a method can be the base of another one: `dense` shows the attention of the unchanged blocks, and
+    `class_features` runs the unchanged tower.
     """
 
     Params: ClassVar[type] = Residual
@@ -39,33 +47,66 @@ class LastBlock(Method):
     smooth_positions: ClassVar[bool] = False
 
     def encode(self, batch: Batch) -> PatchFeatures:
+        """Return the features of the windows."""
         return self.dense(batch.windows, batch.note)
 
     def dense(
         self, windows: Tensor, note: Callable[[str, Any], None] = lambda name, value: None, watch: Watch | None = None
     ) -> PatchFeatures:
-        """Features of windows f[b, 3, h, w]; ``watch`` sees the attention of all blocks but the last."""
+        """Return the patch features of windows.
+
+        Args:
+            windows: float (B, 3, h, w), normalised.
+            note: called with the name and value of intermediate tensors.
+            watch: called with the attention weights of every block except the last.
+
+        Returns:
+            Features float (B, N, D) on a grid (gh, gw), N = gh * gw.
+        """
         tokens, grid = self.clip.embed(windows, smooth_positions=self.smooth_positions)
-        x = self.clip.trunk(tokens, watch=watch)
+        x = self.clip.trunk(tokens, watch=watch)  # (B, 1 + N, C)
         note("tokens_before_last", x)
         x = self.last(x, grid)
         return PatchFeatures(self.clip.project(x[:, -grid[0] * grid[1] :]), grid)
 
     def last(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The last block: tokens f[b, n, c], class token first, to tokens f[b, n, c] before ``ln_post``."""
+        """Run the last block.
+
+        Args:
+            x: float (B, 1 + N, C), tokens that enter the block, class token first.
+            grid: (gh, gw) of the patches.
+
+        Returns:
+            float (B, 1 + N, C) or float (B, N, C) without the class token, before ``ln_post``.
+        """
         block = self.clip.blocks[-1]
         heads = self.clip.project_heads(block, block.ln_1(x))
         attended = self.clip.merge_heads(block, self.mix(heads, grid))
         return self.clip.feed_forward(block, x + attended) if self.params.residual else attended
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:
-        """The attention of the last block: values f[b, heads, n, c / heads] after mixing; the ordinary one."""
+        """Apply the attention of the last block: softmax(q k^T) v here.
+
+        Args:
+            heads: queries, keys and values, each float (B, heads, 1 + N, C / heads).
+            grid: (gh, gw) of the patches.
+
+        Returns:
+            Mixed values, float (B, heads, 1 + N, C / heads).
+        """
         return F.scaled_dot_product_attention(heads.q, heads.k, heads.v)
 
     def class_features(self, images: Tensor) -> Tensor:
-        """The class token of the unmodified tower in the joint space: f[b, d]. In the last block only it is asked."""
+        """Return the class token of the unchanged tower in the joint space.
+
+        Args:
+            images: float (B, 3, h, w), normalised.
+
+        Returns:
+            float (B, D).
+        """
         tokens, _ = self.clip.embed(images, smooth_positions=self.smooth_positions)
         x, block = self.clip.trunk(tokens), self.clip.blocks[-1]
         q, k, v = self.clip.project_heads(block, block.ln_1(x))
-        attended = self.clip.merge_heads(block, F.scaled_dot_product_attention(q[:, :, :1], k, v))
+        attended = self.clip.merge_heads(block, F.scaled_dot_product_attention(q[:, :, :1], k, v))  # one query: class
         return self.clip.project(self.clip.feed_forward(block, x[:, :1] + attended))[:, 0]

@@ -1,4 +1,4 @@
-"""ProxyCLIP (Lan et al., ECCV 2024, mc-lan/ProxyCLIP e7b767f): DINO tells which of CLIP's values to mix."""
+"""ProxyCLIP: DINO features decide which CLIP values are mixed."""
 
 from __future__ import annotations
 
@@ -14,39 +14,56 @@ from ovbench.methods.base import Batch, Method, Needs, PatchFeatures
 
 @dataclass(frozen=True)
 class ProxyCLIPParams:
-    """A pair of patches attends where its similarity exceeds ``beta`` times the mean; ``gamma`` sharpens the rest."""
+    """Set the proxy attention.
+
+    Attributes:
+        beta: patches attend to each other if their similarity is at least beta times the mean similarity.
+        gamma: factor of the remaining logits; larger is sharper.
+    """
 
     beta: float = 1.2
     gamma: float = 3.0
 
 
 class ProxyCLIP(Method):
-    """The last block: proxy attention on CLIP's values, for all heads alike, without residual and feed-forward. The
-    features lie on the grid of DINO."""
+    """Apply the attention of DINO to the values of CLIP's last block, without residual and feed-forward.
+
+    Paper: Lan et al., "ProxyCLIP", ECCV 2024. Code: mc-lan/ProxyCLIP e7b767f.
+    All heads have the same weights. The features lie on the grid of DINO, L = gh * gw.
+    """
 
     Params = ProxyCLIPParams
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"))
     windowwise = True
 
     def encode(self, batch: Batch) -> PatchFeatures:
-        proxy, grid = self.dino.last_tokens(self.seen_by(self.dino, batch.windows))
+        """Return features float (B, L, C) of the windows on the grid of DINO."""
+        proxy, grid = self.dino.last_tokens(self.seen_by(self.dino, batch.windows))  # (B, L, C_dino)
         batch.note("dino_feature", proxy)
         proxy = F.normalize(proxy, dim=-1)
-        similarity = proxy @ proxy.mT  # S, f[b, L, L]
+        similarity = proxy @ proxy.mT  # S, (B, L, L)
         batch.note("dino_similarity", similarity)
 
         tokens, clip_grid = self.clip.embed(batch.windows)
-        x = self.clip.trunk(tokens)
+        x = self.clip.trunk(tokens)  # (B, 1 + N, C), N patches of the CLIP grid
         batch.note("tokens_before_last", x)
         last = self.clip.blocks[-1]
-        v = self.clip.values(last, last.ln_1(x[:, 1:])).mT.unflatten(2, clip_grid)
-        v = F.interpolate(v, grid, mode="bilinear", align_corners=False).flatten(2).mT  # f[b, L, c]
+        v = self.clip.values(last, last.ln_1(x[:, 1:])).mT.unflatten(2, clip_grid)  # (B, C, h, w)
+        v = F.interpolate(v, grid, mode="bilinear", align_corners=False).flatten(2).mT  # (B, L, C)
         mixed = last.ls_1(last.attn.out_proj(self.attention(similarity) @ v))
         return PatchFeatures(self.clip.project(mixed), grid)
 
     def attention(self, similarity: Tensor) -> Tensor:
-        """softmax of (S - beta mean(S)) gamma over its entries that are not negative. A patch always attends to itself,
-        which matters only in a window so even that its row would be empty."""
+        """Return the attention weights softmax((S - beta mean(S)) gamma), without the negative entries.
+
+        A patch always attends to itself. The official code gives NaN for a row without entries (a flat window).
+
+        Args:
+            similarity: float (B, L, L), cosines S of DINO's patches.
+
+        Returns:
+            float (B, L, L); rows sum to 1.
+        """
         excess = (similarity - self.params.beta * similarity.mean((1, 2), keepdim=True)) * self.params.gamma
         itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
         return excess.masked_fill((excess < 0) & ~itself, -torch.inf).softmax(-1)

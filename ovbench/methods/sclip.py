@@ -1,4 +1,4 @@
-"""SCLIP (Wang et al., ECCV 2024, wangf3014/SCLIP b56bd30): correlative self-attention in the last block."""
+"""SCLIP: correlative self-attention in the last block."""
 
 from __future__ import annotations
 
@@ -17,34 +17,45 @@ from ovbench.utils.errors import say_once
 
 @dataclass(frozen=True)
 class SCLIPParams(Residual):
-    """``area_thd``: a class other than the background must win more than this share of the pixels that such classes
-    win, or it disappears from the image (0, or no background: every class stays)."""
+    """Set SCLIP's area threshold.
+
+    Attributes:
+        residual: keep the residual stream and the feed-forward of the last block.
+        area_thd: a foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
+    """
 
     area_thd: float = 0.0
 
 
 class SCLIP(LastBlock):
-    """Attention weights softmax(q q^T) + softmax(k k^T), whose rows sum to two; residual and feed-forward stay."""
+    """Attend by query-query plus key-key similarity in the last block; residual and feed-forward stay.
+
+    Paper: Wang et al., "SCLIP", ECCV 2024. Code: wangf3014/SCLIP b56bd30.
+    """
 
     Params = SCLIPParams
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:
+        """Return (softmax(q q^T) + softmax(k k^T)) v; the rows of the weights sum to 2, as in the official code."""
         q, k, v = heads
         return F.scaled_dot_product_attention(q, q, v) + F.scaled_dot_product_attention(k, k, v)
 
     @property
     def pixelwise(self) -> bool:
+        """Return whether pixels are independent; the area threshold counts pixels of the whole image."""
         return not self.params.area_thd
 
     def map_queries(self, queries: Queries) -> Queries:
+        """Warn once if the area threshold has no effect."""
         if self.params.area_thd and queries.background is None:
             say_once(
-                f"area_thd = {self.params.area_thd:g} is not used: the classes have no background, to which small ones "
-                "would lose; name one (background in the card), or set area_thd=0"
+                f"area_thd = {self.params.area_thd:g} is not used, because the dataset has no background class; "
+                "name one (background in the card), or set area_thd=0"
             )
         return queries
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Return class probabilities float (K, H, W), with small classes set to zero."""
         probabilities = super().probabilities(scores, queries, decision)
         if not self.params.area_thd or queries.background is None:
             return probabilities
@@ -52,12 +63,15 @@ class SCLIP(LastBlock):
 
 
 class SCLIPFreeCP(SCLIP):
-    """What chenqi1126/FreeCP 6946aa7 runs under the name: the attention through the feed-forward, but without the
-    stream x, and without an area threshold."""
+    """Run the attention through the feed-forward without the residual stream x, as FreeCP's code does under this name.
+
+    Code: chenqi1126/FreeCP 6946aa7. It has no area threshold.
+    """
 
     Params = NoParams
 
     def last(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return the tokens a + FFN(a), with a the attention output."""
         block = self.clip.blocks[-1]
         heads = self.clip.project_heads(block, block.ln_1(x))
         return self.clip.feed_forward(block, self.clip.merge_heads(block, self.mix(heads, grid)))
@@ -68,8 +82,16 @@ class SCLIPFreeCP(SCLIP):
 
 
 def without_small_classes(probabilities: Tensor, area_thd: float, background: int) -> Tensor:
-    """Class probabilities f[c, H, W] with zeros for every class but the background that wins no more than ``area_thd``
-    of all pixels that are not won by the background."""
+    """Set the probabilities of small foreground classes to zero.
+
+    Args:
+        probabilities: float (K, H, W) of the K classes.
+        area_thd: a foreground class stays if it wins more than this fraction of all pixels won by foreground classes.
+        background: index of the background class, which always stays.
+
+    Returns:
+        float (K, H, W).
+    """
     won = torch.bincount(largest(probabilities).row.flatten(), minlength=len(probabilities))
     stays = won > area_thd * (won.sum() - won[background])
     stays[background] = True
