@@ -1,8 +1,7 @@
-"""CASS (Kim et al., CVPR 2025, arXiv 2411.17150): distilling the spectral graph of DINO into CLIP's last attention.
+"""CASS: distil the spectral graph of DINO into the last attention of CLIP.
 
-Follows MICV-yonsei/CASS 228ecdd. The defaults are what that code does; where the paper reads otherwise, a parameter
-names the other reading. Symbols: b windows; n = gh*gw cells of the CLIP grid; h heads of CLIP; g heads of DINO; e width
-of a head; r rank; D width of the joint space; q queries; c clusters of queries.
+Symbols: B windows; N = gh * gw patches of the CLIP grid; H heads of CLIP; G heads of DINO; E width of a head; R rank;
+D width of the joint space; Q queries; K clusters of queries.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from ovbench.methods.naclip import neighbourhood
 from ovbench.utils.errors import UsageError
 from ovbench.utils.images import resize_like_pillow
 
-MISREAD_STD = (0.229, 0.224, 0.255)  # of the official inverse normalisation: ImageNet's, the last one mistyped
-TOP_PATCHES = 2  # patches that stand for a query in the text adjustment
+MISREAD_STD = (0.229, 0.224, 0.255)  # official inverse normalisation: ImageNet's std, but 0.255 instead of 0.225
+TOP_PATCHES = 2  # patches that a query is moved towards
 
 CHOICES = {
     "attention": ("distilled", "keys", "queries"),
@@ -40,17 +39,25 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class CASSParams:
-    """``gamma`` weighs the similarity of the class token with the queries, ``alpha`` the pull of a query towards its
-    patches (0 switches either off), ``cluster_distance`` is where clusters of alike queries end. ``class_token``: of
-    the whole "image" or of each "window". ``attention``: "distilled", CLIP's "keys" alone (no distillation), or CLIP's
-    "queries" with its keys (no neighbourhood either). ``matching`` of heads: "complementary" (as unlike as possible),
-    "similar", or "sequential" (the same number, plain mean); where assignments tie, rounding chooses, unless each
-    exchange that brings heads into order gains ``tie_order``. ``rank`` of DINO's graph (none: the graph as it is), its
-    singular values stretched if ``stretch``; ``eigenvalues`` compared; ``fusion``: what distances are multiplied with.
+    """Set CASS; the defaults compute what the official code computes.
 
-    The paper: ``energy`` 0.95 (the fewest ranks with that share, ``rank`` at most), ``fusion`` 1, ``swap`` off (heads
-    are fused as they were matched), ``match_ranges`` off, ``misread_colours`` off (DINO sees the window in its colours
-    and proportions).
+    Attributes:
+        gamma: weight gamma of the class token's similarity to the queries (0: off).
+        alpha: weight alpha of the patches that a query is moved towards (0: off).
+        cluster_distance: distance at which the clustering of similar queries is cut.
+        class_token: "image" (class token of the whole image) or "window" (of each window).
+        attention: "distilled", "keys" (CLIP's key graph alone) or "queries" (q k^T without the Gaussian).
+        matching: "complementary" (most different heads), "similar" or "sequential" (same index, plain mean).
+        tie_order: gain of an ordered pair of heads, decides between tied assignments (0: rounding decides).
+        swap: exchange the two indices of a match, as the code does; paper: off.
+        rank: eigenvalues kept of DINO's graph (none: the graph itself).
+        energy: eta, keep the fewest eigenvalues with this fraction of their sum, ``rank`` at most; paper: 0.95.
+        stretch: scale the kept eigenvalues (dynamic eigenscaling).
+        eigenvalues: largest eigenvalues compared by the matching.
+        fusion: factor of the spectral distance in the fusion weight w; paper: 1.
+        match_ranges: map DINO's keys and graphs to the range of CLIP's; paper: off.
+        misread_colours: show DINO the wrong colours and the square shape of the official code; paper: off.
+        gaussian_std: standard deviation of NACLIP's Gaussian, in patches.
     """
 
     gamma: float = 0.25
@@ -73,15 +80,20 @@ class CASSParams:
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise UsageError(f'{name} is "{getattr(self, name)}"', where="cass", fix="one of " + ", ".join(known))
+                raise UsageError(f'{name} is "{getattr(self, name)}"', where="cass", fix="give one of " + ", ".join(known))
         for name in ("rank", "eigenvalues"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} must be 1 or more", where="cass")
 
 
 class CASSFeatures(NamedTuple):
-    """``tokens`` f[b, n, D] of the patches over a ``grid``, and the ``presence`` vector f[b or 1, D'] of the class
-    token, all of length one."""
+    """Hold the features of windows, all of length 1.
+
+    Attributes:
+        tokens: float (B, N, D), patch features.
+        grid: (gh, gw).
+        presence: float (B, D') or (1, D'), class token of each window or of the image.
+    """
 
     tokens: Tensor
     grid: tuple[int, int]
@@ -89,14 +101,24 @@ class CASSFeatures(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """For every head of CLIP: its partner among DINO's, i64[b, h], and the weight of that, f[b, h]."""
+    """Hold the match of every CLIP head.
+
+    Attributes:
+        partner: int64 (B, H), index of the DINO head.
+        weight: float (B, H), weight w of the pair.
+    """
 
     partner: Tensor
     weight: Tensor
 
 
 class CASS(Method):
-    """Attention from the graphs of CLIP's and DINO's keys; queries moved towards the image that they are asked of."""
+    """Attend by the fused key graphs of CLIP and DINO, and move the queries towards the image.
+
+    Paper: Kim et al., "Distilling Spectral Graph for Object-Context Aware Open-Vocabulary Semantic Segmentation",
+    CVPR 2025, arXiv 2411.17150. Code: MICV-yonsei/CASS 228ecdd. Where the two differ, a parameter selects the paper's
+    form.
+    """
 
     Params = CASSParams
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"), optional=("presence",))
@@ -104,23 +126,25 @@ class CASS(Method):
 
     @property
     def windowwise(self) -> bool:
+        """Return whether windows are independent: not if they need the class token of the image."""
         return self.params.class_token == "window"
 
-    # Windows to patch features: section 3.2, spectral object-level context distillation
+    # Section 3.2, spectral object-level context distillation: windows to patch features
 
     def encode_image(self, image: Tensor) -> Tensor | None:
-        """The class token of the whole image, once for all its windows."""
+        """Return the class token (1, D') of the whole image, or None if each window has its own."""
         return self._class_tokens(image[None]) if self.params.class_token == "image" else None
 
     def encode(self, batch: Batch) -> CASSFeatures:
+        """Return patch features and the class token of the windows."""
         embedded, grid = self.clip.embed(batch.windows)
-        x = self.clip.trunk(embedded)
+        x = self.clip.trunk(embedded)  # (B, 1 + N, C)
         last = self.clip.blocks[-1]
         heads = self.clip.project_heads(last, last.ln_1(x))
-        patches = Heads(*(projected[:, :, 1:] for projected in heads))
-        weights = self.attention_logits(batch, patches, grid).softmax(-1)
-        mixed = self.clip.merge_heads(last, weights @ patches.v)  # neither residual nor feed-forward
-        tokens = F.normalize(self.clip.project(mixed), dim=-1)
+        patches = Heads(*(projected[:, :, 1:] for projected in heads))  # each (B, H, N, E)
+        weights = self.attention_logits(batch, patches, grid).softmax(-1)  # (B, H, N, N)
+        mixed = self.clip.merge_heads(last, weights @ patches.v)  # without residual and feed-forward
+        tokens = F.normalize(self.clip.project(mixed), dim=-1)  # (B, N, D)
         batch.note("attention", weights)
         if self.params.class_token == "image":
             presence = batch.context
@@ -131,12 +155,21 @@ class CASS(Method):
         return CASSFeatures(tokens, grid, presence)
 
     def _class_tokens(self, images: Tensor) -> Tensor:
-        """By the second CLIP where there is one: f[b, D'], of length one."""
+        """Return normalised class tokens (B, D') of images, from the second CLIP if it is configured."""
         tower = self.presence or self.clip
         return F.normalize(tower.class_features(self.seen_by(tower, images)), dim=-1)
 
     def attention_logits(self, batch: Batch, clip: Heads, grid: tuple[int, int]) -> Tensor:
-        """What the softmax of the last block is taken of: f[b, h, n, n]."""
+        """Return the attention logits of the last block.
+
+        Args:
+            batch: the windows.
+            clip: queries, keys and values of CLIP's patches, each float (B, H, N, E).
+            grid: (gh, gw) of CLIP.
+
+        Returns:
+            float (B, H, N, N).
+        """
         scale = clip.k.shape[-1] ** -0.5
         if self.params.attention == "queries":
             return scale * clip.q @ clip.k.mT
@@ -146,10 +179,19 @@ class CASS(Method):
         return graph + neighbourhood(grid, self.params.gaussian_std, graph.device)[1:, 1:].to(graph)  # NACLIP's omega
 
     def distil(self, clip_graph: Tensor, k: Tensor, kd: Tensor, note: Callable[[str, Any], None]) -> Tensor:
-        """The graph f[b, h, n, n] of every head of CLIP, of keys f[b, h, n, e], fused with the graph of one of DINO's
-        heads, of keys f[b, g, n, e]."""
+        """Fuse the graph of every CLIP head with the graph of one DINO head.
+
+        Args:
+            clip_graph: A_CLIP, float (B, H, N, N).
+            k: keys of CLIP, float (B, H, N, E).
+            kd: keys of DINO on the grid of CLIP, float (B, G, N, E).
+            note: called with the name and value of intermediate tensors.
+
+        Returns:
+            float (B, H, N, N).
+        """
         if self.params.match_ranges:
-            kd = match_range(kd, k, (1, 2, 3))  # one range for all heads
+            kd = match_range(kd, k, (1, 2, 3))  # one range over all heads
         ranks = max(self.params.eigenvalues, self.params.rank or 0)
         dino, clip = principal(kd, ranks), principal(k, ranks)
         distance = self.spectral_distance(dino.values, clip.values)
@@ -169,8 +211,17 @@ class CASS(Method):
         return fused
 
     def dino_keys(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
-        """Keys of DINO's last block, head by head, on the grid of CLIP: f[b, g, n, e]. A DINO of CLIP's width is read
-        with CLIP's heads."""
+        """Return the keys of DINO's last block on the grid of CLIP.
+
+        A DINO as wide as CLIP is split into CLIP's number of heads.
+
+        Args:
+            batch: the windows.
+            grid: (gh, gw) of CLIP.
+
+        Returns:
+            float (B, G, N, E).
+        """
         picture = self.picture(batch) if self.params.misread_colours else self.seen_by(self.dino, batch.windows)
         keys, dino_grid = self.dino.last_keys(picture)
         count = self.clip.heads if self.dino.width == self.clip.width else self.dino.heads
@@ -179,8 +230,17 @@ class CASS(Method):
         return keys.flatten(2).unflatten(1, (count, -1)).mT
 
     def picture(self, batch: Batch) -> Tensor:
-        """What the official code shows to DINO, normalised: the windows un-normalised with the wrong statistics, cut
-        to 8 bits and made square. Zeros of a padded window become ImageNet's mean colour."""
+        """Return the normalised input that the official code gives to DINO.
+
+        It inverts the normalisation with the wrong mean and std, truncates to 8 bits and resizes to a square. The zeros
+        of a padded window become ImageNet's mean colour.
+
+        Args:
+            batch: the windows, float (B, 3, h, w).
+
+        Returns:
+            float (B, 3, m, m), m = min(h, w), or the native size for a DINO with registers.
+        """
         wrong = [per_channel(values, batch.windows) for values in (IMAGENET_MEAN, MISREAD_STD)]
         pixels = (255 * (batch.windows * wrong[1] + wrong[0])).clamp(0, 255).to(torch.uint8)
         if self.dino.registers:
@@ -192,18 +252,32 @@ class CASS(Method):
         return (pixels / 255 - mean) / std
 
     def spectral_distance(self, dino: Tensor, clip: Tensor) -> Tensor:
-        """L1 distance of the normalised spectra f64[b, g, r] and f64[b, h, r]: f[b, g, h]. It is 20 times the
-        Wasserstein distance of the paper."""
+        """Return the L1 distance of the normalised spectra of all pairs of heads.
+
+        It is a sum over the eigenvalues; the Wasserstein distance of the paper is their mean.
+
+        Args:
+            dino: eigenvalues, float64 (B, G, R), descending.
+            clip: eigenvalues, float64 (B, H, R), descending.
+
+        Returns:
+            float32 (B, G, H).
+        """
         p_dino, p_clip = (F.normalize(s[..., : self.params.eigenvalues], p=1, dim=-1) for s in (dino, clip))
         return (p_dino[:, :, None] - p_clip[:, None]).abs().sum(-1).float()
 
     def match(self, distance: Tensor) -> Pairs:
-        """Every head of CLIP gets a head of DINO by the assignment of the largest (or least) total distance; often
-        several tie (scripts/count_ties.py).
+        """Match a DINO head to every CLIP head by the largest (or smallest) total distance.
 
-        With ``swap`` head m(i) of DINO goes to head i of CLIP, though i was matched as one of DINO's, and the weight is
-        that of the original pair. This needs equal counts; with others, pairs stay as matched, and DINO's heads
-        are taken as often as needed to serve every head of CLIP.
+        Several assignments often tie (scripts/count_ties.py). With ``swap`` and G = H, CLIP head i gets DINO head m(i),
+        although m maps DINO heads to CLIP heads, with the weight of the pair (DINO i, CLIP m(i)). With G < H, DINO's
+        heads are repeated.
+
+        Args:
+            distance: float (B, G, H).
+
+        Returns:
+            The partner and weight of every CLIP head.
         """
         b, g, h = distance.shape
         if self.params.matching == "sequential":
@@ -216,37 +290,48 @@ class CASS(Method):
         rows, columns = np.stack([linear_sum_assignment(window) for window in cost]).swapaxes(0, 1)
         rows = rows % g
         rows, columns = (torch.as_tensor(i, dtype=torch.int64, device=distance.device) for i in (rows, columns))
-        weight = distance[torch.arange(b, device=distance.device)[:, None], rows, columns]
+        weight = distance[torch.arange(b, device=distance.device)[:, None], rows, columns]  # (B, H)
         if self.params.swap and g == h:
             return Pairs(columns, weight)
         order = columns.argsort(1)
         return Pairs(rows.gather(1, order), weight.gather(1, order))
 
     def low_rank(self, kd: Tensor, dino: Principal, partner: Tensor, note: Callable[[str, Any], None]) -> Tensor:
-        """The graphs of DINO's heads, cut to their largest eigenvalues, in the order of CLIP's heads: f[b, h, n, n]."""
+        """Return the low-rank graphs of the matched DINO heads.
+
+        Args:
+            kd: keys of DINO, float (B, G, N, E).
+            dino: largest eigenvalues and eigenvectors of their graphs.
+            partner: int64 (B, H), DINO head of every CLIP head.
+            note: called with the name and value of intermediate tensors.
+
+        Returns:
+            float (B, H, N, N), in the order of CLIP's heads.
+        """
         if self.params.rank is None:
             kd = take(kd, partner)
             return kd.shape[-1] ** -0.5 * kd @ kd.mT
-        s = take(dino.values[..., : self.params.rank], partner)
-        factors = take(dino.factors[..., : self.params.rank], partner)
+        s = take(dino.values[..., : self.params.rank], partner)  # (B, H, R)
+        factors = take(dino.factors[..., : self.params.rank], partner)  # (B, H, N, R)
         kept = torch.ones_like(s, dtype=torch.bool)
         if self.params.energy is not None:  # energy-based low-rank approximation
             kept = s.cumsum(-1) - s < self.params.energy * take(dino.trace, partner)[..., None]
-        # dynamic eigenscaling
+        # dynamic eigenscaling phi
         stretched = stretch(s, kept) if self.params.stretch and self.params.matching != "sequential" else s
         note("singular_values", s)
         note("singular_values_scaled", stretched)
         return recompose(factors, s, torch.where(kept, stretched, 0.0))
 
-    # Patch features to scores: section 3.3, object presence-driven object-level context
+    # Section 3.3, object presence-driven object-level context: patch features to scores
 
     def map_queries(self, queries: Queries) -> Queries:
-        """Groups of alike queries, formed once for a vocabulary."""
+        """Return the queries with their clusters, computed once per vocabulary."""
         return queries._replace(clusters=cluster(queries.embeddings, self.params.cluster_distance))
 
     def score(self, features: CASSFeatures, queries: Queries) -> Tensor:
-        presence = self.presence_scores(features, queries)
-        cosines = features.tokens @ queries.embeddings.T  # f[b, n, q]
+        """Return scores float (B, Q, gh, gw): (1 - gamma) patch cosines + gamma class token cosines."""
+        presence = self.presence_scores(features, queries)  # (B, Q) or (1, Q)
+        cosines = features.tokens @ queries.embeddings.T  # (B, N, Q)
         if self.params.alpha > 0:
             winners, adjusted = self.adjust(features, queries, presence, cosines)
             at = winners[:, None].expand(-1, cosines.shape[1], -1)
@@ -255,31 +340,57 @@ class CASS(Method):
         return scores.mT.unflatten(2, features.grid)
 
     def presence_scores(self, features: CASSFeatures, queries: Queries) -> Tensor:
-        """Cosine of the class token with every query as it was given: f[b or 1, q]."""
+        """Return the cosines of the class token with the unadjusted queries, float (B, Q) or (1, Q)."""
         return features.presence @ (queries.presence if self.presence else queries.embeddings).T
 
     def adjust(
         self, features: CASSFeatures, queries: Queries, presence: Tensor, cosines: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The most present query of each cluster, i64[b, c], moved a little towards the patches of the window most
-        like it: f[b, c, D]."""
+        """Move the most present query of each cluster towards its most similar patches in the window.
+
+        Args:
+            features: features of the windows.
+            queries: queries with clusters.
+            presence: float (B, Q) or (1, Q), cosines of the class token.
+            cosines: float (B, N, Q), cosines of the patches.
+
+        Returns:
+            The winner of each cluster, int64 (B, K), and its adjusted embedding, float (B, K, D).
+        """
         winners = first_largest(presence, queries.clusters).expand(len(cosines), -1)
-        likeness = cosines.gather(2, winners[:, None].expand(-1, cosines.shape[1], -1))  # f[b, n, c]
-        nearest = likeness.topk(min(TOP_PATCHES, likeness.shape[1]), dim=1).indices  # i64[b, k, c]
+        likeness = cosines.gather(2, winners[:, None].expand(-1, cosines.shape[1], -1))  # (B, N, K)
+        nearest = likeness.topk(min(TOP_PATCHES, likeness.shape[1]), dim=1).indices  # (B, TOP_PATCHES, K)
         window = torch.arange(len(cosines), device=winners.device)[:, None, None]
-        mean = F.normalize(features.tokens[window, nearest].mean(1), dim=-1)  # f[b, c, D]
+        mean = F.normalize(features.tokens[window, nearest].mean(1), dim=-1)  # (B, K, D)
         adjusted = (1 - self.params.alpha) * F.normalize(queries.embeddings[winners], dim=-1) + self.params.alpha * mean
         return winners, F.normalize(adjusted, dim=-1)
 
 
 def take(of_dino: Tensor, partner: Tensor) -> Tensor:
-    """Quantities [b, g, ...] of DINO's heads as those of the partners of CLIP's heads: [b, h, ...]."""
+    """Select the partner of every CLIP head.
+
+    Args:
+        of_dino: any dtype (B, G, ...), one entry per DINO head.
+        partner: int64 (B, H).
+
+    Returns:
+        (B, H, ...).
+    """
     return of_dino[torch.arange(len(partner), device=partner.device)[:, None], partner]
 
 
 def cluster(text: Tensor, distance: float) -> Tensor:
-    """Clusters of queries f[q, D], i64[q], numbered by their first query: Ward's linkage on their cosine distances
-    (the official call, although that linkage is made for Euclidean ones), cut at ``distance``."""
+    """Cluster queries by Ward's linkage on their cosine distances.
+
+    Ward's linkage is defined for Euclidean distances; this is the call of the official code.
+
+    Args:
+        text: float (Q, D), query embeddings.
+        distance: where the tree is cut.
+
+    Returns:
+        int64 (Q,), cluster of every query, numbered from 0 by first query.
+    """
     if len(text) == 1:
         return text.new_zeros(1, dtype=torch.int64)
     unit = F.normalize(text.double(), dim=-1).cpu()
@@ -290,7 +401,15 @@ def cluster(text: Tensor, distance: float) -> Tensor:
 
 
 def first_largest(values: Tensor, clusters: Tensor) -> Tensor:
-    """In every cluster of i64[q] the first index of the largest of the values f[b, q]: i64[b, c]."""
+    """Return the first index of the largest value in every cluster.
+
+    Args:
+        values: float (B, Q).
+        clusters: int64 (Q,), in [0, K).
+
+    Returns:
+        int64 (B, K).
+    """
     index = clusters.expand(len(values), -1)
     count = int(clusters.max()) + 1
     largest = values.new_full((len(values), count), -torch.inf).scatter_reduce(1, index, values, "amax")

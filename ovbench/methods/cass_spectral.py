@@ -1,4 +1,4 @@
-"""Graphs of patches by their spectra: inner products of keys, decomposed, cut to few ranks, and brought to range."""
+"""Spectra of key graphs for CASS: eigendecomposition, low rank, eigenscaling and range mapping."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from torch import Tensor
 
 
 class Principal(NamedTuple):
-    """A graph of cells by its largest eigenvalues f64[..., r], descending, as many eigenvectors scaled by their roots,
-    f[..., n, r], so that ``factors @ factors.mT`` is the graph cut to that rank, and the sum of all eigenvalues."""
+    """Hold the largest eigenvalues of graphs of N patches.
+
+    Attributes:
+        values: float64 (..., R), eigenvalues, descending.
+        factors: float (..., N, R), eigenvectors times the roots of their eigenvalues; ``factors @ factors.mT`` is the
+            graph at rank R.
+        trace: float64 (...), sum of all eigenvalues.
+    """
 
     values: Tensor
     factors: Tensor
@@ -19,14 +25,20 @@ class Principal(NamedTuple):
 
 
 def principal(keys: Tensor, ranks: int) -> Principal:
-    """The largest ``ranks`` eigenvalues of the graphs s K K^T of keys f[..., n, e], s = e^-1/2, in fp64; fewer where
-    there are fewer cells.
+    """Return the largest eigenvalues of the graphs s K K^T, s = E^-1/2, in fp64.
 
-    The e x e matrix s K^T K has the same eigenvalues, but for zeros, so the smaller of the two is decomposed. Its
-    eigenvectors V give the graph's as K V.
+    The E x E matrix s K^T K has the same non-zero eigenvalues, so the smaller of the two is decomposed; its
+    eigenvectors V give those of the graph as K V.
+
+    Args:
+        keys: K, float (..., N, E).
+        ranks: number of eigenvalues; N if that is smaller.
+
+    Returns:
+        Eigenvalues, scaled eigenvectors and trace.
     """
     n, e = keys.shape[-2:]
-    wide = keys.double() * e**-0.25
+    wide = keys.double() * e**-0.25  # sqrt(s) K
     small = e < n
     values, vectors = torch.linalg.eigh(wide.mT @ wide if small else wide @ wide.mT)
     trace = values.sum(-1)
@@ -37,22 +49,45 @@ def principal(keys: Tensor, ranks: int) -> Principal:
 
 
 def recompose(factors: Tensor, s: Tensor, replaced: Tensor) -> Tensor:
-    """The graphs f[..., n, n] of scaled eigenvectors f[..., n, r] with their eigenvalues s f64[..., r] replaced by
-    others; what is zero but for rounding stays zero."""
+    """Return the graphs with replaced eigenvalues.
+
+    Args:
+        factors: float (..., N, R), scaled eigenvectors.
+        s: float64 (..., R), their eigenvalues, descending; those that are zero up to rounding stay zero.
+        replaced: float64 (..., R), new eigenvalues.
+
+    Returns:
+        float (..., N, N).
+    """
     ratio = torch.where(s > 1e-12 * s[..., :1], replaced / s, 0.0)
     return (factors * ratio[..., None, :].to(factors)) @ factors.mT
 
 
 def stretch(s: Tensor, kept: Tensor) -> Tensor:
-    """Of the kept values of s f64[..., r] the smallest becomes half of itself and the largest one and a half times,
-    the others in between by their place."""
+    """Scale eigenvalues linearly from [min, max] to [0.5 min, 1.5 max] (dynamic eigenscaling).
+
+    Args:
+        s: float64 (..., R), descending.
+        kept: bool (..., R), the values that define the minimum.
+
+    Returns:
+        float64 (..., R).
+    """
     low, high = torch.where(kept, s, torch.inf).amin(-1, keepdim=True), s.amax(-1, keepdim=True)
     return 0.5 * low + (s - low) / _at_least_tiny(high - low) * (1.5 * high - 0.5 * low)
 
 
 def match_range(x: Tensor, model: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """x moved and scaled to the minimum and the maximum that ``model`` has over the axes; a constant x becomes that
-    minimum."""
+    """Map a tensor linearly to the minimum and maximum of another one.
+
+    Args:
+        x: float, any shape.
+        model: float, of the same number of axes, whose range is taken.
+        axes: the axes that minimum and maximum are taken over.
+
+    Returns:
+        float, shape of ``x``; a constant ``x`` becomes the minimum of ``model``.
+    """
     low, new_low = x.amin(axes, keepdim=True), model.amin(axes, keepdim=True)
     span, new_span = x.amax(axes, keepdim=True) - low, model.amax(axes, keepdim=True) - new_low
     return (x - low) / _at_least_tiny(span) * new_span + new_low
