@@ -80,7 +80,7 @@ class CASSParams:
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise UsageError(f'{name} is "{getattr(self, name)}"', where="cass", fix="give one of " + ", ".join(known))
+                raise UsageError(f'{name} is "{getattr(self, name)}"', where="cass", fix="one of " + ", ".join(known))
         for name in ("rank", "eigenvalues"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} must be 1 or more", where="cass")
@@ -160,16 +160,7 @@ class CASS(Method):
         return F.normalize(tower.class_features(self.seen_by(tower, images)), dim=-1)
 
     def attention_logits(self, batch: Batch, clip: Heads, grid: tuple[int, int]) -> Tensor:
-        """Return the attention logits of the last block.
-
-        Args:
-            batch: the windows.
-            clip: queries, keys and values of CLIP's patches, each float (B, H, N, E).
-            grid: (gh, gw) of CLIP.
-
-        Returns:
-            float (B, H, N, N).
-        """
+        """Return the attention logits (B, H, N, N) of the last block from CLIP's patches, each (B, H, N, E)."""
         scale = clip.k.shape[-1] ** -0.5
         if self.params.attention == "queries":
             return scale * clip.q @ clip.k.mT
@@ -179,17 +170,7 @@ class CASS(Method):
         return graph + neighbourhood(grid, self.params.gaussian_std, graph.device)[1:, 1:].to(graph)  # NACLIP's omega
 
     def distil(self, clip_graph: Tensor, k: Tensor, kd: Tensor, note: Callable[[str, Any], None]) -> Tensor:
-        """Fuse the graph of every CLIP head with the graph of one DINO head.
-
-        Args:
-            clip_graph: A_CLIP, float (B, H, N, N).
-            k: keys of CLIP, float (B, H, N, E).
-            kd: keys of DINO on the grid of CLIP, float (B, G, N, E).
-            note: called with the name and value of intermediate tensors.
-
-        Returns:
-            float (B, H, N, N).
-        """
+        """Fuse A_CLIP (B, H, N, N) of keys k (B, H, N, E) with the matched graphs of DINO's keys kd (B, G, N, E)."""
         if self.params.match_ranges:
             kd = match_range(kd, k, (1, 2, 3))  # one range over all heads
         ranks = max(self.params.eigenvalues, self.params.rank or 0)
@@ -211,16 +192,9 @@ class CASS(Method):
         return fused
 
     def dino_keys(self, batch: Batch, grid: tuple[int, int]) -> Tensor:
-        """Return the keys of DINO's last block on the grid of CLIP.
+        """Return the keys of DINO's last block on the grid of CLIP, (B, G, N, E).
 
         A DINO as wide as CLIP is split into CLIP's number of heads.
-
-        Args:
-            batch: the windows.
-            grid: (gh, gw) of CLIP.
-
-        Returns:
-            float (B, G, N, E).
         """
         picture = self.picture(batch) if self.params.misread_colours else self.seen_by(self.dino, batch.windows)
         keys, dino_grid = self.dino.last_keys(picture)
@@ -230,16 +204,10 @@ class CASS(Method):
         return keys.flatten(2).unflatten(1, (count, -1)).mT
 
     def picture(self, batch: Batch) -> Tensor:
-        """Return the normalised input that the official code gives to DINO.
+        """Return the normalised square input (B, 3, m, m) that the official code gives to DINO.
 
-        It inverts the normalisation with the wrong mean and std, truncates to 8 bits and resizes to a square. The zeros
-        of a padded window become ImageNet's mean colour.
-
-        Args:
-            batch: the windows, float (B, 3, h, w).
-
-        Returns:
-            float (B, 3, m, m), m = min(h, w), or the native size for a DINO with registers.
+        It inverts the normalisation with the wrong mean and std, truncates to 8 bits and resizes. The zeros of a padded
+        window become ImageNet's mean colour.
         """
         wrong = [per_channel(values, batch.windows) for values in (IMAGENET_MEAN, MISREAD_STD)]
         pixels = (255 * (batch.windows * wrong[1] + wrong[0])).clamp(0, 255).to(torch.uint8)
@@ -252,32 +220,19 @@ class CASS(Method):
         return (pixels / 255 - mean) / std
 
     def spectral_distance(self, dino: Tensor, clip: Tensor) -> Tensor:
-        """Return the L1 distance of the normalised spectra of all pairs of heads.
+        """Return the L1 distances (B, G, H) of the normalised spectra of all pairs of heads.
 
         It is a sum over the eigenvalues; the Wasserstein distance of the paper is their mean.
-
-        Args:
-            dino: eigenvalues, float64 (B, G, R), descending.
-            clip: eigenvalues, float64 (B, H, R), descending.
-
-        Returns:
-            float32 (B, G, H).
         """
         p_dino, p_clip = (F.normalize(s[..., : self.params.eigenvalues], p=1, dim=-1) for s in (dino, clip))
         return (p_dino[:, :, None] - p_clip[:, None]).abs().sum(-1).float()
 
     def match(self, distance: Tensor) -> Pairs:
-        """Match a DINO head to every CLIP head by the largest (or smallest) total distance.
+        """Match a DINO head to every CLIP head by the largest (or smallest) total distance (B, G, H).
 
         Several assignments often tie (scripts/count_ties.py). With ``swap`` and G = H, CLIP head i gets DINO head m(i),
         although m maps DINO heads to CLIP heads, with the weight of the pair (DINO i, CLIP m(i)). With G < H, DINO's
         heads are repeated.
-
-        Args:
-            distance: float (B, G, H).
-
-        Returns:
-            The partner and weight of every CLIP head.
         """
         b, g, h = distance.shape
         if self.params.matching == "sequential":
@@ -297,17 +252,7 @@ class CASS(Method):
         return Pairs(rows.gather(1, order), weight.gather(1, order))
 
     def low_rank(self, kd: Tensor, dino: Principal, partner: Tensor, note: Callable[[str, Any], None]) -> Tensor:
-        """Return the low-rank graphs of the matched DINO heads.
-
-        Args:
-            kd: keys of DINO, float (B, G, N, E).
-            dino: largest eigenvalues and eigenvectors of their graphs.
-            partner: int64 (B, H), DINO head of every CLIP head.
-            note: called with the name and value of intermediate tensors.
-
-        Returns:
-            float (B, H, N, N), in the order of CLIP's heads.
-        """
+        """Return the low-rank graphs (B, H, N, N) of the DINO heads that are matched to CLIP's heads."""
         if self.params.rank is None:
             kd = take(kd, partner)
             return kd.shape[-1] ** -0.5 * kd @ kd.mT
@@ -348,12 +293,6 @@ class CASS(Method):
     ) -> tuple[Tensor, Tensor]:
         """Move the most present query of each cluster towards its most similar patches in the window.
 
-        Args:
-            features: features of the windows.
-            queries: queries with clusters.
-            presence: float (B, Q) or (1, Q), cosines of the class token.
-            cosines: float (B, N, Q), cosines of the patches.
-
         Returns:
             The winner of each cluster, int64 (B, K), and its adjusted embedding, float (B, K, D).
         """
@@ -367,29 +306,17 @@ class CASS(Method):
 
 
 def take(of_dino: Tensor, partner: Tensor) -> Tensor:
-    """Select the partner of every CLIP head.
-
-    Args:
-        of_dino: any dtype (B, G, ...), one entry per DINO head.
-        partner: int64 (B, H).
-
-    Returns:
-        (B, H, ...).
-    """
+    """Select from quantities (B, G, ...) of DINO's heads those matched to CLIP's heads, (B, H, ...)."""
     return of_dino[torch.arange(len(partner), device=partner.device)[:, None], partner]
 
 
 def cluster(text: Tensor, distance: float) -> Tensor:
-    """Cluster queries by Ward's linkage on their cosine distances.
+    """Cluster queries (Q, D) by Ward's linkage on their cosine distances, cut at ``distance``.
 
     Ward's linkage is defined for Euclidean distances; this is the call of the official code.
 
-    Args:
-        text: float (Q, D), query embeddings.
-        distance: where the tree is cut.
-
     Returns:
-        int64 (Q,), cluster of every query, numbered from 0 by first query.
+        int64 (Q,), cluster of every query, numbered by first query.
     """
     if len(text) == 1:
         return text.new_zeros(1, dtype=torch.int64)
@@ -401,15 +328,7 @@ def cluster(text: Tensor, distance: float) -> Tensor:
 
 
 def first_largest(values: Tensor, clusters: Tensor) -> Tensor:
-    """Return the first index of the largest value in every cluster.
-
-    Args:
-        values: float (B, Q).
-        clusters: int64 (Q,), in [0, K).
-
-    Returns:
-        int64 (B, K).
-    """
+    """Return the first index of the largest of the values (B, Q) in each of the clusters (Q,), int64 (B, K)."""
     index = clusters.expand(len(values), -1)
     count = int(clusters.max()) + 1
     largest = values.new_full((len(values), count), -torch.inf).scatter_reduce(1, index, values, "amax")

@@ -1,8 +1,7 @@
-"""FreeCP (Chen et al., ICCV 2025, arXiv 2508.00557): purifying the classes of a window before they compete.
+"""FreeCP: remove redundant and ambiguous classes from a window before they compete.
 
-A post-processing of any method that changes CLIP's last block only (its *base*). Follows chenqi1126/FreeCP 6946aa7.
-Symbols: b windows of N = gh*gw patches; q queries, of which C name classes and the rest the background; K classes that
-survive the first purification.
+Symbols: B windows of N = gh * gw patches; Q queries; C classes without the background; M queries of these classes; K
+classes that survive the redundancy purification.
 """
 
 from __future__ import annotations
@@ -26,25 +25,27 @@ from ovbench.methods.last_block import LastBlock
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS
 
-CROP = 112  # pixels, both sides, whatever the aspect of the box
+CROP = 112  # side in pixels of every crop, whatever the shape of its box
 CROPS_AT_ONCE = 64
 EPS = 1e-8
 
 
 @dataclass(frozen=True)
 class FreeCPParams:
-    """``base``: the method whose scores are purified; the official code's are gem, clearclip, maskclip-freecp and
-    sclip-freecp. A class survives in a window if its spatial consistency exceeds
-    ``rp_thres``; classes whose maps overlap by ``ap_thres`` (soft IoU) or more are ambiguous.
+    """Set FreeCP; the defaults compute what the official code computes.
 
-    ``temperature`` of the softmax over queries, s: none is that of the checkpoint, exp(logit_scale), which is 100 for
-    OpenAI's.
+    The code differs from the paper in three points. ``definitions="paper"`` has the paper's form: the spatial
+    consistency is divided by the union instead of the sum (``rp_thres`` then has another scale), boxes keep the last
+    row and column of the grid, and GEM's affinity is the mean over all heads instead of the first head.
 
-    ``definitions``: "official" computes what the published code does; "paper" undoes its three accidents: the spatial
-    consistency is over the union instead of the sum (so ``rp_thres`` means something else), boxes keep the last row and
-    column of the grid, and GEM's affinity is the mean over all heads instead of the first.
-    ``redundancy`` and ``ambiguity`` switch a component off for ablations. Without descriptions in the queries, the
-    prompts of the classes choose among ambiguous ones.
+    Attributes:
+        base: method that is purified; the official code has gem, clearclip, maskclip-freecp and sclip-freecp.
+        temperature: factor s of the cosines before the softmax (none: exp(logit_scale) of the checkpoint, about 100).
+        rp_thres: a class survives in a window if its spatial consistency S exceeds this.
+        ap_thres: classes are ambiguous if the soft IoU of their maps is at least this.
+        definitions: "official" or "paper".
+        redundancy: redundancy purification, off for ablations.
+        ambiguity: ambiguity purification, off for ablations.
     """
 
     base: str = "gem"
@@ -63,8 +64,15 @@ class FreeCPParams:
 
 
 class Purifiable(NamedTuple):
-    """What `FreeCP.encode` knows of windows: features f[b, N, d] of the base, the transition matrix f[b, N, N] of its
-    attention, and the windows themselves f[b, 3, h, w], from which ambiguous regions are cut."""
+    """Hold what the purification needs of the windows.
+
+    Attributes:
+        tokens: float (B, N, D), features of the base.
+        grid: (gh, gw).
+        transition: T, float (B, N, N), from the attention of the base.
+        windows: float (B, 3, h, w), from which ambiguous regions are cropped.
+        note: called with the name and value of intermediate quantities.
+    """
 
     tokens: Tensor
     grid: tuple[int, int]
@@ -74,8 +82,14 @@ class Purifiable(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """A region that several classes claim: its window, the number of their group in it, the classes, and the box
-    (x0, y0, x1, y1) in patches, half-open."""
+    """Hold a region that several classes claim.
+
+    Attributes:
+        window: index of the window.
+        number: index of the group of classes in the window.
+        classes: the classes of the group.
+        box: (x0, y0, x1, y1) in patches, half-open.
+    """
 
     window: int
     number: int
@@ -83,13 +97,21 @@ class Crop(NamedTuple):
     box: tuple[int, int, int, int]
 
     def key(self) -> tuple[int, ...]:
+        """Return the window, the group and the box."""
         return self.window, self.number, *self.box
 
 
 class Vocabulary(NamedTuple):
-    """Queries as FreeCP sees them: ``named`` i64[n] are those of classes, ``member`` i64[n] the place of their class
-    among the C classes, ``first`` i64[C] the first query of each, ``texts`` f[n, d] what ambiguous regions are compared
-    with. The official code knows no synonyms but the background's."""
+    """Hold the classes of a vocabulary, without the background.
+
+    The official code supports synonyms of the background only.
+
+    Attributes:
+        named: int64 (M,), queries of the classes.
+        member: int64 (M,), class of each of them, in [0, C).
+        first: int64 (C,), first query of each class.
+        texts: float (M, D), descriptions (or else the prompts) that ambiguous regions are compared with.
+    """
 
     named: Tensor
     member: Tensor
@@ -98,6 +120,7 @@ class Vocabulary(NamedTuple):
 
     @classmethod
     def of(cls, queries: Queries) -> Vocabulary:
+        """Return the classes of the queries."""
         index = queries.class_index
         named = (index != (-1 if queries.background is None else queries.background)).nonzero()[:, 0]
         classes, member = index[named].unique(return_inverse=True)
@@ -105,20 +128,23 @@ class Vocabulary(NamedTuple):
         return cls(named, member, torch.searchsorted(index, classes), F.normalize(texts[named], dim=-1))
 
     def gather(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities f[b, q, N] of queries as those of classes, f[b, C, N], which are the sums over their synonyms,
-        and of the prompts of the background."""
+        """Split probabilities (B, Q, N) into classes (B, C, N), summed over synonyms, and background prompts."""
         rest = torch.ones(p.shape[1], dtype=torch.bool, device=p.device).index_fill(0, self.named, False)
         classes = p.new_zeros(len(p), len(self.first), p.shape[2]).index_add_(1, self.member, p[:, self.named])
         return classes, p[:, rest]
 
     def best(self, logits: Tensor) -> Tensor:
-        """Logits f[m, n] of named queries as those of classes f[m, C]: the largest among the synonyms."""
+        """Return the largest logit of the synonyms of each class: (X, M) to (X, C) for X crops."""
         lowest = logits.new_full((len(logits), len(self.first)), -torch.inf)
         return lowest.scatter_reduce(1, self.member.expand_as(logits), logits, "amax")
 
 
 class FreeCP(Method):
-    """Refined class maps, from which redundant and ambiguous classes of each window have been removed."""
+    """Refine the class maps of a base method and remove redundant and ambiguous classes from each window.
+
+    Paper: Chen et al., "Training-Free Class Purification for Open-Vocabulary Semantic Segmentation", ICCV 2025,
+    arXiv 2508.00557. Code: chenqi1126/FreeCP 6946aa7. The base is a method that changes only CLIP's last block.
+    """
 
     Params = FreeCPParams
     windowwise = True
@@ -128,23 +154,24 @@ class FreeCP(Method):
         entry = METHODS.load(self.params.base)
         if not (isinstance(entry, type) and issubclass(entry, LastBlock)):
             raise UsageError(
-                f'"{self.params.base}" does not offer its attention layer by layer',
+                f'"{self.params.base}" cannot be purified: FreeCP needs the attention of every block',
                 where="parameter base",
-                fix="choose a method that changes CLIP's last block only, such as clearclip or gem",
+                fix="choose a method that changes only CLIP's last block, such as clearclip or gem",
             )
         self.base = entry(backbones)
         self.official = self.params.definitions == "official"
         self.temperature = self.params.temperature or self.clip.temperature
 
     def encode(self, batch: Batch) -> Purifiable:
+        """Return the features of the base and the transition matrix of its attention."""
         heads = 1 if self.official and isinstance(self.base, GEM) else self.clip.heads
         affinity = AttentionMean(heads)
-        tokens, grid = self.base.dense(batch.windows, batch.note, watch=affinity)
+        tokens, grid = self.base.dense(batch.windows, batch.note, watch=affinity)  # (B, N, D)
         transition = self.transition(affinity.result(), batch.note)
         return Purifiable(tokens, grid, transition, batch.windows, batch.note)
 
     def transition(self, affinity: Tensor, note: Callable[[str, Any], None]) -> Tensor:
-        """Section "refinement": the affinity A f[b, N, N] made nearly doubly stochastic, symmetric, and squared."""
+        """Refinement: make the affinity A (B, N, N) nearly doubly stochastic, then symmetric, and square it."""
         note("affinity", affinity)
         t = affinity
         for turn in range(3):
@@ -159,19 +186,22 @@ class FreeCP(Method):
         return t
 
     def score(self, features: Purifiable, queries: Queries) -> Tensor:
-        """Purified maps f[b, q, gh, gw] in [0, 1]. The map of a class stands in the row of its first query; rows of its
-        synonyms, of the background and of removed classes are zero."""
+        """Return purified maps, float (B, Q, gh, gw) in [0, 1].
+
+        The map of a class is in the row of its first query. The rows of its synonyms, of the background and of removed
+        classes are zero.
+        """
         cosines = F.normalize(features.tokens, dim=-1) @ F.normalize(queries.embeddings, dim=-1).T
-        logits = self.temperature * cosines  # f[b, N, q]
+        logits = self.temperature * cosines  # (B, N, Q)
         features.note("patch_logits", logits)
-        p = logits.softmax(-1).mT  # P, f[b, q, N]
+        p = logits.softmax(-1).mT  # P, (B, Q, N)
         features.note("probabilities_patch", p)
         vocabulary = Vocabulary.of(queries)
-        p, background = vocabulary.gather(p)
+        p, background = vocabulary.gather(p)  # (B, C, N)
         low = torch.cat([p, background], 1).amin((1, 2), keepdim=True)
         high = torch.cat([p, background], 1).amax((1, 2), keepdim=True)
-        z = (p - low) / (high - low).clamp(min=torch.finfo(p.dtype).tiny)  # Z: one range for all columns of a window
-        refined = self.refine(z, features)
+        z = (p - low) / (high - low).clamp(min=torch.finfo(p.dtype).tiny)  # Z, one range per window
+        refined = self.refine(z, features)  # R, (B, C, N)
         alive = self.spatial_consistency(p, refined, features.note) > self.params.rp_thres
         if not self.params.redundancy:
             alive = torch.ones_like(alive)
@@ -184,9 +214,9 @@ class FreeCP(Method):
         return scores.unflatten(2, features.grid)
 
     def refine(self, z: Tensor, features: Purifiable) -> Tensor:
-        """R f[b, C, N]: each patch receives what T brings from inside the boxes of a class, normalised per class.
+        """Refinement: return R = T (M Z), (B, C, N), normalised per class, with M the boxes of each class.
 
-        The official code masks the columns of T, a C x N x N tensor; T (M Z) is the same product.
+        The official code masks the columns of T in a C x N x N tensor; the product is the same.
         """
         masks = above_threshold(z.unflatten(2, features.grid)).flatten(0, 1)
         boxes = box_union(masks.cpu().numpy().astype(np.uint8), self.official)
@@ -199,7 +229,7 @@ class FreeCP(Method):
         return r
 
     def spatial_consistency(self, p: Tensor, refined: Tensor, note: Callable[[str, Any], None]) -> Tensor:
-        """S f[b, C]: how well a class agrees with itself before and after refinement."""
+        """Redundancy purification: return the consistency S (B, C) of each class before and after the refinement."""
         both = (p * refined).sum(2)
         total = p.sum(2) + refined.sum(2)
         consistency = both / ((total if self.official else total - both) + EPS)
@@ -207,15 +237,17 @@ class FreeCP(Method):
         return consistency
 
     def purify_ambiguous(self, refined: Tensor, alive: Tensor, features: Purifiable, vocabulary: Vocabulary) -> Tensor:
-        """Ambiguity purification: of classes that claim the same region, those survive that win one of its boxes. A box
-        without area keeps all of its group."""
+        """Ambiguity purification: keep the classes that win a box of the region that their group claims, (B, C).
+
+        A box without area keeps the whole group.
+        """
         survivors = alive.cpu()
-        maps = refined[alive].cpu().split(survivors.sum(1).tolist())  # f[K, N] of each window
+        maps = refined[alive].cpu().split(survivors.sum(1).tolist())  # (K, N) per window
         keep = survivors.clone()
         crops, groups, overlaps = [], [], []
         for window, own in enumerate(maps):
             classes = survivors[window].nonzero()[:, 0]
-            overlap = soft_iou(own)
+            overlap = soft_iou(own)  # J, (K, K)
             overlaps.append((classes, overlap))
             if len(classes) < 2:
                 continue
@@ -224,21 +256,21 @@ class FreeCP(Method):
                 groups += [(window, number, int(c)) for c in group]
                 if len(members) > 1:
                     keep[window, group] = False
-                    fused = own[members].mean(0).view(features.grid)
+                    fused = own[members].mean(0).view(features.grid)  # F, (gh, gw)
                     crops += [Crop(window, number, group.tolist(), box) for box in contour_boxes(fused, self.official)]
         winners = self.winners(crops, features, vocabulary)
         for crop, winner in zip(crops, winners, strict=True):
             keep[crop.window, crop.classes if winner is None else winner] = True
         features.note("overlaps", overlaps)
         features.note("groups", groups)
-        features.note(
-            "group_boxes", [(*c.key(), -1 if w is None else w) for c, w in zip(crops, winners, strict=True)]
-        )
+        features.note("group_boxes", [(*c.key(), -1 if w is None else w) for c, w in zip(crops, winners, strict=True)])
         return keep.to(alive.device)
 
     def winners(self, crops: list[Crop], features: Purifiable, vocabulary: Vocabulary) -> list[int | None]:
-        """The class whose text is nearest to each region, among those that claim it; None for a box without area. All
-        regions of all windows go through the tower together."""
+        """Return the claiming class with the most similar text for each crop; None for a box without area.
+
+        The crops of all windows are batched.
+        """
         patch = self.clip.patch
         sound = [c for c in crops if c.box[0] < c.box[2] and c.box[1] < c.box[3]]
         images = []
@@ -258,7 +290,7 @@ class FreeCP(Method):
         return [winner.get(crop.key()) for crop in crops]
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """The maps of the classes f[c, H, W] at the original size; the background scores 1 - their maximum."""
+        """Return class maps, with the background as 1 - their maximum, at the size (H, W) of the scores."""
         index = queries.class_index.view(-1, 1, 1).expand_as(scores)
         classes = scores.new_zeros((int(queries.class_index[-1]) + 1, *scores.shape[1:]))
         classes = classes.scatter_reduce(0, index, scores, "amax")
@@ -268,31 +300,41 @@ class FreeCP(Method):
 
 
 class AttentionMean:
-    """Mean attention between patches f[b, N, N] over the first ``heads`` heads of every block that it watches."""
+    """Average the attention between patches over the first heads of every block that it watches."""
 
     def __init__(self, heads: int):
         self.heads, self.count = heads, 0
         self.total: Tensor | None = None
 
     def __call__(self, head: int, weights: Tensor) -> None:
+        """Add the attention weights (B, 1 + N, 1 + N) of one head."""
         if head < self.heads:
             patches = weights[:, 1:, 1:].to(torch.promote_types(weights.dtype, torch.float32))
             self.total = patches.clone() if self.total is None else self.total.add_(patches)
             self.count += 1
 
     def result(self) -> Tensor:
+        """Return the mean, float (B, N, N)."""
         return self.total / self.count
 
 
 def soft_iou(maps: Tensor) -> Tensor:
-    """Sum of minima over sum of maxima of every pair of maps f[k, n]: f[k, k]. As a + b = min + max and |a - b| = max -
-    min, the sums follow from the L1 distances, without a k x k x n tensor."""
+    """Return sum(min) / sum(max) of every pair of maps.
+
+    Both sums follow from a + b = min + max and |a - b| = max - min, without a K x K x N tensor.
+
+    Args:
+        maps: float (K, N), at least 0.
+
+    Returns:
+        float (K, K).
+    """
     totals = maps.sum(1)
     both, distance = totals[:, None] + totals, torch.cdist(maps, maps, p=1)
     return (both - distance) / (both + distance)
 
 
 def components(edges: Tensor) -> list[list[int]]:
-    """Connected components of a symmetric graph bool[k, k], in the order of their lowest members."""
+    """Return the connected components of a symmetric graph, bool (K, K), ordered by their lowest members."""
     count, group = connected_components(edges.numpy(), directed=False)
     return [np.flatnonzero(group == number).tolist() for number in range(count)]

@@ -1,6 +1,6 @@
-"""Boxes around what stands out in small maps, as FreeCP's code and others of the CLIP-ES line find them.
+"""Boxes around the high values of class maps for FreeCP.
 
-``official`` repeats an accident of theirs that changes numbers: see `box_ends`.
+``official`` repeats an error of the official code that changes numbers, see `box_ends`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BOX_THRESHOLD = 0.4  # of a map's maximum
+BOX_THRESHOLD = 0.4  # fraction of the maximum of a map
 
 
 def above_threshold(maps: Tensor) -> Tensor:
-    """Where maps f[..., h, w] in [0, 1] exceed a share of their own maximum, both in 256 levels, truncated."""
+    """Return where maps exceed `BOX_THRESHOLD` times their maximum, both truncated to 256 levels.
+
+    Args:
+        maps: float (..., h, w) in [0, 1].
+
+    Returns:
+        bool (..., h, w).
+    """
     levels = (maps * 255).to(torch.uint8)
     threshold = (BOX_THRESHOLD * levels.amax((-2, -1), keepdim=True).double()).floor()
     return levels > threshold
 
 
 def box_ends(start: np.ndarray, length: np.ndarray, size: int, official: bool) -> np.ndarray:
-    """Half-open ends of boxes. The official code clips them to the last index as if they were inclusive, so that boxes
-    at the border lose its row or column."""
+    """Return the half-open ends of boxes along one axis.
+
+    The official code clips them to the last index as if they were inclusive, so boxes at the border lose its row or
+    column.
+
+    Args:
+        start: first index of each box.
+        length: length of each box.
+        size: length of the axis.
+        official: clip as the official code does.
+
+    Returns:
+        Ends, of the shape of ``start``.
+    """
     return np.minimum(start + length, size - 1 if official else size)
 
 
 def box_union(masks: np.ndarray, official: bool) -> np.ndarray:
-    """The union of the bounding boxes of the 8-connected components of each mask: u8[k, h, w] to bool[k, h, w].
+    """Return the union of the bounding boxes of the components of each mask.
 
-    All masks are searched as one mosaic. Boxes around holes lie inside those of their components.
+    All masks are searched in one mosaic. Boxes around holes lie inside the boxes of their components.
+
+    Args:
+        masks: uint8 (K, h, w), 8-connected.
+        official: see `box_ends`.
+
+    Returns:
+        bool (K, h, w).
     """
     k, h, w = masks.shape
     side = math.isqrt(k - 1) + 1
@@ -48,8 +74,15 @@ def box_union(masks: np.ndarray, official: bool) -> np.ndarray:
 
 
 def contour_boxes(fused: Tensor, official: bool) -> list[tuple[int, int, int, int]]:
-    """Bounding boxes (x0, y0, x1, y1) of all contours of a map f[h, w], those around holes included; a box without area
-    where there is none."""
+    """Return the bounding boxes of all contours of a map, also around holes.
+
+    Args:
+        fused: float (h, w) in [0, 1].
+        official: see `box_ends`.
+
+    Returns:
+        Boxes (x0, y0, x1, y1), half-open; one box without area if there is no contour.
+    """
     mask = above_threshold(fused).numpy().astype(np.uint8)
     contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
     boxes = np.array([cv2.boundingRect(contour) for contour in contours] or [(0, 0, 0, 0)])

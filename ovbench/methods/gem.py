@@ -59,15 +59,7 @@ class GEM(LastBlock):
         return PatchFeatures(clip.project(g[:, 1:]), grid)
 
     def self_self(self, block: nn.Module, normed: Tensor) -> Tensor:
-        """Return the mean of the attentions v v^T, k k^T and q q^T on the values, after the output projection.
-
-        Args:
-            block: a block of the tower.
-            normed: float (B, 1 + N, C), tokens after its ``ln_1``.
-
-        Returns:
-            float (B, 1 + N, C).
-        """
+        """Return the mean of v v^T, k k^T and q q^T attention on the values of tokens (B, 1 + N, C) after ``ln_1``."""
         q, k, v = self.clip.project_heads(block, normed)
         tau = self.params.temperature
         if tau is None:

@@ -70,14 +70,10 @@ class LastBlock(Method):
         return PatchFeatures(self.clip.project(x[:, -grid[0] * grid[1] :]), grid)
 
     def last(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Run the last block.
-
-        Args:
-            x: float (B, 1 + N, C), tokens that enter the block, class token first.
-            grid: (gh, gw) of the patches.
+        """Run the last block on tokens (B, 1 + N, C), class token first.
 
         Returns:
-            float (B, 1 + N, C) or float (B, N, C) without the class token, before ``ln_post``.
+            float (B, 1 + N, C), or (B, N, C) without the class token, before ``ln_post``.
         """
         block = self.clip.blocks[-1]
         heads = self.clip.project_heads(block, block.ln_1(x))
@@ -85,26 +81,11 @@ class LastBlock(Method):
         return self.clip.feed_forward(block, x + attended) if self.params.residual else attended
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:
-        """Apply the attention of the last block: softmax(q k^T) v here.
-
-        Args:
-            heads: queries, keys and values, each float (B, heads, 1 + N, C / heads).
-            grid: (gh, gw) of the patches.
-
-        Returns:
-            Mixed values, float (B, heads, 1 + N, C / heads).
-        """
+        """Return the mixed values (B, heads, 1 + N, C / heads) of the last block: softmax(q k^T) v here."""
         return F.scaled_dot_product_attention(heads.q, heads.k, heads.v)
 
     def class_features(self, images: Tensor) -> Tensor:
-        """Return the class token of the unchanged tower in the joint space.
-
-        Args:
-            images: float (B, 3, h, w), normalised.
-
-        Returns:
-            float (B, D).
-        """
+        """Return the class tokens (B, D) of images (B, 3, h, w) from the unchanged tower, in the joint space."""
         tokens, _ = self.clip.embed(images, smooth_positions=self.smooth_positions)
         x, block = self.clip.trunk(tokens), self.clip.blocks[-1]
         q, k, v = self.clip.project_heads(block, block.ln_1(x))

@@ -54,15 +54,9 @@ class ProxyCLIP(Method):
         return PatchFeatures(self.clip.project(mixed), grid)
 
     def attention(self, similarity: Tensor) -> Tensor:
-        """Return the attention weights softmax((S - beta mean(S)) gamma), without the negative entries.
+        """Return the weights softmax((S - beta mean(S)) gamma) of cosines S, without the negative entries.
 
         A patch always attends to itself. The official code gives NaN for a row without entries (a flat window).
-
-        Args:
-            similarity: float (B, L, L), cosines S of DINO's patches.
-
-        Returns:
-            float (B, L, L); rows sum to 1.
         """
         excess = (similarity - self.params.beta * similarity.mean((1, 2), keepdim=True)) * self.params.gamma
         itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
