@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from ovbench.utils.errors import InputError, first_line
+from ovbench.utils.files import replacing
 from ovbench.utils.paths import cache_root, shipped
 from ovbench.utils.toml import read_toml
 
@@ -100,20 +101,16 @@ def fetch_published(kind: str, name: str) -> Path:
 
     from ovbench.backbones.checkpoint import file_sha256
 
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(entry["url"], str(part), progress=False)
-        if file_sha256(part) != entry["sha256"]:
+    with replacing(path) as temporary:
+        try:
+            torch.hub.download_url_to_file(entry["url"], str(temporary), progress=False)
+        except OSError as error:  # urllib's errors are among them
+            raise InputError(
+                f"{path.name} could not be fetched ({first_line(error)})",
+                where=f"looked in {path.parent}",
+            ) from None
+        if file_sha256(temporary) != entry["sha256"]:
             raise InputError(f"{entry['url']} delivered other bytes than the published ones", fix="try again")
-        part.replace(path)
-    except OSError as error:  # urllib's errors are among them
-        raise InputError(
-            f"{path.name} could not be fetched ({first_line(error)})",
-            where=f"looked in {path.parent}",
-        ) from None
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

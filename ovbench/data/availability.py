@@ -11,9 +11,9 @@ from typing import Any
 from ovbench.data.card import ENTRY_POINTS, Card, list_cards, load_card
 from ovbench.data.find import Found, data_roots, find, unprepared
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import write_json
 from ovbench.utils.paths import cache_root
 from ovbench.utils.registry import broken_names
-from ovbench.utils.replacing import replacing
 
 ROW = (
     "name", "title", "split", "classes", "background", "images", "state", "found_images", "layout", "root", "broken",
@@ -66,8 +66,7 @@ def _state(card: Card, roots: list[Path]) -> dict[str, Any]:
 
 def remember_verified(card: Card, found: Found) -> None:
     """Note in the cache that this copy was verified; the note holds until a file of it changes."""
-    with replacing(_note(card, found)) as part:
-        part.write_text(json.dumps({"root": str(found.root), "files": fingerprint(found)}) + "\n", encoding="utf-8")
+    write_json(_note(card, found), {"root": str(found.root), "files": fingerprint(found)})
 
 
 def is_verified(card: Card, found: Found) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 from ovbench.data.dataset import Dataset
 from ovbench.data.labels import value_counts
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.files import write_bytes
 from ovbench.utils.processes import each
-from ovbench.utils.replacing import replacing
 
 FORMAT = "ovbench-subset-1"
 
@@ -141,8 +141,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     head = {"format": FORMAT, "dataset": manifest.dataset, "seed": manifest.seed, "sha256": manifest.sha256}
     lines = ",\n  ".join(json.dumps(entry._asdict()) for entry in manifest.entries)
     text = json.dumps(head)[:-1] + f',\n "images": [\n  {lines}\n]}}\n'
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def read_manifest(path: str | Path) -> Manifest:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing.queues import Queue
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ from ovbench.data.decode import read_picture
 from ovbench.regions.map_store import RegionStore
 from ovbench.regions.provider import Regions, open_source
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.processes import each_with
 
 Advance = Callable[[], None]
 
@@ -75,7 +74,7 @@ def build_maps(
         raise UsageError(f'the maps of "{name}" are files already; nothing is built', fix="choose another source")
     source.fetch()
     built = Built(RegionStore(name, source).folder)
-    for done in _each(tasks, settings, devices, workers):
+    for done in each_with(partial(_maker, dict(settings), devices), tasks, workers):
         if done.error:
             built.failed[done.id] = done.error
         built.found += done.found
@@ -84,26 +83,11 @@ def build_maps(
     return built
 
 
-def _each(tasks: list[Task], settings: Mapping[str, Any], devices: Sequence[str], workers: int):
-    if workers <= 1:
-        regions = _open(settings, devices[0])
-        yield from (_make(regions, task) for task in tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    free: Queue[str] = context.Queue()
-    for number in range(workers):
-        free.put(devices[number % len(devices)])
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(dict(settings), free)) as pool:
-        try:
-            yield from pool.map(_make_here, tasks, chunksize=max(1, min(8, len(tasks) // (4 * workers))))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _open(settings: Mapping[str, Any], device: str) -> Regions:
+def _maker(settings: Mapping[str, Any], devices: Sequence[str], number: int) -> Callable[[Task], Done]:
+    """Open the source for one worker and return the function that makes the map of an image."""
     name, source = open_source(settings)
-    return Regions(name, source, device, RegionStore(name, source), must_store=True)
+    device = devices[number % len(devices)]
+    return partial(_make, Regions(name, source, device, RegionStore(name, source), must_store=True))
 
 
 def _make(regions: Regions, task: Task) -> Done:
@@ -114,23 +98,3 @@ def _make(regions: Regions, task: Task) -> Done:
     before = regions.found
     regions(image, task.path.stem)
     return Done(task.id, regions.found > before)
-
-
-class _Worker:
-    """What a worker process keeps between its tasks."""
-
-    regions: Regions | None = None
-
-
-def _begin(settings: Mapping[str, Any], free: Queue[str]) -> None:
-    import cv2
-    import torch
-
-    cv2.setNumThreads(1)  # the processes already use every core
-    torch.set_num_threads(1)
-    _Worker.regions = _open(settings, free.get())
-
-
-def _make_here(task: Task) -> Done:
-    assert _Worker.regions is not None
-    return _make(_Worker.regions, task)

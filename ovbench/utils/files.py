@@ -1,59 +1,196 @@
-"""Writing and reading files that must be whole: atomic replacement, one clear error."""
+"""Write files that are complete or absent, and read JSON."""
 
 from __future__ import annotations
 
+import errno
+import functools
+import hashlib
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, first_line
+
+TEMPORARY = ".ovbench-tmp"
+ABANDONED_S = 24 * 3600.0  # a temporary file of another machine without a write for so long has lost its writer
+_NO_FOLDER_FLUSH = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP)
+_WRITER = re.compile(rf"\.(?P<machine>[0-9a-f]{{8}})-(?P<pid>\d+)-[0-9a-f]{{8}}{re.escape(TEMPORARY)}")
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path that replaces ``path`` when the block ends without an error.
+
+    The temporary file lies in the same folder, which is created. File and folder are flushed to disk, so a reader, or
+    a crash at any moment, finds the old file or the new one. After an error the old file stays and the temporary file
+    is removed. Temporary files of killed writers are removed by the next process that writes into the folder.
+
+    Args:
+        path: the file to write.
+        durable: whether to flush to disk. Without it a loss of power may leave a damaged file. Use False only for one
+            of many small files that are checked when they are read and can be made again.
+
+    Yields:
+        The temporary path, where nothing exists yet.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers_once(path.parent)
+        temporary = temporary_path(path)
+        try:
+            yield temporary
+            if durable:
+                _flush(temporary)
+            temporary.replace(path)
+            if durable:
+                _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        fix = "free some space or check the permissions, then run the same command again"
+        raise InputError(f"cannot write the file: {reason}", where=str(path), fix=fix) from error
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Replace ``path`` by ``content`` so that a reader, or a crash at any moment, sees the old file or the new one.
+    """Write bytes to a file, see `replacing`.
 
-    A temporary file in the same folder, flushed to disk and renamed. Folders are made. InputError where the file
-    cannot be written; what was there before stays. ``durable=False`` leaves the flush to the system, for one of many
-    small files that a reader checks and can make again: after a loss of power it may be damaged.
+    Args:
+        path: the file.
+        content: its new content.
+        durable: whether to flush to disk.
+
+    Raises:
+        InputError: if the file cannot be written.
     """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write the file: {error.strerror}", where=str(path), fix="free the disk or choose another folder"
-        ) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Half a character, which UTF-8 cannot hold, is written as JSON's own escape."""
+    """Write a value as indented JSON, see `replacing`.
+
+    A lone surrogate, which UTF-8 cannot hold, is written as an escape of JSON.
+
+    Args:
+        path: the file.
+        value: what `json.dumps` can write; NaN is refused with a ValueError.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
-    """InputError naming the file where it is missing or malformed."""
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: if the file is missing or malformed.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the file: {error.strerror}", where=str(path)) from error
     except ValueError as error:
         raise InputError(f"malformed JSON: {error}", where=str(path)) from error
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a new name beside ``path`` that tells `remove_leftovers` who writes it.
+
+    Args:
+        path: the file or folder that the temporary one will become.
+
+    Returns:
+        A path in the same folder, where nothing exists.
+    """
+    return path.with_name(f".{path.name[:50]}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders of killed writers from a folder.
+
+    A writer of this machine is gone if its process is. For a writer of another machine the time of the last write
+    decides, see `ABANDONED_S`.
+
+    Args:
+        folder: the folder; folders below it are not searched.
+    """
+    try:
+        entries = list(os.scandir(folder))
+    except PermissionError:
+        return  # a folder that can be written but not listed
+    for entry in entries:
+        if TEMPORARY not in entry.name or not entry.name.startswith("."):
+            continue
+        try:
+            writer = _WRITER.search(entry.name)
+            here = writer is not None and writer["machine"] == _machine()
+            recent = time.time() - entry.stat(follow_symlinks=False).st_mtime < ABANDONED_S
+            if _runs(int(writer["pid"])) if here else recent:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+        except OSError:
+            continue  # another process was faster, or it is not ours to remove
+
+
+@functools.lru_cache(maxsize=4096)
+def _remove_leftovers_once(folder: Path) -> None:
+    """Remove leftovers when this process writes into a folder for the first time: listing it for each file is slow."""
+    remove_leftovers(folder)
+
+
+@functools.cache
+def _machine() -> str:
+    """Identify the host and its process ids, which a container has for itself."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{socket.gethostname()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it runs as another user
+    return True
+
+
+def _flush(path: Path) -> None:
+    """Flush a file or folder to disk; a folder only if the file system can."""
+    try:
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in _NO_FOLDER_FLUSH):
+            raise

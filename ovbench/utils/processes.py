@@ -1,36 +1,85 @@
-"""A function over many files, on several processes."""
+"""Apply a function to many items in several processes."""
 
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from functools import partial
+from multiprocessing.queues import Queue
+from typing import Any, ClassVar, TypeVar
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
 
-_FEW = 16  # so few tasks are done before worker processes have started
+_FEW = 16  # so few short tasks are done before worker processes have started
+_LARGEST_CHUNK = 8
 
 
 def each(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int = 1) -> Iterator[Result]:
-    """The results in the order of the tasks. The first error ends it; tasks that have not begun are dropped.
+    """Yield ``function`` of every task, in the order of the tasks.
 
-    ``function`` must be importable by name, for it runs in freshly started processes.
+    The first error stops the work, and tasks that have not started are dropped.
+
+    Args:
+        function: a short function, importable by name: the workers are new processes.
+        tasks: its arguments.
+        workers: number of processes; with 1, or for few tasks, the work is done in this process.
+
+    Yields:
+        The results.
     """
-    if workers <= 1 or len(tasks) <= _FEW:
-        yield from map(function, tasks)
+    yield from each_with(partial(_constant, function), tasks, workers if len(tasks) > _FEW else 1)
+
+
+def each_with(
+    build: Callable[[int], Callable[[Task], Result]], tasks: Sequence[Task], workers: int = 1
+) -> Iterator[Result]:
+    """As `each`, with a function that every worker builds once, for example around a model.
+
+    Args:
+        build: makes the function of worker number 0 to ``workers`` - 1; importable by name.
+        tasks: arguments of the function.
+        workers: number of processes; with 1 the work is done in this process.
+
+    Yields:
+        The results, in the order of the tasks.
+    """
+    if workers <= 1:
+        yield from map(build(0), tasks)
         return
-    chunk = max(1, min(32, len(tasks) // (4 * workers)))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_single) as pool:
+    context = multiprocessing.get_context("spawn")
+    numbers: Queue[int] = context.Queue()
+    for number in range(workers):
+        numbers.put(number)
+    chunk = max(1, min(_LARGEST_CHUNK, len(tasks) // (4 * workers)))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(build, numbers)) as pool:
         try:
-            yield from pool.map(function, tasks, chunksize=chunk)
+            yield from pool.map(_call, tasks, chunksize=chunk)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _single() -> None:
-    """One thread a process: the processes already use every core."""
+def _constant(function: Callable[[Task], Result], number: int) -> Callable[[Task], Result]:
+    return function
+
+
+class _Worker:
+    """The function of this worker process."""
+
+    function: ClassVar[Callable[[Any], Any]]
+
+
+def _start(build: Callable[[int], Callable[[Any], Any]], numbers: Queue[int]) -> None:
+    """Build the function, with one thread per process: the processes already use every core."""
     import cv2
 
     cv2.setNumThreads(1)
+    _Worker.function = staticmethod(build(numbers.get()))
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+def _call(task: Any) -> Any:
+    return _Worker.function(task)

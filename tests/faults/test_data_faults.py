@@ -158,7 +158,7 @@ def test_prepare_on_a_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     fails(
-        r"cannot write: No space left on device .*then run the same command again",
+        r"cannot write the file: No space left on device .*then run the same command again",
         "prepare",
         "coco-stuff",
         "--source",

@@ -20,7 +20,9 @@ from ovbench.data.card import load_card
 from ovbench.data.prepare import prepare, target_root
 from ovbench.data.prepare.ade_full import convert_image, convert_label, prepared_size
 from ovbench.data.prepare.rle import decode_rle
+from ovbench.utils import files
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.files import temporary_path
 
 
 def prepared(name, source, root=None, **options):
@@ -104,7 +106,10 @@ def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch):
         prepared("coco-stuff", tmp_path)
     monkeypatch.setattr(coco, "convert", convert)
     folder = tmp_path / "annotations/val2017"
-    (folder / ".000000000140_labelTrainIds.png.1.ovbench-part").write_bytes(b"half")  # of a killed process
+    with monkeypatch.context() as killed:
+        killed.setattr("os.getpid", lambda: 2**31 - 2)  # no such process
+        temporary_path(folder / "000000000140_labelTrainIds.png").write_bytes(b"half")
+    files._remove_leftovers_once.cache_clear()  # as in a new process
     assert len(list(folder.glob("*.png"))) == 1
     assert prepared("coco-stuff", tmp_path).written == 2
     assert_reads("coco-stuff", tmp_path, maps)

@@ -62,13 +62,13 @@ def test_a_folder_depends_on_source_settings_and_weights(tmp_path):
 
 
 def test_maps_do_not_wait_for_the_disk_one_by_one(tmp_path, monkeypatch):
-    """One flush for the description, none for each of many small entries: these carry a checksum of their own."""
+    """The description and its folder are flushed; the many small entries, which carry a checksum, are not."""
     flushed = []
     monkeypatch.setattr("os.fsync", flushed.append)
     store = RegionStore("slic", Slic(), tmp_path)
     for seed in range(5):
         store.put(picture(seed), np.full((40, 50), seed, np.int32))
-    assert len(flushed) == 1 and store.get(picture(3))[0, 0] == 3
+    assert len(flushed) == 2 and store.get(picture(3))[0, 0] == 3
 
 
 class Counting(RegionSource):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from ovbench.utils.files import remove_leftovers, temporary_path
 
 from . import world
 from .captions import describe, shares
@@ -29,10 +30,11 @@ def _save(array: np.ndarray, path: Path) -> None:
 def _publish(root: Path, fill: Callable[[Path], None]) -> None:
     """Fills a new folder beside `root` and renames it; if another process was faster, its folder stays."""
     root.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    remove_leftovers(root.parent)
+    draft = temporary_path(root)
     try:
+        draft.mkdir()
         fill(draft)
-        draft.chmod(0o755)
         try:
             os.rename(draft, root)
         except OSError:

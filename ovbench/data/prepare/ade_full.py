@@ -14,8 +14,8 @@ from ovbench.data.decode import BROKEN
 from ovbench.data.labels import read_table
 from ovbench.data.prepare.work import Step, find, nothing_found, save_label
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import replacing
 from ovbench.utils.paths import shipped
-from ovbench.utils.replacing import replacing
 
 FOLDERS = ["images/ADE/validation", "ADE20K_2021_17_01/images/ADE/validation"]
 SHORT_SIDE = 512
@@ -59,8 +59,8 @@ def convert_image(path: Path, target: Path) -> None:
     """The image at the prepared size, bilinear by OpenCV; a grey image stays grey; JPEG in PIL's default quality."""
     image = _decode(path)
     resized = cv2.resize(image, prepared_size(*image.shape[:2])[::-1], interpolation=cv2.INTER_LINEAR)
-    with replacing(target) as part:
-        Image.fromarray(resized).save(part, format="JPEG" if target.suffix == ".jpg" else "PNG")
+    with replacing(target, durable=False) as temporary:  # decoding notices a damaged file
+        Image.fromarray(resized).save(temporary, format="JPEG" if target.suffix == ".jpg" else "PNG")
 
 
 def convert_label(path: Path, target: Path) -> None:

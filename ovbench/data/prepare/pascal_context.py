@@ -17,8 +17,8 @@ from ovbench.data.labels import read_table
 from ovbench.data.prepare.rle import MOST_PIXELS, decode_rle
 from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import write_bytes
 from ovbench.utils.paths import shipped
-from ovbench.utils.replacing import replacing
 
 DETAIL = ["trainval_merged.json", "VOC2010/trainval_merged.json", "VOCdevkit/VOC2010/trainval_merged.json"]
 LABEL_MAPS = ["trainval", "VOC2010/trainval", "VOCdevkit/VOC2010/trainval", "."]
@@ -146,8 +146,7 @@ def _label_map(path: Path) -> np.ndarray:
 
 def write_split(ids: list[str], target: Path) -> None:
     """A split file: one id per line."""
-    with replacing(target) as part:
-        part.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+    write_bytes(target, "".join(f"{i}\n" for i in ids).encode())
 
 
 def _image_steps(sources: tuple[Path, ...], root: Path, ids: list[str]) -> list[Step]:

@@ -15,12 +15,13 @@ from typing import IO, NamedTuple
 
 from ovbench.data.card import Card
 from ovbench.utils.errors import InputError
-from ovbench.utils.replacing import remove_parts, replacing
+from ovbench.utils.files import replacing
 
 DAMAGED = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, ValueError,
     KeyError, OverflowError,
 )  # fmt: skip
+PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")  # many files; decoding notices a damaged one
 
 
 class Part(NamedTuple):
@@ -52,12 +53,12 @@ def unpack(part: Part, advance: Callable[[int], None] = lambda done: None) -> in
             if below.is_absolute() or ".." in below.parts:
                 raise InputError(f'the archive names a file outside its folder: "{name}"', where=str(part.archive))
             target = part.folder / below
+            picture = target.suffix.lower() in PICTURES
             if not target.exists():
-                with open_member() as source, replacing(target) as unfinished, unfinished.open("wb") as file:
+                with open_member() as source, replacing(target, durable=not picture) as new, new.open("wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
                 written += 1
             advance(1)
-    remove_parts(part.folder)
     return written
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import replacing
 from ovbench.utils.processes import each
-from ovbench.utils.replacing import remove_parts, replacing
 
 
 class Step(NamedTuple):
@@ -39,8 +39,6 @@ def run_steps(steps: list[Step], *, workers: int = 1, advance: Callable[[int], N
     advance(len(steps) - len(missing))
     for _ in each(_do, missing, workers):
         advance(1)
-    for folder in {step.target.parent for step in missing}:
-        remove_parts(folder)
     return Outcome(len(missing), len(steps) - len(missing))
 
 
@@ -50,17 +48,17 @@ def _do(step: Step) -> None:
 
 def save_label(label: np.ndarray, target: Path) -> None:
     """Write u8 as PNG, u16 as a 16-bit TIFF."""
-    with replacing(target) as part:
-        Image.fromarray(label).save(part, format="TIFF" if label.dtype == np.uint16 else "PNG")
+    with replacing(target, durable=False) as temporary:  # decoding notices a damaged file
+        Image.fromarray(label).save(temporary, format="TIFF" if label.dtype == np.uint16 else "PNG")
 
 
 def place(source: Path, target: Path) -> None:
     """Make a file available under another path: a hard link where the file system can, else a copy."""
-    with replacing(target) as part:
+    with replacing(target, durable=False) as temporary:  # decoding notices a damaged file
         try:
-            os.link(source, part)
+            os.link(source, temporary)
         except OSError:
-            shutil.copyfile(source, part)
+            shutil.copyfile(source, temporary)
 
 
 def place_all(pairs: list[tuple[Path, Path]]) -> list[Step]:

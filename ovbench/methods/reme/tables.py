@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovbench.utils.errors import InputError, UsageError, first_line
+from ovbench.utils.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,20 +45,11 @@ def write_table(
         InputError: If the file cannot be written.
     """
     pa, rows = arrow(), 0
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with pa.parquet.ParquetWriter(draft, schema.with_metadata(dict(notes or {})), compression="zstd") as writer:
-            for table in tables:
-                writer.write_table(table.cast(schema.with_metadata(dict(notes or {}))))
-                rows += table.num_rows
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write the table: {first_line(error)}", where=str(path)) from None
-    finally:
-        draft.unlink(missing_ok=True)
+    schema = schema.with_metadata(dict(notes or {}))
+    with replacing(path) as temporary, pa.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+            rows += table.num_rows
     return rows
 
 

@@ -23,6 +23,7 @@ from ovbench.training.reference_set.pairing import best_segments
 from ovbench.training.reference_set.phrases import Parser, unique_phrases
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_bytes
+from ovbench.utils.read_ahead import read_ahead
 
 Advance = Callable[[int], object]
 READ_AHEAD = 3
@@ -205,10 +206,6 @@ def _read(
         except InputError as error:
             return None, str(error)
 
-    with ThreadPoolExecutor(2) as pool:
-        pending: list[Any] = []
-        for position, image in enumerate(images):
-            while len(pending) < min(READ_AHEAD, len(images) - position):
-                pending.append(pool.submit(read, images[position + len(pending)]))
-            pixels, found = pending.pop(0).result()
-            yield image, pixels, found if isinstance(found, str) else segment_map(found, device)
+    for image, future in read_ahead(read, images, ahead=READ_AHEAD):
+        pixels, found = future.result()
+        yield image, pixels, found if isinstance(found, str) else segment_map(found, device)
