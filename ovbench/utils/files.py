@@ -123,7 +123,7 @@ def temporary_path(path: Path) -> Path:
     Returns:
         A path in the same folder, where nothing exists.
     """
-    return path.with_name(f".{path.name[:50]}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
+    return path.with_name(f".{path.name[-50:]}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}")
 
 
 def remove_leftovers(folder: Path) -> None:
