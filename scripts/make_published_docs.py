@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from ovbench.config.layers import method_config
+from ovbench.config.load import method_config
 from ovbench.config.official import no_official_setting, published_label_rule
 from ovbench.config.published_runs import PublishedRun
 from ovbench.data.card import list_cards
@@ -44,7 +44,7 @@ def page() -> str:
 
 
 def _section(method: str) -> Iterator[str]:
-    title = method_config(method).get("title", method)
+    title = method_config(method).title or method
     yield f"## {method}\n"
     if method in NEEDS:
         yield f"{NEEDS[method]}\n"

@@ -20,13 +20,13 @@ def listing() -> None:
 @options.as_json
 def methods(as_json: bool) -> None:
     """Every method, with its paper."""
-    from ovbench.config.layers import method_config
+    from ovbench.config.method_files import method_heading
     from ovbench.utils.registry import METHODS
 
     rows, broken = [], METHODS.broken()
     for name, target in METHODS.entries().items():
-        config = method_config(name)
-        row = {"method": name, "title": config.get("title", ""), "paper": config.get("paper", target)}
+        heading = method_heading(name)
+        row = {"method": name, "title": heading.get("title", ""), "paper": heading.get("paper", target)}
         rows.append(row | {"broken": broken.get(name)})
     _print(rows, as_json)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.config.layers import PROTOCOLS
+from ovbench.config import PROTOCOLS
 
 
 def _completer(names: Callable[[], list[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:

@@ -1,135 +1,161 @@
-"""What a run does, from data: method x benchmark settings in TOML, overridden key by key from the command line."""
+"""From settings files and the command line to a cell: layers, each value with its origin, and what overrides them."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ovbench.backbones.preprocess import Normalisation, normalisation_of
+from ovbench.config import PROTOCOLS
 from ovbench.config.backbone_spec import lay_over
-from ovbench.config.layers import layers_of, merge
+from ovbench.config.method_files import settings_path
+from ovbench.config.schema import Cell, CommonFile, MethodFile, Protocol, Tables, as_in_file, templates
 from ovbench.utils.errors import InputError, OvbenchError, UsageError, say_once, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import METHODS, REGIONS
-from ovbench.utils.toml import read_toml, refuse_unknown_keys
+from ovbench.utils.toml import read_toml
+from ovbench.utils.typed import field_types, parse_text, validate
+
+__all__ = ["Cell", "Layer", "Protocol", "resolve", "templates"]
+
+TABLES = ("backbones", "protocol", "params", "regions")
+REGION_SOURCE = "felzenszwalb"
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """Everything around a method: how the image reaches it and how its scores become labels.
+class Layer(NamedTuple):
+    """Some settings: ``origin`` is their place in a file, ``source`` where they were published ("" if nowhere)."""
 
-    short_side, long_side: the image is resized, keeping its ratio, until its short side is ``short_side``, but its long
-    side at most ``long_side`` (pixels; short_side 0: not resized).
-    crop, stride: square sliding windows in pixels of the resized image; crop 0 is one window over the whole image.
-    pad: windows are padded to a multiple of this many pixels (0: never; -1: of the patch of CLIP).
-    mean, std: normalisation of RGB values 0..255; unless given, that of the tower which sees the windows.
-    templates: prompt set in configs/templates.toml. vocabulary: variant of the class names ("" is the canonical one).
-    descriptions: set of class descriptions by name, or a JSON file of them (see `ovbench.data.descriptions`; "": none).
-    logit_scale, prob_thd: see `ovbench.inference.decision.Decision`.
-    refine: "pamr": the scores at the original size are refined before they become probabilities; "pamr-windows": those
-    of every window before they are merged; "" for neither.
-    pamr_iterations, pamr_dilations: see `ovbench.inference.pamr.PAMR`.
+    origin: str
+    source: str
+    tables: dict[str, dict[str, Any]]
+
+
+class Merged(NamedTuple):
+    """All settings by table, and for each ``(table, key)`` the layer that decided it."""
+
+    tables: dict[str, dict[str, Any]]
+    decided_by: dict[tuple[str, str], Layer]
+
+
+def method_config(method: str) -> MethodFile:
+    """Return the settings file of a method; an empty one if a plug-in brings none.
+
+    Raises:
+        InputError: If the file has an unknown key or a value of another type.
     """
-
-    short_side: int = 336
-    long_side: int = 2048
-    crop: int = 224
-    stride: int = 112
-    pad: int = 0
-    mean: tuple[float, ...] = (122.771, 116.746, 104.094)
-    std: tuple[float, ...] = (68.501, 66.632, 70.323)
-    templates: str = "openai_80"
-    vocabulary: str = ""
-    descriptions: str = ""
-    logit_scale: float = 40.0
-    prob_thd: float = 0.0
-    refine: str = ""
-    pamr_iterations: int = 10
-    pamr_dilations: tuple[int, ...] = (8, 16)
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.short_side >= 0, "short_side must be 0 (no resize) or more"),
-            (self.long_side > 0, "long_side must be positive"),
-            (self.crop >= 0, "crop must be 0 (whole image) or more"),
-            (self.stride > 0, "stride must be positive"),
-            (self.pad >= -1, "pad must be 0 (none), -1 (the patch of CLIP) or more"),
-            (self.refine in ("", "pamr", "pamr-windows"), 'refine must be "pamr", "pamr-windows" or "" (none)'),
-            (self.pamr_iterations >= 0, "pamr_iterations must be 0 or more"),
-            (len(self.pamr_dilations) > 0 and min(self.pamr_dilations) > 0, "pamr_dilations takes positive distances"),
-            (0 <= self.prob_thd < 1, "prob_thd is a probability: 0 or more, below 1"),
-            (len(self.mean) == 3 and len(self.std) == 3 and all(s > 0 for s in self.std), "mean and std take 3 values"),
-        )
-        for holds, message in checks:
-            if not holds:
-                raise UsageError(message, where="protocol")
+    path = settings_path(method)
+    if path is None or not path.is_file():
+        return MethodFile()
+    return validate(MethodFile, read_toml(path), path.name)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One method on one benchmark with one set of parameters, fully resolved; plain data but for ``params``."""
+def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]:
+    """Return the layers of settings of a method on a dataset, from the weakest to the strongest.
 
-    method: str
-    dataset: str
-    params: Any
-    protocol: Protocol
-    backbones: Mapping[str, str]
-    regions: Mapping[str, Any] = field(default_factory=dict)
+    These are configs/common.toml, the method's file, and the tables of both for this dataset. With the protocol
+    "common", one set of windows, prompts and class names for all methods lies over these, then the common table of
+    the dataset again; ``keeps`` in the method's file names what of the protocol it cannot share.
 
-    def as_dict(self) -> dict[str, Any]:
-        plain = {
-            "method": self.method,
-            "dataset": self.dataset,
-            "params": dataclasses.asdict(self.params),
-            "protocol": dataclasses.asdict(self.protocol),
-            "backbones": dict(self.backbones),
-            "regions": dict(self.regions),
-        }
-        return _as_in_file(plain)
+    Raises:
+        UsageError: If the protocol is not known.
+        InputError: If a settings file is malformed.
+    """
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS, where="--protocol")
+    common = validate(CommonFile, read_toml(shipped("configs", "common.toml")), "common.toml")
+    own, path = method_config(method), settings_path(method)
+    brought = path is not None and path != shipped("configs", "methods", f"{method}.toml")
+    file = str(path) if brought else f"configs/methods/{method}.toml"
+    here = own.benchmark.get(dataset)
+    shared = Layer(f"configs/common.toml [benchmark.{dataset}]", "", _given(common.benchmark.get(dataset)))
+    special = Layer(f"{file} [benchmark.{dataset}]", (here and here.source) or own.source, _given(here))
+    base = [Layer("configs/common.toml", "", _given(common)), Layer(file, own.source, _given(own))]
+    if protocol == "common":
+        for_all = Layer("configs/common.toml [common]", "", _given(common.common))
+        return [*base, shared, special, *(_without(layer, own.keeps) for layer in (for_all, shared))]
+    return [*base, shared, special]
 
-    def digest(self) -> str:
-        """Hash of the canonical form: equal for equal settings, however they were given."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+def _given(tables: Tables | None) -> dict[str, dict[str, Any]]:
+    return {table: dict(getattr(tables, table)) for table in TABLES} if tables else {}
 
 
-def templates(name: str) -> tuple[str, ...]:
-    """A prompt set; every template holds ``{}`` where the class name goes."""
-    sets = read_toml(shipped("configs", "templates.toml"))
-    if name not in sets:
-        raise unknown("prompt set", name, sets, where="templates")
-    return tuple(sets[name])
+def _without(layer: Layer, keeps: Collection[str]) -> Layer:
+    protocol = {key: value for key, value in layer.tables.get("protocol", {}).items() if key not in keeps}
+    return layer._replace(tables={**layer.tables, "protocol": protocol})
+
+
+def merge(stack: Sequence[Layer]) -> Merged:
+    """Return the settings of all layers; later ones win, key by key.
+
+    A layer that names another region source empties that table first: its settings belong to the source.
+    """
+    merged = Merged({table: {} for table in TABLES}, {})
+    for layer in stack:
+        for table, values in merged.tables.items():
+            given = layer.tables.get(table, {})
+            if table == "regions" and given.get("source", values.get("source")) != values.get("source"):
+                values.clear()
+            values.update(given)
+            merged.decided_by.update({(table, key): layer for key in given})
+    return merged
 
 
 def resolve(
     method: str,
     dataset: str,
-    overrides: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     backbones: Mapping[str, str] | None = None,
     protocol: str = "paper",
     *,
     incomplete: bool = False,
 ) -> Cell:
-    """The cell of a method on a benchmark: the layers of `ovbench.config.layers.layers_of`, and over them ``overrides``
-    (``key=value`` texts as given to ``--set``) and ``backbones``. With ``incomplete``, a backbone that has no default
-    is None and no error: enough to look at, not to run."""
+    """Return the cell of a method on a dataset.
+
+    Args:
+        method: Name of a method.
+        dataset: Name of a dataset.
+        overrides: Settings by name, as texts of ``--set`` or as typed values.
+        backbones: Backbones by their names in the method's needs.
+        protocol: "paper" for the published settings, "common" for those that all methods share.
+        incomplete: Whether a backbone without a default is None and no error: enough to look at, not to run.
+
+    Raises:
+        UsageError: If a name or a value that is given is not valid.
+        InputError: If a settings file is not valid.
+
+    >>> resolve("corrclip", "mini", {"pamr_dilations": [8, 16], "tau": "0.2"}).params.tau
+    0.2
+    """
     entry = METHODS.load(method)
     merged = merge(layers_of(method, dataset, protocol)).tables
     overrides, backbones = dict(overrides or {}), dict(backbones or {})
     if "reference" in entry.needs.backbones and "reference" in overrides:
         backbones["reference"] = overrides.pop("reference")
     _apply(merged, entry.Params, overrides, method)
-    needed = {name: merged["backbones"].get(name) for name in (*entry.needs.backbones, *entry.needs.optional)}
-    for name, spec in backbones.items():
+    needed = _needed(entry.needs, merged["backbones"], backbones, method, incomplete)
+    return Cell(
+        method=method,
+        dataset=dataset,
+        params=validate(entry.Params, merged["params"], f"parameters of {method}", given=overrides),
+        protocol=_protocol(merged["protocol"], needed.get(entry.sees), entry.sees, overrides, method),
+        backbones=needed,
+        regions=_regions(merged["regions"], overrides) if entry.needs.regions else {},
+    )
+
+
+def _needed(
+    needs: Any, configured: Mapping[str, str], given: Mapping[str, str], method: str, incomplete: bool
+) -> dict[str, str | None]:
+    """The backbones of a method by name; ``given`` ones lie over the configured ones."""
+    needed = {name: configured.get(name) for name in (*needs.backbones, *needs.optional)}
+    for name, spec in given.items():
         if name not in needed:
             raise unknown("backbone", name, needed, where=f"method {method}")
         needed[name] = lay_over(name, needed[name], spec)
-    needed = {name: spec for name, spec in needed.items() if spec is not None or name not in entry.needs.optional}
+    needed = {name: spec for name, spec in needed.items() if spec is not None or name not in needs.optional}
     for name, spec in () if incomplete else needed.items():
         if spec is None and name == "reference":
             raise UsageError(
@@ -138,28 +164,22 @@ def resolve(
             )
         if spec is None:
             raise UsageError(f'method "{method}" needs the backbone "{name}"', fix=f"give --weights {name}=MODEL")
-    return Cell(
-        method=method,
-        dataset=dataset,
-        params=_build(entry.Params, merged["params"], f"parameters of {method}"),
-        protocol=_protocol(merged["protocol"], needed.get(entry.sees), entry.sees, overrides, method),
-        backbones=needed,
-        regions=_regions(merged["regions"]) if entry.needs.regions else {},
-    )
+    return needed
 
 
 def _protocol(
-    table: Mapping[str, Any], spec: str | None, kind: str, overrides: Mapping[str, str], method: str
+    table: Mapping[str, Any], spec: str | None, kind: str, overrides: Mapping[str, Any], method: str
 ) -> Protocol:
     """The protocol with the normalisation of the backbone ``spec`` that sees the windows.
 
-    Other constants given on the command line are used, which is said once.
+    Other constants given on the command line are used, with one warning.
 
     Raises:
-        InputError: where a settings file gives other constants than that backbone was trained with.
+        InputError: If a settings file gives other constants than that backbone was trained with.
     """
     own = normalisation_of(kind, spec) if spec else None
-    made = _build(Protocol, {**(own._asdict() if own else {}), **table}, f"protocol of {method}")
+    where = f"protocol of {method}"
+    made = validate(Protocol, {**(own._asdict() if own else {}), **table}, where, given=overrides)
     given = Normalisation(made.mean, made.std)
     if own is None or given.equals(own):
         return made
@@ -168,7 +188,7 @@ def _protocol(
     if not in_file.equals(own):
         raise InputError(
             f"the settings give mean {_spelled(in_file.mean)} and std {_spelled(in_file.std)}, but {trained}",
-            where=f"protocol of {method}",
+            where=where,
             fix="remove mean and std from the settings file, or give both with --set",
         )
     say_once(f"mean and std are set by hand: {trained}")
@@ -179,134 +199,100 @@ def _spelled(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
-def _as_in_file(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """With lists for tuples."""
-    return json.loads(json.dumps(plain))
-
-
 def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str, Any]:
-    """A cell as `Cell.as_dict` gives it with parameters and protocol as the settings files have them, learnt without
-    loading the method."""
+    """Return a cell of `Cell.as_dict` with parameters and protocol as the settings files have them.
+
+    The method is not loaded for it.
+    """
     tables = merge(layers_of(plain["method"], plain["dataset"], protocol)).tables
     own = None
     if clip := plain["backbones"].get("clip"):  # methods whose windows another backbone sees have it in their file
         with contextlib.suppress(OvbenchError):  # a name from another version
             own = normalisation_of("clip", clip)
     table = {**(own._asdict() if own else {}), **tables["protocol"]}
-    around = _build(Protocol, table, f"protocol of {plain['method']}")
-    return _as_in_file({**plain, "params": tables["params"], "protocol": dataclasses.asdict(around)})
+    around = validate(Protocol, table, f"protocol of {plain['method']}")
+    return as_in_file({**plain, "params": tables["params"], "protocol": dataclasses.asdict(around)})
 
 
 def cell_of(plain: Mapping[str, Any]) -> Cell:
-    """The cell that `Cell.as_dict` wrote, as a record holds it. UsageError or InputError where this version does not
-    know its method or a setting."""
+    """Return the cell that `Cell.as_dict` wrote, as a record holds it.
+
+    Raises:
+        UsageError: If this version does not know its method.
+        InputError: If this version does not know one of its settings.
+    """
     method = plain["method"]
     return Cell(
         method=method,
         dataset=plain["dataset"],
-        params=_build(METHODS.load(method).Params, plain["params"], f"parameters of {method}"),
-        protocol=_build(Protocol, plain["protocol"], f"protocol of {method}"),
+        params=validate(METHODS.load(method).Params, plain["params"], f"parameters of {method}"),
+        protocol=validate(Protocol, plain["protocol"], f"protocol of {method}"),
         backbones=dict(plain["backbones"]),
         regions=dict(plain["regions"]),
     )
 
 
-def _regions(given: Mapping[str, Any]) -> dict[str, Any]:
+def _regions(table: Mapping[str, Any], overrides: Collection[str] = ()) -> dict[str, Any]:
     """The region source with every setting spelled out."""
-    settings = dict(given)
-    source = settings.pop("source", "felzenszwalb")
-    made = _build(REGIONS.load(source), settings, f"regions {source}")
+    settings = dict(table)
+    source = settings.pop("source", REGION_SOURCE)
+    given = {key.removeprefix("regions.") for key in overrides}
+    made = validate(REGIONS.load(source), settings, f"regions {source}", given=given)
     return {"source": source, **made.settings()}
 
 
-def regions_table(source: str, overrides: Mapping[str, str]) -> dict[str, Any]:
-    """The regions table of a source, with ``setting=value`` texts laid over its defaults."""
-    known = _types(REGIONS.load(source))
+def regions_table(source: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the regions table of a source: its defaults, and over them settings as texts or typed values.
+
+    Raises:
+        UsageError: If a setting or a value is not valid.
+    """
+    known = field_types(REGIONS.load(source))
     for key in overrides:
         if key not in known:
             raise unknown("parameter", key, known, where=f"regions {source}")
-    return _regions({"source": source, **{key: parse_value(text, known[key], key) for key, text in overrides.items()}})
+    given = {key: parse_value(value, known[key], key) for key, value in overrides.items()}
+    return _regions({"source": source, **given}, overrides)
 
 
-def _apply(merged: dict[str, dict[str, Any]], params: type, overrides: Mapping[str, str], method: str) -> None:
-    """Lay ``key=value`` texts over the tables. A key names a parameter, a protocol setting, ``regions`` (the source)
-    or ``regions.SETTING``."""
-    own, around = _types(params), _types(Protocol)
+def _apply(merged: dict[str, dict[str, Any]], params: type, overrides: Mapping[str, Any], method: str) -> None:
+    """Lay given settings over the tables. A key names a parameter, a protocol setting, ``regions`` (the source) or
+    ``regions.SETTING``."""
+    own, around = field_types(params), field_types(Protocol)
     if "regions" in overrides and merged["regions"].get("source") != overrides["regions"]:
         merged["regions"] = {"source": overrides["regions"]}
-    for key, text in overrides.items():
+    for key, value in overrides.items():
         if key == "regions":
             continue
         if key in own:
-            merged["params"][key] = parse_value(text, own[key], key)
+            merged["params"][key] = parse_value(value, own[key], key)
         elif key in around:
-            merged["protocol"][key] = parse_value(text, around[key], key)
+            merged["protocol"][key] = parse_value(value, around[key], key)
         elif key.startswith("regions."):
             name = key.removeprefix("regions.")
-            known = _types(REGIONS.load(merged["regions"].get("source", "felzenszwalb")))
+            known = field_types(REGIONS.load(merged["regions"].get("source", REGION_SOURCE)))
             if name not in known:
                 raise unknown("parameter", key, [f"regions.{k}" for k in known], where=f"method {method}")
-            merged["regions"][name] = parse_value(text, known[name], key)
+            merged["regions"][name] = parse_value(value, known[name], key)
         else:
             raise unknown("parameter", key, [*own, *around, "regions"], where=f"method {method}")
 
 
-def _types(cls: type) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(cls)}
-    return {name: hint for name, hint in get_type_hints(cls).items() if name in names}
+def parse_value(value: Any, hint: Any, key: str) -> Any:
+    """Return a text of the command line as its type; a typed value as it is, to be validated with its table.
+
+    Raises:
+        UsageError: If a text is no value of the type.
+    """
+    return parse_text(value, hint, key) if isinstance(value, str) else value
 
 
-def _number(text: str, kind: type) -> Any:
-    """ValueError for NaN and infinity, which no setting means."""
-    value = kind(text)
-    if not _finite(value):
-        raise ValueError("not a finite number")
-    return value
+def override_pairs(items: Sequence[str], option: str) -> dict[str, str]:
+    """Return ``("a=1", "b=2")`` as a dictionary.
 
-
-def _finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def parse_value(text: str, hint: Any, key: str) -> Any:
-    """A command-line text as the type of its field: bool, int, float, str, a tuple of numbers, or none."""
-    options = [hint] if get_origin(hint) is not None and get_origin(hint) is tuple else list(get_args(hint)) or [hint]
-    if text.lower() in ("none", "null") and type(None) in options:
-        return None
-    kind = next(o for o in options if o is not type(None))
-    try:
-        if kind is bool:
-            return {"true": True, "false": False, "1": True, "0": False, "on": True, "off": False}[text.lower()]
-        if get_origin(kind) is tuple:
-            return tuple(_number(part, get_args(kind)[0]) for part in text.split(","))
-        return _number(text, kind)
-    except (KeyError, ValueError):
-        name = "true or false" if kind is bool else f"a value of type {getattr(kind, '__name__', kind)}"
-        raise UsageError(f'"{text}" is no value for "{key}"', where="--set", fix=f"give {name}") from None
-
-
-def _build(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a table; unknown keys and wrong types are errors that name the key."""
-    refuse_unknown_keys(dict(values), _types(cls), where)
-    for key, hint in _types(cls).items():
-        if key in values and not _fits(values[key], hint):
-            raise InputError(f'"{key}" has the value {values[key]!r}, which is not {hint}', where=where)
-    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return cls(**plain)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) is tuple:
-        return isinstance(value, (list, tuple)) and all(map(_finite, value))
-    options = get_args(hint) or (hint,)
-    if isinstance(value, bool):
-        return bool in options
-    known = isinstance(value, tuple(o for o in options if isinstance(o, type)))
-    return (known and _finite(value)) or (isinstance(value, int) and float in options)
-
-
-def override_pairs(items: tuple[str, ...], option: str) -> dict[str, str]:
-    """``("a=1", "b=2")`` as a dictionary; UsageError for an item without ``=``."""
+    Raises:
+        UsageError: If an item has no ``=``.
+    """
     pairs = {}
     for item in items:
         key, equals, value = item.partition("=")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ovbench.config.layers import layers_of, merge, method_config
-from ovbench.config.load import Cell, resolve
+from ovbench.config.load import Cell, layers_of, merge, method_config, resolve
 from ovbench.config.nearest_published import NearestPublished, nearest_published, published_cell
 from ovbench.config.official import NOT_STATED, official_settings
 from ovbench.config.published_runs import PublishedRun
@@ -78,7 +77,7 @@ def _published(method: str, dataset: str, table: str, key: str, name: str, neare
 
 def _figures(method: str, dataset: str, nearest: NearestPublished) -> list[dict[str, str]]:
     """Return published figures; ``settings`` says with which settings each was measured."""
-    title = method_config(method).get("title", method)
+    title = method_config(method).title or method
     fields = ("value", "variant", "postprocess", "reported_by", "note")
     found = [
         {**{key: getattr(row, key) for key in fields}, "settings": _settings_of(dataset, row, run, official, nearest)}

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from ovbench.cli.show import show
-from ovbench.config.layers import method_config
+from ovbench.config.load import method_config
+from ovbench.config.schema import MethodFile
 from ovbench.utils import registry
 
 OWN = """
@@ -91,9 +92,9 @@ def package(tmp_path, monkeypatch):
 
 def test_a_module_brings_its_settings_beside_it_and_is_not_imported_for_them(package):
     name = f"{package.name}.code:Mine"
-    assert method_config(name) == {}
+    assert method_config(name) == MethodFile()
     (package / "code.toml").write_text(SETTINGS)
-    assert method_config(name)["params"] == {"gain": 3.0}
+    assert method_config(name).params == {"gain": 3.0}
     assert not (package.parent / "imported").exists()
     found = shown(name, "voc21")
     told = {f"{row['table']}.{row['setting']}": row for row in found["settings"]}
@@ -106,11 +107,11 @@ def test_an_entry_point_brings_its_settings_under_its_name(package, monkeypatch)
     point = EntryPoint("mine", f"{package.name}.code:Mine", "ovbench.methods")
     before = registry.entry_points
     monkeypatch.setattr(registry, "entry_points", lambda group: (point,) if group == point.group else before(group))
-    assert method_config("mine") == {}
+    assert method_config("mine") == MethodFile()
     (package / "mine.toml").write_text(SETTINGS)
-    assert method_config("mine")["title"] == "Mine" and not (package.parent / "imported").exists()
+    assert method_config("mine").title == "Mine" and not (package.parent / "imported").exists()
     assert marks(shown("mine", "voc21"))["params.gain"] == (3.0, "")
 
 
 def test_a_module_that_is_not_there_brings_nothing():
-    assert method_config("no_such_package_here.code:Mine") == {}
+    assert method_config("no_such_package_here.code:Mine") == MethodFile()

@@ -17,8 +17,7 @@ from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.preprocess import IMAGENET, OPENAI, USUAL, Normalisation, normalisation_of
 from ovbench.backbones.zoo import clip_architecture, quick_gelu
 from ovbench.config.backbone_spec import canonical, parse_spec
-from ovbench.config.layers import Layer
-from ovbench.config.load import Protocol, resolve
+from ovbench.config.load import Layer, Protocol, resolve
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
 from ovbench.results.explain import explain

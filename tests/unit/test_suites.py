@@ -62,13 +62,16 @@ ROW = '[shared]\nmethod = "corrclip"\n[[row]]\nlabel = "a"\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (ROW + "setings = {}", r'unknown key "setings" .*did you mean "settings"'),
+        (ROW + "setings = {}", r'unknown key "row\[0\].setings" .*did you mean "settings"'),
         ("titel = 'x'\n" + ROW, r'unknown key "titel"'),
-        ('datasets = ["mini"]', r"needs \[\[row\]\] tables"),
+        ('datasets = ["mini"]', '"row" is missing'),
+        ('datasets = ["mini"]\n[row]\nlabel = "a"', '"row" must be a list'),
+        ('datasets = "mini"\n' + ROW, '"datasets" must be a list, got \'mini\''),
         ('datasets = ["mini"]\n[[row]]\nlabel = "a"', "a label and a method"),
+        ('datasets = ["mini"]\n[[row]]\nlabel = 3', r'"row\[0\].label" must be a text, got 3'),
         ('datasets = ["mini"]\n' + ROW + '[[row]]\nlabel = "a"', "the same label"),
         (ROW, "no run is left"),
-        ('datasets = ["mini"]\n' + ROW + "settings = { tau = { a = 1 } }", '"tau" must be'),
+        ('datasets = ["mini"]\n' + ROW + "settings = { tau = { a = 1 } }", r'"row\[0\].settings.tau" must be a text'),
         ("[[row", "malformed TOML"),
     ],
 )
@@ -79,11 +82,13 @@ def test_mistakes_in_a_file(text, message, tmp_path):
         load_suite(str(path))
 
 
-def test_values_become_texts(tmp_path):
+def test_values_stay_typed(tmp_path):
     path = tmp_path / "own.toml"
     path.write_text('datasets = ["mini"]\n' + ROW + "settings = { tau = 0.5, scope = false, mean = [1.0, 2, 3] }")
     (row,) = load_suite(str(path))
-    assert row.overrides == {"tau": "0.5", "scope": "false", "mean": "1.0,2,3"}
+    assert row.overrides == {"tau": 0.5, "scope": False, "mean": (1.0, 2, 3)}
+    cell = resolve(row.method, row.dataset, row.overrides)
+    assert (cell.params.tau, cell.params.scope, cell.protocol.mean) == (0.5, False, (1.0, 2.0, 3.0))
 
 
 def test_unknown_suite():

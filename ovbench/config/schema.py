@@ -1,0 +1,138 @@
+"""Types of the settings: protocol, cell, and what the settings files hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import pydantic.dataclasses
+from pydantic import Field
+
+from ovbench.utils.errors import unknown
+from ovbench.utils.paths import shipped
+from ovbench.utils.toml import read_toml
+from ovbench.utils.typed import STRICT, Items, Typed, partial, validate
+
+Channels = Annotated[Items[float], Field(min_length=3, max_length=3)]
+Deviations = Annotated[Items[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+Distances = Annotated[Items[Annotated[int, Field(gt=0)]], Field(min_length=1)]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config={**STRICT, "strict": False})
+class Protocol:
+    """Everything around a method: how the image reaches it and how its scores become labels.
+
+    Attributes:
+        short_side: The image is resized, keeping its ratio, until its short side has this many pixels; 0: not resized.
+        long_side: The long side then has at most this many pixels.
+        crop: Side of the square sliding windows in pixels of the resized image; 0: one window over the whole image.
+        stride: Distance of windows in pixels.
+        pad: Windows are padded to a multiple of this many pixels; 0: never; -1: of the patch of CLIP.
+        mean: Mean of RGB values 0..255; unless given, that of the backbone which sees the windows.
+        std: Standard deviation of RGB values 0..255, likewise.
+        templates: Prompt set in configs/templates.toml.
+        vocabulary: Variant of the class names; "" is the canonical one.
+        descriptions: Set of class descriptions by name, or a JSON file of them; "": none.
+        logit_scale: Factor of the scores before the softmax.
+        prob_thd: Pixels whose best probability is below it become background.
+        refine: "pamr" refines the scores at the original size before they become probabilities, "pamr-windows" those
+            of every window before they are merged; "" for neither.
+        pamr_iterations: Iterations of PAMR.
+        pamr_dilations: Distances of PAMR's neighbours in pixels.
+    """
+
+    short_side: Annotated[int, Field(ge=0)] = 336
+    long_side: Annotated[int, Field(gt=0)] = 2048
+    crop: Annotated[int, Field(ge=0)] = 224
+    stride: Annotated[int, Field(gt=0)] = 112
+    pad: Annotated[int, Field(ge=-1)] = 0
+    mean: Channels = (122.771, 116.746, 104.094)
+    std: Deviations = (68.501, 66.632, 70.323)
+    templates: str = "openai_80"
+    vocabulary: str = ""
+    descriptions: str = ""
+    logit_scale: float = 40.0
+    prob_thd: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    refine: Literal["", "pamr", "pamr-windows"] = ""
+    pamr_iterations: Annotated[int, Field(ge=0)] = 10
+    pamr_dilations: Distances = (8, 16)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one dataset with one set of settings, fully resolved; plain data except for ``params``."""
+
+    method: str
+    dataset: str
+    params: Any
+    protocol: Protocol
+    backbones: Mapping[str, str]
+    regions: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the cell as plain data, as a record holds it."""
+        plain = {
+            "method": self.method,
+            "dataset": self.dataset,
+            "params": dataclasses.asdict(self.params),
+            "protocol": dataclasses.asdict(self.protocol),
+            "backbones": dict(self.backbones),
+            "regions": dict(self.regions),
+        }
+        return as_in_file(plain)
+
+    def digest(self) -> str:
+        """Return the hash of the canonical form: equal for equal settings, however they were given."""
+        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def as_in_file(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data with lists for tuples."""
+    return json.loads(json.dumps(plain))
+
+
+class Tables(Typed):
+    """Settings of one layer: backbones by name, protocol, parameters of the method, region source."""
+
+    backbones: dict[str, str] = Field(default_factory=dict)
+    protocol: partial(Protocol) = Field(default_factory=dict)  # type: ignore[valid-type]
+    params: dict[str, Any] = Field(default_factory=dict)
+    regions: dict[str, Any] = Field(default_factory=dict)
+
+
+class BenchmarkTables(Tables):
+    """Settings of a method on one dataset, and where they were published."""
+
+    source: str = ""
+
+
+class MethodFile(BenchmarkTables):
+    """A file in configs/methods/, or beside the code of a plug-in."""
+
+    title: str = ""
+    paper: str = ""
+    keeps: Items[str] = ()
+    benchmark: dict[str, BenchmarkTables] = Field(default_factory=dict)
+
+
+class CommonFile(Tables):
+    """configs/common.toml: settings that all methods share."""
+
+    common: Tables
+    benchmark: dict[str, Tables] = Field(default_factory=dict)
+
+
+def templates(name: str) -> tuple[str, ...]:
+    """Return a prompt set; every template holds ``{}`` where the class name goes.
+
+    Raises:
+        UsageError: If there is no such set.
+    """
+    sets = read_toml(shipped("configs", "templates.toml"))
+    if name not in sets:
+        raise unknown("prompt set", name, sets, where="templates")
+    return validate(Items[Annotated[str, Field(pattern=r"\{\}")]], sets[name], f"templates.toml, {name}")
