@@ -1,3 +1,29 @@
-"""ovbench evaluates open-vocabulary semantic segmentation methods. Importing it loads neither torch nor mmengine."""
+"""Evaluate open-vocabulary semantic segmentation methods. Importing ovbench loads neither torch nor NumPy."""
 
-__version__ = "0.1.0"
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovbench.methods.base import Method, Needs, NoParams
+
+    __version__: str
+
+_PLACES = {name: "ovbench.methods.base" for name in ("Method", "Needs", "NoParams")}
+
+__all__ = ["Method", "Needs", "NoParams", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on its first use."""
+    if name == "__version__":
+        return importlib.import_module("ovbench.utils.version").package_version()
+    if name not in _PLACES:
+        raise AttributeError(f"module 'ovbench' has no attribute '{name}'")
+    found = globals()[name] = getattr(importlib.import_module(_PLACES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

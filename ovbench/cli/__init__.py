@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 
-from ovbench import __version__
-
 # command -> (module:object, one line of help)
 COMMANDS = {
     "eval": ("ovbench.cli.eval:evaluate", "Evaluate methods on benchmarks: mIoU tables and result records."),
@@ -80,8 +78,18 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from ovbench.utils.version import package_version  # asks git in a checkout
+
+        click.echo(f"ovbench, version {package_version()}")
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "OVBENCH"})
-@click.version_option(__version__, prog_name="ovbench")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
 def cli() -> None:
     """Evaluate open-vocabulary semantic segmentation: every method, every benchmark, one evaluator.
 

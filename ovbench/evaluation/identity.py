@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ovbench import __version__
 from ovbench.backbones.checkpoint import file_sha256
 from ovbench.config.load import Cell, templates
 from ovbench.data.dataset import Dataset
@@ -111,7 +110,6 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
     card, dataset, cell = planned.dataset.card, planned.dataset, planned.cell
     layout = next((each for each in card.layouts if each.name == dataset.layout), None)
     return {
-        "ovbench": __version__,
         "cell": cell.as_dict(),
         "settings_sha256": cell.digest(),
         "dataset": {
@@ -172,7 +170,7 @@ def code_identity(cell: Cell, device: str) -> dict[str, Any]:
         "ovbench": _package_sha256(),
         "method": _code_sha256(METHODS, cell.method),
         "regions": _code_sha256(REGIONS, regions) if regions else None,
-        "packages": env.versions(),
+        "packages": {name: version for name, version in env.versions().items() if name != "ovbench"},
         "device": torch.device(device).type,
     }
 

@@ -28,8 +28,9 @@ def made_with(header: Mapping[str, Any], entries: Mapping[str, Entry], now: Mapp
     """Versions, revision and device of the runs that counted the images; those of ``now`` where none did yet."""
     runs = runs_of(entries) or [now]
     devices = [run["device"] for run in runs if "device" in run]  # a damaged line may have been the one that told it
+    ours = sorted({run["ovbench"] for run in runs if "ovbench" in run})  # its header names the code by content
     return {
-        "versions": header["code"]["packages"],
+        "versions": {**header["code"]["packages"], **({"ovbench": ", ".join(ours)} if ours else {})},
         "git": joined_revisions(run.get("git") for run in runs),
         "device": devices[-1] if devices else now["device"],
     }

@@ -47,6 +47,7 @@ from ovbench.inference.visualize import Pictures
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_json
+from ovbench.utils.version import package_version
 
 Say = Callable[[str], object]
 
@@ -243,7 +244,8 @@ def _run(cell: PlannedCell, newest: Sequence[str]) -> dict[str, Any]:
             now = max(now, datetime.fromisoformat(started) + timedelta(microseconds=1))
     how = cell.execution
     device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
-    return {"started": now.isoformat(timespec="microseconds"), "git": env.git_revision(), "device": device}
+    started = now.isoformat(timespec="microseconds")
+    return {"started": started, "ovbench": package_version(), "git": env.git_revision(), "device": device}
 
 
 def _target(

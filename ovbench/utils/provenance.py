@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ovbench.utils.version import package_version
+
 PACKAGES = (
     "ovbench", "torch", "torchvision", "open_clip_torch", "timm", "segment-anything", "mmsegmentation", "mmengine",
     "mmcv-lite", "numpy", "scipy", "scikit-image", "scikit-learn", "opencv-python", "opencv-python-headless", "pillow",
@@ -24,6 +26,8 @@ def versions() -> dict[str, str | None]:
 
 def version_of(package: str) -> str | None:
     """The installed version of a distribution; None where there is none."""
+    if package == "ovbench":
+        return package_version()
     try:
         return version(package)
     except PackageNotFoundError:

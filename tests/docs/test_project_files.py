@@ -7,7 +7,6 @@ from pathlib import Path
 
 import yaml
 
-from ovbench import __version__
 from ovbench.utils.toml import read_toml
 
 ROOT = Path(__file__).parents[2]
@@ -15,11 +14,6 @@ ROOT = Path(__file__).parents[2]
 
 def text(*parts):
     return ROOT.joinpath(*parts).read_text(encoding="utf-8")
-
-
-def test_one_version():
-    project = read_toml(ROOT / "pyproject.toml")["project"]
-    assert project["version"] == __version__ == yaml.safe_load(text("CITATION.cff"))["version"]
 
 
 def test_one_ruff():

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ovbench import __version__
 from ovbench.backbones.build import Loaded, load_backbone, missing_weights
 from ovbench.config.load import templates
 from ovbench.evaluation.distributed import Shard, Team
@@ -30,6 +29,7 @@ from ovbench.training.reference_set.settings import Plan, stage_settings
 from ovbench.training.reference_set.summary import report_page
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError
+from ovbench.utils.version import package_version
 
 TEXT_BATCH_SIZE = 4096
 
@@ -248,7 +248,7 @@ def _manifest(
         "failed": base.notes["failed"],
         "without_caption": base.notes["without_caption"],
         "without_noun": base.notes["without_noun"],
-        "ovbench": __version__,
+        "ovbench": package_version(),
         "versions": env.versions(),
         "git": env.git_revision(),
     }
