@@ -23,10 +23,10 @@ from ovbench.config.load import override_pairs, resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
 from ovbench.inference.predictor import Predictor
-from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.cass import CASS
 from ovbench.parity.record_case import Recorder
+from ovbench.utils.images import resize_image, resized_size
 
 
 def gap(distance: np.ndarray) -> float:

@@ -7,57 +7,18 @@ and never holds a map per query. They differ only where rounding does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from ovbench.methods.ops import Decision, largest
+
 # Elements of a tile: on the CPU what is made of it should stay in the cache, on a GPU launches should be few.
 TILE_CPU, TILE_GPU = 1 << 18, 1 << 26
-FEW = 64  # rows that are searched at once
-
-
-@dataclass(frozen=True)
-class Decision:
-    """How scores become labels (official CLIP-based protocols, ``facts`` of each method).
-
-    ``logit_scale`` multiplies cosines before the softmax over queries; pixels whose best class probability is below
-    ``prob_thd`` become the class ``background`` (0, or no background: there is no threshold).
-    """
-
-    logit_scale: float = 40.0
-    prob_thd: float = 0.0
-    background: int | None = None
-
-    @property
-    def threshold(self) -> float:
-        """The threshold that is used: 0 where there is no background to fall back to."""
-        return 0.0 if self.background is None else self.prob_thd
 
 
 def tile_elements(device: torch.device) -> int:
     """How many elements a tile should have."""
     return TILE_CPU if device.type == "cpu" else TILE_GPU
-
-
-def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision) -> Tensor:
-    """Softmax over all queries, then the maximum over the synonyms of a class.
-
-    Args:
-        scores: f[q, ...] cosines, one row per query.
-        class_index: i64[q] the class of each query, every class from 0 to the last present at least once.
-
-    Returns:
-        f[c, ...] probabilities, which sum to less than one where synonyms share them.
-    """
-    queries = (scores * decision.logit_scale).softmax(0)
-    classes = int(class_index[-1]) + 1
-    if classes == len(class_index):
-        return queries
-    index = class_index.view(-1, *[1] * (queries.dim() - 1)).expand_as(queries)
-    empty = queries.new_zeros((classes, *queries.shape[1:]))
-    return empty.scatter_reduce(0, index, queries, "amax")
 
 
 def decide(probabilities: Tensor, decision: Decision) -> Tensor:
@@ -108,42 +69,3 @@ def _or_background(labels: Tensor, best: Tensor, decision: Decision) -> Tensor:
     if decision.threshold > 0:
         return labels.masked_fill(best < decision.threshold, decision.background)
     return labels
-
-
-class Largest(NamedTuple):
-    """The largest value f[...] of each pixel and the first row i64[...] that has it."""
-
-    value: Tensor
-    row: Tensor
-
-
-def largest(values: Tensor) -> Largest:
-    """``values.max(0)`` of f[q, ...], the first row of equal ones.
-
-    To find a maximum is quick, to find its place is not. So of many rows first the largest of each group is found, and
-    the winning group alone is searched.
-    """
-    flat = values.flatten(1)
-    count = len(flat)
-    if count <= FEW:
-        value = flat.amax(0)
-        row = _first(flat == value)
-    else:
-        size = round(count**0.5)
-        rest = count % size
-        heads = flat[: count - rest].unflatten(0, (-1, size)).amax(1)
-        if rest:
-            heads = torch.cat([heads, flat[-rest:].amax(0, keepdim=True)])
-        value = heads.amax(0)
-        row = _first(heads == value) * size
-        group = torch.arange(size, device=flat.device)[:, None] + row
-        row += _first(flat.gather(0, group.clamp_(max=count - 1)) == value)
-        row.clamp_(max=count - 1)
-    return Largest(value.view(values.shape[1:]), row.view(values.shape[1:]))
-
-
-def _first(found: Tensor) -> Tensor:
-    """The first row of bool[k, n] that holds, i64[n]; the last one where none does, as among NaN."""
-    rows = len(found)
-    downwards = torch.arange(rows, 0, -1, dtype=torch.int16, device=found.device)[:, None]
-    return (rows - (found * downwards).amax(0).long()).clamp_(max=rows - 1)

@@ -15,15 +15,17 @@ from torch import Tensor
 from ovbench.backbones.normalization import per_channel
 from ovbench.backbones.preprocess import Normalisation
 from ovbench.config.load import Protocol
-from ovbench.inference.decision import Decision, Leading, decide, tile_elements
+from ovbench.inference.decision import Leading, decide, tile_elements
 from ovbench.inference.pamr import PAMR
-from ovbench.inference.scene import Note, Part, Scene, Window, gather, pad_region, resize_image, resized_size
-from ovbench.inference.sliding_window import Box, Pad, WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.inference.scene import Note, Part, Scene, Window, gather, pad_region
+from ovbench.inference.sliding_window import Box, WindowMean, cut, pad_to_multiple, window_grid
 from ovbench.methods.base import Batch, Method, Queries
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
 from ovbench.methods.blame import check_features, expect
+from ovbench.methods.ops import Decision, Pad
 from ovbench.regions.base import nearest_ids
 from ovbench.utils.errors import ScoreError, say_once
+from ovbench.utils.images import resize_image, resized_size
 
 PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch of CLIP, whichever tower is used
 WINDOWS_AT_ONCE = 16

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.methods.bilinear import enlarge
+from ovbench.methods.ops import Pad
 
 
 class Box(NamedTuple):
@@ -30,15 +30,6 @@ class Box(NamedTuple):
     def of(self, image: Tensor) -> Tensor:
         """Its part of [..., H, W]: a view [..., h, w]."""
         return image[..., self.y1 : self.y2, self.x1 : self.x2]
-
-
-class Pad(NamedTuple):
-    """Pixels added on each side of a window."""
-
-    left: int
-    right: int
-    top: int
-    bottom: int
 
 
 def window_grid(size: tuple[int, int], crop: int, stride: int) -> list[Box]:
@@ -73,15 +64,6 @@ def stack(windows: list[Tensor], pad: Pad, value: float = 0) -> Tensor:
     """Windows ``[..., h, w]`` of one size as a batch ``[b, ..., h, w]``, padded with ``value``."""
     batch = torch.stack(windows)
     return F.pad(batch, tuple(pad), value=value) if any(pad) else batch
-
-
-def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: bool = False) -> Tensor:
-    """Patch scores ``[b, q, gh, gw]`` to pixels of the window ``[b, q, h, w]``: bilinear to the padded window of
-    ``size`` plus ``pad``, then the padding is cut off."""
-    h, w = size
-    padded = (h + pad.top + pad.bottom, w + pad.left + pad.right)
-    scores = enlarge(scores, padded, align_corners=align_corners)
-    return scores[..., pad.top : pad.top + h, pad.left : pad.left + w]
 
 
 class WindowMean:

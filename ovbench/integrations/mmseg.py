@@ -29,8 +29,8 @@ with warnings.catch_warnings():
 from ovbench.config.load import Cell, resolve  # noqa: E402
 from ovbench.data.decode import read_image  # noqa: E402
 from ovbench.inference.pipeline import build_pipeline  # noqa: E402
-from ovbench.inference.scene import resized_size  # noqa: E402
 from ovbench.utils.errors import UsageError  # noqa: E402
+from ovbench.utils.images import resized_size  # noqa: E402
 from ovbench.utils.registry import METHODS  # noqa: E402
 
 

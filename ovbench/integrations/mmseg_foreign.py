@@ -30,10 +30,10 @@ import ovbench
 from ovbench.backbones.build import Loaded
 from ovbench.config.load import Cell
 from ovbench.inference.pipeline import Classes, named_classes
-from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Method, Needs
 from ovbench.methods.blame import CannotBuild, MethodError
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.images import resize_image, resized_size
 from ovbench.utils.registry import METHODS
 
 TYPES = {"bool": bool, "int": int, "float": float, "str": str, "str | None": str | None}

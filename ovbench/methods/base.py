@@ -18,8 +18,7 @@ from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.normalization import renormalise
 from ovbench.backbones.preprocess import OPENAI, Normalisation
-from ovbench.inference.decision import Decision, class_probabilities
-from ovbench.inference.sliding_window import Pad, uncut
+from ovbench.methods.ops import Decision, Pad, class_probabilities, uncut
 from ovbench.methods.reme.reference_bank import ReferenceBank
 from ovbench.methods.talk2dino.projection import Psi
 

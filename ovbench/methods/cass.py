@@ -25,7 +25,7 @@ from ovbench.methods.base import Batch, Method, Needs, Queries
 from ovbench.methods.cass_spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.methods.naclip import neighbourhood
 from ovbench.utils.errors import UsageError
-from ovbench.utils.images import resize_like_pillow
+from ovbench.utils.pillow_resize import resize_like_pillow
 
 MISREAD_STD = (0.229, 0.224, 0.255)  # official inverse normalisation: ImageNet's std, but 0.255 instead of 0.225
 TOP_PATCHES = 2  # patches that a query is moved towards

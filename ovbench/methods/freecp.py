@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ovbench.inference.decision import Decision
 from ovbench.methods.base import Backbones, Batch, Method, Queries
 from ovbench.methods.freecp_boxes import above_threshold, box_union, contour_boxes
 from ovbench.methods.gem import GEM
 from ovbench.methods.last_block import LastBlock
+from ovbench.methods.ops import Decision
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS
 

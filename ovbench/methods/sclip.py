@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.clip import Heads
-from ovbench.inference.decision import Decision, largest
 from ovbench.methods.base import NoParams, Queries
 from ovbench.methods.last_block import LastBlock, Residual
+from ovbench.methods.ops import Decision, largest
 from ovbench.utils.errors import say_once
 
 

@@ -38,7 +38,7 @@ class FelzenszwalbResized(Felzenszwalb):
     long_side: int = 2048
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
-        from ovbench.inference.scene import resize_image, resized_size
+        from ovbench.utils.images import resize_image, resized_size
 
         h, w = image.shape[:2]
         regions = super().__call__(resize_image(image, resized_size((h, w), self.short_side, self.long_side)))

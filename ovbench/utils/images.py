@@ -1,65 +1,21 @@
-"""Pillow's image resize as two matrix products, so that a batch of pictures stays on its device.
-
-Pillow resamples 8-bit pictures in whole numbers: weights are rounded to multiples of 2^-22, and after the horizontal
-and again after the vertical pass values are rounded to 8 bits. Products of that size are exact in fp64, so the results
-are Pillow's to the last bit.
-"""
+"""Resize rules of the protocols."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor
-
-WEIGHT_BITS = 22  # Pillow's PRECISION_BITS for 8-bit channels
+import cv2
+import numpy as np
 
 
-def _triangle(x: Tensor) -> Tensor:
-    return (1 - x.abs()).clamp(min=0)
+def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
+    """mmcv's ``rescale_size``: the factor that brings the short side to ``short_side`` without the long side exceeding
+    ``long_side``; sides are rounded half up. ``short_side`` 0 keeps the size."""
+    h, w = size
+    if short_side == 0:
+        return h, w
+    factor = min(max(short_side, long_side) / max(h, w), min(short_side, long_side) / min(h, w))
+    return int(h * factor + 0.5), int(w * factor + 0.5)
 
 
-def _cubic(x: Tensor) -> Tensor:
-    """Keys' kernel with a = -0.5, which is Pillow's (OpenCV and torch use -0.75)."""
-    x = x.abs()
-    near = (1.5 * x - 2.5) * x * x + 1
-    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
-
-
-KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}
-
-
-def resize_like_pillow(pictures: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
-    """Pictures u8[..., h, w] as u8[..., H, W], the values of ``PIL.Image.resize``; ``kernel`` names its filter,
-    "bilinear" or "bicubic". A side that keeps its length is not resampled.
-
-    >>> resize_like_pillow(torch.tensor([[0, 100]], dtype=torch.uint8), (1, 4), "bilinear").tolist()
-    [[0, 25, 75, 100]]
-    """
-    h, w = pictures.shape[-2:]
-    if w != size[1]:
-        pictures = _round(pictures.double() @ _weights(w, size[1], kernel, pictures.device).T)
-    if h != size[0]:
-        pictures = _round(_weights(h, size[0], kernel, pictures.device) @ pictures.double())
-    return pictures
-
-
-def _weights(old: int, new: int, kernel: str, device: torch.device) -> Tensor:
-    """Whole numbers as f64[new, old]: every output pixel's weights over the input pixels, times 2^22."""
-    function, support = KERNELS[kernel]
-    scale = old / new
-    stretch = max(scale, 1.0)  # shrinking widens the kernel, so that every input pixel counts
-    centre = (torch.arange(new, dtype=torch.float64, device=device) + 0.5) * scale
-    first = (centre - support * stretch + 0.5).clamp(min=0).floor()
-    end = (centre + support * stretch + 0.5).clamp(max=old).floor()
-    pixel = torch.arange(old, dtype=torch.float64, device=device)
-    weights = function((pixel - centre[:, None] + 0.5) / stretch)
-    weights *= (pixel >= first[:, None]) & (pixel < end[:, None])
-    weights /= weights.sum(1, keepdim=True)
-    scaled = weights * (1 << WEIGHT_BITS)
-    return torch.trunc(scaled + torch.where(scaled < 0, -0.5, 0.5))
-
-
-def _round(sums: Tensor) -> Tensor:
-    return ((sums + (1 << (WEIGHT_BITS - 1))) / (1 << WEIGHT_BITS)).floor().clamp(0, 255).to(torch.uint8)
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear on uint8 by OpenCV, as mmcv's ``imrescale``."""
+    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -33,12 +33,13 @@ from ovbench.backbones.clip import ClipVision
 from ovbench.config.load import Protocol
 from ovbench.data.decode import read_image
 from ovbench.inference.batching import OneByOne, SharedBatches
-from ovbench.inference.decision import Decision, Leading, tile_elements
+from ovbench.inference.decision import Leading, tile_elements
 from ovbench.inference.precision import PRECISIONS, Execution, execute, refuse_tf32
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.bilinear import enlarged_tiles
 from ovbench.methods.maskclip import MaskCLIP
+from ovbench.methods.ops import Decision
 from ovbench.utils import provenance as env
 from ovbench.utils.files import write_json
 

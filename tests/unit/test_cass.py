@@ -20,7 +20,7 @@ from ovbench.methods.cass import CASS, CASSParams, cluster, first_largest
 from ovbench.methods.cass_spectral import match_range, principal, recompose, stretch
 from ovbench.parity.towers import clip_module
 from ovbench.utils.errors import UsageError
-from ovbench.utils.images import resize_like_pillow
+from ovbench.utils.pillow_resize import resize_like_pillow
 
 MEAN, STD = (122.771, 116.746, 104.094), (68.501, 66.632, 70.323)
 SCRIPT = Path(__file__).parents[2] / "scripts" / "count_ties.py"

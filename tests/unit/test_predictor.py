@@ -11,12 +11,13 @@ from towers import small_towers
 from ovbench.config.load import Protocol
 from ovbench.inference import decision as reduce
 from ovbench.inference import predictor as labeller_module
-from ovbench.inference.decision import Decision, class_probabilities, decide
+from ovbench.inference.decision import decide
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Queries
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
+from ovbench.methods.ops import Decision, class_probabilities
 from ovbench.methods.sclip import SCLIP, SCLIPParams
 from ovbench.parity.record_case import Recorder
 from ovbench.utils.errors import ScoreError, say_once

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovbench.inference.decision import FEW, Decision, Leading, class_probabilities, decide, largest
+from ovbench.inference.decision import Leading, decide
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
+from ovbench.methods.ops import FEW, Decision, class_probabilities, largest
 
 SURE = 1e-4  # of a probability or a logit: farther apart than any rounding here
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovbench.inference.decision import Decision
 from ovbench.methods.base import Queries
+from ovbench.methods.ops import Decision
 from ovbench.methods.reme.method import (
     ReME,
     ReMEParams,

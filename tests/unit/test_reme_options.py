@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ovbench.inference.decision import Decision
+from ovbench.methods.ops import Decision
 from ovbench.methods.reme.method import class_affinity, retrieve, weighted
 from ovbench.methods.reme.pooling import ZETAS, mask_shares, pooled, segment_embeddings
 from ovbench.methods.reme.reference_bank import ReferenceBank

@@ -12,10 +12,9 @@ from ovbench.backbones.build import load_backbone
 from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.names import timm_names
-from ovbench.inference.decision import Decision
-from ovbench.inference.sliding_window import Pad
 from ovbench.inference.text_embedding import build_queries
 from ovbench.methods.base import Backbones, Batch, Queries
+from ovbench.methods.ops import Decision, Pad
 from ovbench.methods.talk2dino.method import Talk2DINO, Talk2DINOParams, WindowFeatures
 from ovbench.methods.talk2dino.projection import Psi, check_partners, load_psi
 from ovbench.utils.errors import InputError, UsageError

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ovbench.inference.scene import resized_size
-from ovbench.inference.sliding_window import Box, Pad, WindowMean, cut, pad_to_multiple, uncut, window_grid
+from ovbench.inference.sliding_window import Box, WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.methods.ops import Pad, uncut
+from ovbench.utils.images import resized_size
 
 
 def mmseg_grid(h, w, crop, stride):

@@ -15,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.inference.decision import Decision
-from ovbench.inference.sliding_window import Pad
 from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
+from ovbench.methods.ops import Decision, Pad
 from ovbench.methods.reme.approximate_search import FaissIndex, measure_recall
 from ovbench.methods.reme.pooling import segment_embeddings
 from ovbench.methods.reme.reference_bank import ReferenceBank

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.inference.decision import Decision, class_probabilities
-from ovbench.inference.sliding_window import Pad, uncut
 from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
+from ovbench.methods.ops import Decision, Pad, class_probabilities, uncut
 from ovbench.methods.talk2dino.projection import check_widths
 
 EPS = 1e-6  # of every normalisation

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from ovbench.config.load import Protocol
-from ovbench.inference.decision import class_probabilities
 from ovbench.inference.predictor import Predictor
-from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Method, Queries
+from ovbench.methods.ops import class_probabilities
 from ovbench.parity.case import Case
 from ovbench.parity.record_case import Recorder
+from ovbench.utils.images import resize_image, resized_size
 
 Values = dict[str, Callable[[int | None], Any]]
 

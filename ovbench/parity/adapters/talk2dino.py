@@ -15,7 +15,6 @@ from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.names import timm_names
 from ovbench.config.load import Protocol
 from ovbench.inference.predictor import Predictor
-from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.talk2dino.method import (
     Talk2DINO,
@@ -35,6 +34,7 @@ from ovbench.training.talk2dino.features import preparation
 from ovbench.training.talk2dino.loop import PairBatch, TrainingState, take_step, with_optimiser
 from ovbench.training.talk2dino.recipe import Recipe
 from ovbench.utils.errors import InputError
+from ovbench.utils.images import resize_image, resized_size
 
 
 def talk2dino(case: Case) -> Values:

@@ -15,7 +15,6 @@ from torch import Tensor
 from ovbench.backbones.build import Loaded
 from ovbench.backbones.text import TextEncoder, embed_queries
 from ovbench.config.load import Protocol
-from ovbench.inference.scene import resize_image, resized_size
 from ovbench.methods.base import Backbones
 from ovbench.methods.clip import CLIP
 from ovbench.methods.last_block import NoResidual
@@ -24,6 +23,7 @@ from ovbench.methods.reme.method import patch_tokens
 from ovbench.methods.reme.pooling import segment_embeddings
 from ovbench.regions.base import rank_ids
 from ovbench.regions.cover import complete
+from ovbench.utils.images import resize_image, resized_size
 
 CACHED_PHRASES = 20000
 CLIP_PROTOCOL = Protocol()  # its default mean and std are CLIP's
