@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ovbench.data.descriptions import DescriptionSet, write_set
 from ovbench.data.mini import world
-from ovbench.training.descriptions import DescriptionSet, write_set
 from ovbench.utils.paths import shipped
 
 RULE = "every word for a material; every word for the colour, the pattern and the shape of a thing, in varying order"

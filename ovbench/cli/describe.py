@@ -89,8 +89,8 @@ def import_prompts(file: Path, dataset: str, out: Path | None, as_json: bool) ->
     ovbench describe import FreeCP/prompts/vicuna13b/voc21.py --dataset voc20
     """
     from ovbench.backbones.checkpoint import file_sha256
+    from ovbench.data import descriptions as library
     from ovbench.data.card import load_card, vocabulary
-    from ovbench.training import descriptions as library
     from ovbench.utils.paths import cache_root
 
     card = load_card(dataset)

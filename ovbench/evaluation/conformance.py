@@ -17,7 +17,7 @@ from ovbench.backbones.build import require_weights
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
-from ovbench.inference.batching import SharedBatches
+from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.methods.base import Batch
 from ovbench.methods.blame import blame
@@ -166,12 +166,12 @@ def _shared(bench: Bench) -> tuple[str, str]:
 
 def _in_company(bench: Bench, order: tuple[int, ...]) -> np.ndarray:
     """The labels of the first image, labelled in this order with the other."""
-    shared = SharedBatches(bench.pipeline.predictor, SHARED)
+    shared = WindowBatcher(bench.pipeline.predictor, SHARED)
     outcomes = []
     for number in order:
         regions = bench.pipeline.regions(bench.images[number], bench.paths[number])
         outcomes += shared.add(number, bench.images[number], regions)
-    labels = {outcome.number: outcome.labels for outcome in (*outcomes, *shared.rest())}[0]
+    labels = {outcome.number: outcome.labels for outcome in (*outcomes, *shared.flush())}[0]
     if isinstance(labels, OvbenchError):
         raise labels
     return labels[0]

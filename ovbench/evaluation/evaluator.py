@@ -15,7 +15,7 @@ from ovbench.data.dataset import Dataset, Sample
 from ovbench.data.decode import FileIdentity, Picture
 from ovbench.evaluation.identity import identity_of, region_maps
 from ovbench.evaluation.ledger import Entry, LedgerPart
-from ovbench.inference.batching import OneByOne, Outcome, SharedBatches
+from ovbench.inference.batching import ImageByImage, Prediction, WindowBatcher
 from ovbench.inference.pipeline import Pipeline
 from ovbench.methods.blame import MethodError, blamed
 from ovbench.metrics.confusion import count_pixels
@@ -75,7 +75,7 @@ def evaluate(
         items = targets[0].dataset.items
         maps.expect({item.id: item.image_path for item in items}, [items[index].id for index in indices])
     ahead = max(READ_AHEAD, batch)
-    for read, (index, labels, seconds) in _outcomes(pipeline, _read_ahead(pipeline, targets, indices, ahead), batch):
+    for read, (index, labels, seconds) in _predictions(pipeline, _read_ahead(pipeline, targets, indices, ahead), batch):
         if read is None or isinstance(labels, OvbenchError):
             outcomes = [labels] * len(targets)
         else:
@@ -93,21 +93,21 @@ def evaluate(
         advance()
 
 
-def _outcomes(
+def _predictions(
     pipeline: Pipeline, reads: Iterator[tuple[int, Future[Read]]], batch: int
-) -> Iterator[tuple[Read | None, Outcome]]:
+) -> Iterator[tuple[Read | None, Prediction]]:
     """Every image as it finishes; those that cannot be read at once."""
-    way = SharedBatches(pipeline.predictor, batch) if batch else OneByOne(pipeline.predictor)
+    batcher = WindowBatcher(pipeline.predictor, batch) if batch else ImageByImage(pipeline.predictor)
     held: dict[int, Read] = {}
     for index, future in reads:
         try:
             held[index] = read = future.result()
         except (InputError, MethodError) as error:
-            yield None, Outcome(index, error, {})
+            yield None, Prediction(index, error, {})
             continue
-        for outcome in way.add(index, read.image, read.regions):
+        for outcome in batcher.add(index, read.image, read.regions):
             yield _timed(held, outcome)
-    for outcome in way.rest():
+    for outcome in batcher.flush():
         yield _timed(held, outcome)
 
 
@@ -129,7 +129,7 @@ def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | 
         return pipeline.regions(image, path)
 
 
-def _timed(held: dict[int, Read], outcome: Outcome) -> tuple[Read, Outcome]:
+def _timed(held: dict[int, Read], outcome: Prediction) -> tuple[Read, Prediction]:
     read = held.pop(outcome.number)
     seconds = {**read.seconds, **outcome.seconds, "label": sum(outcome.seconds.values())}
     return read, outcome._replace(seconds=seconds)

@@ -26,9 +26,9 @@ from ovbench.backbones.checkpoint import file_sha256
 from ovbench.config.load import Cell, templates
 from ovbench.data.dataset import Dataset
 from ovbench.data.decode import FileIdentity
+from ovbench.data.descriptions import find_set
 from ovbench.evaluation.ledger import header_digest
 from ovbench.methods.plugins import short_name
-from ovbench.training.descriptions import find_set
 from ovbench.utils import provenance as env
 from ovbench.utils.registry import METHODS, REGIONS, Registry, entry_points
 

@@ -18,10 +18,10 @@ from ovbench.config.suites import SuiteRow, load_suite
 from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.classes import refuse_other_order
 from ovbench.data.dataset import Dataset, open_dataset
+from ovbench.data.descriptions import stand_in
 from ovbench.evaluation.distributed import Shard, Team, parse_shard
 from ovbench.inference.precision import FP32, Execution, choose_batch
 from ovbench.regions.provider import open_source
-from ovbench.training.descriptions import stand_in
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError, UsageError
 

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from ovbench.inference.predictor import Predictor
-from ovbench.inference.scene import Scene, Window, gather, region_slots
 from ovbench.inference.sliding_window import WindowMean
+from ovbench.inference.windowed_image import Window, WindowedImage, gather, region_slots
 from ovbench.methods.blame import blame
 from ovbench.utils.errors import InputError, ScoreError
 
 
-class Outcome(NamedTuple):
+class Prediction(NamedTuple):
     """What became of an image: its labels u16[H, W], one map per vocabulary, or why there are none; and the seconds of
     every stage."""
 
@@ -35,58 +35,60 @@ class Outcome(NamedTuple):
     seconds: dict[str, float]
 
 
-def _outcome(number: int, seconds: dict[str, float], method: Any, label: Callable[[], list[np.ndarray]]) -> Outcome:
+def _prediction(
+    number: int, seconds: dict[str, float], method: Any, label: Callable[[], list[np.ndarray]]
+) -> Prediction:
     try:
-        return Outcome(number, label(), seconds)
+        return Prediction(number, label(), seconds)
     except (InputError, ScoreError) as error:
-        return Outcome(number, error, seconds)
+        return Prediction(number, error, seconds)
     except (Exception, SystemExit) as error:  # a mistake in the method's code costs the image, not the run
-        return Outcome(number, blame(error, method), seconds)
+        return Prediction(number, blame(error, method), seconds)
 
 
-class OneByOne:
+class ImageByImage:
     """Labels every image when it comes."""
 
     def __init__(self, predictor: Any):
         self.predictor = predictor
 
-    def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Outcome]:
+    def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Prediction]:
         """Take the image u8[H, W, 3] with its region map i32[H, W]; gives the images that are done with that."""
         self.predictor.seconds = seconds = {}
-        yield _outcome(number, seconds, self.predictor.method, lambda: self.predictor.label(image, regions))
+        yield _prediction(number, seconds, self.predictor.method, lambda: self.predictor.label(image, regions))
 
-    def rest(self) -> Iterator[Outcome]:
+    def flush(self) -> Iterator[Prediction]:
         """The images that still wait: none."""
         return iter(())
 
 
-class Kind(NamedTuple):
+class BatchKey(NamedTuple):
     """What windows that share batches have in common beside their size; see `Batch`."""
 
     pad_region: int
     region_slots: int | None
 
 
-class Waiting:
+class PendingImage:
     """An image some of whose windows have not been through the method; their features come in order, and are scored
     ``at_once``, as if the image were alone."""
 
-    def __init__(self, number: int, scene: Scene, kind: Kind, predictor: Predictor):
-        self.number, self.scene, self.kind = number, scene, kind
+    def __init__(self, number: int, prepared: WindowedImage, key: BatchKey, predictor: Predictor):
+        self.number, self.prepared, self.key = number, prepared, key
         self.seconds, self.at_once = predictor.seconds, predictor.windows_at_once
-        self.means: list[WindowMean] = predictor.means(scene)
+        self.means: list[WindowMean] = predictor.means(prepared)
         self.features: list[Any] = []
         self.scored = 0
 
 
-class Queued(NamedTuple):
+class QueuedWindow(NamedTuple):
     """A window that waits for its batch."""
 
-    owner: Waiting
+    owner: PendingImage
     window: Window
 
 
-class SharedBatches:
+class WindowBatcher:
     """Labels images as they fill batches of ``size`` windows; no more than ``size`` images wait at a time.
 
     Only windows of the protocol's full size share batches. An image smaller than that, or any where the protocol has
@@ -95,54 +97,54 @@ class SharedBatches:
 
     def __init__(self, predictor: Predictor, size: int):
         self.predictor, self.asked, self.size = predictor, size, size
-        self.waiting: dict[int, Waiting] = {}  # in the order of their coming
-        self.queues: dict[Kind, deque[Queued]] = {}
+        self.pending: dict[int, PendingImage] = {}  # in the order of their coming
+        self.queues: dict[BatchKey, deque[QueuedWindow]] = {}
 
-    def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Outcome]:
+    def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Prediction]:
         """Take the image u8[H, W, 3] with its region map i32[H, W]; gives the images that are done with that."""
         self.predictor.seconds = seconds = {}
         try:
-            scene = self.predictor.resized_scene(image, regions)
+            prepared = self.predictor.prepare(image, regions)
         except (cv2.error, ValueError, RuntimeError) as error:  # of a shape that cannot be resized
-            yield Outcome(number, blame(error, self.predictor.method), seconds)
+            yield Prediction(number, blame(error, self.predictor.method), seconds)
             return
-        if scene.boxes[0].size != (self.predictor.protocol.crop,) * 2:
-            yield _outcome(number, seconds, self.predictor.method, lambda: self.predictor.label_scene(scene))
+        if prepared.boxes[0].size != (self.predictor.protocol.crop,) * 2:
+            yield _prediction(number, seconds, self.predictor.method, lambda: self.predictor.label_prepared(prepared))
             return
-        owner = self.waiting[number] = Waiting(
-            number, scene, Kind(scene.pad_region, region_slots(regions)), self.predictor
+        owner = self.pending[number] = PendingImage(
+            number, prepared, BatchKey(prepared.pad_region, region_slots(regions)), self.predictor
         )
-        queue = self.queues.setdefault(owner.kind, deque())
-        queue.extend(Queued(owner, Window(scene, box)) for box in scene.boxes)
+        queue = self.queues.setdefault(owner.key, deque())
+        queue.extend(QueuedWindow(owner, Window(prepared, box)) for box in prepared.boxes)
         while len(queue) >= self.size:
-            yield from self._run(owner.kind)
-        while len(self.waiting) > self.asked:
-            yield from self._run(self._oldest_kind())
+            yield from self._run(owner.key)
+        while len(self.pending) > self.asked:
+            yield from self._run(self._oldest_key())
 
-    def rest(self) -> Iterator[Outcome]:
+    def flush(self) -> Iterator[Prediction]:
         """The images that still wait."""
-        while self.waiting:
-            yield from self._run(self._oldest_kind())
+        while self.pending:
+            yield from self._run(self._oldest_key())
 
-    def _oldest_kind(self) -> Kind:
-        return next(iter(self.waiting.values())).kind
+    def _oldest_key(self) -> BatchKey:
+        return next(iter(self.pending.values())).key
 
-    def _run(self, kind: Kind) -> Iterator[Outcome]:
+    def _run(self, key: BatchKey) -> Iterator[Prediction]:
         """One batch from the front of a queue."""
-        queue = self.queues[kind]
+        queue = self.queues[key]
         members = [queue.popleft() for _ in range(min(self.size, len(queue)))]
-        members = [one for one in members if one.owner.number in self.waiting]  # the others' images have failed
+        members = [one for one in members if one.owner.number in self.pending]  # the others' images have failed
         for one, features in self._encoded(members) if members else ():
-            if one.owner.number not in self.waiting:
+            if one.owner.number not in self.pending:
                 continue
             self.predictor.seconds = one.owner.seconds
             take = partial(self._take, one.owner, features)
-            outcome = _outcome(one.owner.number, one.owner.seconds, self.predictor.method, take)
-            if outcome.labels is not None:
-                del self.waiting[one.owner.number]
-                yield outcome
+            prediction = _prediction(one.owner.number, one.owner.seconds, self.predictor.method, take)
+            if prediction.labels is not None:
+                del self.pending[one.owner.number]
+                yield prediction
 
-    def _encoded(self, members: list[Queued]) -> list[tuple[Queued, Any]]:
+    def _encoded(self, members: list[QueuedWindow]) -> list[tuple[QueuedWindow, Any]]:
         """Each window with its features, or with the error of its image."""
         start, found = time.perf_counter(), None
         try:
@@ -162,12 +164,12 @@ class SharedBatches:
             one.owner.seconds["encode"] = one.owner.seconds.get("encode", 0.0) + share
         return [(one, _row(found, number)) for number, one in enumerate(members)]
 
-    def _encode(self, members: list[Queued]) -> Any:
+    def _encode(self, members: list[QueuedWindow]) -> Any:
         windows = [one.window for one in members]
         padded = windows + windows[-1:] * (self.size - len(windows))
-        return self.predictor.encode(gather(padded, slots=members[0].owner.kind.region_slots))
+        return self.predictor.encode(gather(padded, slots=members[0].owner.key.region_slots))
 
-    def _in_halves(self, members: list[Queued]) -> list[tuple[Queued, Any]]:
+    def _in_halves(self, members: list[QueuedWindow]) -> list[tuple[QueuedWindow, Any]]:
         """The device has too little memory for so many windows."""
         if self.size == 1:
             error = ScoreError("the device has too little memory for one window", fix="choose another --device")
@@ -175,12 +177,12 @@ class SharedBatches:
         if self.size == self.asked:
             print(f"out of memory on {self.predictor.device}: going on with smaller batches", file=sys.stderr)
         self.size //= 2
-        pairs: list[tuple[Queued, Any]] = []
+        pairs: list[tuple[QueuedWindow, Any]] = []
         while len(pairs) < len(members):
             pairs += self._encoded(members[len(pairs) : len(pairs) + self.size])
         return pairs
 
-    def _image_by_image(self, members: list[Queued], error: Exception) -> list[tuple[Queued, Any]]:
+    def _image_by_image(self, members: list[QueuedWindow], error: Exception) -> list[tuple[QueuedWindow, Any]]:
         """The method refused a batch; which image does it mean?"""
         owners = list(dict.fromkeys(one.owner for one in members))
         if len(owners) == 1:
@@ -188,24 +190,24 @@ class SharedBatches:
         parts = [[one for one in members if one.owner is owner] for owner in owners]
         return [pair for part in parts for pair in self._encoded(part)]
 
-    def _take(self, owner: Waiting, features: Any) -> list[np.ndarray] | None:
+    def _take(self, owner: PendingImage, features: Any) -> list[np.ndarray] | None:
         """The features of an image's next window; its labels, if that was the last. Raises what the window came to."""
         if isinstance(features, Exception):
             raise features
         owner.features.append(features)
-        boxes = owner.scene.boxes[owner.scored : owner.scored + owner.at_once]
+        boxes = owner.prepared.boxes[owner.scored : owner.scored + owner.at_once]
         if len(owner.features) < len(boxes):
             return None
         joined, owner.features, scored = _joined(owner.features), [], False
         try:
-            self.predictor.score(owner.scene, owner.means, joined, boxes)
+            self.predictor.score(owner.prepared, owner.means, joined, boxes)
             scored = True
         except torch.cuda.OutOfMemoryError:
             del joined
         if not scored:
-            return self.predictor.label_scene(owner.scene)  # by itself, with fewer windows at once
+            return self.predictor.label_prepared(owner.prepared)  # by itself, with fewer windows at once
         owner.scored += len(boxes)
-        return self.predictor.finish(owner.scene, owner.means) if owner.scored == len(owner.scene.boxes) else None
+        return self.predictor.finish(owner.prepared, owner.means) if owner.scored == len(owner.prepared.boxes) else None
 
 
 def _row(features: Any, number: int) -> Any:

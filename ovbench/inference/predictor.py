@@ -17,8 +17,8 @@ from ovbench.backbones.preprocess import Normalisation
 from ovbench.config.load import Protocol
 from ovbench.inference.decision import Leading, decide, tile_elements
 from ovbench.inference.pamr import PAMR
-from ovbench.inference.scene import Note, Part, Scene, Window, gather, pad_region
 from ovbench.inference.sliding_window import Box, WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.inference.windowed_image import Fragment, Note, Window, WindowedImage, gather, pad_region
 from ovbench.methods.base import Batch, Method, Queries
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
 from ovbench.methods.blame import check_features, expect
@@ -36,7 +36,7 @@ class Predictor:
     """A method with its protocol, for one or several vocabularies; it runs where the method's tensors are.
 
     `label` does an image by itself: its windows go through the method in batches whose shape depends on that image
-    alone, so that its labels do not depend on the images before it. `scene`, `means`, `encode`, `score` and `finish`
+    alone, so that its labels do not depend on the images before it. `prepared`, `means`, `encode`, `score` and `finish`
     are the steps of that, for `ovbench.inference.batching`, where windows of several images share batches.
     """
 
@@ -93,7 +93,7 @@ class Predictor:
 
         ``regions`` i32[H, W] is the region map of the original image, for methods that need one.
         """
-        return self.label_scene(self.resized_scene(image, regions))
+        return self.label_prepared(self.prepare(image, regions))
 
     def label_resized(
         self,
@@ -103,21 +103,21 @@ class Predictor:
         note: Note | None = None,
     ) -> list[np.ndarray]:
         """As `label`, for an image that has already been through the resize rule; ``original`` is its size before."""
-        return self.label_scene(self.scene(resized, original, regions, note))
+        return self.label_prepared(self.windowed(resized, original, regions, note))
 
-    def resized_scene(self, image: np.ndarray, regions: np.ndarray | None = None) -> Scene:
+    def prepare(self, image: np.ndarray, regions: np.ndarray | None = None) -> WindowedImage:
         with self.stage("resize"):
             size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
-            return self.scene(resize_image(image, size), image.shape[:2], regions)
+            return self.windowed(resize_image(image, size), image.shape[:2], regions)
 
     @torch.inference_mode()
-    def scene(
+    def windowed(
         self,
         resized: np.ndarray,
         original: tuple[int, int],
         regions: np.ndarray | None = None,
         note: Note | None = None,
-    ) -> Scene:
+    ) -> WindowedImage:
         """A resized image on the device, with its windows."""
         self.vocabularies = [queries.to(self.device) for queries in self.vocabularies]
         size = resized.shape[:2]
@@ -127,7 +127,7 @@ class Predictor:
         resized_map = None if map_ is None else nearest_ids(map_[None], size)[0]
         hear = note or (lambda name, value: None)
         image = self._normalise(resized)
-        return Scene(image, original, map_, resized_map, pad_region(regions), boxes, pad, hear)
+        return WindowedImage(image, original, map_, resized_map, pad_region(regions), boxes, pad, hear)
 
     def _normalise(self, image: np.ndarray) -> Tensor:
         pixels = self._upload(image).permute(2, 0, 1).float()
@@ -135,23 +135,23 @@ class Predictor:
         return (pixels - mean) / std
 
     def _upload(self, values: np.ndarray) -> Tensor:
-        """Onto the device; a GPU gets it by way of pinned memory, so that nobody waits for what it has still to do."""
+        """Copy values to the device; to a GPU through pinned memory, so that the host does not wait for its queue."""
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     @torch.inference_mode()
-    def label_scene(self, scene: Scene) -> list[np.ndarray]:
+    def label_prepared(self, prepared: WindowedImage) -> list[np.ndarray]:
         """Labels u16[H, W] of an image by itself. Where the device has too little memory, again with half as many
         windows at once; ScoreError where even one is too many, or where scores are not numbers."""
         means = None
         while means is None:
             try:
-                means = self._scores(scene)
+                means = self._scores(prepared)
             except torch.cuda.OutOfMemoryError:
-                windows = min(self.windows_at_once, len(scene.boxes)) // 2
+                windows = min(self.windows_at_once, len(prepared.boxes)) // 2
             if means is None:
                 self.fewer_windows(windows)
-        return self.finish(scene, means)
+        return self.finish(prepared, means)
 
     def fewer_windows(self, windows: int) -> None:
         """Go on with so many windows at once; the first time it is said."""
@@ -161,17 +161,17 @@ class Predictor:
             print(f"out of memory on {self.device}: going on with fewer windows at once", file=sys.stderr)
         self.windows_at_once = windows
 
-    def _scores(self, scene: Scene) -> list[WindowMean]:
+    def _scores(self, prepared: WindowedImage) -> list[WindowMean]:
         """Merged window scores of an image by itself, one per vocabulary."""
-        means = self.means(scene)
-        scene.note("windows", scene.boxes)
+        means = self.means(prepared)
+        prepared.note("windows", prepared.boxes)
         with self.stage("encode"):
-            context = self.method.encode_image(scene.image)
-        for start in range(0, len(scene.boxes), self.windows_at_once):
-            boxes = scene.boxes[start : start + self.windows_at_once]
+            context = self.method.encode_image(prepared.image)
+        for start in range(0, len(prepared.boxes), self.windows_at_once):
+            boxes = prepared.boxes[start : start + self.windows_at_once]
             with self.stage("encode"):
-                features = self.encode(gather([Window(scene, box) for box in boxes], context=context))
-            self.score(scene, means, features, boxes)
+                features = self.encode(gather([Window(prepared, box) for box in boxes], context=context))
+            self.score(prepared, means, features, boxes)
         return means
 
     @torch.inference_mode()
@@ -183,53 +183,53 @@ class Predictor:
         batch.note("features", features)
         return features
 
-    def means(self, scene: Scene) -> list[WindowMean]:
+    def means(self, prepared: WindowedImage) -> list[WindowMean]:
         """Where the window scores of an image go, one per vocabulary: to f[q, h, w] of its resized size. A whole image
         that is enlarged once goes to its original size, or stays cells until it is decided."""
-        size = scene.original if self.at_original else tuple(scene.image.shape[1:])
+        size = prepared.original if self.at_original else tuple(prepared.image.shape[1:])
         return [WindowMean(None if self.as_cells else size) for _ in self.vocabularies]
 
     @torch.inference_mode()
-    def score(self, scene: Scene, means: list[WindowMean], features: Any, boxes: list[Box]) -> None:
+    def score(self, prepared: WindowedImage, means: list[WindowMean], features: Any, boxes: list[Box]) -> None:
         """Add the scores of some windows to those of their image."""
         with self.stage("score"):
             for queries, mean in zip(self.vocabularies, means, strict=True):
                 scores = expect(
                     self.method.score(features, queries), (len(boxes), None, None, None), self.method, "score"
                 )
-                scene.note("patch_scores", scores)
-                self._add_scores(scene, boxes, scores, mean)
+                prepared.note("patch_scores", scores)
+                self._add_scores(prepared, boxes, scores, mean)
 
     @torch.inference_mode()
-    def finish(self, scene: Scene, means: list[WindowMean]) -> list[np.ndarray]:
+    def finish(self, prepared: WindowedImage, means: list[WindowMean]) -> list[np.ndarray]:
         """Labels u16[H, W] of an image all of whose windows have been scored, one map per vocabulary. ScoreError where
         scores are not numbers; that is asked last, for the answer has the host wait."""
         with self.stage("decide"):
             merged = [mean.result() for mean in means]
             sound = torch.stack([scores.sum().isfinite() for scores in merged])
             labels = [
-                self._decide(scene, scores, queries, decision)
+                self._decide(prepared, scores, queries, decision)
                 for scores, queries, decision in zip(merged, self.vocabularies, self.decisions, strict=True)
             ]
             if not sound.all():
                 raise ScoreError(f"{type(self.method).__name__} gave scores that are not numbers")
             return [one.cpu().numpy().astype(np.uint16) for one in labels]
 
-    def _add_scores(self, scene: Scene, boxes: list[Box], scores: Tensor, mean: WindowMean) -> None:
+    def _add_scores(self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: WindowMean) -> None:
         """Add cell scores f[b, q, gh, gw] to the mean: some queries after others, so that little exists at once."""
         if self.as_cells:
             mean.add(scores, [Box(0, 0, *scores.shape[2:])])
             return
-        places = [Box(0, 0, *scene.original)] if self.at_original else boxes
+        places = [Box(0, 0, *prepared.original)] if self.at_original else boxes
         count, queries, size = len(scores), scores.shape[1], places[0].size
         step = max(self._chunk // (count * size[0] * size[1]), 1)
         for start in range(0, queries, step):
-            part = self.method.window_scores(scores[:, start : start + step], size, scene.pad)
+            part = self.method.window_scores(scores[:, start : start + step], size, prepared.pad)
             part = expect(part, (len(scores), None, *size), self.method, "window_scores")
             if self.refine_windows is not None:
-                part = self._refined(part, cut(scene.image, boxes, Pad(0, 0, 0, 0)))
+                part = self._refined(part, cut(prepared.image, boxes, Pad(0, 0, 0, 0)))
             some = slice(start, start + part.shape[1])
-            scene.note("window_scores", Part(part, (slice(None), some), (count, queries, *size)))
+            prepared.note("window_scores", Fragment(part, (slice(None), some), (count, queries, *size)))
             mean.add(part, places, start, queries)
 
     @property
@@ -243,63 +243,64 @@ class Predictor:
             [pamr.refine(s, pamr.weights(enlarge(g, size))) for s, g in zip(scores, guides, strict=True)]
         )
 
-    def _decide(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+    def _decide(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """The label map i32[H, W] of merged scores f[q, h, w]."""
-        scene.note("merged_scores", merged)
+        prepared.note("merged_scores", merged)
         if self.refine is None and self.method.pixelwise:
-            labels = self._by_tiles(scene, merged, queries, decision)
+            labels = self._by_tiles(prepared, merged, queries, decision)
         else:
-            labels = self._by_maps(scene, merged, queries, decision)
-        scene.note("labels_raw", labels)
-        labels = self.method.refine_labels(labels, scene.regions)
-        labels = expect(labels, scene.original, self.method, "refine_labels", floating=False)
-        scene.note("labels", labels)
+            labels = self._by_maps(prepared, merged, queries, decision)
+        prepared.note("labels_raw", labels)
+        labels = self.method.refine_labels(labels, prepared.regions)
+        labels = expect(labels, prepared.original, self.method, "refine_labels", floating=False)
+        prepared.note("labels", labels)
         return labels.to(torch.int32)
 
     def _probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
         given = self.method.probabilities(scores, queries, decision)
         return expect(given, (None, *scores.shape[1:]), self.method, "probabilities")
 
-    def _by_tiles(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+    def _by_tiles(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Labels i64[H, W] from one tile of the original size after another."""
-        labels = torch.empty(scene.original, dtype=torch.int64, device=merged.device)
-        for tile in enlarged_tiles(merged, scene.original, tile_elements(merged.device)):
+        labels = torch.empty(prepared.original, dtype=torch.int64, device=merged.device)
+        for tile in enlarged_tiles(merged, prepared.original, tile_elements(merged.device)):
             place = (tile.rows, tile.columns)
-            scene.note("full_scores", Part(tile.values, (slice(None), *place), (len(merged), *scene.original)))
+            size = (len(merged), *prepared.original)
+            prepared.note("full_scores", Fragment(tile.values, (slice(None), *place), size))
             if self.by_queries:
                 labels[place] = Leading(queries.class_index, decision).add(tile.values).labels()
                 continue
             probabilities = self._probabilities(tile.values, queries, decision)
-            size = (len(probabilities), *scene.original)
-            scene.note("probabilities", Part(probabilities, (slice(None), *place), size))
+            size = (len(probabilities), *prepared.original)
+            prepared.note("probabilities", Fragment(probabilities, (slice(None), *place), size))
             labels[place] = decide(probabilities, decision)
         return labels
 
-    def _by_maps(self, scene: Scene, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+    def _by_maps(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Labels i64[H, W] where scores must exist at full size, to be refined or for a method that looks at more than
         a pixel: some queries after others, and all at once only for probabilities of the method's own."""
         if self.by_queries:
             leading = Leading(queries.class_index, decision)
-            for _, part in self._full_scores(scene, merged):
+            for _, part in self._full_scores(prepared, merged):
                 leading.add(part)
             return leading.labels()
-        full = merged.new_empty((len(merged), *scene.original))
-        for some, part in self._full_scores(scene, merged):
+        full = merged.new_empty((len(merged), *prepared.original))
+        for some, part in self._full_scores(prepared, merged):
             full[some] = part
         probabilities = self._probabilities(full, queries, decision)
-        scene.note("probabilities", probabilities)
+        prepared.note("probabilities", probabilities)
         return decide(probabilities, decision)
 
-    def _full_scores(self, scene: Scene, merged: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def _full_scores(self, prepared: WindowedImage, merged: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Some queries after others: which, and their scores f[k, H, W] at the original size, refined if asked."""
-        size = scene.original
-        weights = None if self.refine is None else self.refine.weights(enlarge(scene.image, size))
+        size = prepared.original
+        weights = None if self.refine is None else self.refine.weights(enlarge(prepared.image, size))
         step = max(self._chunk // (size[0] * size[1]), 1)
         for start in range(0, len(merged), step):
             full = enlarge(merged[start : start + step], size)
             some = slice(start, start + len(full))
-            scene.note("full_scores", Part(full, (some,), (len(merged), *size)))
+            prepared.note("full_scores", Fragment(full, (some,), (len(merged), *size)))
             if weights is not None:
                 full = self.refine.refine(full, weights)
-                scene.note("refined_scores", Part(full, (some,), (len(merged), *size)))
+                prepared.note("refined_scores", Fragment(full, (some,), (len(merged), *size)))
             yield some, full

@@ -14,8 +14,8 @@ from ovbench.backbones.build import Loaded
 from ovbench.backbones.checkpoint import pack_tensor, unpack_tensor
 from ovbench.backbones.text import average_queries, embed_queries, text_key
 from ovbench.config.load import templates
+from ovbench.data.descriptions import find_set, read_set
 from ovbench.methods.base import Queries
-from ovbench.training.descriptions import find_set, read_set
 from ovbench.utils.errors import InputError, UsageError, say_once
 from ovbench.utils.files import write_bytes
 from ovbench.utils.paths import cache_root

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovbench.inference.scene import Part
+from ovbench.inference.windowed_image import Fragment
 
 
 class Recorder:
@@ -20,12 +20,12 @@ class Recorder:
         self.missing: dict[str, int] = {}  # elements of the last quantity of a name that have not been noted yet
 
     def __call__(self, name: str, value: Any) -> None:
-        if isinstance(value, Part):
+        if isinstance(value, Fragment):
             self._add_part(name, value)
         else:
             self.notes[name].append(value)
 
-    def _add_part(self, name: str, part: Part) -> None:
+    def _add_part(self, name: str, part: Fragment) -> None:
         if not self.missing.get(name):
             whole = part.values.new_empty(part.size)
             self.notes[name].append(whole)

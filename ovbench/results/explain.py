@@ -11,8 +11,8 @@ from ovbench.config.official import NOT_STATED, official_settings
 from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import SettingChange, changes_from_published, setting_text
 from ovbench.data.card import load_card, vocabulary
+from ovbench.data.descriptions import stand_in
 from ovbench.results.published import PublishedFigure, published_for
-from ovbench.training.descriptions import stand_in
 from ovbench.utils.errors import OvbenchError
 
 THESE, DEVIATING = "these", "these, except for the deviations"

@@ -32,7 +32,7 @@ from torch import nn
 from ovbench.backbones.clip import ClipVision
 from ovbench.config.load import Protocol
 from ovbench.data.decode import read_image
-from ovbench.inference.batching import OneByOne, SharedBatches
+from ovbench.inference.batching import ImageByImage, WindowBatcher
 from ovbench.inference.decision import Leading, tile_elements
 from ovbench.inference.precision import PRECISIONS, Execution, execute, refuse_tf32
 from ovbench.inference.predictor import Predictor
@@ -127,8 +127,8 @@ def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, An
     number = 4 if quick else 64
 
     def run(batch: int) -> None:
-        way = SharedBatches(predictor, batch) if batch else OneByOne(predictor)
-        done = sum(1 for n in range(number) for _ in way.add(n, image)) + sum(1 for _ in way.rest())
+        batcher = WindowBatcher(predictor, batch) if batch else ImageByImage(predictor)
+        done = sum(1 for n in range(number) for _ in batcher.add(n, image)) + sum(1 for _ in batcher.flush())
         assert done == number
 
     return [

@@ -10,20 +10,19 @@ import torch
 from click.testing import CliRunner
 
 from ovbench.cli.describe import describe as command
-from ovbench.inference.text_embedding import with_descriptions
-from ovbench.methods.base import Queries
-from ovbench.training import descriptions as module
-from ovbench.training.chat import KEY_VARIABLE, ChatClient
-from ovbench.training.descriptions import (
+from ovbench.data.descriptions import (
     OFFICIAL_MODEL,
     DescriptionSet,
-    describe,
     find_set,
     read_prompts,
     read_set,
-    sentences_of,
+    stand_in,
     write_set,
 )
+from ovbench.inference.text_embedding import with_descriptions
+from ovbench.methods.base import Queries
+from ovbench.training.chat import KEY_VARIABLE, ChatClient
+from ovbench.training.descriptions import describe, local, sentences_of
 from ovbench.utils.errors import InputError, UsageError, say_once
 from ovbench.utils.paths import cache_root, shipped
 
@@ -125,7 +124,7 @@ def test_prompts_of_half_a_character_are_imported_and_count_as_the_paper_s(tmp_p
     assert done.exit_code == 0 and "without a description: " in done.output
     made = read_set(out)
     assert made.model == OFFICIAL_MODEL and made.descriptions == read_prompts(source)
-    assert module.stand_in(str(out), (("background",), ("cat",), ("dog",)), 0) == ""
+    assert stand_in(str(out), (("background",), ("cat",), ("dog",)), 0) == ""
 
 
 def test_half_a_character_does_not_stop_the_writer(tmp_path):
@@ -286,10 +285,10 @@ def chat_model(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_local_model_answers_the_same_again(chat_model):
-    ask = module.local(str(chat_model))
+    ask = local(str(chat_model))
     assert ask("Describe w1") == ask("Describe w1") != ""
     with pytest.raises(InputError, match="cannot be loaded"):
-        module.local(str(chat_model / "absent"))
+        local(str(chat_model / "absent"))
 
 
 def test_servers_that_cannot_be_used(endpoint, monkeypatch):

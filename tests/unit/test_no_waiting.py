@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from towers import small_towers
 
 from ovbench.config.load import Protocol
-from ovbench.inference.batching import SharedBatches
+from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Queries
 from ovbench.methods.clearclip import ClearCLIP
@@ -45,14 +45,14 @@ def test_nothing_is_asked_before_the_decision(method, batch):
     predictor = Predictor(method(towers), Protocol(short_side=0, crop=64, stride=40), [Queries(words, torch.arange(3))])
     predictor.label(IMAGE)  # constants are uploaded once
     finish, decided = predictor.finish, []
-    predictor.finish = lambda scene, means: decided.append(means) or [np.zeros(scene.original, np.uint16)]
+    predictor.finish = lambda prepared, means: decided.append(means) or [np.zeros(prepared.original, np.uint16)]
     with Listening() as listening:
         if batch:
-            way = SharedBatches(predictor, batch)
-            assert len([*way.add(0, IMAGE), *way.rest()]) == 1
+            batcher = WindowBatcher(predictor, batch)
+            assert len([*batcher.add(0, IMAGE), *batcher.flush()]) == 1
         else:
             predictor.label(IMAGE)
     assert decided and listening.heard == ["lift_fresh"]  # the image itself
     with Listening() as listening:
-        finish(predictor.scene(IMAGE, (64, 150)), decided[0])
+        finish(predictor.windowed(IMAGE, (64, 150)), decided[0])
     assert "is_nonzero" in listening.heard  # the question whether scores are numbers

@@ -13,8 +13,8 @@ from ovbench.config.official import NOT_STATED, no_official_setting, official_se
 from ovbench.config.published_runs import published_runs
 from ovbench.config.setting_changes import setting_changes, setting_text
 from ovbench.data.card import list_cards
+from ovbench.data.descriptions import OFFICIAL_MODEL, DescriptionSet, stand_in, write_set
 from ovbench.results.published import published_results
-from ovbench.training.descriptions import OFFICIAL_MODEL, DescriptionSet, stand_in, write_set
 from ovbench.utils.paths import cache_root, shipped
 from ovbench.utils.registry import METHODS
 

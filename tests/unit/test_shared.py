@@ -8,9 +8,9 @@ import torch
 from towers import small_towers
 
 from ovbench.config.load import Protocol
-from ovbench.inference.batching import OneByOne, SharedBatches
+from ovbench.inference.batching import ImageByImage, WindowBatcher
 from ovbench.inference.predictor import Predictor
-from ovbench.inference.scene import PAD_REGION, region_slots
+from ovbench.inference.windowed_image import PAD_REGION, region_slots
 from ovbench.methods.base import PatchFeatures, Queries
 from ovbench.methods.cass import CASS, CASSParams
 from ovbench.methods.corrclip import CorrCLIP
@@ -51,9 +51,9 @@ def towers():
 class Kept(Predictor):
     """Keeps the merged scores of every image, by its size."""
 
-    def finish(self, scene, means):
-        self.scores[scene.original] = means[0].total.clone()
-        return super().finish(scene, means)
+    def finish(self, prepared, means):
+        self.scores[prepared.original] = means[0].total.clone()
+        return super().finish(prepared, means)
 
 
 def predictor(method):
@@ -62,10 +62,10 @@ def predictor(method):
     return made
 
 
-def run(way, order):
+def run(batcher, order):
     """Labels, or an error, of every image by its number."""
-    outcomes = list(itertools.chain.from_iterable(way.add(n, IMAGES[n], REGIONS[n]) for n in order))
-    outcomes += way.rest()
+    outcomes = list(itertools.chain.from_iterable(batcher.add(n, IMAGES[n], REGIONS[n]) for n in order))
+    outcomes += batcher.flush()
     assert sorted(o.number for o in outcomes) == sorted(order)
     return {o.number: o.labels if isinstance(o.labels, Exception) else o.labels[0] for o in outcomes}
 
@@ -84,10 +84,10 @@ def threads(request):
 def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
     ours = predictor(METHODS[name](towers))
     assert ours.method.windowwise
-    alone = {n: run(SharedBatches(ours, 8), [n])[n] for n in range(len(IMAGES))}
+    alone = {n: run(WindowBatcher(ours, 8), [n])[n] for n in range(len(IMAGES))}
     scores = dict(ours.scores)
     for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 5, 1], [4, 0, 2]):
-        together = run(SharedBatches(ours, 8), order)
+        together = run(WindowBatcher(ours, 8), order)
         assert sorted(together) == sorted(order)
         for number, labels in together.items():
             assert np.array_equal(labels, alone[number]), (order, number)
@@ -97,9 +97,9 @@ def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
 
 def test_shared_batches_change_no_label_of_the_plain_way(towers):
     ours = predictor(MaskCLIP(towers))
-    plain, order = run(OneByOne(ours), range(6)), [2, 4, 1, 0, 5, 3]
+    plain, order = run(ImageByImage(ours), range(6)), [2, 4, 1, 0, 5, 3]
     for size in (1, 8, 96):
-        together = run(SharedBatches(ours, size), order)
+        together = run(WindowBatcher(ours, size), order)
         assert all(np.mean(together[n] == plain[n]) > 0.999 for n in order)  # ties apart, as the shapes are others
 
 
@@ -127,25 +127,25 @@ def watched(towers, **settings):
 
 def test_every_batch_has_one_shape_and_few_images_wait(towers):
     method = watched(towers)
-    way = SharedBatches(predictor(method), 4)
+    batcher = WindowBatcher(predictor(method), 4)
     for turn in range(30):
-        list(way.add(turn, IMAGES[2]))
-        assert len(way.waiting) <= 4
-    list(way.rest())
+        list(batcher.add(turn, IMAGES[2]))
+        assert len(batcher.waiting) <= 4
+    list(batcher.flush())
     assert set(method.seen) == {(4, 3, 64, 64)} and len(method.seen) == 8
-    assert not way.waiting and not any(way.queues.values())
+    assert not batcher.waiting and not any(batcher.queues.values())
 
 
 def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
     ours = predictor(MaskCLIP(towers))
-    expected, scene = run(SharedBatches(ours, 8), range(6)), ours.scene
+    expected, prepared = run(WindowBatcher(ours, 8), range(6)), ours.prepared
 
     def spoilt(resized, *more):
-        made = scene(resized, *more)
+        made = prepared(resized, *more)
         return made._replace(image=made.image * torch.nan) if resized.shape == IMAGES[1].shape else made
 
-    ours.scene = spoilt
-    found = run(SharedBatches(ours, 8), range(6))
+    ours.prepared = spoilt
+    found = run(WindowBatcher(ours, 8), range(6))
     assert "not numbers" in str(found.pop(1))
     assert all(np.array_equal(labels, expected[n]) for n, labels in found.items())
 
@@ -153,33 +153,33 @@ def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
 def test_a_batch_that_the_method_refuses_fails_one_image(towers):
     method = watched(towers)
     ours = predictor(method)
-    expected, bright = run(SharedBatches(ours, 8), range(6)), ours.scene
+    expected, bright = run(WindowBatcher(ours, 8), range(6)), ours.prepared
 
     def brighter(resized, *more):
         made = bright(resized, *more)
         return made._replace(image=made.image + 100) if resized.shape == IMAGES[3].shape else made
 
-    ours.scene, method.refuses = brighter, 50
-    found = run(SharedBatches(ours, 8), range(6))
+    ours.prepared, method.refuses = brighter, 50
+    found = run(WindowBatcher(ours, 8), range(6))
     assert str(found.pop(3)) == "too bright"
     assert all(np.array_equal(labels, expected[n]) for n, labels in found.items())
 
 
 def test_out_of_memory_halves_the_batch_and_says_so_once(towers, capsys):
-    expected = run(SharedBatches(predictor(MaskCLIP(towers)), 8), range(6))
+    expected = run(WindowBatcher(predictor(MaskCLIP(towers)), 8), range(6))
     method = watched(towers, room=3)
-    way = SharedBatches(predictor(method), 12)
-    found = run(way, range(6))
-    assert way.size == 3 and {shape[0] for shape in method.seen} == {12, 6, 3, 1}  # 1: the image too small to share
+    batcher = WindowBatcher(predictor(method), 12)
+    found = run(batcher, range(6))
+    assert batcher.size == 3 and {shape[0] for shape in method.seen} == {12, 6, 3, 1}  # 1: the image too small to share
     assert all(np.mean(labels == expected[n]) > 0.999 for n, labels in found.items())
     assert capsys.readouterr().err.count("going on with smaller batches") == 1
-    hopeless = run(SharedBatches(predictor(watched(towers, room=0)), 4), range(6))
+    hopeless = run(WindowBatcher(predictor(watched(towers, room=0)), 4), range(6))
     assert all("too little memory for one window" in str(error) for error in hopeless.values())
 
 
 def test_out_of_memory_while_scoring_labels_the_image_by_itself(towers, monkeypatch):
     ours = predictor(MaskCLIP(towers))
-    expected, score = run(SharedBatches(ours, 8), range(6)), MaskCLIP.score
+    expected, score = run(WindowBatcher(ours, 8), range(6)), MaskCLIP.score
 
     def little(self, features: PatchFeatures, queries):
         if len(features.tokens) > 2:
@@ -187,7 +187,7 @@ def test_out_of_memory_while_scoring_labels_the_image_by_itself(towers, monkeypa
         return score(self, features, queries)
 
     monkeypatch.setattr(MaskCLIP, "score", little)
-    found = run(SharedBatches(ours, 8), range(6))
+    found = run(WindowBatcher(ours, 8), range(6))
     assert all(np.mean(labels == expected[n]) > 0.999 for n, labels in found.items())
 
 
@@ -204,11 +204,12 @@ def test_several_vocabularies_in_one_pass(towers):
     ours = predictor(MaskCLIP(towers))
     few = Queries(QUERIES.embeddings[:2], torch.arange(2))
     ours.add_vocabulary(few, PROTOCOL)
-    way = SharedBatches(ours, 8)
-    found = {o.number: o.labels for o in itertools.chain(*(way.add(n, IMAGES[n]) for n in range(6)), way.rest())}
+    batcher = WindowBatcher(ours, 8)
+    added = (batcher.add(n, IMAGES[n]) for n in range(6))
+    found = {o.number: o.labels for o in itertools.chain(*added, batcher.flush())}
     alone = predictor(MaskCLIP(towers))
     alone.vocabularies = [few]
     assert all(len(maps) == 2 for maps in found.values())
     assert {n: maps[1].tolist() for n, maps in found.items()} == {
-        n: labels.tolist() for n, labels in run(SharedBatches(alone, 8), range(6)).items()
+        n: labels.tolist() for n, labels in run(WindowBatcher(alone, 8), range(6)).items()
     }

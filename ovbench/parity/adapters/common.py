@@ -40,7 +40,7 @@ def protocol(case: Case) -> Protocol:
 
 
 def label(case: Case, method: Method, queries: Queries | None = None) -> Recorder:
-    """Label the case's image through the ordinary engine and keep what was noted on the way."""
+    """Label the case's image through the ordinary engine and keep what was noted on the batcher."""
     if queries is None:
         text, index = torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index())
         queries = Queries(text, index, background(case))

@@ -1,4 +1,4 @@
-"""One image on its way through a method: brought to its size, cut into windows that are gathered in batches."""
+"""One image as a method sees it: brought to its size, cut into windows that are gathered in batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FEWEST_SLOTS = 32
 Note = Callable[[str, Any], None]
 
 
-class Part(NamedTuple):
+class Fragment(NamedTuple):
     """A part of a quantity, noted when it is computed: ``values`` at ``place`` of a tensor of ``size``."""
 
     values: Tensor
@@ -26,10 +26,10 @@ class Part(NamedTuple):
     size: tuple[int, ...]
 
 
-class Scene(NamedTuple):
+class WindowedImage(NamedTuple):
     """One image: ``image`` f[3, h, w] resized and normalised, ``original`` its size (H, W) before, ``regions``
     i64[H, W] at that size and ``resized_regions`` i64[h, w]; ``boxes`` its windows in scan order, all of one size, and
-    what each is padded by. ``note`` hears of intermediate quantities, of large ones by `Part`."""
+    what each is padded by. ``note`` hears of intermediate quantities, of large ones by `Fragment`."""
 
     image: Tensor
     original: tuple[int, int]
@@ -44,7 +44,7 @@ class Scene(NamedTuple):
 class Window(NamedTuple):
     """A window of an image."""
 
-    scene: Scene
+    prepared: WindowedImage
     box: Box
 
 
@@ -76,12 +76,12 @@ def _distinct(regions: np.ndarray) -> int:
 def gather(windows: Sequence[Window], *, slots: int | None = None, context: Any = None) -> Batch:
     """A batch of windows of one shape. Those of one image alone come with its whole region map and hear its notes;
     ``slots`` is given where they come from several."""
-    first, alone = windows[0].scene, slots is None and all(w.scene is windows[0].scene for w in windows)
+    first, alone = windows[0].prepared, slots is None and all(w.prepared is windows[0].prepared for w in windows)
     regions = None
     if first.resized_regions is not None:
-        regions = stack([w.box.of(w.scene.resized_regions) for w in windows], first.pad, first.pad_region)
+        regions = stack([w.box.of(w.prepared.resized_regions) for w in windows], first.pad, first.pad_region)
     batch = Batch(
-        windows=stack([w.box.of(w.scene.image) for w in windows], first.pad),
+        windows=stack([w.box.of(w.prepared.image) for w in windows], first.pad),
         regions=regions,
         pad_region=first.pad_region,
         region_slots=slots,
