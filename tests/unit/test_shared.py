@@ -130,21 +130,21 @@ def test_every_batch_has_one_shape_and_few_images_wait(towers):
     batcher = WindowBatcher(predictor(method), 4)
     for turn in range(30):
         list(batcher.add(turn, IMAGES[2]))
-        assert len(batcher.waiting) <= 4
+        assert len(batcher.pending) <= 4
     list(batcher.flush())
     assert set(method.seen) == {(4, 3, 64, 64)} and len(method.seen) == 8
-    assert not batcher.waiting and not any(batcher.queues.values())
+    assert not batcher.pending and not any(batcher.queues.values())
 
 
 def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
     ours = predictor(MaskCLIP(towers))
-    expected, prepared = run(WindowBatcher(ours, 8), range(6)), ours.prepared
+    expected, prepared = run(WindowBatcher(ours, 8), range(6)), ours.windowed
 
     def spoilt(resized, *more):
         made = prepared(resized, *more)
         return made._replace(image=made.image * torch.nan) if resized.shape == IMAGES[1].shape else made
 
-    ours.prepared = spoilt
+    ours.windowed = spoilt
     found = run(WindowBatcher(ours, 8), range(6))
     assert "not numbers" in str(found.pop(1))
     assert all(np.array_equal(labels, expected[n]) for n, labels in found.items())
@@ -153,13 +153,13 @@ def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
 def test_a_batch_that_the_method_refuses_fails_one_image(towers):
     method = watched(towers)
     ours = predictor(method)
-    expected, bright = run(WindowBatcher(ours, 8), range(6)), ours.prepared
+    expected, bright = run(WindowBatcher(ours, 8), range(6)), ours.windowed
 
     def brighter(resized, *more):
         made = bright(resized, *more)
         return made._replace(image=made.image + 100) if resized.shape == IMAGES[3].shape else made
 
-    ours.prepared, method.refuses = brighter, 50
+    ours.windowed, method.refuses = brighter, 50
     found = run(WindowBatcher(ours, 8), range(6))
     assert str(found.pop(3)) == "too bright"
     assert all(np.array_equal(labels, expected[n]) for n, labels in found.items())
