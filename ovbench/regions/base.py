@@ -1,4 +1,4 @@
-"""Region maps: which pixels belong together, as integer ids; and the small operations on ids that methods share."""
+"""Base class of region sources, and operations on region ids that several methods use."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from ovbench.utils.errors import InputError
 
-Maker = Callable[[np.ndarray, str], np.ndarray]  # image u8[h, w, 3], stem of its file -> region map i32[h, w]
+Maker = Callable[[np.ndarray, str], np.ndarray]  # image uint8 (H, W, 3), stem of its file -> region map int32 (H, W)
 
 
 class RegionSource:
-    """Base class of region sources: frozen dataclasses whose fields are the settings that change the map.
+    """Make region maps; a source is a frozen dataclass whose fields are its settings.
 
-    ``start`` loads what is needed and returns the function that makes maps; a source without weights is that function
-    itself. Everything outside this package goes through `ovbench.regions.provider.open_regions`, which adds
-    checks and the cache.
+    ``start`` loads the weights and returns the function that makes maps; a source without weights is that function
+    itself. Use `ovbench.regions.provider.open_regions` outside this package: it adds checks and the cache.
 
-    elsewhere: names of the settings that say only where something lies; they are no part of a map's identity.
-    by_image: names of the settings that say where one file per image lies; each is known by its content, see `file`.
-    cached: whether the maps are worth keeping (not those that are read from files).
-    concurrent: whether several threads may make maps at once.
+    Attributes:
+        elsewhere: settings that are only paths; they do not change the identity of a map.
+        by_image: settings that are folders with one file per image; the content of each file counts, see `file`.
+        cached: keep the maps in the cache (false for maps that are read from files).
+        concurrent: several threads may make maps at once.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ()
@@ -36,53 +36,81 @@ class RegionSource:
     concurrent: ClassVar[bool] = True
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
-        """The region map i32[h, w] of an RGB image u8[h, w, 3]; the lowest id present means "not segmented".
+        """Return the region map of an image.
 
-        ``stem`` is the name of the image's file without its folder and suffix; only sources that look it up use it.
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            stem: name of the image file without folder and suffix, for sources that read maps from files.
+
+        Returns:
+            int32 (H, W); the lowest id present means "not segmented".
         """
         return self.start()(image, stem)
 
     def file(self, name: str) -> Path | None:
-        """The file that the map of this name is read from; None for a source that makes its maps."""
+        """Return the file that the map of this name is read from, or None if the source makes its maps."""
         return None
 
     def start(self, device: str = "cpu") -> Maker:
-        """Load what the source needs onto a device; InputError where something is missing."""
+        """Load the source onto a device and return the function that makes maps.
+
+        Raises:
+            InputError: if a file or package is missing.
+        """
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Every setting, as plain data."""
+        """Return all settings as plain data."""
         return dataclasses.asdict(self)
 
     def names(self, images: Mapping[str, Path], wanted: Collection[str]) -> dict[Path, str]:
-        """The name by which the source looks up each image file, where that is not its stem.
+        """Return the name under which the source looks up each image file, if it is not the stem.
 
         Args:
-            images: every image of a benchmark, by id. wanted: ids of those whose maps are needed.
+            images: all images of a dataset, by id.
+            wanted: ids of the images whose maps are needed.
+
+        Returns:
+            Name by path of the image.
 
         Raises:
-            InputError: where a map would be taken for two images, or none is there.
+            InputError: if two images would get the same map, or no image has one.
         """
         return {}
 
     def missing(self) -> list[str]:
-        """What the source needs and this machine does not have, each with its file name."""
+        """Return the files and packages that the source needs and this machine lacks."""
         return []
 
     def fetch(self) -> None:
-        """Bring what is missing to this machine; InputError naming it where that is not possible."""
+        """Download what is missing.
+
+        Raises:
+            InputError: with everything that cannot be downloaded.
+        """
         if absent := self.missing():
             raise InputError("missing: " + "; ".join(absent))
 
     def weights_sha256(self) -> str:
-        """Hash of the weights, fetched where necessary; empty for a source without any."""
+        """Return the sha256 of the weights, downloaded if necessary; empty for a source without weights."""
         return ""
 
 
 def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
-    """A region map as i32[h, w]; InputError unless it has whole ids, the two axes and the size of its image.
+    """Check a region map and convert it to int32.
 
-    One region is allowed: it is the lowest, so that nothing counts as segmented.
+    A single region is allowed: it is the lowest id, so nothing is segmented.
+
+    Args:
+        regions: integer ids (H, W), also (1, H, W) or (H, W, 1), also as floats.
+        size: (H, W) of the image.
+        where: file or source, for the message.
+
+    Returns:
+        int32 (H, W).
+
+    Raises:
+        InputError: if the shape is not the size of the image, or an id is not an integer of 32 bits.
     """
     regions = np.asarray(regions)
     if regions.ndim == 3 and 1 in (regions.shape[0], regions.shape[2]):
@@ -94,21 +122,23 @@ def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.nd
         raise InputError(
             f"the region map is {have_w}x{have_h} but its image is {w}x{h}",
             where=where,
-            fix="make the map from this image, at its original size and not rotated",
+            fix="make the map from this image, at its original size and without rotation",
         )
     whole = regions.dtype.kind in "iub" or (regions.dtype.kind == "f" and bool((regions == np.round(regions)).all()))
     if not whole:
-        raise InputError(f"the region map holds {regions.dtype} values that are no whole ids", where=where)
+        raise InputError(f"the region map has {regions.dtype} values that are not integer ids", where=where)
     if float(regions.max()) > np.iinfo(np.int32).max or float(regions.min()) < np.iinfo(np.int32).min:
-        raise InputError("the region map holds ids beyond 32 bits", where=where)
+        raise InputError("the region map has ids that do not fit into 32 bits", where=where)
     return regions.astype(np.int32)
 
 
 class Ranks(NamedTuple):
-    """Ids of several maps renumbered 0..count-1 in ascending order, each map by itself.
+    """Hold the ids of several maps, renumbered 0..count-1 in ascending order in each map.
 
-    rank: i64, shape of the ids; count: i64[b] distinct ids per map; value: i64[b, max(count)], or as many as asked for,
-    the id behind a rank (its map's lowest id where a map has fewer).
+    Attributes:
+        rank: int64, shape of the ids.
+        count: int64 (B,), distinct ids per map.
+        value: int64 (B, M), id of each rank, with M the largest count or ``slots``; padded with the lowest id.
     """
 
     rank: Tensor
@@ -117,13 +147,28 @@ class Ranks(NamedTuple):
 
 
 def nearest_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
-    """Region ids i64[b, h, w] at another size by nearest neighbour (torch ``nearest``, not ``nearest-exact``)."""
+    """Resize region ids by nearest neighbour (torch ``nearest``, not ``nearest-exact``).
+
+    Args:
+        ids: int64 (B, h, w).
+        size: target size (H, W).
+
+    Returns:
+        int64 (B, H, W).
+    """
     return F.interpolate(ids[:, None].double(), size, mode="nearest")[:, 0].long()
 
 
 def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
-    """Renumber the ids i64[b, ...] of each map by ascending value; one sort for all maps. ``slots``: the length of
-    ``value``, if it shall not depend on the maps."""
+    """Renumber the ids of each map by ascending value, with one sort for all maps.
+
+    Args:
+        ids: int64 (B, ...).
+        slots: length of ``Ranks.value`` (default: the largest number of ids in a map).
+
+    Returns:
+        The ranks and their ids.
+    """
     low = int(ids.min())
     span = int(ids.max()) - low + 1
     offset = torch.arange(len(ids), device=ids.device) * span
@@ -138,18 +183,22 @@ def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
 
 
 def majority_labels(labels: Tensor, regions: Tensor) -> Tensor:
-    """Give every region the label most frequent in it; the region with the lowest id keeps its pixels as they are.
+    """Give every region its most frequent label, except the region with the lowest id.
+
+    Of equally frequent labels the smallest wins, as with ``torch.mode`` on the CPU.
 
     Args:
-        labels: i64[h, w], non-negative. regions: i64[h, w].
+        labels: int64 (H, W), at least 0.
+        regions: int64 (H, W), region ids.
 
-    Of equally frequent labels the smallest wins (as ``torch.mode`` on the CPU). One bincount over region and label.
+    Returns:
+        int64 (H, W).
     """
     rank = rank_ids(regions[None]).rank[0]
     classes = int(labels.max()) + 1
-    pairs, count = torch.unique(rank * classes + labels, return_counts=True)  # sparse: regions see few labels
+    pairs, count = torch.unique(rank * classes + labels, return_counts=True)  # sparse: a region has few labels
     region, label = pairs // classes, pairs % classes
-    # sort by region, then by descending count, then by label: the first pair of a region is its winner
+    # sort by region, then descending count, then label: the first pair of a region wins
     order = (region * (int(count.max()) + 1) + (count.max() - count)).argsort(stable=True)
     region, label = region[order], label[order]
     leads = torch.ones_like(region, dtype=torch.bool)

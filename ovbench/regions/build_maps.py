@@ -1,4 +1,4 @@
-"""The region maps of a whole benchmark, made once, on several processes or GPUs, into the cache."""
+"""Build the region maps of a dataset in the cache, on several processes or GPUs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ Advance = Callable[[], None]
 
 @dataclass
 class Built:
-    """What a run did: maps made, maps that were there, and images that failed with the reason."""
+    """Hold the result of a build.
+
+    Attributes:
+        folder: folder of the maps in the cache.
+        made: number of maps made.
+        found: number of maps that were already in the cache.
+        failed: reason by id of each image that failed.
+    """
 
     folder: Path
     made: int = 0
@@ -29,7 +36,14 @@ class Built:
 
 
 class Task(NamedTuple):
-    """An image; read as `Dataset.read_picture` does where it has a label."""
+    """Hold one image to segment.
+
+    Attributes:
+        id: id of the image.
+        path: file of the image.
+        label: its label file, which decides the orientation, see `Dataset.read_picture`.
+        white: index that labels use for white, from the card.
+    """
 
     id: str
     path: Path
@@ -38,21 +52,30 @@ class Task(NamedTuple):
 
 
 class Done(NamedTuple):
+    """Hold the result of one image: ``found`` in the cache, or an ``error`` text."""
+
     id: str
     found: bool
     error: str = ""
 
 
 def region_settings(source: str, overrides: Mapping[str, str]) -> dict[str, Any]:
-    """The regions table of a source with ``key=value`` texts laid over its defaults (``points`` or
-    ``regions.points``)."""
+    """Return the regions table of a source with overrides.
+
+    Args:
+        source: name of the region source.
+        overrides: text by key, with or without the prefix "regions.".
+
+    Returns:
+        The settings of the source, with its name as ``source``.
+    """
     from ovbench.config.load import regions_table
 
     return regions_table(source, {key.removeprefix("regions."): text for key, text in overrides.items()})
 
 
 def tasks_of(dataset: Dataset, limit: int | None = None) -> list[Task]:
-    """Return the first ``limit`` images of a dataset."""
+    """Return the first ``limit`` images of a dataset, by default all."""
     return [Task(*item, dataset.card.white) for item in dataset.items[:limit]]
 
 
@@ -64,14 +87,27 @@ def build_maps(
     workers: int = 1,
     advance: Advance = lambda: None,
 ) -> Built:
-    """Make the maps that are not stored, or whose entry is damaged.
+    """Make the maps that are missing or damaged in the cache.
 
-    Worker number n uses device n modulo their number. Interrupted at any moment, what was stored stays and a second
-    call makes the rest. An image that fails is noted and the others go on; a cache that cannot be written ends it.
+    A second call resumes an interrupted build. An image that fails is recorded and does not stop the build.
+
+    Args:
+        tasks: the images.
+        settings: regions table of the source.
+        devices: devices, used in turn by the workers.
+        workers: number of processes; 1 runs in this process.
+        advance: called after each image.
+
+    Returns:
+        Counts and failed images.
+
+    Raises:
+        UsageError: if the maps of the source are files already.
+        InputError: if the source lacks files, or the cache cannot be written.
     """
     name, source = open_source(settings)
     if not source.cached:
-        raise UsageError(f'the maps of "{name}" are files already; nothing is built', fix="choose another source")
+        raise UsageError(f'the maps of "{name}" are files already, so none can be built', fix="choose another source")
     source.fetch()
     built = Built(RegionStore(name, source).folder)
     for done in each_with(partial(_maker, dict(settings), devices), tasks, workers):

@@ -1,15 +1,22 @@
-"""Pixels that no mask covers: larger patches of them become regions of their own, the rest joins its neighbours."""
+"""Complete region maps: large uncovered components become regions, other pixels join the nearest region."""
 
 from __future__ import annotations
 
 import numpy as np
 
-MIN_AREA = 64
+MIN_AREA = 64  # pixels of the smallest component that becomes a region
 
 
 def uncovered_components(covered: np.ndarray, min_area: int = MIN_AREA) -> np.ndarray:
-    """The 4-connected components of the pixels where ``covered`` bool[h, w] is false, numbered from 1 in raster order
-    of their first pixel; 0 where covered and in components of fewer than ``min_area`` pixels. i32[h, w]."""
+    """Number the 4-connected components of the uncovered pixels.
+
+    Args:
+        covered: bool (H, W).
+        min_area: fewest pixels of a component.
+
+    Returns:
+        int32 (H, W), from 1 in raster order of the first pixel; 0 at covered pixels and in smaller components.
+    """
     from scipy import ndimage
 
     components, count = ndimage.label(~covered)
@@ -22,7 +29,14 @@ def uncovered_components(covered: np.ndarray, min_area: int = MIN_AREA) -> np.nd
 
 
 def nearest_covered(covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column of the nearest covered pixel, for every pixel of bool[h, w]."""
+    """Return row and column of the nearest covered pixel of every pixel.
+
+    Args:
+        covered: bool (H, W).
+
+    Returns:
+        Two integer arrays (H, W).
+    """
     from scipy import ndimage
 
     rows, columns = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
@@ -30,7 +44,15 @@ def nearest_covered(covered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def complete(regions: np.ndarray, min_area: int = MIN_AREA) -> np.ndarray:
-    """A region map i[h, w] in which ids below 1 mean "not covered", with every pixel in a region."""
+    """Give every uncovered pixel a region.
+
+    Args:
+        regions: integer (H, W); ids below 1 mean "not covered".
+        min_area: fewest pixels of a component that becomes a region.
+
+    Returns:
+        integer (H, W), all ids at least 1.
+    """
     covered = regions > 0
     if covered.all():
         return regions

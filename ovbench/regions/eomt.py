@@ -1,7 +1,4 @@
-"""EoMT (Kerssies et al., CVPR 2025), trained on COCO panoptic, through transformers.
-
-Its masks know COCO's classes: results with it are not free of mask labels on benchmarks made of COCO images.
-"""
+"""EoMT, trained on COCO panoptic, through transformers."""
 
 from __future__ import annotations
 
@@ -9,20 +6,30 @@ from dataclasses import dataclass
 
 from ovbench.regions.panoptic import PanopticRegions
 
-COCO_STUFF = range(80, 133)  # of the 133 panoptic classes; the segments of one of these share an id
+COCO_STUFF = range(80, 133)  # stuff classes among the 133 panoptic classes
 
 
 @dataclass(frozen=True)
 class EomtRegions(PanopticRegions):
-    """Segments from 0, void -1; the segments of one stuff class share an id."""
+    """Segment with EoMT: ids from 0, void -1, one id per stuff class.
+
+    Paper: Kerssies et al., CVPR 2025. It is trained on COCO masks: on datasets with COCO images, results with it are
+    not free of mask labels.
+
+    Attributes:
+        weights: hub name or folder with config.json, preprocessor_config.json and the weights.
+        score: smallest class probability of a segment.
+    """
 
     weights: str = "tue-mps/coco_panoptic_eomt_large_640"
     score: float = 0.8
 
     def network_class(self) -> type:
+        """Return the transformers class of EoMT."""
         from transformers import EomtForUniversalSegmentation
 
         return EomtForUniversalSegmentation
 
     def options(self) -> dict[str, object]:
+        """Return the stuff classes, whose segments are fused."""
         return {"stuff_classes": list(COCO_STUFF)}

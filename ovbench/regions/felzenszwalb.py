@@ -1,4 +1,4 @@
-"""Felzenszwalb and Huttenlocher's graph-based segmentation (IJCV 2004), through scikit-image."""
+"""Felzenszwalb's graph-based segmentation, through scikit-image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from ovbench.regions.base import RegionSource
 
 @dataclass(frozen=True)
 class Felzenszwalb(RegionSource):
-    """Every pixel belongs to a region; ids start at 1, so that no region is the "not segmented" one.
+    """Segment by minimum spanning trees: every pixel has a region, ids from 1.
 
-    ``scale``: larger means larger regions; ``sigma``: Gaussian smoothing in pixels; ``min_size``: pixels below which a
-    region is merged with its neighbour. The image is given as 0..1 floats, as scikit-image expects.
+    Paper: Felzenszwalb and Huttenlocher, IJCV 2004.
+
+    Attributes:
+        scale: larger values give larger regions.
+        sigma: Gaussian smoothing in pixels.
+        min_size: smaller regions, in pixels, are merged with a neighbour.
     """
 
     scale: float = 100.0
@@ -23,6 +27,7 @@ class Felzenszwalb(RegionSource):
     min_size: int = 100
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
+        """Return the region map int32 (H, W) of an image uint8 (H, W, 3)."""
         from skimage.segmentation import felzenszwalb
 
         regions = felzenszwalb(image / 255.0, scale=self.scale, sigma=self.sigma, min_size=self.min_size)
@@ -31,13 +36,20 @@ class Felzenszwalb(RegionSource):
 
 @dataclass(frozen=True)
 class FelzenszwalbResized(Felzenszwalb):
-    """As ``felzenszwalb``, on the image with its short side at ``short_side`` pixels and its long side at most at
-    ``long_side``, as aimagelab/freeda segments; the map is brought back by nearest neighbour. ReME's source."""
+    """Segment the resized image as `Felzenszwalb` does, and resize the map to the original size by nearest neighbour.
+
+    This is the source of ReME; it follows aimagelab/freeda.
+
+    Attributes:
+        short_side: short side of the resized image in pixels.
+        long_side: largest long side of the resized image in pixels.
+    """
 
     short_side: int = 448
     long_side: int = 2048
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
+        """Return the region map int32 (H, W) of an image uint8 (H, W, 3)."""
         from ovbench.utils.images import resize_image, resized_size
 
         h, w = image.shape[:2]

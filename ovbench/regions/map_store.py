@@ -1,4 +1,4 @@
-"""Region maps on disk: found by what they depend on, small, and verified whenever they are read."""
+"""Cache of region maps on disk, with a checksum per map."""
 
 from __future__ import annotations
 
@@ -18,31 +18,45 @@ from ovbench.utils.paths import cache_root
 FORMAT = 1
 SUFFIX = ".map"
 DESCRIPTION = "source.json"
-DIGEST = 32  # bytes of sha256 at the end of an entry
+DIGEST = 32  # bytes of the sha256 at the end of an entry
 
 log = logging.getLogger("ovbench")
 
 
 class DamagedEntry(ValueError):
-    """The bytes of an entry are not those that were written."""
+    """Signal that the bytes of an entry are not as written."""
 
 
 def pack(regions: np.ndarray) -> bytes:
-    """A region map i32[h, w] as bytes: a header line, zlib over differences along rows, and the hash of both.
+    """Encode a region map: a JSON header line, zlib over differences along rows, and the sha256 of both.
 
-    Ids are stored from the lowest up, in as few bytes as they need; their number is not limited.
+    Args:
+        regions: int32 (H, W), any number of ids.
+
+    Returns:
+        The bytes of the entry.
     """
     low = int(regions.min())
     ids = regions.astype(np.int64) - low
     width = next(t for t in (np.uint8, np.uint16, np.uint32) if ids.max() <= np.iinfo(t).max)
-    steps = np.diff(ids.astype(width), axis=1, prepend=width(0))  # wraps around, and back when summed
+    steps = np.diff(ids.astype(width), axis=1, prepend=width(0))  # wraps around, and the sum wraps back
     header = {"format": FORMAT, "shape": regions.shape, "low": low, "dtype": np.dtype(width).str}
     content = json.dumps(header).encode() + b"\n" + zlib.compress(np.ascontiguousarray(steps), 6)
     return content + hashlib.sha256(content).digest()
 
 
 def unpack(data: bytes) -> np.ndarray:
-    """The map of an entry; DamagedEntry unless every byte is as written."""
+    """Decode an entry.
+
+    Args:
+        data: bytes as `pack` returns them.
+
+    Returns:
+        int32 (H, W).
+
+    Raises:
+        DamagedEntry: if a byte differs, or the format is another one.
+    """
     content, digest = data[:-DIGEST], data[-DIGEST:]
     if hashlib.sha256(content).digest() != digest:
         raise DamagedEntry("the checksum does not match")
@@ -56,20 +70,20 @@ def unpack(data: bytes) -> np.ndarray:
 
 
 def description(name: str, source: RegionSource) -> dict[str, Any]:
-    """What makes the maps of a source: its name, its settings and its weights."""
+    """Return what the maps of a source depend on: name, settings and weights."""
     settings = {k: v for k, v in source.settings().items() if k not in source.elsewhere}
     return {"format": FORMAT, "source": name, "settings": settings, "weights_sha256": source.weights_sha256()}
 
 
 def image_key(image: np.ndarray) -> str:
-    """Hash of an image's pixels u8[h, w, 3], whatever file they came from."""
+    """Return the hash of the pixels of an image, uint8 (H, W, 3)."""
     digest = hashlib.sha256(f"{image.shape} {image.dtype}".encode())
     digest.update(np.ascontiguousarray(image))
     return digest.hexdigest()
 
 
 class RegionStore:
-    """The entries of one source, in a folder of their own under the cache."""
+    """Store the maps of one source in a folder of the cache."""
 
     def __init__(self, name: str, source: RegionSource, root: Path | None = None):
         self.description, self.warned = description(name, source), False
@@ -77,23 +91,28 @@ class RegionStore:
         self.folder = (root or cache_root()) / "regions" / f"{name}-{key[:16]}"
 
     def path(self, image: np.ndarray) -> Path:
+        """Return the file of the map of an image."""
         key = image_key(image)
         return self.folder / key[:2] / f"{key}{SUFFIX}"
 
     def get(self, image: np.ndarray) -> np.ndarray | None:
-        """The map of an image, None where it is not stored, or its entry is damaged or not readable."""
+        """Return the map of an image, or None if it is missing, damaged or not readable."""
         try:
             return unpack(self.path(image).read_bytes())
         except (FileNotFoundError, DamagedEntry):
             return None
         except OSError as error:
             if not self.warned:
-                log.warning("entries of %s cannot be read (%s); they are made again", self.folder, error.strerror)
+                log.warning("region maps in %s cannot be read (%s); new ones are made", self.folder, error.strerror)
             self.warned = True
             return None
 
     def put(self, image: np.ndarray, regions: np.ndarray) -> None:
-        """Store a map; readers see the whole entry or none. InputError where it cannot be written."""
+        """Store a map atomically.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
         if not (self.folder / DESCRIPTION).exists():
             write_json(self.folder / DESCRIPTION, self.description)
-        write_bytes(self.path(image), pack(regions), durable=False)  # a damaged entry is found, and made again
+        write_bytes(self.path(image), pack(regions), durable=False)  # the checksum finds a damaged entry

@@ -1,7 +1,4 @@
-"""Mask2Former (Cheng et al., CVPR 2022), trained on COCO panoptic, through transformers.
-
-Its masks know COCO's classes: results with it are not free of mask labels on benchmarks made of COCO images.
-"""
+"""Mask2Former, trained on COCO panoptic, through transformers."""
 
 from __future__ import annotations
 
@@ -12,14 +9,23 @@ from ovbench.regions.panoptic import PanopticRegions
 
 @dataclass(frozen=True)
 class Mask2FormerRegions(PanopticRegions):
-    """Segments from 1, void 0; the whole map is -1 where no query passes. No segments are fused."""
+    """Segment with Mask2Former: ids from 1, void 0; the whole map is -1 if no segment is found.
+
+    Paper: Cheng et al., CVPR 2022. It is trained on COCO masks: on datasets with COCO images, results with it are not
+    free of mask labels.
+
+    Attributes:
+        weights: hub name or folder with config.json, preprocessor_config.json and the weights.
+    """
 
     weights: str = "facebook/mask2former-swin-large-coco-panoptic"
 
     def network_class(self) -> type:
+        """Return the transformers class of Mask2Former."""
         from transformers import Mask2FormerForUniversalSegmentation
 
         return Mask2FormerForUniversalSegmentation
 
     def options(self) -> dict[str, object]:
+        """Return no classes to fuse."""
         return {"label_ids_to_fuse": set()}

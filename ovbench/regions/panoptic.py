@@ -1,4 +1,4 @@
-"""Shared by the region sources that take a panoptic model of the transformers library."""
+"""Base class of the region sources with a panoptic model of the transformers library."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from ovbench.utils.errors import InputError, first_line
 
 @dataclass(frozen=True)
 class PanopticRegions(HubRegions):
-    """Segments of a panoptic model, as its own post-processing numbers them; what it leaves out is the lowest id.
+    """Segment with a panoptic model and its own post-processing; pixels without a segment have the lowest id.
 
-    weights: a hub name or a folder with config.json, preprocessor_config.json and the weights. score: least class
-    probability of a segment. mask: probability above which a pixel belongs to a query. overlap: least share of a
-    query's mask that it must win. half: computation in fp16, as the official run; on a CPU always fp32.
+    Attributes:
+        weights: hub name or folder with config.json, preprocessor_config.json and the weights.
+        score: smallest class probability of a segment.
+        mask: smallest probability of a pixel in the mask of a query.
+        overlap: smallest fraction of its mask that a query must win.
+        half: compute in fp16, as the official run does; a CPU always computes in fp32.
     """
 
     files: ClassVar[Files] = WITH_PROCESSOR
@@ -30,14 +33,15 @@ class PanopticRegions(HubRegions):
     half: bool = True
 
     def network_class(self) -> type:
-        """The transformers class of the model."""
-        raise TypeError(f"{type(self).__name__} names no model class")
+        """Return the transformers class of the model."""
+        raise TypeError(f"{type(self).__name__} does not define network_class")
 
     def options(self) -> dict[str, Any]:
-        """Further arguments of the post-processing."""
+        """Return more arguments of the post-processing."""
         return {}
 
     def start(self, device: str = "cpu") -> Maker:
+        """Load model and processor onto a device and return the function that makes maps."""
         from transformers import AutoImageProcessor
 
         processor = _processor(AutoImageProcessor, self.weights)

@@ -1,4 +1,4 @@
-"""Region maps for whoever labels images: the configured source, behind its checks and the cache."""
+"""Open the configured region source, with checks and the cache."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ log = logging.getLogger("ovbench")
 
 
 class Regions:
-    """Makes or looks up region maps; threads may share it.
+    """Make region maps or read them from the cache; thread-safe.
 
-    Nothing is loaded before the first map that is not in the cache, so a benchmark whose maps were all built needs
-    neither the weights' memory nor their device.
+    The source is loaded at the first map that is not in the cache, so a dataset with built maps needs no weights.
     """
 
     def __init__(
@@ -42,25 +41,44 @@ class Regions:
         self._lock = threading.Lock()
 
     def to(self, device: str) -> Regions:
-        """Where maps are made from now on."""
+        """Set the device and return this object."""
         with self._lock:
             if str(device) != self.device:
                 self.device, self._maker = str(device), None
         return self
 
     def expect(self, images: Mapping[str, Path], wanted: Collection[str]) -> None:
-        """Learn which images will come, before the first one; InputError where their maps cannot be told apart."""
+        """Register the images before the first one is read.
+
+        Args:
+            images: all images of a dataset, by id.
+            wanted: ids of the images whose maps are needed.
+
+        Raises:
+            InputError: if two images would get the same map, or no image has one.
+        """
         self._names = self.source.names(images, wanted)
 
     def _name(self, image_path: Path) -> str:
         return self._names.get(image_path, image_path.stem)
 
     def file(self, image_path: Path) -> Path | None:
-        """The file that the map of an image is read from; None where it is made."""
+        """Return the file that the map of an image is read from, or None if the source makes it."""
         return self.source.file(self._name(image_path))
 
     def __call__(self, image: np.ndarray, file: str | Path = "") -> np.ndarray:
-        """The region map i32[h, w] of an RGB image u8[h, w, 3]; ``file`` is its path, or the stem of its file."""
+        """Return the region map of an image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            file: path of the image, or the stem of its file.
+
+        Returns:
+            int32 (H, W).
+
+        Raises:
+            InputError: if the map is missing or does not fit the image.
+        """
         stem = self._name(file) if isinstance(file, Path) else file
         stored = self.store.get(image) if self.store else None
         if stored is not None and stored.shape == image.shape[:2]:
@@ -74,8 +92,8 @@ class Regions:
             except InputError as error:
                 if self.must_store:
                     raise
-                log.warning("region maps are not kept: %s", error)
-                self.store = None  # a cache that cannot be written costs time only
+                log.warning("region maps are not cached: %s", error)
+                self.store = None  # without a cache the run is slower, but correct
         return regions
 
     def _make(self, image: np.ndarray, stem: str) -> np.ndarray:
@@ -88,17 +106,29 @@ class Regions:
 
 
 def open_source(settings: Mapping[str, Any]) -> tuple[str, RegionSource]:
-    """The name and the source that a cell's regions table describes: ``source`` and the source's own settings."""
+    """Return the name and the source of a regions table.
+
+    Args:
+        settings: ``source`` and the settings of that source.
+    """
     own = dict(settings)
     name = own.pop("source")
     return name, REGIONS.load(name)(**own)
 
 
 def open_regions(settings: Mapping[str, Any], device: str = "cpu", *, cache: bool = True) -> Regions:
-    """The region maps of a cell (its ``regions`` table).
+    """Open the region maps of a cell, and download what the source lacks.
 
-    InputError naming the files where the source needs some that are not here and cannot be fetched; so this is the
-    moment before anything runs.
+    Args:
+        settings: regions table of the cell.
+        device: device of the source.
+        cache: read and write the cache, if the source uses it.
+
+    Returns:
+        The region maps.
+
+    Raises:
+        InputError: with every file that is missing and cannot be downloaded.
     """
     name, source = open_source(settings)
     source.fetch()

@@ -1,4 +1,4 @@
-"""Segment Anything (Kirillov et al., ICCV 2023): masks for a grid of points, through the segment-anything package."""
+"""Segment Anything: masks for a grid of points, through the segment-anything package."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.modeling import Sam
 
-WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # of the image encoder
+WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # model by width of the image encoder
 
 
 @dataclass(frozen=True)
 class SamRegions(RegionSource):
-    """Masks of the automatic generator, painted in ascending area; 0 is what none covers.
+    """Segment with the automatic mask generator; masks are painted in ascending area, and 0 is "not covered".
 
-    The thresholds are those of zdk258/CorrCLIP@103bc18, CorrCLIPv2/mask_generators/factory.py; the generator's other
-    settings are its defaults (box NMS 0.7, the whole image as the only crop).
+    Paper: Kirillov et al., ICCV 2023. Thresholds: zdk258/CorrCLIP 103bc18, CorrCLIPv2/mask_generators/factory.py. The
+    other settings of the generator are its defaults (box NMS 0.7, the whole image as the only crop).
 
-    model: "vit_b", "vit_l" or "vit_h". weights: a checkpoint file; by default the official one of the model, from the
-    weights folder. points: points per side. iou, stability: least predicted IoU and stability of a mask.
+    Attributes:
+        model: "vit_b", "vit_l" or "vit_h".
+        weights: checkpoint file (default: the official one of the model in the weights folder).
+        points: points per side.
+        iou: smallest predicted IoU of a mask.
+        stability: smallest stability score of a mask.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
@@ -45,13 +49,16 @@ class SamRegions(RegionSource):
             raise unknown("SAM model", self.model, WIDTHS.values(), where="regions.model")
 
     def missing(self) -> list[str]:
+        """Return the checkpoint file if it is missing."""
         path = Path(self.weights) if self.weights else published_file("sam", self.model)
         return [] if path.is_file() else [f"{path.name} (looked in {path.parent})"]
 
     def fetch(self) -> None:
+        """Download the checkpoint."""
         self._file()
 
     def weights_sha256(self) -> str:
+        """Return the sha256 of the checkpoint, downloaded if necessary."""
         from ovbench.backbones.checkpoint import file_sha256
 
         return file_sha256(self._file())
@@ -60,6 +67,7 @@ class SamRegions(RegionSource):
         return given_file(self.weights, "regions.weights") if self.weights else fetch_published("sam", self.model)
 
     def start(self, device: str = "cpu") -> Maker:
+        """Load SAM onto a device and return the function that makes maps."""
         from segment_anything import SamAutomaticMaskGenerator
 
         sam = load_sam(self.model, self._file()).to(device)
@@ -71,13 +79,28 @@ class SamRegions(RegionSource):
 
 @dataclass(frozen=True)
 class SamRegions8(SamRegions):
-    """As `SamRegions`, with 8 points per side."""
+    """Segment as `SamRegions` does, with 8 points per side.
+
+    Attributes:
+        points: points per side.
+    """
 
     points: int = 8
 
 
 def load_sam(model: str, path: Path) -> Sam:
-    """A SAM with the weights of a file, in eval mode on the CPU; InputError for weights of another size."""
+    """Load a SAM from a checkpoint file.
+
+    Args:
+        model: "vit_b", "vit_l" or "vit_h".
+        path: checkpoint file.
+
+    Returns:
+        The frozen model on the CPU, in eval mode.
+
+    Raises:
+        InputError: if the checkpoint is for another model.
+    """
     from segment_anything import sam_model_registry
 
     from ovbench.backbones.checkpoint import fill, read_tensors
@@ -92,6 +115,14 @@ def load_sam(model: str, path: Path) -> Sam:
 
 
 def generated(generator: SamAutomaticMaskGenerator, image: np.ndarray) -> np.ndarray:
-    """The generator's masks b[n, h, w], in its order."""
+    """Return the masks of an image in the order of the generator.
+
+    Args:
+        generator: the automatic mask generator.
+        image: uint8 (H, W, 3), RGB.
+
+    Returns:
+        bool (N, H, W).
+    """
     found = generator.generate(image)
     return np.stack([mask["segmentation"] for mask in found]) if found else np.zeros((0, *image.shape[:2]), bool)

@@ -1,7 +1,6 @@
-"""Segment Anything 2 (Ravi et al., 2024): masks for a grid of points, with transformers' Sam2Model.
+"""Segment Anything 2: masks for a grid of points, with the Sam2Model of transformers.
 
-The filters of the automatic mask generator are those of the segment-anything package, which SAM 2 took over; only the
-predictor differs, and gives one mask a point or three.
+SAM 2 uses the automatic mask generator of the segment-anything package; only the predictor differs.
 """
 
 from __future__ import annotations
@@ -20,16 +19,22 @@ from ovbench.regions.paint import paint_masks
 from ovbench.regions.sam import generated
 from ovbench.regions.transformers_models import HubRegions, load_pretrained
 
-LOGIT_RANGE = 32.0  # the official predictor clamps its low-resolution logits
+LOGIT_RANGE = 32.0  # clamp of the official predictor on its low-resolution logits
 
 
 @dataclass(frozen=True)
 class Sam2Regions(HubRegions):
-    """Masks painted in ascending area; 0 is what none covers. The defaults are zdk258/CorrCLIP's "sam2" (8 points).
+    """Segment with SAM 2; masks are painted in ascending area, and 0 is "not covered".
 
-    weights: a hub name or a folder with config.json and the weights. points: points per side. iou, stability: least
-    predicted IoU (exclusive) and stability of a mask. multimask: three masks a point instead of one. half: weights and
-    computation in fp16, as the official run; on a CPU always fp32.
+    Paper: Ravi et al., 2024. The defaults are "sam2" of zdk258/CorrCLIP (8 points).
+
+    Attributes:
+        weights: hub name or folder with config.json and the weights.
+        points: points per side.
+        iou: predicted IoU that a mask must exceed.
+        stability: smallest stability score of a mask.
+        multimask: three masks per point instead of one.
+        half: weights and computation in fp16, as in the official run; a CPU always uses fp32.
     """
 
     weights: str = "facebook/sam2-hiera-large"
@@ -40,6 +45,7 @@ class Sam2Regions(HubRegions):
     half: bool = True
 
     def start(self, device: str = "cpu") -> Maker:
+        """Load SAM 2 onto a device and return the function that makes maps."""
         from segment_anything import SamAutomaticMaskGenerator
 
         predictor = Predictor(self.weights, device, multimask=self.multimask, half=self.half)
@@ -53,9 +59,17 @@ class Sam2Regions(HubRegions):
 
 @dataclass(frozen=True)
 class Sam2Regions32(Sam2Regions):
-    """As `Sam2Regions` with 32 points a side, three masks a point, and the thresholds that zdk258/CorrCLIP@103bc18 has
-    with them (CorrCLIPv2/mask_generators/factory.py). Its published maps are made with 32 points too; their thresholds
-    stand in the paper only."""
+    """Segment as `Sam2Regions` does, with 32 points per side and three masks per point.
+
+    Thresholds: zdk258/CorrCLIP 103bc18, CorrCLIPv2/mask_generators/factory.py. The published maps also have 32 points;
+    their thresholds are only in the paper.
+
+    Attributes:
+        points: points per side.
+        iou: predicted IoU that a mask must exceed.
+        stability: smallest stability score of a mask.
+        multimask: three masks per point instead of one.
+    """
 
     points: int = 32
     iou: float = 0.7
@@ -64,10 +78,10 @@ class Sam2Regions32(Sam2Regions):
 
 
 class Predictor:
-    """Sam2Model behind the part of segment-anything's ``SamPredictor`` that its mask generator uses.
+    """Wrap Sam2Model as the ``SamPredictor`` that the mask generator of segment-anything expects.
 
-    Follows facebookresearch/sam2 ``SAM2ImagePredictor`` without its post-processing: the image is squeezed to the
-    model's square, points are scaled with it, and a single mask is never replaced by one of the three.
+    This follows ``SAM2ImagePredictor`` of facebookresearch/sam2 without its post-processing: image and points are
+    scaled to the square of the model, and a single mask is never replaced by one of the three.
     """
 
     mask_threshold = 0.0
@@ -81,16 +95,16 @@ class Predictor:
         self.network = self.network.to(device=device, dtype=dtype)
         self.device, self.dtype, self.multimask = torch.device(device), dtype, multimask
         self.side = self.network.config.vision_config.backbone_config.image_size[0]
-        self.model = self.transform = self  # the generator asks these of a SamPredictor
+        self.model = self.transform = self  # attributes of a SamPredictor that the generator reads
         self.size, self.embeddings = (0, 0), None
 
     def described(self) -> Any:
-        """What ``SamPredictor``'s constructor reads of a SAM."""
+        """Return what the constructor of ``SamPredictor`` reads from a SAM."""
         return SimpleNamespace(image_encoder=SimpleNamespace(img_size=self.side), device=self.device)
 
     @torch.no_grad()
     def set_image(self, image: np.ndarray) -> None:
-        """Embed an RGB image u8[h, w, 3]."""
+        """Embed an RGB image uint8 (H, W, 3)."""
         from torchvision.transforms.functional import normalize, resize
 
         from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
@@ -101,17 +115,28 @@ class Predictor:
         self.embeddings = self.network.get_image_embeddings(pixels[None].to(self.dtype))
 
     def reset_image(self) -> None:
+        """Drop the embedding of the image."""
         self.embeddings = None
 
     def apply_coords(self, points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Points (x, y) of the image in the model's square."""
+        """Return points (x, y) of the image, float (P, 2), in the square of the model."""
         return points / np.array(size[::-1]) * self.side
 
     @torch.no_grad()
     def predict_torch(
         self, points: Tensor, labels: Tensor, multimask_output: bool = True, return_logits: bool = True
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mask logits f[p, k, h, w], predicted IoU f[p, k] and low-resolution logits of p points."""
+        """Predict the masks of points.
+
+        Args:
+            points: float (P, 1, 2), (x, y) in the square of the model.
+            labels: int (P, 1), 1 for a foreground point.
+            multimask_output: ignored; the setting ``multimask`` decides.
+            return_logits: ignored; logits are always returned.
+
+        Returns:
+            Mask logits float (P, K, H, W), predicted IoU float (P, K), low-resolution logits float (P, K, h, w).
+        """
         out = self.network(
             image_embeddings=[level.clone() for level in self.embeddings],
             input_points=points[None].to(self.dtype),

@@ -1,4 +1,4 @@
-"""SLIC superpixels (Achanta et al., TPAMI 2012), through scikit-image: compact regions of about equal size."""
+"""SLIC superpixels, through scikit-image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from ovbench.regions.base import RegionSource
 
 @dataclass(frozen=True)
 class Slic(RegionSource):
-    """Every pixel belongs to a region; ids start at 1.
+    """Segment into compact regions of similar size: every pixel has a region, ids from 1.
 
-    ``segments``: about how many regions; ``compactness``: weight of position against colour (CIELAB); ``sigma``:
-    Gaussian smoothing in pixels.
+    Paper: Achanta et al., TPAMI 2012.
+
+    Attributes:
+        segments: approximate number of regions.
+        compactness: weight of position against colour (CIELAB).
+        sigma: Gaussian smoothing in pixels.
     """
 
     segments: int = 100
@@ -22,6 +26,7 @@ class Slic(RegionSource):
     sigma: float = 1.0
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
+        """Return the region map int32 (H, W) of an image uint8 (H, W, 3)."""
         from skimage.segmentation import slic
 
         regions = slic(image, n_segments=self.segments, compactness=self.compactness, sigma=self.sigma, start_label=1)

@@ -1,4 +1,4 @@
-"""Models of the transformers library that cut an image into segments: found, checked and loaded in one way."""
+"""Find, download and load segmentation models of the transformers library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ Files = tuple[tuple[str, ...], ...]
 
 
 def missing_files(weights: str, files: Files) -> list[str]:
-    """What is not on this machine of a hub name or a folder, as "FILE of WEIGHTS (SIZE)"; also the library itself."""
+    """Return the missing files of a model as "FILE of WEIGHTS (SIZE)", and the library if it is missing.
+
+    Args:
+        weights: hub name or folder.
+        files: alternative names of every file.
+    """
     absent = [] if find_spec("transformers") else ["the package transformers (pip install 'ovbench[regions]')"]
     for names in files:
         if local_file(weights, *names) is None:
@@ -32,7 +37,15 @@ def missing_files(weights: str, files: Files) -> list[str]:
 
 
 def fetch_files(weights: str, files: Files) -> None:
-    """Bring every file to this machine; InputError naming the first that cannot be had."""
+    """Download the files of a model.
+
+    Args:
+        weights: hub name or folder.
+        files: alternative names of every file.
+
+    Raises:
+        InputError: if the library or a file is missing and cannot be downloaded.
+    """
     if not find_spec("transformers"):
         raise InputError("this region source needs the package transformers", fix="pip install 'ovbench[regions]'")
     absent = missing_files(weights, files)
@@ -45,13 +58,18 @@ def fetch_files(weights: str, files: Files) -> None:
 
 
 def weights_hash(weights: str, files: Files) -> str:
-    """sha256 over the hashes of the files in use."""
+    """Return the sha256 over the hashes of the files in use."""
     return hashlib.sha256("".join(file_sha256(fetch_file(weights, *names)) for names in files).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class HubRegions(RegionSource):
-    """Base class of the sources whose weights lie on the hub, or in a folder with the same files."""
+    """Load weights from the hub, or from a folder with the same files.
+
+    Attributes:
+        files: alternative names of every file that is needed.
+        weights: hub name or folder.
+    """
 
     elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
     concurrent: ClassVar[bool] = False
@@ -60,17 +78,31 @@ class HubRegions(RegionSource):
     weights: str = ""
 
     def missing(self) -> list[str]:
+        """Return the missing files."""
         return missing_files(self.weights, self.files)
 
     def fetch(self) -> None:
+        """Download the missing files."""
         fetch_files(self.weights, self.files)
 
     def weights_sha256(self) -> str:
+        """Return the sha256 of the files, downloaded if necessary."""
         return weights_hash(self.weights, self.files)
 
 
 def load_pretrained(cls: type, weights: str) -> Any:
-    """``cls.from_pretrained``, in eval mode and fp32; InputError where it cannot be loaded or does not fit."""
+    """Load a model with ``cls.from_pretrained``, in fp32 and eval mode.
+
+    Args:
+        cls: model class of transformers.
+        weights: hub name or folder.
+
+    Returns:
+        The frozen model on the CPU.
+
+    Raises:
+        InputError: if it cannot be loaded, or a tensor is missing or has another shape.
+    """
     try:
         model, report = cls.from_pretrained(weights, dtype="float32", weights_only=True, output_loading_info=True)
     except Exception as error:  # hub, network, configuration and file errors have no common base class
@@ -81,7 +113,7 @@ def load_pretrained(cls: type, weights: str) -> Any:
     unfit = [*report["missing_keys"], *report["mismatched_keys"]]
     if unfit:
         raise InputError(
-            f"the weights of {weights} do not fit its config.json: {len(unfit)} tensors, first {unfit[0]}",
+            f"the weights of {weights} do not fit its config.json: {len(unfit)} tensors differ, first {unfit[0]}",
             fix=f"give the folder of a {cls.__name__}",
         )
     return model.eval().requires_grad_(False)

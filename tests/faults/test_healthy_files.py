@@ -420,7 +420,7 @@ def test_region_maps_belong_to_ids(tmp_path):
     with pytest.raises(InputError, match="none of 2 images has a region map"):
         maps.expect(images, list(images))
     store("frame0", 3)
-    with pytest.raises(InputError, match=r"2 images are called frame0\.png.*lay the maps out by image id"):
+    with pytest.raises(InputError, match=r"2 images are called frame0\.png.*name the maps by image id"):
         maps.expect(images, ["one/frame0"])
     store("one/frame0", 1), store("two/frame0", 2)
     maps.expect(images, list(images))
