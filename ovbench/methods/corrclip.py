@@ -1,7 +1,7 @@
 """CorrCLIP: reconstruct the correlations of CLIP's patches with DINO and region maps.
 
-Symbols: B windows; L = gh * gw patches of the DINO grid; T = th * tw patches of the CLIP grid; C width of CLIP; M mask
-class tokens (MCT). The lowest region id present in a window means "not segmented".
+Symbols: B windows; L = gh * gw patches of the DINO grid; T = th * tw patches of the CLIP grid; C width of CLIP; D width
+of the features at hand; M mask class tokens (MCT). The lowest region id present in a window means "not segmented".
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ class CorrCLIP(Method):
         ids = ids.flatten(1)
         lowest = ids == ids.amin(1, keepdim=True)
         open_pair = lowest[:, :, None] | lowest[:, None, :]
-        alike = s > s.mean((1, 2), keepdim=True)
-        allowed = torch.where(open_pair, alike, ids[:, :, None] == ids[:, None, :])
+        similar = s > s.mean((1, 2), keepdim=True)
+        allowed = torch.where(open_pair, similar, ids[:, :, None] == ids[:, None, :])
         return allowed | torch.eye(s.shape[1], dtype=torch.bool, device=s.device)
 
     def run_clip(self, x: Tensor, regions: Ranks) -> Tokens:

@@ -42,7 +42,7 @@ class Task(NamedTuple):
         id: id of the image.
         path: file of the image.
         label: its label file, which decides the orientation, see `Dataset.read_picture`.
-        white: index that labels use for white, from the card.
+        white: value of 16-bit images that is shown as white, from the card.
     """
 
     id: str
@@ -127,6 +127,7 @@ def _maker(settings: Mapping[str, Any], devices: Sequence[str], number: int) -> 
 
 
 def _make(regions: Regions, task: Task) -> Done:
+    """Make or find the map of one image."""
     try:
         image = read_picture(task.path, task.label, task.white).pixels
     except InputError as error:
