@@ -31,11 +31,16 @@ from ovbench.backbones.checkpoint import file_sha256
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
 from ovbench.utils.errors import InputError, first_line
 from ovbench.utils.files import read_json, write_bytes, write_json
+from ovbench.utils.registry import load_target
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SHARD_ROWS = 100_000
 MINI = "mini"
+# Sets that are built when they are first asked for. Building is a later room's work; as a card does for its generator,
+# its functions are named and loaded at that moment.
+GENERATED = "ovbench.training.reference_set.mini:mini_set"
+VARIANT = "ovbench.training.reference_set.merge_sets:variant"
 
 
 class LoadedSet(NamedTuple):
@@ -58,13 +63,9 @@ def find_set(text: str) -> Path:
     """
     text, question, changes = text.partition("?")
     if question:
-        from ovbench.training.reference_set.merge_sets import variant
-
-        return variant(find_set(text), changes)
+        return load_target(VARIANT, where="reference")(find_set(text), changes)
     if text == MINI:
-        from ovbench.training.reference_set.mini import mini_set
-
-        return mini_set()
+        return load_target(GENERATED, where="reference")()
     folder = Path(text).expanduser()
     if not (folder / MANIFEST).is_file():
         raise InputError(
