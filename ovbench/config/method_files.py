@@ -7,7 +7,6 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
-from ovbench.methods.plugins import settings_file
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import METHODS
 from ovbench.utils.toml import read_toml
@@ -29,8 +28,9 @@ def settings_path(method: str) -> Path | None:
     own = shipped("configs", "methods", f"{method}.toml")
     if ":" not in method and (own.is_file() or method not in METHODS.entries()):
         return own
-    if (beside_file := settings_file(method)) is not None:
-        return beside_file
+    file = method.rpartition(":")[0]
+    if file.endswith(".py"):
+        return Path(file).with_suffix(".toml")
     target = method if ":" in method else METHODS.entries()[method]
     spec = _spec_of(target.partition(":")[0])
     if spec is None or not spec.has_location or spec.origin is None:

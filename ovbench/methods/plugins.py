@@ -118,12 +118,6 @@ def code_hash(name: str) -> str | None:
     return hashlib.sha256(Path(place).read_bytes()).hexdigest() if place.endswith(".py") else None
 
 
-def settings_file(name: str) -> Path | None:
-    """The settings of a method from a file: a TOML file beside it with the same stem."""
-    place = name.rpartition(":")[0]
-    return Path(place).with_suffix(".toml") if place.endswith(".py") else None
-
-
 def short_name(name: str) -> str:
     """A name that a file may have."""
     return "-".join(part for part in (Path(name.rpartition(":")[0]).stem, name.rpartition(":")[2]) if part)
