@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.data.card import ENTRY_POINTS, Card, list_cards, load_card
-from ovbench.data.find import Found, data_roots, find, unprepared
+from ovbench.data.find import FoundFiles, data_roots, find, unprepared
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_json
 from ovbench.utils.paths import cache_root
@@ -64,12 +64,12 @@ def _state(card: Card, roots: list[Path]) -> dict[str, Any]:
     return {"state": state, "found_images": found.paired, "layout": found.layout.name, "root": str(found.root)}
 
 
-def remember_verified(card: Card, found: Found) -> None:
+def remember_verified(card: Card, found: FoundFiles) -> None:
     """Note in the cache that this copy was verified; the note holds until a file of it changes."""
     write_json(_note(card, found), {"root": str(found.root), "files": fingerprint(found)})
 
 
-def is_verified(card: Card, found: Found) -> bool:
+def is_verified(card: Card, found: FoundFiles) -> bool:
     """Whether this copy was verified and has not changed since."""
     try:
         note = json.loads(_note(card, found).read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def is_verified(card: Card, found: Found) -> bool:
         return False  # no note, or one that is not ours: verify again
 
 
-def fingerprint(found: Found) -> str:
+def fingerprint(found: FoundFiles) -> str:
     """Hash over name, size and time of change of every image and label."""
     digest = hashlib.sha256()
     for item in found.items:
@@ -88,6 +88,6 @@ def fingerprint(found: Found) -> str:
     return digest.hexdigest()
 
 
-def _note(card: Card, found: Found) -> Path:
+def _note(card: Card, found: FoundFiles) -> Path:
     place = hashlib.sha256(str(found.root.resolve()).encode()).hexdigest()[:16]
     return cache_root() / "verified" / f"{card.name}-{place}.json"

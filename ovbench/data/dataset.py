@@ -22,7 +22,7 @@ from ovbench.data.decode import (
     read_raw_label,
 )
 from ovbench.data.diagnose import FileReport, colours, with_label
-from ovbench.data.find import Found, Item, data_roots, find, path_of
+from ovbench.data.find import FoundFiles, Item, data_roots, find, path_of
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
 from ovbench.data.sample import Reading, examine
 from ovbench.utils.errors import InputError, UsageError
@@ -147,7 +147,7 @@ def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule:
     return Dataset(card, found.items, found.root, found.layout.name, labels, label_rule, reading=reading)
 
 
-def locate(card: Card, data_root: str | Path | None = None) -> Found:
+def locate(card: Card, data_root: str | Path | None = None) -> FoundFiles:
     """The layout that holds the benchmark's files; a generated benchmark is drawn on first use."""
     return find(card, [_generated(card)] if card.generator else data_roots(data_root))
 
@@ -157,7 +157,7 @@ def ids_sha256(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
-def refuse_gaps(card: Card, found: Found) -> None:
+def refuse_gaps(card: Card, found: FoundFiles) -> None:
     """InputError where images and labels do not pair, or an id is listed twice, with the first of them."""
     advice = f"run: ovbench data verify {card.argument}"
     if found.twice:

@@ -22,7 +22,7 @@ class Item(NamedTuple):
     label_path: Path
 
 
-class Found(NamedTuple):
+class FoundFiles(NamedTuple):
     """A layout that is there, complete or not. ``items`` follow the split file, or the sorted paths.
 
     orphan_labels: ids of labels without an image, where the two folders must agree.
@@ -84,12 +84,12 @@ def _configured() -> list[str]:
     return value
 
 
-def find(card: Card, roots: Iterable[Path]) -> Found:
+def find(card: Card, roots: Iterable[Path]) -> FoundFiles:
     """The first complete layout, or the one with most pairs of image and label.
 
     Raises InputError saying where it looked where no layout has a single image or label.
     """
-    best: Found | None = None
+    best: FoundFiles | None = None
     tried: list[Path] = []
     for root in (base / below for base in roots for below in card.roots):
         tried.append(root)
@@ -106,7 +106,7 @@ def find(card: Card, roots: Iterable[Path]) -> Found:
     return best
 
 
-def _look(root: Path, layout: Layout, card: Card) -> Found | None:
+def _look(root: Path, layout: Layout, card: Card) -> FoundFiles | None:
     images, labels = _files(root, layout.image), _files(root, layout.label)
     _part(images, labels, layout)
     if not images and not labels:
@@ -121,7 +121,7 @@ def _look(root: Path, layout: Layout, card: Card) -> Found | None:
         for i in ids
     )
     orphans = {} if layout.ids else {i: path for i, path in labels.items() if i not in images}
-    return Found(
+    return FoundFiles(
         root,
         layout,
         tuple(items),

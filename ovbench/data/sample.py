@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ovbench.data.card import Card, Encoding
 from ovbench.data.decode import DEEP, dim, image_facts, read_label_file
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, colours, diagnose, with_label
-from ovbench.data.find import Found, Item
+from ovbench.data.find import FoundFiles, Item
 from ovbench.data.labels import IGNORED, choose_encoding, label_map
 from ovbench.utils.errors import InputError
 
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def examine(card: Card, found: Found) -> Reading:
+def examine(card: Card, found: FoundFiles) -> Reading:
     """Read a sample of labels and the heads of their images.
 
     Raises:
@@ -69,7 +69,7 @@ def _spread(items: Sequence[Item]) -> list[Item]:
     return [items[int(i * step)] for i in range(min(len(items), SAMPLE))]
 
 
-def _holds(problem: Problem, card: Card, found: Found, encoding: Encoding, reports: list[FileReport]) -> bool:
+def _holds(problem: Problem, card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileReport]) -> bool:
     """Whether an error of the sample is one of the whole benchmark.
 
     A few odd files fail alone. A rare class that a sample lacks says something only if all labels lack it, and only
@@ -94,7 +94,7 @@ def _label_alone(item: Item) -> FileReport:
         return FileReport(item.id)
 
 
-def _refuse_dim(card: Card, found: Found, reports: list[FileReport]) -> None:
+def _refuse_dim(card: Card, found: FoundFiles, reports: list[FileReport]) -> None:
     deep = {report.id: report.brightest for report in reports if report.brightest is not None}
     if deep and card.white is None and 0 < max(deep.values()) < DEEP:
         brightest = max(deep, key=deep.__getitem__)
@@ -103,7 +103,7 @@ def _refuse_dim(card: Card, found: Found, reports: list[FileReport]) -> None:
         raise InputError(error.what, where=f"{card.name}, {len(deep)} images of 16 bits", fix=error.fix)
 
 
-def _line(card: Card, found: Found, encoding: Encoding, reports: list[FileReport]) -> str:
+def _line(card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileReport]) -> str:
     """How the labels are read, which classes never occur, how much is ignored: one sentence."""
     table = label_map(encoding, len(card.classes)).table
     pixels = [0] * len(card.classes)
@@ -125,7 +125,7 @@ def _line(card: Card, found: Found, encoding: Encoding, reports: list[FileReport
     )
 
 
-def _odd(card: Card, found: Found, reports: list[FileReport]) -> list[str]:
+def _odd(card: Card, found: FoundFiles, reports: list[FileReport]) -> list[str]:
     """What is worth a line of its own, though it is no error."""
     remarks = []
     tagged = sum(report.orientation != 1 for report in reports)

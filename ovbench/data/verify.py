@@ -16,7 +16,7 @@ from ovbench.data.card import Card, Encoding
 from ovbench.data.dataset import ids_sha256, locate
 from ovbench.data.decode import image_facts, read_label_file, read_picture
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
-from ovbench.data.find import Found, Item
+from ovbench.data.find import FoundFiles, Item
 from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map
 from ovbench.utils.errors import InputError
 from ovbench.utils.processes import each
@@ -158,7 +158,7 @@ def _count(result: Verification, reports: list[FileReport], labels: LabelMap) ->
         result.sizes = tuple(tuple(f(side) for side in zip(*sizes, strict=True)) for f in (min, max))
 
 
-def _gaps(card: Card, found: Found, partial_copy: bool) -> list[Problem]:
+def _gaps(card: Card, found: FoundFiles, partial_copy: bool) -> list[Problem]:
     """What the lists of files already tell."""
     ids = [item.id for item in found.items]
     make = partial(Problem, is_error=True)

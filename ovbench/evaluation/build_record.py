@@ -9,8 +9,8 @@ from ovbench.config.backbone_spec import toy_note
 from ovbench.data.dataset import ids_sha256
 from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.record import SCHEMA, score_fields
-from ovbench.metrics.bootstrap import miou_interval, stack_counts
 from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.metrics.interval import miou_interval, stack_counts
 
 
 def build_record(

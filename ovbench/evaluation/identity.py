@@ -41,7 +41,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 NO_LABELS = (
     "__main__.py", "cli", "config/nearest_published.py", "config/official.py", "config/published_runs.py",
     "config/setting_changes.py", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
-    "inference/cache.py", "metrics/iou.py", "metrics/bootstrap.py", "parity", "results", "training/talk2dino",
+    "inference/cache.py", "metrics/iou.py", "metrics/interval.py", "parity", "results", "training/talk2dino",
 )  # fmt: skip
 CHUNK = 1 << 20
 OF_THE_CODE = ("ovbench", "code")  # what of a header is of software and device

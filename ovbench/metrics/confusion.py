@@ -1,4 +1,4 @@
-"""Counting pixels: an integer confusion matrix per image, kept sparse, summed without rounding."""
+"""Count pixels in sparse integer confusion matrices, which are summed without rounding."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.data.labels import IGNORED
+IGNORED = 65535  # in label maps, as `ovbench.data.labels` writes them
 
 
 class PixelCounts(NamedTuple):
-    """The non-zero cells of a confusion matrix, all i64[n]: ``pixels`` of class ``label`` predicted as ``predicted``.
+    """The non-zero entries of a confusion matrix.
 
-    A label or a prediction outside the classes has the index ``classes`` (one past the last)."""
+    A label or a prediction outside the classes has the index ``classes``, one past the last.
+
+    Attributes:
+        label: int64 (N,), class in the label map.
+        predicted: int64 (N,), class in the prediction.
+        pixels: int64 (N,), number of pixels.
+    """
 
     label: np.ndarray
     predicted: np.ndarray
@@ -20,17 +26,27 @@ class PixelCounts(NamedTuple):
 
 
 def count_pixels(predicted: np.ndarray, label: np.ndarray, classes: int, *, ignored: int = IGNORED) -> PixelCounts:
-    """Compare a prediction with a label map of the same shape (any integer type); ``ignored`` pixels count nowhere.
+    """Count the pixels of every pair of label and prediction.
 
-    Raises ValueError where the shapes differ.
+    Args:
+        predicted: integer (H, W), class indices.
+        label: integer (H, W), class indices.
+        classes: number of classes.
+        ignored: pixels with this label are not counted.
+
+    Returns:
+        The counts.
+
+    Raises:
+        ValueError: if the shapes differ.
     """
     if predicted.shape != label.shape:
         raise ValueError(f"the prediction has the shape {predicted.shape}, the label {label.shape}")
     kept = label != ignored
     rows, columns = (_indices(values[kept], classes) for values in (label, predicted))
-    cells = np.bincount(rows * (classes + 1) + columns, minlength=0)
-    (found,) = cells.nonzero()
-    return PixelCounts(found // (classes + 1), found % (classes + 1), cells[found].astype(np.int64))
+    counts = np.bincount(rows * (classes + 1) + columns)
+    (found,) = counts.nonzero()
+    return PixelCounts(found // (classes + 1), found % (classes + 1), counts[found].astype(np.int64))
 
 
 def _indices(values: np.ndarray, classes: int) -> np.ndarray:
@@ -39,30 +55,37 @@ def _indices(values: np.ndarray, classes: int) -> np.ndarray:
 
 
 class Confusion:
-    """A sum of pixel counts: i64[classes + 1, classes + 1], labels in rows, predictions in columns, "outside" last."""
+    """A sum of pixel counts.
+
+    Attributes:
+        classes: number of classes C.
+        matrix: int64 (C + 1, C + 1), labels in rows, predictions in columns; the last index is "outside the classes".
+    """
 
     def __init__(self, classes: int):
         self.classes = classes
         self.matrix = np.zeros((classes + 1, classes + 1), dtype=np.int64)
 
     def add(self, counts: PixelCounts) -> None:
+        """Add the counts of an image."""
         np.add.at(self.matrix, (counts.label, counts.predicted), counts.pixels)
 
     @property
     def intersection(self) -> np.ndarray:
-        """i64[c] pixels whose label and prediction agree."""
+        """Pixels whose label and prediction are the class, int64 (C,)."""
         return self.matrix.diagonal()[:-1].copy()
 
     @property
     def predicted(self) -> np.ndarray:
-        """i64[c] kept pixels predicted as the class, those without a class in the label included."""
+        """Counted pixels that are predicted as the class, also those whose label is no class, int64 (C,)."""
         return self.matrix[:, :-1].sum(0)
 
     @property
     def labelled(self) -> np.ndarray:
-        """i64[c] pixels that carry the label."""
+        """Pixels whose label is the class, int64 (C,)."""
         return self.matrix[:-1].sum(1)
 
     @property
     def union(self) -> np.ndarray:
+        """Pixels whose label or prediction is the class, int64 (C,)."""
         return self.predicted + self.labelled - self.intersection

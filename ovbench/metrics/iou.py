@@ -1,4 +1,4 @@
-"""Scores from pixel counts, by the definition of mmsegmentation's ``IoUMetric`` (1.x)."""
+"""Compute scores from pixel counts as ``IoUMetric`` of mmsegmentation 1.x defines them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from ovbench.metrics.confusion import Confusion
 
 
 class Scores(NamedTuple):
-    """Fractions; NaN where a class has nothing to score.
+    """Scores as fractions; NaN for a class without pixels to score.
 
-    A class neither labelled nor predicted is left out of ``miou``; one that is predicted but nowhere labelled counts
-    with an IoU of 0. ``macc`` leaves out every class without a label pixel.
+    Attributes:
+        miou: mean IoU of the classes that are labelled or predicted; a class that is predicted only counts with 0.
+        macc: mean accuracy of the classes that are labelled.
+        aacc: accuracy over all pixels.
+        iou: float64 (C,), intersection / union.
+        acc: float64 (C,), intersection / labelled pixels.
+        precision: float64 (C,), intersection / predicted pixels.
+        dice: float64 (C,), 2 intersection / (predicted + labelled pixels).
     """
 
     miou: float
@@ -26,7 +32,14 @@ class Scores(NamedTuple):
 
 
 def scores(confusion: Confusion) -> Scores:
-    """IoU = I / U, accuracy = I / L, precision = I / P, Dice = 2 I / (P + L), and their means over classes."""
+    """Compute all scores of a confusion matrix.
+
+    Args:
+        confusion: the counts of all images.
+
+    Returns:
+        The scores per class and their means.
+    """
     hit, predicted, labelled = confusion.intersection, confusion.predicted, confusion.labelled
     with np.errstate(divide="ignore", invalid="ignore"):
         iou, acc = hit / confusion.union, hit / labelled
@@ -36,6 +49,6 @@ def scores(confusion: Confusion) -> Scores:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean over the classes that are not NaN; NaN if there is none."""
+    """Return the mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

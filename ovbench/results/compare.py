@@ -10,8 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from ovbench.evaluation.record import read_record
-from ovbench.metrics.bootstrap import Difference, counts_in_order, image_iou, paired_difference
 from ovbench.metrics.confusion import PixelCounts
+from ovbench.metrics.interval import Difference, counts_in_order, image_iou, paired_difference
 from ovbench.results.console import plain
 from ovbench.results.counted import read_counts
 from ovbench.results.report.validate_record import check_record

@@ -14,8 +14,8 @@ import numpy as np
 from rich.table import Table
 
 from ovbench.evaluation.record import value_at
-from ovbench.metrics.bootstrap import counts_in_order, jackknife, paired_difference
 from ovbench.metrics.confusion import PixelCounts
+from ovbench.metrics.interval import counts_in_order, jackknife, paired_difference
 from ovbench.results.compare import Run, unlike_settings
 from ovbench.results.console import plain
 from ovbench.utils.errors import InputError, UsageError
@@ -169,7 +169,7 @@ def judge(base: Mapping[str, Any], run: Run, *, tolerance: float = TOLERANCE, pa
     """Compare a run with the baseline of its cell on the baseline's images.
 
     ``paired``: a drop fails if it is larger than the tolerance and beyond chance; where that cannot be judged (see
-    `ovbench.metrics.bootstrap.miou_interval`), or without ``paired``, if it is larger than the tolerance.
+    `ovbench.metrics.interval.miou_interval`), or without ``paired``, if it is larger than the tolerance.
 
     Raises:
         InputError: where the run lacks images, or has other classes or weights.

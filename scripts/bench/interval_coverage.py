@@ -23,7 +23,7 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array, vstack
 from scipy.stats import norm
 
-from ovbench.metrics.bootstrap import ImageCounts, jackknife, miou_interval, paired_difference
+from ovbench.metrics.interval import ImageCounts, jackknife, miou_interval, paired_difference
 from ovbench.utils.files import write_json
 
 CLASSES = {20: 2, 150: 8, 847: 10}  # and how many of them an image has on average

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ovbench.data.mini.captions import ENTITIES
-from ovbench.data.mini.scene import training_scene
+from ovbench.data.mini.drawing import training_drawing
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -51,7 +51,7 @@ class Pool:
         pixels, entities, sizes, points = [], [], [], np.full((scenes, _THING_POINTS, 2), -1, np.int32)
         rng = np.random.RandomState(0)
         for i in range(scenes):
-            scene = training_scene(i)
+            scene = training_drawing(i)
             pixels.append(scene.image.reshape(-1, 3))
             entities.append(scene.entities.ravel())
             sizes.append(scene.entities.shape)

@@ -14,7 +14,7 @@ from PIL import Image
 from report_runs import random_counts, write_run
 
 from ovbench.inference.visualize import palette
-from ovbench.metrics.bootstrap import image_iou, stack_counts
+from ovbench.metrics.interval import image_iou, stack_counts
 from ovbench.results.report import page as build
 from ovbench.results.report.pictures import Around, Picture, Scene
 from ovbench.results.report.runs import gather

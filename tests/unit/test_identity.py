@@ -77,7 +77,7 @@ def test_the_hash_of_our_own_code_is_of_what_can_change_a_label():
     for name in ("methods/clip.py", "inference/decision.py", "backbones/clip.py", "regions/slic.py", "data/decode.py",
                  "metrics/confusion.py", "config/load.py", "methods/reme/method.py"):  # fmt: skip
         assert name in under
-    for name in ("cli/eval.py", "results/report/page.py", "metrics/bootstrap.py", "training/talk2dino/loop.py"):
+    for name in ("cli/eval.py", "results/report/page.py", "metrics/interval.py", "training/talk2dino/loop.py"):
         assert name not in under
     assert all((identity.PACKAGE / place).exists() for place in identity.NO_LABELS)
     identity._package_sha256.cache_clear()

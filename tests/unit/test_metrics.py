@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ovbench.data.labels import IGNORED, NO_CLASS
+from ovbench.metrics import confusion as confusion_module
 from ovbench.metrics.confusion import Confusion, count_pixels
 from ovbench.metrics.iou import scores
 
@@ -89,3 +90,9 @@ def test_counts_beyond_float32_stay_exact():
 def test_unlike_shapes_are_refused():
     with pytest.raises(ValueError, match="shape"):
         count_pixels(np.zeros((2, 2), int), np.zeros((2, 3), int), 3)
+
+
+def test_the_ignored_value_is_the_one_that_label_maps_hold():
+    assert confusion_module.IGNORED == IGNORED
+    counts = count_pixels(np.array([[0, 1]]), np.array([[0, IGNORED]]), 2)
+    assert counts.pixels.tolist() == [1]

@@ -9,7 +9,7 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from ovbench.data.mini import captions, scene, world, write
+from ovbench.data.mini import captions, drawing, world, write
 from ovbench.data.mini.stream import Stream, hashed
 
 VALIDATION_SHA256 = "dca8e5f1b8537244a4cbcb5c9233e2b1e686e53106b38f6277e95fb451113736"
@@ -27,7 +27,7 @@ def decoded(path):
 def test_validation_split_is_the_same_to_the_byte():
     digest = hashlib.sha256()
     for i in range(write.VALIDATION_IMAGES):
-        for array in scene.validation_scene(i):
+        for array in drawing.validation_drawing(i):
             digest.update(repr(array.shape).encode())
             digest.update(array.tobytes())
     assert digest.hexdigest() == VALIDATION_SHA256
@@ -40,7 +40,7 @@ def test_random_numbers_are_frozen():
 
 
 def test_every_class_is_seen_and_labels_are_in_range():
-    images = [scene.validation_scene(i) for i in range(write.VALIDATION_IMAGES)]
+    images = [drawing.validation_drawing(i) for i in range(write.VALIDATION_IMAGES)]
     assert all(image.shape[:2] == label.shape for image, label in images)
     assert all(200 <= side <= 400 for _, label in images for side in label.shape)
     seen = np.sum([np.bincount(label.ravel(), minlength=256) > 0 for _, label in images], axis=0)
@@ -49,8 +49,8 @@ def test_every_class_is_seen_and_labels_are_in_range():
 
 
 def test_rim_lies_between_regions_only():
-    drawn = scene.draw(Stream(1), world.VALIDATION_THINGS)
-    label = scene.validation_label(drawn)
+    drawn = drawing.draw(Stream(1), world.VALIDATION_THINGS)
+    label = drawing.validation_label(drawn)
     r = np.pad(drawn.regions.astype(int), 1, mode="edge")
     centre = r[1:-1, 1:-1]
     differs = (r[:-2, 1:-1] != centre) | (r[1:-1, :-2] != centre)
@@ -75,7 +75,7 @@ def test_held_out_things_are_unseen_but_their_parts_are_not():
             continue
         assert (colour, pattern, shape) not in seen
         assert {colour, pattern, shape} <= {part for thing in seen for part in thing}
-    drawn = {int(n) for seed in range(60) for n in np.unique(scene.training_scene(seed).entities)}
+    drawn = {int(n) for seed in range(60) for n in np.unique(drawing.training_drawing(seed).entities)}
     assert drawn <= {*range(12), *world.TRAINING_THINGS}
 
 
@@ -88,7 +88,7 @@ def test_captions_are_true_of_their_image_and_name_nothing_held_out():
     implied, stream = captions.implied(), Stream(3)
     held_out = {name for t in world.THINGS if not world.in_training(*t) for name in world.thing_names(*t)}
     for seed in range(20):
-        shares = captions.shares(scene.training_scene(seed).entities)
+        shares = captions.entity_fractions(drawing.training_drawing(seed).entities)
         present = implied[shares > 0].any(axis=0)
         for _ in range(20):
             caption = captions.describe(shares, stream)
@@ -100,7 +100,7 @@ def test_written_validation_decodes_to_the_drawn_arrays(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "VALIDATION_IMAGES", 3)
     write.write_validation(tmp_path / "mini")
     for i in range(3):
-        image, label = scene.validation_scene(i)
+        image, label = drawing.validation_drawing(i)
         assert np.array_equal(decoded(tmp_path / f"mini/images/val/mini_{i:04d}.png"), image)
         assert np.array_equal(decoded(tmp_path / f"mini/labels/val/mini_{i:04d}.png"), label)
     assert [p.name for p in tmp_path.iterdir()] == ["mini"]
@@ -141,13 +141,13 @@ def test_training_images_and_captions(tmp_path):
         write.write_training(tmp_path / "train", 2)
 
 
-def test_close_looks_at_training_scenes(tmp_path):
+def test_close_looks_at_training_drawings(tmp_path):
     write.write_training(tmp_path / "train", 6, seed=40, cut=48, cuts=3)
     document = json.loads((tmp_path / "train/captions_train.json").read_text())
     assert len(document["annotations"]) == 30
     for number, entry in enumerate(document["images"]):
         cut = decoded(tmp_path / "train/images/train" / entry["file_name"])
-        whole = scene.training_scene(40 + number // 3).image
+        whole = drawing.training_drawing(40 + number // 3).image
         side = 48 * min(whole.shape[:2]) // 224
         assert cut.shape == (side, side, 3)
         places = np.lib.stride_tricks.sliding_window_view(whole, cut.shape)[:, :, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ovbench.data.mini import scene, world
+from ovbench.data.mini import drawing, world
 from ovbench.utils.paths import asset
 
 torch = pytest.importorskip("torch")
@@ -30,7 +30,7 @@ def pure_crops():
     """Crops of one class from the validation images, u8[n,32,32,3], and classes i64[n]; at most six of a class."""
     crops, classes, count = [], [], np.zeros(28, int)
     for i in range(60):
-        image, label = scene.validation_scene(i)
+        image, label = drawing.validation_drawing(i)
         for y in range(0, label.shape[0] - SIDE, SIDE // 2):
             for x in range(0, label.shape[1] - SIDE, SIDE // 2):
                 kinds = np.unique(label[y : y + SIDE, x : x + SIDE])

@@ -10,8 +10,8 @@ import pytest
 from report_runs import random_counts, write_run
 
 from ovbench.config.load import cell_of, resolve
-from ovbench.metrics.bootstrap import LEVEL, iou_intervals, stack_counts
 from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.metrics.interval import LEVEL, iou_intervals, stack_counts
 from ovbench.metrics.iou import scores
 from ovbench.results.report.page import build_page
 from ovbench.results.report.page_data import pack_cells

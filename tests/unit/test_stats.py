@@ -5,7 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from ovbench.metrics.bootstrap import (
+from ovbench.metrics.confusion import Confusion, PixelCounts, count_pixels
+from ovbench.metrics.interval import (
     image_iou,
     iou_intervals,
     jackknife,
@@ -13,7 +14,6 @@ from ovbench.metrics.bootstrap import (
     paired_difference,
     stack_counts,
 )
-from ovbench.metrics.confusion import Confusion, PixelCounts, count_pixels
 from ovbench.metrics.iou import scores
 
 

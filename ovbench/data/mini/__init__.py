@@ -1,1 +1,1 @@
-"""The `mini` benchmark: a small drawn world, its validation images, its training scenes and their captions."""
+"""The `mini` benchmark: a small generated world with validation images, training drawings and their captions."""

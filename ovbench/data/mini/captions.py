@@ -1,7 +1,6 @@
-"""What can be said about an image of the world: phrases for entities, captions, and what makes them true.
+"""Phrases and captions of drawings, and what makes them true.
 
-A *concept* is what a phrase asks for: a material, or a thing of which colour, pattern and shape are each given or left
-open.
+A *concept* is what a phrase asks for: a material, or a thing whose colour, pattern and shape are each given or open.
 """
 
 from __future__ import annotations
@@ -27,7 +26,16 @@ class Caption(NamedTuple):
 
 
 def concept(colour: str | None = None, pattern: str | None = None, shape: str | None = None) -> int:
-    """Number of a concept of things; None leaves a part open."""
+    """Return the number of a concept of things.
+
+    Args:
+        colour: name of the colour; None leaves it open.
+        pattern: name of the pattern; None leaves it open.
+        shape: name of the shape; None leaves it open.
+
+    Returns:
+        The number, below `THING_CONCEPTS`.
+    """
     c = 0 if colour is None else 1 + world.COLOUR_NAMES.index(colour)
     p = 0 if pattern is None else 1 + world.PATTERN_NAMES.index(pattern)
     s = 0 if shape is None else 1 + world.SHAPE_NAMES.index(shape)
@@ -35,7 +43,11 @@ def concept(colour: str | None = None, pattern: str | None = None, shape: str | 
 
 
 def implied() -> np.ndarray:
-    """bool[entities, concepts]: which concepts a place of an entity satisfies."""
+    """Return which concepts a pixel of each entity satisfies.
+
+    Returns:
+        bool (ENTITIES, CONCEPTS).
+    """
     table = np.zeros((ENTITIES, CONCEPTS), bool)
     for m in range(len(world.STUFF)):
         table[m, THING_CONCEPTS + m] = True
@@ -47,12 +59,12 @@ def implied() -> np.ndarray:
 
 
 def name_material(material: int, stream: Stream) -> Caption:
-    """A material by one of its words."""
+    """Return one of the names of a material."""
     return Caption(stream.choice(world.STUFF[world.STUFF_NAMES[material]]), (THING_CONCEPTS + material,))
 
 
 def name_thing(number: int, stream: Stream) -> Caption:
-    """A thing by colour, pattern and shape, in varying words."""
+    """Return colour, pattern and shape of a thing as a phrase, in varying words."""
     c, p, s = world.thing(number)
     canonical = stream.integer(0, 1) == 0
     colour = c if canonical else stream.choice(world.COLOUR_WORDS[c])
@@ -70,8 +82,8 @@ def name_thing(number: int, stream: Stream) -> Caption:
     return Caption(text, (concept(c, p, s),))
 
 
-def name_part(number: int, stream: Stream) -> Caption:
-    """A thing by some of its parts only, as "something red and striped" or "dotted box"."""
+def name_attributes(number: int, stream: Stream) -> Caption:
+    """Return some attributes of a thing, such as "something red and striped" or "dotted box"."""
     c, p, s = world.thing(number)
     colour, shape = stream.choice(world.COLOUR_WORDS[c]), stream.choice(world.SHAPES[s])
     adjective = stream.choice(world.PATTERNS[p][0])
@@ -88,38 +100,52 @@ def name_part(number: int, stream: Stream) -> Caption:
 
 
 def name(number: int, stream: Stream) -> Caption:
-    """An entity in full."""
+    """Return the full phrase of a material or thing."""
     return name_material(number, stream) if number < len(world.STUFF) else name_thing(number, stream)
 
 
-def describe(shares: np.ndarray, stream: Stream, least: float = 0.06, most: int = 3) -> Caption:
-    """A caption of an image from the share of each entity in it, f64[entities].
+def describe(fractions: np.ndarray, stream: Stream, least: float = 0.06, most: int = 3) -> Caption:
+    """Return a caption of an image: one entity, several entities, or some attributes of one thing.
 
-    One entity in full, or up to `most` of those with at least `least` of the image, or some parts of one thing.
+    Args:
+        fractions: float64 (ENTITIES,), the fraction of the image that each entity covers.
+        stream: the source of randomness.
+        least: an entity is named only if it covers at least this fraction.
+        most: largest number of entities in the caption.
+
+    Returns:
+        The caption.
     """
-    seen = [int(i) for i in np.flatnonzero(shares >= least)] or [int(np.argmax(shares))]
-    seen.sort(key=lambda i: -shares[i])
-    kind = stream.integer(0, 99)
+    seen = [int(i) for i in np.flatnonzero(fractions >= least)] or [int(np.argmax(fractions))]
+    seen.sort(key=lambda i: -fractions[i])
+    form = stream.integer(0, 99)
     things = [i for i in seen if i >= len(world.STUFF)]
-    if kind < 12 and things:
-        return name_part(stream.choice(things), stream)
-    if kind < 30 or len(seen) == 1:
+    if form < 12 and things:
+        return name_attributes(stream.choice(things), stream)
+    if form < 30 or len(seen) == 1:
         return name(stream.choice(seen[:2]), stream)
     return join([name(i, stream) for i in seen[:most]], stream)
 
 
-def join(parts: list[Caption], stream: Stream) -> Caption:
-    """Several phrases as one: things first, then materials, as in "a red ring and a blue box on grass and sand"."""
-    things = [p for p in parts if p.concepts[0] < THING_CONCEPTS]
-    materials = [p for p in parts if p.concepts[0] >= THING_CONCEPTS]
+def join(phrases: list[Caption], stream: Stream) -> Caption:
+    """Join phrases, things before materials, as in "a red ring and a blue box on grass and sand"."""
+    things = [p for p in phrases if p.concepts[0] < THING_CONCEPTS]
+    materials = [p for p in phrases if p.concepts[0] >= THING_CONCEPTS]
     link = stream.choice((" and ", " and ", " next to ", " with "))
     text = link.join(p.text if i == 0 else f"a {p.text}" for i, p in enumerate(things))
     ground = " and ".join(p.text for p in materials)
     if text and ground:
         text += stream.choice((" on ", " and ", " in front of ")) + ground
-    return Caption(text or ground, tuple(c for p in parts for c in p.concepts))
+    return Caption(text or ground, tuple(c for p in phrases for c in p.concepts))
 
 
-def shares(entities: np.ndarray) -> np.ndarray:
-    """Share of each entity in a map, f64[entities]."""
+def entity_fractions(entities: np.ndarray) -> np.ndarray:
+    """Return the fraction of a map that each entity covers.
+
+    Args:
+        entities: uint8 (H, W), entity numbers.
+
+    Returns:
+        float64 (ENTITIES,), with the sum 1.
+    """
     return np.bincount(entities.ravel(), minlength=ENTITIES) / entities.size

@@ -19,7 +19,7 @@ class Stream:
         self._state = self.bits()  # the states of neighbouring seeds must not be steps of one stream
 
     def bits(self) -> int:
-        """The next 64 bits."""
+        """Return the next 64 bits."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         z = self._state
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -27,25 +27,34 @@ class Stream:
         return z ^ (z >> 31)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """A float in [low, high)."""
+        """Return a float in [low, high)."""
         return low + (high - low) * ((self.bits() >> 11) / 9007199254740992.0)
 
     def integer(self, low: int, high: int) -> int:
-        """An integer in low..high, both included."""
+        """Return an integer from low to high, both included."""
         return low + (self.bits() >> 11) % (high - low + 1)
 
     def choice(self, items: Sequence[T]) -> T:
-        """One of the items."""
+        """Return one of the items."""
         return items[self.integer(0, len(items) - 1)]
 
     def sample(self, items: Sequence[T], count: int) -> list[T]:
-        """Different items in random order."""
+        """Return up to `count` different items in random order."""
         pool = list(items)
         return [pool.pop(self.integer(0, len(pool) - 1)) for _ in range(min(count, len(pool)))]
 
 
 def hashed(y: np.ndarray, x: np.ndarray, seed: int) -> np.ndarray:
-    """A float64 in [0, 1) for every integer place (y, x), broadcast."""
+    """Return a random number for every integer position (y, x).
+
+    Args:
+        y: integer rows; `y` and `x` are broadcast.
+        x: integer columns.
+        seed: equal seeds give equal numbers.
+
+    Returns:
+        float64, in [0, 1).
+    """
     h = (np.asarray(y).astype(np.int64) & 0xFFFFFFFF).astype(np.uint32) * np.uint32(0x85EBCA6B)
     h = h + (np.asarray(x).astype(np.int64) & 0xFFFFFFFF).astype(np.uint32) * np.uint32(0xC2B2AE35)
     h = h + np.uint32(seed & 0xFFFFFFFF)
@@ -58,12 +67,23 @@ def hashed(y: np.ndarray, x: np.ndarray, seed: int) -> np.ndarray:
 
 
 def grain(h: int, w: int, stream: Stream) -> np.ndarray:
-    """White noise f64[h,w] in [0, 1)."""
+    """Return white noise, float64 (H, W), in [0, 1)."""
     return hashed(np.arange(h)[:, None], np.arange(w)[None, :], stream.bits())
 
 
 def smooth(h: int, w: int, cell_y: float, cell_x: float, stream: Stream) -> np.ndarray:
-    """Value noise f64[h,w] in [0, 1): random values on a lattice of cells (pixels), interpolated smoothly."""
+    """Return value noise: random values on a lattice, interpolated smoothly.
+
+    Args:
+        h: height in pixels.
+        w: width in pixels.
+        cell_y: height of a lattice cell in pixels.
+        cell_x: width of a lattice cell in pixels.
+        stream: the source of randomness.
+
+    Returns:
+        float64 (H, W), in [0, 1).
+    """
     gy = np.arange(h) / cell_y + stream.uniform()
     gx = np.arange(w) / cell_x + stream.uniform()
     iy, ix = np.floor(gy).astype(np.int64), np.floor(gx).astype(np.int64)
@@ -75,6 +95,6 @@ def smooth(h: int, w: int, cell_y: float, cell_x: float, stream: Stream) -> np.n
 
 
 def triangle_wave(t: np.ndarray) -> np.ndarray:
-    """The wave of period 1 that rises from 0 to 1 and falls back."""
+    """Return the wave of period 1 that rises from 0 to 1 and falls back."""
     f = t - np.floor(t)
     return np.where(f < 0.5, 2.0 * f, 2.0 - 2.0 * f)

@@ -1,4 +1,4 @@
-"""The things: a shape's mask and a pattern's paint in the thing's own turned coordinates."""
+"""Paint things: the mask of a shape and the colours of a pattern, in turned coordinates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ _LIGHT = (240.0, 240.0, 234.0)
 
 
 def inside(shape: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """bool[h,w]: the places of a shape of radius 1; a and b are the turned coordinates in radii."""
+    """Return the mask of a shape of radius 1.
+
+    Args:
+        shape: name of the shape.
+        a: first turned coordinate of each pixel, in radii.
+        b: second turned coordinate of each pixel, in radii.
+
+    Returns:
+        bool (H, W).
+    """
     if shape == "ball":
         return a * a + b * b <= 1.0
     if shape == "ring":
@@ -30,8 +39,8 @@ def inside(shape: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return a * 1.35 + b <= 1.1  # diamond
 
 
-def _light_places(pattern: str, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
-    """bool[h,w]: where the pattern shows its light colour; y and x are turned coordinates in pixels."""
+def _light_pixels(pattern: str, y: np.ndarray, x: np.ndarray, period: float) -> np.ndarray:
+    """Return where the pattern shows its light colour, bool (H, W); y and x are turned coordinates in pixels."""
     if pattern == "striped":
         return triangle_wave(x / period) > 0.5
     if pattern == "dotted":
@@ -42,7 +51,14 @@ def _light_places(pattern: str, y: np.ndarray, x: np.ndarray, period: float) -> 
 
 
 class Painted(NamedTuple):
-    """A thing in its box: mask bool[m,n], colours f64[m,n,3], and where the box lies."""
+    """A thing in its box.
+
+    Attributes:
+        mask: bool (h, w), the pixels of the thing.
+        colours: float64 (h, w, 3).
+        top: first row of the box.
+        left: first column of the box.
+    """
 
     mask: np.ndarray
     colours: np.ndarray
@@ -51,7 +67,19 @@ class Painted(NamedTuple):
 
 
 def paint(h: int, w: int, number: int, radius: float, u: float, stream: Stream) -> Painted:
-    """A thing somewhere on an h x w canvas, turned at random; its pattern is drawn to the unit `u` (pixels)."""
+    """Paint a thing at a random position and angle.
+
+    Args:
+        h: height of the canvas in pixels.
+        w: width of the canvas in pixels.
+        number: the entity number of the thing.
+        radius: its radius in pixels.
+        u: unit of length of its pattern in pixels.
+        stream: the source of randomness.
+
+    Returns:
+        The thing in its box, cut at the border of the canvas.
+    """
     colour, pattern, shape = world.thing(number)
     cy, cx = stream.uniform(0.0, h), stream.uniform(0.0, w)
     p, q = stream.integer(-8, 8), stream.integer(1, 8)
@@ -70,6 +98,6 @@ def paint(h: int, w: int, number: int, radius: float, u: float, stream: Stream) 
     period = stream.uniform(0.85, 1.3) * u * {"plain": 1.0, "striped": 8.5, "dotted": 9.5, "checkered": 11.0}[pattern]
     phase = stream.uniform(0.0, 1.0) * period
     if pattern != "plain":
-        places = _light_places(pattern, y + phase, x + phase, period)
-        out = np.where(places[..., None], light, out)
+        light_pixels = _light_pixels(pattern, y + phase, x + phase, period)
+        out = np.where(light_pixels[..., None], light, out)
     return Painted(mask, out * (1.08 - 0.22 * (a * a + b * b))[..., None], top, left)

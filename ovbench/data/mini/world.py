@@ -1,12 +1,12 @@
-"""The facts of the `mini` world: materials, colours, patterns, shapes, the words for them, classes, what is held out.
+"""Materials, colours, patterns and shapes of the `mini` world, their names, the classes, and what is held out.
 
-Everything else here, and the training scripts, reads the world from here. An *entity* is what a pixel belongs to:
-a material (``0..11``) or a thing, which is a colour, a pattern and a shape (``12..203``).
+An *entity* is what a pixel belongs to: a material (0..11), or a thing, which has a colour, a pattern and a shape
+(12..203).
 """
 
 from __future__ import annotations
 
-# Material -> words; the first is the class name.
+# Material -> names; the first is the class name.
 STUFF: dict[str, tuple[str, ...]] = {
     "sky": ("sky", "cloudy sky", "clouds"),
     "grass": ("grass", "lawn", "meadow"),
@@ -58,7 +58,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "diamond": ("diamond", "kite"),
 }
 
-# The things of the evaluation: each has a colour and pattern of its own, so that a few patches suffice to tell it.
+# The things of the evaluation. No two have the same colour and pattern, so a few patches are enough to tell them apart.
 THINGS: tuple[tuple[str, str, str], ...] = (
     ("red", "plain", "ring"),
     ("yellow", "plain", "triangle"),
@@ -78,7 +78,7 @@ THINGS: tuple[tuple[str, str, str], ...] = (
     ("red", "checkered", "ball"),
 )
 
-# Never drawn and never named in the training world: colours with patterns (in any shape), and single things.
+# Never drawn or named in the training world: pairs of colour and pattern (in any shape), and single things.
 HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
     {("purple", "striped"), ("orange", "dotted"), ("green", "checkered")}
 )
@@ -99,23 +99,24 @@ def in_training(colour: str, pattern: str, shape: str) -> bool:
 
 
 def entity(colour: str, pattern: str, shape: str) -> int:
-    """Entity number of a thing, 12..203."""
+    """Return the entity number of a thing, 12..203."""
     c, p, s = COLOUR_NAMES.index(colour), PATTERN_NAMES.index(pattern), SHAPE_NAMES.index(shape)
     return len(STUFF) + (c * len(PATTERNS) + p) * len(SHAPES) + s
 
 
 def thing(number: int) -> tuple[str, str, str]:
-    """Colour, pattern and shape of an entity number from 12 on."""
+    """Return colour, pattern and shape of an entity number of 12 or above."""
     rest, s = divmod(number - len(STUFF), len(SHAPES))
     c, p = divmod(rest, len(PATTERNS))
     return COLOUR_NAMES[c], PATTERN_NAMES[p], SHAPE_NAMES[s]
 
 
 def thing_names(colour: str, pattern: str, shape: str) -> tuple[str, ...]:
-    """Class name of a thing and its synonyms.
+    """Return the class name of a thing and its synonyms.
 
-    >>> thing_names("blue", "striped", "ball")
-    ('blue striped ball', 'striped blue sphere', 'blue ball with stripes')
+    Example:
+        >>> thing_names("blue", "striped", "ball")
+        ('blue striped ball', 'striped blue sphere', 'blue ball with stripes')
     """
     first, second = SHAPES[shape][:2]
     if pattern == "plain":
@@ -126,12 +127,12 @@ def thing_names(colour: str, pattern: str, shape: str) -> tuple[str, ...]:
 
 
 def classes() -> list[tuple[str, ...]]:
-    """The 28 evaluation classes in label order, materials (0..11), then things (12..27); names with their synonyms."""
+    """Return names and synonyms of the 28 classes in label order: materials (0..11), then things (12..27)."""
     return [*STUFF.values(), *(thing_names(*t) for t in THINGS)]
 
 
 def held_out_classes() -> list[str]:
-    """Names of the evaluation classes that the training world never shows."""
+    """Return the names of the classes that the training world never shows."""
     return [thing_names(*t)[0] for t in THINGS if not in_training(*t)]
 
 

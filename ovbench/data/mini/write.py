@@ -1,4 +1,4 @@
-"""The world as files: the validation split as PNG images and labels, and training images with captions."""
+"""Write the world as files: validation images and labels, training images with captions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from ovbench.utils.files import remove_leftovers, temporary_path
 
 from . import world
-from .captions import describe, shares
-from .scene import Scene, training_scene, validation_scene
+from .captions import describe, entity_fractions
+from .drawing import Drawing, training_drawing, validation_drawing
 from .stream import Stream
 
 VALIDATION_IMAGES = 100
@@ -28,27 +28,29 @@ def _save(array: np.ndarray, path: Path) -> None:
 
 
 def _publish(root: Path, fill: Callable[[Path], None]) -> None:
-    """Fills a new folder beside `root` and renames it; if another process was faster, its folder stays."""
+    """Fill a new folder beside `root` and rename it; if another process was faster, its folder stays."""
     root.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(root.parent)
-    draft = temporary_path(root)
+    temporary = temporary_path(root)
     try:
-        draft.mkdir()
-        fill(draft)
+        temporary.mkdir()
+        fill(temporary)
         try:
-            os.rename(draft, root)
+            os.rename(temporary, root)
         except OSError:
             if not (root.is_dir() and any(root.iterdir())):
                 raise
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_validation(root: Path) -> None:
-    """Writes ``images/val/mini_NNNN.png`` and ``labels/val/mini_NNNN.png`` under `root`.
+    """Write ``images/val/mini_NNNN.png`` and ``labels/val/mini_NNNN.png``.
 
-    `root` appears only when complete; the decoded pixels are the same on every platform. Does nothing if `root` already
-    holds files; safe in two processes at once.
+    The decoded pixels are the same on every platform. Two processes may write at the same time.
+
+    Args:
+        root: the folder; it appears only when it is complete. If it holds files already, nothing is written.
     """
     root = Path(root)
     if root.is_dir() and any(root.iterdir()):
@@ -58,30 +60,38 @@ def write_validation(root: Path) -> None:
         for kind in ("images", "labels"):
             (folder / kind / "val").mkdir(parents=True)
         for i in range(VALIDATION_IMAGES):
-            image, label = validation_scene(i)
+            image, label = validation_drawing(i)
             _save(image, folder / "images" / "val" / f"mini_{i:04d}.png")
             _save(label, folder / "labels" / "val" / f"mini_{i:04d}.png")
 
     _publish(root, fill)
 
 
-def _cut_out(scene: Scene, side: int, stream: Stream) -> Scene:
-    """A square of a scene, ``side`` pixels wide where the short side of the scene is 224, about a place anywhere or, as
-    often, on a thing."""
-    h, w = scene.entities.shape
+def _cut_out(drawing: Drawing, side: int, stream: Stream) -> Drawing:
+    """Cut a square out of a drawing, around any pixel or, as often, around a pixel of a thing."""
+    h, w = drawing.entities.shape
     side = min(side * min(h, w) // 224, h, w)
-    places = np.flatnonzero((scene.entities >= len(world.STUFF)) | (stream.integer(0, 1) == 0))
-    place = int(places[stream.integer(0, len(places) - 1)]) if len(places) else h * w // 2
-    top, left = (min(max(at - side // 2, 0), full - side) for at, full in zip(divmod(place, w), (h, w), strict=True))
-    return Scene(*(np.ascontiguousarray(plane[top : top + side, left : left + side]) for plane in scene))
+    centres = np.flatnonzero((drawing.entities >= len(world.STUFF)) | (stream.integer(0, 1) == 0))
+    centre = int(centres[stream.integer(0, len(centres) - 1)]) if len(centres) else h * w // 2
+    top, left = (min(max(at - side // 2, 0), full - side) for at, full in zip(divmod(centre, w), (h, w), strict=True))
+    return Drawing(*(np.ascontiguousarray(plane[top : top + side, left : left + side]) for plane in drawing))
 
 
 def write_training(root: Path, n: int, seed: int = 0, *, cut: int = 0, cuts: int = 1) -> None:
-    """Writes `n` training images, ``images/train/*.png``, and their captions as in COCO, ``captions_train.json``.
+    """Write training images and their captions in COCO's format.
 
-    Scenes are numbered from `seed`; five captions an image. With ``cut`` an image is not a scene but a square of one,
-    that many pixels wide where the scene's short side is 224: a closer look, at fewer things; ``cuts`` of them a scene.
-    `root` appears only when complete. Raises FileExistsError if it holds files already.
+    The files are ``images/train/*.png`` and ``captions_train.json``, with five captions per image.
+
+    Args:
+        root: the folder; it appears only when it is complete.
+        n: number of images.
+        seed: number of the first drawing.
+        cut: if not 0, an image is a square cut out of a drawing: a closer view of fewer things. The side is in pixels
+            of a drawing whose short side is 224.
+        cuts: number of squares per drawing.
+
+    Raises:
+        FileExistsError: if the folder holds files already.
     """
     root = Path(root)
     if root.is_dir() and any(root.iterdir()):
@@ -92,15 +102,15 @@ def write_training(root: Path, n: int, seed: int = 0, *, cut: int = 0, cuts: int
         images, annotations = [], []
         for i in range(n):
             if i % cuts == 0:
-                drawn, stream = training_scene(seed + i // cuts), Stream(seed + i // cuts)
-            scene = _cut_out(drawn, cut, stream) if cut else drawn
+                whole, stream = training_drawing(seed + i // cuts), Stream(seed + i // cuts)
+            drawing = _cut_out(whole, cut, stream) if cut else whole
             name = f"mini_train_{seed + i:06d}.png"
-            _save(scene.image, folder / "images" / "train" / name)
-            height, width = scene.entities.shape
+            _save(drawing.image, folder / "images" / "train" / name)
+            height, width = drawing.entities.shape
             images.append({"id": i, "file_name": name, "height": height, "width": width})
-            share = shares(scene.entities)
+            fractions = entity_fractions(drawing.entities)
             for _ in range(CAPTIONS_PER_IMAGE):
-                text = describe(share, stream, least=0.02, most=4).text
+                text = describe(fractions, stream, least=0.02, most=4).text
                 annotations.append({"id": len(annotations), "image_id": i, "caption": text})
         document = {"info": {"description": "mini, training world"}, "images": images, "annotations": annotations}
         (folder / "captions_train.json").write_text(json.dumps(document, indent=1) + "\n")

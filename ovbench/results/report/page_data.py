@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ovbench.inference.visualize import palette
-from ovbench.metrics.bootstrap import iou_intervals, stack_counts
 from ovbench.metrics.confusion import PixelCounts
+from ovbench.metrics.interval import iou_intervals, stack_counts
 from ovbench.results.report.pictures import Picture, Scene
 from ovbench.results.report.ranking import Images, confusions
 from ovbench.results.report.runs import Run

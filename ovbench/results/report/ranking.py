@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.metrics.bootstrap import image_iou, stack_counts
 from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.metrics.interval import image_iou, stack_counts
 
 MOST_CONFUSIONS = 300  # pairs of classes by pixels, and again by share
 PER_CLASS = 5  # and of every true and every predicted class

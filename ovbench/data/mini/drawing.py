@@ -1,4 +1,4 @@
-"""Scenes: materials laid out in bands or patches, things painted over them, light and noise over everything."""
+"""Drawings: materials in bands or patches, things painted over them, then light and noise."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ _VALIDATION_SEED = 20_000_000
 _TRAINING_SEED = 500_000_000
 
 
-class Scene(NamedTuple):
-    """image u8[h,w,3] RGB; entities u8[h,w] (0..11 materials, 12..203 things); regions u8[h,w], one number per material
-    (0..3) and per thing (from 8 on)."""
+class Drawing(NamedTuple):
+    """A generated picture.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        entities: uint8 (H, W); 0..11 are materials, 12..203 things.
+        regions: uint8 (H, W), one number per material (0..3) and per thing (8 and above).
+    """
 
     image: np.ndarray
     entities: np.ndarray
@@ -26,7 +31,7 @@ class Scene(NamedTuple):
 
 
 def _layout(h: int, w: int, count: int, stream: Stream) -> np.ndarray:
-    """Which of `count` materials covers a place, i64[h,w]: bands across or down, or patches, with uneven borders."""
+    """Return which of `count` materials covers each pixel, int64 (H, W): bands or patches with uneven borders."""
     kind = stream.integer(0, 3)
     wobble = stream.uniform(0.02, 0.12)
     y = np.arange(h)[:, None] / h + wobble * (smooth(h, w, h / 4, w / 4, stream) - 0.5) * 2.0
@@ -44,8 +49,8 @@ def _layout(h: int, w: int, count: int, stream: Stream) -> np.ndarray:
     return owner
 
 
-def _lay_materials(h: int, w: int, u: float, stream: Stream) -> Scene:
-    """The ground: two to four materials; a sky, if there is one, comes first (at the top or left)."""
+def _lay_materials(h: int, w: int, u: float, stream: Stream) -> Drawing:
+    """Draw the ground of two to four materials; a sky comes first (at the top or left)."""
     chosen = sorted(stream.sample(range(len(world.STUFF)), stream.choice((2, 2, 3, 3, 4))), key=lambda m: m != 0)
     owner = _layout(h, w, len(chosen), stream)
     image = np.zeros((h, w, 3))
@@ -60,11 +65,11 @@ def _lay_materials(h: int, w: int, u: float, stream: Stream) -> Scene:
         texture = PAINTERS[world.STUFF_NAMES[material]](*map(int, size), u * stream.uniform(0.75, 1.4), stream)
         image[box] = np.where(here[box][..., None], texture, image[box])
         entities[here] = material
-    return Scene(image, entities, owner.astype(np.uint8))
+    return Drawing(image, entities, owner.astype(np.uint8))
 
 
 def _light(h: int, w: int, stream: Stream) -> np.ndarray:
-    """Factor f64[h,w,3] of the light: overall, a slope over the image, broad shadows, and a slight tint."""
+    """Return the factor of the light, float64 (H, W, 3): overall, a slope, broad shadows and a slight tint."""
     slope_y, slope_x = stream.uniform(-0.55, 0.55), stream.uniform(-0.55, 0.55)
     factor = 1.0 + slope_y * ((np.arange(h) / h) - 0.5)[:, None] + slope_x * ((np.arange(w) / w) - 0.5)[None, :]
     factor = factor * stream.uniform(0.6, 1.2)
@@ -76,7 +81,7 @@ def _light(h: int, w: int, stream: Stream) -> np.ndarray:
 
 
 def _soften(image: np.ndarray) -> np.ndarray:
-    """A little out of focus: every place becomes the mean of its 3 x 3 neighbours; the borders stay."""
+    """Blur with the mean of 3 x 3 pixels; the border pixels stay."""
     out = image.copy()
     out[1:-1] = (image[:-2] + image[1:-1] + image[2:]) / 3.0
     rows = out.copy()
@@ -84,8 +89,16 @@ def _soften(image: np.ndarray) -> np.ndarray:
     return out
 
 
-def draw(stream: Stream, things: Sequence[int]) -> Scene:
-    """One scene with two to five of the given things (entity numbers), each side 200..400 pixels."""
+def draw(stream: Stream, things: Sequence[int]) -> Drawing:
+    """Draw a picture with two to five things.
+
+    Args:
+        stream: the source of randomness.
+        things: entity numbers to choose from.
+
+    Returns:
+        The drawing; each side has 200 to 400 pixels.
+    """
     h, w = stream.integer(200, 400), stream.integer(200, 400)
     u = min(h, w) / 224.0
     image, entities, regions = _lay_materials(h, w, u, stream)
@@ -102,17 +115,24 @@ def draw(stream: Stream, things: Sequence[int]) -> Scene:
     level = stream.choice((6.0, 12.0, 24.0, 40.0))
     noise = (grain(h, w, stream) + grain(h, w, stream) - 1.0)[..., None] * level
     image = np.floor(np.minimum(np.maximum(image + noise + 0.5, 0.0), 255.0)).astype(np.uint8)
-    return Scene(image, entities, regions)
+    return Drawing(image, entities, regions)
 
 
-def validation_label(scene: Scene) -> np.ndarray:
-    """Class index u8[h,w]: materials 0..11, things 12..27, 255 on a one-pixel rim of every thing."""
+def validation_label(drawing: Drawing) -> np.ndarray:
+    """Return the label of a drawing of the validation split.
+
+    Args:
+        drawing: a drawing of validation things.
+
+    Returns:
+        uint8 (H, W): materials are 0..11, things 12..27; 255 on a rim of one pixel around every thing.
+    """
     table = np.full(256, world.IGNORE, np.uint8)
     table[: len(world.STUFF)] = np.arange(len(world.STUFF))
     for i, number in enumerate(world.VALIDATION_THINGS):
         table[number] = len(world.STUFF) + i
-    label = table[scene.entities]
-    r = scene.regions
+    label = table[drawing.entities]
+    r = drawing.regions
     rim = np.zeros(r.shape, bool)
     rim[1:] |= (r[1:] != r[:-1]) & (np.maximum(r[1:], r[:-1]) >= 8)
     rim[:, 1:] |= (r[:, 1:] != r[:, :-1]) & (np.maximum(r[:, 1:], r[:, :-1]) >= 8)
@@ -120,12 +140,26 @@ def validation_label(scene: Scene) -> np.ndarray:
     return label
 
 
-def validation_scene(index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image u8[h,w,3] RGB and label u8[h,w] of one validation image, the same bytes on every platform."""
-    scene = draw(Stream(_VALIDATION_SEED + index), world.VALIDATION_THINGS)
-    return scene.image, validation_label(scene)
+def validation_drawing(index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one validation image, the same bytes on every platform.
+
+    Args:
+        index: number of the image, from 0.
+
+    Returns:
+        The image, uint8 (H, W, 3), RGB, and its label, uint8 (H, W), see `validation_label`.
+    """
+    drawing = draw(Stream(_VALIDATION_SEED + index), world.VALIDATION_THINGS)
+    return drawing.image, validation_label(drawing)
 
 
-def training_scene(seed: int) -> Scene:
-    """A scene of the training world: every thing but the held-out ones; never the same stream as a validation image."""
+def training_drawing(seed: int) -> Drawing:
+    """Draw a picture of the training world: all things except the held-out ones.
+
+    Args:
+        seed: number of the drawing; its random stream differs from every validation image's.
+
+    Returns:
+        The drawing.
+    """
     return draw(Stream(_TRAINING_SEED + seed), world.TRAINING_THINGS)

@@ -1,12 +1,12 @@
-"""How sure a score is: jackknife intervals over images, from per-image counts.
+"""Compute confidence intervals of scores over images with the delete-one jackknife.
 
-The intervals say where mIoU would lie on other images drawn like these. They are made from the delete-one jackknife:
-every image is left out once, and what each class' IoU loses by that gives both the variance and the bias of the mean.
-The classes of the mean stay those of all images: a class whose only image is left out keeps its IoU.
+An interval says where mIoU would lie on other images of the same kind. Every image is left out once; the changes of
+the IoU of each class give the variance and the bias of the mean. The set of classes in the mean does not change: a
+class whose only image is left out keeps its IoU.
 
-Why not the percentiles of a bootstrap: with many rare classes a resample lacks some of them and repeats the images of
-others, so that all resamples lie on one side of the estimate and the interval excludes it (847 classes, 5,000 images:
-27.60 with 26.99 to 27.54). BCa and the basic form inherit this, as no resample lies beyond the estimate. In simulations
+Why not the percentiles of a bootstrap: with many rare classes, a resample lacks some of them and repeats the images of
+others. Then all resamples lie on one side of the estimate and the interval excludes it (847 classes, 5,000 images:
+27.60 with 26.99 to 27.54). BCa and the basic bootstrap have the same fault. In simulations
 (scripts/bench/interval_coverage.py) both cover less than the form below, which also needs no random numbers:
 
     IoU_c = I_c / U_c             D_nc = (IoU_c - IoU_c without image n) / K         K classes in the mean, N images
@@ -14,9 +14,9 @@ others, so that all resamples lie on one side of the estimate and the interval e
     variance = (N - 1) / N sum_n (D_n - mean D)^2 + variance of the classes seen in one image
     interval = mIoU -+ t(N - 1) sqrt(variance + bias^2)
 
-A class seen in one image has no jackknife of its own: its IoU is taken to vary as that of single images does in the
-classes with several (not so for the difference of two runs, whose intervals cover enough without). The bias, that of a
-ratio of sums, widens the interval and does not move it, so that an interval always holds its estimate.
+A class seen in one image has no jackknife: its IoU is assumed to vary as the IoU of single images varies in the classes
+with several images. (The difference of two runs does not need this: its intervals cover enough.) The bias, which a
+ratio of sums has, widens the interval and does not shift it, so an interval always contains its estimate.
 """
 
 from __future__ import annotations
@@ -31,20 +31,31 @@ from scipy.special import stdtr, stdtrit
 from ovbench.metrics.confusion import PixelCounts
 
 LEVEL = 0.95
-FEWEST_IMAGES = 10  # below, the simulated coverage falls under 90 %
-MOST_SEEN_ONCE = 0.5  # share of the classes in the mean; such classes say nothing about their spread
-ROUNDING = 1e-12  # an error below is none
+FEWEST_IMAGES = 10  # with fewer images the simulated coverage is below 90 %
+MOST_SEEN_ONCE = 0.5  # fraction of the classes in the mean; the spread of such classes is not known
+ROUNDING = 1e-12  # a smaller standard error is 0
 
 
 class ImageCounts(NamedTuple):
-    """Sparse i64[n, c] per image and class: pixels where prediction and label agree, and their union."""
+    """Counts per image and class.
+
+    Attributes:
+        intersection: sparse int64 (N, C), pixels whose label and prediction are the class.
+        union: sparse int64 (N, C), pixels whose label or prediction is the class.
+    """
 
     intersection: csr_array
     union: csr_array
 
 
 class Interval(NamedTuple):
-    """Bounds of a 95 % interval, cut to possible values, and half its width before that."""
+    """A 95 % interval.
+
+    Attributes:
+        low: lower bound, not below the smallest possible value.
+        high: upper bound, not above 1.
+        half: half the width before the bounds are cut.
+    """
 
     low: float
     high: float
@@ -52,7 +63,13 @@ class Interval(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """mIoU with its interval, or None and the reason ``why`` there is no interval."""
+    """A score with its interval.
+
+    Attributes:
+        miou: mean IoU, a fraction.
+        interval: the interval, or None.
+        why: the reason if there is no interval.
+    """
 
     miou: float
     interval: Interval | None
@@ -60,9 +77,15 @@ class Estimate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The change of mIoU from one run to another on the same images with its interval, or None and the reason ``why``;
-    and per class the change of IoU with its p-value, corrected for the number of classes (Benjamini-Hochberg); NaN for
-    a class without pixels in one of the runs."""
+    """The change from one run to another on the same images.
+
+    Attributes:
+        miou: change of mIoU.
+        interval: its interval, or None.
+        why: the reason if there is no interval.
+        iou: float64 (C,), change of IoU; NaN for a class without pixels in one of the runs.
+        p_value: float64 (C,), corrected for the number of classes (Benjamini-Hochberg); NaN as in ``iou``.
+    """
 
     miou: float
     interval: Interval | None
@@ -72,12 +95,14 @@ class Difference(NamedTuple):
 
 
 class Jackknife(NamedTuple):
-    """What leaving out an image changes, see the head of this file.
+    """The changes when an image is left out, see the top of this file.
 
-    ``iou`` f64[c] of all images, NaN without pixels; ``seen`` i64[c] images with pixels of the class; ``change`` sparse
-    f64[n, c]: IoU minus IoU without the image, 0 where the class has no other; ``spread`` sparse f64[n, c]: IoU within
-    the image minus IoU, as a sample deviation, and ``several`` sparse i64[n, c]: where it is known, which is in classes
-    seen in several images.
+    Attributes:
+        iou: float64 (C,), IoU over all images; NaN for a class without pixels.
+        seen: int64 (C,), number of images with pixels of the class.
+        change: sparse float64 (N, C), IoU minus IoU without the image; 0 if no other image has the class.
+        spread: sparse float64 (N, C), IoU in the image minus IoU, scaled to a sample deviation.
+        several: sparse int64 (N, C), 1 where ``spread`` is known: in classes seen in several images.
     """
 
     iou: np.ndarray
@@ -88,19 +113,31 @@ class Jackknife(NamedTuple):
 
     @property
     def known(self) -> np.ndarray:
+        """Classes in the mean, bool (C,)."""
         return self.seen > 0
 
     @property
     def miou(self) -> float:
+        """Mean IoU over the known classes; NaN if there are none."""
         return float(self.iou[self.known].mean()) if self.known.any() else float("nan")
 
 
 def stack_counts(images: Sequence[PixelCounts], classes: int) -> ImageCounts:
-    """One row per image; pixels of labels or predictions outside the classes stay in the other's union only."""
+    """Collect the counts of images, one row per image.
+
+    A pixel whose label or prediction is outside the classes counts only in the union of the other one's class.
+
+    Args:
+        images: the counts of every image.
+        classes: number of classes C.
+
+    Returns:
+        Intersections and unions, (N, C).
+    """
     rows = np.repeat(np.arange(len(images)), [len(counts.pixels) for counts in images])
     label, predicted, pixels = (
-        np.concatenate([np.asarray(counts[part], dtype=np.int64) for counts in images] or [np.zeros(0, np.int64)])
-        for part in range(3)
+        np.concatenate([np.asarray(counts[field], dtype=np.int64) for counts in images] or [np.zeros(0, np.int64)])
+        for field in range(3)
     )
     shape = (len(images), classes)
 
@@ -113,10 +150,19 @@ def stack_counts(images: Sequence[PixelCounts], classes: int) -> ImageCounts:
 
 
 def jackknife(counts: ImageCounts) -> Jackknife:
-    """Leave out every image once. Time and memory grow with the non-zero counts."""
+    """Leave out every image once.
+
+    Time and memory grow with the number of non-zero counts.
+
+    Args:
+        counts: the counts of N images.
+
+    Returns:
+        The changes, (N, C).
+    """
     shape = counts.union.shape
-    rows, columns, union, hit = _cells(counts)
-    whole_hit, whole_union = (np.bincount(columns, part, shape[1]) for part in (hit, union))
+    rows, columns, union, hit = _entries(counts)
+    whole_hit, whole_union = (np.bincount(columns, weights, shape[1]) for weights in (hit, union))
     seen = np.bincount(columns, minlength=shape[1])
     with np.errstate(divide="ignore", invalid="ignore"):
         iou = whole_hit / whole_union
@@ -131,8 +177,8 @@ def jackknife(counts: ImageCounts) -> Jackknife:
     return Jackknife(iou, seen, table(change), table(spread, several), table(np.ones(len(rows), np.int64), several))
 
 
-def _cells(counts: ImageCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Image, class, union and intersection wherever the union is not empty, class by class within an image."""
+def _entries(counts: ImageCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, class, union and intersection wherever the union is not empty, sorted by image and class."""
     table = counts.union.tocoo()
     kept = table.data > 0
     rows, columns, union = table.row[kept], table.col[kept], table.data[kept].astype(np.float64)
@@ -142,19 +188,25 @@ def _cells(counts: ImageCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
 
 
 def miou_interval(counts: ImageCounts) -> Estimate:
-    """mIoU of all images and its 95 % interval over images.
+    """Return mIoU over all images and its 95 % interval.
 
-    No interval, but a reason, for fewer than 10 images; where more than half of the classes in the mean have pixels in
-    one image only; and where no image differs from the others (mIoU of 0 or 1).
+    There is no interval for fewer than 10 images, if more than half of the classes in the mean have pixels in one
+    image only, or if no image differs from the others (mIoU of 0 or 1).
+
+    Args:
+        counts: the counts of all images.
+
+    Returns:
+        The estimate, with the reason if there is no interval.
     """
     one = jackknife(counts)
     images = one.change.shape[0]
     why = _why_none(images, one.seen == 1, one.known)
     if why:
         return Estimate(one.miou, None, why)
-    shares = one.known.sum()
-    changes = np.asarray(one.change.sum(1)).ravel() / shares
-    alone = (one.seen == 1).sum() * _mean_square(one.spread, one.several) / shares**2
+    classes = one.known.sum()
+    changes = np.asarray(one.change.sum(1)).ravel() / classes
+    alone = (one.seen == 1).sum() * _mean_square(one.spread, one.several) / classes**2
     error = _error(changes.sum(), (changes**2).sum(), images, alone)
     if error < ROUNDING:
         return Estimate(one.miou, None, "no image differs from the others")
@@ -162,12 +214,21 @@ def miou_interval(counts: ImageCounts) -> Estimate:
 
 
 def paired_difference(before: ImageCounts, after: ImageCounts) -> Difference:
-    """``after`` minus ``before`` on the same images: both runs leave out the same image, so that what makes an image
-    hard cancels. Each run keeps the classes of its own mean. No interval where `miou_interval` gives none, except that
-    equal runs have the interval 0 to 0."""
+    """Return the difference ``after`` minus ``before`` of two runs on the same images.
+
+    Both runs leave out the same image, so the difficulty of an image cancels. Each run keeps its own classes in the
+    mean. There is no interval if `miou_interval` gives none, but equal runs have the interval 0 to 0.
+
+    Args:
+        before: the counts of the first run.
+        after: the counts of the second run, with the images in the same order.
+
+    Returns:
+        The difference.
+    """
     runs = [jackknife(before), jackknife(after)]
     images = before.union.shape[0]
-    alone, known = (np.logical_or(*parts) for parts in ([r.seen == 1 for r in runs], [r.known for r in runs]))
+    alone, known = (np.logical_or(*pair) for pair in ([r.seen == 1 for r in runs], [r.known for r in runs]))
     change = runs[1].iou - runs[0].iou
     p_value = _p_values(change, _of_classes(runs[1].change - runs[0].change), _seen_in_either(before, after), images)
     miou = runs[1].miou - runs[0].miou
@@ -181,8 +242,17 @@ def paired_difference(before: ImageCounts, after: ImageCounts) -> Difference:
 
 
 def iou_intervals(counts: ImageCounts) -> np.ndarray:
-    """The 95 % interval of every class' IoU over images, f64[c, 2], with as many degrees of freedom as the class has
-    images, less one; NaN for a class with pixels in fewer than two images, or with the same IoU in all of them."""
+    """Return the 95 % interval of the IoU of every class.
+
+    The degrees of freedom are the number of images with the class, minus 1.
+
+    Args:
+        counts: the counts of all images.
+
+    Returns:
+        float64 (C, 2), lower and upper bound; NaN for a class with pixels in fewer than two images or with the same
+        IoU in all of them.
+    """
     one = jackknife(counts)
     error = _error(*_of_classes(one.change), one.change.shape[0])
     half = stdtrit(np.maximum(one.seen - 1, 1), (1 + LEVEL) / 2) * error
@@ -191,19 +261,35 @@ def iou_intervals(counts: ImageCounts) -> np.ndarray:
 
 
 def image_iou(counts: ImageCounts) -> np.ndarray:
-    """Every image by itself: mean IoU over the classes with pixels in it, f64[n]; 0 for an image without pixels."""
-    rows, _, union, hit = _cells(counts)
+    """Return the mean IoU of every single image.
+
+    Args:
+        counts: the counts of N images.
+
+    Returns:
+        float64 (N,), the mean over the classes with pixels in the image; 0 for an image without pixels.
+    """
+    rows, _, union, hit = _entries(counts)
     images = counts.union.shape[0]
     return np.bincount(rows, hit / union, images) / np.bincount(rows, minlength=images).clip(min=1)
 
 
 def counts_in_order(entries: Mapping[str, PixelCounts], ids: Sequence[str], classes: int) -> ImageCounts:
-    """The counts of the images ``ids``, in that order."""
+    """Collect the counts of chosen images in a given order.
+
+    Args:
+        entries: the counts by image id.
+        ids: the image ids.
+        classes: number of classes C.
+
+    Returns:
+        Intersections and unions, one row per id.
+    """
     return stack_counts([entries[i] for i in ids], classes)
 
 
 def _why_none(images: int, alone: np.ndarray, known: np.ndarray) -> str:
-    """Why an interval would mean nothing; empty where it means something."""
+    """Return why there is no interval; empty if there is one."""
     if images < FEWEST_IMAGES:
         return f"fewer than {FEWEST_IMAGES} images"
     if not known.any():
@@ -214,11 +300,11 @@ def _why_none(images: int, alone: np.ndarray, known: np.ndarray) -> str:
 
 
 def _error(total, squares, images: int, alone: float = 0.0):
-    """sqrt(variance + bias^2), from the sum of the jackknife's changes and of their squares."""
+    """Return sqrt(variance + bias^2) from the sum of the changes and the sum of their squares."""
     images = max(images, 1)
-    share = (images - 1) / images
-    variance = share * np.maximum(squares - total**2 / images, 0) + alone
-    return np.sqrt(variance + (share * total) ** 2)
+    scale = (images - 1) / images
+    variance = scale * np.maximum(squares - total**2 / images, 0) + alone
+    return np.sqrt(variance + (scale * total) ** 2)
 
 
 def _interval(value: float, error: float, images: int, lowest: float) -> Interval:
@@ -227,24 +313,26 @@ def _interval(value: float, error: float, images: int, lowest: float) -> Interva
 
 
 def _of_classes(change: csr_array) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over images of the changes of every class and of their squares, f64[c]."""
+    """Return the sums over images of the changes of every class and of their squares, float64 (C,) each."""
     return np.asarray(change.sum(0)).ravel(), np.asarray(change.power(2).sum(0)).ravel()
 
 
 def _mean_square(values: csr_array, where: csr_array) -> float:
-    """Over the non-zero places of ``where``; a place that ``values`` does not store is 0."""
+    """Return the mean of the squares over the non-zero entries of ``where``; an entry that is not stored is 0."""
     return float(values.power(2).sum() / max(where.nnz, 1))
 
 
 def _seen_in_either(before: ImageCounts, after: ImageCounts) -> np.ndarray:
-    """i64[c] images with pixels of a class in one of the runs."""
+    """Return the number of images with pixels of a class in one of the runs, int64 (C,)."""
     shape = before.union.shape
     return np.bincount((before.union + after.union).tocoo().col, minlength=shape[1])
 
 
 def _p_values(change: np.ndarray, moments: tuple[np.ndarray, np.ndarray], seen: np.ndarray, images: int) -> np.ndarray:
-    """Two-sided t-tests of no change. m images never give less than 2^(1 - m), what exchanging the runs image by image
-    could show at most, so that few images cannot be sure of anything."""
+    """Return the p-values of two-sided t-tests of no change.
+
+    With m images no p-value is below 2^(1 - m), the smallest one that exchanging the runs image by image can give.
+    """
     from scipy.stats import false_discovery_control  # slow to import
 
     known = ~np.isnan(change)
