@@ -1,4 +1,4 @@
-"""Mistakes in a method's own code: they fail an image, and the message names the method's file and line."""
+"""Errors in the code of a method: they fail one image, and the message names the file and line of the method."""
 
 from __future__ import annotations
 
@@ -20,20 +20,30 @@ OVBENCH = Path(ovbench.__file__).parent
 
 
 class MethodError(ScoreError):
-    """Code of a method raised an exception, or returned what no method may return."""
+    """Signal that the code of a method raised an exception, or returned a wrong type or shape."""
 
 
 class CannotBuild(MethodError):
-    """A method cannot be made with its settings."""
+    """Signal that a method cannot be created with its settings."""
 
     exit_code = 3
 
 
 def blame(error: BaseException, code: Any) -> MethodError:
-    """The error for what ``code``, a method, a region source or a class of one, raised.
+    """Return the error that names the code which raised an exception.
+
+    ``sys.exit`` in a method is an error of the method.
+
+    Args:
+        error: what was raised.
+        code: a method, a region source, or the class of one.
+
+    Returns:
+        The error with the file and line of the code.
 
     Raises:
-        Terminated: the process was asked to end meanwhile. ``sys.exit`` in a method is a mistake like any other.
+        KeyboardInterrupt: if that is the error.
+        Terminated: if that is the error, because a signal ended the process.
     """
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         raise error
@@ -45,7 +55,14 @@ def blame(error: BaseException, code: Any) -> MethodError:
 
 @contextmanager
 def blamed(code: Any) -> Iterator[Any]:
-    """Raise what goes wrong in ``code`` as a MethodError; messages for the user go through."""
+    """Raise exceptions of ``code`` as MethodError; an OvbenchError is raised unchanged.
+
+    Args:
+        code: a method, a region source, or the class of one.
+
+    Yields:
+        ``code``.
+    """
     try:
         yield code
     except OvbenchError:
@@ -55,10 +72,20 @@ def blamed(code: Any) -> Iterator[Any]:
 
 
 def expect(value: Any, shape: Sequence[int | None], method: Any, function: str, *, floating: bool = True) -> Tensor:
-    """``value`` itself, if it is a tensor of such a shape (None: any size) and type.
+    """Check what a function of a method returned.
+
+    Args:
+        value: the returned value.
+        shape: expected shape; None is any size.
+        method: the method.
+        function: name of its function.
+        floating: expect floating-point values, else integers.
+
+    Returns:
+        ``value``.
 
     Raises:
-        MethodError: with what ``function`` of the method should return and what it returned.
+        MethodError: if type or shape is wrong, with the expected and the returned one.
     """
     if (
         isinstance(value, Tensor)
@@ -67,15 +94,16 @@ def expect(value: Any, shape: Sequence[int | None], method: Any, function: str, 
         and (value.is_floating_point() if floating else not value.is_floating_point() and not value.is_complex())
     ):
         return value
-    kind = "floating-point" if floating else "whole-number"
+    dtype = "a floating-point" if floating else "an integer"
     sizes = ", ".join("any" if size is None else str(size) for size in shape)
     raise MethodError(
-        f"{_name(method)}.{function} returned {_described(value)}, expected a {kind} tensor of shape ({sizes})",
+        f"{_name(method)}.{function} returned {_described(value)}, expected {dtype} tensor of shape ({sizes})",
         where=_defined(method, function),
     )
 
 
 def _described(value: Any) -> str:
+    """Describe a value by type, and a tensor also by dtype and shape."""
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if type(value).__module__ == "numpy" and hasattr(value, "shape"):
@@ -92,7 +120,7 @@ def _name(code: Any) -> str:
 
 
 def _home(code: Any) -> Path:
-    """The folder or file that the code is part of: that of ovbench, of its package, or of its file."""
+    """Return the folder of the package that defines the class, or else its file or the folder of its file."""
     module = sys.modules.get(_class(code).__module__)
     file = Path(getattr(module, "__file__", None) or OVBENCH / "none")
     top, *below = _class(code).__module__.split(".")
@@ -103,13 +131,22 @@ def _home(code: Any) -> Path:
 
 
 def _defined(code: Any, function: str = "encode") -> str | None:
-    """Where the class defines a function, as "FILE, line N"."""
+    """Return where the class defines a function, as "FILE, line N"."""
     defined = getattr(getattr(_class(code), function, None), "__code__", None)
     return f"{defined.co_filename}, line {defined.co_firstlineno}" if defined else None
 
 
 def check_features(value: Any, windows: int, method: Any) -> None:
-    """MethodError unless these are the PatchFeatures that the inherited ``score`` reads."""
+    """Check that a method returned the PatchFeatures that the inherited ``score`` reads.
+
+    Args:
+        value: what ``encode`` returned.
+        windows: number of windows of the batch.
+        method: the method.
+
+    Raises:
+        MethodError: if type, grid or shape is wrong.
+    """
     if not isinstance(value, PatchFeatures):
         what = f"{_name(method)}.encode returned {_described(value)}, expected PatchFeatures"
         raise MethodError(what, where=_defined(method))

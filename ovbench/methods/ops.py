@@ -1,4 +1,4 @@
-"""Tensor operations that methods and the pipeline share: cell scores to pixels, scores to class probabilities."""
+"""Tensor operations of methods and pipeline: patch scores to pixels, scores to class probabilities."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ovbench.methods.bilinear import enlarge
 
-FEW = 64  # rows that are searched at once
+FEW = 64  # rows up to which `largest` compares all rows at once
 
 
 class Pad(NamedTuple):
-    """Pixels added on each side of a window."""
+    """Hold the number of pixels added on each side of a window."""
 
     left: int
     right: int
@@ -23,8 +23,17 @@ class Pad(NamedTuple):
 
 
 def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: bool = False) -> Tensor:
-    """Patch scores ``[b, q, gh, gw]`` to pixels of the window ``[b, q, h, w]``: bilinear to the padded window of
-    ``size`` plus ``pad``, then the padding is cut off."""
+    """Resize patch scores to the padded window and cut off the padding.
+
+    Args:
+        scores: float (B, Q, gh, gw).
+        size: (h, w) of the window without padding.
+        pad: padding of the window.
+        align_corners: see `ovbench.methods.bilinear.axis`.
+
+    Returns:
+        float (B, Q, h, w).
+    """
     h, w = size
     padded = (h + pad.top + pad.bottom, w + pad.left + pad.right)
     scores = enlarge(scores, padded, align_corners=align_corners)
@@ -33,10 +42,12 @@ def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: boo
 
 @dataclass(frozen=True)
 class Decision:
-    """How scores become labels (official CLIP-based protocols, ``facts`` of each method).
+    """Set how scores become labels, as in the official CLIP-based protocols.
 
-    ``logit_scale`` multiplies cosines before the softmax over queries; pixels whose best class probability is below
-    ``prob_thd`` become the class ``background`` (0, or no background: there is no threshold).
+    Attributes:
+        logit_scale: factor of the cosines before the softmax over queries.
+        prob_thd: pixels whose best class probability is lower become background (0 or no background: no threshold).
+        background: index of the background class, or None.
     """
 
     logit_scale: float = 40.0
@@ -45,19 +56,20 @@ class Decision:
 
     @property
     def threshold(self) -> float:
-        """The threshold that is used: 0 where there is no background to fall back to."""
+        """Return the threshold in use: 0 without a background class."""
         return 0.0 if self.background is None else self.prob_thd
 
 
 def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision) -> Tensor:
-    """Softmax over all queries, then the maximum over the synonyms of a class.
+    """Apply the softmax over all queries, then take the maximum over the synonyms of each class.
 
     Args:
-        scores: f[q, ...] cosines, one row per query.
-        class_index: i64[q] the class of each query, every class from 0 to the last present at least once.
+        scores: float (Q, ...), cosines.
+        class_index: int64 (Q,), ascending, class of each query; every class from 0 to the last occurs.
+        decision: gives the scale of the cosines.
 
     Returns:
-        f[c, ...] probabilities, which sum to less than one where synonyms share them.
+        float (classes, ...), probabilities; with synonyms they sum to less than 1.
     """
     queries = (scores * decision.logit_scale).softmax(0)
     classes = int(class_index[-1]) + 1
@@ -69,17 +81,23 @@ def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision)
 
 
 class Largest(NamedTuple):
-    """The largest value f[...] of each pixel and the first row i64[...] that has it."""
+    """Hold the largest value of each pixel, float (...), and the first row that has it, int64 (...)."""
 
     value: Tensor
     row: Tensor
 
 
 def largest(values: Tensor) -> Largest:
-    """``values.max(0)`` of f[q, ...], the first row of equal ones.
+    """Return the maximum over rows and the first row that has it.
 
-    To find a maximum is quick, to find its place is not. So of many rows first the largest of each group is found, and
-    the winning group alone is searched.
+    A maximum is fast, its index is slow. So with many rows, the maximum of each group of rows comes first, and only the
+    winning group is searched.
+
+    Args:
+        values: float (Q, ...).
+
+    Returns:
+        The same as ``values.max(0)``, with the first of equal rows.
     """
     flat = values.flatten(1)
     count = len(flat)
@@ -101,7 +119,7 @@ def largest(values: Tensor) -> Largest:
 
 
 def _first(found: Tensor) -> Tensor:
-    """The first row of bool[k, n] that holds, i64[n]; the last one where none does, as among NaN."""
+    """Return the first true row of bool (K, N), int64 (N,); the last row if none is true, as with NaN."""
     rows = len(found)
     downwards = torch.arange(rows, 0, -1, dtype=torch.int16, device=found.device)[:, None]
     return (rows - (found * downwards).amax(0).long()).clamp_(max=rows - 1)

@@ -41,7 +41,7 @@ OTHERS = {  # a function of the method, what it does wrongly, and what the messa
     "score": ("super().score(features, queries).numpy()", "Mine.score returned a NumPy array of float32"),
     "window_scores": ("scores", "Mine.window_scores returned a tensor of float32 of shape ("),
     "probabilities": ("scores[:, 1:]", "expected a floating-point tensor of shape (any, 48, 64)"),
-    "refine_labels": ("labels.float()", "expected a whole-number tensor of shape (48, 64)"),
+    "refine_labels": ("labels.float()", "expected an integer tensor of shape (48, 64)"),
     "map_queries": ("{}[0]", "Mine failed: KeyError: 0"),
     "__init__": ("sys.exit(3)", "Mine failed: SystemExit: 3"),
 }
