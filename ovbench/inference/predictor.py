@@ -24,7 +24,7 @@ from ovbench.methods.bilinear import enlarge, enlarged_tiles
 from ovbench.methods.blame import check_features, expect
 from ovbench.methods.ops import Decision, Pad
 from ovbench.regions.base import nearest_ids
-from ovbench.utils.errors import ScoreError, say_once
+from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 from ovbench.utils.images import resize_image, resized_size
 
 PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch of CLIP, whichever tower is used
@@ -49,6 +49,12 @@ class Predictor:
         for queries in vocabularies:
             self.add_vocabulary(queries, protocol)
         self.pad_multiple = method.clip.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
+        if protocol.crop and self._is_below_patch(protocol.crop + -protocol.crop % (self.pad_multiple or 1)):
+            raise UsageError(
+                f"windows of crop = {protocol.crop} pixels are smaller than a patch of CLIP "
+                f"({method.clip.patch} pixels)",
+                fix=f"set crop to at least {method.clip.patch}, or to 0 for whole images",
+            )
         pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
         self.refine = pamr if protocol.refine == "pamr" else None
         self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
@@ -142,7 +148,16 @@ class Predictor:
     @torch.inference_mode()
     def label_prepared(self, prepared: WindowedImage) -> list[np.ndarray]:
         """Labels u16[H, W] of an image by itself. Where the device has too little memory, again with half as many
-        windows at once; ScoreError where even one is too many, or where scores are not numbers."""
+        windows at once; ScoreError where even one is too many, or where scores are not numbers; InputError for an image
+        that is smaller than a patch."""
+        (height, width), pad = prepared.boxes[0].size, prepared.pad
+        height, width = height + pad.top + pad.bottom, width + pad.left + pad.right
+        if self._is_below_patch(min(height, width)):
+            raise InputError(
+                f"the image has windows of {width}x{height} pixels, less than a patch of CLIP "
+                f"({self.method.clip.patch} pixels)",
+                fix="leave the image out, or set pad or a larger short_side",
+            )
         means = None
         while means is None:
             try:
@@ -152,6 +167,10 @@ class Predictor:
             if means is None:
                 self.fewer_windows(windows)
         return self.finish(prepared, means)
+
+    def _is_below_patch(self, side: int) -> bool:
+        """Whether a side of a padded window has no room for a patch of the CLIP tower."""
+        return side < getattr(self.method.clip, "patch", 0)
 
     def fewer_windows(self, windows: int) -> None:
         """Go on with so many windows at once; the first time it is said."""

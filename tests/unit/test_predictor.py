@@ -20,7 +20,7 @@ from ovbench.methods.naclip import NACLIP
 from ovbench.methods.ops import Decision, class_probabilities
 from ovbench.methods.sclip import SCLIP, SCLIPParams
 from ovbench.parity.record_case import Recorder
-from ovbench.utils.errors import ScoreError, say_once
+from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8)
 EMBEDDINGS = torch.randn(7, 12, generator=torch.Generator().manual_seed(5))
@@ -177,3 +177,18 @@ def test_out_of_memory_with_one_window_fails_the_image(towers):
     method.room = 0
     with pytest.raises(ScoreError, match="too little memory for one window; choose another --device"):
         label(method, Protocol(crop=64, stride=40))
+
+
+@pytest.mark.parametrize(("crop", "pad"), [(15, 0), (3, 4), (1, 1)])
+def test_windows_below_a_patch_are_refused_before_any_image(towers, crop, pad):
+    with pytest.raises(UsageError, match=rf"crop = {crop} pixels are smaller than a patch of CLIP \(16 pixels\)"):
+        Predictor(MaskCLIP(towers), Protocol(crop=crop, stride=4, pad=pad), [QUERIES])
+
+
+@pytest.mark.parametrize("crop", [64, 0])
+def test_an_image_below_a_patch_is_refused_with_its_size_and_padded_where_the_protocol_pads(towers, crop):
+    thin, size = IMAGE[:5], IMAGE[:5].shape[:2]
+    with pytest.raises(InputError, match=rf"windows of {crop or size[1]}x5 pixels, less than a patch of CLIP \(16 pix"):
+        Predictor(MaskCLIP(towers), Protocol(crop=crop, stride=40), [QUERIES]).label_resized(thin, size)
+    padded = Predictor(MaskCLIP(towers), Protocol(crop=64, stride=40, pad=16), [QUERIES])
+    assert padded.label_resized(thin, size)[0].shape == size
