@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import logging
+import math
 import pickle
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
@@ -170,6 +171,29 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, path: Path, f
         model.load_state_dict(state)
         return
     raise InputError(f'"{path}" does not fit {name}: {problem}', fix=fix)
+
+
+def keep_own_positions(model: nn.Module, name: str, table: Tensor | None, prefix: int, path: Path) -> None:
+    """Give a tower the position table of a file that was trained on other sizes.
+
+    The towers interpolate their table to every image anyway; interpolating it to the named architecture's size before
+    would only lose some of it.
+
+    Args:
+        model: the tower.
+        name: the attribute with its table.
+        table: the file's, float (n, c) or (1, n, c), or None.
+        prefix: how many rows of it are no patches.
+        path: the file, for messages.
+    """
+    old = getattr(model, name, None)
+    if old is None or table is None or table.ndim != old.ndim or table.shape == old.shape:
+        return
+    cells = table.shape[-2] - prefix
+    side = math.isqrt(max(cells, 0))
+    if table.shape[-1] == old.shape[-1] and side and side * side == cells:
+        log.info('"%s" was trained on %d x %d patches; its own table of positions is kept', path.name, side, side)
+        setattr(model, name, nn.Parameter(torch.empty_like(table, dtype=old.dtype)))
 
 
 def pack_tensor(tensor: Tensor) -> bytes:

@@ -6,21 +6,45 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from ovbench.config.published_weights import published
 from ovbench.utils.errors import InputError, first_line
 from ovbench.utils.files import replacing
-from ovbench.utils.paths import cache_root, shipped
-from ovbench.utils.toml import read_toml
+from ovbench.utils.paths import cache_root
 
 PATIENCE_S = 5.0
 
 
-def published(kind: str) -> dict[str, dict[str, Any]]:
-    """The entries of configs/weights.toml of one kind ("clip", "dino", "sam"), by name."""
-    return read_toml(shipped("configs", "weights.toml")).get(kind, {})
+class Source(NamedTuple):
+    """Where weights come from: a hub repository or an URL, and the names that the file can have."""
+
+    place: str
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.files[0]} of {self.place}"
+
+    def find(self) -> Path | None:
+        """Return the file on this machine, in the hub's cache or where the libraries keep what they get from an URL."""
+        if "://" not in self.place:
+            return local_file(self.place, *self.files)
+        import torch
+
+        folders = (Path.home() / ".cache" / "clip", Path(torch.hub.get_dir()) / "checkpoints")
+        return next((path for path in (folder / self.files[0] for folder in folders) if path.is_file()), None)
+
+    def require(self) -> None:
+        """Check that the file can be downloaded.
+
+        Raises:
+            InputError: the host cannot be reached, or downloads are switched off.
+        """
+        from huggingface_hub import constants
+
+        require_connection(self.place if "://" in self.place else constants.ENDPOINT, [str(self)])
 
 
 def local_file(source: str, *names: str) -> Path | None:

@@ -13,7 +13,7 @@ from ovbench.cli import options
 
 @click.group(name="list")
 def listing() -> None:
-    """List methods, datasets, region sources or suites."""
+    """List methods, datasets, backbones, region sources or suites."""
 
 
 @listing.command()
@@ -41,6 +41,22 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
     rows = dataset_rows(data_root)
     if not as_json:  # all of it does not fit a terminal
         rows = [{key: row[key] for key in ("name", "classes", "images", "state", "root", "broken")} for row in rows]
+    _print(rows, as_json)
+
+
+@listing.command()
+@options.as_json
+def backbones(as_json: bool) -> None:
+    """Every backbone that a method may need, with its short names for --weights."""
+    from ovbench.utils.registry import BACKBONES
+
+    broken, rows = BACKBONES.broken(), []
+    for name in BACKBONES.names():
+        backbone = None if name in broken else BACKBONES.load(name)
+        row = {"backbone": name, "what": "", "names": "", "broken": broken.get(name)}
+        if backbone is not None:
+            row |= {"what": backbone.title, "names": ", ".join(backbone.names())}
+        rows.append(row)
     _print(rows, as_json)
 
 

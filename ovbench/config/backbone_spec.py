@@ -8,21 +8,19 @@ ViT-L-14-quickgelu@weights/L.pt    that architecture with the tensors of a file
 ViT-B/16, dino_vitb8               a name of the field: OpenAI's, torch hub's; see [names] in configs/weights.toml
 weights/B.safetensors              a file alone, only after --weights: the architecture stays the configured one
 
-and of reference sets, as after --set reference=...:
-
-sets/coco                          a folder
-sets/coco?filter=none              that set with other last stages
-?filter=none                       the configured one with other last stages
+A backbone of a plug-in has its own grammar. Any name may take options: "sets/coco?filter=none" is the set "sets/coco"
+with another filter, and "?filter=none" alone, after --set or --weights, changes what is configured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ovbench.backbones.hub import published
-from ovbench.utils.errors import UsageError
+from ovbench.config.published_weights import published
+from ovbench.utils.errors import UsageError, unknown
+from ovbench.utils.registry import find_backbone
 
 MINI = "mini"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
@@ -36,58 +34,113 @@ class BackboneSpec(NamedTuple):
     file: Path | None = None
 
 
-def parse_spec(kind: str, text: str) -> BackboneSpec:
+def parse_spec(backbone: str, text: str, table: str = "") -> BackboneSpec:
+    """Split a name into architecture, tag and file.
+
+    Args:
+        backbone: the registered name, such as "clip"; it stands in messages.
+        text: what stands after ``--weights BACKBONE=``.
+        table: the table of configs/weights.toml with its short names; by default the one named like the backbone.
+
+    Raises:
+        UsageError: the text names a file without an architecture, or the reverse.
+
+    Example:
+        >>> parse_spec("clip", "ViT-B-16/openai")
+        BackboneSpec(architecture='ViT-B-16', tag='openai', file=None)
     """
-    >>> parse_spec("clip", "ViT-B-16/openai")
-    BackboneSpec(architecture='ViT-B-16', tag='openai', file=None)
-    """
-    architecture, at, file = canonical(kind, text).partition("@")
+    table = table or backbone
+    architecture, at, file = canonical(table, text).partition("@")
     if at:
         if not architecture or not file:
-            raise UsageError(f'"{text}" is not of the form ARCHITECTURE@FILE', where=f"{kind}={text}")
-        return BackboneSpec(_long(kind, architecture).partition("/")[0], file=Path(file).expanduser())
+            raise UsageError(f'"{text}" is not of the form ARCHITECTURE@FILE', where=f"{backbone}={text}")
+        return BackboneSpec(_long(table, architecture).partition("/")[0], file=Path(file).expanduser())
     if _is_file(text):
-        raise UsageError(f'"{text}" does not say what it holds', where=f"{kind}={text}", fix="write ARCHITECTURE@FILE")
-    name, _, tag = _long(kind, architecture).partition("/")
+        raise UsageError(
+            f'"{text}" does not say what it holds', where=f"{backbone}={text}", fix="write ARCHITECTURE@FILE"
+        )
+    name, _, tag = _long(table, architecture).partition("/")
     return BackboneSpec(name, tag)
 
 
-def lay_over(kind: str, configured: str | None, given: str) -> str | None:
-    """The name that results where ``given`` (after ``--weights``) replaces the configured one; None where it only says
-    how a reference set differs from one that is not configured."""
-    given = canonical(kind, given)
-    if kind == "reference":
-        return reference_over(given, configured) if configured or not given.startswith("?") else None
+def lay_over(backbone: str, configured: str | None, given: str, table: str = "") -> str:
+    """Return the name that results if ``given`` (after ``--weights``) replaces the configured one.
+
+    Raises:
+        UsageError: a file is given and no architecture is configured.
+    """
+    given = canonical(table or backbone, given)
     if "@" in given or not _is_file(given):
         return given
-    return f"{parse_spec(kind, configured or given).architecture}@{given}"  # raises where nothing is configured
+    return f"{parse_spec(backbone, configured or given, table).architecture}@{given}"
 
 
-def reference_over(given: str, base: str | None) -> str:
-    """
-    >>> reference_over("?filter=none", "sets/coco?synonyms=off")
-    'sets/coco?synonyms=off&filter=none'
+def options_over(given: str, base: str | None) -> str:
+    """Return ``given``, or ``base`` with further options if ``given`` is options alone.
+
+    Example:
+        >>> options_over("?filter=none", "sets/coco?synonyms=off")
+        'sets/coco?synonyms=off&filter=none'
     """
     if not base or not given.startswith("?"):
         return given
     return base + given.replace("?", "&" if "?" in base else "?")
 
 
-def canonical(kind: str, text: str) -> str:
-    """A name that the field uses, alone or before ``@FILE``, in our own spelling.
+def canonical(table: str, text: str) -> str:
+    """Replace a name of the field, alone or before ``@FILE``, by the name that open_clip or timm has for it.
 
-    >>> canonical("clip", "ViT-L/14@336px"), canonical("dino", "dino_vitb8@mine.pth")
-    ('ViT-L-14-336-quickgelu/openai', 'vit_base_patch8_224.dino@mine.pth')
+    Example:
+        >>> canonical("clip", "ViT-L/14@336px"), canonical("dino", "dino_vitb8@mine.pth")
+        ('ViT-L-14-336-quickgelu/openai', 'vit_base_patch8_224.dino@mine.pth')
     """
-    names = published("names").get("clip" if kind in ("clip", "presence") else "dino", {})
+    tables = published("names")
+    names = tables.get(table, {})
+    if isinstance(names, str):  # the same names as another table
+        names = tables[names]
     for name, ours in sorted(names.items(), key=lambda item: -len(item[0])):
-        if kind in ("clip", "presence", "dino", "dinov2") and (text == name or text.startswith(f"{name}@")):
+        if text == name or text.startswith(f"{name}@"):
             return ours + text.removeprefix(name)
     return text
 
 
-def _long(kind: str, name: str) -> str:
-    entry = published("clip" if kind == "presence" else kind).get(name)
+def configured_backbones(
+    entry: Any, configured: Mapping[str, str], given: Mapping[str, str], method: str, *, incomplete: bool = False
+) -> dict[str, str | None]:
+    """Choose a spec for every backbone that a method needs, and for optional ones that are configured or given.
+
+    Args:
+        entry: the class of the method; its ``needs`` decide.
+        configured: names by backbone from settings files.
+        given: names by backbone from the command line; they win.
+        method: the name of the method, for messages.
+        incomplete: a backbone without a name is None instead of an error.
+
+    Raises:
+        UsageError: the method has no such backbone, or one has no name.
+    """
+    needs = entry.needs
+    chosen = {name: configured.get(name) for name in (*needs.backbones, *needs.optional)}
+    for name, spec in given.items():
+        if name not in chosen:
+            raise unknown("backbone", name, chosen, where=f"method {method}")
+        chosen[name] = find_backbone(name, entry.__module__).lay_over(spec, chosen[name])
+    chosen = {name: spec for name, spec in chosen.items() if spec is not None or name not in needs.optional}
+    absent = [] if incomplete else [name for name, spec in chosen.items() if spec is None]
+    for backbone in (find_backbone(name, entry.__module__) for name in absent):
+        raise UsageError(f'method "{method}" needs {backbone.label}', fix=f"give {backbone.advice}")
+    return chosen
+
+
+def backbones_among_settings(entry: Any, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Return those of ``--set`` that name a backbone which is set like a parameter (`Backbone.is_setting`)."""
+    names = (*entry.needs.backbones, *entry.needs.optional)
+    asked = {name: str(overrides[name]) for name in names if name in overrides}
+    return {name: text for name, text in asked.items() if find_backbone(name, entry.__module__).is_setting}
+
+
+def _long(table: str, name: str) -> str:
+    entry = published(table).get(name)
     return entry.get("spec", name) if entry else name
 
 
@@ -96,8 +149,8 @@ def _is_file(text: str) -> bool:
 
 
 def toy_note(backbones: Mapping[str, str | None]) -> str:
-    """A warning where backbones are the small networks of `mini`; empty where none is."""
-    toys = [kind for kind, spec in backbones.items() if spec == "mini"]
+    """Return a warning if backbones are the small networks of `mini`, otherwise ""."""
+    toys = [name for name, spec in backbones.items() if spec == MINI]
     if not toys:
         return ""
     what = "is a toy network" if len(toys) == 1 else "are toy networks"

@@ -7,14 +7,13 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ovbench.backbones.preprocess import Normalisation, normalisation_of
 from ovbench.config import PROTOCOLS
-from ovbench.config.backbone_spec import lay_over
+from ovbench.config.backbone_spec import backbones_among_settings, configured_backbones
 from ovbench.config.method_files import settings_path
 from ovbench.config.schema import Cell, CommonFile, MethodFile, Protocol, Tables, as_in_file, templates
 from ovbench.utils.errors import InputError, OvbenchError, UsageError, say_once, unknown
 from ovbench.utils.paths import shipped
-from ovbench.utils.registry import METHODS, REGIONS
+from ovbench.utils.registry import BACKBONES, METHODS, REGIONS, find_backbone
 from ovbench.utils.toml import read_toml
 from ovbench.utils.typed import field_types, parse_text, validate
 
@@ -131,57 +130,39 @@ def resolve(
     """
     entry = METHODS.load(method)
     merged = merge(layers_of(method, dataset, protocol)).tables
-    overrides, backbones = dict(overrides or {}), dict(backbones or {})
-    if "reference" in entry.needs.backbones and "reference" in overrides:
-        backbones["reference"] = overrides.pop("reference")
+    among_settings = backbones_among_settings(entry, overrides or {})
+    overrides = {key: value for key, value in (overrides or {}).items() if key not in among_settings}
     _apply(merged, entry.Params, overrides, method)
-    needed = _needed(entry.needs, merged["backbones"], backbones, method, incomplete)
+    given = {**(backbones or {}), **among_settings}
+    needed = configured_backbones(entry, merged["backbones"], given, method, incomplete=incomplete)
+    seen = needed.get(entry.sees)
+    own = find_backbone(entry.sees, entry.__module__).normalisation(seen) if seen else None
     return Cell(
         method=method,
         dataset=dataset,
         params=validate(entry.Params, merged["params"], f"parameters of {method}", given=overrides),
-        protocol=_protocol(merged["protocol"], needed.get(entry.sees), entry.sees, overrides, method),
+        protocol=_protocol(merged["protocol"], own, seen, overrides, method),
         backbones=needed,
         regions=_regions(merged["regions"], overrides) if entry.needs.regions else {},
     )
 
 
-def _needed(
-    needs: Any, configured: Mapping[str, str], given: Mapping[str, str], method: str, incomplete: bool
-) -> dict[str, str | None]:
-    """The backbones of a method by name; ``given`` ones lie over the configured ones."""
-    needed = {name: configured.get(name) for name in (*needs.backbones, *needs.optional)}
-    for name, spec in given.items():
-        if name not in needed:
-            raise unknown("backbone", name, needed, where=f"method {method}")
-        needed[name] = lay_over(name, needed[name], spec)
-    needed = {name: spec for name, spec in needed.items() if spec is not None or name not in needs.optional}
-    for name, spec in () if incomplete else needed.items():
-        if spec is None and name == "reference":
-            raise UsageError(
-                f'method "{method}" needs a reference set',
-                fix="give --set reference=FOLDER, from: ovbench reference build",
-            )
-        if spec is None:
-            raise UsageError(f'method "{method}" needs the backbone "{name}"', fix=f"give --weights {name}=MODEL")
-    return needed
-
-
 def _protocol(
-    table: Mapping[str, Any], spec: str | None, kind: str, overrides: Mapping[str, Any], method: str
+    table: Mapping[str, Any], own: Any, spec: str | None, overrides: Mapping[str, Any], method: str
 ) -> Protocol:
-    """The protocol with the normalisation of the backbone ``spec`` that sees the windows.
+    """The protocol with the normalisation ``own`` of the backbone ``spec`` that sees the windows.
 
     Other constants given on the command line are used, with one warning.
 
     Raises:
         InputError: If a settings file gives other constants than that backbone was trained with.
     """
-    own = normalisation_of(kind, spec) if spec else None
     where = f"protocol of {method}"
     made = validate(Protocol, {**(own._asdict() if own else {}), **table}, where, given=overrides)
-    given = Normalisation(made.mean, made.std)
-    if own is None or given.equals(own):
+    if own is None:
+        return made
+    given = own._replace(mean=made.mean, std=made.std)
+    if given.equals(own):
         return made
     trained = f"{spec} was trained with mean {_spelled(own.mean)} and std {_spelled(own.std)}"
     in_file = given._replace(**{name: getattr(own, name) for name in ("mean", "std") if name in overrides})
@@ -206,9 +187,9 @@ def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str
     """
     tables = merge(layers_of(plain["method"], plain["dataset"], protocol)).tables
     own = None
-    if clip := plain["backbones"].get("clip"):  # methods whose windows another backbone sees have it in their file
+    for name, spec in list(plain["backbones"].items())[:1]:  # if another one sees the windows, their file has it
         with contextlib.suppress(OvbenchError):  # a name from another version
-            own = normalisation_of("clip", clip)
+            own = BACKBONES.load(name).normalisation(spec)
     table = {**(own._asdict() if own else {}), **tables["protocol"]}
     around = validate(Protocol, table, f"protocol of {plain['method']}")
     return as_in_file({**plain, "params": tables["params"], "protocol": dataclasses.asdict(around)})

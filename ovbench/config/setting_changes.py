@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ovbench.config.backbone_spec import parse_spec
 from ovbench.config.load import regions_table
 from ovbench.utils.errors import OvbenchError
+from ovbench.utils.registry import BACKBONES
 
 AUTHORS_MAPS = "sam2-32"  # the region source whose maps CorrCLIP's authors published
 
@@ -73,11 +73,11 @@ def changes_from_published(published: Mapping[str, Any], actual: Mapping[str, An
     return setting_changes(published, actual)
 
 
-def _same_backbone(kind: str, before: Mapping[str, str | None], after: Mapping[str, str | None]) -> bool:
-    """Return whether two names, one of them short, stand for the same weights."""
-    if kind in ("psi", "reference") or not before.get(kind) or not after.get(kind):
+def _same_backbone(name: str, before: Mapping[str, str | None], after: Mapping[str, str | None]) -> bool:
+    """Return whether two specs, one of them a short name, name the same weights."""
+    if not before.get(name) or not after.get(name) or name not in BACKBONES.entries():
         return False
-    return parse_spec(kind, before[kind]) == parse_spec(kind, after[kind])
+    return BACKBONES.load(name).same(before[name], after[name])
 
 
 def _region_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[SettingChange]:

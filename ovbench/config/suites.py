@@ -20,7 +20,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from ovbench.config.backbone_spec import reference_over
+from ovbench.config.backbone_spec import options_over
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml
@@ -116,9 +116,8 @@ def load_suite(
 def settings_over(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row's settings with others laid over them."""
     merged = {**own, **given}
-    if "reference" in own and "reference" in given:
-        merged["reference"] = reference_over(own["reference"], given["reference"])
-    return merged
+    options = {key: text for key, text in own.items() if key in given and str(text).startswith("?")}
+    return merged | {key: options_over(text, given[key]) for key, text in options.items()}
 
 
 def _read(name: str) -> Suite:

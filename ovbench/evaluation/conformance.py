@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ovbench.backbones.build import require_weights
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
+from ovbench.evaluation.plan import require_weights
 from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.methods.base import Batch

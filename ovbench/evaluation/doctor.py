@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ovbench.inference.cache import parts
 from ovbench.utils import provenance as env
@@ -167,12 +167,10 @@ def _data(data_root: Path | None) -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     """What other packages add. A broken one concerns only who asks for it."""
     from ovbench.data.card import ENTRY_POINTS, load_card
-    from ovbench.utils.registry import METHODS, REGIONS, broken_names, entry_points
+    from ovbench.utils.registry import BACKBONES, METHODS, REGIONS, broken_names, entry_points
 
-    groups = {
-        METHODS.kind: (METHODS.group, METHODS.load), REGIONS.kind: (REGIONS.group, REGIONS.load),
-        "dataset": (ENTRY_POINTS, load_card),
-    }  # fmt: skip
+    registries = {registry.kind: (registry.group, registry.load) for registry in (METHODS, BACKBONES, REGIONS)}
+    groups = {**registries, "dataset": (ENTRY_POINTS, load_card)}
     for kind, (group, load) in groups.items():
         broken = broken_names(group, load)
         for name in sorted({point.name for point in entry_points(group)} - broken.keys()):
@@ -183,26 +181,35 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    """Which published weights are on this machine. All but those without a published hash are fetched on first use."""
+    """Which published weights are on this machine."""
     from ovbench.backbones import hub
+    from ovbench.config.published_weights import published
 
     if hub.offline():
-        yield Finding("weights", "note", "downloads are switched off", "unset HF_HUB_OFFLINE to fetch weights")
-    for kind in ("clip", "dino", "dinov2", "psi", "sam"):
-        for name, entry in hub.published(kind).items():
-            here = _have(kind, name, entry)
-            what = f"{kind} {name}: {'here' if here else 'not here'}"
-            fix = "fetched on first use"
-            if "url" in entry and "sha256" not in entry:
-                fix = f"put {entry['url']} into {hub.weights_folder()}"
-            yield Finding("weights", "ok" if here else "note", what, "" if here else fix)
+        yield Finding("weights", "note", "downloads are switched off", "unset HF_HUB_OFFLINE to download weights")
+    for backbone in _with_names():
+        for name in backbone.names():
+            try:
+                absent, fix = backbone.missing(name), "downloaded on first use"
+            except OvbenchError as error:
+                absent, fix = [name], error.fix or ""
+            yield _weight_finding(f"{backbone.name} {name}", not absent, fix)
+    for name in published("sam"):
+        yield _weight_finding(f"sam {name}", hub.published_file("sam", name).is_file(), "downloaded on first use")
 
 
-def _have(kind: str, name: str, entry: Mapping[str, object]) -> bool:
-    if "file" in entry:
-        from ovbench.backbones.hub import published_file
+def _with_names() -> Iterator[Any]:
+    """The backbones with short names, one of each table of them; a broken plug-in is said by `_plugins`."""
+    from ovbench.utils.registry import BACKBONES
 
-        return published_file(kind, name).is_file()
-    from ovbench.backbones.build import missing_weights
+    tables = set()
+    for name in sorted(BACKBONES.entries().keys() - BACKBONES.broken().keys()):
+        backbone = BACKBONES.load(name)
+        table = getattr(backbone, "table", "")
+        if table and table not in tables:
+            tables.add(table)
+            yield backbone
 
-    return not missing_weights({kind: name})
+
+def _weight_finding(what: str, here: bool, fix: str) -> Finding:
+    return Finding("weights", "ok", f"{what}: here") if here else Finding("weights", "note", f"{what}: not here", fix)

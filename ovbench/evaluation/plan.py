@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovbench.backbones.build import require_weights
+from ovbench.backbones.build import missing_weights
+from ovbench.backbones.hub import require_connection
 from ovbench.config.backbone_spec import toy_note
 from ovbench.config.load import Cell, override_pairs, resolve
 from ovbench.config.nearest_published import NearestPublished, nearest_published
@@ -24,6 +25,7 @@ from ovbench.inference.precision import FP32, Execution, choose_batch
 from ovbench.regions.provider import open_source
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.registry import METHODS
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,29 @@ def _require_files(cells: list[Cell]) -> None:
             "choose another source, a deviation from the published row: --set regions=felzenszwalb"
         )
         raise InputError(error.what, where=error.where, fix=f"{error.fix}; {fix}" if error.fix else fix) from None
+
+
+def require_weights(cells: Iterable[Cell]) -> None:
+    """Check that all weights of the cells are on this machine or can be downloaded, and download those of regions.
+
+    Raises:
+        InputError: with the list of all missing files, or for backbones that do not fit together.
+    """
+    cells = list(cells)
+    sources = [open_source(cell.regions)[1] for cell in cells if cell.regions]
+    absent: list[str] = []
+    for cell in cells:
+        entry = METHODS.load(cell.method)
+        if cell.backbones:
+            entry.check_specs(cell.backbones)
+        absent += missing_weights(cell.backbones, entry.__module__)
+    absent += [name for source in sources for name in source.missing()]
+    if absent:
+        from huggingface_hub import constants
+
+        require_connection(constants.ENDPOINT, list(dict.fromkeys(absent)))
+    for source in sources:
+        source.fetch()
 
 
 def _rows(job: Job) -> list[SuiteRow]:

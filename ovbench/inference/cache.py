@@ -131,7 +131,7 @@ def _check_tensors(path: Path) -> str | None:
 
 def _check_weights(path: Path) -> str | None:
     from ovbench.backbones.checkpoint import file_sha256
-    from ovbench.backbones.hub import published
+    from ovbench.config.published_weights import published
 
     entry = next((entry for entry in published("sam").values() if entry["file"] == path.name), None)
     if entry is None:

@@ -6,21 +6,19 @@ with queries. A method sees tensors only: no path, no dataset name, no label.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ovbench.backbones.clip import ClipVision
-from ovbench.backbones.dino import DinoVision
-from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.base import Loaded
 from ovbench.backbones.normalization import renormalise
 from ovbench.backbones.preprocess import OPENAI, Normalisation
 from ovbench.methods.ops import Decision, Pad, class_probabilities, uncut
-from ovbench.methods.reme.reference_bank import ReferenceBank
-from ovbench.methods.talk2dino.projection import Psi
+from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.registry import find_backbone
 
 
 class Queries(NamedTuple):
@@ -43,7 +41,12 @@ class Queries(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What the engine has to bring for a method; ``optional`` backbones only where they are configured."""
+    """What a method needs from the pipeline.
+
+    backbones: names in the registry of backbones, or of ``load_NAME`` functions beside the method.
+    regions: whether it needs region maps.
+    optional: backbones that it uses only if they are configured.
+    """
 
     backbones: tuple[str, ...]
     regions: bool = False
@@ -80,16 +83,41 @@ class PatchFeatures(NamedTuple):
     grid: tuple[int, int]
 
 
-class Backbones(NamedTuple):
-    """The frozen networks; a method reads those that it names in its needs. ``presence`` is a second CLIP, which sees
-    what is in an image but not where; ``reference`` is no network but what a method looks segments up in."""
+class Backbones(Mapping[str, nn.Module]):
+    """The frozen networks of a method by name, also as attributes: ``Backbones(clip=tower).clip``. None is absent."""
 
-    clip: ClipVision | None = None
-    dino: DinoVision | None = None
-    dinov2: Dinov2Vision | None = None
-    psi: Psi | None = None
-    presence: ClipVision | None = None
-    reference: ReferenceBank | None = None
+    def __init__(self, **networks: nn.Module | None):
+        self._networks = {name: network for name, network in networks.items() if network is not None}
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self._networks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._networks)
+
+    def __len__(self) -> int:
+        return len(self._networks)
+
+    def __getattr__(self, name: str) -> nn.Module:
+        networks = self.__dict__.get("_networks", {})
+        if name not in networks:
+            raise AttributeError(f'no backbone "{name}" among {list(networks)}')
+        return networks[name]
+
+    @classmethod
+    def of(cls, method: type[Method], loaded: Mapping[str, Loaded]) -> Backbones:
+        """Take the networks that a method needs.
+
+        Raises:
+            UsageError: one is missing, or there is one that the method does not know.
+        """
+        needs = method.needs
+        absent = [name for name in needs.backbones if name not in loaded]
+        surplus = [name for name in loaded if name not in (*needs.backbones, *needs.optional)]
+        for name in (*absent, *surplus):
+            problem = f'{"needs" if name in absent else "has no use for"} the backbone "{name}"'
+            raise UsageError(f"{method.__name__} {problem}", fix=f"it takes {', '.join(needs.backbones)}")
+        return cls(**{name: one.vision for name, one in loaded.items()})
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,7 @@ class Method(nn.Module):
     """Base class of methods whose dense features live in CLIP's joint space. Override ``encode`` at least.
 
     sees: the backbone for which the windows are normalised, unless the protocol gives other constants.
+    reads: the backbone whose text tower encodes the queries.
     normalisation: those constants, set by whoever prepares the windows.
     pipeline: what drives the method, as "module:class" with the interface of `Pipeline`.
     raw_text: queries are means of text features as the tower yields them, not normalised.
@@ -116,6 +145,7 @@ class Method(nn.Module):
     Params: ClassVar[type] = NoParams
     needs: ClassVar[Needs] = Needs(backbones=("clip",))
     sees: ClassVar[str] = "clip"
+    reads: ClassVar[str] = "clip"
     normalisation: Normalisation = OPENAI
     raw_text: ClassVar[bool] = False
     background_channel: ClassVar[bool] = False
@@ -127,11 +157,47 @@ class Method(nn.Module):
         super().__init__()
         self.params = params if params is not None else self.Params()
         for name in (*self.needs.backbones, *self.needs.optional):
-            setattr(self, name, getattr(backbones, name))
+            setattr(self, name, backbones.get(name))
 
     @classmethod
     def parameter_names(cls) -> list[str]:
         return [field.name for field in fields(cls.Params)]
+
+    @classmethod
+    def check_specs(cls, backbones: Mapping[str, str]) -> None:
+        """Check before anything is loaded that backbones, given by their specs, fit together.
+
+        Raises:
+            InputError: they do not.
+        """
+
+    @classmethod
+    def check_backbones(cls, loaded: Mapping[str, Loaded], protocol: Any) -> None:
+        """Check that loaded backbones fit each other and the protocol.
+
+        Raises:
+            InputError: they do not. Here: the backbone that sees the windows was trained with another normalisation,
+                which is known only since it is loaded.
+        """
+        seeing = loaded.get(cls.sees)
+        own = seeing.use.normalisation if seeing else None
+        if own is None or find_backbone(cls.sees, cls.__module__).normalisation(seeing.spec) is not None:
+            return
+        if not own.equals(Normalisation(protocol.mean, protocol.std)):
+            raise InputError(
+                f"the protocol has mean {list(protocol.mean)} and std {list(protocol.std)}, but {seeing.spec} was "
+                f"trained with mean {list(own.mean)} and std {list(own.std)}",
+                where=f"{cls.sees}={seeing.spec}",
+                fix="give these as mean and std in [protocol] of the settings file",
+            )
+
+    def embed_queries(self, embed: Callable[[str], Queries]) -> Queries:
+        """Return the queries of a vocabulary.
+
+        Args:
+            embed: encodes them with the text tower of the backbone that it is given by name.
+        """
+        return embed(self.reads)
 
     def approximations(self) -> dict[str, Any]:
         """What stands in for an exact computation in this run and how good it was measured to be, for the record; empty

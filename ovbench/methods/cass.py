@@ -21,6 +21,7 @@ from torch import Tensor
 from ovbench.backbones.clip import Heads
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 from ovbench.backbones.normalization import per_channel
+from ovbench.backbones.open_clip_models import Clip
 from ovbench.methods.base import Batch, Method, Needs, Queries
 from ovbench.methods.cass_spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.methods.naclip import neighbourhood
@@ -35,6 +36,8 @@ CHOICES = {
     "matching": ("complementary", "similar", "sequential"),
     "class_token": ("image", "window"),
 }
+
+PRESENCE = Clip("presence", "a second CLIP for CASS, which tells what is in an image", table="clip")
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class CASS(Method):
     """
 
     Params = CASSParams
-    needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"), optional=("presence",))
+    needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"), optional=("presence",))  # presence: a second CLIP
     enlarges_once: ClassVar[bool] = False
 
     @property
@@ -268,6 +271,10 @@ class CASS(Method):
         return recompose(factors, s, torch.where(kept, stretched, 0.0))
 
     # Section 3.3, object presence-driven object-level context: patch features to scores
+
+    def embed_queries(self, embed: Callable[[str], Queries]) -> Queries:
+        queries = embed(self.reads)
+        return queries._replace(presence=embed("presence").embeddings) if self.presence else queries
 
     def map_queries(self, queries: Queries) -> Queries:
         """Return the queries with their clusters, computed once per vocabulary."""

@@ -14,6 +14,7 @@ from ovbench.data.card import load_card, vocabulary
 from ovbench.data.descriptions import stand_in
 from ovbench.results.published import PublishedFigure, published_for
 from ovbench.utils.errors import OvbenchError
+from ovbench.utils.registry import METHODS, find_backbone
 
 THESE, DEVIATING = "these", "these, except for the deviations"
 
@@ -103,19 +104,23 @@ def _settings_of(
 
 def _missing(cell: Cell) -> list[str]:
     """Return what the cell needs and was not given or is not on this machine."""
-    from ovbench.backbones.build import missing_weights  # imports torch
     from ovbench.regions.provider import open_source
 
-    found = []
-    for kind, spec in cell.backbones.items():
+    found, entry = [], METHODS.load(cell.method)
+    if cell.backbones and None not in cell.backbones.values():
+        try:
+            entry.check_specs(cell.backbones)
+        except OvbenchError as error:
+            found.append(str(error))
+    for name, spec in cell.backbones.items():
+        backbone = find_backbone(name, entry.__module__)
         if spec is None:
-            how = "--set reference=FOLDER, from: ovbench reference build" if kind == "reference" else ""
-            found.append(f"{kind}: not given ({how or f'--weights {kind}=MODEL'})")
+            found.append(f"{name}: not given ({backbone.advice})")
             continue
         try:
-            found += missing_weights({kind: spec})
+            found += [f"{name}: {file}" for file in backbone.missing(spec)]
         except OvbenchError as error:
-            found.append(f"{kind}: {error}")
+            found.append(f"{name}: {error}")
     if cell.regions:
         try:
             found += [f"regions: {name}" for name in open_source(cell.regions)[1].missing()]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.config.backbone_spec import reference_over
+from ovbench.config.backbone_spec import options_over
 from ovbench.config.load import Cell, file_settings, resolve
 from ovbench.config.official import official_settings, published_label_rule
 from ovbench.config.published_runs import PublishedRun
@@ -125,7 +125,7 @@ def _with_base(run: PublishedRun, settings: Mapping[str, str], base: str) -> dic
     asked = settings_over(run.settings, settings)
     if not base:
         return asked
-    return {**asked, "reference": reference_over(asked["reference"], base) if "reference" in asked else base}
+    return {**asked, "reference": options_over(asked["reference"], base) if "reference" in asked else base}
 
 
 def unlike_descriptions(record: Mapping[str, Any]) -> str:

@@ -8,12 +8,13 @@ import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ovbench.utils.errors import InputError, OvbenchError, Terminated, UsageError, first_line, last_line, unknown
 
 HERE = Path(__file__).parents[1]
-GROUPS = ("ovbench.methods", "ovbench.regions", "ovbench.datasets")
+GROUPS = ("ovbench.methods", "ovbench.backbones", "ovbench.regions", "ovbench.datasets")
 
 
 @functools.cache
@@ -23,14 +24,28 @@ def entry_points(group: str) -> Sequence[importlib.metadata.EntryPoint]:
 
 
 class Registry:
-    """A table of names. Built-in entries are strings; other packages add theirs by entry points of ``group`` ("": they
-    cannot), all of them subclasses of ``base``. The function ``elsewhere`` loads what is named by its place, with a
-    colon in it."""
+    """A table of names.
+
+    Args:
+        kind: what the names are of, for messages.
+        builtin: entries as ``"module:attribute"``.
+        group: other packages add entries by entry points of this group ("": they cannot).
+        base: the class, as ``"module:attribute"``, that entries of other packages subclass.
+        adapt: in place of ``base``, a function of an object and its name that returns the entry, or raises TypeError.
+        elsewhere: the function that loads a name with a colon in it, such as ``FILE.py:Class``.
+    """
 
     def __init__(
-        self, kind: str, builtin: dict[str, str], *, group: str = "", base: str = "", elsewhere: str | None = None
+        self,
+        kind: str,
+        builtin: dict[str, str],
+        *,
+        group: str = "",
+        base: str = "",
+        adapt: str = "",
+        elsewhere: str | None = None,
     ):
-        self.kind, self.group, self.base, self.elsewhere = kind, group, base, elsewhere
+        self.kind, self.group, self.base, self.adapt, self.elsewhere = kind, group, base, adapt, elsewhere
         self._builtin = dict(builtin)
 
     def entries(self) -> dict[str, str]:
@@ -61,10 +76,19 @@ class Registry:
         if name in self._builtin:
             return load_target(entries[name], where=f'{self.kind} "{name}"')
         found = load_plugin(points[0], self.kind)
+        if self.adapt:
+            try:
+                return self.adapted(found, name)
+            except TypeError as error:
+                raise broken_plugin(points[0], self.kind, first_line(error)) from None
         base = load_target(self.base, where=self.kind)
         if not (isinstance(found, type) and issubclass(found, base)):
             raise broken_plugin(points[0], self.kind, f"{found!r} is no subclass of {self.base.replace(':', '.')}")
         return found
+
+    def adapted(self, found: Any, name: str) -> Any:
+        """Return the entry that an object from elsewhere makes; TypeError if it makes none."""
+        return load_target(self.adapt, where=self.kind)(found, name)
 
     def broken(self) -> dict[str, str]:
         """Names from plug-ins that cannot be loaded, with the reason."""
@@ -139,6 +163,20 @@ METHODS = Registry(
     elsewhere="ovbench.methods.plugins:load_method",
 )
 
+BACKBONES = Registry(
+    "backbone",
+    {
+        "clip": "ovbench.backbones.open_clip_models:CLIP",
+        "dino": "ovbench.backbones.timm_models:DINO",
+        "dinov2": "ovbench.backbones.timm_models:DINOV2",
+        "presence": "ovbench.methods.cass:PRESENCE",
+        "psi": "ovbench.methods.talk2dino.projection:PSI",
+        "reference": "ovbench.methods.reme.reference_backbone:REFERENCE",
+    },
+    group="ovbench.backbones",
+    adapt="ovbench.backbones.base:as_backbone",
+)
+
 REGIONS = Registry(
     "region source",
     {
@@ -156,3 +194,26 @@ REGIONS = Registry(
     group="ovbench.regions",
     base="ovbench.regions.base:RegionSource",
 )
+
+
+def find_backbone(name: str, module: str = "") -> Any:
+    """Return the backbone of a name: the registered one, otherwise what the module of a method brings.
+
+    Args:
+        name: a name in a method's needs, such as "clip".
+        module: the Python module of that method, which is loaded. Functions ``load_NAME``, and if it has them
+            ``missing_NAME`` and ``normalisation_NAME``, are those of `ovbench.backbones.base.Backbone`.
+
+    Raises:
+        UsageError: there is none, with close matches.
+        InputError: a plug-in is broken, with its file and line.
+    """
+    own = sys.modules.get(module)
+    found = {part: getattr(own, f"{part}_{name}", None) for part in ("load", "missing", "normalisation")}
+    if found["load"] is None or name in BACKBONES.entries():
+        return BACKBONES.load(name)
+    brought = SimpleNamespace(**{part: value for part, value in found.items() if value is not None})
+    try:
+        return BACKBONES.adapted(brought, name)
+    except TypeError as error:
+        raise InputError(f'the backbone "{name}" is broken: {first_line(error)}', where=own.__file__) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ovbench.backbones.hub import published
+from ovbench.config.published_weights import published
 from ovbench.utils.registry import REGIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "regions.md").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ WINDOWS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture
 def towers():
-    return Backbones(*(None if tower is None else tower.float() for tower in small_towers()))
+    return Backbones(**{name: tower.float() for name, tower in small_towers().items()})
 
 
 def tokens(method):
@@ -78,7 +78,7 @@ def test_batches_are_shared_on_a_gpu_or_where_asked_for():
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("c++") is None, reason="no C++ compiler")
 def test_blocks_that_are_really_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    towers = Backbones(*(None if tower is None else tower.float() for tower in small_towers(layers=2)))
+    towers = Backbones(**{name: tower.float() for name, tower in small_towers(layers=2).items()})
     method = MaskCLIP(towers)
     exact = tokens(method)
     execute(method, Execution(compiled=True))

@@ -94,7 +94,7 @@ def test_components_are_transitive_and_in_order():
 @pytest.mark.parametrize("base", ["clearclip", "gem", "maskclip-freecp", "sclip-freecp", "sclip", "naclip"])
 def test_windows_together_are_windows_one_by_one(towers, windows, queries, base):
     """In fp64: rounding depends on the batch's shape, and next to a threshold it would decide over a box."""
-    towers = towers._replace(clip=copy.deepcopy(towers.clip).double())
+    towers = Backbones(clip=copy.deepcopy(towers.clip).double())
     windows, queries = windows.double(), queries._replace(embeddings=queries.embeddings.double())
     method = FreeCP(towers, FreeCPParams(base=base, rp_thres=0.02, ap_thres=0.3))
     seen = {}

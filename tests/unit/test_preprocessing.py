@@ -12,17 +12,19 @@ from torch import nn
 from towers import small_towers
 
 from ovbench.backbones import build as weights
-from ovbench.backbones import hub
+from ovbench.backbones.base import Use, network_hash
+from ovbench.backbones.checkpoint import tensor_hash
 from ovbench.backbones.clip import ClipVision
-from ovbench.backbones.preprocess import IMAGENET, OPENAI, USUAL, Normalisation, normalisation_of
-from ovbench.backbones.zoo import clip_architecture, quick_gelu
-from ovbench.config.backbone_spec import canonical, parse_spec
+from ovbench.backbones.open_clip_models import NOT_WEIGHTS, clip_architecture, quick_gelu
+from ovbench.backbones.preprocess import IMAGENET, OPENAI, Normalisation
+from ovbench.config.backbone_spec import parse_spec
 from ovbench.config.load import Layer, Protocol, resolve
+from ovbench.config.published_weights import published
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
 from ovbench.results.explain import explain
 from ovbench.utils.errors import InputError, UsageError
-from ovbench.utils.registry import METHODS
+from ovbench.utils.registry import BACKBONES, METHODS
 
 HALF = Normalisation((127.5,) * 3, (127.5,) * 3)
 TAGS = open_clip.list_pretrained()
@@ -65,7 +67,7 @@ def test_activation_and_colours_of_every_tag_are_those_of_open_clip():
         if not usable(architecture):
             continue
         text, said = f"{architecture}/{tag}", open_clip.get_pretrained_cfg(architecture, tag)
-        own = normalisation_of("clip", text)
+        own = BACKBONES.load("clip").normalisation(text)
         assert own.equals(Normalisation(*(tuple(255 * v for v in said[k]) for k in ("mean", "std")))), text
         named = bool(open_clip.get_model_config(architecture).get("quick_gelu", False))
         used = quick_gelu(parse_spec("clip", text), text)
@@ -78,15 +80,15 @@ def test_activation_and_colours_of_every_tag_are_those_of_open_clip():
 def test_short_names_have_the_usual_colours():
     """They are answered without the libraries; here with them."""
     for kind in ("clip", "dino", "dinov2"):
-        for entry in hub.published(kind).values():
+        for entry in published(kind).values():
             name, _, tag = entry["spec"].partition("/")
             said = open_clip.get_pretrained_cfg(name, tag) if tag else timm.get_pretrained_cfg(name).to_dict()
             own = Normalisation.of_unit(said["mean"], said["std"])
-            assert own == USUAL[kind] == normalisation_of(kind, entry["spec"])
+            assert own == BACKBONES.load(kind).usual == BACKBONES.load(kind).normalisation(entry["spec"])
 
 
 def test_a_dino_of_satellite_pictures_has_its_own_colours():
-    own = normalisation_of("dinov2", "vit_large_patch16_dinov3.sat493m")
+    own = BACKBONES.load("dinov2").normalisation("vit_large_patch16_dinov3.sat493m")
     assert own == Normalisation.of_unit((0.430, 0.411, 0.296), (0.213, 0.156, 0.143)) != IMAGENET
 
 
@@ -143,7 +145,7 @@ def small_clip_file(tmp_path, *, openai: bool) -> str:
     state = open_clip.create_model("gelu-clip", load_weights=False).state_dict()
     state["logit_scale"] = torch.tensor(3.0)
     if openai:
-        state |= {name: torch.tensor(1) for name in weights.NOT_WEIGHTS}
+        state |= {name: torch.tensor(1) for name in NOT_WEIGHTS}
     save_file(state, tmp_path / "w.safetensors")
     return str(tmp_path / "w.safetensors")
 
@@ -166,11 +168,11 @@ def test_a_file_of_openais_always_means_quickgelu(tmp_path, caplog):
 
 def test_the_hash_covers_the_colours_and_what_is_usual_adds_nothing():
     model = nn.Linear(2, 2)
-    usual = weights.Use(OPENAI, temperature=100.0)
-    assert weights.network_hash(model, "clip", usual) == weights.tensor_hash(model)
-    others = [weights.Use(HALF), weights.Use(IMAGENET), weights.Use(OPENAI, "quick_gelu")]
-    assert len({weights.network_hash(model, "clip", use) for use in (usual, *others)}) == 4
-    assert weights.network_hash(model, "dino", weights.Use(IMAGENET)) == weights.tensor_hash(model)
+    usual = Use(OPENAI, temperature=100.0)
+    assert network_hash(model, usual, OPENAI) == tensor_hash(model)
+    others = [Use(HALF), Use(IMAGENET), Use(OPENAI, "quick_gelu")]
+    assert len({network_hash(model, use, OPENAI) for use in (usual, *others)}) == 4
+    assert network_hash(model, Use(IMAGENET), IMAGENET) == tensor_hash(model)
 
 
 def test_the_tower_of_mini_has_its_own_temperature():
@@ -182,7 +184,7 @@ def test_the_tower_of_mini_has_its_own_temperature():
 @pytest.mark.parametrize("method", ["corrclip", "proxyclip", "cass"])
 def test_dino_sees_the_picture_whatever_clip_was_given(method, own):
     """The input of DINO is that of the same pixels normalised for DINO, for any constants of the protocol."""
-    towers = Backbones(*(None if tower is None else tower.float() for tower in small_towers()))
+    towers = Backbones(**{name: tower.float() for name, tower in small_towers().items()})
     entry = METHODS.load(method)
     made = entry(towers, entry.Params(**({"misread_colours": False} if method == "cass" else {})))
     seen: list[torch.Tensor] = []
@@ -210,12 +212,13 @@ def test_dino_sees_the_picture_whatever_clip_was_given(method, own):
     ],
 )
 def test_names_of_the_field(kind, name, ours):
-    assert canonical(kind, name) == ours
-    assert parse_spec(kind, name) == parse_spec(kind, ours)
+    backbone = BACKBONES.load(kind)
+    assert backbone.lay_over(name, None) == ours
+    assert backbone.parse(name) == backbone.parse(ours) and backbone.same(name, ours)
 
 
 def test_every_name_of_the_field_is_known_to_its_library():
-    names = hub.published("names")
+    names = published("names")
     assert len(names["clip"]) >= 4 and len(names["dino"]) >= 12
     for ours in names["clip"].values():
         assert tuple(ours.split("/")) in TAGS

@@ -215,27 +215,25 @@ def test_only_the_background_may_lack_a_query_and_only_where_a_method_scores_it(
 
 @pytest.mark.parametrize("psi", ["talk2dino-b", "talk2dino-b@{}/mine.pth", "mini@{}/vitb_mlp_infonce.pth"])
 def test_a_published_psi_of_another_dino_is_refused(psi, tmp_path):
-    from ovbench.backbones.build import missing_weights
-
     psi = psi.format(tmp_path)
     for name in ("mine.pth", "vitb_mlp_infonce.pth"):
         torch.save(Psi(6, 24).state_dict(), tmp_path / name)
     if "mine" in psi:  # somebody's own file under another name may belong to any DINO
-        assert missing_weights({"psi": psi, "dinov2": "mini"}) == []
+        Talk2DINO.check_specs({"psi": psi, "dinov2": "mini"})
         return
     with pytest.raises(InputError, match=r"talk2dino-b. belongs to vit_base_patch14_reg4_.*, not to dinov3-b"):
-        missing_weights({"psi": psi, "dinov2": "dinov3-b"})
+        Talk2DINO.check_specs({"psi": psi, "dinov2": "dinov3-b"})
 
 
 def test_psi_is_said_to_be_put_there_by_hand_everywhere(monkeypatch, tmp_path):
-    from ovbench.backbones import hub
+    from ovbench.config.published_weights import published
     from ovbench.evaluation.doctor import _weights
 
     monkeypatch.setenv("OVBENCH_WEIGHTS", str(tmp_path))
     found = {finding.what: finding.fix for finding in _weights() if finding.what.startswith("psi")}
-    assert len(found) == len(hub.published("psi")) == 2
-    for name, entry in hub.published("psi").items():
+    assert len(found) == len(published("psi")) == 2
+    for name, entry in published("psi").items():
         fix = found[f"psi {name}: not here"]
-        assert "fetched" not in fix and entry["url"] in fix and str(tmp_path) in fix
-    with pytest.raises(InputError, match="not fetched: put https"):
+        assert "downloaded" not in fix and entry["url"] in fix and str(tmp_path) in fix
+    with pytest.raises(InputError, match="put https"):
         load_backbone("psi", "talk2dino-b")

@@ -14,9 +14,13 @@ from torch import nn
 
 from ovbench.backbones import build as weights
 from ovbench.backbones import hub
+from ovbench.backbones.base import Use, network_hash
 from ovbench.backbones.checkpoint import file_sha256, read_tensors
+from ovbench.backbones.open_clip_models import NOT_WEIGHTS
 from ovbench.backbones.preprocess import OPENAI
 from ovbench.config.backbone_spec import BackboneSpec, lay_over, parse_spec
+from ovbench.config.published_weights import published
+from ovbench.evaluation.plan import require_weights
 from ovbench.utils.errors import InputError, UsageError
 
 SMALL_CLIP = {
@@ -58,7 +62,7 @@ class Archive(nn.Module):
 
 def openai_state(model: nn.Module) -> dict[str, torch.Tensor]:
     state = {key: value.half() for key, value in model.state_dict().items()}
-    return state | {name: torch.tensor(7) for name in weights.NOT_WEIGHTS}
+    return state | {name: torch.tensor(7) for name in NOT_WEIGHTS}
 
 
 def save_clip(form: str, model: nn.Module, path: Path) -> None:
@@ -87,8 +91,8 @@ def test_clip_files_of_every_form(form, small_clip, tmp_path):
         got = loaded.vision.visual.state_dict()[key]
         assert got.dtype == torch.float32
         assert torch.equal(got, value if exact else value.half().float()), key
-    use = weights.Use(OPENAI, "quick_gelu", 100.0)
-    assert (loaded.sha256 == weights.network_hash(small_clip, "clip", use)) == exact
+    use = Use(OPENAI, "quick_gelu", 100.0)
+    assert (loaded.sha256 == network_hash(small_clip, use, OPENAI)) == exact
     assert loaded.use.activation == "quick_gelu" and loaded.use.normalisation == OPENAI and loaded.use.patch == 8
     assert loaded.text.encode(["a dog"]).shape == (1, 16)
 
@@ -233,13 +237,13 @@ def test_grammar(tmp_path):
 
 
 def test_published_names_are_known_to_their_libraries():
-    assert all(hub.published(kind) for kind in ("clip", "dino", "sam"))
-    for entry in hub.published("clip").values():
+    assert all(published(kind) for kind in ("clip", "dino", "sam"))
+    for entry in published("clip").values():
         architecture, _, tag = entry["spec"].partition("/")
         assert tag in open_clip.list_pretrained_tags_by_model(architecture)
-    for entry in hub.published("dino").values():
+    for entry in published("dino").values():
         assert entry["spec"] in timm.list_pretrained()
-    for entry in hub.published("sam").values():
+    for entry in published("sam").values():
         assert entry["url"].endswith(entry["file"]) and len(entry["sha256"]) == 64
 
 
@@ -254,11 +258,12 @@ def test_what_is_missing_offline_is_named(nothing_cached):
     from types import SimpleNamespace
 
     cell = SimpleNamespace(
+        method="corrclip",
         backbones={"clip": "ViT-L-14-quickgelu/metaclip_fullcc", "dino": "vit_base_patch8_224.dino"},
         regions={"source": "sam", "model": "vit_b"},
     )
     with pytest.raises(InputError) as caught:
-        weights.require_weights([cell])
+        require_weights([cell])
     for file in (
         "open_clip_model.safetensors",
         "metaclip",
@@ -266,11 +271,12 @@ def test_what_is_missing_offline_is_named(nothing_cached):
         "sam_vit_b_01ec64.pth",
     ):
         assert file in str(caught.value)
-    weights.require_weights([SimpleNamespace(backbones={"clip": "mini", "dino": "mini"}, regions={})])
+    mini = SimpleNamespace(method="corrclip", backbones={"clip": "mini", "dino": "mini"}, regions={})
+    require_weights([mini])
 
 
 def test_a_psi_that_is_missing_hides_nothing_else(nothing_cached):
-    with pytest.raises(InputError, match=r"talk2dino-b.* nor is dinov2: model.safetensors of .*reg4_dinov2.*put https"):
+    with pytest.raises(InputError, match=r"talk2dino-b.* dinov2: model.safetensors of .*reg4_dinov2.*put https"):
         weights.missing_weights({"psi": "talk2dino-b", "dinov2": "dinov2_vitb14_reg"})
 
 

@@ -33,4 +33,4 @@ def small_towers(*, clip_patch: int = 16, layers: int = 5, seed: int = 0) -> Bac
                 nn.init.normal_(parameter, std=4 / parameter[0].numel() ** 0.5)
             elif parameter.ndim > 1:
                 nn.init.normal_(parameter, std=0.2)
-    return Backbones(ClipVision(visual).double(), DinoVision(vit).double())
+    return Backbones(clip=ClipVision(visual).double(), dino=DinoVision(vit).double())

@@ -8,6 +8,7 @@ brought to length 1 here, whatever its length in storage.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovbench.backbones.base import Loaded
 from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
 from ovbench.methods.ops import Decision, Pad
 from ovbench.methods.reme.approximate_search import FaissIndex, measure_recall
 from ovbench.methods.reme.pooling import segment_embeddings
-from ovbench.methods.reme.reference_bank import ReferenceBank
+from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
 from ovbench.methods.reme.search import Nearest, nearest, similarities
 from ovbench.regions.base import rank_ids
 from ovbench.regions.cover import complete
@@ -79,6 +81,12 @@ class ReME(Method):
                 f"but the encoder gives {self.dinov2.width}",
                 fix="use the encoder that the set was built with, or build the set again",
             )
+
+    @classmethod
+    def check_backbones(cls, loaded: Mapping[str, Loaded], protocol: Any) -> None:
+        super().check_backbones(loaded, protocol)
+        used = {name: Encoder(one.spec, one.sha256) for name, one in loaded.items()}
+        loaded["reference"].vision.require(used, protocol)
 
     @functools.cached_property
     def index(self) -> FaissIndex:

@@ -6,6 +6,7 @@ their width; m heads of the last block; q queries.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovbench.backbones.base import Loaded
 from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
 from ovbench.methods.ops import Decision, Pad, class_probabilities, uncut
-from ovbench.methods.talk2dino.projection import check_widths
+from ovbench.methods.talk2dino.projection import PSI, check_partners, check_widths
 
 EPS = 1e-6  # of every normalisation
 
@@ -56,6 +58,15 @@ class Talk2DINO(Method):
     def __init__(self, backbones: Backbones, params: Any = None):
         super().__init__(backbones, params)
         check_widths(self.psi, vision=self.dinov2.width)
+
+    @classmethod
+    def check_specs(cls, backbones: Mapping[str, str]) -> None:
+        PSI.require_tower(backbones["psi"], backbones["dinov2"])
+
+    @classmethod
+    def check_backbones(cls, loaded: Mapping[str, Loaded], protocol: Any) -> None:
+        super().check_backbones(loaded, protocol)
+        check_partners(loaded["psi"].vision, {name: one.sha256 for name, one in loaded.items()})
 
     def map_queries(self, queries: Queries) -> Queries:
         """psi of each query's mean text feature, which is not normalised: f[q, C] of length 1."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ovbench.backbones.build import require_weights
 from ovbench.config.load import Cell, cell_of
 from ovbench.data.card import Card, load_card
 from ovbench.data.dataset import Dataset, Sample, open_dataset
 from ovbench.evaluation.ledger import Entry
+from ovbench.evaluation.plan import require_weights
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.results.report.runs import Run
 from ovbench.results.report.validate_record import check_words

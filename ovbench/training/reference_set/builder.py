@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ovbench.backbones.build import Loaded, load_backbone, missing_weights
+from ovbench.backbones.base import Loaded
+from ovbench.backbones.build import load_backbone, missing_weights
 from ovbench.config.load import templates
 from ovbench.evaluation.distributed import Shard, Team
 from ovbench.methods.reme import tables

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save
 from tqdm import tqdm
 
-from ovbench.backbones.build import Loaded, load_backbone, missing_weights
+from ovbench.backbones.base import Loaded
+from ovbench.backbones.build import load_backbone, missing_weights
 from ovbench.config.load import override_pairs
 from ovbench.evaluation.distributed import Team
 from ovbench.training.caption_files import read_captions

@@ -1,0 +1,194 @@
+"""CLIP from open_clip: a model and its pretrained tag, or an architecture with the tensors of a file."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ovbench.backbones.base import Loaded, NamedWeights, Use, network_hash
+from ovbench.backbones.checkpoint import fill, keep_own_positions, read_tensors, without_prefix
+from ovbench.backbones.clip import ClipVision
+from ovbench.backbones.hub import Source, given_file
+from ovbench.backbones.libraries import explained, quiet
+from ovbench.backbones.names import open_clip_names
+from ovbench.backbones.preprocess import OPENAI, Normalisation
+from ovbench.backbones.text import TextEncoder
+from ovbench.config.backbone_spec import MINI, BackboneSpec
+from ovbench.config.published_weights import published
+from ovbench.utils.errors import InputError, unknown
+
+FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI keeps among the tensors
+
+log = logging.getLogger("ovbench")
+
+
+class Clip(NamedWeights):
+    """A CLIP with its text tower.
+
+    Files may be torch or safetensors files: a state dict with the names of open_clip, OpenAI or transformers, or the
+    TorchScript archive of OpenAI.
+    """
+
+    usual = OPENAI
+
+    def load(self, spec: str) -> Loaded:
+        parsed, quick, interpolation = self.parse(spec), False, ""
+        where = f"{self.name}={spec}"
+        state: dict[str, Tensor] = read_tensors(given_file(str(parsed.file), where)) if parsed.file else {}
+        if parsed.architecture == MINI:
+            from ovbench.backbones import mini
+
+            model, tokenizer = mini.load_clip(), mini.tokenizer()
+        elif parsed.file:
+            quick = _quick_gelu_of_file(parsed, state, where)
+            model, tokenizer = _bare_model(parsed, quick), _tokenizer(parsed, where)
+        else:
+            quick, interpolation = quick_gelu(parsed, where), clip_tag(parsed, where).get("interpolation", "")
+            model, tokenizer = _model_of_tag(parsed, where, quick), _tokenizer(parsed, where)
+        if parsed.file:
+            self._fill(model, state, parsed)
+        model = model.float().eval().requires_grad_(False)
+        temperature, normalisation = float(model.logit_scale.exp()), self.normalisation(spec)
+        vision = ClipVision(model.visual, temperature, normalisation)
+        use = Use(normalisation, "quick_gelu" if quick else "gelu", temperature, vision.patch, interpolation)
+        return Loaded(vision, spec, network_hash(model, use, OPENAI), TextEncoder(model, tokenizer), use)
+
+    def missing(self, spec: str) -> list[str]:
+        parsed, where = self.parse(spec), f"{self.name}={spec}"
+        if parsed.file:
+            given_file(str(parsed.file), where)
+        if parsed.architecture == MINI:
+            return []
+        if parsed.file:
+            clip_architecture(parsed, where)
+            return []
+        source = clip_source(parsed, where)
+        return [] if source.find() else [str(source)]
+
+    def normalisation(self, spec: str) -> Normalisation:
+        """Return the normalisation of a pretrained tag; a file says nothing about it, so OpenAI's is assumed."""
+        parsed = self.parse(spec)
+        if parsed.file or parsed.architecture == MINI or f"{parsed.architecture}/{parsed.tag}" in _short_named():
+            return OPENAI
+        return _normalisation_of_tag(parsed, f"{self.name}={spec}")
+
+    def _fill(self, model: nn.Module, state: dict[str, Tensor], parsed: BackboneSpec) -> None:
+        state = open_clip_names({key: value for key, value in state.items() if key not in NOT_WEIGHTS})
+        state = without_prefix(state, model.state_dict(), parsed.file)
+        table = state.get("visual.positional_embedding")
+        keep_own_positions(model.visual, "positional_embedding", table, 1, parsed.file)
+        fix = f"name the architecture that the file holds: --weights {self.name}=ARCHITECTURE@{parsed.file}"
+        fill(model, state, name=parsed.architecture, path=parsed.file, fix=fix)
+
+
+CLIP = Clip("clip", "CLIP: image and text towers, from open_clip")
+
+
+def clip_architecture(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
+    """Return open_clip's configuration of an architecture.
+
+    Raises:
+        UsageError: open_clip does not know the name.
+        InputError: no method here can use its vision tower.
+    """
+    import open_clip
+
+    config = open_clip.get_model_config(spec.architecture)
+    if config is None:
+        raise unknown("CLIP model", spec.architecture, open_clip.list_models(), where=where)
+    vision = config["vision_cfg"]
+    if vision.get("timm_model_name"):
+        tower = f"timm's {vision['timm_model_name']}"
+    elif isinstance(vision.get("layers"), (list, tuple)):
+        tower = "a ResNet"
+    elif vision.get("attentional_pool"):
+        tower = "a ViT with attention pooling"
+    else:
+        return config
+    raise InputError(
+        f"the vision tower of {spec.architecture} is {tower}, not a CLIP ViT with a class token",
+        where=where,
+        fix="choose an open_clip model whose vision tower is a plain ViT, such as ViT-B-16",
+    )
+
+
+def clip_tag(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
+    """Return open_clip's configuration of a pretrained tag; raises as `clip_architecture`."""
+    import open_clip
+
+    clip_architecture(spec, where)
+    tags = open_clip.list_pretrained_tags_by_model(spec.architecture)
+    if spec.tag not in tags:
+        raise unknown("pretrained tag", spec.tag, tags, where=where)
+    return open_clip.get_pretrained_cfg(spec.architecture, spec.tag)
+
+
+def clip_source(spec: BackboneSpec, where: str) -> Source:
+    """Return where the weights of a pretrained tag come from; raises as `clip_architecture`."""
+    config = clip_tag(spec, where)
+    if config.get("hf_hub"):
+        repository, _, file = config["hf_hub"].rpartition("/")
+        return Source(repository, (file,) if file else FILES)
+    return Source(config["url"], (Path(config["url"]).name,))
+
+
+def quick_gelu(spec: BackboneSpec, where: str) -> bool:
+    """Return whether the weights of a tag want QuickGELU: as the tag says, otherwise as the architecture has it."""
+    return bool(clip_tag(spec, where).get("quick_gelu", clip_architecture(spec, where).get("quick_gelu", False)))
+
+
+def _short_named() -> set[str]:
+    """Tags with the usual normalisation that are known without open_clip, whose import takes seconds."""
+    return {entry["spec"] for entry in published("clip").values()}
+
+
+@functools.lru_cache(maxsize=256)
+def _normalisation_of_tag(spec: BackboneSpec, where: str) -> Normalisation:
+    config = clip_tag(spec, where)
+    return Normalisation.of_unit(config["mean"], config["std"])
+
+
+def _quick_gelu_of_file(spec: BackboneSpec, state: Mapping[str, Tensor], where: str) -> bool:
+    """OpenAI's own files mean QuickGELU whatever architecture is named, others what the architecture has."""
+    named = bool(clip_architecture(spec, where).get("quick_gelu", False))
+    if not all(name in state for name in NOT_WEIGHTS):
+        return named
+    if not named:
+        log.warning('"%s" is a file of OpenAI\'s: %s runs with QuickGELU, as its weights want', spec.file, where)
+    return True
+
+
+def _bare_model(spec: BackboneSpec, quick: bool) -> nn.Module:
+    import open_clip
+
+    with quiet():
+        return open_clip.create_model(
+            spec.architecture, load_weights=False, pretrained_text=False, force_quick_gelu=quick
+        )
+
+
+def _model_of_tag(spec: BackboneSpec, where: str, quick: bool) -> nn.Module:
+    """The activation is forced: open_clip gets the file that is here and so cannot know what its tag wants."""
+    import open_clip
+
+    source = clip_source(spec, where)
+    found = source.find()
+    if found is None:
+        source.require()
+    with quiet(), explained(where):
+        return open_clip.create_model(
+            spec.architecture, pretrained=str(found or spec.tag), precision="fp32", force_quick_gelu=quick
+        )
+
+
+def _tokenizer(spec: BackboneSpec, where: str) -> Any:
+    import open_clip
+
+    with quiet(), explained(f"{where} (its tokenizer)"):
+        return open_clip.get_tokenizer(spec.architecture)

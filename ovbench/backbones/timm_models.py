@@ -1,0 +1,153 @@
+"""DINO, DINOv2 and DINOv3 from timm: a pretrained model, or an architecture with the tensors of a file."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ovbench.backbones.base import Loaded, NamedWeights, Use, network_hash
+from ovbench.backbones.checkpoint import fill, keep_own_positions, read_tensors, without_prefix
+from ovbench.backbones.dino import DinoVision
+from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.hub import Source, given_file
+from ovbench.backbones.libraries import explained, quiet
+from ovbench.backbones.names import timm_names
+from ovbench.backbones.preprocess import IMAGENET, Normalisation
+from ovbench.config.backbone_spec import MINI, BackboneSpec
+from ovbench.config.published_weights import published
+from ovbench.utils.errors import InputError, unknown
+
+FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class Dino(NamedWeights):
+    """A DINO behind one of the towers.
+
+    Files may be torch or safetensors files with the names of facebookresearch, timm or transformers, or the authors'
+    full training checkpoint, of which the teacher is taken.
+    """
+
+    usual = IMAGENET
+
+    def __init__(self, name: str, title: str, tower: type[nn.Module]):
+        super().__init__(name, title)
+        self.tower = tower
+
+    def load(self, spec: str) -> Loaded:
+        parsed, where = self.parse(spec), f"{self.name}={spec}"
+        if parsed.file:
+            given_file(str(parsed.file), where)
+        if parsed.architecture == MINI:
+            from ovbench.backbones import mini
+
+            vit = mini.load_dino(self.name)
+        else:
+            vit = self._timm_model(parsed, where)
+        if parsed.file:
+            self._fill(vit, parsed)
+        vit, normalisation = vit.float(), self.normalisation(spec)
+        vision = self.tower(vit, normalisation)
+        of_tag = not parsed.file and parsed.architecture != MINI
+        use = Use(
+            normalisation, patch=vision.patch, interpolation=timm_tag(parsed, where).interpolation if of_tag else ""
+        )
+        return Loaded(vision, spec, network_hash(vit, use, IMAGENET), use=use)
+
+    def missing(self, spec: str) -> list[str]:
+        parsed, where = self.parse(spec), f"{self.name}={spec}"
+        if parsed.file:
+            given_file(str(parsed.file), where)
+            return []
+        if parsed.architecture == MINI:
+            return []
+        source = timm_source(parsed, where)
+        if source.find():
+            return []
+        self._require_vit(parsed, where)
+        return [str(source)]
+
+    def normalisation(self, spec: str) -> Normalisation:
+        """Return the normalisation of a pretrained model; a file says nothing about it, so ImageNet's is assumed."""
+        parsed = self.parse(spec)
+        short_named = {entry["spec"] for entry in published(self.table).values()}  # known without importing timm
+        if parsed.file or parsed.architecture in (MINI, *short_named):
+            return IMAGENET
+        return _normalisation_of_tag(parsed, f"{self.name}={spec}")
+
+    def _timm_model(self, parsed: BackboneSpec, where: str) -> nn.Module:
+        import timm
+
+        name = parsed.architecture.partition(".")[0]
+        if parsed.file:
+            if not timm.is_model(name):
+                raise unknown("timm model", name, timm.list_models(), where=where)
+            return timm.create_model(name, pretrained=False, num_classes=0)
+        source = timm_source(parsed, where)
+        found = source.find()
+        if found is None:
+            self._require_vit(parsed, where)
+            source.require()
+        overlay = {"pretrained_cfg_overlay": {"file": str(found)}} if found else {}
+        with explained(where):
+            return timm.create_model(parsed.architecture, pretrained=True, num_classes=0, **overlay)
+
+    def _fill(self, vit: nn.Module, parsed: BackboneSpec) -> None:
+        state = {key.removeprefix("backbone."): value for key, value in read_tensors(parsed.file).items()}
+        state = timm_names({key: value for key, value in state.items() if not key.startswith(("head.", "dino_head."))})
+        state = timm_names(without_prefix(state, vit.state_dict(), parsed.file))
+        prefix = 0 if getattr(vit, "no_embed_class", False) else 1
+        keep_own_positions(vit, "pos_embed", state.get("pos_embed"), prefix, parsed.file)
+        fix = f"name the architecture that the file holds: --weights {self.name}=ARCHITECTURE@{parsed.file}"
+        fill(vit, state, name=parsed.architecture, path=parsed.file, fix=fix)
+
+    def _require_vit(self, parsed: BackboneSpec, where: str) -> None:
+        """Check from the architecture alone that the tower can be built."""
+        import timm
+
+        with torch.device("meta"), quiet():
+            vit = timm.create_model(parsed.architecture.partition(".")[0], pretrained=False, num_classes=0)
+        try:
+            self.tower(vit)
+        except AttributeError:
+            raise InputError(
+                f"{parsed.architecture} is no network for {self.name}: it is not a ViT", where=where
+            ) from None
+
+
+DINO = Dino("dino", "DINO with learned positions (v1, v2 with registers), from timm", DinoVision)
+DINOV2 = Dino("dinov2", "any DINO (v1, v2, v3), final tokens and attention, from timm", Dinov2Vision)
+
+
+def timm_tag(spec: BackboneSpec, where: str) -> Any:
+    """Return timm's configuration of a pretrained model.
+
+    Raises:
+        UsageError: timm does not know the name.
+    """
+    import timm
+
+    names = timm.list_pretrained()
+    if spec.architecture not in names:
+        raise unknown("timm model", spec.architecture, [n for n in names if "dino" in n], where=where)
+    return timm.get_pretrained_cfg(spec.architecture)
+
+
+def timm_source(spec: BackboneSpec, where: str) -> Source:
+    """Return where the weights of a pretrained model come from; raises as `timm_tag`."""
+    config = timm_tag(spec, where)
+    if config.hf_hub_id:
+        repository = config.hf_hub_id
+        if repository.endswith("/"):
+            repository += f"{config.architecture}.{config.tag}"
+        return Source(repository, (config.hf_hub_filename,) if config.hf_hub_filename else FILES)
+    return Source(config.url, (Path(config.url).name,))
+
+
+@functools.lru_cache(maxsize=256)
+def _normalisation_of_tag(spec: BackboneSpec, where: str) -> Normalisation:
+    config = timm_tag(spec, where)
+    return Normalisation.of_unit(config.mean, config.std)
