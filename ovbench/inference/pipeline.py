@@ -18,9 +18,8 @@ from ovbench.inference.predictor import Predictor
 from ovbench.inference.text_embedding import build_queries, with_descriptions
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.blame import blamed
-from ovbench.methods.reme.reference_bank import Encoder
-from ovbench.methods.talk2dino.projection import check_partners
 from ovbench.regions.provider import open_regions
+from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS, load_target
 
 Classes = Sequence[Sequence[str]]
@@ -50,15 +49,13 @@ class Pipeline:
             MethodError: The method's own code failed.
         """
         self.cell = cell
-        self.loaded: dict[str, Loaded] = {kind: load_backbone(kind, spec) for kind, spec in cell.backbones.items()}
-        if "reference" in self.loaded:
-            used = {kind: Encoder(loaded.spec, loaded.sha256) for kind, loaded in self.loaded.items()}
-            self.loaded["reference"].vision.require(used, cell.protocol)
         entry = METHODS.load(cell.method)
+        self.loaded: dict[str, Loaded] = {
+            name: load_backbone(name, spec, entry.__module__) for name, spec in cell.backbones.items()
+        }
         with blamed(entry):
-            self.method = entry(Backbones(**{k: loaded.vision for k, loaded in self.loaded.items()}), cell.params)
-        if "psi" in self.loaded:
-            check_partners(self.loaded["psi"].vision, {kind: loaded.sha256 for kind, loaded in self.loaded.items()})
+            entry.check_backbones(self.loaded, cell.protocol)
+            self.method = entry(Backbones.of(entry, self.loaded), cell.params)
         self.predictor = Predictor(self.method, cell.protocol, [])
         self.region_maps = open_regions(cell.regions) if cell.regions else None
         self.add_vocabulary(cell, *named_classes(cell, classes, background))
@@ -80,18 +77,24 @@ class Pipeline:
         self.predictor.add_vocabulary(queries, self.cell.protocol)
 
     def _queries(self, cell: Cell, classes: Classes, background: int | None) -> Queries:
-        names, prompts = tuple(tuple(synonyms) for synonyms in classes), cell.protocol.templates
-        queries = build_queries(
-            names, prompts, self.loaded["clip"], background,
-            raw=self.method.raw_text, background_channel=self.method.background_channel,
-        )  # fmt: skip
-        if "presence" in self.loaded:
-            second = build_queries(names, prompts, self.loaded["presence"], background)
-            queries = queries._replace(presence=second.embeddings)
-        if cell.protocol.descriptions:
-            queries = with_descriptions(queries, names, cell.protocol.descriptions, self.loaded["clip"])
-        with blamed(self.method):
-            return self.method.map_queries(queries)
+        names, method = tuple(tuple(synonyms) for synonyms in classes), self.method
+
+        def embed(backbone: str) -> Queries:
+            if backbone not in self.loaded:
+                raise UsageError(
+                    f'{type(method).__name__} reads queries with the backbone "{backbone}", which it does not need',
+                    fix="name it in needs, or name another one in reads",
+                )
+            return build_queries(
+                names, cell.protocol.templates, self.loaded[backbone], background,
+                raw=method.raw_text, background_channel=method.background_channel,
+            )  # fmt: skip
+
+        with blamed(method):
+            queries = method.embed_queries(embed)
+            if cell.protocol.descriptions:
+                queries = with_descriptions(queries, names, cell.protocol.descriptions, self.loaded[method.reads])
+            return method.map_queries(queries)
 
     def to(self, device: str) -> Pipeline:
         """Move the networks and the region source to a device; return the pipeline."""
