@@ -222,5 +222,5 @@ def as_backbone(found: Any, name: str) -> Backbone:
         return found
     load = getattr(found, "load", found)
     if not callable(load):
-        raise TypeError(f"{found!r} is neither an object with load(spec) and missing(spec) nor a function load(spec)")
+        raise TypeError(f"{load!r} is no backbone: an object with load(spec) and missing(spec), or load itself")
     return PluginBackbone(name, load, found)

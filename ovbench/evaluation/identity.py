@@ -30,7 +30,7 @@ from ovbench.data.descriptions import find_set
 from ovbench.evaluation.ledger import header_digest
 from ovbench.methods.plugins import short_name
 from ovbench.utils import provenance as env
-from ovbench.utils.registry import METHODS, REGIONS, Registry, entry_points
+from ovbench.utils.registry import BACKBONES, METHODS, REGIONS, Registry, entry_points
 
 if TYPE_CHECKING:
     from ovbench.evaluation.distributed import Shard
@@ -163,10 +163,13 @@ def _may_be_path(text: Any) -> bool:
 
 
 def code_identity(cell: Cell, device: str) -> dict[str, Any]:
-    """The code that can change a label: ours, that of a method and a region source from elsewhere, the libraries, and
-    the kind of device."""
+    """The code that can change a label: ours, that of a method, its backbones and a region source from elsewhere, the
+    libraries, and the kind of device."""
     regions = cell.regions.get("source")
+    towers = {name: _code_sha256(BACKBONES, name) for name in cell.backbones if name in BACKBONES.entries()}
+    brought = {name: sha256 for name, sha256 in towers.items() if sha256}
     return {
+        **({"backbones": brought} if brought else {}),
         "ovbench": _package_sha256(),
         "method": _code_sha256(METHODS, cell.method),
         "regions": _code_sha256(REGIONS, regions) if regions else None,
