@@ -16,17 +16,19 @@ BROKEN = {  # what the plug-in's module says, and what is said of it
     "THING = 3": "is no ",
 }
 
+LISTS = (("methods", "method"), ("backbones", "backbone"), ("regions", "regions"), ("datasets", "name"))
+
 
 @pytest.fixture
 def plugin(monkeypatch, tmp_path):
-    """Install a package whose module ``bad_plugin`` is of this text, as a method, a region source and a dataset."""
+    """Install a package whose module ``bad_plugin`` has this text and is announced in every group."""
 
     def install(text, name="bad"):
         site = tmp_path / "site"
         folder = site / "bad_plugin-1.0.dist-info"
         folder.mkdir(parents=True)
         (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-plugin\nVersion: 1.0\n")
-        groups = ("methods", "regions", "datasets")
+        groups = ("methods", "backbones", "regions", "datasets")
         points = "".join(f"[ovbench.{group}]\n{name} = bad_plugin:THING\n" for group in groups)
         (folder / "entry_points.txt").write_text(points)
         (site / "bad_plugin.py").write_text(f"\n{text}\n")
@@ -51,7 +53,7 @@ def uses(tmp_path):
 @pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_plugin_is_listed_as_broken_and_used_by_nobody(ovbench, plugin, tmp_path, text):
     file = plugin(text)
-    for listing, key in (("methods", "method"), ("regions", "regions"), ("datasets", "name")):
+    for listing, key in LISTS:
         done = ovbench("list", listing, "--json")
         rows = {row[key]: row["broken"] for row in done.json()}
         assert done.code == 0 and [name for name in rows if rows[name]] == ["bad"], done.err
@@ -69,7 +71,7 @@ def test_the_table_and_doctor_name_what_is_broken(ovbench, plugin):
     said = f'the method "bad" of bad-plugin 1.0 is broken: RuntimeError: boom ({file}, line 2)'
     assert f"broken: {said}" in ovbench("list", "methods").out
     findings = [row for row in ovbench("doctor", "--json").json() if row["area"] == "plug-ins"]
-    assert [row["state"] for row in findings] == ["warning"] * 3 and findings[0]["what"] == said
+    assert [row["state"] for row in findings] == ["warning"] * 4 and findings[0]["what"] == said
     assert findings[0]["fix"] == "mend the plug-in or uninstall it"
 
 
