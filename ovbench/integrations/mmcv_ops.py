@@ -1,8 +1,7 @@
-"""Stand-ins for ``mmcv.ops``, whose compiled extension mmcv-lite does not have, and for ``pkg_resources``, which newer
-setuptools do not have.
+"""Stand-ins for ``mmcv.ops`` (mmcv-lite has no compiled extension) and for ``pkg_resources`` (new setuptools lack it).
 
-mmsegmentation imports two of its names unguarded; both exist elsewhere. Every other name it guards by
-``except ModuleNotFoundError``, so that is what the stand-in raises.
+mmsegmentation imports two names of ``mmcv.ops`` without a guard; both are provided here. It guards all other names by
+``except ModuleNotFoundError``, so the stand-in raises this exception for them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,17 @@ from torch import Tensor
 
 
 def point_sample(input: Tensor, points: Tensor, align_corners: bool = False, **kwargs: Any) -> Tensor:
-    """Values of f[n, c, h, w] at ``points`` f[n, p, 2] or f[n, hp, wp, 2], (x, y) in 0..1."""
+    """Sample maps bilinearly at points.
+
+    Args:
+        input: float (N, C, H, W).
+        points: float (N, P, 2) or (N, HP, WP, 2), (x, y) in [0, 1].
+        align_corners: as in ``grid_sample``.
+        **kwargs: further arguments of ``grid_sample``.
+
+    Returns:
+        float (N, C, P) or (N, C, HP, WP).
+    """
     flat = points.dim() == 3
     grid = 2.0 * (points.unsqueeze(2) if flat else points) - 1.0
     sampled = F.grid_sample(input, grid, align_corners=align_corners, **kwargs)
@@ -30,7 +39,19 @@ def point_sample(input: Tensor, points: Tensor, align_corners: bool = False, **k
 def sigmoid_focal_loss(
     input: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25, weight: Any = None, reduction: str = "mean"
 ) -> Tensor:
-    """mmcv's signature over torchvision's loss: ``target`` i64[n] are class indices of ``input`` f[n, c]."""
+    """Compute torchvision's focal loss behind mmcv's signature.
+
+    Args:
+        input: float (N, C), logits.
+        target: int64 (N,), class indices; C means no class.
+        gamma: focusing exponent.
+        alpha: weight of positive targets.
+        weight: factor that is multiplied with the losses, None for 1.
+        reduction: "none", "mean" or "sum".
+
+    Returns:
+        float (N, C) for "none", otherwise a scalar.
+    """
     from torchvision.ops import sigmoid_focal_loss as loss
 
     onehot = F.one_hot(target, input.shape[1] + 1)[:, : input.shape[1]].to(input.dtype)
@@ -49,7 +70,7 @@ class _Ops(types.ModuleType):
 
 
 def provide_mmcv_ops() -> None:
-    """Register the stand-in where mmcv's compiled extension is absent; call before importing mmseg."""
+    """Register the stand-in if mmcv has no compiled extension; call this before importing mmseg."""
     if importlib.util.find_spec("mmcv") is None or importlib.util.find_spec("mmcv._ext") is not None:
         return
     module = _Ops("mmcv.ops")
@@ -58,7 +79,7 @@ def provide_mmcv_ops() -> None:
 
 
 def provide_pkg_resources() -> None:
-    """Register what repositories of segmentors use of ``pkg_resources`` where setuptools no longer brings it."""
+    """Register the functions of ``pkg_resources`` that segmentor repositories use, if setuptools lacks them."""
     if importlib.util.find_spec("pkg_resources") is not None:
         return
     import packaging.version
@@ -74,7 +95,7 @@ def provide_pkg_resources() -> None:
 
 
 def _distribution(name: str) -> types.SimpleNamespace:
-    """Name, version and place of an installed package."""
+    """Return name, version and location of an installed package."""
     from packaging.version import parse
 
     found = importlib.metadata.distribution(name)
@@ -85,5 +106,5 @@ def _distribution(name: str) -> types.SimpleNamespace:
 
 
 def _resources(package: str) -> Path:
-    """The folder of a package or of a module."""
+    """Return the folder of a package or module."""
     return Path(importlib.import_module(package).__file__).parent

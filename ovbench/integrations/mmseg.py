@@ -35,17 +35,20 @@ from ovbench.utils.registry import METHODS  # noqa: E402
 
 
 class OpenVocabSegmentor(BaseSegmentor):
-    """A frozen method with its vocabulary.
+    """Run a frozen method with a vocabulary as a segmentor of mmsegmentation.
+
+    Images may be unresized, or resized by mmseg's ``Resize(scale=(long_side, short_side), keep_ratio=True)``.
+    Methods that need region maps read the original image from the sample's ``img_path``.
 
     Args:
-        dataset: the benchmark whose settings and class names are used; or ``cell``, everything resolved.
+        dataset: the dataset whose settings and class names are used; not read if ``cell`` is given.
         classes: another vocabulary, one list of synonyms per class; the dataset's settings still apply.
-        background: the class of that vocabulary which gathers everything else, if any.
-        settings: single settings by name, as texts or values (``{"tau": 0.2, "crop": 224}``).
-        weights: backbones by name, overriding the configured ones.
-
-    Images may come unresized or resized by mmseg's ``Resize(scale=(long_side, short_side), keep_ratio=True)``.
-    Methods that need region maps read the original image through the sample's ``img_path``.
+        settings: single settings by name, as text or values (``{"tau": 0.2, "crop": 224}``).
+        weights: backbones by name, which replace the configured ones.
+        cell: a resolved method, dataset and settings.
+        background: index of the background class in ``classes``, None if there is none.
+        data_preprocessor: as in mmseg; default: BGR to RGB.
+        init_cfg: as in mmseg.
     """
 
     method_name: str
@@ -70,14 +73,25 @@ class OpenVocabSegmentor(BaseSegmentor):
         self.method = self.pipeline.method
 
     def to(self, *args: Any, **kwargs: Any) -> OpenVocabSegmentor:
-        """Move the networks, and what the pipeline holds beside them, to a device."""
+        """Move the networks and the rest of the pipeline to a device."""
         device = torch._C._nn._parse_to(*args, **kwargs)[0]
         if device is not None:
             self.pipeline.to(str(device))
         return super().to(*args, **kwargs)
 
     def predict(self, inputs: Tensor, data_samples: list[Any] | None = None) -> list[Any]:
-        """mmseg's interface: RGB values 0..255 f[b, 3, h, w] and their samples, which receive ``pred_sem_seg``."""
+        """Label images through mmseg's interface.
+
+        Args:
+            inputs: float (B, 3, H, W), RGB in 0..255.
+            data_samples: one sample per image; each receives ``pred_sem_seg``.
+
+        Returns:
+            ``data_samples``.
+
+        Raises:
+            UsageError: no samples are given, or the size of an image does not fit the protocol.
+        """
         if data_samples is None:
             raise UsageError("the segmentor needs data samples", fix="pack images with PackSegInputs")
         for pixels, sample in zip(inputs, data_samples, strict=True):
@@ -104,20 +118,23 @@ class OpenVocabSegmentor(BaseSegmentor):
         )
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: list[Any]) -> list[Any]:
+        """Label images; the same as `predict`."""
         return self.predict(inputs, batch_data_samples)
 
     def extract_feat(self, inputs: Tensor) -> Tensor:
+        """Raise UsageError: a method has no single feature map."""
         raise UsageError("a method has no single feature map", fix="call its encode on a batch of windows")
 
     def _forward(self, inputs: Tensor, data_samples: list[Any] | None = None) -> list[Any]:
         return self.predict(inputs, data_samples)
 
     def loss(self, inputs: Tensor, data_samples: list[Any]) -> dict[str, Tensor]:
+        """Raise UsageError: a method is frozen."""
         raise UsageError(f"{self.method_name} is frozen and has no loss", fix="use the test loop")
 
 
 def register(method: str) -> str:
-    """Make a method known to mmseg's ``MODELS``; the type name to build it by."""
+    """Register a method in mmseg's ``MODELS`` and return its type name."""
     entry = METHODS.load(method)
     name = entry.__name__ if ":" not in method else f"{entry.__name__}_{zlib.crc32(method.encode()):08x}"
     if MODELS.get(name) is None:
@@ -128,8 +145,10 @@ def register(method: str) -> str:
 
 
 def register_all() -> list[str]:
-    """Every method that ovbench knows, for an mmengine config (see `ovbench.integrations.register`); a broken plug-in
-    is left out with a warning."""
+    """Register all methods that ovbench knows and return their type names.
+
+    Used in an mmengine config, see `ovbench.integrations.register`. A broken plug-in is skipped with a warning.
+    """
     broken = METHODS.broken()
     for reason in broken.values():
         warnings.warn(reason, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Importing this module makes every method known to mmseg's ``MODELS``: for an mmengine config's ``custom_imports``."""
+"""Register all methods in mmseg's ``MODELS`` on import, for ``custom_imports`` of an mmengine config."""
 
 from ovbench.integrations.mmseg import register_all
 

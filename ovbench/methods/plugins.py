@@ -1,7 +1,7 @@
 """Methods that no package announces: ``path/to/file.py:Class`` or ``module:Class``, of ovbench or of mmsegmentation.
 
 A class of mmsegmentation (a ``BaseSegmentor``, or the name under which a module registers one) runs unmodified through
-its own ``predict``, in a process of its own: see `ovbench.integrations.mmseg_foreign`. A subclass of `Method` runs in
+its own ``predict``, in a process of its own: see `ovbench.integrations.third_party`. A subclass of `Method` runs in
 this one.
 """
 
@@ -59,7 +59,7 @@ def _refuse(name: str) -> Any:
 @functools.lru_cache(maxsize=16)
 def _described(name: str, stamp: tuple[int, int]) -> Any:
     """The stand-in for a class of mmsegmentation, None for a `Method`; asked once while the file stays as it is."""
-    return load_target("ovbench.integrations.mmseg_foreign:describe", where="method")(name)
+    return load_target("ovbench.integrations.third_party:describe", where="method")(name)
 
 
 def _stamp(file: Path | None) -> tuple[int, int]:

@@ -122,7 +122,7 @@ WRONG = {
     'raise KeyError("no")': "Segmentor failed: KeyError: 'no'",
     "sys.exit(0)": "Segmentor failed: SystemExit: 0",
     "import os; os._exit(7)": "Segmentor crashed: its process ended with exit code 7",
-    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": "was ended by SIGKILL, perhaps for want of memory",
+    "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": "was ended by SIGKILL, perhaps because memory ran out",
     "return data_samples[:0]": "IndexError",
 }
 
@@ -160,7 +160,7 @@ def test_a_repository_that_cannot_be_imported(repository, tmp_path, text):
 
 
 def test_tensors_that_are_no_buffers_move_too(tmp_path):
-    from ovbench.integrations.mmseg_worker import move
+    from ovbench.integrations.third_party_worker import move
 
     class Net(torch.nn.Module):
         def __init__(self):

@@ -1,9 +1,9 @@
-"""The process of a third-party segmentor: its modules, its registry and its GPU are no one else's.
+"""The process of a third-party segmentor: it shares no modules, registry or GPU memory with other methods.
 
-Started by `ovbench.integrations.mmseg_foreign` with ``python -m``. Requests and answers are JSON objects over a socket,
-an image or label maps follow as bytes. The folder of the repository is the first that is searched for modules,
-as if its own script had been started, so nothing here may import what a repository may bring in a version of its own
-(CLIP, open_clip, timm) before the repository is imported. It ends when its standard input does, with its parent.
+`ovbench.integrations.third_party` starts it with ``python -m``. Requests and answers are JSON objects over a socket;
+images and label maps follow as bytes. Modules are searched first in the repository's folder, as if its own script had
+been started. So before the repository is imported, nothing here may import a package that a repository may bring in its
+own version (CLIP, open_clip, timm). The process ends when its standard input is closed, together with its parent.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from ovbench.utils.errors import OvbenchError, UsageError, first_line, is_own, l
 
 CLASSES = "{classes}"
 NOT_SETTINGS = ("self", "device", "data_preprocessor", "init_cfg")
-KINDS = (bool, int, float, str)
+PLAIN_TYPES = (bool, int, float, str)
 INSTALLED = ("site-packages", "dist-packages")
 
 
-class Home:
-    """Where the code of a segmentor lies: ``FILE.py:Class`` or ``module:Class``."""
+class Repository:
+    """Find and import the code of a segmentor, ``FILE.py:Class`` or ``module:Class``."""
 
     def __init__(self, name: str):
-        self.place, _, self.attribute = name.rpartition(":")
-        self.file = Path(self.place).expanduser().resolve() if self.place.endswith(".py") else None
-        self.folder = self.file.parent if self.file else _folder_of(self.place.partition(".")[0])
+        self.module_name, _, self.attribute = name.rpartition(":")
+        self.file = Path(self.module_name).expanduser().resolve() if self.module_name.endswith(".py") else None
+        self.folder = self.file.parent if self.file else _folder_of(self.module_name.partition(".")[0])
 
     def module(self) -> ModuleType:
-        """Import it. The repository's own modules win over installed ones of the same name."""
+        """Import the module; the repository's own modules win over installed ones of the same name."""
         if self.file is None:
-            return importlib.import_module(self.place)
+            return importlib.import_module(self.module_name)
         package = self.file.parent
         while (package / "__init__.py").is_file():
             package = package.parent
@@ -61,7 +61,7 @@ class Home:
         return module
 
     def code(self) -> dict[str, str]:
-        """The sha256 of every file below the repository's folder that a module was imported from, by relative path."""
+        """Return the sha256 of every imported file below the repository's folder, by relative path."""
         files = {}
         for module in list(sys.modules.values()):
             path = Path(getattr(module, "__file__", None) or "")
@@ -72,7 +72,7 @@ class Home:
 
 
 def _folder_of(top: str) -> Path:
-    """The folder of an installed package, or the one that the top-level module lies in."""
+    """Return the folder of an installed package, or the folder that holds the top-level module."""
     spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
         return Path.cwd()
@@ -83,10 +83,10 @@ def _folder_of(top: str) -> Path:
 
 
 class Worker:
-    """Answers requests about one segmentor."""
+    """Answer requests about one segmentor."""
 
     def __init__(self, name: str):
-        self.home = Home(name)
+        self.repository = Repository(name)
         self.models: list[Any] = []
         self.classes: list[int] = []
         self.opened: list[str] = []
@@ -94,33 +94,40 @@ class Worker:
         self.segmentor: type | None = None
 
     def describe(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Import the class: what kind it is, and its settings."""
+        """Import the class; return its type ("segmentor", "method", "other", "none") and its settings."""
         _quiet()
-        module = self.home.module()
-        found = getattr(module, self.home.attribute, None)
+        module = self.repository.module()
+        found = getattr(module, self.repository.attribute, None)
         if found is None:
-            found = _registered(self.home.attribute)
+            found = _registered(self.repository.attribute)
         if found is None:
             own = (n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__)
-            return {"kind": "none", "classes": sorted(own)}
-        self.described = self.home.code()
+            return {"type": "none", "classes": sorted(own)}
+        self.described = self.repository.code()
         if _is_method(found):
-            return {"kind": "method"}
+            return {"type": "method"}
         import torch
 
         if not (isinstance(found, type) and issubclass(found, torch.nn.Module) and hasattr(found, "predict")):
-            return {"kind": "other"}
+            return {"type": "other"}
         self.segmentor = found
-        return {"kind": "segmentor", "class": found.__name__, "doc": found.__doc__, "settings": _settings(found)}
+        return {"type": "segmentor", "class": found.__name__, "doc": found.__doc__, "settings": _settings(found)}
 
     def build(self, request: dict[str, Any]) -> dict[str, Any]:
-        """One more model, for the words ``classes``, on the device."""
+        """Build one more model.
+
+        Args:
+            request: "settings", "classes" (synonyms per class), "device" and "threads".
+
+        Returns:
+            The hashes of its tensors and of the code; only {"stale": True} if a file changed after the import.
+        """
         import torch
 
         from ovbench.backbones.checkpoint import tensor_hash
         from ovbench.inference.precision import refuse_tf32
 
-        if self.described.items() - self.home.code().items():
+        if self.described.items() - self.repository.code().items():
             return {"stale": True}  # a file was edited since it was imported
         refuse_tf32()
         torch.set_num_threads(request["threads"])
@@ -136,15 +143,23 @@ class Worker:
                 given["device"] = device
             model = self.segmentor(**given).eval()
         sha256 = tensor_hash(model)
-        move(model, device, self.home.folder)
+        move(model, device, self.repository.folder)
         self.models.append(model)
         self.classes.append(len(request["classes"]))
-        code = self.home.code()
+        code = self.repository.code()
         listed = "".join(f"{name} {digest}\n" for name, digest in code.items())
         return {"model": sha256, "code": hashlib.sha256(listed.encode()).hexdigest(), "files": code}
 
     def label(self, request: dict[str, Any], image: bytes) -> tuple[dict[str, Any], bytes]:
-        """Label maps of a resized RGB image u8[h, w, 3], one per model."""
+        """Label a resized image with every model.
+
+        Args:
+            request: "shape" of the image and its size "original" before resizing.
+            image: uint8 (h, w, 3), RGB, as bytes.
+
+        Returns:
+            The shapes of the maps with the files that were opened; and the maps as int64 bytes, one after another.
+        """
         import numpy as np
 
         resized = np.frombuffer(image, np.uint8).reshape(request["shape"])
@@ -171,14 +186,14 @@ class Worker:
             raise UsageError(f"pred_sem_seg is of {labels.dtype}, expected whole numbers")
         return labels.numpy().astype("<i8")
 
-    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note the files that Python opens."""
+    def note_open(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Note a file that Python opens; an audit hook."""
         if event == "open" and isinstance(arguments[0], str):
             self.opened.append(arguments[0])
 
 
 def _quiet() -> None:
-    """mmengine and mmseg, ready for a repository that imports them, and silent about it."""
+    """Prepare mmengine and mmseg for import, and lower their log level."""
     from ovbench.integrations.mmcv_ops import provide_mmcv_ops, provide_pkg_resources
 
     provide_pkg_resources()
@@ -189,7 +204,7 @@ def _quiet() -> None:
 
 
 def _registered(name: str) -> Any:
-    """What mmsegmentation knows under a name, now that the module is imported."""
+    """Return the class that mmsegmentation has registered under a name, None if there is none."""
     if "mmseg" not in sys.modules:
         return None
     from mmseg.registry import MODELS
@@ -203,8 +218,7 @@ def _is_method(found: Any) -> bool:
 
 
 def _settings(found: type) -> list[tuple[str, str, Any]]:
-    """Name, type and default of the constructor's arguments that have plain defaults; those without a default are texts
-    that must be given."""
+    """Return name, type and default of the constructor's plain arguments; one without a default is a string."""
     fields: list[tuple[str, str, Any]] = []
     for name, parameter in inspect.signature(found.__init__).parameters.items():
         if name in NOT_SETTINGS or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -214,14 +228,22 @@ def _settings(found: type) -> list[tuple[str, str, Any]]:
             fields.append((name, "str", CLASSES if name == "name_path" else ""))
         elif default is None:
             fields.append((name, "str | None", None))
-        elif isinstance(default, KINDS):
-            fields.append((name, next(kind.__name__ for kind in KINDS if isinstance(default, kind)), default))
+        elif isinstance(default, PLAIN_TYPES):
+            fields.append((name, next(t.__name__ for t in PLAIN_TYPES if isinstance(default, t)), default))
     return fields
 
 
 def move(model: Any, device: Any, folder: Path) -> None:
-    """Move a model to a device with every tensor that it holds, those that are no buffers too (``self.query_features``,
-    tensors and networks in lists, dictionaries and objects of the repository's own classes)."""
+    """Move a model to a device with every tensor that it holds.
+
+    Tensors that are no buffers are moved too: attributes such as ``self.query_features``, and tensors and networks in
+    lists, dictionaries and objects of the repository's own classes.
+
+    Args:
+        model: the module.
+        device: the torch device.
+        folder: the repository's folder.
+    """
     import torch
 
     seen: set[int] = set()
@@ -236,7 +258,7 @@ def move(model: Any, device: Any, folder: Path) -> None:
                 seen.add(id(value))
                 walk(value)
         elif type(value) is tuple:
-            return tuple(moved(one) for one in value)
+            return tuple(moved(item) for item in value)
         return value
 
     def walk(value: Any) -> None:
@@ -256,15 +278,15 @@ def move(model: Any, device: Any, folder: Path) -> None:
     walk(model)
 
 
-def _is_below(kind: type, folder: Path) -> bool:
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+def _is_below(class_: type, folder: Path) -> bool:
+    file = getattr(sys.modules.get(class_.__module__), "__file__", None)
     return file is not None and Path(file).is_relative_to(folder)
 
 
 def _failure(error: BaseException, folder: Path) -> dict[str, Any]:
-    """An exception as data: its type and text, and the repository's file and line."""
-    kind, text = type(error).__name__, first_line(error)
-    what = text if isinstance(error, OvbenchError) else f"{kind}: {text}"
+    """Return an exception as data: its type and text, and the repository's file and line."""
+    name, text = type(error).__name__, first_line(error)
+    what = text if isinstance(error, OvbenchError) else f"{name}: {text}"
     return {"error": what, "where": line_below(error, folder)}
 
 
@@ -277,7 +299,7 @@ def _requests(connection: Connection) -> Iterator[dict[str, Any]]:
 
 
 def _end_with_parent() -> None:
-    """Take standard input away from the repository's code, and end when its other end does."""
+    """Hide standard input from the repository's code, and end the process when the other end closes it."""
     held = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
@@ -290,7 +312,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Answer until there are no more requests."""
+    """Answer requests until the connection is closed."""
     _end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     os.environ.pop("PYTHONSAFEPATH", None)
@@ -298,7 +320,7 @@ def main() -> None:
     start = json.loads(connection.recv_bytes())
     sys.path[:] = start["path"]
     worker = Worker(start["name"])
-    sys.addaudithook(worker.hear)
+    sys.addaudithook(worker.note_open)
     for request in _requests(connection):
         payload = b""
         try:
@@ -309,7 +331,7 @@ def main() -> None:
         except (Exception, SystemExit) as error:
             if os.environ.get("OVBENCH_DEBUG"):
                 sys.excepthook(type(error), error, error.__traceback__)
-            answer = _failure(error, worker.home.folder)
+            answer = _failure(error, worker.repository.folder)
         connection.send_bytes(json.dumps(answer).encode())
         if payload:
             connection.send_bytes(payload)

@@ -1,10 +1,11 @@
-"""Segmentors of mmsegmentation, unmodified, through their own ``predict``, each in a process of its own.
+"""Unmodified segmentors of mmsegmentation, called through their own ``predict``, each in its own process.
 
-Such a class brings its own windows, text and decision; ovbench resizes the image as the protocol says, gives it BGR
+Such a class has its own windows, text encoder and decision. ovbench resizes the image by the protocol, passes BGR
 values and the metadata of a test pipeline (without a path, so that no label can be found), and counts its
-``pred_sem_seg``. Its constructor's arguments are its settings. ``{classes}`` in one of them stands for a file with the
-class names of the benchmark, one class a line, synonyms after ", "; that is the default of an argument ``name_path``.
-The process (`ovbench.integrations.mmseg_worker`) keeps the modules of two repositories apart.
+``pred_sem_seg``. The arguments of its constructor are its settings. ``{classes}`` in an argument is replaced by the
+path of a file with the class names of the dataset: one class per line, synonyms separated by ", ". This is the
+default of an argument ``name_path``. The process (`ovbench.integrations.third_party_worker`) keeps the modules of two
+repositories apart.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Crashed(Exception):
 
 
 class Failed(Exception):
-    """The segmentor's code raised an exception; the text says which, ``where`` in which file and line."""
+    """The segmentor's code raised an exception; the text says which one, ``where`` its file and line."""
 
     def __init__(self, what: str, where: str | None):
         super().__init__(what)
@@ -53,11 +54,11 @@ class Failed(Exception):
 
 
 class WorkerProcess:
-    """A started `ovbench.integrations.mmseg_worker` and the connection to it.
+    """Start `ovbench.integrations.third_party_worker` and hold the connection to it.
 
     Args:
         name: ``FILE.py:Class`` or ``module:Class``.
-        visible: the value of CUDA_VISIBLE_DEVICES for the process, None for this process's own.
+        visible: the value of CUDA_VISIBLE_DEVICES for the process, None for the value of this process.
     """
 
     def __init__(self, name: str, visible: str | None = None):
@@ -67,10 +68,10 @@ class WorkerProcess:
         env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))))
         if visible is not None:
             env["CUDA_VISIBLE_DEVICES"] = visible
-        env["PYTHONSAFEPATH"] = "1"  # no module of the current folder takes the place of Python's own
+        env["PYTHONSAFEPATH"] = "1"  # no module of the current folder may hide a standard one
         with there:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ovbench.integrations.mmseg_worker", str(there.fileno())],
+                [sys.executable, "-m", "ovbench.integrations.third_party_worker", str(there.fileno())],
                 stdin=subprocess.PIPE, stdout=2, pass_fds=[there.fileno()], env=env,
             )  # fmt: skip
         self.connection = Connection(here.detach())
@@ -78,7 +79,17 @@ class WorkerProcess:
         self._send({"name": name, "path": sys.path})
 
     def ask(self, what: str, payload: bytes = b"", **request: Any) -> dict[str, Any]:
-        """The answer to a request. Raises Failed or Crashed."""
+        """Send a request and return the answer.
+
+        Args:
+            what: "describe", "build" or "label".
+            payload: bytes sent after the request.
+            **request: further entries of the request, JSON values.
+
+        Raises:
+            Failed: the segmentor's code raised an exception.
+            Crashed: the process ended.
+        """
         self._send({"do": what, **request}, payload)
         answer = json.loads(self.receive())
         if "error" in answer:
@@ -86,11 +97,15 @@ class WorkerProcess:
         return answer
 
     def receive(self) -> bytes:
-        """The next bytes that the process sends."""
+        """Return the next bytes that the process sends.
+
+        Raises:
+            Crashed: the process ended.
+        """
         try:
             return self.connection.recv_bytes()
         except (EOFError, OSError):
-            raise Crashed(self._how_it_ended()) from None
+            raise Crashed(self._exit_reason()) from None
 
     def _send(self, request: dict[str, Any], payload: bytes = b"") -> None:
         try:
@@ -98,19 +113,19 @@ class WorkerProcess:
             if payload:
                 self.connection.send_bytes(payload)
         except OSError:
-            raise Crashed(self._how_it_ended()) from None
+            raise Crashed(self._exit_reason()) from None
 
-    def _how_it_ended(self) -> str:
+    def _exit_reason(self) -> str:
         self.close()
         code = self.process.returncode
         if code >= 0:
             return f"its process ended with exit code {code}"
-        hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+        hint = ", perhaps because memory ran out" if -code == signal.SIGKILL else ""
         return f"its process was ended by {signal.Signals(-code).name}{hint}"
 
 
 def _end(connection: Connection, process: subprocess.Popen) -> None:
-    """End a worker: it does so by itself once nobody speaks to it."""
+    """Close the connection, on which a worker ends; kill it after five seconds."""
     connection.close()
     process.stdin.close()
     try:
@@ -120,59 +135,65 @@ def _end(connection: Connection, process: subprocess.Popen) -> None:
         process.wait()
 
 
-class Foreign(Method):
-    """Stands for a class of mmsegmentation where ovbench asks for a method: its settings, and that it needs nothing."""
+class ThirdPartyMethod(Method):
+    """Hold the settings of a class of mmsegmentation in the place of a method; it needs no backbones."""
 
     needs = Needs(backbones=())
-    pipeline = "ovbench.integrations.mmseg_foreign:ForeignPipeline"
-    place: ClassVar[str]
-    idle: ClassVar[WorkerProcess | None] = None  # imported the class to describe it, and has built nothing yet
+    pipeline = "ovbench.integrations.third_party:ThirdPartyPipeline"
+    target: ClassVar[str]
+    idle: ClassVar[WorkerProcess | None] = None  # has imported the class to describe it, and built no model
 
     @classmethod
     def worker(cls, visible: str | None) -> WorkerProcess:
-        """A process that has imported the class: the one that described it, or another."""
+        """Return a process that has imported the class: the idle one if its GPU fits, otherwise a new one.
+
+        Args:
+            visible: the value of CUDA_VISIBLE_DEVICES for the process, None for the value of this process.
+        """
         process, cls.idle = cls.idle, None
         if process is not None and process.visible == visible:
             return process
-        process = WorkerProcess(cls.place, visible)
+        process = WorkerProcess(cls.target, visible)
         process.ask("describe")
         return process
 
 
-def describe(name: str) -> type[Foreign] | None:
-    """A method that stands for a class of mmsegmentation; None if the name belongs to a class of `Method`.
+def describe(name: str) -> type[ThirdPartyMethod] | None:
+    """Return the method class for a class of mmsegmentation, or None if the name is a subclass of `Method`.
+
+    Args:
+        name: ``FILE.py:Class`` or ``module:Class``.
 
     Raises:
-        InputError: it cannot be imported, or there is no such class.
-        UsageError: it is something else.
+        InputError: the module cannot be imported, or it has no such class.
+        UsageError: the class is neither a method nor a segmentor.
     """
-    place, _, attribute = name.rpartition(":")
+    module, _, attribute = name.rpartition(":")
     process = WorkerProcess(name)
     try:
         found = process.ask("describe")
     except Failed as error:
-        where = error.where or place
-        raise InputError(f'cannot import "{place}": {error}', where=where, fix="see docs/add-method.md") from None
+        where = error.where or module
+        raise InputError(f'cannot import "{module}": {error}', where=where, fix="see docs/add-method.md") from None
     except Crashed as error:
-        raise InputError(f'cannot import "{place}": {error}', where=place) from None
-    if found["kind"] == "segmentor":
-        fields = [(key, TYPES[kind], dataclasses.field(default=value)) for key, kind, value in found["settings"]]
+        raise InputError(f'cannot import "{module}": {error}', where=module) from None
+    if found["type"] == "segmentor":
+        fields = [(key, TYPES[type_], dataclasses.field(default=value)) for key, type_, value in found["settings"]]
         params = dataclasses.make_dataclass(f"{found['class']}Params", fields, frozen=True)
-        own = {"place": name, "idle": process, "Params": params, "__doc__": found["doc"]}
-        return type(found["class"], (Foreign,), own)
+        own = {"target": name, "idle": process, "Params": params, "__doc__": found["doc"]}
+        return type(found["class"], (ThirdPartyMethod,), own)
     process.close()
-    if found["kind"] == "none":
+    if found["type"] == "none":
         classes = ", ".join(found["classes"]) or "no class"
-        raise InputError(f'no "{attribute}" in it', where=place, fix=f"it defines {classes}")
-    if found["kind"] == "other":
+        raise InputError(f'no "{attribute}" in it', where=module, fix=f"it defines {classes}")
+    if found["type"] == "other":
         fix = "name a subclass of ovbench.methods.base.Method or of mmseg's BaseSegmentor"
         raise UsageError(f'"{name}" is no method', fix=fix)
     return None
 
 
 def visible_devices(device: str) -> str | None:
-    """CUDA_VISIBLE_DEVICES for a process that shall use ``device`` alone, whatever its code asks for; None where this
-    process's own value will do."""
+    """Return CUDA_VISIBLE_DEVICES for a process that may use ``device`` only; None to keep this process's value."""
     if not torch.cuda.is_available():
         return None
     wanted = torch.device(device)
@@ -183,52 +204,53 @@ def visible_devices(device: str) -> str | None:
     return own[number] if number < len(own) else str(number)
 
 
-class ForeignModel(Method):
-    """Stands for the model in the other process; the engine asks it what it asks a method."""
+class ThirdPartyModel(Method):
+    """Stand for the model in the worker process where a method is expected."""
 
     needs = Needs(backbones=())
 
 
 class WorkerPredictor:
-    """Labels images in a worker process that holds one model per vocabulary.
+    """Label images in a worker process that holds one model per vocabulary.
 
-    The process is started when it is first needed, so that the models are built where they will run.
+    The process starts at the first image, so that the models are built on the device where they run.
     """
 
-    def __init__(self, cell: Cell, entry: type[Foreign]):
+    def __init__(self, cell: Cell, entry: type[ThirdPartyMethod]):
         self.cell, self.entry, self.protocol = cell, entry, cell.protocol
-        self.method = ForeignModel(None)
-        self.device, self.words, self.seconds = "cpu", [], {}
+        self.method = ThirdPartyModel(None)
+        self.device, self.vocabularies, self.seconds = "cpu", [], {}
         self.process: WorkerProcess | None = None
         self.crashes: list[str] = []
 
     def add(self, classes: Sequence[Sequence[str]]) -> None:
-        """One more model: such a class holds its words."""
-        self.words.append([list(names) for names in classes])
+        """Add a vocabulary, one list of synonyms per class; each one needs its own model."""
+        self.vocabularies.append([list(names) for names in classes])
         self.close()
 
     def move(self, device: str) -> None:
-        """Where the models run."""
+        """Set the device of the models."""
         if str(device) != self.device:
             self.device = str(device)
             self.close()
 
     def close(self) -> None:
+        """End the process."""
         if self.process is not None:
             self.process.close()
             self.process = None
 
     def start(self) -> dict[str, Any]:
-        """Build the models; the hashes of the first one's tensors and of the code.
+        """Build the models; return the hashes of the first model's tensors and of the repository's code.
 
         Raises:
-            CannotBuild: with what the constructor says.
+            CannotBuild: the constructor failed or crashed, with its message.
         """
         name = self.entry.__name__
         while True:
             try:
                 self.process = self.entry.worker(visible_devices(self.device))
-                answers = [self._build(classes) for classes in self.words]
+                answers = [self._build(classes) for classes in self.vocabularies]
             except (Failed, Crashed) as error:
                 self.close()
                 where = getattr(error, "where", None)
@@ -246,17 +268,33 @@ class WorkerPredictor:
         )
 
     def label(self, image: np.ndarray, regions: np.ndarray | None = None) -> list[np.ndarray]:
-        """Labels u16[H, W] of an RGB image u8[H, W, 3], one map per vocabulary."""
+        """Label an image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+            regions: not used.
+
+        Returns:
+            uint16 (H, W), one map per vocabulary.
+        """
         size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
         return self.label_resized(resize_image(image, size), image.shape[:2])
 
     def label_resized(
         self, resized: np.ndarray, original: tuple[int, int], regions: np.ndarray | None = None
     ) -> list[np.ndarray]:
-        """As `label`, for an image that has been resized already; ``original`` is its size before.
+        """Label an image that is resized already.
+
+        Args:
+            resized: uint8 (h, w, 3), RGB.
+            original: size (H, W) before resizing.
+            regions: not used.
+
+        Returns:
+            uint16 (H, W), one map per vocabulary.
 
         Raises:
-            MethodError: the segmentor's code raised an exception, crashed, or gave no labels of the benchmark.
+            MethodError: the segmentor raised an exception, crashed, or returned labels that do not fit the dataset.
         """
         name = self.entry.__name__
         if self.process is None:
@@ -275,23 +313,23 @@ class WorkerPredictor:
             self.process = None
             raise MethodError(f"{name} crashed: {error}") from None
         for path in answer["opened"]:
-            sys.audit("open", path, "r", 0)  # for whoever watches which files a method opens
+            sys.audit("open", path, "r", 0)  # for an audit hook that watches the files that a method opens
         self.seconds["predict"] = time.perf_counter() - start
         counts = np.cumsum([int(np.prod(shape)) for shape in answer["shapes"]])
-        parts = zip(np.split(maps, counts[:-1]), answer["shapes"], self.words, strict=True)
-        return [self._checked(part.reshape(shape), original, len(classes)) for part, shape, classes in parts]
+        pieces = zip(np.split(maps, counts[:-1]), answer["shapes"], self.vocabularies, strict=True)
+        return [self._checked(piece.reshape(shape), original, len(classes)) for piece, shape, classes in pieces]
 
     def _checked(self, labels: np.ndarray, original: tuple[int, int], classes: int) -> np.ndarray:
         name = self.entry.__name__
         if labels.shape != tuple(original):
-            raise MethodError(f"{name} gave labels of shape {labels.shape} for an image of {tuple(original)}")
+            raise MethodError(f"{name} returned labels of shape {labels.shape} for an image of {tuple(original)}")
         if labels.min() < 0 or labels.max() >= classes:
-            raise MethodError(f"{name} gave labels {labels.min()}..{labels.max()} for {classes} classes")
+            raise MethodError(f"{name} returned labels {labels.min()}..{labels.max()} for {classes} classes")
         return labels.astype(np.uint16)
 
 
-class ForeignPipeline:
-    """Label images with a class of mmsegmentation; the same interface as `Pipeline`."""
+class ThirdPartyPipeline:
+    """Label images with a class of mmsegmentation, through the same interface as `Pipeline`."""
 
     region_maps = None
 
@@ -304,29 +342,29 @@ class ForeignPipeline:
 
     @property
     def loaded(self) -> dict[str, Loaded]:
-        """The hashes of the model's tensors and of the repository's code; building the model if there is none."""
+        """Return the hashes of the model's tensors and of the repository's code; build the model if necessary."""
         if not self._loaded or self.predictor.process is None:
             made = self.predictor.start()
             self._loaded = {key: Loaded(self.method, self.cell.method, made[key]) for key in ("model", "code")}
         return self._loaded
 
     def add_vocabulary(self, cell: Cell, classes: Classes, background: int | None) -> None:
-        """Add one more model: such a class holds its class names."""
+        """Add one more model, because such a class holds its class names."""
         self.predictor.add(classes)
         self._loaded = {}
 
     def set_vocabulary(self, classes: Classes, background: int | None = None) -> None:
         """Replace all models by one with these class names."""
-        self.predictor.words.clear()
+        self.predictor.vocabularies.clear()
         self.add_vocabulary(self.cell, classes, background)
 
-    def to(self, device: str) -> ForeignPipeline:
+    def to(self, device: str) -> ThirdPartyPipeline:
         """Choose the device on which the models are built."""
         self.predictor.move(device)
         return self
 
     def regions(self, image: np.ndarray, path: Path | None = None) -> None:
-        """Return None: such a class makes what it needs."""
+        """Return None: such a class computes all that it needs."""
 
     def label(self, image: np.ndarray, path: Path | None = None) -> np.ndarray:
         """Return the labels of an image uint8 (H, W, 3), uint16 (H, W), by the first vocabulary."""
