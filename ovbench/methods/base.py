@@ -1,7 +1,7 @@
-"""What a method is: two halves over a batch of windows, and what it needs from the engine.
+"""What a method is: ``encode`` and ``score`` over a batch of windows, and what it needs.
 
-``encode`` knows no words, so that one pass over an image serves several vocabularies; ``score`` compares its features
-with queries. A method sees tensors only: no path, no dataset name, no label.
+``encode`` does not depend on a vocabulary, so its features serve several vocabularies; ``score`` compares them with
+queries. A method sees tensors only: no path, no dataset name, no label.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from ovbench.utils.registry import find_backbone
 
 
 class Queries(NamedTuple):
-    """The text side of a vocabulary: ``embeddings`` f[q, d] one row per query, ``class_index`` i64[q] its class.
+    """Hold the text side of a vocabulary.
 
-    ``background``: index of the class that gathers everything else, or None. ``descriptions`` f[q, d]: one row per
-    query from sentences that describe it, for methods that read them, or None. ``presence`` f[q, d]: the queries in the
-    space of a second CLIP, or None. ``clusters`` i64[q]: groups of alike queries, where a method has formed them.
+    Attributes:
+        embeddings: float (Q, D), one row per query.
+        class_index: int64 (Q,), class of each query.
+        background: index of the background class, None if there is none.
+        descriptions: float (Q, D), embeddings of sentences that describe each query, for methods that use them.
+        presence: float (Q, D), the queries in the space of a second CLIP.
+        clusters: int64 (Q,), groups of similar queries, if the method has formed them.
     """
 
     embeddings: Tensor
@@ -37,6 +41,7 @@ class Queries(NamedTuple):
     clusters: Tensor | None = None
 
     def to(self, device: torch.device) -> Queries:
+        """Return the queries on a device."""
         return Queries(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
 
 
@@ -55,16 +60,18 @@ class Needs(NamedTuple):
 
 @dataclass
 class Batch:
-    """Windows of one shape.
+    """Hold windows of one shape.
 
-    windows: f[b, 3, h, w], RGB, normalised with the protocol's mean and std, padded with zeros.
-    regions: i64[b, h, w] region ids of the same windows, padded with ``pad_region``; None unless the method needs them.
-    region_map: i64[H, W] region ids of the whole image at its original size, for methods that label whole images.
-    context: what the method's ``encode_image`` returned for the image that the windows come from.
-    region_slots: at least the number of regions of any window, the same wherever the window is: the length of an axis
-        over regions, so that no shape depends on the other windows. None where they are of one image: then the most
-        that a window has will do.
-    note: called with the name and value of intermediate quantities, for parity tests and for debugging.
+    Attributes:
+        windows: float (B, 3, h, w), RGB, normalised with the protocol's mean and std, padded with zeros.
+        regions: int64 (B, h, w), region ids, padded with ``pad_region``; None unless the method needs them.
+        pad_region: region id of padded pixels.
+        region_slots: upper bound for the number of regions of a window; the length of an axis over regions, so
+            that no shape depends on the other windows. None if all windows are of one image: then the largest number
+            in a window is enough.
+        region_map: int64 (H, W), region ids of the whole image at its original size, for methods without windows.
+        context: what ``encode_image`` returned for the image of the windows.
+        note: called with name and value of intermediate quantities, for parity tests and debugging.
     """
 
     windows: Tensor
@@ -77,7 +84,12 @@ class Batch:
 
 
 class PatchFeatures(NamedTuple):
-    """Dense features f[b, n, d] of windows, row-major over a ``grid`` of (gh, gw) cells."""
+    """Hold dense features of windows.
+
+    Attributes:
+        tokens: float (B, N, D), row-major over the grid.
+        grid: (gh, gw) cells, N = gh * gw.
+    """
 
     tokens: Tensor
     grid: tuple[int, int]
@@ -122,23 +134,26 @@ class Backbones(Mapping[str, nn.Module]):
 
 @dataclass(frozen=True)
 class NoParams:
-    """For methods without hyper-parameters of their own."""
+    """For methods without hyper-parameters."""
 
 
 class Method(nn.Module):
-    """Base class of methods whose dense features live in CLIP's joint space. Override ``encode`` at least.
+    """Base class of methods whose dense features are in CLIP's joint space; override ``encode`` at least.
 
-    sees: the backbone for which the windows are normalised, unless the protocol gives other constants.
-    reads: the backbone whose text tower encodes the queries.
-    normalisation: those constants, set by whoever prepares the windows.
-    pipeline: what drives the method, as "module:class" with the interface of `Pipeline`.
-    raw_text: queries are means of text features as the tower yields them, not normalised.
-    background_channel: the method itself scores a background class that has no query.
-    pixelwise: ``probabilities`` looks at one pixel at a time, so that it may be asked about parts of an image.
-    windowwise: ``encode`` looks at each window by itself, and its features are tensors, or NamedTuples of them, with
-        the window as their first axis, so that windows of several images may share a batch.
-    enlarges_once: with one window over the whole image, its cell scores are enlarged to the original size at once, else
-        to the resized image first; as the official code of the method does it.
+    Attributes:
+        pipeline: class that runs the method, "module:class" with the interface of `Pipeline`.
+        Params: dataclass of the hyper-parameters.
+        needs: backbones and regions that the method needs.
+        sees: backbone for which windows are normalised, unless the protocol gives other constants.
+        reads: backbone whose text encoder encodes the queries.
+        normalisation: these constants; the predictor sets them.
+        raw_text: if true, queries are means of unnormalised text features.
+        background_channel: if true, the method scores a background class that has no query.
+        pixelwise: if true, ``probabilities`` uses one pixel at a time and may be called on a tile of the image.
+        windowwise: if true, ``encode`` uses each window independently and returns tensors, or NamedTuples of tensors,
+            with the window as first axis, so that windows of several images may share a batch.
+        enlarges_once: if true and one window covers the whole image, cell scores are enlarged directly to the original
+            size, otherwise first to the resized image; as in the method's official code.
     """
 
     pipeline: ClassVar[str] = "ovbench.inference.pipeline:Pipeline"
@@ -161,11 +176,12 @@ class Method(nn.Module):
 
     @classmethod
     def parameter_names(cls) -> list[str]:
+        """Return the names of the hyper-parameters."""
         return [field.name for field in fields(cls.Params)]
 
     @classmethod
     def check_specs(cls, backbones: Mapping[str, str]) -> None:
-        """Check before anything is loaded that backbones, given by their specs, fit together.
+        """Check before loading that backbones, given by their specs, fit together.
 
         Raises:
             InputError: they do not.
@@ -177,7 +193,7 @@ class Method(nn.Module):
 
         Raises:
             InputError: they do not. Here: the backbone that sees the windows was trained with another normalisation,
-                which is known only since it is loaded.
+                which is known only after loading.
         """
         seeing = loaded.get(cls.sees)
         own = seeing.use.normalisation if seeing else None
@@ -195,47 +211,87 @@ class Method(nn.Module):
         """Return the queries of a vocabulary.
 
         Args:
-            embed: encodes them with the text tower of the backbone that it is given by name.
+            embed: encodes them with the text encoder of the backbone of this name.
         """
         return embed(self.reads)
 
     def approximations(self) -> dict[str, Any]:
-        """What stands in for an exact computation in this run and how good it was measured to be, for the record; empty
-        where all is exact."""
+        """Return the approximations of this run with their measured error, for the record; empty if all is exact."""
         return {}
 
     def seen_by(self, tower: Any, images: Tensor) -> Tensor:
-        """Normalised images f[b, 3, h, w] with the normalisation of another tower."""
+        """Convert normalised images to the normalisation of another backbone.
+
+        Args:
+            tower: the backbone.
+            images: float (B, 3, h, w), normalised with ``self.normalisation``.
+
+        Returns:
+            float (B, 3, h, w).
+        """
         return renormalise(images, self.normalisation, tower.normalisation)
 
     def map_queries(self, queries: Queries) -> Queries:
-        """The text side as ``score`` wants it; done once for a vocabulary."""
+        """Return the queries in the form that ``score`` uses; called once per vocabulary."""
         return queries
 
     def encode_image(self, image: Tensor) -> Any:
-        """What is computed once per image from the normalised resized image f[3, H, W]; reaches ``Batch.context``."""
+        """Compute what is needed once per image.
+
+        Args:
+            image: float (3, H, W), resized and normalised.
+
+        Returns:
+            Any value; it becomes ``Batch.context``.
+        """
         return None
 
     def encode(self, batch: Batch) -> Any:
-        """Features of a batch of windows, free of any vocabulary."""
+        """Return the features of a batch of windows, independent of any vocabulary."""
         raise TypeError(f"{type(self).__name__} does not define encode")
 
     def score(self, features: PatchFeatures, queries: Queries) -> Tensor:
-        """Cosine of every cell with every query: f[b, q, gh, gw]."""
+        """Return the scores of every cell for every query, float (B, Q, gh, gw); here the cosine."""
         tokens = nn.functional.normalize(features.tokens, dim=-1)
         cosines = tokens @ queries.embeddings.T  # f[b, n, q]
         return cosines.transpose(1, 2).unflatten(2, features.grid)
 
     def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
-        """Cell scores f[b, q, gh, gw] at the pixels of the window f[b, q, h, w], padding cut off; these are averaged
-        where windows overlap. Each query by itself: it may be asked about some of them at a time."""
+        """Enlarge cell scores to the pixels of the window; these are averaged where windows overlap.
+
+        Must treat each query independently, because it may be called on some queries at a time.
+
+        Args:
+            scores: float (B, Q, gh, gw).
+            size: (h, w) of the window without padding.
+            pad: padding of the window, which is cut off.
+
+        Returns:
+            float (B, Q, h, w).
+        """
         return uncut(scores, size, pad)
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """Merged scores f[q, H, W] at the original size, or in a tile of it where the method is ``pixelwise``, to class
-        probabilities f[c, H, W]; the largest is the label."""
+        """Convert merged scores to class probabilities; the label is the class with the largest one.
+
+        Args:
+            scores: float (Q, H, W) at the original size, or a tile of it if the method is ``pixelwise``.
+            queries: the text side.
+            decision: scale, threshold and background.
+
+        Returns:
+            float (C, H, W).
+        """
         return class_probabilities(scores, queries.class_index, decision)
 
     def refine_labels(self, labels: Tensor, regions: Tensor | None) -> Tensor:
-        """A last step on the label map i64[H, W] of the original image, with its region map i64[H, W]."""
+        """Refine the label map as a last step.
+
+        Args:
+            labels: int64 (H, W), at the original size.
+            regions: int64 (H, W), the region map, None if the method needs none.
+
+        Returns:
+            int64 (H, W).
+        """
         return labels

@@ -1,8 +1,8 @@
-"""Methods that no package announces: ``path/to/file.py:Class`` or ``module:Class``, of ovbench or of mmsegmentation.
+"""Methods named by their code: ``path/to/file.py:Class`` or ``module:Class``, of ovbench or of mmsegmentation.
 
 A class of mmsegmentation (a ``BaseSegmentor``, or the name under which a module registers one) runs unmodified through
-its own ``predict``, in a process of its own: see `ovbench.integrations.third_party`. A subclass of `Method` runs in
-this one.
+its own ``predict``, in its own process: see `ovbench.integrations.third_party`. A subclass of `Method` runs in this
+process.
 """
 
 from __future__ import annotations
@@ -20,31 +20,37 @@ from typing import Any
 from ovbench.utils.errors import InputError, OvbenchError, Terminated, UsageError, first_line, last_line, line_below
 from ovbench.utils.registry import GROUPS, HERE, entry_points, load_target
 
-PREFIX = "ovbench_file_"  # of the names of modules from files
+PREFIX = "ovbench_file_"  # module names of files begin with this
 
 
 def load_method(name: str) -> Any:
-    """The method behind ``FILE.py:Class`` or ``module:Class``.
+    """Load the method of a name.
+
+    Args:
+        name: ``FILE.py:Class`` or ``module:Class``.
+
+    Returns:
+        A subclass of `Method`.
 
     Raises:
-        InputError: it cannot be imported, with file and line, or there is no such class.
-        UsageError: it is a class of another kind.
+        InputError: the module cannot be imported, with file and line, or it has no such class.
+        UsageError: the class is neither a method nor a segmentor.
     """
-    place, _, attribute = name.rpartition(":")
-    file = _source_file(place)
-    if place.endswith(".py") and not file.is_file():
+    source, _, attribute = name.rpartition(":")
+    file = _source_file(source)
+    if source.endswith(".py") and not file.is_file():
         raise InputError(f'no file "{file.name}"', where=str(file.parent), fix="check the path")
-    if file is None and _spec(place.partition(".")[0]) is None:
-        raise InputError(f'cannot import "{place}"', fix="set PYTHONPATH, or give FILE.py:Class")
+    if file is None and _spec(source.partition(".")[0]) is None:
+        raise InputError(f'cannot import "{source}"', fix="set PYTHONPATH, or give FILE.py:Class")
     if not _imports_ovbench(file):
         stand_in = _described(name, _stamp(file))
         if stand_in is not None:
             return stand_in
-    module = _file_module(file) if place.endswith(".py") else _module(place)
+    module = _file_module(file) if source.endswith(".py") else _module(source)
     found = getattr(module, attribute, None)
     if found is None:
         classes = sorted(n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__)
-        raise InputError(f'no "{attribute}" in it', where=place, fix=f"it defines {', '.join(classes) or 'no class'}")
+        raise InputError(f'no "{attribute}" in it', where=source, fix=f"it defines {', '.join(classes) or 'no class'}")
     from ovbench.methods.base import Method
 
     if isinstance(found, type) and issubclass(found, Method):
@@ -58,7 +64,7 @@ def _refuse(name: str) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _described(name: str, stamp: tuple[int, int]) -> Any:
-    """The stand-in for a class of mmsegmentation, None for a `Method`; asked once while the file stays as it is."""
+    """Return the method class for a class of mmsegmentation, None for a `Method`; cached until the file changes."""
     return load_target("ovbench.integrations.third_party:describe", where="method")(name)
 
 
@@ -67,11 +73,11 @@ def _stamp(file: Path | None) -> tuple[int, int]:
     return (facts.st_mtime_ns, facts.st_size) if facts else (0, 0)
 
 
-def _source_file(place: str) -> Path | None:
-    """The file of a place, without importing anything; None where it is not known."""
-    if place.endswith(".py"):
-        return Path(place).expanduser().resolve()
-    top, *below = place.split(".")
+def _source_file(source: str) -> Path | None:
+    """Return the file of a module without importing it; None if it is not known."""
+    if source.endswith(".py"):
+        return Path(source).expanduser().resolve()
+    top, *below = source.split(".")
     spec = _spec(top)
     if spec is None:
         return None
@@ -87,17 +93,17 @@ def _source_file(place: str) -> Path | None:
 def _spec(top: str) -> Any:
     try:
         return importlib.util.find_spec(top)
-    except ValueError:  # no name, or that of the running program
+    except ValueError:  # an empty name, or __main__
         return None
 
 
 def _imports_ovbench(file: Path | None) -> bool:
-    """Whether the file names ovbench, as a `Method` does; otherwise its modules are kept out of this process."""
+    """Return whether the file imports ovbench, as a `Method` does; otherwise it is not imported into this process."""
     return file is not None and any(name.partition(".")[0] == "ovbench" for name in _imported_names(file))
 
 
 def _imported_names(file: Path) -> set[str]:
-    """Every module that a file names in an import, wherever that stands in it."""
+    """Return all modules that a file imports, also inside functions."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError) as error:
@@ -113,18 +119,18 @@ def _imported_names(file: Path) -> set[str]:
 
 
 def code_hash(name: str) -> str | None:
-    """The hash of the file that a name points to; None for a name that points to none."""
-    place = name.rpartition(":")[0]
-    return hashlib.sha256(Path(place).read_bytes()).hexdigest() if place.endswith(".py") else None
+    """Return the sha256 of the file in a method's name; None if the name has no file."""
+    source = name.rpartition(":")[0]
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source.endswith(".py") else None
 
 
 def short_name(name: str) -> str:
-    """A name that a file may have."""
+    """Return a method's name in a form that is valid in a file name."""
     return "-".join(part for part in (Path(name.rpartition(":")[0]).stem, name.rpartition(":")[2]) if part)
 
 
 def plugin_line(error: BaseException) -> str | None:
-    """The last line of a plug-in or of a method's file that an exception passed through, as "FILE, line N"."""
+    """Return the last line of a plug-in that an exception passed through, as "FILE, line N"."""
     announced = {point.value.partition(":")[0].partition(".")[0] for group in GROUPS for point in entry_points(group)}
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
@@ -136,10 +142,10 @@ def plugin_line(error: BaseException) -> str | None:
 
 
 def _file_module(path: Path) -> ModuleType:
-    """Import a file once. The modules beside it win over installed ones of the same name.
+    """Import a file once; the modules beside it win over installed ones of the same name.
 
     Raises:
-        InputError: it cannot be imported; or another file of this run brought another module of the same name.
+        InputError: it cannot be imported, or another file has loaded another module of the same name.
     """
     name = PREFIX + hashlib.sha256(str(path).encode()).hexdigest()[:12]
     if name in sys.modules:
@@ -160,18 +166,18 @@ def _file_module(path: Path) -> ModuleType:
     finally:
         sys.path.remove(folder)
         if folder not in sys.path:
-            sys.path.append(folder)  # for what it imports while it runs
+            sys.path.append(folder)  # for imports inside its functions
     return module
 
 
 def _refuse_other_modules(path: Path) -> None:
-    """Modules beside the file that it needs must not be taken from elsewhere because of an equal name."""
+    """Refuse a file that needs a module beside it whose name is loaded from elsewhere."""
     todo, seen = [path], set()
     while todo:
         for name in {imported.partition(".")[0] for imported in _imported_names(todo.pop())} - seen:
             seen.add(name)
-            places = (path.parent / f"{name}.py", path.parent / name / "__init__.py")
-            beside = next((place for place in places if place.is_file()), None)
+            files = (path.parent / f"{name}.py", path.parent / name / "__init__.py")
+            beside = next((file for file in files if file.is_file()), None)
             if beside is None:
                 continue
             todo.append(beside)
