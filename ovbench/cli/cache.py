@@ -20,54 +20,54 @@ def cache() -> None:
 @cache.command("ls")
 @options.as_json
 def ls(as_json: bool) -> None:
-    """List the parts of the cache with their files and sizes."""
-    from ovbench.inference.cache import KINDS, parts
+    """List the entries of the cache with their files and sizes."""
+    from ovbench.inference.cache import CATEGORIES, entries
     from ovbench.utils.paths import cache_root
 
-    have = parts()
+    have = entries()
     if as_json:
         rows = [{"name": p.label, "files": p.files, "bytes": p.size, "path": str(p.path)} for p in have]
         click.echo(json.dumps({"root": str(cache_root()), "parts": rows}, indent=1))
         return
     click.echo(f"{cache_root()}")
-    width = max((len(part.label) for part in have), default=0)
-    for part in have:
-        about = KINDS.get(part.kind, "")
-        click.echo(f"  {part.label:{width}}  {readable(part.size):>10}  {part.files:>6} files  {about}")
-    click.echo(f"  {readable(sum(part.size for part in have))} in {sum(part.files for part in have)} files")
+    width = max((len(entry.label) for entry in have), default=0)
+    for entry in have:
+        about = CATEGORIES.get(entry.category, "")
+        click.echo(f"  {entry.label:{width}}  {readable(entry.size):>10}  {entry.files:>6} files  {about}")
+    click.echo(f"  {readable(sum(entry.size for entry in have))} in {sum(entry.files for entry in have)} files")
 
 
 @cache.command("rm")
-@click.argument("names", nargs=-1, metavar="[KIND|KIND/NAME]...")
+@click.argument("names", nargs=-1, metavar="[CATEGORY|CATEGORY/NAME]...")
 @click.option("--all", "everything", is_flag=True, help="Remove everything.")
 def rm(names: tuple[str, ...], everything: bool) -> None:
-    """Remove parts of the cache, named as `ovbench cache ls` shows them, or a whole kind.
+    """Remove entries of the cache, named as in `ovbench cache ls`, or a whole category.
 
     \b
     ovbench cache rm regions
     ovbench cache rm generated/mini text
     """
-    from ovbench.inference.cache import parts, remove, select
+    from ovbench.inference.cache import entries, remove, select
     from ovbench.utils.errors import UsageError
 
     if everything == bool(names):
-        raise UsageError("say what to remove", fix="name parts as `ovbench cache ls` shows them, or give --all")
-    chosen = parts() if everything else select(names)
-    for part in chosen:
-        remove(part)
-    click.echo(f"removed {len(chosen)} parts, {readable(sum(part.size for part in chosen))}")
+        raise UsageError("nothing to remove", fix="name entries as in `ovbench cache ls`, or give --all")
+    chosen = entries() if everything else select(names)
+    for entry in chosen:
+        remove(entry)
+    click.echo(f"removed {len(chosen)} entries, {readable(sum(entry.size for entry in chosen))}")
 
 
 @cache.command("verify")
-@click.argument("names", nargs=-1, metavar="[KIND|KIND/NAME]...")
+@click.argument("names", nargs=-1, metavar="[CATEGORY|CATEGORY/NAME]...")
 @click.option("--remove", "drop", is_flag=True, help="Remove damaged files, to be made again when needed.")
 @options.as_json
 def verify(names: tuple[str, ...], drop: bool, as_json: bool) -> int:
     """Read region maps, query vectors and published weights and check that they are whole; exit code 3 if not."""
-    from ovbench.inference.cache import parts, select
+    from ovbench.inference.cache import entries, select
     from ovbench.inference.cache import verify as check
 
-    results = [(part, check(part)) for part in (select(names) if names else parts())]
+    results = [(entry, check(entry)) for entry in (select(names) if names else entries())]
     damaged = [damage for _, result in results for damage in result.damaged]
     for damage in damaged if drop else ():
         damage.path.unlink(missing_ok=True)
@@ -83,9 +83,9 @@ def verify(names: tuple[str, ...], drop: bool, as_json: bool) -> int:
         ]
         click.echo(json.dumps(rows, indent=1))
     else:
-        for part, result in results:
+        for entry, result in results:
             click.echo(
-                f"{part.label}: {result.files - len(result.damaged)} whole, {len(result.damaged)} damaged, "
+                f"{entry.label}: {result.files - len(result.damaged)} whole, {len(result.damaged)} damaged, "
                 f"{result.unchecked} without a checksum"
             )
         for damage in damaged:

@@ -39,26 +39,26 @@ def segment(
     image: Path, classes: tuple[str, ...], classes_file: Path | None, method: str, like: str | None,
     settings: tuple[str, ...], weights: tuple[str, ...], device: str, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
-    """Label IMAGE with any words: writes an overlay and the label map (pixel value = place of the class in the list).
+    """Label IMAGE with any words: writes an overlay and the label map (pixel value = index of the class).
 
     \b
     ovbench segment scene.png -c "red ring" -c grass -c "sky; clouds" --like mini
     ovbench segment street.jpg -c road -c car -c tree --like ade150
     """
     from ovbench.data.decode import read_image
-    from ovbench.inference.label_image import gather_classes, label_words, share_table
+    from ovbench.inference.label_image import fraction_table, gather_classes, label_image
     from ovbench.results.console import plain, show
     from ovbench.utils.errors import UsageError
 
     vocabulary = gather_classes(classes, classes_file)
     if like is None:
         raise UsageError(
-            "no benchmark to take the networks from",
-            fix="--like voc21, ade150, ... takes real networks, which are fetched; "
-            "--like mini takes toy networks, which know drawn scenes only",
+            "no dataset whose networks are used",
+            fix="--like voc21, ade150, ... uses real networks, which are downloaded; "
+            "--like mini uses toy networks, which know generated scenes only",
         )  # fmt: skip
     pixels = read_image(image)
-    result = label_words(
+    result = label_image(
         pixels, vocabulary, method=method, like=like, settings=settings, weights=weights, device=device, path=image
     )
     if result.note:
@@ -66,7 +66,7 @@ def segment(
     overlay, label_map = result.save(out, image.stem)
     if as_json:
         written = {"overlay": str(overlay), "labels": str(label_map)}
-        click.echo(json.dumps({"classes": result.shares(), **written}, indent=1))
+        click.echo(json.dumps({"classes": result.fractions(), **written}, indent=1))
         return
-    show(share_table(result))
+    show(fraction_table(result))
     click.echo(f"overlay: {plain(overlay)}\nlabels: {plain(label_map)}", err=True)

@@ -1,8 +1,8 @@
-"""Images through a predictor: one by one, or with the windows of several in batches of one size.
+"""Images through a predictor: one after another, or with the windows of several images in batches of fixed size.
 
-In shared batches every forward pass has the same shape, the last one is padded, and a window's features depend on
-nothing that shares its batch. So an image gets the same labels whichever images come before or with it: to the last bit
-as far as the device computes a row of a batch alike wherever it stands, which `ovbench check` tries.
+In shared batches, every forward pass has the same shape: the last batch is padded, and the features of a window do not
+depend on the other windows of its batch. So an image gets the same labels whichever images are before or beside it, to
+the last bit if the device computes a row of a batch equally at every position; `ovbench check` tests this.
 """
 
 from __future__ import annotations
@@ -27,8 +27,13 @@ from ovbench.utils.errors import InputError, ScoreError
 
 
 class Prediction(NamedTuple):
-    """What became of an image: its labels u16[H, W], one map per vocabulary, or why there are none; and the seconds of
-    every stage."""
+    """Hold the result of one image.
+
+    Attributes:
+        number: the number given to ``add``.
+        labels: uint16 (H, W), one map per vocabulary, or the error.
+        seconds: time of each stage.
+    """
 
     number: int
     labels: list[np.ndarray] | InputError | ScoreError
@@ -42,36 +47,47 @@ def _prediction(
         return Prediction(number, label(), seconds)
     except (InputError, ScoreError) as error:
         return Prediction(number, error, seconds)
-    except (Exception, SystemExit) as error:  # a mistake in the method's code costs the image, not the run
+    except (Exception, SystemExit) as error:  # an error in the method's code fails the image, not the run
         return Prediction(number, blame(error, method), seconds)
 
 
 class ImageByImage:
-    """Labels every image when it comes."""
+    """Label each image as soon as it is added."""
 
     def __init__(self, predictor: Any):
         self.predictor = predictor
 
     def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Prediction]:
-        """Take the image u8[H, W, 3] with its region map i32[H, W]; gives the images that are done with that."""
+        """Label an image.
+
+        Args:
+            number: any number, returned with the prediction.
+            image: uint8 (H, W, 3), RGB.
+            regions: int32 (H, W), the region map.
+
+        Yields:
+            The predictions that are finished.
+        """
         self.predictor.seconds = seconds = {}
         yield _prediction(number, seconds, self.predictor.method, lambda: self.predictor.label(image, regions))
 
     def flush(self) -> Iterator[Prediction]:
-        """The images that still wait: none."""
+        """Return the predictions of all pending images; here there are none."""
         return iter(())
 
 
 class BatchKey(NamedTuple):
-    """What windows that share batches have in common beside their size; see `Batch`."""
+    """Hold what windows must have in common, beside their size, to share a batch; see `Batch`."""
 
     pad_region: int
     region_slots: int | None
 
 
 class PendingImage:
-    """An image some of whose windows have not been through the method; their features come in order, and are scored
-    ``at_once``, as if the image were alone."""
+    """Hold an image with windows that are not encoded yet.
+
+    Features arrive in window order, and ``windows_at_once`` of them are scored together, as if the image were alone.
+    """
 
     def __init__(self, number: int, prepared: WindowedImage, key: BatchKey, predictor: Predictor):
         self.number, self.prepared, self.key = number, prepared, key
@@ -89,23 +105,32 @@ class QueuedWindow(NamedTuple):
 
 
 class WindowBatcher:
-    """Labels images as they fill batches of ``size`` windows; no more than ``size`` images wait at a time.
+    """Label images as they fill batches of ``size`` windows; at most ``size`` images are pending.
 
-    Only windows of the protocol's full size share batches. An image smaller than that, or any where the protocol has
-    no windows, would find few others of its shape and is labelled by itself.
+    Only windows of the protocol's full size share batches. A smaller image, or one without windows, would find few
+    others of its shape and is labelled alone.
     """
 
     def __init__(self, predictor: Predictor, size: int):
         self.predictor, self.asked, self.size = predictor, size, size
-        self.pending: dict[int, PendingImage] = {}  # in the order of their coming
+        self.pending: dict[int, PendingImage] = {}  # in the order of `add`
         self.queues: dict[BatchKey, deque[QueuedWindow]] = {}
 
     def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Prediction]:
-        """Take the image u8[H, W, 3] with its region map i32[H, W]; gives the images that are done with that."""
+        """Add an image.
+
+        Args:
+            number: any number, returned with the prediction.
+            image: uint8 (H, W, 3), RGB.
+            regions: int32 (H, W), the region map.
+
+        Yields:
+            The predictions that are finished.
+        """
         self.predictor.seconds = seconds = {}
         try:
             prepared = self.predictor.prepare(image, regions)
-        except (cv2.error, ValueError, RuntimeError) as error:  # of a shape that cannot be resized
+        except (cv2.error, ValueError, RuntimeError) as error:  # e.g. a shape that cannot be resized
             yield Prediction(number, blame(error, self.predictor.method), seconds)
             return
         if prepared.boxes[0].size != (self.predictor.protocol.crop,) * 2:
@@ -122,7 +147,7 @@ class WindowBatcher:
             yield from self._run(self._oldest_key())
 
     def flush(self) -> Iterator[Prediction]:
-        """The images that still wait."""
+        """Yield the predictions of all pending images."""
         while self.pending:
             yield from self._run(self._oldest_key())
 
@@ -130,27 +155,27 @@ class WindowBatcher:
         return next(iter(self.pending.values())).key
 
     def _run(self, key: BatchKey) -> Iterator[Prediction]:
-        """One batch from the front of a queue."""
+        """Run one batch from the front of a queue."""
         queue = self.queues[key]
         members = [queue.popleft() for _ in range(min(self.size, len(queue)))]
-        members = [one for one in members if one.owner.number in self.pending]  # the others' images have failed
-        for one, features in self._encoded(members) if members else ():
-            if one.owner.number not in self.pending:
+        members = [queued for queued in members if queued.owner.number in self.pending]  # the other images have failed
+        for queued, features in self._encoded(members) if members else ():
+            if queued.owner.number not in self.pending:
                 continue
-            self.predictor.seconds = one.owner.seconds
-            take = partial(self._take, one.owner, features)
-            prediction = _prediction(one.owner.number, one.owner.seconds, self.predictor.method, take)
+            self.predictor.seconds = queued.owner.seconds
+            take = partial(self._take, queued.owner, features)
+            prediction = _prediction(queued.owner.number, queued.owner.seconds, self.predictor.method, take)
             if prediction.labels is not None:
-                del self.pending[one.owner.number]
+                del self.pending[queued.owner.number]
                 yield prediction
 
     def _encoded(self, members: list[QueuedWindow]) -> list[tuple[QueuedWindow, Any]]:
-        """Each window with its features, or with the error of its image."""
+        """Return each window with its features, or with the error of its image."""
         start, found = time.perf_counter(), None
         try:
             found = self._encode(members)
         except torch.cuda.OutOfMemoryError:
-            pass  # the memory is free again when this is left
+            pass  # retried below, where the exception no longer holds the memory
         except (InputError, ScoreError) as error:
             found = error
         except (Exception, SystemExit) as error:
@@ -159,23 +184,23 @@ class WindowBatcher:
             return self._in_halves(members)
         if isinstance(found, Exception):
             return self._image_by_image(members, found)
-        share = (time.perf_counter() - start) / len(members)
-        for one in members:
-            one.owner.seconds["encode"] = one.owner.seconds.get("encode", 0.0) + share
-        return [(one, _row(found, number)) for number, one in enumerate(members)]
+        seconds = (time.perf_counter() - start) / len(members)
+        for queued in members:
+            queued.owner.seconds["encode"] = queued.owner.seconds.get("encode", 0.0) + seconds
+        return [(queued, _row(found, number)) for number, queued in enumerate(members)]
 
     def _encode(self, members: list[QueuedWindow]) -> Any:
-        windows = [one.window for one in members]
+        windows = [queued.window for queued in members]
         padded = windows + windows[-1:] * (self.size - len(windows))
         return self.predictor.encode(gather(padded, slots=members[0].owner.key.region_slots))
 
     def _in_halves(self, members: list[QueuedWindow]) -> list[tuple[QueuedWindow, Any]]:
-        """The device has too little memory for so many windows."""
+        """Encode with half the batch size, because memory ran out."""
         if self.size == 1:
             error = ScoreError("the device has too little memory for one window", fix="choose another --device")
-            return [(one, error) for one in members]
+            return [(queued, error) for queued in members]
         if self.size == self.asked:
-            print(f"out of memory on {self.predictor.device}: going on with smaller batches", file=sys.stderr)
+            print(f"out of memory on {self.predictor.device}: continuing with smaller batches", file=sys.stderr)
         self.size //= 2
         pairs: list[tuple[QueuedWindow, Any]] = []
         while len(pairs) < len(members):
@@ -183,15 +208,15 @@ class WindowBatcher:
         return pairs
 
     def _image_by_image(self, members: list[QueuedWindow], error: Exception) -> list[tuple[QueuedWindow, Any]]:
-        """The method refused a batch; which image does it mean?"""
-        owners = list(dict.fromkeys(one.owner for one in members))
+        """Encode the windows of each image separately, to find the image that the method refuses."""
+        owners = list(dict.fromkeys(queued.owner for queued in members))
         if len(owners) == 1:
-            return [(one, error) for one in members]
-        parts = [[one for one in members if one.owner is owner] for owner in owners]
-        return [pair for part in parts for pair in self._encoded(part)]
+            return [(queued, error) for queued in members]
+        by_image = [[queued for queued in members if queued.owner is owner] for owner in owners]
+        return [pair for windows in by_image for pair in self._encoded(windows)]
 
     def _take(self, owner: PendingImage, features: Any) -> list[np.ndarray] | None:
-        """The features of an image's next window; its labels, if that was the last. Raises what the window came to."""
+        """Add the features of an image's next window; return the labels after the last one, otherwise None."""
         if isinstance(features, Exception):
             raise features
         owner.features.append(features)
@@ -205,25 +230,25 @@ class WindowBatcher:
         except torch.cuda.OutOfMemoryError:
             del joined
         if not scored:
-            return self.predictor.label_prepared(owner.prepared)  # by itself, with fewer windows at once
+            return self.predictor.label_prepared(owner.prepared)  # alone, with fewer windows at once
         owner.scored += len(boxes)
         return self.predictor.finish(owner.prepared, owner.means) if owner.scored == len(owner.prepared.boxes) else None
 
 
 def _row(features: Any, number: int) -> Any:
-    """The features of one window, still with an axis of windows."""
+    """Return the features of one window, with the window axis."""
     return _each(features, lambda tensors: tensors[0][number : number + 1], [features])
 
 
 def _joined(features: list[Any]) -> Any:
-    """Features of windows as those of a batch; a copy, so that they lie in memory as if they had always been one."""
+    """Concatenate the features of windows; a copy, so that the memory layout is always that of one batch."""
     return _each(features[0], torch.cat, features)
 
 
 def _each(first: Any, make: Callable[[list[Tensor]], Tensor], features: list[Any]) -> Any:
-    """Features of the same form, made tensor by tensor of several; what is no tensor is that of the first."""
+    """Apply ``make`` to the tensors of features of the same structure; other values are taken from the first."""
     if isinstance(first, Tensor):
         return make(features)
     if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(_each(part, make, parts) for part, *parts in zip(first, *features, strict=True)))
+        return type(first)(*(_each(field, make, fields) for field, *fields in zip(first, *features, strict=True)))
     return first

@@ -1,8 +1,8 @@
 """From merged window scores to one label per pixel of the original image.
 
-Two equal ways say what a label is. By maps: `class_probabilities`, then `decide`, for methods whose probabilities are
-their own. By queries: `Leading`, which keeps the best query of every pixel while scores come some queries at a time,
-and never holds a map per query. They differ only where rounding does.
+Labels are computed in two equivalent forms, which differ by rounding only. By maps: `class_probabilities`, then
+`decide`, for methods with their own probabilities. By queries: `Leading` keeps the best query of each pixel while
+scores arrive some queries at a time, so that no map per query is held.
 """
 
 from __future__ import annotations
@@ -12,26 +12,34 @@ from torch import Tensor
 
 from ovbench.methods.ops import Decision, largest
 
-# Elements of a tile: on the CPU what is made of it should stay in the cache, on a GPU launches should be few.
+# Elements of a tile: small enough for the cache of a CPU, large enough for few launches on a GPU.
 TILE_CPU, TILE_GPU = 1 << 18, 1 << 26
 
 
 def tile_elements(device: torch.device) -> int:
-    """How many elements a tile should have."""
+    """Return the number of elements that a tile should have."""
     return TILE_CPU if device.type == "cpu" else TILE_GPU
 
 
 def decide(probabilities: Tensor, decision: Decision) -> Tensor:
-    """Labels i64[...] of the most probable class of f[c, ...]; the background where no class reaches the threshold."""
+    """Return the most probable class of each pixel, or the background if no class reaches the threshold.
+
+    Args:
+        probabilities: float (C, ...).
+        decision: threshold and background.
+
+    Returns:
+        int64 (...).
+    """
     best, labels = largest(probabilities)
     return _or_background(labels, best, decision)
 
 
 class Leading:
-    """The best query of every pixel, of scores that come some queries at a time: add them all, then take `labels`.
+    """Keep the best query of each pixel: `add` the scores of all queries, then take `labels`.
 
-    The best class owns the best query, whose probability is ``1 / sum(exp(logit - best logit))``; that sum is kept
-    where there is a threshold. The first of equal queries wins.
+    The best class owns the best query, whose probability is ``1 / sum(exp(logit - best logit))``; this sum is kept if
+    there is a threshold. The first of equal queries wins.
     """
 
     def __init__(self, class_index: Tensor, decision: Decision):
@@ -42,7 +50,7 @@ class Leading:
         self.total: Tensor | None = None
 
     def add(self, scores: Tensor) -> Leading:
-        """Take the scores f[k, ...] of the next k queries."""
+        """Add the scores of the next queries, float (K, ...); return this object."""
         value, row = largest(scores)
         row += self.seen
         self.seen += len(scores)
@@ -60,7 +68,7 @@ class Leading:
         return self
 
     def labels(self) -> Tensor:
-        """Labels i64[...]."""
+        """Return the labels, int64 (...)."""
         labels = self.class_index[self.row]
         return labels if self.total is None else _or_background(labels, 1 / self.total, self.decision)
 

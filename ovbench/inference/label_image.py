@@ -1,4 +1,4 @@
-"""Labelling a single image with words of the user's choice."""
+"""Label a single image with the user's classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ from ovbench.utils.provenance import choose_device
 
 
 def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str, ...], ...]:
-    """One tuple of synonyms per class, from a file and from single names; UsageError if there is none."""
+    """Return the synonyms of each class, from a file and from single names.
+
+    Args:
+        names: one class each, synonyms separated by ";".
+        file: one class per line, None for no file.
+
+    Raises:
+        UsageError: no class is given, or a name is empty or ambiguous.
+    """
     classes = list(read_classes_file(file)) if file else []
     for name in names:
         synonyms = tuple(part.strip() for part in name.split(";") if part.strip())
@@ -40,34 +48,53 @@ def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str
 
 
 @dataclass(frozen=True)
-class WordLabels:
-    """``labels`` u16[h, w] of an image u8[h, w, 3]; a value is the place of its class in ``names``. ``note`` is a
-    warning about the networks, empty for none."""
+class LabelledImage:
+    """Hold the labels of an image.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        labels: uint16 (H, W), indices into ``names``.
+        names: class names.
+        note: warning about the networks, or empty.
+    """
 
     image: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
     note: str = ""
 
-    def shares(self) -> list[dict[str, object]]:
-        """Fraction of the pixels of every class."""
+    def fractions(self) -> list[dict[str, object]]:
+        """Return the fraction of pixels of each class."""
         count = np.bincount(self.labels.ravel(), minlength=len(self.names))
         return [{"class": n, "share": float(c / self.labels.size)} for n, c in zip(self.names, count, strict=True)]
 
     def save(self, folder: Path, stem: str) -> tuple[Path, Path]:
-        """Write the overlay and the label map; their paths."""
+        """Write the overlay and the label map; return their paths."""
         overlay, label_map = folder / f"{stem}-overlay.png", folder / f"{stem}-labels.png"
         save_png(overlay, labelled(self.image, self.labels, self.names))
         save_png(label_map, label_png(self.labels, len(self.names)))
         return overlay, label_map
 
 
-def label_words(
+def label_image(
     image: np.ndarray, classes: tuple[tuple[str, ...], ...], *, like: str, method: str = "corrclip",
     settings: tuple[str, ...] = (), weights: tuple[str, ...] = (), device: str = "auto", path: Path | None = None,
-) -> WordLabels:  # fmt: skip
-    """Label an RGB image u8[h, w, 3] with any classes, by a method with its settings for the benchmark ``like``; its
-    file's ``path`` matters only to regions that are looked up by name."""
+) -> LabelledImage:  # fmt: skip
+    """Label an image with any classes.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        classes: synonyms of each class.
+        like: dataset whose settings are used.
+        method: name of the method.
+        settings: "KEY=VALUE", replace the dataset's settings.
+        weights: "BACKBONE=NAME", replace the configured weights.
+        device: "auto", "cpu", "cuda", ...
+        path: file of the image, for region sources that look maps up by file name.
+
+    Returns:
+        The image with its labels.
+    """
     from ovbench.data.card import load_card
 
     overrides, backbones = override_pairs(settings, "--set"), override_pairs(weights, "--weights")
@@ -76,13 +103,14 @@ def label_words(
     from ovbench.inference.pipeline import build_pipeline
 
     labels = build_pipeline(cell, classes).to(chosen).label(image, path)
-    return WordLabels(image, labels, tuple(c[0] for c in classes), toy_note(cell.backbones))
+    return LabelledImage(image, labels, tuple(c[0] for c in classes), toy_note(cell.backbones))
 
 
-def share_table(result: WordLabels) -> Table:
+def fraction_table(result: LabelledImage) -> Table:
+    """Return a table of the fraction of pixels of each class."""
     table = Table()
     table.add_column("class")
     table.add_column("pixels %", justify="right")
-    for row in result.shares():
+    for row in result.fractions():
         table.add_row(plain(row["class"]), percent(float(row["share"])))
     return table

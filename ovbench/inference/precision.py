@@ -1,7 +1,7 @@
-"""How the backbones run: their precision, whether they are compiled, in which batches. All else stays in fp32.
+"""How the backbones run: precision, compilation and batch size. All else is computed in fp32.
 
-The transformer blocks hold nearly all of the work. What comes out of them goes on in fp32: the last block as a method
-changes it, comparisons with words, merging and decisions.
+The transformer blocks do nearly all of the work. Their output is converted to fp32: the last block as changed by a
+method, comparisons with queries, merging and decisions are in fp32.
 """
 
 from __future__ import annotations
@@ -18,25 +18,38 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 class Execution(NamedTuple):
-    """``precision``: a name of `PRECISIONS`; ``compiled``: the blocks go through ``torch.compile``; ``batch``: windows
-    of several images share batches of so many (0: those of an image go by themselves)."""
+    """Hold how the backbones run.
+
+    Attributes:
+        precision: a name of `PRECISIONS`.
+        compiled: if true, the blocks run through ``torch.compile``.
+        batch: number of windows of several images in a batch; 0: each image has its own batches.
+    """
 
     precision: str = "fp32"
     compiled: bool = False
     batch: int = 0
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the form of the record."""
         return {"precision": self.precision, "compile": self.compiled, "batch": self.batch}
 
 
 FP32 = Execution()
 BATCH_GPU = 32
-BATCH_STEP = 8  # MKL multiplies the last rows of matrices of 5, 6, 7 or 9 rows in another order than the others
+BATCH_STEP = 8  # MKL rounds the last rows of matrices with 5, 6, 7 or 9 rows in another order
 
 
 def choose_batch(asked: int | None, device: str) -> int:
-    """Windows that share a batch: by default many on a GPU; a CPU has nothing to gain from more than an image has.
-    UsageError for a number of which a window's place in the batch could change the last bits."""
+    """Return the number of windows in a shared batch: by default 32 on a GPU, 0 on a CPU.
+
+    Args:
+        asked: the user's number, None for the default.
+        device: the torch device.
+
+    Raises:
+        UsageError: the last bits of a window could depend on its position in a batch of this size.
+    """
     if asked is None:
         return BATCH_GPU if torch.device(device).type == "cuda" else 0
     if asked % BATCH_STEP:
@@ -45,13 +58,13 @@ def choose_batch(asked: int | None, device: str) -> int:
 
 
 def refuse_tf32() -> None:
-    """Products and convolutions of fp32 are of fp32: PyTorch's default rounds convolutions to TF32 on a GPU."""
+    """Disable TF32, to which PyTorch rounds fp32 convolutions on a GPU by default."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
 
 def execute(method: nn.Module, execution: Execution) -> None:
-    """Have the ``heavy`` functions of a method's backbones run like this, in place."""
+    """Set how the ``heavy`` functions of a method's backbones run, in place."""
     if execution._replace(batch=0) == FP32:
         return
     for module in list(method.modules()):
@@ -75,6 +88,6 @@ def _in_fp32(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple):
-        parts = [_in_fp32(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        items = [_in_fp32(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value

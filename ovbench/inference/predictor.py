@@ -1,4 +1,4 @@
-"""One image through one method: resize, windows, scores, merge, labels. Everything that labels images drives this."""
+"""One image through one method: resize, windows, scores, merge, labels."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from ovbench.regions.base import nearest_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 from ovbench.utils.images import resize_image, resized_size
 
-PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch of CLIP, whichever tower is used
+PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch size of CLIP, also for other backbones
 WINDOWS_AT_ONCE = 16
-CHUNK_CPU, CHUNK_GPU = 1 << 20, 1 << 28  # elements of window scores that exist at once
+CHUNK_CPU, CHUNK_GPU = 1 << 20, 1 << 28  # elements of window scores in memory at once
 
 
 class Predictor:
-    """A method with its protocol, for one or several vocabularies; it runs where the method's tensors are.
+    """Run a method with its protocol for one or several vocabularies, on the device of the method's tensors.
 
-    `label` does an image by itself: its windows go through the method in batches whose shape depends on that image
-    alone, so that its labels do not depend on the images before it. `prepared`, `means`, `encode`, `score` and `finish`
-    are the steps of that, for `ovbench.inference.batching`, where windows of several images share batches.
+    `label` labels one image alone: the shape of its batches depends on this image only, so its labels do not depend on
+    earlier images. `prepare`, `means`, `encode`, `score` and `finish` are the steps of it; `ovbench.inference.batching`
+    uses them for batches with windows of several images.
     """
 
     def __init__(self, method: Method, protocol: Protocol, vocabularies: list[Queries]):
@@ -60,7 +60,7 @@ class Predictor:
         self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
         self.whole = protocol.crop == 0
         self.at_original = self.whole and method.enlarges_once
-        # cells of a whole image that are enlarged once may wait for the decision to be enlarged
+        # then cell scores can be enlarged tile by tile in the decision
         self.as_cells = (
             self.at_original and self.refine_windows is None and type(method).window_scores is Method.window_scores
         )
@@ -69,35 +69,49 @@ class Predictor:
         self.seconds: dict[str, float] = {}
 
     def add_vocabulary(self, queries: Queries, protocol: Protocol) -> None:
-        """Score one more vocabulary from the same features, with the scale and the threshold of its own protocol."""
+        """Score one more vocabulary from the same features.
+
+        Args:
+            queries: the text side.
+            protocol: its ``logit_scale`` and ``prob_thd`` are used.
+        """
         decision = Decision(protocol.logit_scale, protocol.prob_thd, queries.background)
         if decision.threshold != protocol.prob_thd:
             say_once(
-                f"prob_thd = {protocol.prob_thd:g} is not used: the classes have no background, to which pixels below "
-                "it would go; name one (background in the card), or set prob_thd=0"
+                f"prob_thd = {protocol.prob_thd:g} is not used, because the classes have no background for "
+                "pixels below it; name one (background in the card), or set prob_thd=0"
             )
         self.vocabularies = [*self.vocabularies, queries]
         self.decisions.append(decision)
 
     def clear_vocabularies(self) -> None:
-        """Forget all vocabularies."""
+        """Remove all vocabularies."""
         self.vocabularies, self.decisions = [], []
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the method."""
         return next(self.method.parameters()).device
 
     @contextmanager
     def stage(self, name: str):
-        """Adds the time of a stage. On a GPU this is the time to queue the work; waiting for it falls to "decide"."""
+        """Add the time of a stage; on a GPU, the time to queue the work, except for "decide", which waits for it."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def label(self, image: np.ndarray, regions: np.ndarray | None = None) -> list[np.ndarray]:
-        """Labels of an RGB image u8[H, W, 3] at its own size, u16[H, W], one map per vocabulary.
+        """Label an image.
 
-        ``regions`` i32[H, W] is the region map of the original image, for methods that need one.
+        Args:
+            image: uint8 (H, W, 3), RGB, at its original size.
+            regions: int32 (H, W), the region map, for methods that need one.
+
+        Returns:
+            uint16 (H, W), one map per vocabulary.
+
+        Raises:
+            ScoreError: memory is too small for one window, or scores are NaN or infinite.
         """
         return self.label_prepared(self.prepare(image, regions))
 
@@ -108,10 +122,26 @@ class Predictor:
         regions: np.ndarray | None = None,
         note: Note | None = None,
     ) -> list[np.ndarray]:
-        """As `label`, for an image that has already been through the resize rule; ``original`` is its size before."""
+        """Label an image that is already resized by the protocol.
+
+        Args:
+            resized: uint8 (h, w, 3), RGB.
+            original: size (H, W) before resizing.
+            regions: int32 (H, W), the region map, for methods that need one.
+            note: called with intermediate quantities.
+
+        Returns:
+            uint16 (H, W), one map per vocabulary.
+        """
         return self.label_prepared(self.windowed(resized, original, regions, note))
 
     def prepare(self, image: np.ndarray, regions: np.ndarray | None = None) -> WindowedImage:
+        """Resize an image and divide it into windows.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, at its original size.
+            regions: int32 (H, W), the region map, for methods that need one.
+        """
         with self.stage("resize"):
             size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
             return self.windowed(resize_image(image, size), image.shape[:2], regions)
@@ -124,16 +154,16 @@ class Predictor:
         regions: np.ndarray | None = None,
         note: Note | None = None,
     ) -> WindowedImage:
-        """A resized image on the device, with its windows."""
+        """Copy a resized image to the device and divide it into windows; see `label_resized` for the arguments."""
         self.vocabularies = [queries.to(self.device) for queries in self.vocabularies]
         size = resized.shape[:2]
         boxes = window_grid(size, self.protocol.crop, self.protocol.stride)
         pad = pad_to_multiple(boxes[0].size, 0 if self.whole else self.pad_multiple)  # a whole image is never padded
         map_ = None if regions is None else self._upload(regions).long()
         resized_map = None if map_ is None else nearest_ids(map_[None], size)[0]
-        hear = note or (lambda name, value: None)
+        noted = note or (lambda name, value: None)
         image = self._normalise(resized)
-        return WindowedImage(image, original, map_, resized_map, pad_region(regions), boxes, pad, hear)
+        return WindowedImage(image, original, map_, resized_map, pad_region(regions), boxes, pad, noted)
 
     def _normalise(self, image: np.ndarray) -> Tensor:
         pixels = self._upload(image).permute(2, 0, 1).float()
@@ -141,22 +171,28 @@ class Predictor:
         return (pixels - mean) / std
 
     def _upload(self, values: np.ndarray) -> Tensor:
-        """Copy values to the device; to a GPU through pinned memory, so that the host does not wait for its queue."""
+        """Copy values to the device; to a GPU through pinned memory, so that the host does not wait."""
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     @torch.inference_mode()
     def label_prepared(self, prepared: WindowedImage) -> list[np.ndarray]:
-        """Labels u16[H, W] of an image by itself. Where the device has too little memory, again with half as many
-        windows at once; ScoreError where even one is too many, or where scores are not numbers; InputError for an image
-        that is smaller than a patch."""
+        """Label an image alone; if memory runs out, repeat it with half as many windows at once.
+
+        Returns:
+            uint16 (H, W), one map per vocabulary.
+
+        Raises:
+            InputError: the image is smaller than a patch.
+            ScoreError: memory is too small for one window, or scores are NaN or infinite.
+        """
         (height, width), pad = prepared.boxes[0].size, prepared.pad
         height, width = height + pad.top + pad.bottom, width + pad.left + pad.right
         if self._is_below_patch(min(height, width)):
             raise InputError(
                 f"the image has windows of {width}x{height} pixels, less than a patch of CLIP "
                 f"({self.method.clip.patch} pixels)",
-                fix="leave the image out, or set pad or a larger short_side",
+                fix="exclude the image, or set pad or a larger short_side",
             )
         means = None
         while means is None:
@@ -169,19 +205,23 @@ class Predictor:
         return self.finish(prepared, means)
 
     def _is_below_patch(self, side: int) -> bool:
-        """Whether a side of a padded window has no room for a patch of the CLIP tower."""
+        """Return whether a side of a padded window is smaller than a patch of CLIP."""
         return side < getattr(self.method.clip, "patch", 0)
 
     def fewer_windows(self, windows: int) -> None:
-        """Go on with so many windows at once; the first time it is said."""
+        """Set the number of windows at once, with a message the first time.
+
+        Raises:
+            ScoreError: the number is 0.
+        """
         if windows == 0:
             raise ScoreError("the device has too little memory for one window", fix="choose another --device")
         if self.windows_at_once == WINDOWS_AT_ONCE:
-            print(f"out of memory on {self.device}: going on with fewer windows at once", file=sys.stderr)
+            print(f"out of memory on {self.device}: continuing with fewer windows at once", file=sys.stderr)
         self.windows_at_once = windows
 
     def _scores(self, prepared: WindowedImage) -> list[WindowMean]:
-        """Merged window scores of an image by itself, one per vocabulary."""
+        """Return the merged window scores of an image alone, one per vocabulary."""
         means = self.means(prepared)
         prepared.note("windows", prepared.boxes)
         with self.stage("encode"):
@@ -195,6 +235,7 @@ class Predictor:
 
     @torch.inference_mode()
     def encode(self, batch: Batch) -> Any:
+        """Return the method's features of a batch, checked."""
         batch.note("batch_windows", batch.windows)
         features = self.method.encode(batch)
         if type(self.method).score is Method.score:
@@ -203,14 +244,24 @@ class Predictor:
         return features
 
     def means(self, prepared: WindowedImage) -> list[WindowMean]:
-        """Where the window scores of an image go, one per vocabulary: to f[q, h, w] of its resized size. A whole image
-        that is enlarged once goes to its original size, or stays cells until it is decided."""
+        """Return an empty `WindowMean` per vocabulary.
+
+        It has the resized size of the image. A whole image that is enlarged once has its original size, or stays cells
+        until the decision.
+        """
         size = prepared.original if self.at_original else tuple(prepared.image.shape[1:])
         return [WindowMean(None if self.as_cells else size) for _ in self.vocabularies]
 
     @torch.inference_mode()
     def score(self, prepared: WindowedImage, means: list[WindowMean], features: Any, boxes: list[Box]) -> None:
-        """Add the scores of some windows to those of their image."""
+        """Score some windows and add the scores to the means of their image.
+
+        Args:
+            prepared: the image.
+            means: one per vocabulary.
+            features: from `encode`.
+            boxes: the windows of these features.
+        """
         with self.stage("score"):
             for queries, mean in zip(self.vocabularies, means, strict=True):
                 scores = expect(
@@ -221,49 +272,55 @@ class Predictor:
 
     @torch.inference_mode()
     def finish(self, prepared: WindowedImage, means: list[WindowMean]) -> list[np.ndarray]:
-        """Labels u16[H, W] of an image all of whose windows have been scored, one map per vocabulary. ScoreError where
-        scores are not numbers; that is asked last, for the answer has the host wait."""
+        """Compute the labels of an image after all of its windows are scored.
+
+        Returns:
+            uint16 (H, W), one map per vocabulary.
+
+        Raises:
+            ScoreError: scores are NaN or infinite. This is checked last, because the host must wait for the answer.
+        """
         with self.stage("decide"):
             merged = [mean.result() for mean in means]
-            sound = torch.stack([scores.sum().isfinite() for scores in merged])
+            finite = torch.stack([scores.sum().isfinite() for scores in merged])
             labels = [
                 self._decide(prepared, scores, queries, decision)
                 for scores, queries, decision in zip(merged, self.vocabularies, self.decisions, strict=True)
             ]
-            if not sound.all():
-                raise ScoreError(f"{type(self.method).__name__} gave scores that are not numbers")
-            return [one.cpu().numpy().astype(np.uint16) for one in labels]
+            if not finite.all():
+                raise ScoreError(f"{type(self.method).__name__} returned scores that are NaN or infinite")
+            return [map_.cpu().numpy().astype(np.uint16) for map_ in labels]
 
     def _add_scores(self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: WindowMean) -> None:
-        """Add cell scores f[b, q, gh, gw] to the mean: some queries after others, so that little exists at once."""
+        """Add cell scores (B, Q, gh, gw) to the mean, some queries at a time to limit memory."""
         if self.as_cells:
             mean.add(scores, [Box(0, 0, *scores.shape[2:])])
             return
-        places = [Box(0, 0, *prepared.original)] if self.at_original else boxes
-        count, queries, size = len(scores), scores.shape[1], places[0].size
+        targets = [Box(0, 0, *prepared.original)] if self.at_original else boxes
+        count, queries, size = len(scores), scores.shape[1], targets[0].size
         step = max(self._chunk // (count * size[0] * size[1]), 1)
         for start in range(0, queries, step):
-            part = self.method.window_scores(scores[:, start : start + step], size, prepared.pad)
-            part = expect(part, (len(scores), None, *size), self.method, "window_scores")
+            chunk = self.method.window_scores(scores[:, start : start + step], size, prepared.pad)
+            chunk = expect(chunk, (len(scores), None, *size), self.method, "window_scores")
             if self.refine_windows is not None:
-                part = self._refined(part, cut(prepared.image, boxes, Pad(0, 0, 0, 0)))
-            some = slice(start, start + part.shape[1])
-            prepared.note("window_scores", Fragment(part, (slice(None), some), (count, queries, *size)))
-            mean.add(part, places, start, queries)
+                chunk = self._refined(chunk, cut(prepared.image, boxes, Pad(0, 0, 0, 0)))
+            rows = slice(start, start + chunk.shape[1])
+            prepared.note("window_scores", Fragment(chunk, (slice(None), rows), (count, queries, *size)))
+            mean.add(chunk, targets, start, queries)
 
     @property
     def _chunk(self) -> int:
         return CHUNK_CPU if self.device.type == "cpu" else CHUNK_GPU
 
     def _refined(self, scores: Tensor, guides: Tensor) -> Tensor:
-        """Window scores f[b, q, h, w] refined along the edges of the windows they come from, f[b, 3, h', w']."""
+        """Refine window scores (B, Q, h, w) along the edges of their windows (B, 3, h', w')."""
         pamr, size = self.refine_windows, tuple(scores.shape[-2:])
         return torch.stack(
             [pamr.refine(s, pamr.weights(enlarge(g, size))) for s, g in zip(scores, guides, strict=True)]
         )
 
     def _decide(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """The label map i32[H, W] of merged scores f[q, h, w]."""
+        """Return the label map int32 (H, W) of merged scores (Q, h, w)."""
         prepared.note("merged_scores", merged)
         if self.refine is None and self.method.pixelwise:
             labels = self._by_tiles(prepared, merged, queries, decision)
@@ -280,46 +337,48 @@ class Predictor:
         return expect(given, (None, *scores.shape[1:]), self.method, "probabilities")
 
     def _by_tiles(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """Labels i64[H, W] from one tile of the original size after another."""
+        """Return labels int64 (H, W), computed from one tile of the original size at a time."""
         labels = torch.empty(prepared.original, dtype=torch.int64, device=merged.device)
         for tile in enlarged_tiles(merged, prepared.original, tile_elements(merged.device)):
-            place = (tile.rows, tile.columns)
+            position = (tile.rows, tile.columns)
             size = (len(merged), *prepared.original)
-            prepared.note("full_scores", Fragment(tile.values, (slice(None), *place), size))
+            prepared.note("full_scores", Fragment(tile.values, (slice(None), *position), size))
             if self.by_queries:
-                labels[place] = Leading(queries.class_index, decision).add(tile.values).labels()
+                labels[position] = Leading(queries.class_index, decision).add(tile.values).labels()
                 continue
             probabilities = self._probabilities(tile.values, queries, decision)
             size = (len(probabilities), *prepared.original)
-            prepared.note("probabilities", Fragment(probabilities, (slice(None), *place), size))
-            labels[place] = decide(probabilities, decision)
+            prepared.note("probabilities", Fragment(probabilities, (slice(None), *position), size))
+            labels[position] = decide(probabilities, decision)
         return labels
 
     def _by_maps(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """Labels i64[H, W] where scores must exist at full size, to be refined or for a method that looks at more than
-        a pixel: some queries after others, and all at once only for probabilities of the method's own."""
+        """Return labels int64 (H, W) where scores are needed at full size, some queries at a time if possible.
+
+        This is for scores that are refined, and for methods that look at more than one pixel.
+        """
         if self.by_queries:
             leading = Leading(queries.class_index, decision)
-            for _, part in self._full_scores(prepared, merged):
-                leading.add(part)
+            for _, chunk in self._full_scores(prepared, merged):
+                leading.add(chunk)
             return leading.labels()
         full = merged.new_empty((len(merged), *prepared.original))
-        for some, part in self._full_scores(prepared, merged):
-            full[some] = part
+        for rows, chunk in self._full_scores(prepared, merged):
+            full[rows] = chunk
         probabilities = self._probabilities(full, queries, decision)
         prepared.note("probabilities", probabilities)
         return decide(probabilities, decision)
 
     def _full_scores(self, prepared: WindowedImage, merged: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Some queries after others: which, and their scores f[k, H, W] at the original size, refined if asked."""
+        """Yield some queries at a time with their scores (K, H, W) at the original size, refined if necessary."""
         size = prepared.original
         weights = None if self.refine is None else self.refine.weights(enlarge(prepared.image, size))
         step = max(self._chunk // (size[0] * size[1]), 1)
         for start in range(0, len(merged), step):
             full = enlarge(merged[start : start + step], size)
-            some = slice(start, start + len(full))
-            prepared.note("full_scores", Fragment(full, (some,), (len(merged), *size)))
+            rows = slice(start, start + len(full))
+            prepared.note("full_scores", Fragment(full, (rows,), (len(merged), *size)))
             if weights is not None:
                 full = self.refine.refine(full, weights)
-                prepared.note("refined_scores", Fragment(full, (some,), (len(merged), *size)))
-            yield some, full
+                prepared.note("refined_scores", Fragment(full, (rows,), (len(merged), *size)))
+            yield rows, full

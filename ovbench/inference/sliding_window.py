@@ -1,7 +1,7 @@
-"""Sliding windows: where they lie, how they are cut and padded, and how their scores are merged.
+"""Sliding windows: their position, cutting and padding, and how their scores are merged.
 
-The geometry is mmsegmentation's (``EncoderDecoder.slide_inference``): rows and columns of windows at multiples of
-the stride, the last of each pushed back inside the image. Sizes are ``(h, w)``, boxes half-open ``(y1, x1, y2, x2)``.
+The geometry is mmsegmentation's (``EncoderDecoder.slide_inference``): windows at multiples of the stride, the last one
+of each row and column pushed back inside the image. Sizes are ``(h, w)``, boxes half-open ``(y1, x1, y2, x2)``.
 """
 
 from __future__ import annotations
@@ -25,16 +25,23 @@ class Box(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
+        """Return (h, w)."""
         return self.y2 - self.y1, self.x2 - self.x1
 
     def of(self, image: Tensor) -> Tensor:
-        """Its part of [..., H, W]: a view [..., h, w]."""
+        """Return this rectangle of an image (..., H, W) as a view (..., h, w)."""
         return image[..., self.y1 : self.y2, self.x1 : self.x2]
 
 
 def window_grid(size: tuple[int, int], crop: int, stride: int) -> list[Box]:
-    """Windows in scan order. ``crop`` 0 is one window over the whole image; a side shorter than ``crop`` gives one
-    window of that side's length."""
+    """Return the windows of an image in scan order.
+
+    Args:
+        size: (h, w) of the resized image.
+        crop: side of a window; 0 for one window over the whole image. A shorter side of the image gives a window of
+            this length.
+        stride: distance of windows.
+    """
     h, w = size
     if crop == 0:
         return [Box(0, 0, h, w)]
@@ -47,8 +54,12 @@ def window_grid(size: tuple[int, int], crop: int, stride: int) -> list[Box]:
 
 
 def pad_to_multiple(size: tuple[int, int], multiple: int) -> Pad:
-    """Padding that brings both sides up to a multiple; the smaller half goes to the left and to the top.
-    ``multiple`` 0 is no padding."""
+    """Return the padding to multiples of a number; left and top get the smaller half.
+
+    Args:
+        size: (h, w) of the window.
+        multiple: 0 for no padding.
+    """
     if multiple == 0:
         return Pad(0, 0, 0, 0)
     extra_h, extra_w = (-side % multiple for side in size)
@@ -56,20 +67,31 @@ def pad_to_multiple(size: tuple[int, int], multiple: int) -> Pad:
 
 
 def cut(image: Tensor, boxes: list[Box], pad: Pad, value: float = 0) -> Tensor:
-    """Windows of one size as a batch: ``[..., H, W] -> [b, ..., h, w]``, padded with ``value``."""
+    """Cut windows of one size from an image and pad them.
+
+    Args:
+        image: (..., H, W).
+        boxes: the windows.
+        pad: padding of every window.
+        value: value of padded pixels.
+
+    Returns:
+        (B, ..., h, w).
+    """
     return stack([box.of(image) for box in boxes], pad, value)
 
 
 def stack(windows: list[Tensor], pad: Pad, value: float = 0) -> Tensor:
-    """Windows ``[..., h, w]`` of one size as a batch ``[b, ..., h, w]``, padded with ``value``."""
+    """Stack windows (..., h, w) of one size to a batch (B, ..., h, w) and pad them with ``value``."""
     batch = torch.stack(windows)
     return F.pad(batch, tuple(pad), value=value) if any(pad) else batch
 
 
 class WindowMean:
-    """The mean of overlapping window scores, summed in fp32: ``add`` every window, then take ``result()``, once.
+    """Average overlapping window scores in fp32: `add` every window, then take `result` once.
 
-    ``size`` None is that of the only window.
+    Args:
+        size: (h, w) of the map, None for the size of the only window.
     """
 
     def __init__(self, size: tuple[int, int] | None):
@@ -78,8 +100,14 @@ class WindowMean:
         self.count: Tensor | None = None
 
     def add(self, scores: Tensor, boxes: list[Box], start: int = 0, queries: int | None = None) -> None:
-        """Add window scores f[b, q, h, w] lying at ``boxes``; these may be of the queries from ``start`` on only, of
-        ``queries`` in all."""
+        """Add window scores.
+
+        Args:
+            scores: float (B, Q, h, w).
+            boxes: position of each window.
+            start: number of the first query in ``scores``.
+            queries: number of all queries, None if ``scores`` has all.
+        """
         if self.total is None:
             size = self.size or tuple(scores.shape[2:])
             self.total = scores.new_zeros((queries or scores.shape[1], *size), dtype=torch.float32)
@@ -91,5 +119,5 @@ class WindowMean:
                 self.count[box.y1 : box.y2, box.x1 : box.x2] += 1
 
     def result(self) -> Tensor:
-        """The sums themselves are divided: a second map of every query would double the memory."""
+        """Return the mean, float (Q, H, W); divides the sums in place, because a second map would double the memory."""
         return self.total.div_(self.count)

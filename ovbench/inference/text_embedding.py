@@ -1,4 +1,4 @@
-"""A vocabulary's text side, encoded once and kept in the cache."""
+"""The text side of a vocabulary, encoded once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -30,12 +30,24 @@ def build_queries(
     raw: bool = False,
     background_channel: bool = False,
 ) -> Queries:
-    """Embed every synonym of every class; the vectors come from the cache where they were computed before.
+    """Embed every synonym of every class, or read the vectors from the cache.
 
-    ``raw``: the vectors are not normalised. ``background_channel``: the background class may come without a query.
+    Args:
+        vocabulary: synonyms of each class.
+        prompt_set: name of the prompt templates.
+        clip: the text encoder and its hash.
+        background: index of the background class, None if there is none.
+        raw: if true, vectors are not normalised.
+        background_channel: if true, the background class may have no query.
+
+    Returns:
+        Queries with float32 (Q, D) embeddings.
+
+    Raises:
+        UsageError: the backbone has no text encoder, or a class has no query.
     """
     if clip.text is None:
-        raise UsageError(f'the backbone "{clip.spec}" has no text tower', fix="choose a CLIP model")
+        raise UsageError(f'the backbone "{clip.spec}" has no text encoder', fix="choose a CLIP model")
     flat = [query for synonyms in vocabulary for query in synonyms]
     empty = [number for number, synonyms in enumerate(vocabulary) if not synonyms]
     if background_channel and empty == [background]:
@@ -54,28 +66,39 @@ def _embeddings(flat: list[str], prompt_set: str, clip: Loaded, raw: bool) -> Te
 
 
 def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """What ``compute`` gives, kept in the cache under ``key``. An entry that is damaged, of an older form or not
-    readable is computed; a cache that cannot be read or written is said once and costs time only."""
+    """Return ``compute()``, kept in the cache under ``key``.
+
+    A damaged, outdated or unreadable entry is computed again. A cache that cannot be read or written gives one message.
+    """
     path = cache_root() / "text" / f"{key}.safetensors"
     try:
         return unpack_tensor(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
         pass
     except OSError as error:
-        say_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed")
+        say_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed again")
     embeddings = compute().cpu()
     try:
         write_bytes(path, pack_tensor(embeddings))
     except InputError as error:
-        say_once(f"query vectors are not kept: {error.what} ({path.parent})")
+        say_once(f"query vectors are not cached: {error.what} ({path.parent})")
     return embeddings
 
 
 def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...], name: str, clip: Loaded) -> Queries:
-    """Queries with one more vector each, from the sentences of a set (see `ovbench.data.descriptions`).
+    """Add to each query a vector from the sentences of a set (see `ovbench.data.descriptions`).
 
-    Every sentence is encoded as it stands and L2-normalised; their mean, L2-normalised. A class without a description
-    keeps the vector of its prompts, which is said once.
+    Each sentence is encoded and L2-normalised; the vector is their mean, L2-normalised. A class without a description
+    keeps the vector of its prompts, with one message.
+
+    Args:
+        queries: the queries.
+        vocabulary: synonyms of each class.
+        name: name of the set.
+        clip: the text encoder and its hash.
+
+    Returns:
+        The queries with ``descriptions``.
     """
     path = find_set(name)
     known = read_set(path) if path else None
@@ -83,9 +106,9 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
     sentences = [known.sentences(query, first) if known else [] for _, query, first in pairs]
     missing = {n: first for (n, _, first), s in zip(pairs, sentences, strict=True) if not s and n != queries.background}
     if missing:
-        share, which = f"{len(missing)} of {len(vocabulary)} classes", ", ".join(missing.values())
+        count, which = f"{len(missing)} of {len(vocabulary)} classes", ", ".join(missing.values())
         say_once(
-            f'no description of {share} in "{name}" ({which:.80}): their prompts stand in; ovbench describe makes some'
+            f'no description of {count} in "{name}" ({which:.80}): their prompts are used; ovbench describe writes some'
         )
     for (_, query, _), own in zip(pairs, sentences, strict=True):
         clip.text.require_room(own, ("{}",), f'description of "{query}"')
@@ -99,6 +122,6 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
 
 
 def _described(sentences: list[list[str]], clip: Loaded) -> Tensor:
-    features = F.normalize(clip.text.encode([one for own in sentences for one in own]), dim=-1)
+    features = F.normalize(clip.text.encode([sentence for own in sentences for sentence in own]), dim=-1)
     means = [own.mean(0) for own in features.split([len(own) for own in sentences])]
     return F.normalize(torch.stack(means), dim=-1)

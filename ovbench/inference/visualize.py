@@ -1,4 +1,4 @@
-"""Pictures of label maps: side by side with the image, the truth and the errors, and a legend."""
+"""Pictures of label maps: beside the image, the truth and the errors, with a legend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ovbench.data.dataset import Sample
 from ovbench.utils.files import write_bytes
 
-GOLDEN = 0.618033988749895  # steps of the golden ratio spread hues evenly however many there are
+GOLDEN = 0.618033988749895  # steps of the golden ratio spread any number of hues evenly
 BLEND = 0.65  # opacity of a label over the image
 RIGHT, WRONG, UNSCORED = (46, 160, 67), (218, 54, 51), (160, 160, 160)
 GAP, LINE, FONT_SIZE = 8, 20, 14
@@ -21,14 +21,23 @@ PANEL_WIDTH = 360
 
 
 def palette(classes: int) -> np.ndarray:
-    """One colour per class, u8[classes, 3]; neighbours differ in hue and in lightness."""
+    """Return one colour per class, uint8 (C, 3); neighbouring classes differ in hue and lightness."""
     shades = ((0.95, 0.75), (0.75, 0.95), (0.55, 0.60), (0.85, 0.50))  # saturation, value
     colours = [colorsys.hsv_to_rgb((0.08 + i * GOLDEN) % 1, *shades[i % 4]) for i in range(classes)]
     return (np.array(colours).reshape(-1, 3) * 255).round().astype(np.uint8)
 
 
 def paint(image: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """The image u8[h, w, 3] under the colours of its labels; pixels of no class keep the image's."""
+    """Blend an image with the colours of its labels; pixels without a class stay unchanged.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        labels: (H, W), class indices.
+        classes: number of classes.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
     known = labels < classes
     colours = palette(classes)[np.where(known, labels, 0)]
     mixed = image * (1 - BLEND) + colours * BLEND
@@ -36,7 +45,17 @@ def paint(image: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def errors(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Green where prediction and truth agree, red where they differ, grey where the truth is not scored."""
+    """Colour an image: green where prediction and truth agree, red where they differ, grey where it is not scored.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        predicted: (H, W), class indices.
+        truth: (H, W), class indices.
+        classes: number of classes; larger labels are not scored.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
     grey = image.mean(2, keepdims=True).repeat(3, 2)
     unscored, right = truth >= classes, predicted == truth
     colours = np.where(unscored[..., None], UNSCORED, np.where(right[..., None], RIGHT, WRONG))
@@ -44,7 +63,14 @@ def errors(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray, classes:
 
 
 def comparison(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """Image, truth, prediction and errors in one row over a legend of the classes that occur."""
+    """Draw image, truth, prediction and errors in one row, with a legend of the classes that occur.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        truth: (H, W), class indices.
+        predicted: (H, W), class indices.
+        names: class names.
+    """
     count = len(names)
     panels = [
         ("image", image),
@@ -56,7 +82,13 @@ def comparison(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, name
 
 
 def labelled(image: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """Image and prediction side by side over a legend."""
+    """Draw image and prediction side by side, with a legend.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        predicted: (H, W), class indices.
+        names: class names.
+    """
     panels = [("image", image), ("prediction", paint(image, predicted, len(names)))]
     return _sheet(panels, [int(i) for i in np.unique(predicted)], names)
 
@@ -82,7 +114,7 @@ def _sheet(panels: list[tuple[str, np.ndarray]], present: list[int], names: Sequ
 
 
 def _flow(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> tuple[list[tuple[int, int]], int]:
-    """Where each legend entry goes, left to right and wrapped, and the height of them all."""
+    """Return the position of each legend entry, left to right and wrapped, and the height of the legend."""
     x, y, spots = GAP, 0, []
     for name in names:
         needed = 17 + round(font.getlength(name)) + 16
@@ -94,7 +126,13 @@ def _flow(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> tup
 
 
 class Pictures:
-    """Comparisons of the first ``count`` images of a benchmark, one PNG each in ``folder``."""
+    """Draw comparisons of the first images of a dataset, one PNG each.
+
+    Args:
+        folder: where the files are written.
+        names: class names.
+        count: number of images to draw.
+    """
 
     def __init__(self, folder: Path, names: Sequence[str], count: int):
         self.folder, self.names, self.count = folder, names, count
@@ -103,23 +141,30 @@ class Pictures:
         return self.folder / f"{image_id.replace('/', '_')}.png"
 
     def lack(self, number: int, image_id: str) -> bool:
-        """Whether the image is to be shown and its picture is not there yet."""
+        """Return whether the picture of this image is wanted but not written yet."""
         return number < self.count and not self._path(image_id).exists()
 
     def save(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
-        """Write the picture of an image that is to be shown, with its labels uint16 (H, W)."""
+        """Write the picture of an image if it is wanted.
+
+        Args:
+            number: number of the image in the split.
+            sample: the image with its truth.
+            predicted: uint16 (H, W).
+        """
         if number < self.count:
             save_png(self._path(sample.id), comparison(sample.image, sample.label, predicted, self.names))
 
 
 def save_png(path: Path, picture: Image.Image) -> None:
+    """Write a picture as PNG, atomically."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     write_bytes(path, buffer.getvalue())
 
 
 def label_png(labels: np.ndarray, classes: int) -> Image.Image:
-    """A label map as a PNG whose pixels are class indices: 8-bit with a palette up to 256 classes, else 16-bit grey."""
+    """Return class indices as an image: 8-bit with a palette up to 256 classes, otherwise 16-bit grey."""
     if classes > 256:
         return Image.fromarray(labels.astype(np.uint16))
     picture = Image.fromarray(labels.astype(np.uint8), mode="P")

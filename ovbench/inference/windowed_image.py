@@ -1,4 +1,4 @@
-"""One image as a method sees it: brought to its size, cut into windows that are gathered in batches."""
+"""One image as a method sees it: resized, normalised and divided into windows."""
 
 from __future__ import annotations
 
@@ -12,24 +12,39 @@ from ovbench.inference.sliding_window import Box, stack
 from ovbench.methods.base import Batch
 from ovbench.methods.ops import Pad
 
-PAD_REGION = 10000  # the official id of padded pixels; moved up where a region map uses it itself
+PAD_REGION = 10000  # as in the official code; larger if a region map uses this id
 FEWEST_SLOTS = 32
 
 Note = Callable[[str, Any], None]
 
 
 class Fragment(NamedTuple):
-    """A part of a quantity, noted when it is computed: ``values`` at ``place`` of a tensor of ``size``."""
+    """Hold some values of a large quantity, noted as they are computed.
+
+    Attributes:
+        values: the values.
+        index: their position in the whole tensor.
+        size: shape of the whole tensor.
+    """
 
     values: Tensor
-    place: tuple[slice, ...]
+    index: tuple[slice, ...]
     size: tuple[int, ...]
 
 
 class WindowedImage(NamedTuple):
-    """One image: ``image`` f[3, h, w] resized and normalised, ``original`` its size (H, W) before, ``regions``
-    i64[H, W] at that size and ``resized_regions`` i64[h, w]; ``boxes`` its windows in scan order, all of one size, and
-    what each is padded by. ``note`` hears of intermediate quantities, of large ones by `Fragment`."""
+    """Hold one image on the device, with its windows.
+
+    Attributes:
+        image: float (3, h, w), resized and normalised.
+        original: size (H, W) before resizing.
+        regions: int64 (H, W), region ids at the original size.
+        resized_regions: int64 (h, w).
+        pad_region: region id of padded pixels.
+        boxes: windows in scan order, all of one size.
+        pad: padding of every window.
+        note: called with intermediate quantities; large ones arrive as several `Fragment`.
+    """
 
     image: Tensor
     original: tuple[int, int]
@@ -49,13 +64,15 @@ class Window(NamedTuple):
 
 
 def pad_region(regions: np.ndarray | None) -> int:
-    """The id of padded pixels beside a region map."""
+    """Return the id of padded pixels, which no region of the map has."""
     return PAD_REGION if regions is None else max(PAD_REGION, int(regions.max()) + 1)
 
 
 def region_slots(regions: np.ndarray | None) -> int | None:
-    """A power of two that no window of the map has more regions than, padding included: images of like maps share it,
-    and it depends on none but their own."""
+    """Return a power of two that is at least the number of regions in any window, padding included.
+
+    It depends on this map only, and images with similar maps get the same number, so that they can share batches.
+    """
     if regions is None:
         return None
     slots, count = FEWEST_SLOTS, _distinct(regions) + 1
@@ -74,8 +91,13 @@ def _distinct(regions: np.ndarray) -> int:
 
 
 def gather(windows: Sequence[Window], *, slots: int | None = None, context: Any = None) -> Batch:
-    """A batch of windows of one shape. Those of one image alone come with its whole region map and hear its notes;
-    ``slots`` is given where they come from several."""
+    """Return a batch of windows of one shape.
+
+    Args:
+        windows: the windows. If all are of one image, the batch also holds its region map, context and note.
+        slots: see `Batch.region_slots`; given if the windows are of several images.
+        context: what ``encode_image`` returned for the image.
+    """
     first, alone = windows[0].prepared, slots is None and all(w.prepared is windows[0].prepared for w in windows)
     regions = None
     if first.resized_regions is not None:

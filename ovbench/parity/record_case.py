@@ -21,17 +21,17 @@ class Recorder:
 
     def __call__(self, name: str, value: Any) -> None:
         if isinstance(value, Fragment):
-            self._add_part(name, value)
+            self._add_fragment(name, value)
         else:
             self.notes[name].append(value)
 
-    def _add_part(self, name: str, part: Fragment) -> None:
+    def _add_fragment(self, name: str, fragment: Fragment) -> None:
         if not self.missing.get(name):
-            whole = part.values.new_empty(part.size)
+            whole = fragment.values.new_empty(fragment.size)
             self.notes[name].append(whole)
             self.missing[name] = whole.numel()
-        self.notes[name][-1][part.place] = part.values
-        self.missing[name] -= part.values.numel()
+        self.notes[name][-1][fragment.index] = fragment.values
+        self.missing[name] -= fragment.values.numel()
 
     def once(self, name: str) -> Any:
         """The last value noted under a name."""

@@ -96,7 +96,7 @@ def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
     assert isinstance(pipeline.predictor, Predictor)
     monkeypatch.setattr(pipeline.method, "score", lambda features, queries: torch.full((1, 2, 3, 3), torch.nan))
     pipeline.predictor.windows_at_once = 1
-    with pytest.raises(ScoreError, match="MaskCLIP gave scores that are not numbers"):
+    with pytest.raises(ScoreError, match="MaskCLIP returned scores that are NaN or infinite"):
         pipeline.label(torch.zeros(60, 60, 3, dtype=torch.uint8).numpy())
 
 

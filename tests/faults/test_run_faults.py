@@ -108,9 +108,9 @@ def test_scores_that_are_no_numbers(ovbench, monkeypatch, tmp_path):
     done = ovbench(*evaluate(tmp_path))
     record = json.loads(done.out)
     assert done.code == 4 and record["status"] == "partial" and record["metrics"]["mIoU"] is None
-    assert len(record["failed"]) == 2 and "gave scores that are not numbers" in done.err
+    assert len(record["failed"]) == 2 and "returned scores that are NaN or infinite" in done.err
     stopped = ovbench(*evaluate(tmp_path / "fast", "--fail-fast"))
-    assert stopped.code == 4 and "error: MaskCLIP gave scores that are not numbers (" in stopped.err
+    assert stopped.code == 4 and "error: MaskCLIP returned scores that are NaN or infinite (" in stopped.err
     assert stopped.err.count("error:") == 1
 
 

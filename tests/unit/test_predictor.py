@@ -131,7 +131,7 @@ def test_a_vocabulary_without_background_has_no_threshold_which_is_said_once(tow
     found = [Predictor(MaskCLIP(towers), thresholded, [nameless]).label_resized(IMAGE, (300, 260))[0] for _ in range(2)]
     assert np.array_equal(found[0], label(MaskCLIP(towers), Protocol(crop=64, stride=40)))
     assert [r.message for r in caplog.records] == [
-        "prob_thd = 0.3 is not used: the classes have no background, to which pixels below it would go; name one "
+        "prob_thd = 0.3 is not used, because the classes have no background for pixels below it; name one "
         "(background in the card), or set prob_thd=0"
     ]
     SCLIP(towers, SCLIPParams(area_thd=0.2)).map_queries(nameless)
@@ -169,7 +169,7 @@ def test_out_of_memory_halves_the_windows_once_for_all(towers, capsys):
     for _ in range(2):
         assert np.array_equal(predictor.label_resized(IMAGE, (300, 260))[0], expected)
     assert predictor.windows_at_once == 3
-    assert capsys.readouterr().err == "out of memory on cpu: going on with fewer windows at once\n"
+    assert capsys.readouterr().err == "out of memory on cpu: continuing with fewer windows at once\n"
 
 
 def test_out_of_memory_with_one_window_fails_the_image(towers):

@@ -42,10 +42,10 @@ def test_a_flipped_bit_is_found_and_the_entry_made_again(folder, clip):
     damaged = bytearray(whole)
     damaged[-100] ^= 8
     entry.write_bytes(bytes(damaged))
-    (part,) = [part for part in cache.parts() if part.kind == "text"]
-    assert [d.path for d in cache.verify(part).damaged] == [entry]
+    (text,) = [each for each in cache.entries() if each.category == "text"]
+    assert [d.path for d in cache.verify(text).damaged] == [entry]
     assert torch.equal(embedded(clip), right)
-    assert entry.read_bytes() == whole and not cache.verify(part).damaged
+    assert entry.read_bytes() == whole and not cache.verify(text).damaged
 
 
 def test_an_entry_of_an_older_form_is_made_again(folder, clip):
