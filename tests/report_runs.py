@@ -8,7 +8,7 @@ import numpy as np
 
 from ovbench.config.load import resolve
 from ovbench.evaluation.build_record import build_record
-from ovbench.evaluation.ledger import Entry, LedgerPart
+from ovbench.evaluation.ledger import Entry, LedgerWriter
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.files import write_json
 
@@ -47,7 +47,7 @@ def write_run(
         "execution": {"precision": "fp32", "compile": False},
     }  # fmt: skip
     entries = {i: Entry(i, one, None, {"label": 0.5}) for i, one in zip(ids, counts, strict=True)}
-    with LedgerPart(folder / name, "0", header) as ledger:
+    with LedgerWriter(folder / name, "0", header) as ledger:
         for entry in entries.values():
             ledger.add(entry)
     made_with = {"versions": {"ovbench": "0.1.0"}, "git": None, "device": {"type": "cpu", "precision": "fp32"}}

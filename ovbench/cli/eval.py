@@ -63,27 +63,27 @@ def evaluate(**arguments: Any) -> int:
     ovbench eval -m corrclip -d ade150 --data-root /data --limit 100
     ovbench eval --suite corrclip-table2 -d mini
     """
-    from ovbench.evaluation.distributed import Team
+    from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.evaluation.plan import Job, plan
-    from ovbench.evaluation.runner import group_passes, run_pass
+    from ovbench.evaluation.runner import group_cells, run_cells
     from ovbench.methods.blame import MethodError
     from ovbench.results.console import class_table, show, summary_table
 
     as_json, page = arguments.pop("as_json"), arguments.pop("page")
     if page is not None and arguments["suite"] is None:
         raise click.UsageError("--page shows the rows of a suite; give --suite.")
-    job, team = Job(**arguments), Team()
-    cells = plan(job, team)
-    for planned in cells if team.leads else ():
+    job, processes = Job(**arguments), ProcessGroup()
+    cells = plan(job, processes)
+    for planned in cells if processes.is_main else ():
         click.echo(f"planned: {planned.describe()}", err=True)
         if planned.note:
             click.echo(f"warning: {planned.cell.dataset}: {planned.note}", err=True)
-    for line in dict.fromkeys(line for planned in cells if team.leads for line in planned.dataset.remarks):
+    for line in dict.fromkeys(line for planned in cells if processes.is_main for line in planned.dataset.remarks):
         click.echo(line, err=True)
     records, broken = [], []
-    for group in group_passes(cells):
+    for group in group_cells(cells):
         try:
-            done = run_pass(group, job, team)
+            done = run_cells(group, job, processes)
         except MethodError as error:  # the method cannot even be built; the other cells run
             if job.fail_fast:
                 raise
@@ -92,14 +92,14 @@ def evaluate(**arguments: Any) -> int:
             continue
         for record, path in done:
             records.append(record)
-            if team.leads and not as_json and job.suite is None:
+            if processes.is_main and not as_json and job.suite is None:
                 show(class_table(record))
-            for line in _remarks(record, path) if team.leads else ():
+            for line in _remarks(record, path) if processes.is_main else ():
                 click.echo(line, err=True)
-    team.leave()
+    processes.close()
     if broken and not records:
         raise broken[0]
-    if not team.leads:
+    if not processes.is_main:
         return 0
     labels = {planned.cell.digest(): planned.label for planned in cells if planned.label}
     if page is not None:

@@ -117,15 +117,15 @@ def _runs(
     pairs: list[tuple[str, str]], limit: int | None, around: dict, look: Callable[[list], None] = lambda planned: None
 ) -> list:
     """Plan all pairs, have a ``look`` at the planned cells, evaluate them into a folder and load what they counted."""
-    from ovbench.evaluation.distributed import Team
+    from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.evaluation.plan import Job, plan
-    from ovbench.evaluation.runner import run_pass
+    from ovbench.evaluation.runner import run_cells
     from ovbench.results.compare import load_run
 
-    team, found = Team(), []
+    processes, found = ProcessGroup(), []
     jobs = [Job(methods=(method,), datasets=(dataset,), limit=limit, **around) for method, dataset in pairs]
-    planned = [plan(job, team) for job in jobs]
+    planned = [plan(job, processes) for job in jobs]
     look([cell for cells in planned for cell in cells])
     for job, cells in zip(jobs, planned, strict=True):
-        found += [load_run(done.path) for done in run_pass(cells, job, team)]
+        found += [load_run(done.path) for done in run_cells(cells, job, processes)]
     return found

@@ -65,7 +65,7 @@ def build(
     torchrun --nproc-per-node 8 -m ovbench reference build --images DIR --captions transformers:MODEL --out ref
     """
     from ovbench.config.load import override_pairs
-    from ovbench.evaluation.distributed import Team, parse_shard
+    from ovbench.evaluation.distributed import ProcessGroup, parse_shard
     from ovbench.regions.provider import open_source
     from ovbench.training.reference_set.builder import Sources, build_set
     from ovbench.training.reference_set.settings import resolve_plan
@@ -84,25 +84,25 @@ def build(
         )
     if captions is None:
         raise UsageError("no captions given", fix="give --captions, see: ovbench reference build --help")
-    team = Team()
+    processes = ProcessGroup()
     plan = resolve_plan(
         like or "coco-stuff", override_pairs(settings, "--set"), override_pairs(weights, "--weights")
     )  # fmt: skip
-    chosen = choose_device(device, team.local_rank)
-    if team.leads:
+    chosen = choose_device(device, processes.local_rank)
+    if processes.is_main:
         encoders = ", ".join(f"{k} {plan.cell.backbones[k]}" for k in ("clip", "dinov2"))
         click.echo(
             f"planned: {folder} to {out}, {encoders}, pairing {plan.build.pairing}, parser {plan.build.parser}, "
             f"on {chosen}", err=True,
         )  # fmt: skip
     if workers is None:
-        alone = team.size == 1 and open_source(plan.cell.regions)[1].concurrent
+        alone = processes.size == 1 and open_source(plan.cell.regions)[1].concurrent
         workers = (os.cpu_count() or 1) if alone else 1
     sources = Sources(
         folder, captions, out, prompt, base_url, requests, limit, part_size, workers, parse_shard(shard)
     )  # fmt: skip
-    manifest = build_set(sources, plan, chosen, team)
-    team.leave()
+    manifest = build_set(sources, plan, chosen, processes)
+    processes.close()
     return 0 if manifest is None else _told(manifest, out, as_json)
 
 

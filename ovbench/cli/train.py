@@ -57,17 +57,17 @@ def talk2dino(as_json: bool, **arguments: Any) -> int:
     torchrun --nproc-per-node 4 -m ovbench train talk2dino --images coco/train2014 --captions captions.json
     ovbench eval -m talk2dino -d voc21 --weights psi=runs/talk2dino/psi.safetensors
     """
-    from ovbench.evaluation.distributed import Team
+    from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.training.talk2dino.train import CARD, CURVE, PSI, TrainRequest, plan, run
 
-    request, team = TrainRequest(**arguments), Team()
-    planned = plan(request, team)
-    if team.leads:
+    request, processes = TrainRequest(**arguments), ProcessGroup()
+    planned = plan(request, processes)
+    if processes.is_main:
         if planned.unpaired:
             click.echo(f"skipped: {planned.unpaired.describe()}", err=True)
         click.echo(f"planned: {planned.describe()}", err=True)
-    card = run(planned, team)
-    team.leave()
+    card = run(planned, processes)
+    processes.close()
     if card is None:  # another process trains
         return 0
     if as_json:

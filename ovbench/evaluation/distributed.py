@@ -1,4 +1,4 @@
-"""Which process labels which image: processes of one torchrun, and shards of a scheduler without one."""
+"""Which process labels which image: processes of one torchrun, and shards of separate jobs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ T = TypeVar("T")
 
 
 class Shard(NamedTuple):
-    """Part ``number`` of ``of``, counted from 1."""
+    """Shard ``number`` of ``of``, counted from 1."""
 
     number: int
     of: int
 
     def take(self, items: Sequence[T]) -> list[T]:
-        """Every image belongs to exactly one shard; neighbours go to different ones."""
+        """Return the items of this shard: every ``of``-th one, so that each item belongs to exactly one shard."""
         return list(items[self.number - 1 :: self.of])
 
 
 def parse_shard(text: str | None) -> Shard | None:
-    """``"3/8"``; UsageError for anything else."""
+    """Parse "K/N".
+
+    Raises:
+        UsageError: the text has another form, or K is not in 1..N.
+    """
     if text is None:
         return None
     found = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -33,8 +37,8 @@ def parse_shard(text: str | None) -> Shard | None:
     return Shard(int(found[1]), int(found[2]))
 
 
-class Team:
-    """The processes of one run. Alone unless torchrun started several, which then speak through gloo."""
+class ProcessGroup:
+    """The processes of one run: those of torchrun, which communicate through gloo, otherwise this one."""
 
     def __init__(self) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", 1))
@@ -47,21 +51,23 @@ class Team:
                 dist.init_process_group("gloo")
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
+        """Return whether this is rank 0."""
         return self.rank == 0
 
     def take(self, items: Sequence[T]) -> list[T]:
+        """Return the items of this process."""
         return list(items[self.rank :: self.size])
 
-    def wait(self) -> None:
-        """Return when every process has come here."""
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
         if self.size > 1:
             import torch.distributed as dist
 
             dist.barrier()
 
-    def agree(self, value: T) -> T:
-        """The first process' value, in every process."""
+    def broadcast(self, value: T) -> T:
+        """Return the value of rank 0."""
         if self.size == 1:
             return value
         import torch.distributed as dist
@@ -70,7 +76,8 @@ class Team:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def leave(self) -> None:
+    def close(self) -> None:
+        """End the communication."""
         if self.size > 1:
             import torch.distributed as dist
 

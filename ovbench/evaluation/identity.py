@@ -1,10 +1,10 @@
-"""What a count depends on, by content and not by name: the files of an image, the cell and its data, the code.
+"""What a count depends on, identified by content: the files of an image, the cell with its data, the code.
 
-The files of an image are noted with its counts: an image whose files have changed is counted anew. All else is in the
-header of the ledger, and its hash in the ledger's name: another vocabulary, class list, image list, checkpoint, file
-that a setting names, version of the code or of a library gives another ledger, beside the first. The record's name
-leaves the code out: the record shows the newest code's counts, and names the ledger that holds them. Not covered is
-what code reads by itself: files that no setting names, modules that it imports by a computed name.
+The identities of an image's files are stored with its counts: an image whose files changed is counted again. All else
+is in the header of the ledger, and its hash is in the ledger's name. So another vocabulary, class list, image list,
+checkpoint, file named by a setting, or version of code or library gives another ledger beside the first. The record's
+name does not depend on the code: the record has the counts of the newest code, and names its ledger. Not covered are
+files that code reads without a setting, and modules imported by a computed name.
 """
 
 from __future__ import annotations
@@ -37,20 +37,24 @@ if TYPE_CHECKING:
     from ovbench.evaluation.plan import PlannedCell
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# what of the package can change no label: what asks, shows and checks, what makes data and weights (known by content)
+# code that cannot change a label: interface, display, checks, and what writes data and weights (identified by content)
 NO_LABELS = (
     "__main__.py", "cli", "config/nearest_published.py", "config/official.py", "config/published_runs.py",
     "config/setting_changes.py", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
     "inference/cache.py", "metrics/iou.py", "metrics/interval.py", "parity", "results", "training/talk2dino",
 )  # fmt: skip
 CHUNK = 1 << 20
-OF_THE_CODE = ("ovbench", "code")  # what of a header is of software and device
-LONGEST_NAME = 60  # characters of a method's or a benchmark's name in the name of a file
-SPREAD = 16  # images whose bytes tell one data set from another
+CODE_KEYS = ("ovbench", "code")  # keys of a header about software and device
+LONGEST_NAME = 60  # characters of a method's or dataset's name in a file name
+SAMPLED = 16  # about so many images are read for the hash of a dataset
 
 
 def identity_of(path: Path) -> FileIdentity:
-    """The identity of a file as it is now. OSError where it cannot be read."""
+    """Return the identity of a file's present content.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         found = os.fstat(file.fileno())
@@ -60,7 +64,7 @@ def identity_of(path: Path) -> FileIdentity:
 
 
 def is_still(noted: FileIdentity, path: Path) -> bool:
-    """Whether a file is as it was noted: by size and time, or else by its content."""
+    """Return whether a file is unchanged: equal size and time, otherwise equal content."""
     try:
         found = path.stat()
         if found.st_size != noted.size:
@@ -71,30 +75,36 @@ def is_still(noted: FileIdentity, path: Path) -> bool:
 
 
 def region_maps(pipeline: Any) -> Any:
-    """A pipeline's region maps, None for a method without them."""
+    """Return the pipeline's region maps, None if the method has none."""
     return getattr(pipeline, "region_maps", None)
 
 
 def image_files(dataset: Dataset, index: int, maps: Any = None) -> dict[str, Path]:
-    """The files that the counts of an image come from: its own, its label's, and that of its region map if it is read
-    from one."""
+    """Return the files that an image's counts depend on: image, label, and region map if it is a file."""
     item = dataset.items[index]
     regions = None if maps is None else maps.file(item.image_path)
     return {"image": item.image_path, "label": item.label_path, **({"regions": regions} if regions else {})}
 
 
 def unchanged(noted: Mapping[str, list[Any]] | None, files: Mapping[str, Path]) -> bool:
-    """Whether the files of an image are those that were noted with its counts."""
+    """Return whether the files of an image are the ones stored with its counts."""
     if noted is None or noted.keys() != files.keys():
         return False
     return all(is_still(FileIdentity(*noted[name]), path) for name, path in files.items())
 
 
 def data_digest(dataset: Dataset, numbers: Iterable[int]) -> str:
-    """Hash that tells copies of a data set apart without reading all of it: the sizes of all files, the bytes of some.
-    Empty where a file is missing."""
+    """Return a hash that distinguishes copies of a dataset, from the sizes of all files and the content of some.
+
+    Args:
+        dataset: the images and labels.
+        numbers: numbers of the images.
+
+    Returns:
+        The hash, "" if a file is missing.
+    """
     numbers, digest = list(numbers), hashlib.sha256()
-    read = set(numbers[:: max(1, len(numbers) // SPREAD)])
+    read = set(numbers[:: max(1, len(numbers) // SAMPLED)])
     try:
         for number in numbers:
             for path in image_files(dataset, number).values():
@@ -106,7 +116,7 @@ def data_digest(dataset: Dataset, numbers: Iterable[int]) -> str:
 
 
 def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
-    """Everything that two runs must share for their counts to be added up, but for the images and labels themselves."""
+    """Return all that two runs must have in common for their counts to be added, except the images and labels."""
     card, dataset, cell = planned.dataset.card, planned.dataset, planned.cell
     layout = next((each for each in card.layouts if each.name == dataset.layout), None)
     return {
@@ -137,8 +147,17 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
 
 
 def named_files(cell: Cell, maps: Any = None) -> dict[str, str]:
-    """Hashes of what settings name, by the setting: prompts, descriptions, weights of the region source, and every file
-    or folder. Backbones have hashes of their own; a folder of region maps is noted image by image."""
+    """Return the hashes of prompts, descriptions, region weights, and all files and folders that settings name.
+
+    Backbones have their own hashes. A folder of region maps is identified image by image.
+
+    Args:
+        cell: the settings.
+        maps: the region maps, None if the method has none.
+
+    Returns:
+        sha256 by the name of the setting.
+    """
     found = {"protocol.templates": _sha256("\n".join(templates(cell.protocol.templates)).encode())}
     if cell.protocol.descriptions and (path := find_set(cell.protocol.descriptions)):
         found["protocol.descriptions"] = file_sha256(path)
@@ -163,13 +182,12 @@ def _may_be_path(text: Any) -> bool:
 
 
 def code_identity(cell: Cell, device: str) -> dict[str, Any]:
-    """The code that can change a label: ours, that of a method, its backbones and a region source from elsewhere, the
-    libraries, and the kind of device."""
+    """Identify the code that can change a label: ovbench, third-party code, libraries, device type."""
     regions = cell.regions.get("source")
-    towers = {name: _code_sha256(BACKBONES, name) for name in cell.backbones if name in BACKBONES.entries()}
-    brought = {name: sha256 for name, sha256 in towers.items() if sha256}
+    hashes = {name: _code_sha256(BACKBONES, name) for name in cell.backbones if name in BACKBONES.entries()}
+    third_party = {name: sha256 for name, sha256 in hashes.items() if sha256}
     return {
-        **({"backbones": brought} if brought else {}),
+        **({"backbones": third_party} if third_party else {}),
         "ovbench": _package_sha256(),
         "method": _code_sha256(METHODS, cell.method),
         "regions": _code_sha256(REGIONS, regions) if regions else None,
@@ -180,37 +198,44 @@ def code_identity(cell: Cell, device: str) -> dict[str, Any]:
 
 @functools.cache
 def _package_sha256() -> str:
-    """Over all modules that labels can come from; rather one too many than one too few."""
+    """Hash all modules of ovbench that can influence labels; in doubt, a module is included."""
     files = (path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
     return _files_sha256(p for p in files if not _is_under(p.relative_to(PACKAGE).as_posix(), NO_LABELS))
 
 
-def _is_under(name: str, places: Iterable[str]) -> bool:
-    return any(name == place or name.startswith(f"{place}/") for place in places)
+def _is_under(name: str, folders: Iterable[str]) -> bool:
+    return any(name == folder or name.startswith(f"{folder}/") for folder in folders)
 
 
 def _code_sha256(registry: Registry, name: str) -> str | None:
-    """Hash of the code behind a name; None for what ovbench itself brings."""
+    """Hash the code of a registered name; None if it is part of ovbench."""
     files = code_files(registry, name)
     return _files_sha256(files) if files else None
 
 
 def code_files(registry: Registry, name: str) -> list[Path]:
-    """The source of a method or region source from elsewhere: its module, and all modules that it imports from below
-    its folder; of an installed package all of its distribution's."""
+    """Return the source files of a third-party method or region source.
+
+    These are its module and all modules that it imports from below its folder; for an installed package, all modules of
+    its distribution.
+
+    Args:
+        registry: methods or region sources.
+        name: the name in the registry, or ``FILE.py:Class``.
+    """
     point = None
     if ":" in name:
         target = name
     else:
         point = next((p for p in entry_points(registry.group or "") if p.name == name), None)
         target = point.value if point else registry.entries()[name]
-    place = target.rpartition(":")[0] if ":" in target else target
-    if place.endswith(".py"):
-        path = Path(place).expanduser().resolve()
+    source = target.rpartition(":")[0] if ":" in target else target
+    if source.endswith(".py"):
+        path = Path(source).expanduser().resolve()
         return _imported_below(path.parent, path)
-    if place.partition(".")[0] == "ovbench":
+    if source.partition(".")[0] == "ovbench":
         return []
-    return _module_files(place.strip(), point)
+    return _module_files(source.strip(), point)
 
 
 def _module_files(module: str, point: EntryPoint | None) -> list[Path]:
@@ -231,18 +256,18 @@ def _module_files(module: str, point: EntryPoint | None) -> list[Path]:
 
 
 def _imported_below(folder: Path, file: Path) -> list[Path]:
-    """A file and all that it imports from its folder, also within functions, found without running any of it."""
+    """Return a file and all that it imports from its folder, also inside functions, without running any of it."""
     finder = ModuleFinder(path=[str(folder)])
     try:
         finder.run_script(str(file))
-    except (SyntaxError, ValueError, OSError):  # its import fails, or tries and does without
+    except (SyntaxError, ValueError, OSError):  # the import fails, or its failure is handled
         return sorted({file, *folder.rglob("*.py")})
     named = (Path(module.__file__).resolve() for module in finder.modules.values() if module.__file__)
     return sorted({file, *(path for path in named if path.suffix == ".py")})
 
 
 def _files_sha256(files: Iterable[Path]) -> str:
-    """Over names and contents, wherever the files lie."""
+    """Hash relative names and contents."""
     files = sorted(files)
     common = Path(os.path.commonpath([path.parent for path in files])) if files else Path()
     digest = hashlib.sha256()
@@ -257,20 +282,22 @@ def _sha256(data: bytes) -> str:
 
 
 def run_name(header: Mapping[str, Any]) -> str:
-    """The name of a ledger's folder: unlike settings, data or code give unlike names."""
+    """Return the name of a ledger's folder: it differs if settings, data or code differ."""
     return _name(header, header)
 
 
 def record_stem(header: Mapping[str, Any]) -> str:
-    """The beginning of the names of a cell's records: it stays when the code, a library or the kind of device changes,
-    and the record of the newer run replaces the other."""
-    return _name(header, {key: value for key, value in header.items() if key not in OF_THE_CODE})
+    """Return the first part of a cell's record names.
+
+    It does not depend on code, libraries and device type, so the record of a newer run replaces the older one.
+    """
+    return _name(header, {key: value for key, value in header.items() if key not in CODE_KEYS})
 
 
 def record_name(header: Mapping[str, Any], limit: int | None, shard: Shard | None = None) -> str:
-    """The record's file: besides, unlike images give unlike names."""
-    part = "" if limit is None else f"-first{int(limit)}"
-    return record_stem(header) + part + (f"-shard{shard.number}of{shard.of}" if shard else "") + ".json"
+    """Return the file name of a record; it also depends on the limit and the shard."""
+    first = "" if limit is None else f"-first{int(limit)}"
+    return record_stem(header) + first + (f"-shard{shard.number}of{shard.of}" if shard else "") + ".json"
 
 
 def _name(header: Mapping[str, Any], known_by: Mapping[str, Any]) -> str:
@@ -281,5 +308,5 @@ def _name(header: Mapping[str, Any], known_by: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text as part of a file's name, never of a path."""
+    """Return a text with only the characters that are safe in a file name."""
     return re.sub(r"[^\w.+-]", "_", text).strip(".")[:LONGEST_NAME]

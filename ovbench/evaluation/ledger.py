@@ -1,15 +1,16 @@
-"""The ledger of a cell: one line per image, appended and flushed to disk as the image finishes.
+"""The ledger of a cell: one line per image, appended and flushed to disk when the image is finished.
 
-A ledger is a folder of part files, one per process that ever wrote to it, so that a run can be resumed by another
-number of processes. Every line is ``crc32 json``: the part's header (see `ovbench.evaluation.identity`), then an image
-each, with the time when its run started; the first image of a run also has the revision and device (``run``). A crash
-can at worst tear the last line of a part, which its checksum shows and the next writer cuts off; a damaged line within
-a part costs that line alone. What the parts say together is the only source of a record.
+A ledger is a folder of part files, one per process that has ever written to it, so that another number of processes can
+resume a run. Every line is ``crc32 json``. The first line is the header (see `ovbench.evaluation.identity`); each other
+line is an image, with the start time of its run. The first image of a run also has the revision and the device
+(``run``). A crash can only cut the last line of a part; the checksum detects this, and the next writer removes
+the line. A damaged line inside a part loses this line only. Records are computed from the ledger alone.
 
-Lines and not SQLite, by measurement (results/benchmarks/ledger.json): a row that is as durable (WAL, synchronous=FULL)
-takes 1.1 to 1.3 times as long to note as a line, and 2.3 to 2.6 times the space. SQLite reads back three times faster,
-but 20,000 lines are read in a second; and with synchronous=NORMAL it notes six times faster, but the last images may
-be lost when the power fails. Lines also need no locking between processes, each having its own file.
+Text lines are used instead of SQLite because of measurements (results/benchmarks/ledger.json). A row that is equally
+durable (WAL, synchronous=FULL) takes 1.1 to 1.3 times as long to write as a line, and 2.3 to 2.6 times the space.
+SQLite reads three times faster, but 20,000 lines take only a second; with synchronous=NORMAL it writes six times
+faster, but the last images may be lost in a power failure. Lines also need no locking between processes, because each
+process has its own file.
 """
 
 from __future__ import annotations
@@ -30,15 +31,23 @@ from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.errors import InputError
 
 FORMAT = 1
-EARLIER = "earlier"  # folder below --out that keeps what --fresh set aside
+EARLIER = "earlier"  # folder below --out for the ledgers that --fresh replaces
 
 
 class Entry(NamedTuple):
-    """What happened to one image: its counts, or the reason why it failed; and the seconds of every stage.
+    """Hold the result of one image: its counts, or the reason why it failed.
 
-    number: its place in the split. data: the files that it was counted from, each as a
-    `ovbench.data.decode.FileIdentity`. run: the run that noted it. void: its earlier counts are of other files. All of
-    these are missing in the lines of older versions.
+    Lines of older versions have only the first four.
+
+    Attributes:
+        image: id of the image.
+        counts: pixel counts, None if the image failed.
+        failed: the reason, None if the image is counted.
+        seconds: time of each stage.
+        number: number of the image in the split.
+        data: files that it was counted from, each as an `ovbench.data.decode.FileIdentity`.
+        run: the run that wrote the entry.
+        void: if true, the earlier counts of the image are of files that have changed.
     """
 
     image: str
@@ -52,14 +61,14 @@ class Entry(NamedTuple):
 
 
 class Ledger(dict[str, Entry]):
-    """Entries by image id. ``damaged``: by part file, how many of its lines could not be read."""
+    """Hold the entries by image id, and in ``damaged`` the number of unreadable lines by part file."""
 
     def __init__(self) -> None:
         super().__init__()
         self.damaged: dict[Path, int] = {}
 
     def remarks(self) -> list[str]:
-        """What the user should know, each in one sentence."""
+        """Return one sentence per part file with damaged lines."""
         return [
             f"{count} damaged line{'s' * (count > 1)} in {part}; the others are used"
             for part, count in self.damaged.items()
@@ -67,7 +76,7 @@ class Ledger(dict[str, Entry]):
 
 
 class _Noted(NamedTuple):
-    """An entry and where it stands; they sort by time."""
+    """An entry with its part file; sorted by time."""
 
     started: str
     counted: bool
@@ -76,24 +85,34 @@ class _Noted(NamedTuple):
 
 
 def read_ledger(folder: Path, header: Mapping[str, Any]) -> Ledger:
-    """All entries of a ledger by image id.
+    """Read all entries of a ledger.
 
-    An image that failed once and was counted later counts; of two equal entries one is kept. Where the files of an
-    image changed in between, the later counts hold. Raises InputError where a part belongs to another run, naming what
-    differs, or where two parts have unlike counts of one image.
+    If an image failed and was counted later, the counts are used. If the files of an image changed, the newest counts
+    are used.
+
+    Args:
+        folder: the ledger.
+        header: the expected header.
+
+    Returns:
+        Entries by image id.
+
+    Raises:
+        InputError: a part belongs to another run, with the first difference; or two parts have different counts of an
+            image.
     """
     ledger, noted = Ledger(), []
     for part in sorted(folder.glob("part-*.jsonl")):
         noted += _entries(part, header, ledger.damaged)
     noted.sort(key=lambda each: (each.started, each.counted))
-    places: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     for _, _, part, entry in noted:
-        _take(ledger, entry, part, places)
+        _take(ledger, entry, part, sources)
     return ledger
 
 
 def _entries(part: Path, header: Mapping[str, Any], damaged: dict[Path, int]) -> list[_Noted]:
-    belongs = is_named_after(part.parent, header)  # so that a part whose header is damaged is not lost
+    belongs = is_named_after(part.parent, header)  # a part with a damaged header is still used
     runs: dict[str, dict[str, Any]] = {}
     found = []
     for line in _lines(part):
@@ -115,7 +134,7 @@ def _entries(part: Path, header: Mapping[str, Any], damaged: dict[Path, int]) ->
     return found
 
 
-def _take(ledger: Ledger, entry: Entry, part: Path, places: dict[str, Path]) -> None:
+def _take(ledger: Ledger, entry: Entry, part: Path, sources: dict[str, Path]) -> None:
     before = ledger.get(entry.image)
     if entry.void:
         ledger.pop(entry.image, None)
@@ -124,18 +143,18 @@ def _take(ledger: Ledger, entry: Entry, part: Path, places: dict[str, Path]) -> 
         if entry.counts is None:
             return
         if _same_data(before, entry):
-            if places[entry.image] != part and not _equal(before.counts, entry.counts):
+            if sources[entry.image] != part and not _equal(before.counts, entry.counts):
                 raise InputError(
-                    f"two parts of the ledger have unlike counts of the image {entry.image}",
-                    where=f"{places[entry.image]} and {part}",
+                    f"two parts of the ledger have different counts of the image {entry.image}",
+                    where=f"{sources[entry.image]} and {part}",
                     fix="count again with --fresh; both parts are kept",
                 )
             return
-    ledger[entry.image], places[entry.image] = entry, part
+    ledger[entry.image], sources[entry.image] = entry, part
 
 
 def _same_data(one: Entry, other: Entry) -> bool:
-    """Whether both were counted from the same bytes, as far as the lines tell."""
+    """Return whether both were counted from the same bytes, as far as the lines say."""
     if one.data is None or other.data is None:
         return True
     return {k: v[-1] for k, v in one.data.items()} == {k: v[-1] for k, v in other.data.items()}
@@ -146,7 +165,7 @@ def _equal(one: PixelCounts, other: PixelCounts) -> bool:
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:
-    """The header of the first readable part; None for a folder without one."""
+    """Return the header of the first readable part; None if there is none."""
     for part in sorted(folder.glob("part-*.jsonl")):
         for line in _lines(part):
             if line is not None and "format" in line:
@@ -155,18 +174,18 @@ def read_header(folder: Path) -> dict[str, Any] | None:
 
 
 def header_digest(header: Mapping[str, Any]) -> str:
-    """Hash of a header's canonical form."""
+    """Return the sha256 of a header's canonical form."""
     plain = {key: value for key, value in header.items() if key != "format"}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def is_named_after(folder: Path, header: Mapping[str, Any]) -> bool:
-    """Whether a ledger's folder is the one of this header, see `ovbench.evaluation.identity.run_name`."""
+    """Return whether a ledger's folder has the name of this header, see `ovbench.evaluation.identity.run_name`."""
     return folder.name.endswith(f"-{header_digest(header)[:8]}")
 
 
 def _lines(part: Path) -> Iterator[dict[str, Any] | None]:
-    """Every line of a part, None for a damaged one; a last line that was torn is left out."""
+    """Yield every line of a part, None for a damaged one; a cut last line is skipped."""
     try:
         with part.open("rb") as file:
             for raw in file:
@@ -220,17 +239,25 @@ def short(value: Any) -> str:
 def _entry(line: Mapping[str, Any], run: dict[str, Any] | None) -> Entry:
     counts = line.get("counts")
     if counts is not None:
-        counts = PixelCounts(*(np.array(part, dtype=np.int64) for part in counts))
+        counts = PixelCounts(*(np.array(array, dtype=np.int64) for array in counts))
     return Entry(
         line["image"], counts, line.get("failed"), line.get("seconds", {}), line.get("number"), line.get("data"), run,
         line.get("void", False),
     )  # fmt: skip
 
 
-class LedgerPart:
-    """The part file that this process appends to; a second process that asks for the same part is refused.
+class LedgerWriter:
+    """Append to the part file of this process; refuse a part that another process writes.
 
-    The lock is the operating system's and goes with its process, so none can be left behind.
+    The operating system releases the lock when the process ends, so no lock remains after a crash.
+
+    Args:
+        folder: the ledger.
+        name: name of the part.
+        header: header of the ledger.
+
+    Raises:
+        InputError: the part is locked or cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, header: Mapping[str, Any]):
@@ -249,14 +276,18 @@ class LedgerPart:
             raise
 
     def add(self, entry: Entry) -> None:
-        """Append an entry; when this returns it is on disk. InputError where it cannot be, nothing before is lost."""
+        """Append an entry; it is on disk when this returns.
+
+        Raises:
+            InputError: it cannot be written; earlier entries are kept.
+        """
         line: dict[str, Any] = {"image": entry.image}
         if entry.void:
             line["void"] = True
         if entry.number is not None:
             line["number"] = entry.number
         if entry.counts is not None:
-            line["counts"] = [part.tolist() for part in entry.counts]
+            line["counts"] = [array.tolist() for array in entry.counts]
         if entry.failed is not None:
             line["failed"] = entry.failed
         if entry.data is not None:
@@ -279,7 +310,7 @@ class LedgerPart:
             raise self._failure(error) from error
 
     def _cut_torn_line(self) -> bool:
-        """Cut off what a crash left of a last line; whether the part has a header."""
+        """Remove a last line that a crash has cut; return whether the part has a header."""
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
@@ -290,13 +321,14 @@ class LedgerPart:
     def _failure(self, error: OSError) -> InputError:
         return InputError(
             f"cannot write the ledger: {error.strerror}", where=str(self.path),
-            fix="free the disk or choose another --out, then repeat the command; what was counted is kept",
+            fix="free the disk or choose another --out, then repeat the command; counted images are kept",
         )  # fmt: skip
 
     def close(self) -> None:
+        """Close the file and release the lock."""
         self._file.close()
 
-    def __enter__(self) -> LedgerPart:
+    def __enter__(self) -> LedgerWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -304,8 +336,12 @@ class LedgerPart:
 
 
 def _locked(path: Path) -> IO[bytes]:
-    """A part opened for appending and locked. InputError where another process holds it, or just set it aside."""
-    file = path.open("ab+", buffering=0)  # unbuffered: nothing is left to be written when it is closed on a full disk
+    """Open a part for appending and lock it.
+
+    Raises:
+        InputError: another process holds it, or has just moved it.
+    """
+    file = path.open("ab+", buffering=0)  # unbuffered: on a full disk, closing must not write
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
@@ -318,11 +354,23 @@ def _locked(path: Path) -> IO[bytes]:
     )
 
 
-def set_aside(folder: Path, records: list[Path], place: Path, prefix: str = "") -> Path | None:
-    """Move a ledger's parts whose names begin with ``prefix``, what lies with them, and its records below ``place``.
+def set_aside(folder: Path, records: list[Path], target: Path, prefix: str = "") -> Path | None:
+    """Move a ledger's parts, the other files of its folder, and its records.
 
-    Returns the folder that holds them now, None where there was nothing. They lie there as they lay, so that a record
-    still has its ledger beside it. InputError where a process is writing to one of the parts; then nothing is moved.
+    They keep their relative positions, so that a record still has its ledger beside it.
+
+    Args:
+        folder: the ledger.
+        records: its records.
+        target: folder that receives them.
+        prefix: move only parts whose names begin with this.
+
+    Returns:
+        ``target``, None if there was nothing to move.
+
+    Raises:
+        InputError: a process is writing to one of the parts, and nothing is moved; or
+            files cannot be moved.
     """
     parts = sorted(folder.glob(f"part-{prefix}*.jsonl"))
     rest = [p for p in folder.glob("*") if p.is_file() and p not in parts] if folder.is_dir() and not prefix else []
@@ -334,13 +382,13 @@ def set_aside(folder: Path, records: list[Path], place: Path, prefix: str = "") 
         try:
             for part in parts:
                 stack.enter_context(_locked(part))
-            target = place / folder.name
-            target.mkdir(parents=True)
+            moved = target / folder.name
+            moved.mkdir(parents=True)
             for path in (*parts, *rest):
-                path.rename(target / path.name)
+                path.rename(moved / path.name)
             for path in records:
-                path.rename(place / path.name)
+                path.rename(target / path.name)
         except OSError as error:
-            what = f"cannot set the earlier ledger aside: {error.strerror}"
+            what = f"cannot move the earlier ledger: {error.strerror}"
             raise InputError(what, where=str(folder), fix="choose another --out") from error
-    return place
+    return target

@@ -1,4 +1,4 @@
-"""From a request for methods and benchmarks to cells: everything is resolved before anything runs."""
+"""From a request for methods and datasets to cells; everything is resolved and checked before the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.classes import refuse_other_order
 from ovbench.data.dataset import Dataset, open_dataset
 from ovbench.data.descriptions import stand_in
-from ovbench.evaluation.distributed import Shard, Team, parse_shard
+from ovbench.evaluation.distributed import ProcessGroup, Shard, parse_shard
 from ovbench.inference.precision import FP32, Execution, choose_batch
 from ovbench.regions.provider import open_source
 from ovbench.utils import provenance as env
@@ -30,7 +30,7 @@ from ovbench.utils.registry import METHODS
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for: every method on every dataset, or the rows of a suite, on its own datasets or these."""
+    """Hold the user's request: every method on every dataset, or the rows of a suite, on its own datasets or these."""
 
     methods: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell whose settings, vocabulary and files have been found to be there."""
+    """Hold a cell whose settings, vocabulary and files are checked."""
 
     cell: Cell
     dataset: Dataset
@@ -66,22 +66,24 @@ class PlannedCell:
     shard: Shard | None = None
     label: str = ""
     execution: Execution = FP32
-    split_images: int = 0  # of the whole split, also where a subset is wanted
+    split_images: int = 0  # of the whole split, also if a subset is evaluated
     split_sha256: str = ""
 
     @property
     def wanted(self) -> list[str]:
-        """Ids of the images that the record is about, in the order of the split."""
+        """Return the ids of the images of the record, in the order of the split."""
         return self.all_wanted if self.shard is None else self.shard.take(self.all_wanted)
 
     @property
     def all_wanted(self) -> list[str]:
-        """Those of all shards."""
+        """Return the ids of the images of all shards."""
         return [item.id for item in self.dataset.items][: self.limit]
 
-    def shares_pass(self, other: PlannedCell) -> bool:
-        """Whether both label the same images from the same features, so that one pass serves both: everything is equal
-        but the benchmark, its names, scale and threshold."""
+    def shares_features(self, other: PlannedCell) -> bool:
+        """Return whether both cells label the same images from the same features, so that they can run together.
+
+        All must be equal except dataset, class names, scale and threshold.
+        """
         return self._features_key() == other._features_key()
 
     def _features_key(self) -> tuple:
@@ -91,13 +93,14 @@ class PlannedCell:
         return cell.method, cell.params, cell.backbones, cell.regions, protocol, self.device, images, self.wanted
 
     def describe(self) -> str:
-        backbones = ", ".join(f"{kind} {spec}" for kind, spec in self.cell.backbones.items())
-        part = f" (shard {self.shard.number}/{self.shard.of})" if self.shard else ""
-        what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{part}"
+        """Return one line for the plan that is printed before the run."""
+        backbones = "".join(f", {name} {spec}" for name, spec in self.cell.backbones.items())
+        shard = f" (shard {self.shard.number}/{self.shard.of})" if self.shard else ""
+        what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{shard}"
         label = f"{self.label}: " if self.label else ""
         regions = f", regions {self.cell.regions['source']}" if self.cell.regions else ""
         deviations = self.published.sentence()
-        return f"{label}{what}, {backbones}{regions}, on {self.device}" + (f"; {deviations}" if deviations else "")
+        return f"{label}{what}{backbones}{regions}, on {self.device}" + (f"; {deviations}" if deviations else "")
 
     @functools.cached_property
     def published(self) -> NearestPublished:
@@ -108,13 +111,25 @@ class PlannedCell:
 
     @property
     def note(self) -> str:
-        """What the reader of its scores must know; empty where nothing is unusual."""
+        """Return a warning for readers of the scores, or ""."""
         return "" if self.dataset.card.generator else toy_note(self.cell.backbones)
 
 
-def plan(job: Job, team: Team) -> list[PlannedCell]:
-    """Resolve every cell. All that is wrong with a request is said here, before anything runs."""
-    device, shard = env.choose_device(job.device, team.local_rank), parse_shard(job.shard)
+def plan(job: Job, processes: ProcessGroup) -> list[PlannedCell]:
+    """Resolve every cell and check the request before the run.
+
+    Args:
+        job: the request.
+        processes: the processes of the run.
+
+    Returns:
+        One planned cell per method and dataset, or per row of the suite.
+
+    Raises:
+        UsageError: the request is wrong.
+        InputError: files of datasets or weights are missing.
+    """
+    device, shard = env.choose_device(job.device, processes.local_rank), parse_shard(job.shard)
     rows = _rows(job)
     cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}
     cells = [
@@ -122,10 +137,10 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
     ]
     _refuse_equal(cells, rows)
     _refuse_one_name(cards.values())
-    if team.leads:
+    if processes.is_main:
         splits = {card.name: _split(card, job) for card in cards.values()}
-    team.wait()  # a generated benchmark is drawn by one process
-    if not team.leads:
+    processes.barrier()  # one process writes a generated dataset
+    if not processes.is_main:
         splits = {card.name: _split(card, job) for card in cards.values()}
     datasets = {name: _chosen(split, job) for name, split in splits.items()}
     _require_files(cells)
@@ -147,28 +162,29 @@ def plan(job: Job, team: Team) -> list[PlannedCell]:
 
 
 def _require_files(cells: list[Cell]) -> None:
-    """Bring the weights of backbones and region sources to this machine.
+    """Download the weights of backbones and region sources.
 
     Raises:
-        InputError: with every file that is missing, and for region maps what else can be done.
+        InputError: files are missing, with the list of them, and for region maps the other ways to get them.
     """
-    lacking = {}
+    missing = {}
     for cell in cells:
         name, source = open_source(cell.regions) if cell.regions else ("", None)
         if source is not None and source.cached and (absent := source.missing()):
-            lacking.setdefault(name, (cell.dataset, absent))
-    for name, (_, absent) in lacking.items():
+            missing.setdefault(name, (cell.dataset, absent))
+    for name, (_, absent) in missing.items():
         logging.getLogger("ovbench").warning("the region maps of %s need %s", name, ", ".join(absent))
     try:
         require_weights(cells)
     except InputError as error:
-        if not lacking:
+        if not missing:
             raise
-        name, (dataset, _) = next(iter(lacking.items()))
+        name, (dataset, _) = next(iter(missing.items()))
         fix = (
-            f"or make the region maps where there is one and copy the cache: ovbench masks build --dataset {dataset} "
-            f"--regions {name}; or read maps made elsewhere: --set regions=precomputed --set regions.folder=DIR; or "
-            "choose another source, a deviation from the published row: --set regions=felzenszwalb"
+            "or compute the region maps on a machine that has them and copy the cache: ovbench masks build "
+            f"--dataset {dataset} --regions {name}; or read maps computed elsewhere: --set regions=precomputed "
+            "--set regions.folder=DIR; or choose another source, a deviation from the published row: "
+            "--set regions=felzenszwalb"
         )
         raise InputError(error.what, where=error.where, fix=f"{error.fix}; {fix}" if error.fix else fix) from None
 
@@ -200,7 +216,7 @@ def _rows(job: Job) -> list[SuiteRow]:
     settings, weights = override_pairs(job.settings, "--set"), override_pairs(job.weights, "--weights")
     if job.suite is not None:
         if job.methods:
-            raise UsageError("a suite names its own methods", where="--suite", fix="leave --method out")
+            raise UsageError("a suite names its own methods", where="--suite", fix="remove --method")
         return load_suite(job.suite, job.datasets, settings, weights)
     if not job.methods or not job.datasets:
         raise UsageError("nothing to evaluate", fix="give --method and --dataset, or --suite")
@@ -208,36 +224,37 @@ def _rows(job: Job) -> list[SuiteRow]:
 
 
 def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:
-    """Two rows of a suite with equal settings would write one record; a method that is named twice runs once anyway."""
+    """Refuse two rows of a suite with equal settings: both would write the same record."""
     first: dict[str, SuiteRow] = {}
     for cell, row in zip(cells, rows, strict=True):
         other = first.setdefault(cell.digest(), row)
         if other is not row and row.label:
             raise UsageError(
                 f'the rows "{other.label}" and "{row.label}" have the same settings', where=f"{row.dataset}",
-                fix="take back what --set or --weights gives to both",
+                fix="remove the --set or --weights that makes them equal",
             )  # fmt: skip
 
 
 def _refuse_one_name(cards: Iterable[Card]) -> None:
-    """Records know a benchmark by its card's name."""
+    """Refuse two cards of one name, because records name the dataset by its card."""
     first: dict[str, Card] = {}
     for card in cards:
         other = first.setdefault(card.name, card)
         if other is not card and other.path != card.path:
             raise UsageError(
                 f'two cards are called "{card.name}"', where=f"{other.path} and {card.path}",
-                fix='give one of them a name of its own at its top: name = "..."',
+                fix='give one of them another name at its top: name = "..."',
             )  # fmt: skip
 
 
 def _split(card: Card, job: Job) -> Dataset:
-    """All images of a benchmark."""
+    """Open all images of a dataset."""
     rule = job.label_rule or (published_label_rule(card.name) if job.protocol == "paper" else "correct")
     return open_dataset(card, job.data_root, label_rule=rule)
 
 
 def _chosen(dataset: Dataset, job: Job) -> Dataset:
+    """Return the images of the subset, or all."""
     if job.subset is None:
         return dataset
     from ovbench.data.subset import read_manifest

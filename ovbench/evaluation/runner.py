@@ -1,4 +1,4 @@
-"""Running planned cells: one pass over the images for all cells that share it, a ledger and a record for each."""
+"""Run planned cells: one loop over the images for cells with the same features, a ledger and a record for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from ovbench.evaluation.build_record import build_record
-from ovbench.evaluation.distributed import Team
+from ovbench.evaluation.counting_runs import run_summaries, software_and_device
+from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.evaluator import Target, evaluate
 from ovbench.evaluation.identity import (
     data_digest,
@@ -31,13 +32,12 @@ from ovbench.evaluation.ledger import (
     FORMAT,
     Entry,
     Ledger,
-    LedgerPart,
+    LedgerWriter,
     difference,
     read_header,
     read_ledger,
     set_aside,
 )
-from ovbench.evaluation.made_with import counted_by, made_with
 from ovbench.evaluation.merge import leave_for_merge
 from ovbench.evaluation.plan import Job, PlannedCell
 from ovbench.evaluation.record import read_record
@@ -49,21 +49,21 @@ from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_json
 from ovbench.utils.version import package_version
 
-Say = Callable[[str], object]
+Notify = Callable[[str], object]
 
 
 class Done(NamedTuple):
-    """A record and where it was written."""
+    """A record and its file."""
 
     record: dict[str, Any]
     path: Path
 
 
-def group_passes(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
-    """Cells that share a pass, in the order in which they were asked for."""
+def group_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
+    """Group the cells that can run together, in the order of the request."""
     groups: list[list[PlannedCell]] = []
     for cell in cells:
-        fitting = next((group for group in groups if group[0].shares_pass(cell)), None)
+        fitting = next((group for group in groups if group[0].shares_features(cell)), None)
         if fitting is None:
             groups.append([cell])
         else:
@@ -71,9 +71,15 @@ def group_passes(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
     return groups
 
 
-class _Work(NamedTuple):
-    """What of a cell is to be done: the images (numbers in the split) that its ledger lacks, that are counted and only
-    to be shown, and whose files changed since they were counted; when the newest of its counts began."""
+class _DueImages(NamedTuple):
+    """Hold the images of a cell that must run, as numbers in the split.
+
+    Attributes:
+        due: the ledger has no valid counts for them.
+        shown: they are counted; only their pictures are missing.
+        changed: their files changed after they were counted.
+        newest: start of the newest run in the ledger.
+    """
 
     due: list[int]
     shown: list[int]
@@ -81,73 +87,87 @@ class _Work(NamedTuple):
     newest: str
 
 
-def run_pass(cells: Sequence[PlannedCell], job: Job, team: Team, say: Say | None = None) -> list[Done]:
-    """Evaluate cells that share a pass, or what of them the ledgers lack, with a progress bar on stderr.
+def run_cells(
+    cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup, notify: Notify | None = None
+) -> list[Done]:
+    """Evaluate cells that share their features, as far as the ledgers are incomplete, with a progress bar on stderr.
 
-    Records are written also when the run is interrupted, then with the status "partial". ``say`` is told what was
-    counted before, what changed since, and what is set aside; by default it goes to stderr.
+    An interrupted run writes its records too, with the status "partial".
+
+    Args:
+        cells: from one group of `group_cells`.
+        job: the request.
+        processes: the processes of the run.
+        notify: called with lines about earlier counts, changed files and replaced ledgers; None prints them to stderr.
+
+    Returns:
+        One record per cell.
+
+    Raises:
+        ImageError: an image failed, with ``fail_fast``.
+        InputError: a file cannot be read or written.
     """
-    say = (say or _to_stderr) if team.leads else (lambda line: None)
+    notify = (notify or _to_stderr) if processes.is_main else (lambda line: None)
     start = time.perf_counter()
     pipeline, cells = _pipeline(cells)
     approximate = pipeline.method.approximations()
     headers = [ledger_header(cell, pipeline) for cell in cells]
     folders = [job.out / run_name(header) for header in headers]
-    if job.fresh and team.leads:
+    if job.fresh and processes.is_main:
         for cell, header, folder in zip(cells, headers, folders, strict=True):
-            _set_aside(cell, header, folder, say)
-    team.wait()
+            _set_aside(cell, header, folder, notify)
+    processes.barrier()
     todo = []
-    if team.leads:
-        for parts in zip(cells, headers, folders, strict=True):
-            _say_of_other_code(*parts[1:], job.out, say)
-            todo.append(_work(*parts, pipeline, job.show, say))
-    todo = team.agree(todo)
-    run = team.agree(_run(cells[0], [work.newest for work in todo]))
-    mine = team.take(sorted({number for work in todo for number in (*work.due, *work.shown)}))
+    if processes.is_main:
+        for planned in zip(cells, headers, folders, strict=True):
+            _notify_other_code(*planned[1:], job.out, notify)
+            todo.append(_due_images(*planned, pipeline, job.show, notify))
+    todo = processes.broadcast(todo)
+    run = processes.broadcast(_run(cells[0], [images.newest for images in todo]))
+    mine = processes.take(sorted({number for images in todo for number in (*images.due, *images.shown)}))
     title = f"{cells[0].cell.method} on " + ", ".join(cell.cell.dataset for cell in cells)
     with ExitStack() as stack:
         targets = [
-            _target(cell, folder, work, job, run, stack.enter_context(LedgerPart(folder, part, header)))
-            for cell, folder, header, work in zip(cells, folders, headers, todo, strict=True)
-            for part in (_part_name(cell, team),)
+            _target(cell, folder, images, job, run, stack.enter_context(LedgerWriter(folder, part, header)))
+            for cell, folder, header, images in zip(cells, folders, headers, todo, strict=True)
+            for part in (_part_name(cell, processes),)
         ]
-        for cell, folder, header, target, work in (
-            zip(cells, folders, headers, targets, todo, strict=True) if team.leads else ()
+        for cell, folder, header, target, images in (
+            zip(cells, folders, headers, targets, todo, strict=True) if processes.is_main else ()
         ):
-            for number in work.changed:
+            for number in images.changed:
                 item = cell.dataset.items[number]
                 target.ledger.add(Entry(item.id, None, None, {}, number, run=run, void=True))
             if cell.shard is not None:
                 _leave_for_merge(cell, folder, header, approximate)
-        bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not team.leads))
+        bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not processes.is_main))
 
         def records() -> list[Done]:
             bar.close()
             timing = {
                 "started": run["started"],
                 "total_s": round(time.perf_counter() - start, 3),
-                "processes": team.size,
+                "processes": processes.size,
                 "shared_with": [cell.cell.dataset for cell in cells],
                 "peak_memory": env.peak_memory(cells[0].device),
             }
-            parts = zip(cells, headers, folders, strict=True)
-            return [_record(*each, job, run, timing, approximate, write=team.leads) for each in parts]
+            planned = zip(cells, headers, folders, strict=True)
+            return [_record(*each, job, run, timing, approximate, write=processes.is_main) for each in planned]
 
         try:
             evaluate(
                 pipeline, targets, mine, batch=cells[0].execution.batch, advance=bar.update, fail_fast=job.fail_fast
             )
-            team.wait()
+            processes.barrier()
         except BaseException:
-            with suppress(InputError):  # such as a full disk: what stopped the run is what the user should read
+            with suppress(InputError):  # e.g. a full disk; the user must see the first error
                 records()
             raise
         return records()
 
 
 def _pipeline(cells: Sequence[PlannedCell]) -> tuple[Pipeline, Sequence[PlannedCell]]:
-    """The method on its device, and the cells; without shared batches where its windows cannot be in any."""
+    """Return the pipeline on its device, and the cells, without shared batches if the method does not support them."""
     first = cells[0]
     pipeline = build_pipeline(first.cell, first.vocabulary, first.dataset.card.background)
     for other in cells[1:]:
@@ -163,58 +183,57 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _set_aside(cell: PlannedCell, header: Mapping[str, Any], folder: Path, say: Say) -> None:
-    """Keep the earlier ledger of a cell, with its records, where neither this run nor a table looks. Another shard's
-    counts stay."""
+def _set_aside(cell: PlannedCell, header: Mapping[str, Any], folder: Path, notify: Notify) -> None:
+    """Move the earlier ledger of a cell and its records to a folder that no run or table reads; other shards stay."""
     shard = cell.shard
     prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
     ending = f"-{prefix.rstrip('-')}.json" if shard else ".json"
     named = (path for path in folder.parent.glob(f"{record_stem(header)}*.json") if path.name.endswith(ending))
     records = [path for path in named if (_earlier(path) or {}).get("ledger") == folder.name]
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
-    place = set_aside(folder, records, folder.parent / EARLIER / stamp, prefix)
-    if place is not None:
-        say(f"the earlier ledger of {folder.name} and its records are kept in {place}")
+    target = set_aside(folder, records, folder.parent / EARLIER / stamp, prefix)
+    if target is not None:
+        notify(f"the earlier ledger of {folder.name} and its records are kept in {target}")
 
 
-def _say_of_other_code(header: Mapping[str, Any], folder: Path, out: Path, say: Say) -> None:
-    """Why nothing is reused, where there are counts of the same settings."""
+def _notify_other_code(header: Mapping[str, Any], folder: Path, out: Path, notify: Notify) -> None:
+    """Report why nothing is reused although there are counts of the same settings."""
     if folder.is_dir():
         return
     for other in sorted(out.glob(f"{folder.name[:-8]}*/"), key=lambda path: path.stat().st_mtime, reverse=True):
         found = difference(read_header(other), {"format": FORMAT, **header})
         if found and found[0]:
-            say(f"{folder.name} is counted anew: {other.name} differs in {found[0]}")
+            notify(f"{folder.name} is counted again: {other.name} differs in {found[0]}")
             return
 
 
-def _work(
-    cell: PlannedCell, header: dict[str, Any], folder: Path, pipeline: Pipeline, show: int, say: Say
-) -> _Work:
-    """What the ledger lacks; counts of files that are no longer the same are as good as none."""
+def _due_images(
+    cell: PlannedCell, header: dict[str, Any], folder: Path, pipeline: Pipeline, show: int, notify: Notify
+) -> _DueImages:
+    """Return the images that must run; counts of files that have changed are not used."""
     ledger, maps = read_ledger(folder, header), region_maps(pipeline)
     if maps is not None:
         maps.expect({item.id: item.image_path for item in cell.dataset.items}, cell.wanted)
     for remark in ledger.remarks():
-        say(f"{cell.cell.method} on {cell.cell.dataset}: {remark}")
+        notify(f"{cell.cell.method} on {cell.cell.dataset}: {remark}")
     pictures, wanted = Pictures(folder, cell.dataset.card.classes, show), set(cell.wanted)
-    work, kept = _Work([], [], [], max((_started(entry) for entry in ledger.values()), default="")), []
+    images, kept = _DueImages([], [], [], max((_started(entry) for entry in ledger.values()), default="")), []
     for number, item in enumerate(cell.dataset.items):
         entry = ledger.get(item.id)
         if item.id not in wanted:
             continue
         if entry is None or entry.counts is None:
-            work.due.append(number)
+            images.due.append(number)
         elif not unchanged(entry.data, image_files(cell.dataset, number, maps)):
-            work.changed.append(number)
-            work.due.append(number)
+            images.changed.append(number)
+            images.due.append(number)
         else:
             kept.append(entry)
             if pictures.lack(number, item.id):
-                work.shown.append(number)
-    for line in _reused(kept, [cell.dataset.items[n].id for n in work.changed], len(wanted)):
-        say(f"{cell.cell.method} on {cell.cell.dataset}: {line}")
-    return work
+                images.shown.append(number)
+    for line in _reused(kept, [cell.dataset.items[n].id for n in images.changed], len(wanted)):
+        notify(f"{cell.cell.method} on {cell.cell.dataset}: {line}")
+    return images
 
 
 def _started(entry: Entry) -> str:
@@ -222,7 +241,7 @@ def _started(entry: Entry) -> str:
 
 
 def _reused(kept: Sequence[Entry], changed: Sequence[str], wanted: int) -> list[str]:
-    """Which counts are not of this run, in sentences."""
+    """Return sentences about counts of earlier runs."""
     lines = []
     if changed:
         first = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
@@ -237,7 +256,7 @@ def _reused(kept: Sequence[Entry], changed: Sequence[str], wanted: int) -> list[
 
 
 def _run(cell: PlannedCell, newest: Sequence[str]) -> dict[str, Any]:
-    """What the ledger says of this run. It is later than all before it, also where a clock was set back."""
+    """Return the ledger's description of this run; it starts after all earlier runs, even if a clock was set back."""
     now = datetime.now(timezone.utc)
     for started in newest:
         if started:
@@ -249,11 +268,11 @@ def _run(cell: PlannedCell, newest: Sequence[str]) -> dict[str, Any]:
 
 
 def _target(
-    cell: PlannedCell, folder: Path, work: _Work, job: Job, run: dict[str, Any], ledger: LedgerPart
+    cell: PlannedCell, folder: Path, images: _DueImages, job: Job, run: dict[str, Any], ledger: LedgerWriter
 ) -> Target:
     pictures = Pictures(folder, cell.dataset.card.classes, job.show)
-    shown = frozenset(cell.dataset.items[n].id for n in work.shown)
-    due = frozenset(cell.dataset.items[n].id for n in work.due)
+    shown = frozenset(cell.dataset.items[n].id for n in images.shown)
+    due = frozenset(cell.dataset.items[n].id for n in images.due)
     return Target(cell.dataset, ledger, due | shown, pictures.save, shown, run)
 
 
@@ -261,18 +280,20 @@ def _record(
     cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, run: dict[str, Any], timing: dict[str, Any],
     approximate: dict[str, Any], *, write: bool,
 ) -> Done:  # fmt: skip
-    """The record of what the ledger says now. One that says the same already stays as it is: it tells when and with
-    what the images were counted."""
+    """Return the record of the ledger's present content, and write it.
+
+    A record with the same content is not replaced, because it has the time and the software of the counts.
+    """
     path, ledger = job.out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
     before, wanted = _earlier(path), cell.wanted
     entries = Ledger()
     entries.update({image: ledger[image] for image in wanted if image in ledger})
-    runs = counted_by(entries)
+    runs = run_summaries(entries)
     now = sum(_started(entry) == run["started"] for entry in entries.values() if entry.counts is not None)
     if runs and not now:
         timing = {**timing, "started": runs[-1]["started"]}
     timing = {**timing, "images_counted_now": now, "counted": runs}
-    made = {**made_with(header, entries, run), "published": cell.published.as_dict()}
+    made = {**software_and_device(header, entries, run), "published": cell.published.as_dict()}
     made |= {"approximate": approximate} if approximate else {}
     about = {"limit": cell.limit, "shard": list(cell.shard) if cell.shard else None}
     record = build_record(header, wanted, entries, made, timing, folder.name, about)
@@ -291,7 +312,7 @@ def _earlier(path: Path) -> dict[str, Any] | None:
     try:
         return read_record(path)
     except InputError:
-        return None  # none yet, or none that can be read: it is about to be written anew
+        return None  # no record, or not readable: it will be written again
 
 
 def _leave_for_merge(
@@ -311,6 +332,6 @@ def _leave_for_merge(
     leave_for_merge(folder, cell.shard, cell.all_wanted, facts)
 
 
-def _part_name(cell: PlannedCell, team: Team) -> str:
+def _part_name(cell: PlannedCell, processes: ProcessGroup) -> str:
     shard = f"shard{cell.shard.number}of{cell.shard.of}-" if cell.shard else ""
-    return f"{shard}{team.rank}"
+    return f"{shard}{processes.rank}"

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
-from ovbench.evaluation.ledger import Entry, LedgerPart
+from ovbench.evaluation.ledger import Entry, LedgerWriter
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.sliding_window import cut, pad_to_multiple, window_grid
 from ovbench.methods.base import Batch
@@ -137,7 +137,7 @@ def ledger(repeats: int) -> dict[str, Any]:
     predicted = noise.integers(0, 15, (512, 683)).astype(np.uint16)
     counts = count_pixels(predicted, label, 150)
     lines = 20
-    with tempfile.TemporaryDirectory() as folder, LedgerPart(Path(folder), "0", {}) as part:
+    with tempfile.TemporaryDirectory() as folder, LedgerWriter(Path(folder), "0", {}) as part:
         found = alternate(
             {
                 "count": lambda: [count_pixels(predicted, label, 150) for _ in range(lines)],

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ovbench.evaluation.ledger import Entry, LedgerPart, read_ledger
+from ovbench.evaluation.ledger import Entry, LedgerWriter, read_ledger
 from ovbench.metrics.confusion import PixelCounts, count_pixels
 from ovbench.utils import provenance as env
 from ovbench.utils.files import write_json
@@ -35,7 +35,7 @@ class Lines:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.part = LedgerPart(folder, "0", HEADER)
+        self.part = LedgerWriter(folder, "0", HEADER)
 
     def add(self, image: str, counts: PixelCounts) -> None:
         self.part.add(Entry(image, counts, None, {"label": 1.0}))

@@ -50,14 +50,14 @@ def draw(folder: Path, count: int, seed: int) -> Path:
 
 def measure(folder: Path, out: Path) -> dict[str, object]:
     """Build a set in this process; time and memory."""
-    from ovbench.evaluation.distributed import Team
+    from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.training.reference_set.builder import Sources, build_set
     from ovbench.training.reference_set.settings import resolve_plan
 
     settings = {"regions": "slic", "regions.segments": "8", "short_side": str(SIDE), "pairing_short_side": str(SIDE)}
     start, worked = time.perf_counter(), time.process_time()
     sources = Sources(folder / "images", str(folder / "captions.jsonl"), out)
-    manifest = build_set(sources, resolve_plan("mini", settings), "cpu", Team())
+    manifest = build_set(sources, resolve_plan("mini", settings), "cpu", ProcessGroup())
     spent, worked, counts = time.perf_counter() - start, time.process_time() - worked, manifest["counts"]
     return {
         "images": counts["images"],

@@ -80,8 +80,8 @@ def test_what_was_approximate_stays_said(ovbench, ran, tmp_path):
     ("prepare", "message"),
     [
         (lambda a, b: [a], "not every shard exactly once: missing 2/2"),
-        (lambda a, b: [a, a], "not every shard exactly once: missing 2/2; doubled 1/2"),
-        (lambda a, b: [a, b, b], "doubled 2/2"),
+        (lambda a, b: [a, a], "not every shard exactly once: missing 2/2; duplicate 1/2"),
+        (lambda a, b: [a, b, b], "duplicate 2/2"),
         (lambda a, b: [a, b.parent], "no ledger in the folder"),
         (lambda a, b: alter(b, lambda left: left["versions"].update(torch="0.1")) or [a, b], '"versions.torch" is'),
         (lambda a, b: alter(b, lambda left: left.update(shard=[2, 3])) or [a, b], '"shards" is 2'),

@@ -93,7 +93,7 @@ def test_a_class_in_a_file_runs_as_itself_with_its_settings_and_its_code_is_in_t
     assert builtin["counts"] != record["counts"]
     own.write_text(OWN + "\n# another line\n")
     changed = evaluate(ovbench, tmp_path, "-m", f"{own}:CLIP", "--set", "gain=2.5")
-    assert changed.code == 0 and "is counted anew" in changed.err and "differs in code.method" in changed.err
+    assert changed.code == 0 and "is counted again" in changed.err and "differs in code.method" in changed.err
 
 
 @pytest.mark.slow

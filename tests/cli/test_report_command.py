@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from ovbench.data.card import load_card
-from ovbench.evaluation.ledger import LedgerPart, read_header, read_ledger
+from ovbench.evaluation.ledger import LedgerWriter, read_header, read_ledger
 from ovbench.inference.cache import cache_root
 from ovbench.utils.files import read_json, write_json
 
@@ -85,7 +85,7 @@ def test_pictures_that_differ_from_the_run_are_told(ovbench, runs, tmp_path):
     entries = read_ledger(folder, header)
     unlike = next(iter(entries))
     places = entries[unlike].counts.pixels.argsort()[-2:]
-    with LedgerPart(tmp_path / record["ledger"], "0", header) as ledger:
+    with LedgerWriter(tmp_path / record["ledger"], "0", header) as ledger:
         for image, entry in entries.items():
             if image == unlike:
                 entry.counts.pixels[places] += [-7, 7]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ovbench.evaluation import identity
-from ovbench.evaluation.ledger import EARLIER, LedgerPart
+from ovbench.evaluation.ledger import EARLIER, LedgerWriter
 
 IDS = ("a", "b", "c")
 SMALL = ("--set", "short_side=48", "--set", "crop=48", "--set", "stride=48", "--set", "pad=0", "--weights", "clip=mini")
@@ -230,7 +230,7 @@ def test_our_own_code_and_libraries(run, data, monkeypatch, tmp_path):
         versions = identity.env.versions()
         patch.setattr("ovbench.utils.provenance.versions", lambda: {**versions, "torch": "9.9"})
         again = run(data)
-        assert "is counted anew" in again.err and counted(again) == 3
+        assert "is counted again" in again.err and counted(again) == 3
     # one record, of the newest run, that names the ledger of its own counts; each code keeps its ledger
     assert records(tmp_path) == [path.name] and json.loads(path.read_text()) == again.json()
     ledgers = {done["ledger"] for done in (first, other.json(), again.json())}
@@ -269,7 +269,7 @@ def test_fresh_under_a_running_run_is_refused(run, data, tmp_path):
     run(data)
     (folder,) = (tmp_path / "runs").glob("*/")
     before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    with LedgerPart(folder, "5", {}):
+    with LedgerWriter(folder, "5", {}):
         assert "another process is running this cell" in run(data, "--fresh", code=3).err
     (folder / "part-5.jsonl").unlink()
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == before

@@ -14,7 +14,7 @@ pytest.importorskip("textblob", reason="TextBlob is an extra")
 
 from safetensors.numpy import load_file, save_file
 
-from ovbench.evaluation.distributed import Shard, Team
+from ovbench.evaluation.distributed import ProcessGroup, Shard
 from ovbench.methods.reme.reference_store import find_set, load_set, read_manifest
 from ovbench.training.reference_set.builder import Sources, build_set
 from ovbench.training.reference_set.captioning import open_captions
@@ -63,7 +63,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("set")
-    manifest = build_set(Sources(world[0] / "images", world[1], out, chunk_size=4), plan(), "cpu", Team())
+    manifest = build_set(Sources(world[0] / "images", world[1], out, chunk_size=4), plan(), "cpu", ProcessGroup())
     return out, manifest
 
 
@@ -101,7 +101,7 @@ def test_building_again_reuses_every_stage(built, world, monkeypatch):
     for name in ("caption_chunk", "phrase_chunk", "pair_chunk", "feature_chunk"):
         monkeypatch.setattr(stages, name, refuse)
     before = {name: entry["sha256"] for name, entry in built[1]["files"].items()}
-    again = build_set(Sources(world[0] / "images", world[1], built[0], chunk_size=4), plan(), "cpu", Team())
+    again = build_set(Sources(world[0] / "images", world[1], built[0], chunk_size=4), plan(), "cpu", ProcessGroup())
     assert {name: entry["sha256"] for name, entry in again["files"].items()} == before
 
 
@@ -117,7 +117,7 @@ def test_a_build_that_was_cut_off_goes_on(built, copy, world):
         path.unlink()
     with pytest.raises(InputError, match="no reference set"):
         find_set(str(copy))
-    again = build_set(Sources(world[0] / "images", world[1], copy, chunk_size=4), plan(), "cpu", Team())
+    again = build_set(Sources(world[0] / "images", world[1], copy, chunk_size=4), plan(), "cpu", ProcessGroup())
     assert again["files"] == built[1]["files"] and not list(copy.rglob("*.partial"))
 
 
@@ -126,7 +126,7 @@ def test_shards_united_are_the_whole(built, world, tmp_path):
     sets = []
     for number in (1, 2):
         sources = Sources(world[0] / "images", world[1], tmp_path / str(number), chunk_size=4, shard=Shard(number, 2))
-        build_set(sources, plan(), "cpu", Team())
+        build_set(sources, plan(), "cpu", ProcessGroup())
         sets.append(tmp_path / str(number))
     united = merge_sets(sets, tmp_path / "all")
     for name in ("segments-00000.safetensors", "labels-00000.safetensors", "o_ref.safetensors", "ambiguous.csv"):
@@ -158,7 +158,7 @@ def test_a_set_keeps_its_reading_of_masks_and_labels(built, world, tmp_path):
     usual = load_set(built[0])
     assert usual.bank.zeta == "area" and set(built[1]["used_with"]) == {"templates", "short_side"}
     sources = Sources(world[0] / "images", world[1], tmp_path / "nearest", chunk_size=4)
-    build_set(sources, plan(zeta="nearest"), "cpu", Team())
+    build_set(sources, plan(zeta="nearest"), "cpu", ProcessGroup())
     nearest = load_set(tmp_path / "nearest")
     assert nearest.bank.zeta == "nearest" and nearest.sha256 != usual.sha256
     with pytest.raises(InputError, match="differ in pairs: zeta"):
@@ -176,7 +176,7 @@ def test_the_same_images_twice_are_refused(built, copy, world, tmp_path):
     with pytest.raises(InputError, match="in two sets"):
         merge_sets([built[0], copy], tmp_path / "all")
     other = tmp_path / "other"
-    build_set(Sources(world[0] / "images", world[1], other, chunk_size=5), plan(), "cpu", Team())
+    build_set(Sources(world[0] / "images", world[1], other, chunk_size=5), plan(), "cpu", ProcessGroup())
     with pytest.raises(InputError, match="is in two sets"):
         merge_sets([built[0], other], tmp_path / "again")
 
@@ -245,7 +245,7 @@ def test_no_phrase_at_all_is_an_error_that_counts(world, tmp_path):
     draw(tmp_path / "images", ["a", "b"])
     source = captions(tmp_path / "c.jsonl", [("a", "it is running")])
     with pytest.raises(InputError, match=r"of 2 images 1 have no caption, 1 captions with no noun"):
-        build_set(Sources(tmp_path / "images", source, tmp_path / "out"), plan(), "cpu", Team())
+        build_set(Sources(tmp_path / "images", source, tmp_path / "out"), plan(), "cpu", ProcessGroup())
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -272,7 +272,7 @@ def test_missing_and_malformed_input(tmp_path, images, source, message):
     (tmp_path / "torn.jsonl").write_text('{"image_id": "a", "caption": "a dog"}\n{"image_id": "b"}\n')
     (tmp_path / "torn.json").write_text('{"images": []}')
     with pytest.raises(InputError, match=message):
-        build_set(Sources(tmp_path / images, str(tmp_path / source), tmp_path / "out"), plan(), "cpu", Team())
+        build_set(Sources(tmp_path / images, str(tmp_path / source), tmp_path / "out"), plan(), "cpu", ProcessGroup())
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_one_torn_image_does_not_stop_a_model(server, tmp_path):
     good = (200, {"choices": [{"message": {"content": "a red box on grass"}}]})
     Server.answers = [good, good]
     sources = Sources(tmp_path / "images", "openai:m", tmp_path / "out", base_url=server)
-    manifest = build_set(sources, plan(), "cpu", Team())
+    manifest = build_set(sources, plan(), "cpu", ProcessGroup())
     assert list(manifest["failed"]) == ["torn"] and "torn.jpg" in manifest["failed"]["torn"]
     assert manifest["without_caption"] == [] and manifest["counts"]["images_paired"] == len(Server.asked) == 2
 
@@ -359,10 +359,10 @@ def test_captions_that_were_paid_for_are_kept_when_the_server_dies(server, tmp_p
     Server.answers = [(200, good), (200, good), (401, {})]
     sources = Sources(tmp_path / "images", "openai:m", tmp_path / "out", base_url=server)
     with pytest.raises(InputError, match="401"):
-        build_set(sources, plan(), "cpu", Team())
+        build_set(sources, plan(), "cpu", ProcessGroup())
     Server.asked = []
     Server.answers = [(200, good)]
-    assert build_set(sources, plan(), "cpu", Team())["counts"]["captions"] == 3
+    assert build_set(sources, plan(), "cpu", ProcessGroup())["counts"]["captions"] == 3
     assert len(Server.asked) == 1
 
 

@@ -15,7 +15,7 @@ from ovbench.config.load import resolve
 from ovbench.data import decode
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
-from ovbench.evaluation.ledger import LedgerPart
+from ovbench.evaluation.ledger import LedgerWriter
 from ovbench.inference.pipeline import build_pipeline
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.utils.errors import InputError
@@ -56,7 +56,7 @@ def test_no_space_for_the_ledger(ovbench, full_disk, tmp_path):
     full_disk("part-", after=2)  # the header and one image fit
     done = ovbench(*evaluate(tmp_path))
     assert done.code == 3 and "cannot write the ledger: No space left on device" in done.err
-    assert "what was counted is kept" in done.err and done.out == ""
+    assert "counted images are kept" in done.err and done.out == ""
     (record,) = tmp_path.glob("*.json")
     assert json.loads(record.read_text())["status"] in ("partial", "complete")
 
@@ -95,7 +95,7 @@ def test_two_runs_of_one_cell(ovbench, tmp_path):
     (folder,) = tmp_path.glob("*/")
     (record,) = tmp_path.glob("*.json")
     before = record.read_bytes()
-    with LedgerPart(folder, "0", {}):
+    with LedgerWriter(folder, "0", {}):
         done = ovbench(*evaluate(tmp_path))
     assert done.code == 3 and "another process is running this cell" in done.err
     assert record.read_bytes() == before

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovbench.evaluation.ledger import Entry, LedgerPart, header_digest, read_ledger, set_aside
+from ovbench.evaluation.ledger import Entry, LedgerWriter, header_digest, read_ledger, set_aside
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.errors import InputError
 
@@ -15,7 +15,7 @@ def entry(name, n=1):
 
 
 def fill(folder, *names, part="0"):
-    with LedgerPart(folder, part, HEADER) as ledger:
+    with LedgerWriter(folder, part, HEADER) as ledger:
         for name in names:
             ledger.add(entry(name))
     return folder / f"part-{part}.jsonl"
@@ -68,12 +68,12 @@ def test_a_damaged_header_costs_nothing_where_the_folder_says_whose_it_is(tmp_pa
 
 def test_parts_that_disagree_are_refused_and_named(tmp_path):
     fill(tmp_path, "a", "b")
-    with LedgerPart(tmp_path, "1", HEADER) as ledger:
+    with LedgerWriter(tmp_path, "1", HEADER) as ledger:
         ledger.add(entry("b"))
     assert len(read_ledger(tmp_path, HEADER)) == 2  # equal counts are no disagreement
-    with LedgerPart(tmp_path, "2", HEADER) as ledger:
+    with LedgerWriter(tmp_path, "2", HEADER) as ledger:
         ledger.add(entry("b", n=2))
-    with pytest.raises(InputError, match=r"unlike counts of the image b \(.*part-0.jsonl and .*part-2.jsonl\)"):
+    with pytest.raises(InputError, match=r"different counts of the image b \(.*part-0.jsonl and .*part-2.jsonl\)"):
         read_ledger(tmp_path, HEADER)
 
 
@@ -82,23 +82,23 @@ DATA = [{"image": [10, time, digest]} for time, digest in ((1, "aa"), (2, "aa"),
 
 
 def test_counts_of_changed_files_take_the_place_of_the_old_in_whatever_part_they_are(tmp_path):
-    with LedgerPart(tmp_path, "1", HEADER) as ledger:
+    with LedgerWriter(tmp_path, "1", HEADER) as ledger:
         ledger.add(entry("a")._replace(run=RUNS[0], data=DATA[0]))
         ledger.add(entry("b")._replace(run=RUNS[0], data=DATA[0]))
-    with LedgerPart(tmp_path, "0", HEADER) as ledger:
+    with LedgerWriter(tmp_path, "0", HEADER) as ledger:
         ledger.add(entry("a", n=5)._replace(run=RUNS[1], data=DATA[2]))
         ledger.add(entry("b")._replace(run=RUNS[1], data=DATA[1]))  # a copy with another date
         ledger.add(Entry("b", None, None, {}, run=RUNS[1], void=True))
     read = read_ledger(tmp_path, HEADER)
     assert read["a"].counts.pixels.tolist() == [5, 7] and read["a"].run == RUNS[1] and read["a"].data == DATA[2]
     assert read["b"].run == RUNS[1]  # void is the older line
-    with LedgerPart(tmp_path, "0", HEADER) as ledger:
+    with LedgerWriter(tmp_path, "0", HEADER) as ledger:
         ledger.add(Entry("a", None, None, {}, run=RUNS[2], void=True))
     assert list(read_ledger(tmp_path, HEADER)) == ["b"]
 
 
 def test_where_the_line_with_a_run_s_details_is_damaged_the_others_keep_their_date(tmp_path):
-    with LedgerPart(tmp_path, "0", HEADER) as ledger:
+    with LedgerWriter(tmp_path, "0", HEADER) as ledger:
         for name in ("a", "b"):
             ledger.add(entry(name)._replace(run=RUNS[0]))
         ledger.add(entry("c")._replace(run=RUNS[1]))
@@ -112,7 +112,7 @@ def test_an_earlier_ledger_is_set_aside_with_its_records_and_never_under_a_write
     folder, place = tmp_path / "run", tmp_path / "earlier" / "1"
     part = fill(folder, "a")
     (tmp_path / "run.json").write_text("{}")
-    with LedgerPart(folder, "0", HEADER), pytest.raises(InputError, match="another process is running this cell"):
+    with LedgerWriter(folder, "0", HEADER), pytest.raises(InputError, match="another process is running this cell"):
         set_aside(folder, [tmp_path / "run.json"], place)
     assert part.exists() and (tmp_path / "run.json").exists() and not place.exists()
     fill(folder, "b", part="shard1of2-0")
@@ -144,16 +144,16 @@ def test_another_run_is_refused_by_the_field_that_differs(tmp_path):
 
 def test_two_processes_cannot_write_one_part(tmp_path):
     with (
-        LedgerPart(tmp_path, "0", HEADER),
+        LedgerWriter(tmp_path, "0", HEADER),
         pytest.raises(InputError, match="another process is running this cell"),
-        LedgerPart(tmp_path, "0", HEADER),
+        LedgerWriter(tmp_path, "0", HEADER),
     ):
         pass
     fill(tmp_path, "a")  # the lock went with its holder
 
 
 def test_a_count_replaces_an_earlier_failure_and_is_never_doubled(tmp_path):
-    with LedgerPart(tmp_path, "0", HEADER) as ledger:
+    with LedgerWriter(tmp_path, "0", HEADER) as ledger:
         ledger.add(Entry("a", None, "truncated", {}))
         ledger.add(entry("a"))
         ledger.add(entry("a"))
@@ -172,9 +172,9 @@ def test_a_full_disk_says_so_and_keeps_what_was_counted(tmp_path):
         def __getattr__(self, name):
             return getattr(self.file, name)
 
-    with LedgerPart(tmp_path, "0", HEADER) as ledger:
+    with LedgerWriter(tmp_path, "0", HEADER) as ledger:
         ledger.add(entry("a"))
         ledger._file = Full(ledger._file)
-        with pytest.raises(InputError, match=r"cannot write the ledger: No space left.*what was counted is kept"):
+        with pytest.raises(InputError, match=r"cannot write the ledger: No space left.*counted images are kept"):
             ledger.add(entry("b"))
     assert list(read_ledger(tmp_path, HEADER)) == ["a"]

@@ -100,7 +100,7 @@ def test_a_build_looks_at_the_parser_before_it_captions(tmp_path):
     import cv2
     import numpy as np
 
-    from ovbench.evaluation.distributed import Team
+    from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.training.reference_set.builder import Sources, build_set
     from ovbench.training.reference_set.settings import resolve_plan
 
@@ -109,5 +109,6 @@ def test_a_build_looks_at_the_parser_before_it_captions(tmp_path):
     (tmp_path / "c.jsonl").write_text('{"image_id": "a", "caption": "a dog"}')
     plan = resolve_plan("mini", {"parser": "spacy", "spacy_model": saved(tmp_path / "m")})
     with pytest.raises(InputError, match="no dependency parser"):
-        build_set(Sources(tmp_path / "images", str(tmp_path / "c.jsonl"), tmp_path / "ref"), plan, "cpu", Team())
+        sources = Sources(tmp_path / "images", str(tmp_path / "c.jsonl"), tmp_path / "ref")
+        build_set(sources, plan, "cpu", ProcessGroup())
     assert not list(tmp_path.glob("ref/stages/captions-*/*.jsonl"))

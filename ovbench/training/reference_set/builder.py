@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ovbench.backbones.base import Loaded
 from ovbench.backbones.build import load_backbone, missing_weights
 from ovbench.config.load import templates
-from ovbench.evaluation.distributed import Shard, Team
+from ovbench.evaluation.distributed import ProcessGroup, Shard
 from ovbench.methods.reme import tables
 from ovbench.methods.reme.reference_bank import Encoder
 from ovbench.methods.reme.reference_store import SetWriter, visual_chunks
@@ -64,16 +64,16 @@ class Sources:
     shard: Shard | None = None
 
 
-def build_set(sources: Sources, plan: Plan, device: str, team: Team) -> dict[str, Any] | None:
+def build_set(sources: Sources, plan: Plan, device: str, processes: ProcessGroup) -> dict[str, Any] | None:
     """Build a set, or resume a build.
 
-    The processes of ``team`` divide the chunks of images. Sets of shards are united by `merge_sets`.
+    The processes of ``processes`` divide the chunks of images. Sets of shards are united by `merge_sets`.
 
     Args:
         sources: Inputs and output.
         plan: The settings.
         device: Device of the networks.
-        team: The processes of the build.
+        processes: The processes of the build.
 
     Returns:
         The manifest in rank 0, None in other processes.
@@ -92,12 +92,12 @@ def build_set(sources: Sources, plan: Plan, device: str, team: Team) -> dict[str
     loaded = _load(plan)
     hashes = {role: one.sha256 for role, one in loaded.items()}
     files = StageFiles(sources.out / "stages", {"captions": caption_settings, **stage_settings(plan, hashes)})
-    if team.leads:
+    if processes.is_main:
         files.write_settings()
-    team.wait()
-    _run_stages(sources, plan, files, team.take(chunks), loaded, device, prompt, team)
-    team.wait()
-    if not team.leads:
+    processes.barrier()
+    _run_stages(sources, plan, files, processes.take(chunks), loaded, device, prompt, processes)
+    processes.barrier()
+    if not processes.is_main:
         return None
     return finish_set(sources.out, files, [chunk.name for chunk in chunks], plan, loaded, sources.images, device)
 
@@ -119,14 +119,14 @@ def _load(plan: Plan) -> dict[str, Loaded]:
 
 def _run_stages(
     sources: Sources, plan: Plan, files: StageFiles, chunks: Sequence[ImageChunk], loaded: Mapping[str, Loaded],
-    device: str, prompt: str, team: Team,
+    device: str, prompt: str, processes: ProcessGroup,
 ) -> None:  # fmt: skip
     """Run the stages that work on single chunks."""
 
     def run(stage: str, start: Callable[[], Callable[[ImageChunk, stages.Advance], None]]) -> None:
         """Run a stage over the chunks that lack it; its networks are loaded only if there are some."""
         missing = files.missing(stage, chunks)
-        with _bar(stage, sum(len(chunk.images) for chunk in missing), team.leads) as bar:
+        with _bar(stage, sum(len(chunk.images) for chunk in missing), processes.is_main) as bar:
             step = start() if missing else None
             for chunk in missing:
                 step(chunk, bar.update)
@@ -147,7 +147,7 @@ def _run_stages(
     run("captions", captions)
     run("phrases", phrases)
     if sources.workers > 1 and regions.store is not None:
-        _segment_ahead(plan, files.missing("pairs", chunks), sources.workers, team.leads)
+        _segment_ahead(plan, files.missing("pairs", chunks), sources.workers, processes.is_main)
     run("pairs", lambda: _pairing(plan, files, regions, loaded["pairing"], device))
     run("features", lambda: _embedding(plan, files, regions, loaded["dinov2"], device))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.backbones.checkpoint import file_sha256
-from ovbench.evaluation.distributed import Team
+from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.utils.paths import asset, cache_root
 
 IMAGES = 360
@@ -30,8 +30,8 @@ def mini_world(images: int = IMAGES) -> Path:
     return folder
 
 
-class SingleProcess(Team):
-    """A team of one process, also under torchrun: the process that finishes first publishes its set."""
+class SingleProcess(ProcessGroup):
+    """A group of one process, also under torchrun: the process that finishes first publishes its set."""
 
     def __init__(self) -> None:
         self.size, self.rank, self.local_rank = 1, 0, 0

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ovbench.backbones.base import Loaded
 from ovbench.backbones.build import load_backbone, missing_weights
 from ovbench.config.load import override_pairs
-from ovbench.evaluation.distributed import Team
+from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.training.caption_files import read_captions
 from ovbench.training.talk2dino.captions import CaptionedImages, Unpaired, pair
 from ovbench.training.talk2dino.features import (
@@ -94,7 +94,7 @@ class TrainPlan:
         )
 
 
-def plan(request: TrainRequest, team: Team) -> TrainPlan:
+def plan(request: TrainRequest, processes: ProcessGroup) -> TrainPlan:
     """Read and match the data and load the backbones.
 
     Raises:
@@ -107,10 +107,10 @@ def plan(request: TrainRequest, team: Team) -> TrainPlan:
             raise unknown("backbone", role, backbones, where="--weights")
         backbones[role] = spec
     pairs, unpaired = pair(request.images, read_captions(request.captions))
-    _check_unpaired(request, pairs, unpaired, team)
+    _check_unpaired(request, pairs, unpaired, processes)
     if absent_weights := missing_weights(backbones):
         raise InputError(f"missing weights: {', '.join(absent_weights)}", fix="run once with a connection")
-    device = env.choose_device(request.device, team.local_rank)
+    device = env.choose_device(request.device, processes.local_rank)
     clip, tower = load_backbone("clip", backbones["clip"]), load_backbone("dinov2", backbones["dinov2"])
     if clip.text is None:
         raise UsageError(f'the backbone "{clip.spec}" has no text tower', fix="choose a CLIP model")
@@ -127,11 +127,11 @@ def plan(request: TrainRequest, team: Team) -> TrainPlan:
     )  # fmt: skip
 
 
-def _check_unpaired(request: TrainRequest, pairs: CaptionedImages, unpaired: Unpaired, team: Team) -> None:
+def _check_unpaired(request: TrainRequest, pairs: CaptionedImages, unpaired: Unpaired, processes: ProcessGroup) -> None:
     """List the unpaired captions and images in a file, and refuse them unless they are to be skipped."""
-    if team.leads:
+    if processes.is_main:
         (request.out / UNPAIRED).unlink(missing_ok=True)
-    if unpaired and team.leads:
+    if unpaired and processes.is_main:
         write_bytes(request.out / UNPAIRED, "".join(f"{line}\n" for line in unpaired.lines()).encode())
     if unpaired and request.unpaired == "refuse":
         raise InputError(
@@ -145,11 +145,11 @@ def _check_unpaired(request: TrainRequest, pairs: CaptionedImages, unpaired: Unp
         )  # fmt: skip
 
 
-def run(planned: TrainPlan, team: Team) -> dict[str, Any] | None:
+def run(planned: TrainPlan, processes: ProcessGroup) -> dict[str, Any] | None:
     """Compute the missing features in all processes; in rank 0 train, write the results, and return the card."""
     out, began = planned.request.out, time.time()
-    encode(planned, team)
-    if not team.leads:
+    encode(planned, processes)
+    if not processes.is_main:
         return None
     if planned.request.fresh:
         (out / CHECKPOINT).unlink(missing_ok=True)
@@ -170,24 +170,24 @@ def run(planned: TrainPlan, team: Team) -> dict[str, Any] | None:
     return card
 
 
-def encode(planned: TrainPlan, team: Team) -> None:
+def encode(planned: TrainPlan, processes: ProcessGroup) -> None:
     """Compute the features of images and captions that the cache lacks, divided among the processes.
 
     Rank 0 returns when all of them exist, another process when its own do.
     """
     pairs, recipe = planned.pairs, planned.recipe
-    images, captions = team.agree((missing_files(planned.image_files), missing_files(planned.caption_files)))
-    for file in (*images, *captions) if team.leads else ():
+    images, captions = processes.broadcast((missing_files(planned.image_files), missing_files(planned.caption_files)))
+    for file in (*images, *captions) if processes.is_main else ():
         file.path.unlink(missing_ok=True)  # damaged
-    team.wait()
-    with _bar(images, "images", team) as bar:
+    processes.barrier()
+    with _bar(images, "images", processes) as bar:
         compute_images(
-            pairs, team.take(images), planned.tower.vision, recipe.side, recipe.attn_scale,
+            pairs, processes.take(images), planned.tower.vision, recipe.side, recipe.attn_scale,
             workers=planned.request.workers, advance=bar.update,
         )  # fmt: skip
-    with _bar(captions, "captions", team) as bar:
-        compute_captions(pairs, team.take(captions), planned.clip.text, advance=bar.update)
-    if team.leads:
+    with _bar(captions, "captions", processes) as bar:
+        compute_captions(pairs, processes.take(captions), planned.clip.text, advance=bar.update)
+    if processes.is_main:
         _wait_for([file.path for file in (*images, *captions)])
 
 
@@ -217,9 +217,9 @@ def _rows(files: Sequence[FeatureFile]) -> int:
     return sum(file.stop - file.start for file in files)
 
 
-def _bar(files: list[FeatureFile], unit: str, team: Team) -> tqdm:
-    mine = _rows(team.take(files))
-    return tqdm(total=mine, desc=unit, unit=unit[:-1], disable=not team.leads or not mine)
+def _bar(files: list[FeatureFile], unit: str, processes: ProcessGroup) -> tqdm:
+    mine = _rows(processes.take(files))
+    return tqdm(total=mine, desc=unit, unit=unit[:-1], disable=not processes.is_main or not mine)
 
 
 def _describe_data(planned: TrainPlan, features: TrainingData) -> dict[str, Any]:

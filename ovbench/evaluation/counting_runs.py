@@ -1,4 +1,4 @@
-"""What made the counts of a ledger: which runs, with which revision of the code, on which device."""
+"""Which runs counted the images of a ledger, with which code and on which device."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ from typing import Any
 from ovbench.evaluation.ledger import Entry
 
 
-def runs_of(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """The runs that counted the images, the oldest first."""
+def counting_runs(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """Return the runs that counted images, the oldest first."""
     runs = {e.run["started"]: e.run for e in entries.values() if e.counts is not None and e.run}
     return [runs[started] for started in sorted(runs)]
 
 
-def counted_by(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """For the record: when each run started, how many of the images it counted, and from which commit."""
+def run_summaries(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    """Return start, number of counted images and commit of each run, for the record."""
     images = Counter(e.run["started"] for e in entries.values() if e.counts is not None and e.run)
     return [
         {"started": run["started"], "images": images[run["started"]], "commit": (run.get("git") or {}).get("commit")}
-        for run in runs_of(entries)
+        for run in counting_runs(entries)
     ]
 
 
-def made_with(header: Mapping[str, Any], entries: Mapping[str, Entry], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Versions, revision and device of the runs that counted the images; those of ``now`` where none did yet."""
-    runs = runs_of(entries) or [now]
-    devices = [run["device"] for run in runs if "device" in run]  # a damaged line may have been the one that told it
-    ours = sorted({run["ovbench"] for run in runs if "ovbench" in run})  # its header names the code by content
+def software_and_device(
+    header: Mapping[str, Any], entries: Mapping[str, Entry], now: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return versions, revision and device of the runs that counted images.
+
+    Args:
+        header: header of the ledger.
+        entries: entries of the ledger.
+        now: the present run, used if no image is counted yet.
+    """
+    runs = counting_runs(entries) or [now]
+    devices = [run["device"] for run in runs if "device" in run]  # missing if the line with the device is damaged
+    ours = sorted({run["ovbench"] for run in runs if "ovbench" in run})  # the header has only hashes of the code
     return {
         "versions": {**header["code"]["packages"], **({"ovbench": ", ".join(ours)} if ours else {})},
         "git": joined_revisions(run.get("git") for run in runs),
@@ -37,7 +45,7 @@ def made_with(header: Mapping[str, Any], entries: Mapping[str, Entry], now: Mapp
 
 
 def joined_revisions(found: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """The one revision of all runs, or all of them."""
+    """Return the revision that all runs have in common, or the list of all."""
     found = list(found)
     if all(each == found[0] for each in found):
         return dict(found[0]) if found[0] else None
