@@ -112,7 +112,7 @@ def evaluate(
 def _predictions(
     pipeline: Pipeline, reads: Iterator[tuple[int, Future[Read]]], batch: int
 ) -> Iterator[tuple[Read | None, Prediction]]:
-    """Yield every image when it is finished; an image that cannot be read comes first."""
+    """Yield every image when it is finished; an image that cannot be read is yielded immediately."""
     batcher = WindowBatcher(pipeline.predictor, batch) if batch else ImageByImage(pipeline.predictor)
     held: dict[int, Read] = {}
     for index, future in reads:

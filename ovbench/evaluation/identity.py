@@ -139,7 +139,7 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
             "encoding_sha256": hashlib.sha256(dataset.labels.table.tobytes()).hexdigest(),
         },
         "vocabulary": [list(queries) for queries in planned.vocabulary],
-        "weights": {kind: {"name": loaded.spec, "sha256": loaded.sha256} for kind, loaded in pipeline.loaded.items()},
+        "weights": {name: {"name": loaded.spec, "sha256": loaded.sha256} for name, loaded in pipeline.loaded.items()},
         "files": named_files(cell, region_maps(pipeline)),
         "execution": planned.execution.as_dict(),
         "code": code_identity(cell, planned.device),

@@ -62,7 +62,7 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     """
     shards = [one for folder in folders for one in _shards(folder)]
     for one in shards[1:]:
-        _refuse_unlike(shards[0], one)
+        _refuse_different(shards[0], one)
     _refuse_incomplete(shards)
     first = shards[0]
     entries: dict[str, Entry] = {}
@@ -114,7 +114,7 @@ def _shards(folder: Path) -> list[ShardLedger]:
         ) from error
 
 
-def _refuse_unlike(first: ShardLedger, other: ShardLedger) -> None:
+def _refuse_different(first: ShardLedger, other: ShardLedger) -> None:
     of = {"shards": first.shard.of}, {"shards": other.shard.of}
     shared = {k: first.manifest.get(k) for k in EQUAL}, {k: other.manifest.get(k) for k in EQUAL}
     for ours, theirs in ((first.header, other.header), of, shared):

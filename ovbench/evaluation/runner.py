@@ -229,7 +229,7 @@ def _due_images(
             images.due.append(number)
         else:
             kept.append(entry)
-            if pictures.lack(number, item.id):
+            if pictures.is_missing(number, item.id):
                 images.shown.append(number)
     for line in _reused(kept, [cell.dataset.items[n].id for n in images.changed], len(wanted)):
         notify(f"{cell.cell.method} on {cell.cell.dataset}: {line}")

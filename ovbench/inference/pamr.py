@@ -99,7 +99,7 @@ def affinities(guide: Tensor, dilations: tuple[int, ...]) -> Tensor:
 
 def _affinities(guide: Tensor, views: list[Tensor], rings: int) -> Tensor:
     """Compute `affinities` of some rows; row by row because intermediates have three times the size of the weights."""
-    neighbours = torch.stack(views)  # f[8 * rings, 3, rows, W]
+    neighbours = torch.stack(views)  # (8 * rings, 3, rows, W)
     std = torch.cat([neighbours, guide.expand(rings, *guide.shape)]).std(0)
     return (neighbours.sub_(guide).abs_() / (1e-8 + 0.1 * std)).mean(1).neg_().softmax(0)
 

@@ -102,7 +102,7 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
     """
     path = find_set(name)
     known = read_set(path) if path else None
-    pairs = [(number, query, words[0]) for number, words in enumerate(vocabulary) for query in words]
+    pairs = [(number, query, synonyms[0]) for number, synonyms in enumerate(vocabulary) for query in synonyms]
     sentences = [known.sentences(query, first) if known else [] for _, query, first in pairs]
     missing = {n: first for (n, _, first), s in zip(pairs, sentences, strict=True) if not s and n != queries.background}
     if missing:

@@ -140,7 +140,7 @@ class Pictures:
     def _path(self, image_id: str) -> Path:
         return self.folder / f"{image_id.replace('/', '_')}.png"
 
-    def lack(self, number: int, image_id: str) -> bool:
+    def is_missing(self, number: int, image_id: str) -> bool:
         """Return whether the picture of this image is wanted but not written yet."""
         return number < self.count and not self._path(image_id).exists()
 

@@ -253,7 +253,7 @@ class Method(nn.Module):
     def score(self, features: PatchFeatures, queries: Queries) -> Tensor:
         """Return the scores of every cell for every query, float (B, Q, gh, gw); here the cosine."""
         tokens = nn.functional.normalize(features.tokens, dim=-1)
-        cosines = tokens @ queries.embeddings.T  # f[b, n, q]
+        cosines = tokens @ queries.embeddings.T  # (B, N, Q)
         return cosines.transpose(1, 2).unflatten(2, features.grid)
 
     def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
