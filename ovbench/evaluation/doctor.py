@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.inference.cache import parts
+from ovbench.inference.cache import entries
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import OvbenchError
 from ovbench.utils.paths import cache_root
@@ -133,8 +133,8 @@ def _cache() -> Iterator[Finding]:
         what = f"the cache {root} cannot be written: {error.strerror}"
         yield Finding("cache", "problem", what, "set OVBENCH_CACHE to a folder of your own")
         return
-    sizes = [part.size for part in parts()]
-    yield Finding("cache", "ok", f"{root}: {len(sizes)} parts, {_size(sum(sizes))}")
+    sizes = [entry.size for entry in entries()]
+    yield Finding("cache", "ok", f"{root}: {len(sizes)} entries, {_size(sum(sizes))}")
     free = shutil.disk_usage(there).free
     if free < LOW_DISK:
         fix = "free space (ovbench cache ls), or set OVBENCH_CACHE to another disk"
