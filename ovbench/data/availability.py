@@ -1,4 +1,4 @@
-"""Which benchmarks are on disk, prepared and verified."""
+"""Say which datasets are on disk, prepared and verified."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ ROW = (
 
 
 def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
-    """One row per known benchmark: what it is, and the state of the user's copy.
+    """Describe every known dataset and the state of the user's copy.
 
-    ``state``: "absent"; "unprepared" (the download is there, `ovbench data prepare` is due); "incomplete"; "present";
-    "verified" (nothing changed since `ovbench data verify` found it right); "built in" (drawn on first use); "broken"
-    (a plug-in that cannot be loaded; ``broken`` says why).
+    The states are "absent", "unprepared" (downloaded, `ovbench data prepare` is the next step), "incomplete",
+    "present", "verified" (unchanged since `ovbench data verify` accepted it), "built in" (generated on first use) and
+    "broken" (a plug-in that cannot be loaded; ``broken`` says why).
+
+    Args:
+        data_root: the folder to search; by default the configured ones.
+
+    Returns:
+        One row per dataset, with the keys of `ROW`.
     """
     roots, broken = data_roots(data_root), broken_names(ENTRY_POINTS, load_card)
     return [
@@ -65,21 +71,44 @@ def _state(card: Card, roots: list[Path]) -> dict[str, Any]:
 
 
 def remember_verified(card: Card, found: FoundFiles) -> None:
-    """Note in the cache that this copy was verified; the note holds until a file of it changes."""
+    """Write a note into the cache that this copy was verified, valid until one of its files changes.
+
+    Args:
+        card: the card of the dataset.
+        found: its files.
+
+    Raises:
+        InputError: if the cache cannot be written.
+    """
     write_json(_note(card, found), {"root": str(found.root), "files": fingerprint(found)})
 
 
 def is_verified(card: Card, found: FoundFiles) -> bool:
-    """Whether this copy was verified and has not changed since."""
+    """Return whether this copy was verified and has not changed since.
+
+    Args:
+        card: the card of the dataset.
+        found: its files.
+
+    Returns:
+        False also if the note cannot be read.
+    """
     try:
         note = json.loads(_note(card, found).read_text(encoding="utf-8"))
         return note["files"] == fingerprint(found)
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # no note, or one that is not ours: verify again
+        return False  # no note, or a malformed one: verify again
 
 
 def fingerprint(found: FoundFiles) -> str:
-    """Hash over name, size and time of change of every image and label."""
+    """Return a hash of path, size and time of change of every image and label.
+
+    Args:
+        found: the files.
+
+    Returns:
+        sha256, hexadecimal.
+    """
     digest = hashlib.sha256()
     for item in found.items:
         for path in (item.image_path, item.label_path):
@@ -89,5 +118,5 @@ def fingerprint(found: FoundFiles) -> str:
 
 
 def _note(card: Card, found: FoundFiles) -> Path:
-    place = hashlib.sha256(str(found.root.resolve()).encode()).hexdigest()[:16]
-    return cache_root() / "verified" / f"{card.name}-{place}.json"
+    folder = hashlib.sha256(str(found.root.resolve()).encode()).hexdigest()[:16]
+    return cache_root() / "verified" / f"{card.name}-{folder}.json"

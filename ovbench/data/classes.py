@@ -1,4 +1,4 @@
-"""Class lists: one line per class in label order, its queries (synonyms) separated by "; "."""
+"""Read class lists: one line per class in label order, its queries (synonyms) separated by "; "."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ovbench.utils.toml import read_toml
 CANONICAL = "canonical"
 SEPARATOR = "; "
 HOW = 'write one class per line, synonyms after semicolons: "dog; puppy"'
-MOST_CLASSES = 65533  # labels have 16 bits, and three values are no class
+MOST_CLASSES = 65533  # labels have 16 bits, and three values have other meanings
 NUMBERED = (  # "0 wall", "0: wall", "0,wall"; "wall,0"; "wall 0", which may also be a name ("lane 0", "lane 1")
     (re.compile(r"(?P<number>\d{1,6})\s*[\s:.,;)]\s*(?P<name>.*\D.*)"), True),
     (re.compile(r"(?P<name>.*\D.*?)\s*[\t:,;]\s*(?P<number>\d{1,6})"), True),
@@ -25,13 +25,19 @@ Queries = tuple[tuple[str, ...], ...]
 def read_classes_file(path: str | Path) -> Queries:
     """Read the queries of each class from a user's list.
 
-    One class per line, synonyms after semicolons; a comma belongs to its query. Empty lines and lines that begin with
-    ``#`` are dropped. Also read: lines numbered in order from 0 or 1 (``0 wall``, ``1: wall``, ``wall,0``), a JSON list
-    of names, and a JSON object from index to name or from name to index (``id2label``, ``label2id``).
+    One class per line, synonyms after semicolons; a comma is part of its query. Empty lines and lines that begin with
+    ``#`` are skipped. Also accepted: lines numbered in order from 0 or 1 (``0 wall``, ``1: wall``, ``wall,0``), a JSON
+    list of names, and a JSON object from index to name or from name to index (``id2label``, ``label2id``).
+
+    Args:
+        path: the file.
+
+    Returns:
+        The queries of each class.
 
     Raises:
-        InputError: with the line, where the file is missing, empty, not UTF-8, or of a form that is none of these; for
-            two classes of one name; for more than `MOST_CLASSES` classes.
+        InputError: if the file is missing, empty, not UTF-8 or has another form, if two classes have the same name, or
+            if there are more than `MOST_CLASSES`.
     """
     text, where = _text(Path(path)), str(path)
     classes = _from_json(text, where) if text.lstrip()[:1] in ("[", "{") else _from_lines(text, where)
@@ -42,7 +48,15 @@ def read_classes_file(path: str | Path) -> Queries:
 
 
 def refuse_odd_classes(classes: Queries, where: str) -> None:
-    """Raise InputError for too many classes, and for two of one name: a model cannot tell them apart."""
+    """Refuse too many classes, and two classes with the same name, which no model can distinguish.
+
+    Args:
+        classes: the queries of each class.
+        where: the file, for the message.
+
+    Raises:
+        InputError: with the name or the number.
+    """
     if len(classes) > MOST_CLASSES:
         text = f"{len(classes)} classes; labels have 16 bits, of which {MOST_CLASSES} values can be classes"
         raise InputError(text, where=where, fix=f"give at most {MOST_CLASSES}")
@@ -51,14 +65,23 @@ def refuse_odd_classes(classes: Queries, where: str) -> None:
         name = " ".join(queries[0].split()).casefold() if queries else ""
         if first.setdefault(name, number) != number and name:
             raise InputError(
-                f'two classes have one name: "{queries[0]}" is number {first[name]} and number {number} (from 0)',
+                f'two classes have the same name: "{queries[0]}" is number {first[name]} and number {number} (from 0)',
                 where=where,
-                fix="give each class a name of its own",
+                fix="give each class a different name",
             )
 
 
 def refuse_other_order(given: Queries, own: Queries, where: str) -> None:
-    """Raise InputError where a list has the names of a benchmark, but not in the order of its labels."""
+    """Refuse a list with the class names of a dataset in another order than its labels.
+
+    Args:
+        given: the user's list.
+        own: the list of the dataset.
+        where: the file, for the message.
+
+    Raises:
+        InputError: with the first class that differs.
+    """
     names, wanted = (
         [" ".join(queries[0].split()).casefold() if queries else "" for queries in q] for q in (given, own)
     )
@@ -91,25 +114,25 @@ def _from_lines(text: str, where: str) -> Queries:
 
 
 def _without_numbers(lines: list[tuple[int, str]], where: str) -> list[tuple[int, str]]:
-    """The lines without their numbers, where every one has a number, first or last, and they run from 0 or 1."""
+    """Remove the numbers of the lines if each line has one, first or last, and they count from 0 or 1."""
     for form, strict in NUMBERED:
         found = [form.fullmatch(line) for _, line in lines]
         if len(lines) < 2 or not all(found):
             continue
-        numbers, names = ([match[part].strip() for match in found] for part in ("number", "name"))
+        numbers, names = ([match[group].strip() for match in found] for group in ("number", "name"))
         start = int(numbers[0])
         wrong = [i for i, n in enumerate(numbers) if start not in (0, 1) or int(n) != start + i]
         if not wrong and len(set(names)) == len(names):
             return [(number, name) for (number, _), name in zip(lines, names, strict=True)]
         if strict:
             number, line = lines[wrong[0] if wrong else 0]
-            text = f'the lines have numbers that do not run in order from 0 or 1: "{line}"'
+            text = f'the lines have numbers that do not count from 0 or 1: "{line}"'
             raise InputError(text, where=f"{where}, line {number}", fix=HOW)
     return lines
 
 
 def _refuse_foreign(line: str, where: str) -> None:
-    """Raise InputError for a line that is part of a table or of another format, not a name."""
+    """Refuse a line that comes from a table or another format and is not a name."""
     columns = re.split(r"[\t,]", line)
     if (
         "\t" in line
@@ -120,7 +143,7 @@ def _refuse_foreign(line: str, where: str) -> None:
         or any(ord(sign) < 32 or ord(sign) == 127 for sign in line)
     ):
         raise InputError(
-            f"{line!r} is not the name of a class but part of a table or of another format", where=where, fix=HOW
+            f"{line!r} is not a class name; it looks like a line of a table or of another format", where=where, fix=HOW
         )
 
 
@@ -128,7 +151,7 @@ def _from_json(text: str, where: str) -> Queries:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the class list begins as JSON but is not: {error}", where=where, fix=HOW) from None
+        raise InputError(f"the class list begins like JSON but is malformed: {error}", where=where, fix=HOW) from None
     if isinstance(data, dict):
         data = data.get("id2label", data)
         data = _in_order(data) if isinstance(data, dict) else data
@@ -140,23 +163,33 @@ def _from_json(text: str, where: str) -> Queries:
 
 
 def _in_order(table: dict[str, object]) -> list[object] | None:
-    """The names of an object from index to name, or from name to index; None unless the indices are 0..n-1."""
+    """Return the names of an object from index to name, or from name to index; None unless the indices are 0..n-1."""
     inverted = all(isinstance(value, int) and not isinstance(value, bool) for value in table.values())
     named = {str(value): name for name, value in table.items()} if inverted else table
     return [named[str(i)] for i in range(len(table))] if set(named) == set(map(str, range(len(table)))) else None
 
 
 def _queries(entry: object) -> tuple[str, ...]:
-    """The queries of an entry: a name, a list of them, or an object with a name; empty for anything else."""
+    """Return the queries of an entry: a name, a list of names, or an object with a name; empty for anything else."""
     if isinstance(entry, dict):
         entry = entry.get("name")
-    parts = entry.split(";") if isinstance(entry, str) else entry if isinstance(entry, list) else []
-    texts = [part.strip() for part in parts if isinstance(part, str)]
-    return tuple(texts) if texts and len(texts) == len(parts) and all(texts) else ()
+    queries = entry.split(";") if isinstance(entry, str) else entry if isinstance(entry, list) else []
+    texts = [query.strip() for query in queries if isinstance(query, str)]
+    return tuple(texts) if texts and len(texts) == len(queries) and all(texts) else ()
 
 
 def read_published_list(path: Path) -> Queries:
-    """The queries of each class, word for word, outer blanks included; an empty line is a class without a query."""
+    """Read a published list exactly, with leading and trailing spaces.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The queries of each class; an empty line is a class without a query.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
     lines = _text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
@@ -164,36 +197,45 @@ def read_published_list(path: Path) -> Queries:
 
 
 def published_list(classes_file: Path, benchmark: str, family: str) -> Path | None:
-    """File of the list that a family of methods uses on a benchmark; None where the family published none for it.
+    """Find the class list that a family of methods uses on a dataset.
 
-    Raises UsageError when no benchmark knows the family.
+    Args:
+        classes_file: the dataset's own list.
+        benchmark: name of the dataset.
+        family: the family of methods.
+
+    Returns:
+        The file, or None if the family published no list for the dataset.
+
+    Raises:
+        UsageError: if no dataset has a list of the family.
     """
     if family == CANONICAL:
         return classes_file
-    shared = _shared_lists(classes_file.parent)
+    same = _same_lists(classes_file.parent)
     families = _families(classes_file.parent)
     if family not in families:
         raise unknown("name variant", family, [*families, CANONICAL], where=benchmark)
-    family = shared.get(benchmark, {}).get(family, family)
+    family = same.get(benchmark, {}).get(family, family)
     own = classes_file.with_name(f"{classes_file.stem}.{family}.txt")
     return own if own.is_file() else None
 
 
 @functools.cache
-def _shared_lists(folder: Path) -> dict[str, dict[str, str]]:
+def _same_lists(folder: Path) -> dict[str, dict[str, str]]:
     path = folder / "families.toml"
     return read_toml(path) if path.is_file() else {}
 
 
 @functools.cache
 def _families(folder: Path) -> frozenset[str]:
-    """Every family that has a list of its own or shares one, over the benchmarks of this folder and of the package."""
+    """Return every family with a list in this folder or in the package."""
     from ovbench.utils.paths import shipped
 
     named = set()
-    for place in {folder, shipped("datasets", "classes")}:
-        named |= {family for lists in _shared_lists(place).values() for family in lists}
-        named |= {path.name.split(".")[1] for path in place.glob("*.*.txt")}
+    for lists_folder in {folder, shipped("datasets", "classes")}:
+        named |= {family for lists in _same_lists(lists_folder).values() for family in lists}
+        named |= {path.name.split(".")[1] for path in lists_folder.glob("*.*.txt")}
     return frozenset(named)
 
 

@@ -1,4 +1,4 @@
-"""A benchmark's images and labels as a sequence."""
+"""Read the images and labels of a dataset in order."""
 
 from __future__ import annotations
 
@@ -34,8 +34,15 @@ LABEL_RULES = ("correct", "official")
 
 
 class Sample(NamedTuple):
-    """``image`` u8[h,w,3] RGB; ``label`` u16[h,w], a class index, IGNORED or NO_CLASS; and the files they were read
-    from, as they were when their bytes were read (None for an image that was given as an array)."""
+    """An image with its label.
+
+    Attributes:
+        id: the image id.
+        image: uint8 (H, W, 3), RGB.
+        label: uint16 (H, W), class index, IGNORED or NO_CLASS.
+        image_file: the file when its bytes were read; None if the image was given as an array.
+        label_file: the label file when its bytes were read.
+    """
 
     id: str
     image: np.ndarray
@@ -46,7 +53,18 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a benchmark in the order of its split, read one at a time."""
+    """The images of a dataset in the order of its split, read one at a time.
+
+    Attributes:
+        card: the card of the dataset.
+        items: the paired files.
+        root: the folder that holds them.
+        layout: name of the card's layout that the folder has.
+        labels: from values of label files to class indices.
+        label_rule: "correct" or "official", see `open_dataset`.
+        subset_sha256: hash of the manifest that chose the items, if one did.
+        reading: how the labels are read, found from a sample of the files.
+    """
 
     card: Card
     items: tuple[Item, ...]
@@ -54,28 +72,49 @@ class Dataset:
     layout: str
     labels: LabelMap
     label_rule: str = "correct"
-    subset_sha256: str | None = None  # of the manifest that chose the items
-    reading: Reading | None = None  # how the labels are read, as a sample of the files told
+    subset_sha256: str | None = None
+    reading: Reading | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
     @property
     def ids_sha256(self) -> str:
-        """Hash of the image ids in order: what a record needs to say which images were scored."""
+        """Hash of the image ids in order, by which a record says which images were scored."""
         return ids_sha256(item.id for item in self.items)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """How the labels are read, and what a sample of the files shows: lines for the plan of a run."""
+        """Lines for the plan of a run: how the labels are read, and what a sample of the files shows."""
         return () if self.reading is None else (self.reading.line, *self.reading.remarks)
 
     def read(self, index: int) -> Sample:
-        """Image and label; InputError where either is unreadable or their sizes differ."""
+        """Read an image and its label.
+
+        Args:
+            index: position in the split, from 0.
+
+        Returns:
+            The sample.
+
+        Raises:
+            InputError: if a file cannot be read, the sizes differ, or the label has a value that is not a class.
+        """
         return self.with_image(index, self.read_picture(index))
 
     def with_image(self, index: int, image: Picture | np.ndarray) -> Sample:
-        """As `read`, for an image that was read before (benchmarks can share their images)."""
+        """Add the label to an image that was read before, as several datasets may have the same images.
+
+        Args:
+            index: position in the split, from 0.
+            image: the decoded file, or uint8 (H, W, 3), RGB.
+
+        Returns:
+            The sample.
+
+        Raises:
+            InputError: as in `read`.
+        """
         pixels, image_file = (image.pixels, image.file) if isinstance(image, Picture) else (image, None)
         raw = self._raw_label(index)
         label = self.labels.apply(raw.values, where=self._where(index), card=self.card)
@@ -88,16 +127,43 @@ class Dataset:
         return Sample(self.items[index].id, pixels, label, image_file, raw.file)
 
     def read_picture(self, index: int) -> Picture:
-        """The image as people see it, or as stored where its label was drawn on the stored pixels; and its file."""
+        """Read an image upright, or as it is stored if its label was made for the stored pixels.
+
+        Args:
+            index: position in the split, from 0.
+
+        Returns:
+            The pixels and the identity of the file.
+
+        Raises:
+            InputError: if the file cannot be read.
+        """
         item = self.items[index]
         return read_picture(item.image_path, item.label_path, self.card.white)
 
     def read_image(self, index: int) -> np.ndarray:
-        """u8[h,w,3], RGB: the pixels of `read_picture`."""
+        """Read the pixels of an image, see `read_picture`.
+
+        Args:
+            index: position in the split, from 0.
+
+        Returns:
+            uint8 (H, W, 3), RGB.
+        """
         return self.read_picture(index).pixels
 
     def read_label(self, index: int) -> np.ndarray:
-        """u16[h,w]: class index, IGNORED or NO_CLASS. InputError for a value that the benchmark does not have."""
+        """Read a label.
+
+        Args:
+            index: position in the split, from 0.
+
+        Returns:
+            uint16 (H, W), class index, IGNORED or NO_CLASS.
+
+        Raises:
+            InputError: if the file cannot be read or has a value that is not a class.
+        """
         return self.labels.apply(self._raw_label(index).values, where=self._where(index), card=self.card)
 
     def _raw_label(self, index: int) -> RawLabel:
@@ -120,7 +186,14 @@ class Dataset:
         return raw
 
     def with_rule(self, label_rule: str) -> Dataset:
-        """The same files under another label rule, see `open_dataset`."""
+        """Return the dataset under another label rule.
+
+        Args:
+            label_rule: "correct" or "official", see `open_dataset`.
+
+        Returns:
+            The dataset with the same files.
+        """
         if label_rule == self.label_rule:
             return self
         labels = label_map(self.labels.encoding, len(self.card.classes), label_rule)
@@ -131,12 +204,21 @@ class Dataset:
 
 
 def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule: str = "correct") -> Dataset:
-    """Find the benchmark's files and pair them; of the files only a sample is read, see `ovbench.data.sample`.
+    """Find the files of a dataset, pair them, and check a sample of them, see `ovbench.data.sample`.
 
-    ``label_rule``: "correct" ignores what the benchmark ignores. "official" is what the published evaluation code
-    does: 255 is always ignored, also where it is a class (pc459 "monkey", ade847 "pier"), and a 16-bit void is kept and
-    matches no class. Raises InputError saying where it looked if files are missing, and where a sample of the files
-    contradicts the card.
+    Args:
+        card: the card of the dataset.
+        data_root: the folder to search; by default the configured ones, see `ovbench.data.find.data_roots`.
+        label_rule: "correct" ignores what the dataset ignores. "official" does what the published evaluation code does:
+            255 is always ignored, also if it is a class (pc459 "monkey", ade847 "pier"), and a 16-bit void is scored
+            and matches no class.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        InputError: if files are missing, with the folders that were searched, or if a sample contradicts the card.
+        UsageError: if the label rule is unknown.
     """
     if label_rule not in LABEL_RULES:
         raise UsageError(f'unknown label rule "{label_rule}"', fix="use " + " or ".join(LABEL_RULES))
@@ -148,17 +230,43 @@ def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule:
 
 
 def locate(card: Card, data_root: str | Path | None = None) -> FoundFiles:
-    """The layout that holds the benchmark's files; a generated benchmark is drawn on first use."""
+    """Find the layout that holds the files of a dataset; a generated dataset is written on first use.
+
+    Args:
+        card: the card of the dataset.
+        data_root: the folder to search; by default the configured ones.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: if no file is found.
+    """
     return find(card, [_generated(card)] if card.generator else data_roots(data_root))
 
 
 def ids_sha256(ids: Iterable[str]) -> str:
-    """Hash of image ids, one per line."""
+    """Return the hash of image ids, one per line.
+
+    Args:
+        ids: the ids in order.
+
+    Returns:
+        sha256, hexadecimal.
+    """
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
 def refuse_gaps(card: Card, found: FoundFiles) -> None:
-    """InputError where images and labels do not pair, or an id is listed twice, with the first of them."""
+    """Refuse a dataset with images or labels that are missing or listed twice.
+
+    Args:
+        card: the card of the dataset.
+        found: its files.
+
+    Raises:
+        InputError: with the number of such files and the first of them.
+    """
     advice = f"run: ovbench data verify {card.argument}"
     if found.twice:
         distinct = len({item.id for item in found.items})
@@ -179,16 +287,16 @@ def refuse_gaps(card: Card, found: FoundFiles) -> None:
     if found.orphan_labels:
         first = path_of(found.orphan_labels[0], found.root, found.layout.label)
         other = found.others[0].name if found.others else ""
-        beside = other and f"; beside the images lies {other}, which is not {found.layout.image}"
+        beside = other and f"; {other} lies beside the images and does not match {found.layout.image}"
         raise InputError(
             f"{len(found.orphan_labels)} labels have no image, first {first}{beside}",
             where=card.name,
-            fix=f'{advice}, or write ids = "images" in the card if the other labels shall not count',
+            fix=f'{advice}, or write ids = "images" in the card to leave out the other labels',
         )
 
 
 def _generated(card: Card) -> Path:
-    """The folder of a generated benchmark, drawn on first use; the generator makes it appear only when complete."""
+    """Return the folder of a generated dataset, written on first use; it appears only when it is complete."""
     from ovbench.utils.registry import load_target
 
     folder = cache_root() / "generated" / card.generated_folder

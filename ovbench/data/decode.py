@@ -1,6 +1,6 @@
-"""Decoding one image or label file, strictly: a file that is damaged or of the wrong kind is an error that names it.
+"""Decode an image or label file strictly: a file that is damaged or of the wrong format is an error.
 
-Every part of the package that reads a picture reads it here, so that all see the same pixels.
+The whole package reads images here, so that all code sees the same pixels.
 """
 
 from __future__ import annotations
@@ -8,9 +8,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import struct
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,26 +15,29 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ovbench.data.integrity import BROKEN, check_png, decode_strictly, ends_properly
 from ovbench.utils.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 5 to 8 swap width and height
 TURNED = (5, 6, 7, 8)
-DEEP = 1 << 14  # a 16-bit picture whose values all lie below holds fewer than 15 bits
-KEEPS_VALUES = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # formats that give back every value that was written
+DEEP = 1 << 14  # a 16-bit image whose values are all smaller has fewer than 15 bits
+KEEPS_VALUES = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # formats that keep every value
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
 ONE_CHANNEL = ("P", "L", "1", "I;16", "I;16B", "I;16L", "I;16N", "I")
-OTHER_KINDS = {  # what phones and programs write that OpenCV may not read, by the bytes at the beginning
+OTHER_KINDS = {  # formats that OpenCV may not read, by their first bytes
     b"ftyphei": "a HEIC picture", b"ftypmif": "a HEIC picture", b"ftypavif": "an AVIF picture", b"%PDF": "a PDF file",
     b"<svg": "an SVG drawing", b"<?xml": "an SVG drawing",
 }  # fmt: skip
-BROKEN = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
-    EOFError, struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError,
-)  # fmt: skip  # what Pillow raises for hostile files
 
 
 class FileIdentity(NamedTuple):
-    """A file when its bytes were read: length, time of change in ns, and blake2b of the bytes (128 bits, hex)."""
+    """A file when its bytes were read.
+
+    Attributes:
+        size: length in bytes.
+        mtime_ns: time of the last change in ns.
+        digest: blake2b of the bytes, 128 bits, hexadecimal.
+    """
 
     size: int
     mtime_ns: int
@@ -45,7 +45,13 @@ class FileIdentity(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A decoded image: ``pixels`` u8[h,w,3] RGB, the file they came from, and the file's orientation tag."""
+    """A decoded image.
+
+    Attributes:
+        pixels: uint8 (H, W, 3), RGB.
+        file: the file that was decoded.
+        orientation: EXIF orientation tag of the file, 1 to 8.
+    """
 
     pixels: np.ndarray
     file: FileIdentity
@@ -53,7 +59,14 @@ class Picture(NamedTuple):
 
 
 class RawLabel(NamedTuple):
-    """A decoded label: ``values`` u8 or u16 [h,w], the file, its mode, and the colours of a palette u8[n,3] or None."""
+    """A decoded label file.
+
+    Attributes:
+        values: uint8 or uint16 (H, W), as stored.
+        file: the file that was decoded.
+        mode: Pillow's mode.
+        palette: uint8 (N, 3), the colours of a palette, or None.
+    """
 
     values: np.ndarray
     file: FileIdentity
@@ -62,8 +75,14 @@ class RawLabel(NamedTuple):
 
 
 class ImageFacts(NamedTuple):
-    """What an image file says about itself. ``size`` is (h, w) as stored; ``deep`` is the largest value of a file of 16
-    bits, None for 8 bits."""
+    """Facts about an image file.
+
+    Attributes:
+        size: (h, w) as stored.
+        mode: Pillow's mode.
+        orientation: EXIF orientation tag, 1 to 8.
+        deep: the largest value of a 16-bit file; None for 8 bits.
+    """
 
     size: tuple[int, int]
     mode: str
@@ -72,27 +91,37 @@ class ImageFacts(NamedTuple):
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Return the pixels of `read_picture`: u8[h,w,3], RGB."""
+    """Read the pixels of an image upright, see `read_picture`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        InputError: as in `read_picture`.
+    """
     return read_picture(path).pixels
 
 
 def read_picture(path: Path, label: Path | None = None, white: int | None = None) -> Picture:
-    """Decode any JPEG, PNG, TIFF, BMP or WebP as people see it: upright, by its orientation tag.
+    """Decode a JPEG, PNG, TIFF, BMP or WebP file and turn it upright by its orientation tag.
 
-    Grey is repeated, alpha dropped, CMYK converted (by OpenCV, as published evaluation code does).
+    Grey is repeated, alpha is dropped, CMYK is converted (by OpenCV, as published evaluation code does).
 
     Args:
         path: the file.
-        label: the file of its label. Where that has the size of the stored pixels and not that of the upright picture,
-            it was drawn on the stored pixels, and those are returned.
-        white: the value of 16-bit files that is shown as 255. Without it the upper 8 bits are taken.
+        label: its label file. If the label has the size of the stored pixels and not the size of the upright image, the
+            stored pixels are returned, because the label was made for them.
+        white: the value of 16-bit files that becomes 255. Without it the upper 8 bits are taken.
 
     Returns:
-        pixels u8[h,w,3] RGB, and the identity of the bytes they were decoded from.
+        The pixels and the identity of the bytes.
 
     Raises:
-        InputError: naming the file, where it is missing, no image, cut off, or has 16 bits of which the upper two are
-            never used (it would come out nearly black).
+        InputError: if the file is missing, not an image, cut off, or has 16 bits but does not use the upper two (it
+            would be nearly black).
     """
     data, file = _read(path, "image")
     orientation = _orientation(data)
@@ -105,7 +134,17 @@ def read_picture(path: Path, label: Path | None = None, white: int | None = None
 
 
 def image_facts(path: Path) -> ImageFacts:
-    """Read an image file's facts without decoding it, unless it has 16 bits; InputError as `read_picture`."""
+    """Read facts about an image file; only a 16-bit file is decoded.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The facts.
+
+    Raises:
+        InputError: as in `read_picture`.
+    """
     data, _ = _read(path, "image")
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -120,7 +159,14 @@ def image_facts(path: Path) -> ImageFacts:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """(h, w) that a file's header states; None where it cannot be read."""
+    """Read the size of an image from its header.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (h, w) as stored, or None if the file cannot be read.
+    """
     try:
         with Image.open(path) as image:
             return image.size[::-1]
@@ -129,22 +175,38 @@ def image_size(path: Path) -> tuple[int, int] | None:
 
 
 def read_raw_label(path: Path) -> np.ndarray:
-    """Return the values of `read_label_file`: u8 or u16 [h,w]."""
+    """Read the stored values of a label file, see `read_label_file`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        uint8 or uint16 (H, W).
+
+    Raises:
+        InputError: as in `read_label_file`.
+    """
     return read_label_file(path).values
 
 
 def read_label_file(path: Path) -> RawLabel:
-    """Decode the stored values of a one-channel label file; of a palette image the indices, not the colours.
+    """Decode the stored values of a one-channel label file; for a palette these are the indices.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The values, with mode and palette.
 
     Raises:
-        InputError: naming the file and the reason, where it is missing or damaged (checksums of a PNG are verified), is
-            stored in a format that does not keep values (JPEG), has colours, alpha or an orientation tag, or is a grey
-            PNG of 2 or 4 bits or a palette of grey tones, whose values are no longer known.
+        InputError: if the file is missing or damaged (checksums of a PNG are verified), if its format does not keep
+            values (JPEG), if it has colours, alpha or an orientation tag, or if its values have two readings (a grey
+            PNG of 2 or 4 bits, a palette of grey tones).
     """
     data, file = _read(path, "label")
-    _check_png(data, path, "label")
+    check_png(data, path, "label")
     if _orientation(data) != 1:
-        raise _unfit(path, "carries an orientation tag: its pixels have no certain place", "save it without EXIF data")
+        raise _unfit(path, "has an orientation tag, so the place of its pixels is unclear", "save it without EXIF data")
     try:
         with Image.open(io.BytesIO(data)) as image:
             _refuse_format(image, path)
@@ -162,7 +224,7 @@ def read_label_file(path: Path) -> RawLabel:
 
 
 def _read(path: Path, kind: str) -> tuple[bytes, FileIdentity]:
-    """The bytes of a file, read once, and their identity."""
+    """Return the bytes of a file, read once, and their identity."""
     try:
         with open(path, "rb") as stream:
             facts = os.fstat(stream.fileno())
@@ -178,10 +240,10 @@ def _read(path: Path, kind: str) -> tuple[bytes, FileIdentity]:
 
 
 def _decode(data: bytes, path: Path) -> np.ndarray:
-    """u8 or u16 [h,w,3], BGR, as stored (a TIFF is always turned upright by its decoder)."""
-    _check_png(data, path, "image")
-    if not any(mark in data[: len(mark) + 8] for mark in OTHER_KINDS) and not _ends_properly(data):
-        _decode_strictly(data, path)
+    """Return uint8 or uint16 (H, W, 3), BGR, as stored (the decoder always turns a TIFF upright)."""
+    check_png(data, path, "image")
+    if not any(mark in data[: len(mark) + 8] for mark in OTHER_KINDS) and not ends_properly(data):
+        decode_strictly(data, path)
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -191,11 +253,11 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
         mode = _mode(data) if pixels is None else str(pixels.dtype)
         if mode in ("F", "I", "float32", "float64", "int32"):
             raise InputError(
-                f'the image "{path}" holds numbers of 32 bits, not colours', fix="convert it to 8 bits for each channel"
+                f'the image "{path}" has 32-bit values, not colours', fix="convert it to 8 bits for each channel"
             )
         other = next((name for mark, name in OTHER_KINDS.items() if data[: len(mark) + 8].find(mark) >= 0), None)
         if other is not None:
-            raise InputError(f'the image "{path}" is {other}, which is not read', fix="convert it to PNG or JPEG")
+            raise InputError(f'the image "{path}" is {other}: not supported', fix="convert it to PNG or JPEG")
         raise InputError(f'"{path}" is not an image that can be read', fix="copy the file again")
     return pixels
 
@@ -217,17 +279,25 @@ def _eight_bits(pixels: np.ndarray, white: int | None, path: Path) -> np.ndarray
 
 
 def dim(path: Path, brightest: int) -> InputError:
-    """The error for 16-bit files that would come out nearly black."""
+    """Return the error for a 16-bit file that would be nearly black.
+
+    Args:
+        path: the file.
+        brightest: its largest value.
+
+    Returns:
+        The error, with the line to write into the card.
+    """
     bits = max(brightest.bit_length(), 8)
     return InputError(
         f'the image "{path}" has 16 bits, but its largest value is {brightest} of 65535: it would be nearly black',
-        fix=f"convert it to 8 bits, or write what white is in the card: white = {2**bits - 1} if it holds {bits} bits, "
-        "white = 65535 if it is that dark",
+        fix=f"convert it to 8 bits, or write the white value in the card: white = {2**bits - 1} if it has {bits} bits, "
+        "white = 65535 if the image really is so dark",
     )
 
 
 def _orientation(data: bytes) -> int:
-    """The orientation tag; 1 without one, with one that nobody can read, or for a TIFF, which its decoder turns."""
+    """Return the orientation tag; 1 if none can be read, or for a TIFF, which its decoder turns."""
     if data[:4] in (b"II*\0", b"MM\0*") or not any(mark in data for mark in (b"Exif\0", b"eXIf", b"EXIF")):
         return 1
     try:
@@ -242,63 +312,12 @@ def _orientation(data: bytes) -> int:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels [h,w,...] turned and mirrored as an orientation tag says."""
+    """Turn and mirror pixels (H, W, ...) as an orientation tag says."""
     if orientation in TURNED:
         pixels = pixels.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
     columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
     return pixels[rows, columns]
-
-
-def _chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Name of each chunk of a PNG, and whether its checksum holds; a cut-off chunk is a bad one."""
-    place = 8
-    while place < len(data):
-        head = data[place : place + 8]
-        if len(head) < 8:
-            yield b"", False
-            return
-        length, name = struct.unpack(">I4s", head)
-        end = place + 8 + length
-        stated = data[end : end + 4]
-        yield name, len(stated) == 4 and struct.pack(">I", zlib.crc32(memoryview(data)[place + 4 : end])) == stated
-        if name == b"IEND":
-            return
-        place = end + 4
-
-
-def _check_png(data: bytes, path: Path, kind: str) -> None:
-    """InputError where a PNG lacks its end or a checksum of what makes its pixels does not hold."""
-    if data[:8] != b"\x89PNG\r\n\x1a\n":
-        return
-    name = b""
-    for name, holds in _chunks(data):
-        if not holds and not name[:1].islower():  # chunks in lower case are comments, times and the like
-            break
-    else:
-        if name == b"IEND":
-            return
-    where = "copy the file again" if kind == "image" else "copy or prepare the file again"
-    what = "a checksum in the PNG does not hold, or it is cut off"
-    raise InputError(f'cannot read the {kind} "{path}": {what}', fix=where)
-
-
-def _ends_properly(data: bytes) -> bool:
-    """Whether a JPEG ends with its end marker; a PNG was checked before; others are left to the strict decoder."""
-    if data[:2] == b"\xff\xd8":
-        return data[-64:].rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
-    return data[:4] == b"\x89PNG"
-
-
-def _decode_strictly(data: bytes, path: Path) -> None:
-    """InputError if PIL, which refuses what is cut off, cannot decode the whole file."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except BROKEN as error:
-        if data[:4] in (b"II*\0", b"MM\0*") and "cannot identify" in str(error):
-            return  # a TIFF of a kind that PIL does not know; OpenCV decides
-        raise InputError(f'cannot read the image "{path}": {error}', fix="copy the file again") from None
 
 
 def _mode(data: bytes) -> str:
@@ -338,7 +357,7 @@ def _refuse_mode(image: Image.Image, data: bytes, path: Path) -> None:
     if image.format == "PNG" and data[25] == 0 and data[24] in (2, 4):
         raise _unfit(
             path,
-            f"is a grey PNG of {data[24]} bits, whose values have two readings (stored, or scaled to 0..255)",
+            f"is a grey PNG of {data[24]} bits, whose values have two readings (as stored, or scaled to 0..255)",
             "save it as a one-channel PNG of 8 bits",
         )
 
@@ -349,9 +368,9 @@ def _palette(image: Image.Image) -> np.ndarray | None:
 
 
 def _refuse_grey_palette(values: np.ndarray, palette: np.ndarray, path: Path) -> None:
-    """Optimisers turn grey images into palettes of grey tones: then the tone was the class, the index is only a rank.
+    """Refuse a palette of grey tones: an optimiser may have made it from a grey image, whose tones were the classes.
 
-    A palette that repeats a tone says nothing, and where every used index is its own tone both readings are the same.
+    A palette that repeats a tone was not made in this way; if every used index is its own tone, both readings agree.
     """
     used = np.unique(values)
     used = used[used < len(palette)]

@@ -1,7 +1,7 @@
-"""Descriptions of classes in sentences, for methods that read them: sets found by name, read and written.
+"""Find, read and write sets of sentences that describe classes, for methods that use them.
 
 A set is a JSON file: ``{"format": 1, "vocabulary", "model", "prompt", "descriptions": {class: [sentence, ...]}}``. Its
-keys are first names of classes or any of their queries; it lies in ``configs/descriptions`` or in the cache.
+keys are first names of classes or any of their queries. It lies in ``configs/descriptions`` or in the cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ OFFICIAL_MODEL = "vicuna-13b (FreeCP's prompts)"
 
 @dataclass(frozen=True)
 class DescriptionSet:
-    """Sentences for the classes of a vocabulary, the model that wrote them and the prompt that it was given."""
+    """Sentences for the classes of a vocabulary.
+
+    Attributes:
+        vocabulary: name of the vocabulary.
+        model: the model that wrote the sentences.
+        prompt: the prompt of the model.
+        descriptions: the sentences by class name or query.
+    """
 
     vocabulary: str
     model: str
@@ -29,27 +36,54 @@ class DescriptionSet:
     descriptions: dict[str, list[str]] = field(default_factory=dict)
 
     def sentences(self, query: str, name: str) -> list[str]:
-        """Those of a query, or else of its class, which ``name`` stands for; empty where there are none."""
+        """Return the sentences of a query, otherwise of its class.
+
+        Args:
+            query: the query.
+            name: the first name of its class.
+
+        Returns:
+            The sentences; empty if there are none.
+        """
         return self.descriptions.get(query) or self.descriptions.get(name) or []
 
 
 def find_set(name: str) -> Path | None:
-    """The file of a set: ``name`` is a JSON file, or looked up in the cache and then among those of the package. None
-    where no set of that name exists; InputError for a file that is not there."""
+    """Find the file of a set.
+
+    Args:
+        name: a path that ends in ".json", or the name of a set in the cache or in the package.
+
+    Returns:
+        The file, or None if no set has the name.
+
+    Raises:
+        InputError: if the path does not exist.
+    """
     if name.endswith(".json"):
         if not Path(name).is_file():
-            raise InputError(f'no file "{name}"', where="descriptions", fix="ovbench describe --dataset NAME makes one")
+            raise InputError(f'no file "{name}"', where="descriptions", fix="run: ovbench describe --dataset NAME")
         return Path(name)
-    places = (cache_root() / "descriptions" / f"{name}.json", shipped("configs", "descriptions", f"{name}.json"))
-    return next((place for place in places if place.is_file()), None)
+    paths = (cache_root() / "descriptions" / f"{name}.json", shipped("configs", "descriptions", f"{name}.json"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_set(path: Path) -> DescriptionSet:
-    """InputError naming what is wrong with the file."""
+    """Read a set.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The set.
+
+    Raises:
+        InputError: if the file is missing or malformed.
+    """
     raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise InputError(
-            f'not a set of descriptions of format {FORMAT} ("format" is missing or other)', where=str(path)
+            f'not a set of descriptions of format {FORMAT} (its "format" is missing or different)', where=str(path)
         )
     descriptions = raw.get("descriptions")
     if not isinstance(descriptions, dict):
@@ -61,8 +95,16 @@ def read_set(path: Path) -> DescriptionSet:
 
 
 def stand_in(name: str, vocabulary: Sequence[Sequence[str]], background: int | None) -> str:
-    """What is used in place of the paper's descriptions, in a few words: another model's, or prompts; "" where the set
-    ``name`` is theirs and whole, or none is asked for."""
+    """Say what is used instead of the descriptions of the paper: another model's, or prompts.
+
+    Args:
+        name: name of the set, or "".
+        vocabulary: the queries of each class.
+        background: number of the background class, which is not described.
+
+    Returns:
+        A few words; "" if the set is the paper's and complete, or if no set is used.
+    """
     if not name:
         return ""
     path = find_set(name)
@@ -76,13 +118,19 @@ def stand_in(name: str, vocabulary: Sequence[Sequence[str]], background: int | N
 
 
 def read_prompts(path: Path) -> dict[str, list[str]]:
-    """The descriptions of a file of FreeCP's prompts: Python source that assigns one dictionary of lists of sentences.
+    """Read a file of FreeCP's prompts: Python source with one dictionary of lists of sentences.
 
-    The source is parsed, never run; sentences that stand there twice stay, as they weigh twice. Halves of a character
-    outside the basic plane become that character, and half a character alone U+FFFD, as CLIP's tokenizer has it.
+    The source is parsed and never run. Repeated sentences are kept, because they have twice the weight. A surrogate
+    pair becomes its character, a lone surrogate becomes U+FFFD, as in CLIP's tokenizer.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The sentences by class name.
 
     Raises:
-        InputError: saying what is wrong with the file.
+        InputError: if the file is not such a source.
     """
     try:
         source = path.read_text(encoding="utf-8")
@@ -98,7 +146,7 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
     try:
         table = ast.literal_eval(tables[0])
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
-        raise InputError("the dictionary holds more than texts and lists", where=str(path)) from error
+        raise InputError("the dictionary contains more than texts and lists", where=str(path)) from error
     for name, sentences in table.items():
         whole = isinstance(name, str) and isinstance(sentences, (list, tuple)) and sentences
         if not whole or not all(isinstance(s, str) and s.strip() for s in sentences):
@@ -111,4 +159,13 @@ def _whole_characters(text: str) -> str:
 
 
 def write_set(path: Path, made: DescriptionSet) -> None:
+    """Write a set.
+
+    Args:
+        path: the file.
+        made: the set.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
     write_json(path, {"format": FORMAT, **asdict(made)})

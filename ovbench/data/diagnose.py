@@ -1,4 +1,4 @@
-"""What the label values of a whole benchmark tell: values that it does not have, and the variant that explains them."""
+"""Find problems in the label values of a dataset, and the variant of the labels that explains them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,45 @@ from ovbench.data.decode import RawLabel
 from ovbench.data.labels import LabelMap, label_map, value_counts
 
 IN_8_BITS = 256
-ORIENTED = "they are read upright, as viewers and published code show them, unless only the stored form fits the label"
+ORIENTED = "they are read upright, as viewers and published code do, unless only the stored pixels fit the label"
 
 
 class FileReport(NamedTuple):
-    """One image and its label as found on disk; ``values`` are raw label values with their pixel counts."""
+    """Facts about an image and its label on disk.
+
+    Attributes:
+        id: the image id.
+        trouble: pairs of kind and detail.
+        size: (h, w) of the image.
+        values: number of pixels by stored label value.
+        label_mode: Pillow's mode of the label.
+        image_mode: Pillow's mode of the image.
+        orientation: EXIF orientation tag of the image.
+        brightest: largest value of a 16-bit image.
+        palette: colour by label value.
+    """
 
     id: str
-    trouble: tuple[tuple[str, str], ...] = ()  # kind, detail
+    trouble: tuple[tuple[str, str], ...] = ()
     size: tuple[int, int] | None = None
     values: dict[int, int] | None = None
     label_mode: str = ""
     image_mode: str = ""
     orientation: int = 1
-    brightest: int | None = None  # of an image of 16 bits
-    palette: dict[int, tuple[int, int, int]] | None = None  # the colours of the values
+    brightest: int | None = None
+    palette: dict[int, tuple[int, int, int]] | None = None
 
 
 def with_label(report: FileReport, label: RawLabel) -> FileReport:
-    """The report with what a label file holds."""
+    """Add the facts about a decoded label to a report.
+
+    Args:
+        report: the report.
+        label: the decoded label.
+
+    Returns:
+        The new report.
+    """
     values, palette = value_counts(label.values), None
     if label.palette is not None:
         palette = {value: tuple(label.palette[value].tolist()) for value in values if value < len(label.palette)}
@@ -40,7 +60,15 @@ def with_label(report: FileReport, label: RawLabel) -> FileReport:
 
 @dataclass(frozen=True)
 class Problem:
-    """``kind`` is for programs, ``message`` for people. An error makes the verification fail, the rest is notes."""
+    """A problem of a dataset.
+
+    Attributes:
+        kind: short name, for programs.
+        count: number of files, or of images.
+        message: one sentence, for people.
+        is_error: whether the verification fails; otherwise it is a note.
+        examples: some image ids.
+    """
 
     kind: str
     count: int
@@ -50,7 +78,17 @@ class Problem:
 
 
 def diagnose(card: Card, layout: Layout, encoding: Encoding, reports: list[FileReport]) -> list[Problem]:
-    """The problems that the values show. ``reports`` are those of the labels that could be read."""
+    """Return the problems that the label values show.
+
+    Args:
+        card: the card of the dataset.
+        layout: its layout on disk.
+        encoding: the encoding of the labels.
+        reports: the reports of all labels that could be read.
+
+    Returns:
+        The problems.
+    """
     if not reports:
         return []
     labels = label_map(encoding, len(card.classes))
@@ -83,7 +121,7 @@ def _foreign_values(
 
 
 def _explain(card: Card, encoding: Encoding, values: list[int]) -> str:
-    """The meaning of the card's other encoding that admits most of the values, and of those the narrowest."""
+    """Return the meaning of the other encoding that fits most values; among equals, of the one with fewest values."""
     candidates = []
     for other in card.encodings:
         table = label_map(other, len(card.classes))
@@ -102,47 +140,54 @@ def _other_form(card: Card, layout: Layout, encoding: Encoding) -> list[Problem]
     if encoding is usual:
         return []
     text = (
-        f"the labels in {layout.label} are not {usual.means or usual.name} but {encoding.means}; they are read as such"
+        f"the labels in {layout.label} are {encoding.means} and not {usual.means or usual.name}; they are read as such"
     )
     return [Problem("encoding", 1, text, False)]
 
 
 def _last_class_absent(card: Card, encoding: Encoding, labels: LabelMap, files: Counter) -> list[Problem]:
-    """Reduction shifts every class down by one, which leaves the last class empty."""
+    """Find labels whose classes were shifted down by one, so that the last class is empty."""
     classes = len(card.classes)
     present = [any(files[int(raw)] for raw in np.flatnonzero(labels.table == c)) for c in range(classes)]
     if present[-1] or not present[-2]:
         return []
     name = card.classes[-1]
     if encoding.name == "reduced":
-        text = f'the last class, "{name}", never occurs though the one before it does: the labels were reduced twice'
+        text = f'the last class, "{name}", never occurs but the class before it does: the labels were reduced twice'
         return [Problem("reduced twice", 1, text)]
     if not all(present[:-1]):
         return []
-    text = f'the last class, "{name}", never occurs though all others do: the labels were shifted down by one'
+    text = f'the last class, "{name}", never occurs but all others do: the labels were shifted down by one'
     return [Problem("reduced", 1, f"{text} (zero-label reduction)")]
 
 
 def colours(report: FileReport) -> dict[int, tuple[int, int, int]]:
-    """The colours of a label's values; none for tones of grey, which say nothing beside the values."""
+    """Return the palette of a label.
+
+    Args:
+        report: the report of the label.
+
+    Returns:
+        Colour by value; empty for a palette of grey tones, which adds nothing to the values.
+    """
     palette = report.palette or {}
     return {} if all(len(set(colour)) == 1 for colour in palette.values()) else palette
 
 
 def _mask(card: Card, encoding: Encoding, files: Counter) -> list[Problem]:
-    """Masks of two classes are often written as 0 and 255; then the default drops the only object."""
+    """Find masks of two classes written as 0 and 255, of which the default ignores the only object."""
     if encoding.stated or len(card.classes) != 2 or set(files) != {0, 255}:
         return []
     text = (
         "the labels hold only 0 and 255, and 255 is ignored by default, so the second class would never occur: write "
         "[encoding.mask] and values = [0, 255] in the card if 255 is the second class, or [encoding.index] and "
-        "void = [255] if it is to be ignored"
+        "void = [255] to ignore it"
     )
     return [Problem("mask of 0 and 255", files[255], text)]
 
 
 def _renumbered_palettes(reports: list[FileReport]) -> list[Problem]:
-    """Optimisers renumber palettes file by file: then an index has no meaning of its own."""
+    """Find palettes that an optimiser has renumbered in each file, so that an index has no meaning."""
     known: dict[int, tuple[str, tuple[int, int, int]]] = {}
     for report in reports:
         for value, colour in colours(report).items():
@@ -157,13 +202,13 @@ def _renumbered_palettes(reports: list[FileReport]) -> list[Problem]:
 
 
 def _one_bit(card: Card, reports: list[FileReport]) -> list[Problem]:
-    """A grey file of 1 bit is 0 and 1, or what an optimiser made of 0 and 255."""
+    """Find grey files of 1 bit: their values are 0 and 1, or an optimiser made them from 0 and 255."""
     narrow = [r.id for r in reports if r.label_mode == "1"]
     if not narrow or (len(card.classes) == 2 and len(narrow) == len(reports)):
         return []
     text = f"{len(narrow)} labels have 1 bit beside others that have more"
     if len(narrow) == len(reports):
-        text = f"the labels have 1 bit, too little for {len(card.classes)} classes"
+        text = f"the labels have 1 bit, too few for {len(card.classes)} classes"
     text += ": their value 1 may be a class or 255 (white); save them with 8 bits"
     return [Problem("1-bit labels", len(narrow), text, True, tuple(narrow[:5]))]
 

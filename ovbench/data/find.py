@@ -1,4 +1,4 @@
-"""Where a benchmark's files lie: which of the card's layouts the user's folders hold."""
+"""Find the files of a dataset: the layout of its card that the user's folders have."""
 
 from __future__ import annotations
 
@@ -17,18 +17,27 @@ SUFFIXES = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".png",), (".tif", ".tiff"), ("
 
 
 class Item(NamedTuple):
+    """The files of one image."""
+
     id: str
     image_path: Path
     label_path: Path
 
 
 class FoundFiles(NamedTuple):
-    """A layout that is there, complete or not. ``items`` follow the split file, or the sorted paths.
+    """The files of a layout, complete or not.
 
-    orphan_labels: ids of labels without an image, where the two folders must agree.
-    twice: ids that the split file lists more than once.
-    others: pictures beside the images that the layout's pattern does not take.
-    trouble: why the split file cannot be read; then there are no items.
+    Attributes:
+        root: the folder of the dataset.
+        layout: the layout.
+        items: in the order of the split file, otherwise sorted by path.
+        without_image: ids whose image is missing.
+        without_label: ids whose label is missing.
+        paired: number of ids with image and label.
+        orphan_labels: ids of labels without an image, if the two folders must agree.
+        twice: ids that the split file lists more than once.
+        others: image files beside the images that do not match the layout's pattern.
+        trouble: why the split file cannot be read; then there are no items.
     """
 
     root: Path
@@ -44,13 +53,23 @@ class FoundFiles(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether every image has its label, and nothing else lies there that says that some are missing."""
+        """Whether there are images and each has its label, and each label its image."""
         return bool(self.paired) and not (self.without_image or self.without_label or self.orphan_labels)
 
 
 def data_roots(data_root: str | Path | None = None) -> list[Path]:
-    """The folders to search: the argument, else ``$OVBENCH_DATA`` (several with the path separator), else the user's
-    config file, else none. Raises UsageError for a folder that does not exist."""
+    """Return the folders to search for datasets.
+
+    Args:
+        data_root: the folder; by default ``$OVBENCH_DATA`` (several with the path separator), otherwise the folders of
+            the user's config file.
+
+    Returns:
+        The folders; none if nothing is configured.
+
+    Raises:
+        UsageError: if a folder does not exist.
+    """
     if data_root is not None:
         named, origin = [str(data_root)], "--data-root"
     elif chosen := os.environ.get("OVBENCH_DATA"):
@@ -65,7 +84,11 @@ def data_roots(data_root: str | Path | None = None) -> list[Path]:
 
 
 def config_file() -> Path:
-    """The user's config file, ``ovbench/config.toml`` in the user's config folder; it need not exist."""
+    """Return the path of the user's config file, which may not exist.
+
+    Returns:
+        ``ovbench/config.toml`` in the user's config folder.
+    """
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "ovbench" / "config.toml"
 
@@ -85,9 +108,17 @@ def _configured() -> list[str]:
 
 
 def find(card: Card, roots: Iterable[Path]) -> FoundFiles:
-    """The first complete layout, or the one with most pairs of image and label.
+    """Find the first complete layout, otherwise the one with most pairs of image and label.
 
-    Raises InputError saying where it looked where no layout has a single image or label.
+    Args:
+        card: the card of the dataset.
+        roots: the data roots.
+
+    Returns:
+        The files of the layout.
+
+    Raises:
+        InputError: if no layout has a pair, with the folders that were searched.
     """
     best: FoundFiles | None = None
     tried: list[Path] = []
@@ -108,7 +139,7 @@ def find(card: Card, roots: Iterable[Path]) -> FoundFiles:
 
 def _look(root: Path, layout: Layout, card: Card) -> FoundFiles | None:
     images, labels = _files(root, layout.image), _files(root, layout.label)
-    _part(images, labels, layout)
+    _separate(images, labels, layout)
     if not images and not labels:
         return None
     others = _other_pictures(root, layout, {*images.values(), *labels.values()})
@@ -138,7 +169,7 @@ def _look(root: Path, layout: Layout, card: Card) -> FoundFiles | None:
 def _ids(
     root: Path, layout: Layout, images: Mapping[str, Path], labels: Mapping[str, Path]
 ) -> tuple[list[str] | None, InputError | None]:
-    """The ids of the split, None without its file; and what is wrong with that file."""
+    """Return the ids of the split, or None without its file, and what is wrong with that file."""
     if layout.ids in ("", "images"):
         return _by_path(images, layout.image), None
     if layout.ids == "labels":
@@ -157,7 +188,7 @@ def _ids(
 def _listed(
     split: Path, lines: list[str], root: Path, layout: Layout, images: Mapping[str, Path], labels: Mapping[str, Path]
 ) -> list[str]:
-    """Image ids from the lines of a split file: ids, file names, paths, or the paths of an image and its label."""
+    """Return image ids from the lines of a split file: ids, file names, paths, or paths of image and label."""
     names = {}
     for pattern, files in ((layout.image, images), (layout.label, labels)):
         folder = pattern.split("{id}")[0].rpartition("/")[0]
@@ -171,7 +202,7 @@ def _listed(
         if len(meant) == 1 and None not in meant:
             ids.append(names[re.sub(r"^(\./|/)+", "", columns[0])])
         elif len(columns) == 1:
-            ids.append(line.removesuffix(layout.image.split("{id}")[1]))  # an image that is not there
+            ids.append(line.removesuffix(layout.image.split("{id}")[1]))  # an image that is missing
         else:
             raise InputError(
                 f'"{line}" does not name an image and its label of this layout ({layout.image}, {layout.label})',
@@ -187,8 +218,8 @@ def _listed(
     return ids
 
 
-def _part(images: dict[str, Path], labels: dict[str, Path], layout: Layout) -> None:
-    """Where both patterns take a file, as with masks beside their images, it belongs to the more special one."""
+def _separate(images: dict[str, Path], labels: dict[str, Path], layout: Layout) -> None:
+    """Give a file that both patterns match, as a mask beside its image, to the longer pattern."""
     loser = images if len(layout.label) >= len(layout.image) else labels
     winner = labels if loser is images else images
     taken = set(winner.values())
@@ -197,7 +228,7 @@ def _part(images: dict[str, Path], labels: dict[str, Path], layout: Layout) -> N
 
 
 def _lonely(orphans: Mapping[str, Path], root: Path, card: Card, images: Mapping[str, Path]) -> list[str]:
-    """The ids of labels that are not the label of an image in another layout either."""
+    """Return the ids of labels that have no image in another layout either."""
     if not orphans:
         return []
     owned = {
@@ -217,12 +248,31 @@ def _other_pictures(root: Path, layout: Layout, known: set[Path]) -> list[Path]:
 
 
 def path_of(image_id: str, root: Path, pattern: str) -> Path:
-    """The file that a card's pattern names for an image."""
+    """Return the file that a pattern of a card names for an image.
+
+    Args:
+        image_id: the image id.
+        root: the folder of the dataset.
+        pattern: a path with ``{id}``.
+
+    Returns:
+        The path, whether it exists or not.
+    """
     return root / pattern.replace("{id}", image_id)
 
 
 def read_split(path: Path) -> list[str] | None:
-    """The ids of a split file, one per line; None if there is no such file."""
+    """Read the lines of a split file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The lines without empty ones; None if the file does not exist.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
     if not path.is_file():
         return None
     try:
@@ -237,10 +287,10 @@ def _by_path(ids: Iterable[str], pattern: str) -> list[str]:
 
 
 def _files(root: Path, pattern: str) -> dict[str, Path]:
-    """The files that a card's pattern takes, by image id. Suffixes of one format are the same: .jpg, .JPG, .jpeg.
+    """Return the files that match a pattern of a card by image id; .jpg, .JPG and .jpeg are the same suffix.
 
     Raises:
-        InputError: for two files of one id, and for a name that is not UTF-8.
+        InputError: if two files have the same id, or a name is not UTF-8.
     """
     before, after = pattern.split("{id}")
     folder, _, prefix = before.rpartition("/")
@@ -274,7 +324,7 @@ def _refuse_name(path: Path) -> None:
 
 
 def _walk(folder: Path, below: str = "", above: frozenset[tuple[int, int]] | None = None) -> Iterator[str]:
-    """Paths of the files below a folder. A link to a folder above is not followed: it leads around in a circle."""
+    """Yield the paths of the files below a folder; a link to a folder above, a circle, is not followed."""
     if above is None:
         parents = [p for p in Path(os.path.realpath(folder)).parents if p.exists()]
         above = frozenset((facts.st_dev, facts.st_ino) for facts in map(os.stat, parents))
@@ -303,7 +353,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _nothing(card: Card, tried: list[Path]) -> InputError:
-    """The error where no layout holds a single pair of image and label."""
+    """Return the error if no layout has a pair of image and label."""
     if not tried:
         return InputError(
             f"no data root is known, so {card.name} cannot be found",
@@ -313,7 +363,7 @@ def _nothing(card: Card, tried: list[Path]) -> InputError:
         if read_split(split) == []:
             return InputError("the split file is empty", where=str(split), fix=f"get it again from {card.source}")
     wanted = card.layouts[0]
-    places = ", ".join(str(path) for path in tried)
+    folders = ", ".join(str(path) for path in tried)
     source = unprepared(card, tried)
     if source is not None:
         step = f"the download in {source} is not prepared yet; run: ovbench data prepare {card.name} --source {source}"
@@ -323,11 +373,19 @@ def _nothing(card: Card, tried: list[Path]) -> InputError:
         step = f"get it from {card.source}"
     return InputError(
         f"no images and labels of {card.name} found; expected {wanted.image} and {wanted.label}",
-        where=f"looked in {places}",
+        where=f"looked in {folders}",
         fix=step,
     )
 
 
 def unprepared(card: Card, roots: Iterable[Path]) -> Path | None:
-    """The folder that holds the raw download of a benchmark, where there is one."""
+    """Find the raw download of a dataset.
+
+    Args:
+        card: the card of the dataset.
+        roots: the folders to search.
+
+    Returns:
+        The folder, or None.
+    """
     return next((root for root in roots if card.raw and (root / card.raw).exists()), None)

@@ -1,4 +1,4 @@
-"""From the values in a label file to class indices."""
+"""Map the values of label files to class indices."""
 
 from __future__ import annotations
 
@@ -11,20 +11,37 @@ import numpy as np
 from ovbench.data.card import Card, Encoding, Layout
 from ovbench.utils.errors import InputError
 
-IGNORED = 65535  # dropped from the score
-NO_CLASS = 65534  # kept, matches no class
+IGNORED = 65535  # not scored
+NO_CLASS = 65534  # scored, matches no class
 _INVALID = 65533
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Raw value -> class index, IGNORED or NO_CLASS, as one table over 16 bits."""
+    """A table from 16-bit values to class indices.
+
+    Attributes:
+        encoding: the encoding of the card.
+        table: uint16 (65536,), class index, IGNORED or NO_CLASS.
+    """
 
     encoding: Encoding
     table: np.ndarray
 
     def apply(self, raw: np.ndarray, *, where: str, card: Card) -> np.ndarray:
-        """u16[h,w] from the raw values; InputError for a value that the encoding does not have."""
+        """Map the values of a label file.
+
+        Args:
+            raw: uint8 or uint16 (H, W).
+            where: dataset and image id, for the message.
+            card: the card of the dataset.
+
+        Returns:
+            uint16 (H, W), class index, IGNORED or NO_CLASS.
+
+        Raises:
+            InputError: if the encoding lacks a value.
+        """
         label = self.table[raw]
         if (label == _INVALID).any():
             value = int(raw[label == _INVALID][0])
@@ -36,11 +53,18 @@ class LabelMap:
         return label
 
     def admits(self, values: np.ndarray) -> np.ndarray:
-        """Whether each raw value has a meaning."""
+        """Return whether the encoding has each value.
+
+        Args:
+            values: integers, any shape.
+
+        Returns:
+            bool, the same shape.
+        """
         return self.table[values] != _INVALID
 
     def admitted(self) -> str:
-        """The admitted values in words."""
+        """Return the valid values as text."""
         values = np.flatnonzero(self.table != _INVALID)
         void = [int(v) for v in values if v in self.encoding.void]
         text = _runs([int(v) for v in values if v not in self.encoding.void])
@@ -48,7 +72,7 @@ class LabelMap:
 
 
 def _runs(values: list[int]) -> str:
-    """Ascending numbers as ranges: ``0..58, 255``."""
+    """Write ascending numbers as ranges: ``0..58, 255``."""
     starts = [v for i, v in enumerate(values) if i == 0 or values[i - 1] != v - 1]
     ends = [v for i, v in enumerate(values) if i == len(values) - 1 or values[i + 1] != v + 1]
     runs = [str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True)]
@@ -56,8 +80,19 @@ def _runs(values: list[int]) -> str:
 
 
 def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelMap:
-    """The table of an encoding. ``rule`` "official" treats ignored pixels as the published evaluation code does: only
-    what an evaluator with ignore value 255 would drop is dropped."""
+    """Build the table of an encoding.
+
+    Args:
+        encoding: the encoding of a card.
+        classes: number of classes.
+        rule: with "official", only the pixels that an evaluator with ignore value 255 ignores are ignored.
+
+    Returns:
+        The table.
+
+    Raises:
+        InputError: if the encoding's file is wrong, or it ignores a value that is a class.
+    """
     table = np.full(65536, _INVALID, np.uint16)
     if encoding.table is not None:
         for raw, value in read_table(Path(encoding.table), classes).items():
@@ -68,8 +103,8 @@ def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelM
         table[encoding.shift : encoding.shift + classes] = np.arange(classes)
     for raw in encoding.void:
         if table[raw] < classes:
-            text = f"the value {raw} is ignored, but the table makes it class {table[raw]}"
-            raise InputError(text, where=str(encoding.table), fix="take it out of one of the two")
+            text = f"the card ignores the value {raw}, but the table maps it to class {table[raw]}"
+            raise InputError(text, where=str(encoding.table), fix="remove it from one of the two")
         table[raw] = NO_CLASS if rule == "official" and raw > 255 else IGNORED
     if rule == "official" and classes > 255:
         table[table == 255] = IGNORED
@@ -78,7 +113,18 @@ def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelM
 
 
 def read_table(path: Path, classes: int | None = None) -> dict[int, int | None]:
-    """A two-column text file: raw value and class index, or "-" for ignored."""
+    """Read a text file with two columns: value and class index, or "-" for ignored.
+
+    Args:
+        path: the file.
+        classes: number of classes; None accepts any index.
+
+    Returns:
+        Class index, or None for ignored, by value.
+
+    Raises:
+        InputError: if the file cannot be read, or a line is malformed or out of range.
+    """
     found: dict[int, int | None] = {}
     for number, line in enumerate(_lines(path), 1):
         if not line or line.startswith("#"):
@@ -101,21 +147,36 @@ def _lines(path: Path) -> list[str]:
 
 
 def value_counts(values: np.ndarray) -> dict[int, int]:
-    """How many pixels hold each value, in ascending order; counted, as sorting a large label takes ten times longer.
+    """Count the pixels of each value (ten times faster than sorting).
 
-    >>> value_counts(np.array([[3, 0], [3, 3]], np.uint8))
-    {0: 1, 3: 3}
+    Args:
+        values: uint8 or uint16, any shape.
+
+    Returns:
+        Number of pixels by value, in ascending order of the values.
+
+    Example:
+        >>> value_counts(np.array([[3, 0], [3, 3]], np.uint8))
+        {0: 1, 3: 3}
     """
     counts = np.bincount(values.ravel())
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
 
 
 def choose_encoding(card: Card, layout: Layout, present: Sequence[Collection[int]]) -> Encoding:
-    """The layout's documented encoding, or another of its encodings where only that one fits the files.
+    """Choose the first encoding of a layout that fits the files.
 
-    Two forms of the same label, with and without the background value, lie in folders of the same name. The values
-    that are ``present`` in each file of a sample decide: one file with a value that an encoding does not have excludes
-    it, and so does a ``common`` value that fewer than half of the files hold. With none left, the documented one stays.
+    Labels with and without the background value may lie in folders of the same name, so their values decide. An
+    encoding is excluded by a file with a value that it lacks, or if fewer than half of the files have its ``common``
+    value. If none is left, the first one, which is the documented one, is chosen.
+
+    Args:
+        card: the card of the dataset.
+        layout: its layout.
+        present: the values of each file of a sample.
+
+    Returns:
+        The encoding.
     """
     encodings = [card.encoding(name) for name in layout.encodings]
     if len(encodings) == 1 or not present:

@@ -1,4 +1,4 @@
-"""What a few files of a benchmark tell before a run: how its labels are read, and whether the card is right."""
+"""Read a few files of a dataset before a run, to choose the encoding of its labels and to check its card."""
 
 from __future__ import annotations
 
@@ -12,27 +12,42 @@ from ovbench.data.find import FoundFiles, Item
 from ovbench.data.labels import IGNORED, choose_encoding, label_map
 from ovbench.utils.errors import InputError
 
-SAMPLE = 64  # files that are read
-RARE = frozenset(("reduced twice", "reduced"))  # problems that absent classes show, so that a sample is not enough
-NAMED = 6  # classes that a line names
+SAMPLE = 64  # number of files
+RARE = frozenset(("reduced twice", "reduced"))  # problems that absent classes show; a sample is not enough for them
+NAMED = 6  # number of class names in a line
 
 
 class Reading(NamedTuple):
-    """How a benchmark's labels are read. ``line`` says it in one sentence; ``remarks`` are what else is odd."""
+    """How the labels of a dataset are read.
+
+    Attributes:
+        encoding: the encoding that the files have.
+        one_bit: whether all labels have 1 bit.
+        palette: the colour of each label value, if the labels have palettes.
+        line: one sentence for the plan of a run.
+        remarks: other unusual facts, one sentence each.
+    """
 
     encoding: Encoding
     one_bit: bool
-    palette: dict[int, tuple[int, int, int]]  # the colours of values, where the labels have some
+    palette: dict[int, tuple[int, int, int]]
     line: str
     remarks: tuple[str, ...]
 
 
 def examine(card: Card, found: FoundFiles) -> Reading:
-    """Read a sample of labels and the heads of their images.
+    """Read a sample of labels and the headers of their images.
+
+    Args:
+        card: the card of the dataset.
+        found: its files.
+
+    Returns:
+        How the labels are read.
 
     Raises:
-        InputError: where the sample contradicts the card: values of another encoding, masks of 0 and 255, labels that
-            were reduced twice, cut to 8 bits or renumbered, 16-bit images that would be nearly black, and the like.
+        InputError: if the sample contradicts the card: values of another encoding, masks of 0 and 255, labels that were
+            reduced twice, cut to 8 bits or renumbered, or 16-bit images that would be nearly black.
     """
     reports = [_report(item) for item in _spread(found.items)]
     readable = [report for report in reports if report.values]
@@ -70,10 +85,10 @@ def _spread(items: Sequence[Item]) -> list[Item]:
 
 
 def _holds(problem: Problem, card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileReport]) -> bool:
-    """Whether an error of the sample is one of the whole benchmark.
+    """Whether an error in the sample is an error of the whole dataset.
 
-    A few odd files fail alone. A rare class that a sample lacks says something only if all labels lack it, and only
-    of a benchmark of known size, whose classes all occur.
+    If only a few files are wrong, these images fail. An absent class is an error only if all labels lack it, and only
+    in a dataset of known size, whose classes all occur.
     """
     if problem.kind in RARE:
         if not card.image_count:
@@ -104,7 +119,7 @@ def _refuse_dim(card: Card, found: FoundFiles, reports: list[FileReport]) -> Non
 
 
 def _line(card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileReport]) -> str:
-    """How the labels are read, which classes never occur, how much is ignored: one sentence."""
+    """Say in one sentence how the labels are read, which classes never occur, and how much is ignored."""
     table = label_map(encoding, len(card.classes)).table
     pixels = [0] * len(card.classes)
     ignored = total = 0
@@ -117,7 +132,7 @@ def _line(card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileR
     absent = [name for name, count in zip(card.classes, pixels, strict=True) if not count]
     shown = ", ".join(absent[:NAMED]) + (", ..." if len(absent) > NAMED else "")
     missing = f"{len(absent)} of {len(pixels)} classes never occur ({shown})" if absent else "every class occurs"
-    guessed = ", as their values tell" if len(found.layout.encodings) > 1 else ""
+    guessed = ", found from their values" if len(found.layout.encodings) > 1 else ""
     which = f"all {len(reports)}" if len(reports) == len(found.items) else f"{len(reports)} of {len(found.items)}"
     return (
         f"labels of {card.name}: {encoding.means or encoding.name}{guessed}; in {which} labels {missing}, "
@@ -126,7 +141,7 @@ def _line(card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileR
 
 
 def _odd(card: Card, found: FoundFiles, reports: list[FileReport]) -> list[str]:
-    """What is worth a line of its own, though it is no error."""
+    """Return a sentence for each fact that is unusual but not an error."""
     remarks = []
     tagged = sum(report.orientation != 1 for report in reports)
     if tagged:
@@ -144,9 +159,9 @@ def _odd(card: Card, found: FoundFiles, reports: list[FileReport]) -> list[str]:
         )
     if found.others:
         remarks.append(
-            f"{len(found.others)} pictures beside the images are not {found.layout.image} and are left out, "
+            f"{len(found.others)} image files beside the images do not match {found.layout.image} and are left out, "
             f"first {found.others[0].name}"
         )
     if card.image_count and len(found.items) < card.image_count:
-        remarks.append(f"{len(found.items)} of the {card.image_count} images of the split are here")
+        remarks.append(f"{len(found.items)} of the {card.image_count} images of the split were found")
     return [f"{card.name}: {remark}" for remark in remarks]

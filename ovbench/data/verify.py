@@ -1,4 +1,4 @@
-"""Is a benchmark on disk what its card says? Every file is read; what is wrong is named, with the likely cause."""
+"""Compare every file of a dataset with its card, and name the likely cause of what is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ovbench.utils.errors import InputError
 from ovbench.utils.processes import each
 
 EXAMPLES = 5
-LABEL_KINDS = {  # a word of the reader's message, and the kind of problem
+LABEL_KINDS = {  # text in the message of the decoder -> kind of problem
     "colours": "colour label", "does not keep": "lossy label",
     "two readings": "ambiguous label", "either may": "ambiguous label", "orientation": "ambiguous label",
 }  # fmt: skip
@@ -30,7 +30,21 @@ LABEL_KINDS = {  # a word of the reader's message, and the kind of problem
 
 @dataclass
 class Verification:
-    """What was found. ``pixels`` and ``images`` are per class, in label order; ``problems`` come worst first."""
+    """The result of a verification.
+
+    Attributes:
+        card: the card of the dataset.
+        root: the folder of the dataset.
+        layout: name of the layout that was found.
+        encoding: the encoding of the labels.
+        expected_images: number of images of the split.
+        listed_images: number of images that were found.
+        problems: errors first, then notes.
+        pixels: number of pixels per class, in label order.
+        images: number of images per class, in label order.
+        ignored_pixels: number of ignored pixels.
+        sizes: smallest and largest (height, width).
+    """
 
     card: Card
     root: Path
@@ -42,14 +56,15 @@ class Verification:
     pixels: list[int] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
     ignored_pixels: int = 0
-    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None  # smallest and largest height and width
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
 
     @property
     def ok(self) -> bool:
+        """Whether no problem is an error."""
         return not any(problem.is_error for problem in self.problems)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         total = sum(self.pixels) + self.ignored_pixels
         return {
             "dataset": self.card.name,
@@ -81,9 +96,21 @@ def verify(
     begin: Callable[[int], None] = lambda files: None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Verification:
-    """Read every image and label of a benchmark and compare them with the card.
+    """Read every image and label of a dataset and compare them with the card.
 
-    ``partial_copy``: fewer images than the split has are no problem. Raises InputError where nothing is found at all.
+    Args:
+        card: the card of the dataset.
+        data_root: the folder to search; by default the configured ones.
+        partial_copy: accept fewer images than the split has.
+        workers: number of processes.
+        begin: called once with the number of images.
+        advance: called with 1 after every image.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputError: if no file is found.
     """
     found = locate(card, data_root)
     missing = {*found.without_image, *found.without_label}
@@ -104,7 +131,16 @@ def verify(
 
 
 def verify_and_remember(card: Card, data_root: str | Path | None = None, **options: Any) -> Verification:
-    """`verify`, and a note in the cache where the copy is right; a cache that cannot be written is no trouble."""
+    """Verify a dataset and, if it is right, write a note into the cache, if that can be written.
+
+    Args:
+        card: the card of the dataset.
+        data_root: the folder to search; by default the configured ones.
+        **options: options of `verify`.
+
+    Returns:
+        The result.
+    """
     result = verify(card, data_root, **options)
     if result.ok:
         with contextlib.suppress(InputError):
@@ -113,7 +149,15 @@ def verify_and_remember(card: Card, data_root: str | Path | None = None, **optio
 
 
 def check_files(item: Item, white: int | None = None) -> FileReport:
-    """Decode one image and its label; what fails is in the report, not raised."""
+    """Decode an image and its label; an error is noted in the report and not raised.
+
+    Args:
+        item: the files.
+        white: the value of white in 16-bit images, see `ovbench.data.decode.read_picture`.
+
+    Returns:
+        The report.
+    """
     report = FileReport(item.id)
     try:
         facts = image_facts(item.image_path)
@@ -159,13 +203,13 @@ def _count(result: Verification, reports: list[FileReport], labels: LabelMap) ->
 
 
 def _gaps(card: Card, found: FoundFiles, partial_copy: bool) -> list[Problem]:
-    """What the lists of files already tell."""
+    """Return the problems that the lists of files show."""
     ids = [item.id for item in found.items]
     make = partial(Problem, is_error=True)
     problems = [
         make(kind, len(which), f"{len(which)} {text}", examples=which[:EXAMPLES])
         for kind, which, text in (
-            ("missing image", found.without_image, f"images are not there ({found.layout.image})"),
+            ("missing image", found.without_image, f"images are missing ({found.layout.image})"),
             ("missing label", found.without_label, f"images have no label ({found.layout.label})"),
             ("extra label", found.orphan_labels, "labels have no image"),
             ("duplicate id", found.twice, "ids are listed more than once"),
@@ -173,22 +217,22 @@ def _gaps(card: Card, found: FoundFiles, partial_copy: bool) -> list[Problem]:
         if which
     ]
     if found.others:
-        text = f"pictures beside the images are not {found.layout.image}, first {found.others[0].name}"
+        text = f"image files beside the images do not match {found.layout.image}, first {found.others[0].name}"
         problems.append(Problem("other pictures", len(found.others), f"{len(found.others)} {text}", False))
     count, expected = len(ids), card.image_count
     if expected and (count > expected or (count < expected and not partial_copy)):
         advice = (
-            "; a deliberate part is accepted with --partial" if count < expected else "; remove what is not part of it"
+            "; --partial accepts a subset" if count < expected else "; remove the images that are not in the split"
         )
         problems.append(make("count", abs(count - expected), f"{count} images, the split has {expected}{advice}"))
     if card.ids_sha256 and count == expected and ids_sha256(sorted(ids)) != card.ids_sha256:
-        problems.append(make("other images", count, "the image ids are not those of the split"))
+        problems.append(make("other images", count, "the image ids differ from the ids of the split"))
     return problems
 
 
 KINDS = {
     "unreadable image": "images cannot be decoded",
-    "dim image": "images have 16 bits of which the upper ones are never used: they would be nearly black",
+    "dim image": "images have 16 bits but do not use the upper ones: they would be nearly black",
     "unreadable label": "labels cannot be decoded",
     "colour label": "labels have colours instead of class values: a palette PNG was read and saved as RGB",
     "lossy label": "labels are stored in a format that does not keep class values",

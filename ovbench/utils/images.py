@@ -1,4 +1,4 @@
-"""Resize rules of the protocols."""
+"""Resize images by the rules of the protocols."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ import numpy as np
 
 
 def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
-    """mmcv's ``rescale_size``: the factor that brings the short side to ``short_side`` without the long side exceeding
-    ``long_side``; sides are rounded half up. ``short_side`` 0 keeps the size."""
+    """Return the size that ``rescale_size`` of mmcv gives; sides are rounded half up.
+
+    Args:
+        size: (h, w) of the image.
+        short_side: the short side becomes this long, if the long side allows it; 0 keeps the size.
+        long_side: the long side does not exceed this.
+
+    Returns:
+        (h, w).
+    """
     h, w = size
     if short_side == 0:
         return h, w
@@ -17,5 +25,13 @@ def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tupl
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear on uint8 by OpenCV, as mmcv's ``imrescale``."""
+    """Resize an image bilinearly with OpenCV, as ``imrescale`` of mmcv does.
+
+    Args:
+        image: uint8 (h, w, 3).
+        size: the new (H, W).
+
+    Returns:
+        uint8 (H, W, 3); the image itself if it has the size.
+    """
     return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)

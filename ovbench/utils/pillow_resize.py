@@ -1,8 +1,8 @@
-"""Pillow's image resize as two matrix products, so that a batch of pictures stays on its device.
+"""Resize images like Pillow with two matrix products, so that a batch stays on its device.
 
-Pillow resamples 8-bit pictures in whole numbers: weights are rounded to multiples of 2^-22, and after the horizontal
-and again after the vertical pass values are rounded to 8 bits. Products of that size are exact in fp64, so the results
-are Pillow's to the last bit.
+Pillow resamples 8-bit images in integers: weights are rounded to multiples of 2^-22, and values are rounded to 8 bits
+after the horizontal pass and again after the vertical pass. Sums of such products are exact in float64, so the result
+equals Pillow's in every bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _triangle(x: Tensor) -> Tensor:
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' kernel with a = -0.5, which is Pillow's (OpenCV and torch use -0.75)."""
+    """Return Keys' kernel with a = -0.5, as Pillow has it (OpenCV and torch use -0.75)."""
     x = x.abs()
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -31,11 +31,19 @@ KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {"bilinear": (_tr
 
 
 def resize_like_pillow(pictures: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
-    """Pictures u8[..., h, w] as u8[..., H, W], the values of ``PIL.Image.resize``; ``kernel`` names its filter,
-    "bilinear" or "bicubic". A side that keeps its length is not resampled.
+    """Resize images to the values of ``PIL.Image.resize``; a side that keeps its length is not resampled.
 
-    >>> resize_like_pillow(torch.tensor([[0, 100]], dtype=torch.uint8), (1, 4), "bilinear").tolist()
-    [[0, 25, 75, 100]]
+    Args:
+        pictures: uint8 (..., h, w).
+        size: the new (H, W).
+        kernel: "bilinear" or "bicubic".
+
+    Returns:
+        uint8 (..., H, W).
+
+    Example:
+        >>> resize_like_pillow(torch.tensor([[0, 100]], dtype=torch.uint8), (1, 4), "bilinear").tolist()
+        [[0, 25, 75, 100]]
     """
     h, w = pictures.shape[-2:]
     if w != size[1]:
@@ -46,10 +54,10 @@ def resize_like_pillow(pictures: Tensor, size: tuple[int, int], kernel: str) -> 
 
 
 def _weights(old: int, new: int, kernel: str, device: torch.device) -> Tensor:
-    """Whole numbers as f64[new, old]: every output pixel's weights over the input pixels, times 2^22."""
+    """Return the weights of the input pixels for every output pixel, times 2^22: integers as float64 (new, old)."""
     function, support = KERNELS[kernel]
     scale = old / new
-    stretch = max(scale, 1.0)  # shrinking widens the kernel, so that every input pixel counts
+    stretch = max(scale, 1.0)  # the kernel is wider when the image shrinks, so every input pixel counts
     centre = (torch.arange(new, dtype=torch.float64, device=device) + 0.5) * scale
     first = (centre - support * stretch + 0.5).clamp(min=0).floor()
     end = (centre + support * stretch + 0.5).clamp(max=old).floor()

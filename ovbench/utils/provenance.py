@@ -1,4 +1,4 @@
-"""What a result was made with: versions, revision, device."""
+"""Describe what made a result: package versions, revision, device."""
 
 from __future__ import annotations
 
@@ -19,13 +19,24 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str | None]:
-    """Python and the packages that can change a number; None for a package that is not installed."""
+    """Return the versions of Python and of the packages that can change a number.
+
+    Returns:
+        Version by package; None for a package that is not installed.
+    """
     found: dict[str, str | None] = {"python": platform.python_version()}
     return found | {package: version_of(package) for package in PACKAGES}
 
 
 def version_of(package: str) -> str | None:
-    """The installed version of a distribution; None where there is none."""
+    """Return the installed version of a package.
+
+    Args:
+        package: name of the distribution.
+
+    Returns:
+        The version, or None if it is not installed.
+    """
     if package == "ovbench":
         return package_version()
     try:
@@ -35,7 +46,11 @@ def version_of(package: str) -> str | None:
 
 
 def git_revision() -> dict[str, object] | None:
-    """Commit of the checkout that the package runs from and whether its files were changed; None outside of one."""
+    """Return the commit of the checkout that the package runs from.
+
+    Returns:
+        The commit and whether tracked files were changed; None outside a checkout.
+    """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
@@ -51,7 +66,17 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def device_name(device: str, precision: str = "fp32", *, compiled: bool = False, batch: int = 0) -> dict[str, object]:
-    """The device in words, with what decides the numbers on it."""
+    """Describe a device and the settings that decide the numbers on it.
+
+    Args:
+        device: a device of torch.
+        precision: the precision of the networks.
+        compiled: whether the networks are compiled.
+        batch: number of windows per batch.
+
+    Returns:
+        The facts, for the record.
+    """
     import torch
 
     kind = torch.device(device).type
@@ -71,7 +96,14 @@ def _processor() -> str:
 
 
 def peak_memory(device: str) -> dict[str, int | None]:
-    """Bytes at the peak so far: resident memory of this process, and memory allocated on the GPU."""
+    """Return the peak memory of this process so far.
+
+    Args:
+        device: a device of torch.
+
+    Returns:
+        Resident bytes on the host, and bytes allocated on the GPU (None without a GPU).
+    """
     import torch
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -80,8 +112,18 @@ def peak_memory(device: str) -> dict[str, int | None]:
 
 
 def choose_device(name: str, local_rank: int = 0) -> str:
-    """``auto`` is the GPU where there is one, in a team the one of this process' rank on its machine. UsageError for a
-    device that this machine lacks."""
+    """Choose the device.
+
+    Args:
+        name: a device of torch, or "auto" for the GPU of the local rank, otherwise the CPU.
+        local_rank: rank of this process on its machine.
+
+    Returns:
+        The device.
+
+    Raises:
+        UsageError: if the machine has no such device.
+    """
     import torch
 
     from ovbench.utils.errors import UsageError

@@ -55,7 +55,7 @@ def test_prepare_says_what_it_looked_for_and_sees_archives(tmp_path):
     with zipfile.ZipFile(tmp_path / "mirror.zip", "w"):
         pass
     fails("no images and labels of voc21 found.*get it from", "prepare", "voc21", "--source", tmp_path)
-    fails("unpack mirror.zip there first, if it is in them", "prepare", "coco-stuff", "--source", tmp_path)
+    fails("if the files are in mirror.zip, unpack it there first", "prepare", "coco-stuff", "--source", tmp_path)
 
 
 def test_prepare_meets_damaged_or_hostile_archives(tmp_path):

@@ -85,7 +85,7 @@ def test_other_suffixes_are_not_dropped_without_a_word(own, put, tmp_path):
     dataset = open_dataset(own(), tmp_path)
     assert len(dataset) == 2 and any("c.jpg" in line and "left out" in line for line in dataset.remarks)
     put("labels/c.png", label(0, 1, 2))
-    with pytest.raises(InputError, match=r"1 labels have no image.*beside the images lies c\.jpg"):
+    with pytest.raises(InputError, match=r"1 labels have no image.*c\.jpg lies beside the images"):
         open_dataset(own(), tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_void_in_a_table_must_not_hide_a_class(own, put, tmp_path):
     pairs(put)
     (tmp_path / "t.txt").write_text("0 0\n1 1\n2 2\n255 -\n")
     card = own(tables='[encoding.e]\ntable = "t.txt"\nvoid = [2]\n')
-    with pytest.raises(InputError, match="the value 2 is ignored, but the table makes it class 2"):
+    with pytest.raises(InputError, match="the card ignores the value 2, but the table maps it to class 2"):
         open_dataset(card, tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_the_limit_of_classes_is_stated(own):
 
 def test_two_classes_of_one_name(own):
     for names in (("wall", "sky", "wall"), ("Wall", "sky", "wall "), ("traffic  light", "traffic light", "sky")):
-        with pytest.raises(InputError, match="two classes have one name"):
+        with pytest.raises(InputError, match="two classes have the same name"):
             own(names)
 
 
@@ -281,7 +281,7 @@ def test_one_bit_labels(own, put, tmp_path):
     for i in "ab":
         put(f"images/{i}.png"), put(f"labels/{i}.png", bits)
     assert set(np.unique(open_dataset(own(("no", "yes")), tmp_path).read_label(0))) == {0, 1}
-    with pytest.raises(InputError, match="too little for 3 classes"):
+    with pytest.raises(InputError, match="too few for 3 classes"):
         open_dataset(own(), tmp_path)
     put("labels/b.png", label(0, 1, 255))  # the other was made small: its 1 may have been 255
     with pytest.raises(InputError, match="1 labels have 1 bit beside others that have more"):
@@ -383,13 +383,13 @@ def test_names_that_only_look_odd_are_kept(tmp_path):
     [
         ('{"1": "sky", "3": "grass"}', "neither a list of names"), ('{"a": "sky"}', "neither a list of names"),
         ("[1, 2]", "neither a list of names"), ('["sky", ""]', "neither a list of names"),
-        ("['sky']", "begins as JSON"),
-        ("[" * 100000, "begins as JSON"), ("7 road\n8 sidewalk\n", "do not run in order from 0 or 1.*line 1"),
-        ("0 sky\n2 grass\n1 water\n", "do not run in order.*line 2"),
+        ("['sky']", "begins like JSON"),
+        ("[" * 100000, "begins like JSON"), ("7 road\n8 sidewalk\n", "do not count from 0 or 1.*line 1"),
+        ("0 sky\n2 grass\n1 water\n", "do not count.*line 2"),
         ("name,r,g,b\nsky,1,2,3\ngrass,4,5,6\n", "line 2"),
         ("sky\tblue\n", "line 1"), ("names:\n- sky\n- grass\n", "line 1"), ("- sky\n- grass\n", "line 1"),
         ('"sky",\n"grass"\n', "line 1"), ("<ul>\n<li>sky\n", "line 1"), ("sky\x00\n", "line 1"),
-        ("sky\ngrass\nSky\n", "two classes have one name"),
+        ("sky\ngrass\nSky\n", "two classes have the same name"),
     ],
 )  # fmt: skip
 def test_class_lists_that_are_refused(tmp_path, text, message):
@@ -504,7 +504,7 @@ def test_images_of_a_detail_file_are_pictures(tmp_path):
 
 
 def test_odd_members_of_archives(tmp_path):
-    from ovbench.data.prepare.unpack import Part, unpack
+    from ovbench.data.prepare.unpack import Archive, unpack
 
     def refuses(change, name="a.txt"):
         path = tmp_path / "x.zip"
@@ -512,7 +512,7 @@ def test_odd_members_of_archives(tmp_path):
             archive.writestr(f"in/{name}", b"text")
         path.write_bytes(change(path.read_bytes()))
         with pytest.raises(InputError):
-            unpack(Part(path, "in/", tmp_path / "out"))
+            unpack(Archive(path, "in/", tmp_path / "out"))
 
     def flagged(data):  # bit 0 of the flags: encrypted
         local, central = data.index(b"PK\3\4"), data.index(b"PK\1\2")

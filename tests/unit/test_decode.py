@@ -94,7 +94,7 @@ def test_a_black_picture_of_16_bits_is_black(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_numbers_of_32_bits_are_no_colours(tmp_path, dtype):
     path = save(np.ones((4, 5), dtype), tmp_path / "a.tif")
-    with pytest.raises(InputError, match=r"numbers of 32 bits, not colours.*convert it to 8 bits"):
+    with pytest.raises(InputError, match=r"32-bit values, not colours.*convert it to 8 bits"):
         read_image(path)
 
 

@@ -232,7 +232,7 @@ def test_the_command(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mini", "--source", "."], r"mini is drawn on first use and needs no preparation"),
+        (["mini", "--source", "."], r"mini is generated on first use and needs no preparation"),
         (["coco-stuff", "--source", "/nowhere"], r'the source "/nowhere" is not a folder'),
         (["coco-stuff", "--source", ".", "--image-format", "png"], r"coco-stuff keeps its images as they are"),
         (["coco", "--source", "."], r'unknown dataset "coco"; did you mean'),

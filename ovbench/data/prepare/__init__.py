@@ -1,4 +1,4 @@
-"""From an official download to the files that a card reads; one module per source archive."""
+"""Convert an official download to the files that a card reads, with one module per source archive."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 from ovbench.data.card import Card
 from ovbench.data.dataset import refuse_gaps
 from ovbench.data.find import find
-from ovbench.data.prepare.unpack import parts_in, unpack
-from ovbench.data.prepare.work import Step, place_all, run_steps
+from ovbench.data.prepare.unpack import archives_in, unpack
+from ovbench.data.prepare.work import Step, link_all, run_steps
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import Registry
 
@@ -28,6 +28,8 @@ CONVERTERS = Registry(
 
 
 class Prepared(NamedTuple):
+    """A prepared dataset and the numbers of files that were written or existed before."""
+
     dataset: str
     root: Path
     written: int
@@ -44,35 +46,58 @@ def prepare(
     begin: Callable[[int], None] = lambda steps: None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Prepared:
-    """Convert a download; what is there already is not touched, so that a second call does nothing.
+    """Convert a download; files that exist are skipped, so a second call does nothing.
 
-    ``source`` is the download, unpacked or as archives, or the folder above it; ``root`` one of the card's own folders
-    below a data root, or None for beside the download. Images are hard-linked. ``begin`` is told the number of files
-    (0: archives are unpacked), ``advance`` of each that is done. InputError names the file that stopped it.
+    Images are hard-linked if the file system can.
+
+    Args:
+        card: the card of the dataset.
+        source: the download, unpacked or as archives, or the folder above it.
+        root: a folder of the card below a data root; by default it lies beside the download.
+        workers: number of processes.
+        image_format: "jpg" or "png", for ade847 only.
+        begin: called with the number of files, or with 0 before archives are unpacked.
+        advance: called with the number of files that are done.
+
+    Returns:
+        The folder and the numbers of files.
+
+    Raises:
+        InputError: with the file that cannot be converted.
+        UsageError: if the source is not a folder, or the dataset needs no preparation.
     """
     if not source.is_dir():
         raise UsageError(f'the source "{source}" is not a folder', fix="check the path")
     if image_format is not None and card.prepare != "ade_full":
         raise UsageError(f"{card.name} keeps its images as they are", where="--image-format")
     if card.generator:
-        raise UsageError(f"{card.name} is drawn on first use and needs no preparation")
+        raise UsageError(f"{card.name} is generated on first use and needs no preparation")
     own = unpacked_root(card, source)
-    archived = parts_in(card, source, root or target_root(card, source))
+    archived = archives_in(card, source, root or target_root(card, source))
     if root is None:
         root = target_root(card, source) if archived else own
     if archived:
         begin(0)
-    unpacked = sum(unpack(part, advance) for part in archived)
+    unpacked = sum(unpack(archive, advance) for archive in archived)
     options = {} if image_format is None else {"image_format": image_format}
     convert = CONVERTERS.load(card.prepare) if card.prepare else as_published
     steps = convert(card, (own, source, root), root, **options)
     begin(len(steps))
-    outcome = run_steps(steps, workers=workers, advance=advance)
-    return Prepared(card.name, root, outcome.written + unpacked, outcome.already_there)
+    done = run_steps(steps, workers=workers, advance=advance)
+    return Prepared(card.name, root, done.written + unpacked, done.already_there)
 
 
 def as_published(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """For a benchmark that is read as it comes: its split's files, placed below ``root`` where they are elsewhere."""
+    """Return the steps for a dataset that needs no conversion: its files are linked into the folder.
+
+    Args:
+        card: the card of the dataset.
+        sources: the folders to search.
+        root: the folder of the dataset.
+
+    Returns:
+        The steps; none if the files are there.
+    """
     found = find(card, dict.fromkeys(sources))
     refuse_gaps(card, found)
     if found.root == root:
@@ -80,11 +105,19 @@ def as_published(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step
     files = [path for item in found.items for path in (item.image_path, item.label_path)]
     if found.layout.ids not in ("", "images", "labels"):
         files.append(found.root / found.layout.ids)
-    return place_all([(path, root / path.relative_to(found.root)) for path in files])
+    return link_all([(path, root / path.relative_to(found.root)) for path in files])
 
 
 def unpacked_root(card: Card, source: Path) -> Path:
-    """The benchmark's own folder in a download: ``source`` or one of the card's usual folders below it."""
+    """Return the folder of a dataset in a download.
+
+    Args:
+        card: the card of the dataset.
+        source: the download.
+
+    Returns:
+        One of the card's usual folders below the source, otherwise the source.
+    """
     for below in card.roots:
         if (source / below).is_dir() and below != ".":
             return source / below
@@ -92,9 +125,14 @@ def unpacked_root(card: Card, source: Path) -> Path:
 
 
 def target_root(card: Card, data_root: Path) -> Path:
-    """Where below a data root the benchmark belongs: the card's folder that is there, else the first of them.
+    """Return the folder of a dataset below a data root.
 
-    A data root that is itself such a folder (``.../VOC2010``) is taken as it is.
+    Args:
+        card: the card of the dataset.
+        data_root: the data root; it may be such a folder itself (``.../VOC2010``).
+
+    Returns:
+        The card's folder that exists, otherwise the first of them.
     """
     names = [below for below in card.roots if below != "."]
     for below in names:

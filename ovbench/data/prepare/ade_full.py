@@ -1,4 +1,4 @@
-"""The full ADE20K release (2021_17_01): object codes in RGB to the 847 classes, at the size that is scored."""
+"""Convert the full ADE20K release (2021_17_01): object codes in RGB to 847 classes, at the size that is scored."""
 
 from __future__ import annotations
 
@@ -24,8 +24,20 @@ SEGMENTATION = "_seg.png"
 
 
 def steps(card: Card, sources: tuple[Path, ...], root: Path, *, image_format: str = "jpg") -> list[Step]:
-    """Image and 16-bit label of every validation image. ``image_format`` "jpg" compresses the smaller image again, as
-    the published preparation does; "png" keeps it exact."""
+    """Return the steps for every validation image: the image and its 16-bit label.
+
+    Args:
+        card: the card of the dataset.
+        sources: the folders to search.
+        root: the folder of the dataset.
+        image_format: "jpg" compresses the smaller image again, as the published preparation does; "png" is lossless.
+
+    Returns:
+        The steps.
+
+    Raises:
+        InputError: if the release is not found, or an image is missing.
+    """
     folder = find(sources, FOLDERS, f"**/*{SEGMENTATION}")
     if folder is None:
         raise nothing_found(f"full ADE20K labels (PLACE/SCENE/*{SEGMENTATION})", sources, FOLDERS)
@@ -43,10 +55,18 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path, *, image_format: st
 
 
 def prepared_size(h: int, w: int) -> tuple[int, int]:
-    """(h, w) after preparation: where both sides exceed 512, the shorter becomes 512.
+    """Return the size after preparation: if both sides exceed 512, the shorter one becomes 512.
 
-    >>> prepared_size(1536, 2048), prepared_size(500, 900)
-    ((512, 683), (500, 900))
+    Args:
+        h: height in pixels.
+        w: width in pixels.
+
+    Returns:
+        (h, w).
+
+    Example:
+        >>> prepared_size(1536, 2048), prepared_size(500, 900)
+        ((512, 683), (500, 900))
     """
     if min(h, w) <= SHORT_SIDE:
         return h, w
@@ -56,7 +76,12 @@ def prepared_size(h: int, w: int) -> tuple[int, int]:
 
 
 def convert_image(path: Path, target: Path) -> None:
-    """The image at the prepared size, bilinear by OpenCV; a grey image stays grey; JPEG in PIL's default quality."""
+    """Write an image at the prepared size (OpenCV, bilinear); a grey image stays grey; JPEG has PIL's default quality.
+
+    Args:
+        path: the image of the release.
+        target: the file to write.
+    """
     image = _decode(path)
     resized = cv2.resize(image, prepared_size(*image.shape[:2])[::-1], interpolation=cv2.INTER_LINEAR)
     with replacing(target, durable=False) as temporary:  # decoding notices a damaged file
@@ -64,7 +89,15 @@ def convert_image(path: Path, target: Path) -> None:
 
 
 def convert_label(path: Path, target: Path) -> None:
-    """u16 classes from the codes ``R // 10 * 256 + G``, resized before the mapping by OpenCV's nearest (floor)."""
+    """Write the uint16 classes of the codes ``R // 10 * 256 + G``, resized before the mapping (OpenCV, nearest).
+
+    Args:
+        path: the label of the release.
+        target: the file to write.
+
+    Raises:
+        InputError: if the label is not an RGB image.
+    """
     rgb = _decode(path)
     if rgb.ndim != 3:
         raise InputError(f'the label "{path}" has one channel, not RGB', fix="unpack the release again")

@@ -1,4 +1,4 @@
-"""Cityscapes label ids (as shipped) to the 19 train ids."""
+"""Convert the label ids of Cityscapes to the 19 train ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ovbench.data.card import Card
 from ovbench.data.decode import read_raw_label
 from ovbench.data.labels import LabelMap, label_map
-from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
+from ovbench.data.prepare.work import Step, find, link_all, nothing_found, save_label
 from ovbench.utils.errors import InputError
 
 LABELS, IMAGES = "gtFine/val", "leftImg8bit/val"
@@ -17,14 +17,26 @@ RAW, CONVERTED, IMAGE = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png", "_l
 
 
 def steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """``_gtFine_labelTrainIds.png`` for each ``_gtFine_labelIds.png`` of the val cities: 0..18, 255 ignored."""
+    """Return the steps of ``_gtFine_labelTrainIds.png`` for the val cities: 0..18, 255 is ignored.
+
+    Args:
+        card: the card of the dataset.
+        sources: the folders to search.
+        root: the folder of the dataset.
+
+    Returns:
+        The steps.
+
+    Raises:
+        InputError: if labels or images are not found.
+    """
     labels, images = find(sources, [LABELS], f"*/*{RAW}"), find(sources, [IMAGES], f"*/*{IMAGE}")
     if labels is None:
         raise nothing_found(f"Cityscapes labels (CITY/*{RAW})", sources, [LABELS])
     if images is None:
         raise nothing_found(f"Cityscapes images (CITY/*{IMAGE})", sources, [IMAGES])
     table = label_map(card.encoding("ids"), len(card.classes))
-    made = place_all([(p, root / IMAGES / p.relative_to(images)) for p in sorted(images.glob(f"*/*{IMAGE}"))])
+    made = link_all([(p, root / IMAGES / p.relative_to(images)) for p in sorted(images.glob(f"*/*{IMAGE}"))])
     for path in sorted(labels.glob(f"*/*{RAW}")):
         target = root / LABELS / path.parent.name / path.name.replace(RAW, CONVERTED)
         made.append(Step(target, convert, (path, table)))
@@ -32,7 +44,16 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
 
 
 def convert(raw_path: Path, table: LabelMap, target: Path) -> None:
-    """One label; InputError for a value that is no label id, as in a file that holds train ids already."""
+    """Convert one label.
+
+    Args:
+        raw_path: the label with label ids.
+        table: from label ids to train ids.
+        target: the file to write.
+
+    Raises:
+        InputError: if a value is not a label id, as in a file of train ids.
+    """
     raw = read_raw_label(raw_path)
     if not table.admits(raw).all():
         value = int(raw[~table.admits(raw)][0])

@@ -1,4 +1,4 @@
-"""COCO-Stuff 164k pixel maps (value = category id - 1) to the 171 classes of COCO-Stuff and the 81 of COCO-Object."""
+"""Convert COCO-Stuff 164k pixel maps (category id - 1) to the 171 classes of COCO-Stuff and 81 of COCO-Object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ovbench.data.card import Card
 from ovbench.data.decode import read_raw_label
 from ovbench.data.labels import LabelMap, label_map
-from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
+from ovbench.data.prepare.work import Step, find, link_all, nothing_found, save_label
 from ovbench.utils.errors import InputError
 
 LABELS = [
@@ -20,16 +20,40 @@ LABELS = [
     "annotations/stuffthingmaps/val2017",
 ]
 IMAGES = ["images/val2017", "val2017"]
-CONVERTED = "TrainIds"  # in the names of converted files, which share a folder with the raw ones
+CONVERTED = "TrainIds"  # in the names of converted files, which lie beside the original ones
 
 
 def stuff_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """``_labelTrainIds.png``: 171 classes, 255 ignored."""
+    """Return the steps of ``_labelTrainIds.png``: 171 classes, 255 is ignored.
+
+    Args:
+        card: the card of the dataset.
+        sources: the folders to search.
+        root: the folder of the dataset.
+
+    Returns:
+        The steps.
+
+    Raises:
+        InputError: if labels or images are not found.
+    """
     return _steps(card, sources, root, "_labelTrainIds.png")
 
 
 def object_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """``_instanceTrainIds.png``: 80 things as 1..80; stuff and unlabeled pixels are background 0."""
+    """Return the steps of ``_instanceTrainIds.png``: 80 things as 1..80; all other pixels are background 0.
+
+    Args:
+        card: the card of the dataset.
+        sources: the folders to search.
+        root: the folder of the dataset.
+
+    Returns:
+        The steps.
+
+    Raises:
+        InputError: if labels or images are not found.
+    """
     return _steps(card, sources, root, "_instanceTrainIds.png")
 
 
@@ -44,11 +68,20 @@ def _steps(card: Card, sources: tuple[Path, ...], root: Path, suffix: str) -> li
     raw = sorted(p for p in labels.iterdir() if p.suffix == ".png" and CONVERTED not in p.name)
     pairs = [(p, root / "images/val2017" / p.name) for p in sorted(images.glob("*.jpg"))]
     folder = root / "annotations/val2017"
-    return place_all(pairs) + [Step(folder / f"{p.stem}{suffix}", convert, (p, table)) for p in raw]
+    return link_all(pairs) + [Step(folder / f"{p.stem}{suffix}", convert, (p, table)) for p in raw]
 
 
 def convert(raw_path: Path, table: LabelMap, target: Path) -> None:
-    """One pixel map; InputError for a value that is no category of COCO-Stuff."""
+    """Convert one pixel map.
+
+    Args:
+        raw_path: the pixel map.
+        table: from its values to classes.
+        target: the file to write.
+
+    Raises:
+        InputError: if a value is not a category of COCO-Stuff.
+    """
     raw = read_raw_label(raw_path)
     if not table.admits(raw).all():
         value = int(raw[~table.admits(raw)][0])

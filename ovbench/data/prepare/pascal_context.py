@@ -1,4 +1,4 @@
-"""PASCAL Context: 59 classes and background from PASCAL in Detail's JSON, all 459 from the MATLAB label maps."""
+"""Convert PASCAL Context: 59 classes and background from PASCAL in Detail's JSON, 459 from MATLAB label maps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ovbench.data.decode import BROKEN
 from ovbench.data.find import read_split
 from ovbench.data.labels import read_table
 from ovbench.data.prepare.rle import MOST_PIXELS, decode_rle
-from ovbench.data.prepare.work import Step, find, nothing_found, place_all, save_label
+from ovbench.data.prepare.work import Step, find, link_all, nothing_found, save_label
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_bytes
 from ovbench.utils.paths import shipped
@@ -29,7 +29,19 @@ CLASSES_459 = 459
 
 
 def steps_60(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """``SegmentationClassContext/ID.png`` (0..59, 0 = background) and the split file, for the images of phase "val"."""
+    """Return the steps of ``SegmentationClassContext/ID.png`` (0 is background) and the split file of phase "val".
+
+    Args:
+        card: the card of the dataset.
+        sources: the folders to search.
+        root: the folder of the dataset.
+
+    Returns:
+        The steps.
+
+    Raises:
+        InputError: if labels or images are not found.
+    """
     path = next((p for s in sources for name in DETAIL if (p := s / name).is_file()), None)
     if path is None:
         raise nothing_found("trainval_merged.json", sources, DETAIL)
@@ -48,7 +60,7 @@ def steps_60(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
 
 
 def _read_detail(path: Path) -> tuple[list[dict], dict[Any, list]]:
-    """The val images, and each image's (category, mask) pairs in the order of the file."""
+    """Return the val images, and the (category, mask) pairs of each image in the order of the file."""
     try:
         with path.open(encoding="utf-8") as file:
             data = json.load(file)
@@ -72,16 +84,27 @@ def _read_detail(path: Path) -> tuple[list[dict], dict[Any, list]]:
 
 
 def _check_image(image: dict[str, Any], path: Path) -> None:
-    """Raise InputError where the size or the name of an image is none."""
+    """Refuse an image whose size or name is not valid."""
     h, w, name = image["height"], image["width"], image["file_name"]
     if not (type(h) is int and type(w) is int and h > 0 and w > 0 and h * w <= MOST_PIXELS):
-        raise InputError(f"the image {name!r} has the size {h!r} x {w!r}", where=str(path))
+        raise InputError(f"the image {name!r} has the invalid size {h!r} x {w!r}", where=str(path))
     if not isinstance(name, str) or Path(name).name != name or not Path(name).stem.strip("."):
-        raise InputError(f"{name!r} is not the name of an image", where=str(path))
+        raise InputError(f"{name!r} is not a valid image name", where=str(path))
 
 
 def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], where: str, target: Path) -> None:
-    """One label: category ids drawn in order over zeros, then mapped; InputError for a category outside the table."""
+    """Write one label: the masks of the categories in order, later ones on top.
+
+    Args:
+        size: (h, w) of the image.
+        annotations: pairs of category id and run-length mask.
+        table: from category ids to classes.
+        where: file and image id, for the message.
+        target: the file to write.
+
+    Raises:
+        InputError: if a category is not in the table, or a mask is damaged.
+    """
     label = np.zeros(size, np.uint8)
     for category, rle in annotations:
         if category not in table:
@@ -96,7 +119,19 @@ def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], 
 
 
 def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """``annotations_detectron2/pc459_val/ID.tif``, 16 bits, 0..458, for the images of the val split."""
+    """Return the steps of ``annotations_detectron2/pc459_val/ID.tif`` (16 bits, 0..458) for the val split.
+
+    Args:
+        card: the card of the dataset.
+        sources: the folders to search.
+        root: the folder of the dataset.
+
+    Returns:
+        The steps.
+
+    Raises:
+        InputError: if labels or images are not found.
+    """
     folder = find(sources, LABEL_MAPS, "*.mat")
     if folder is None:
         raise nothing_found("label maps (ID.mat)", sources, LABEL_MAPS)
@@ -119,17 +154,25 @@ def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
 
 
 def convert_459(path: Path, target: Path) -> None:
-    """One label: LabelMap - 1; InputError for a value outside 1..459."""
+    """Write one label, LabelMap - 1.
+
+    Args:
+        path: the MATLAB file.
+        target: the file to write.
+
+    Raises:
+        InputError: if the file is damaged or has a value outside 1..459.
+    """
     raw = _label_map(path)
     if raw.dtype.kind not in "uif" or raw.ndim != 2 or not raw.size:
-        raise InputError(f"LabelMap is no table of numbers: {raw.dtype}, {raw.shape}", where=str(path))
+        raise InputError(f"LabelMap is not a table of numbers: {raw.dtype}, {raw.shape}", where=str(path))
     if not (raw.min() >= 1 and raw.max() <= CLASSES_459 and (raw == np.round(raw)).all()):
         raise InputError(f"LabelMap outside 1..{CLASSES_459}: {raw.min()}..{raw.max()}", where=str(path))
     save_label((raw.astype(np.int64) - 1).astype(np.uint16), target)
 
 
 def _label_map(path: Path) -> np.ndarray:
-    """The variable LabelMap of a MATLAB file, after its stated size was found to be that of a picture."""
+    """Read the variable LabelMap of a MATLAB file, if its stated size is possible for an image."""
     from scipy.io import loadmat, whosmat
     from scipy.io.matlab import MatReadError
 
@@ -138,14 +181,19 @@ def _label_map(path: Path) -> np.ndarray:
         if "LabelMap" not in shapes:
             raise InputError(f'no variable LabelMap in "{path}"', fix="unpack trainval.tar.gz again")
         if math.prod(shapes["LabelMap"]) > MOST_PIXELS:
-            raise InputError(f"LabelMap states the size {shapes['LabelMap']}", where=str(path), fix="unpack it again")
+            raise InputError(f"LabelMap has the size {shapes['LabelMap']}", where=str(path), fix="unpack it again")
         return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
-    except (*BROKEN, MatReadError, RuntimeError) as error:  # what SciPy raises for damaged files
+    except (*BROKEN, MatReadError, RuntimeError) as error:  # SciPy raises these for damaged files
         raise InputError(f'cannot read "{path}": {error}', fix="unpack trainval.tar.gz again") from None
 
 
 def write_split(ids: list[str], target: Path) -> None:
-    """A split file: one id per line."""
+    """Write a split file, one id per line.
+
+    Args:
+        ids: the image ids.
+        target: the file to write.
+    """
     write_bytes(target, "".join(f"{i}\n" for i in ids).encode())
 
 
@@ -157,4 +205,4 @@ def _image_steps(sources: tuple[Path, ...], root: Path, ids: list[str]) -> list[
     if missing:
         gap = f"{len(missing)} of {len(ids)} images missing, first {missing[0]}.jpg"
         raise InputError(gap, where=str(folder), fix="unpack VOCtrainval_03-May-2010.tar again")
-    return place_all([(folder / f"{i}.jpg", root / "JPEGImages" / f"{i}.jpg") for i in ids])
+    return link_all([(folder / f"{i}.jpg", root / "JPEGImages" / f"{i}.jpg") for i in ids])

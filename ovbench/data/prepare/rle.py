@@ -1,4 +1,4 @@
-"""COCO run-length masks: runs of zeros and ones in column order, as numbers or as COCO's compressed text."""
+"""Decode COCO run-length masks: runs of zeros and ones in column order, as numbers or compressed text."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ LONGEST_RUN = 60  # bits
 def decode_rle(rle: dict[str, Any], *, where: str, size: tuple[int, int] | None = None) -> np.ndarray:
     """Decode ``{"size": [h, w], "counts": text or list}``.
 
-    Everything is checked before any memory is asked for: a hostile file costs no more than its own length.
+    Everything is checked before memory is allocated, so a hostile file costs no more than its own length.
 
     Args:
-        rle: the mask. where: for the message. size: (h, w) that the mask must have.
+        rle: the mask.
+        where: file and image id, for the message.
+        size: (h, w) that the mask must have; None accepts any size.
 
     Returns:
-        bool[h, w]
+        bool (H, W).
 
     Raises:
-        InputError: where the runs are no whole numbers, do not fill the size, or the size is another one or too large.
+        InputError: if the runs are not integers or do not fill the size, or if the size is wrong or too large.
 
-    >>> decode_rle({"size": [2, 3], "counts": [1, 2, 3]}, where="").astype(int).tolist()
-    [[0, 1, 0], [1, 0, 0]]
+    Example:
+        >>> decode_rle({"size": [2, 3], "counts": [1, 2, 3]}, where="").astype(int).tolist()
+        [[0, 1, 0], [1, 0, 0]]
     """
     try:
         h, w = rle["size"]
@@ -40,7 +43,7 @@ def decode_rle(rle: dict[str, Any], *, where: str, size: tuple[int, int] | None 
     if size is not None and (h, w) != tuple(size):
         raise InputError(f"mask of {(h, w)} in an image of {tuple(size)}", where=where)
     if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != h * w:
-        told = f"{sum(runs)} of {h * w} pixels" if all(type(run) is int for run in runs) else "no whole numbers"
+        told = f"{sum(runs)} of {h * w} pixels" if all(type(run) is int for run in runs) else "no integers"
         raise InputError(f"the runs of a mask cover {told}", where=where)
     values = np.zeros(len(runs), bool)
     values[1::2] = True
@@ -48,8 +51,11 @@ def decode_rle(rle: dict[str, Any], *, where: str, size: tuple[int, int] | None 
 
 
 def _runs(text: str | bytes) -> list[int]:
-    """The compressed form: 5 bits a character (48 added), low bits first, bit 5 set where more follow; from the third
-    number on, the difference to the number two before."""
+    """Decode the compressed form.
+
+    A character holds 5 bits (plus 48), low bits first; bit 5 is set if more follow. From the third number on, the value
+    is the difference to the number two before.
+    """
     data = text.encode("ascii") if isinstance(text, str) else text
     runs: list[int] = []
     at = 0

@@ -1,4 +1,4 @@
-"""Taking from official archives the part that a benchmark needs."""
+"""Unpack the files of a dataset from official archives."""
 
 from __future__ import annotations
 
@@ -24,35 +24,54 @@ DAMAGED = (
 PICTURES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")  # many files; decoding notices a damaged one
 
 
-class Part(NamedTuple):
-    """The members of ``archive`` whose names begin with ``prefix`` belong in ``folder``."""
+class Archive(NamedTuple):
+    """An archive; its members whose names begin with ``prefix`` belong in ``folder``."""
 
-    archive: Path
+    path: Path
     prefix: str
     folder: Path
 
 
-def parts_in(card: Card, source: Path, root: Path) -> list[Part]:
-    """What the archives that lie in ``source`` hold for a benchmark."""
+def archives_in(card: Card, source: Path, root: Path) -> list[Archive]:
+    """Return the archives of a dataset that lie in a folder.
+
+    Args:
+        card: the card of the dataset.
+        source: the folder.
+        root: the folder to unpack into.
+
+    Returns:
+        The archives.
+    """
     return [
-        Part(source / name, prefix, root / below) for name, prefix, below in card.archives if (source / name).is_file()
+        Archive(path, prefix, root / below)
+        for name, prefix, below in card.archives
+        if (path := source / name).is_file()
     ]
 
 
-def unpack(part: Part, advance: Callable[[int], None] = lambda done: None) -> int:
-    """Write the files that are not there yet and return their number; InputError for a damaged archive.
+def unpack(archive: Archive, advance: Callable[[int], None] = lambda done: None) -> int:
+    """Unpack the files that do not exist yet: plain files only, and only below the archive's folder.
 
-    Only plain files are written, and only below ``part.folder``.
+    Args:
+        archive: the archive.
+        advance: called with 1 after every file.
+
+    Returns:
+        The number of files that were written.
+
+    Raises:
+        InputError: if the archive is damaged or names a file outside its folder.
     """
     written = 0
-    with _whole(part.archive), _open(part.archive) as members:
+    with _whole(archive.path), _open(archive.path) as members:
         for name, open_member in members:
-            if not name.startswith(part.prefix):
+            if not name.startswith(archive.prefix):
                 continue
-            below = PurePosixPath(name.removeprefix(part.prefix))
+            below = PurePosixPath(name.removeprefix(archive.prefix))
             if below.is_absolute() or ".." in below.parts:
-                raise InputError(f'the archive names a file outside its folder: "{name}"', where=str(part.archive))
-            target = part.folder / below
+                raise InputError(f'the archive names a file outside its folder: "{name}"', where=str(archive.path))
+            target = archive.folder / below
             picture = target.suffix.lower() in PICTURES
             if not target.exists():
                 with open_member() as source, replacing(target, durable=not picture) as new, new.open("wb") as file:
@@ -64,7 +83,7 @@ def unpack(part: Part, advance: Callable[[int], None] = lambda done: None) -> in
 
 @contextmanager
 def _open(path: Path) -> Iterator[Iterator[tuple[str, Callable[[], IO[bytes]]]]]:
-    """The plain files of a zip or tar archive: name, and a function that opens it."""
+    """Yield the plain files of a zip or tar archive: the name, and a function that opens the file."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             names = [info for info in archive.infolist() if not info.is_dir()]
@@ -78,7 +97,7 @@ def _open(path: Path) -> Iterator[Iterator[tuple[str, Callable[[], IO[bytes]]]]]
 def _whole(path: Path) -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, NotImplementedError) as error:  # encrypted members, methods of compression that are not known
+    except (RuntimeError, NotImplementedError) as error:  # encrypted members, unknown compression
         text = f"the archive has a member that cannot be unpacked: {error}"
         raise InputError(text, where=str(path), fix="unpack it by hand") from None
     except DAMAGED as error:

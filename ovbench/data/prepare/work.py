@@ -1,4 +1,4 @@
-"""The steps of a preparation: each writes one file, complete or not at all, so that an interrupted run can go on."""
+"""Run the steps of a preparation: each writes one complete file, so an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -18,42 +18,60 @@ from ovbench.utils.processes import each
 
 
 class Step(NamedTuple):
-    """``make(*arguments, target)`` writes ``target``."""
+    """A call ``make(*arguments, target)`` that writes ``target``."""
 
     target: Path
     make: Callable[..., None]
     arguments: tuple[Any, ...]
 
 
-class Outcome(NamedTuple):
+class StepsDone(NamedTuple):
+    """Numbers of files that were written, and that existed before."""
+
     written: int
     already_there: int
 
 
-def run_steps(steps: list[Step], *, workers: int = 1, advance: Callable[[int], None] = lambda done: None) -> Outcome:
-    """Do the steps whose target is not there yet, on several processes; ``advance`` is told of each that is done.
+def run_steps(steps: list[Step], *, workers: int = 1, advance: Callable[[int], None] = lambda done: None) -> StepsDone:
+    """Run the steps whose target does not exist; the first error stops the run and keeps what was written.
 
-    Raises the first error; what was written until then stays and is not done again.
+    Args:
+        steps: the steps.
+        workers: number of processes.
+        advance: called with the number of steps that are done.
+
+    Returns:
+        The numbers of files.
     """
     missing = [step for step in steps if not step.target.exists()]
     advance(len(steps) - len(missing))
-    for _ in each(_do, missing, workers):
+    for _ in each(_run, missing, workers):
         advance(1)
-    return Outcome(len(missing), len(steps) - len(missing))
+    return StepsDone(len(missing), len(steps) - len(missing))
 
 
-def _do(step: Step) -> None:
+def _run(step: Step) -> None:
     step.make(*step.arguments, step.target)
 
 
 def save_label(label: np.ndarray, target: Path) -> None:
-    """Write u8 as PNG, u16 as a 16-bit TIFF."""
+    """Write a label, uint8 as PNG and uint16 as a 16-bit TIFF.
+
+    Args:
+        label: uint8 or uint16 (H, W).
+        target: the file.
+    """
     with replacing(target, durable=False) as temporary:  # decoding notices a damaged file
         Image.fromarray(label).save(temporary, format="TIFF" if label.dtype == np.uint16 else "PNG")
 
 
-def place(source: Path, target: Path) -> None:
-    """Make a file available under another path: a hard link where the file system can, else a copy."""
+def link(source: Path, target: Path) -> None:
+    """Make a file available under another path, with a hard link if the file system can, otherwise with a copy.
+
+    Args:
+        source: the file.
+        target: the other path.
+    """
     with replacing(target, durable=False) as temporary:  # decoding notices a damaged file
         try:
             os.link(source, temporary)
@@ -61,13 +79,30 @@ def place(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-def place_all(pairs: list[tuple[Path, Path]]) -> list[Step]:
-    """Steps that place files; none for a file that is where it should be."""
-    return [Step(target, partial(place, source), ()) for source, target in pairs if source != target]
+def link_all(pairs: list[tuple[Path, Path]]) -> list[Step]:
+    """Return the steps that link files.
+
+    Args:
+        pairs: source and target of each file.
+
+    Returns:
+        The steps; none for a file whose source is its target.
+    """
+    return [Step(target, partial(link, source), ()) for source, target in pairs if source != target]
 
 
 def find(sources: tuple[Path, ...], names: list[str], pattern: str, *, without: str = "\0") -> Path | None:
-    """The first of the named folders below the sources that holds a file of this pattern (and not the other text)."""
+    """Find the first folder with a file that matches a pattern.
+
+    Args:
+        sources: the folders above.
+        names: folder names below the sources.
+        pattern: glob pattern of the files.
+        without: a file whose name contains this text does not count.
+
+    Returns:
+        The folder, or None.
+    """
     for folder in (source / name for source in sources for name in names):
         if folder.is_dir() and any(without not in path.name for path in folder.glob(pattern)):
             return folder
@@ -75,10 +110,19 @@ def find(sources: tuple[Path, ...], names: list[str], pattern: str, *, without: 
 
 
 def nothing_found(what: str, sources: tuple[Path, ...], names: list[str]) -> InputError:
-    """The error for a source folder without the files to convert; it says so where archives are there."""
+    """Return the error for a source without the files to convert.
+
+    Args:
+        what: the files.
+        sources: the folders that were searched.
+        names: folder names below the sources.
+
+    Returns:
+        The error; it names the archives in the source that are not unpacked.
+    """
     source = sources[0]
     archives = sorted(p.name for p in source.glob("*") if p.name.endswith((".zip", ".tar", ".tgz", ".tar.gz")))
     fix = "pass the folder of the download with --source"
     if archives:
-        fix = f"unpack {', '.join(archives)} there first, if it is in them"
+        fix = f"if the files are in {', '.join(archives)}, unpack it there first"
     return InputError(f"no {what} found", where=f"looked in {', '.join(str(source / n) for n in names)}", fix=fix)

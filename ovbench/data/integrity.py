@@ -1,0 +1,93 @@
+"""Check that an image or label file is complete and undamaged."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from ovbench.utils.errors import InputError
+
+BROKEN = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
+    EOFError, struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError,
+)  # fmt: skip  # what Pillow raises for hostile files
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:
+    """Yield the name of each chunk of a PNG and whether its checksum is right; a cut-off chunk is wrong."""
+    start = 8
+    while start < len(data):
+        head = data[start : start + 8]
+        if len(head) < 8:
+            yield b"", False
+            return
+        length, name = struct.unpack(">I4s", head)
+        end = start + 8 + length
+        stated = data[end : end + 4]
+        yield name, len(stated) == 4 and struct.pack(">I", zlib.crc32(memoryview(data)[start + 4 : end])) == stated
+        if name == b"IEND":
+            return
+        start = end + 4
+
+
+def check_png(data: bytes, path: Path, kind: str) -> None:
+    """Refuse a PNG that is cut off or has a wrong checksum in a chunk that makes its pixels.
+
+    Args:
+        data: the bytes of a file of any format.
+        path: the file, for the message.
+        kind: "image" or "label", for the message.
+
+    Raises:
+        InputError: if the PNG is damaged.
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        return
+    name = b""
+    for name, holds in _chunks(data):
+        if not holds and not name[:1].islower():  # chunks in lower case are comments, times and similar
+            break
+    else:
+        if name == b"IEND":
+            return
+    fix = "copy the file again" if kind == "image" else "copy or prepare the file again"
+    what = "a checksum in the PNG is wrong, or the file is cut off"
+    raise InputError(f'cannot read the {kind} "{path}": {what}', fix=fix)
+
+
+def ends_properly(data: bytes) -> bool:
+    """Return whether the end of a file shows that it is complete.
+
+    Args:
+        data: the bytes of the file.
+
+    Returns:
+        True for a JPEG with its end marker, and for a PNG, which `check_png` checks; False for other formats.
+    """
+    if data[:2] == b"\xff\xd8":
+        return data[-64:].rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
+    return data[:4] == b"\x89PNG"
+
+
+def decode_strictly(data: bytes, path: Path) -> None:
+    """Refuse a file that PIL, which refuses cut-off files, cannot decode.
+
+    Args:
+        data: the bytes of the file.
+        path: the file, for the message.
+
+    Raises:
+        InputError: if PIL cannot decode the file.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except BROKEN as error:
+        if data[:4] in (b"II*\0", b"MM\0*") and "cannot identify" in str(error):
+            return  # PIL does not know this type of TIFF; OpenCV decides
+        raise InputError(f'cannot read the image "{path}": {error}', fix="copy the file again") from None
