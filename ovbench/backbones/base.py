@@ -106,7 +106,7 @@ class Backbone:
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f'the backbone "{self.name}"'
 
     @property
@@ -164,12 +164,15 @@ class NamedWeights(Backbone):
         return parse_spec(self.name, spec, self.table)
 
     def lay_over(self, given: str, configured: str | None) -> str | None:
+        """Return the spec that results; a file alone keeps the configured architecture."""
         return lay_over(self.name, configured, given, self.table)
 
     def same(self, one: str, other: str) -> bool:
+        """Return whether two specs name the same weights, one of them perhaps by a short name."""
         return self.parse(one) == self.parse(other)
 
     def names(self) -> list[str]:
+        """Return the short names of configs/weights.toml."""
         return list(published(self.table))
 
 
@@ -182,6 +185,7 @@ class PluginBackbone(Backbone):
         self._load, self._brought = load, brought
 
     def load(self, spec: str) -> Loaded:
+        """Load the network by the plug-in's function and check what it returns."""
         found = self._run(self._load, spec)
         if not isinstance(found, Loaded):
             raise InputError(
@@ -192,9 +196,11 @@ class PluginBackbone(Backbone):
         return found
 
     def missing(self, spec: str) -> list[str]:
+        """Return the missing files that the plug-in names, none if it has no function for it."""
         return list(self._run(self._brought.missing, spec)) if hasattr(self._brought, "missing") else []
 
     def normalisation(self, spec: str) -> Normalisation | None:
+        """Return the normalisation that the plug-in gives as a function of the spec or as a constant."""
         own = getattr(self._brought, "normalisation", None)
         return self._run(own, spec) if callable(own) else own
 

@@ -1,4 +1,4 @@
-"""Tensors from the files in which weights are published, without ever running a pickle's code."""
+"""Tensors from files of published weights; no code of a file ever runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger("ovbench")
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes; of a folder, over the names and contents of its files."""
+    """Return the sha256 of the bytes of a file, or of the names and contents of the files in a folder."""
     digest = hashlib.sha256()
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     for file in files:
@@ -47,11 +47,14 @@ def file_sha256(path: Path) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file: safetensors, a TorchScript archive (as OpenAI publishes CLIP), or a torch file.
+    """Read the state dict in a safetensors file, a torch file or a TorchScript archive (OpenAI's CLIP).
 
-    No code of a file ever runs: a torch file is read with ``weights_only``, of an archive only the tensors. Nested
-    checkpoints ("state_dict", "teacher", "model" and others) are unwrapped, and prefixes that wrappers of a whole model
-    leave (``module.``, ``_orig_mod.``) dropped. InputError for a missing, damaged or other file.
+    No code of a file runs: a torch file is read with ``weights_only``, and of an archive only the tensors. Nested
+    checkpoints ("state_dict", "teacher", "model" and others) are unwrapped; prefixes of wrappers (``module.``,
+    ``_orig_mod.``) are removed.
+
+    Raises:
+        InputError: the file is missing or damaged, or holds no tensors.
     """
     if not path.is_file():
         raise InputError(f'no weights file "{path}"', fix="check the path")
@@ -98,8 +101,7 @@ def _torch(path: Path) -> dict[str, Any]:
 
 
 def _allowing_plain_data() -> AbstractContextManager:
-    """Let ``weights_only`` make what trainers leave beside tensors and whose making does nothing: an
-    ``argparse.Namespace``, numbers of NumPy. torch can do so from version 2.6 on."""
+    """Let ``weights_only`` accept plain data that trainers save: an ``argparse.Namespace``, numbers of NumPy."""
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         return nullcontext()
     scalar = np.float64(0).__reduce__()[0]  # has moved between versions of NumPy
@@ -109,7 +111,7 @@ def _allowing_plain_data() -> AbstractContextManager:
 
 
 def _refused(path: Path) -> str:
-    """What stands in the way of reading a torch file as data, by name; empty where torch cannot tell."""
+    """The objects that keep a torch file from being read as data; "" if torch cannot tell."""
     try:
         with _allowing_plain_data():
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -123,10 +125,14 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def without_prefix(state: dict[str, Tensor], want: Collection[str], path: Path) -> dict[str, Tensor]:
-    """The tensors whose names, after one prefix, are those of ``want``; the state as it is where no prefix fits better.
+    """Return the tensors of one network of a checkpoint, without the prefix that a trainer put before their names.
 
-    A trainer's wrapper ("model.", "student.backbone.", "clip.") puts a prefix before the names of a network and keeps
-    other tensors beside it. A teacher or an average is taken before a student.
+    A teacher or an average is taken before a student. The state is returned unchanged if no prefix fits better.
+
+    Args:
+        state: tensors by name, such as "student.backbone.norm.weight".
+        want: the names of the network.
+        path: the file, for messages.
     """
     known = set(want)
     plain = sum(key in known for key in state)
@@ -144,7 +150,7 @@ def without_prefix(state: dict[str, Tensor], want: Collection[str], path: Path) 
 
 
 def tensor_hash(model: nn.Module) -> str:
-    """sha256 over the names, shapes and values of a model's tensors, whatever file they came from."""
+    """Return the sha256 over names, shapes and values of the tensors of a model."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -153,7 +159,18 @@ def tensor_hash(model: nn.Module) -> str:
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, path: Path, fix: str) -> None:
-    """Load a state dict strictly. Where it does not fit, InputError with the first tensor that differs."""
+    """Load a state dict strictly.
+
+    Args:
+        model: the network to fill.
+        state: its tensors.
+        name: the architecture, for messages.
+        path: the file, for messages.
+        fix: what the user can do if they do not fit.
+
+    Raises:
+        InputError: with the first tensor that differs.
+    """
     want = model.state_dict()
     state = without_prefix(state, want, path)
     different = [key for key in want if key in state and state[key].shape != want[key].shape]
@@ -197,13 +214,17 @@ def keep_own_positions(model: nn.Module, name: str, table: Tensor | None, prefix
 
 
 def pack_tensor(tensor: Tensor) -> bytes:
-    """A tensor as the bytes of a safetensors file that holds its checksum."""
+    """Return a tensor as the bytes of a safetensors file with its checksum."""
     tensor = tensor.contiguous()
     return save({"tensor": tensor}, {CHECKSUM: tensor_sha256(tensor)})
 
 
 def unpack_tensor(data: bytes) -> Tensor:
-    """The tensor of `pack_tensor`; ValueError unless values, shape and dtype are as written."""
+    """Return the tensor that `pack_tensor` wrote.
+
+    Raises:
+        ValueError: values, shape or dtype are not as written.
+    """
     try:
         tensor = load(data)["tensor"]
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -216,7 +237,7 @@ def unpack_tensor(data: bytes) -> Tensor:
 
 
 def tensor_sha256(tensor: Tensor) -> str:
-    """sha256 over shape, dtype and values."""
+    """Return the sha256 over shape, dtype and values of a tensor."""
     digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
     digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

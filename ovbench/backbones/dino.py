@@ -1,5 +1,4 @@
-"""DINO features from a timm ViT (version 1, or version 2 with registers): the projections of the last block, or its
-tokens."""
+"""DINO (v1, or v2 with registers) as a timm ViT: tokens and projections of the last block."""
 
 from __future__ import annotations
 
@@ -18,9 +17,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class DinoVision(nn.Module):
-    """A frozen timm ``VisionTransformer`` with a class token and learned positions; ``registers`` is the number of its
-    register tokens (none: version 1), ``native`` the side in pixels of the pictures that it was trained on,
-    ``normalisation`` what its input is normalised with."""
+    """A frozen timm ``VisionTransformer`` with a class token and learned positions.
+
+    Attributes:
+        registers: number of register tokens, 0 in v1.
+        native: side in pixels of the images that it was trained on.
+        normalisation: of its input.
+    """
 
     heavy: ClassVar[tuple[str, ...]] = ("_before_last", "last_tokens")  # see `ovbench.inference.precision`
 
@@ -42,14 +45,21 @@ class DinoVision(nn.Module):
         self.width = vit.embed_dim
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images f[b, 3, h, w] (normalised for the tower) to tokens f[b, n, c], class token and registers first, and
-        the grid (gh, gw) of the others. A side that is no multiple of the patch loses its remainder."""
+        """Return the tokens that enter the first block, and their grid.
+
+        Args:
+            images: float (B, 3, H, W), normalised for this tower. The remainder of a side that is no multiple of the
+                patch is cut off.
+
+        Returns:
+            float (B, 1 + registers + gh*gw, C), class token and registers first; and (gh, gw).
+        """
         patches = self.vit.patch_embed.proj(images)
         grid = tuple(patches.shape[-2:])
         tokens = patches.flatten(2).transpose(1, 2)
         cls = self.vit.cls_token.expand(len(tokens), 1, -1)
         table = self.vit.pos_embed[0]
-        if self.registers:  # their places are unnumbered, and timm has added the class token's to the token itself
+        if self.registers:  # they have no positions, and timm has added that of the class token to the token
             registers = self.vit.reg_token.expand(len(tokens), -1, -1)
             positions = resize_positions_smoothly(F.pad(table, (0, 0, 1, 0)), grid)[1:]
             tokens = torch.cat([cls, registers, tokens + positions], 1)
@@ -58,29 +68,31 @@ class DinoVision(nn.Module):
         return self.vit.norm_pre(tokens), grid
 
     def last_qkv(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
-        """Queries, keys and values f[b, gh*gw, c] of the last block's patch tokens, heads side by side, bias included,
-        unscaled, and the grid. The rest of the last block is never run."""
+        """Return queries, keys and values of the patch tokens in the last block, and the grid.
+
+        Each is float (B, gh*gw, C), heads side by side, with bias, unscaled. The rest of the last block does not run.
+        """
         tokens, grid = self._before_last(images)
         last = self.vit.blocks[-1]
         q, k, v = last.attn.qkv(last.norm1(tokens)).chunk(3, -1)
         return q, k, v, grid
 
     def last_keys(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The keys of `last_qkv` alone, and the grid."""
+        """Return the keys of `last_qkv` alone, and the grid."""
         tokens, grid = self._before_last(images)
         last, own = self.vit.blocks[-1], slice(self.width, 2 * self.width)
         bias = last.attn.qkv.bias
         return F.linear(last.norm1(tokens), last.attn.qkv.weight[own], None if bias is None else bias[own]), grid
 
     def _before_last(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patch tokens f[b, gh*gw, c] that enter the last block, and the grid."""
+        """The patch tokens that enter the last block, float (B, gh*gw, C), and the grid."""
         tokens, grid = self.embed(images)
         for block in self.vit.blocks[:-1]:
             tokens = block(tokens)
         return tokens[:, 1 + self.registers :], grid
 
     def last_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patch tokens f[b, gh*gw, c] of the last block after the final norm, and the grid."""
+        """Return the patch tokens after the final norm, float (B, gh*gw, C), and the grid."""
         tokens, grid = self.embed(images)
         for block in self.vit.blocks:
             tokens = block(tokens)

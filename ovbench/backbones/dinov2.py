@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3 from a timm ViT: the final tokens, and where the class token of the last block looks."""
+"""Any DINO as a timm ViT: final tokens, and the attention of the class token in the last block."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from ovbench.utils.errors import InputError
 
 
 class DinoTokens(NamedTuple):
-    """``patches`` f[b, gh*gw, c] after the final norm, row-major over ``grid``; ``looks`` f[b, heads, gh*gw]: the inner
-    products of the last block's class query with its patch keys, unscaled and before any rotary embedding."""
+    """Final tokens of images.
+
+    patches: float (B, gh*gw, C), after the final norm, row by row over ``grid``.
+    looks: float (B, heads, gh*gw), inner products of the class query with the patch keys in the last block, unscaled
+        and before any rotary embedding.
+    grid: rows and columns of patches, (gh, gw).
+    """
 
     patches: Tensor
     looks: Tensor
@@ -22,8 +27,7 @@ class DinoTokens(NamedTuple):
 
 
 class Dinov2Vision(nn.Module):
-    """A frozen timm ViT with a class token and any number of registers; its positions are learned (DINO, DINOv2) or
-    rotary (DINOv3)."""
+    """A frozen timm ViT with a class token, any registers, and learned (DINO, DINOv2) or rotary positions (DINOv3)."""
 
     heavy: ClassVar[tuple[str, ...]] = ("forward",)  # see `ovbench.inference.precision`
 
@@ -46,8 +50,10 @@ class Dinov2Vision(nn.Module):
         self.heads = attention.num_heads
 
     def forward(self, images: Tensor) -> DinoTokens:
-        """Tokens of images f[b, 3, h, w] (normalised for the tower). A side that is no multiple of the patch loses its
-        remainder."""
+        """Return the final tokens of images, float (B, 3, H, W), normalised for this tower.
+
+        The remainder of a side that is no multiple of the patch is cut off.
+        """
         h, w = (side // self.patch for side in images.shape[-2:])
         images = images[..., : h * self.patch, : w * self.patch]
         seen: list[Tensor] = []
@@ -61,7 +67,7 @@ class Dinov2Vision(nn.Module):
         return DinoTokens(tokens[:, self.prefix :], looks, (h, w))
 
     def _tokens(self, images: Tensor) -> Tensor:
-        """All tokens after the final norm, f[b, prefix + gh*gw, c]."""
+        """All tokens after the final norm, float (B, prefix + gh*gw, C)."""
         if self.learned is None:
             return self.vit.forward_features(images)
         tokens, _ = self.learned.embed(images)

@@ -1,4 +1,4 @@
-"""Files of published weights: which are on this machine, and fetching those that are not."""
+"""Files of published weights: found on this machine, or downloaded."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Source(NamedTuple):
 
 
 def local_file(source: str, *names: str) -> Path | None:
-    """The first of the names that is on this machine: in the folder ``source``, or in the hub's cache of that repo."""
+    """Return the first of the named files in the folder ``source``, or in the hub's cache of that repository."""
     if Path(source).is_dir():
         return next((path for path in (Path(source) / name for name in names) if path.is_file()), None)
     from huggingface_hub import try_to_load_from_cache
@@ -65,7 +65,11 @@ def local_file(source: str, *names: str) -> Path | None:
 
 
 def fetch_file(source: str, *names: str) -> Path:
-    """As `local_file`, downloaded where it is not here yet; InputError naming the file where that fails."""
+    """Return the first of the named files, downloaded if it is not on this machine.
+
+    Raises:
+        InputError: it could not be downloaded.
+    """
     here = local_file(source, *names)
     if here is not None:
         return here
@@ -80,16 +84,27 @@ def fetch_file(source: str, *names: str) -> Path:
                 return Path(hf_hub_download(source, name))
             except Exception as error:  # hub, network and file errors have no common base class
                 problem = error
-    raise InputError(f"{names[0]} of {source} is not on this machine and could not be fetched ({first_line(problem)})")
+    raise InputError(
+        f"{names[0]} of {source} is not on this machine and could not be downloaded ({first_line(problem)})",
+        fix="run once with a connection, copy the file to this machine, or name a local file",
+    )
 
 
 def offline() -> bool:
-    """Whether the user forbade downloads, by the hub's own variable."""
+    """Return whether HF_HUB_OFFLINE forbids downloads."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def require_connection(url: str, absent: Sequence[str]) -> None:
-    """InputError naming what is absent, at once, where the host of ``url`` cannot be reached or must not be."""
+    """Check that a host can be reached.
+
+    Args:
+        url: an address on that host.
+        absent: the files to download, for the message.
+
+    Raises:
+        InputError: it cannot be reached, or downloads are switched off.
+    """
     parts = urlsplit(url)
     reason = "downloads are switched off" if offline() else None
     if reason is None and not getproxies().get(parts.scheme):
@@ -105,18 +120,22 @@ def require_connection(url: str, absent: Sequence[str]) -> None:
 
 
 def weights_folder() -> Path:
-    """Where files that no hub keeps are looked for and put: ``$OVBENCH_WEIGHTS``, or "weights" in the cache."""
+    """Return the folder of weights that no hub keeps: ``$OVBENCH_WEIGHTS``, otherwise "weights" in the cache."""
     chosen = os.environ.get("OVBENCH_WEIGHTS")
     return Path(chosen).expanduser() if chosen else cache_root() / "weights"
 
 
 def published_file(kind: str, name: str) -> Path:
-    """Where the file of an entry of configs/weights.toml lies or will lie."""
+    """Return the path of a file named in configs/weights.toml, whether or not it exists."""
     return weights_folder() / published(kind)[name]["file"]
 
 
 def fetch_published(kind: str, name: str) -> Path:
-    """The file of an entry of configs/weights.toml, downloaded and its hash checked where it is not here yet."""
+    """Return the path of a file named in configs/weights.toml; if it does not exist, download it and check its hash.
+
+    Raises:
+        InputError: it could not be downloaded, or has another hash.
+    """
     path, entry = published_file(kind, name), published(kind)[name]
     if path.is_file():
         return path
@@ -130,7 +149,7 @@ def fetch_published(kind: str, name: str) -> Path:
             torch.hub.download_url_to_file(entry["url"], str(temporary), progress=False)
         except OSError as error:  # urllib's errors are among them
             raise InputError(
-                f"{path.name} could not be fetched ({first_line(error)})",
+                f"{path.name} could not be downloaded ({first_line(error)})",
                 where=f"looked in {path.parent}",
             ) from None
         if file_sha256(temporary) != entry["sha256"]:
@@ -139,7 +158,11 @@ def fetch_published(kind: str, name: str) -> Path:
 
 
 def given_file(path: str, where: str) -> Path:
-    """A file that the user named; InputError where there is none."""
+    """Return the path of a file that the user named.
+
+    Raises:
+        InputError: it does not exist.
+    """
     if not Path(path).is_file():
         raise InputError(f'no weights file "{path}"', where=where, fix="check the path")
     return Path(path)

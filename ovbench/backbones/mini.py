@@ -20,16 +20,15 @@ CONTEXT_LENGTH = 32
 
 
 def clip_config() -> dict:
-    """The open_clip model config of the CLIP."""
+    """Return the open_clip configuration of the CLIP."""
     return json.loads(asset("mini", "clip.json").read_text())
 
 
 def expand(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The full open_clip state dict, f32, from the stored one.
+    """Return the full open_clip state dict, float32, from the stored one.
 
-    ``token_rows`` f16[1+n,c] holds the shared row of unknown tokens first, then those of ``token_ids`` i32[n].
+    Its ``token_rows``, float16 (1 + N, C), hold the row of all unknown tokens, then those of ``token_ids``, int32 (N,).
     """
-
     full = {k: t.float() for k, t in state.items() if not k.startswith("token_")}
     rows = state["token_rows"].float()
     table = rows[:1].repeat(clip_config()["text_cfg"]["vocab_size"], 1)
@@ -39,7 +38,7 @@ def expand(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def load_clip() -> open_clip.CLIP:
-    """The CLIP in eval mode, f32, on the CPU."""
+    """Return the CLIP in eval mode, float32, on the CPU."""
     import open_clip
     from safetensors.torch import load_file
 
@@ -55,7 +54,7 @@ def load_clip() -> open_clip.CLIP:
 
 
 def load_dino(name: str = "dino") -> timm.models.VisionTransformer:
-    """The "dino" or the "dinov2" in eval mode, f32, on the CPU; images may have any size (multiples of the patch)."""
+    """Return "dino" or "dinov2" in eval mode, float32, on the CPU; sides of images are multiples of the patch."""
     from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
 
@@ -65,7 +64,7 @@ def load_dino(name: str = "dino") -> timm.models.VisionTransformer:
 
 
 def tokenizer() -> open_clip.SimpleTokenizer:
-    """The standard tokenizer at the CLIP's context length."""
+    """Return open_clip's standard tokenizer with the context length of the CLIP."""
     import open_clip
 
     return open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)

@@ -1,4 +1,4 @@
-"""One network's tensors under the names of several libraries: brought to open_clip's (CLIP) and timm's (the DINOs)."""
+"""Names of tensors in several libraries, converted to those of open_clip (CLIP) and timm (the DINOs)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VIT_BLOCK = {
     "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", "norm1": "norm1",
     "norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
 }  # fmt: skip
-# the query's name, and those of the three; older and newer versions of the library differ
+# the name of the query, and the names of all three; versions of the library differ
 VIT_PROJECTIONS = {
     three[0]: three
     for three in (
@@ -49,7 +49,7 @@ VIT_REST = {
 
 
 def open_clip_names(weights: Weights) -> Weights:
-    """The tensors of transformers' ``CLIPModel`` under open_clip's names; others as they are."""
+    """Return the tensors of transformers' ``CLIPModel`` under open_clip's names, any others unchanged."""
     if not any("vision_model.encoder.layers.0." in name for name in weights):
         return weights
     renamed: Weights = {}
@@ -74,10 +74,10 @@ def _tower(kind: str) -> str:
 
 
 def timm_names(weights: Weights) -> Weights:
-    """The tensors of a DINO, DINOv2 or DINOv3 of facebookresearch or of transformers (not its DINOv3) under timm's.
+    """Return the tensors of a DINO, DINOv2 or DINOv3 under timm's names.
 
-    With registers, the class token's position is part of it; the mask token of training is left out, and of DINOv3 the
-    biases of its projections, which are zero.
+    Known are the names of facebookresearch and, except for DINOv3, of transformers. With registers, the position of the
+    class token is added to it. Left out are the mask token of training and the zero biases of DINOv3's projections.
     """
     weights = {name: tensor for name, tensor in _facebook_names(weights).items() if name != "mask_token"}
     if "storage_tokens" in weights:

@@ -1,4 +1,4 @@
-"""Numbers for the three colour channels, on the device of a picture."""
+"""Normalisation constants as tensors, and the change from one normalisation to another."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from ovbench.backbones.preprocess import Normalisation
 
 
 def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """The values as f[3, 1, 1] beside a picture. They are uploaded once: every copy to a GPU has the host wait for all
-    that the GPU has still to do."""
+    """Return three values as float (3, 1, 1) on the device of an image.
+
+    They are copied once: every copy to a GPU makes the host wait until the GPU has finished its queue.
+    """
     return _uploaded(values, like.device, like.dtype)
 
 
 @functools.lru_cache(maxsize=64)
 def _uploaded(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # so that training may use it, too
+    with torch.inference_mode(False):  # training uses it too
         return torch.tensor(values, device=device, dtype=dtype).view(-1, 1, 1)
 
 
 def renormalise(images: Tensor, given: Normalisation, wanted: Normalisation) -> Tensor:
-    """Images f[b, 3, h, w] that were normalised with ``given``, as if with ``wanted``. Padding with zeros becomes the
-    mean colour of ``given``."""
+    """Convert images, float (B, 3, H, W), from the normalisation ``given`` to ``wanted``.
+
+    Padding with zeros becomes the mean colour of ``given``.
+    """
     if given == wanted:
         return images
     constants = (*given.unit(), *wanted.unit())

@@ -38,6 +38,7 @@ class Clip(NamedWeights):
     usual = OPENAI
 
     def load(self, spec: str) -> Loaded:
+        """Load both towers, with the activation, normalisation and temperature of the weights."""
         parsed, quick, interpolation = self.parse(spec), False, ""
         where = f"{self.name}={spec}"
         state: dict[str, Tensor] = read_tensors(given_file(str(parsed.file), where)) if parsed.file else {}
@@ -60,6 +61,7 @@ class Clip(NamedWeights):
         return Loaded(vision, spec, network_hash(model, use, OPENAI), TextEncoder(model, tokenizer), use)
 
     def missing(self, spec: str) -> list[str]:
+        """Return the file to download; a tower that no method can use is refused."""
         parsed, where = self.parse(spec), f"{self.name}={spec}"
         if parsed.file:
             given_file(str(parsed.file), where)

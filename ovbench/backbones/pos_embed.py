@@ -8,12 +8,19 @@ from torch import Tensor
 
 
 def resize_positions(table: Tensor, grid: tuple[int, int], *, square_only: bool) -> Tensor:
-    """The position table f[1 + n*n, c] (class token first) for a grid of (gh, gw) tokens: f[1 + gh*gw, c].
+    """Interpolate a position table to another grid, as official code of CLIP-based methods and of DINO does.
 
-    Follows facebookresearch/dino ``interpolate_pos_encoding``, which the CLIP-based methods copied: bicubic by the
-    scale factor ``(side + 0.1) / native``, and that factor, not the ratio of the sizes, places the samples. The table
-    is used as it is where the number of tokens is the native one; with ``square_only`` (DINO) only if the grid is
-    square, too.
+    Follows facebookresearch/dino ``interpolate_pos_encoding``: bicubic by the scale factor ``(side + 0.1) / native``,
+    and that factor, not the ratio of the sizes, places the samples. A grid with the native number of tokens gets the
+    table unchanged.
+
+    Args:
+        table: float (1 + N*N, C), class token first.
+        grid: rows and columns of tokens, (gh, gw).
+        square_only: only a square grid gets the table unchanged (DINO).
+
+    Returns:
+        float (1 + gh*gw, C).
     """
     count = table.shape[0] - 1
     if grid[0] * grid[1] == count and (not square_only or grid[0] == grid[1]):
@@ -26,8 +33,11 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, square_only: bool)
 
 
 def resize_positions_smoothly(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """As `resize_positions`, the way timm does it: by the target size, bicubic with antialiasing, which is another
-    cubic kernel even where the table grows. Only the native grid gets the table as it is."""
+    """Interpolate a position table to another grid, as timm does: by the target size, bicubic with antialiasing.
+
+    Antialiasing means another cubic kernel even if the table grows. Only the native grid gets the table unchanged.
+    Arguments and result as in `resize_positions`.
+    """
     native = round((table.shape[0] - 1) ** 0.5)
     if tuple(grid) == (native, native):
         return table

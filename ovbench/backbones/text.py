@@ -1,4 +1,4 @@
-"""Class names to vectors: prompt ensembles through a CLIP text tower."""
+"""From class names to vectors: prompt ensembles in a text tower."""
 
 from __future__ import annotations
 
@@ -17,23 +17,33 @@ SHOWN = 100  # characters of a query in a message
 
 
 class TextEncoder:
-    """The text tower of an open_clip model with its tokenizer."""
+    """Encode text with a tower and its tokenizer.
+
+    Args:
+        model: an open_clip model, or any module with ``encode_text(tokens)``, int (N, L) to float (N, D).
+        tokenizer: texts to tokens, int (N, L).
+    """
 
     def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]):
         self.model, self.tokenizer = model, tokenizer
 
     def length(self, text: str) -> int | None:
-        """Tokens of a text with the marks of its start and end; None for a tokenizer that does not tell."""
+        """Return the number of tokens of a text, with start and end; None if the tokenizer does not tell."""
         if hasattr(self.tokenizer, "encode"):  # open_clip's own
             return len(self.tokenizer.encode(text)) + 2
         inner = getattr(self.tokenizer, "tokenizer", None)  # of transformers
         return len(inner(text)["input_ids"]) if callable(inner) else None
 
     def require_room(self, queries: Sequence[str], templates: Sequence[str], what: str = "the class name") -> None:
-        """InputError for a query that in some template is longer than what the tower reads. Cut off, two queries that
-        begin alike would become one.
+        """Check that no query is cut off; otherwise two queries with the same beginning would become one.
 
-        The longest template is the one that takes most tokens itself; names join it at a word's border.
+        Args:
+            queries: class names and their synonyms.
+            templates: prompts with ``{}``; the one with the most tokens decides.
+            what: what a query is, for the message.
+
+        Raises:
+            InputError: a query with its template has more tokens than the tower reads.
         """
         limit = getattr(self.tokenizer, "context_length", None)
         if limit is None or not queries or self.length("") is None:
@@ -50,14 +60,13 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Unnormalised text features f[n, d]."""
+        """Return the text features of prompts, float (N, D), not normalised."""
         chunks = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
         device = next(self.model.parameters()).device
         return torch.cat([self._encode_tokens(self.tokenizer(list(chunk)).to(device)) for chunk in chunks])
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        """As ``model.encode_text``, on tokens trimmed to the longest prompt: in a causal tower, what follows the end
-        token changes nothing before it."""
+        """As ``model.encode_text``; a causal tower gets tokens cut to the longest prompt, later ones change nothing."""
         model = self.model
         causal = getattr(model, "attn_mask", None) is not None and getattr(model, "text_pool_type", "") == "argmax"
         if not causal:
@@ -72,7 +81,7 @@ class TextEncoder:
 
 
 def embed_queries(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """One vector per query, f[q, d]: every template encoded and L2-normalised, their mean, L2-normalised again.
+    """Return one vector per query, float (Q, D), of length 1: the mean over templates of normalised features.
 
     Equal queries are encoded once.
     """
@@ -81,18 +90,18 @@ def embed_queries(encoder: TextEncoder, queries: Sequence[str], templates: Seque
 
 
 def ensemble(features: Tensor) -> Tensor:
-    """One vector of length 1 per query from those of its templates, f[n, t, d] to f[n, d]."""
+    """Return the normalised mean over templates of normalised features, float (N, T, D) to (N, D)."""
     return F.normalize(F.normalize(features, dim=-1).mean(1), dim=-1)
 
 
 def average_queries(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """As `embed_queries` without either normalisation: the mean of the features as the tower yields them, f[q, d]."""
+    """Return the mean over templates of the features as the tower gives them, float (Q, D), not normalised."""
     features, row = _prompt_features(encoder, queries, templates)
     return features.mean(1)[row]
 
 
 def _prompt_features(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Features f[n, t, d] of the distinct queries in every template, and the row of each query i64[q]."""
+    """Features of the distinct queries in every template, float (N, T, D), and the row of each query, int64 (Q,)."""
     distinct = list(dict.fromkeys(queries))
     prompts = [template.replace("{}", query) for query in distinct for template in templates]
     features = encoder.encode(prompts).unflatten(0, (len(distinct), len(templates)))
@@ -101,6 +110,6 @@ def _prompt_features(encoder: TextEncoder, queries: Sequence[str], templates: Se
 
 
 def text_key(weights_sha256: str, queries: Sequence[str], templates: Sequence[str]) -> str:
-    """What a set of query vectors depends on, hashed: the name of its cache entry."""
+    """Return the cache key of query vectors: a hash of all they depend on."""
     content = json.dumps([weights_sha256, list(queries), list(templates)])
     return hashlib.sha256(content.encode()).hexdigest()

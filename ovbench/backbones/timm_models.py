@@ -38,6 +38,7 @@ class Dino(NamedWeights):
         self.tower = tower
 
     def load(self, spec: str) -> Loaded:
+        """Load the ViT behind its tower, with the normalisation of the weights."""
         parsed, where = self.parse(spec), f"{self.name}={spec}"
         if parsed.file:
             given_file(str(parsed.file), where)
@@ -58,6 +59,7 @@ class Dino(NamedWeights):
         return Loaded(vision, spec, network_hash(vit, use, IMAGENET), use=use)
 
     def missing(self, spec: str) -> list[str]:
+        """Return the file to download; a model that is no ViT is refused."""
         parsed, where = self.parse(spec), f"{self.name}={spec}"
         if parsed.file:
             given_file(str(parsed.file), where)

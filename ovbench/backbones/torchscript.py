@@ -1,8 +1,8 @@
-"""Tensors out of a TorchScript archive, without loading the program that it is.
+"""Tensors of a TorchScript archive, read without running its program.
 
 ``torch.jit.load`` runs code of the archive. Here its pickle is read by an unpickler that knows tensors and plain data
-only; objects of the archive's own classes become bags of attributes. What an object makes of its tensors by its own
-code is lost; archives that need that are refused.
+only; objects of the archive's own classes become bags of attributes. Archives whose own code names the tensors are
+refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BIGGEST_PICKLE = 1 << 28  # bytes; the tensors lie outside of it
 
 
 class Bag:
-    """An object of a class that only the archive knows: its attributes, if they were stored as such."""
+    """Hold the attributes of an object whose class only the archive knows."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -32,6 +32,7 @@ class Bag:
 
 
 def is_torchscript(path: Path) -> bool:
+    """Return whether a file is a TorchScript archive."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -39,7 +40,11 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_archive(path: Path) -> dict[str, Tensor]:
-    """The tensors of an archive by their dotted names, on the CPU; InputError where they cannot be had as data."""
+    """Return the tensors of an archive by their dotted names, on the CPU.
+
+    Raises:
+        InputError: the file is damaged, or its tensors cannot be read without running its code.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             main = next(name for name in archive.namelist() if name.count("/") <= 1 and name.endswith("data.pkl"))
@@ -75,7 +80,7 @@ def _collect(value: Any, name: str, found: dict[str, Tensor], above: set[int]) -
 
 
 class Reader(pickle.Unpickler):
-    """Reads ``data.pkl`` of an archive. Only functions named here are ever called."""
+    """Read ``data.pkl`` of an archive, calling only the functions named here."""
 
     def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str):
         super().__init__(stream)
@@ -83,6 +88,7 @@ class Reader(pickle.Unpickler):
         self.storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return the function for a name in the pickle, from a fixed list."""
         if module.startswith("__torch__"):
             return Bag
         if module == "torch" and name.endswith("Storage"):
@@ -100,7 +106,7 @@ class Reader(pickle.Unpickler):
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """A storage as a flat tensor."""
+        """Return a storage as a flat tensor."""
         _, kind, key, _, count = pid
         if key not in self.storages:
             dtype = DTYPES[kind]
@@ -120,7 +126,7 @@ DTYPES = {
 
 
 def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    """A tensor over a storage; as_strided refuses what lies outside, and repeated values would be a bomb."""
+    """A tensor over a storage; a tensor larger than its storage could fill the memory from a small file."""
     if math.prod(size) > storage.numel():
         raise pickle.UnpicklingError("a tensor is larger than its data")
     return storage.as_strided(tuple(size), tuple(stride), offset).clone()

@@ -273,6 +273,7 @@ class CASS(Method):
     # Section 3.3, object presence-driven object-level context: patch features to scores
 
     def embed_queries(self, embed: Callable[[str], Queries]) -> Queries:
+        """Return the queries, with their vectors in the space of the second CLIP if there is one."""
         queries = embed(self.reads)
         return queries._replace(presence=embed("presence").embeddings) if self.presence else queries
 

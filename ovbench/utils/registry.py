@@ -19,7 +19,7 @@ GROUPS = ("ovbench.methods", "ovbench.backbones", "ovbench.regions", "ovbench.da
 
 @functools.cache
 def entry_points(group: str) -> Sequence[importlib.metadata.EntryPoint]:
-    """What installed packages announce. Looked up once: every package's metadata are read for it."""
+    """Return the entry points of installed packages; reading them takes the metadata of every package, so only once."""
     return tuple(importlib.metadata.entry_points(group=group)) if group else ()
 
 
@@ -49,14 +49,15 @@ class Registry:
         self._builtin = dict(builtin)
 
     def entries(self) -> dict[str, str]:
-        """Every known name with its target; of a name that is defined twice, the first."""
+        """Return every known name with its target; the first of a name that is defined twice."""
         return {point.name: point.value for point in entry_points(self.group)} | self._builtin
 
     def names(self) -> list[str]:
+        """Return every known name, sorted."""
         return sorted(self.entries())
 
     def load(self, name: str) -> Any:
-        """The object behind a name.
+        """Return the object behind a name.
 
         Raises:
             UsageError: there is none, with close matches, or two packages define it.
@@ -91,12 +92,12 @@ class Registry:
         return load_target(self.adapt, where=self.kind)(found, name)
 
     def broken(self) -> dict[str, str]:
-        """Names from plug-ins that cannot be loaded, with the reason."""
+        """Return the names of plug-ins that cannot be loaded, with the reason."""
         return broken_names(self.group, self.load)
 
 
 def broken_names(group: str, load: Callable[[str], object]) -> dict[str, str]:
-    """The names among a group's entry points that ``load`` refuses, with what it says."""
+    """Return the names of entry points of a group that ``load`` refuses, with its message."""
     found = {}
     for name in sorted({point.name for point in entry_points(group)}):
         try:

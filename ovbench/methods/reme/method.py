@@ -84,6 +84,7 @@ class ReME(Method):
 
     @classmethod
     def check_backbones(cls, loaded: Mapping[str, Loaded], protocol: Any) -> None:
+        """Check that the set was built with the encoders and settings in use."""
         super().check_backbones(loaded, protocol)
         used = {name: Encoder(one.spec, one.sha256) for name, one in loaded.items()}
         loaded["reference"].vision.require(used, protocol)

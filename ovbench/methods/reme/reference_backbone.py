@@ -13,21 +13,26 @@ class ReferenceSet(Backbone):
 
     @property
     def label(self) -> str:
+        """Its name in messages."""
         return "a reference set"
 
     @property
     def advice(self) -> str:
+        """How a user gives one."""
         return "--set reference=FOLDER, from: ovbench reference build"
 
     def load(self, spec: str) -> Loaded:
+        """Load the bank of a set."""
         stored = load_set(find_set(spec))
         return Loaded(stored.bank, spec, stored.sha256)
 
     def missing(self, spec: str) -> list[str]:
+        """Check that the set exists; "mini" is built."""
         find_set(spec)
         return []
 
     def names(self) -> list[str]:
+        """Return the one set that can be built without data."""
         return ["mini"]
 
 

@@ -1,7 +1,7 @@
 """Talk2DINO (Barsellotti et al., ICCV 2025, arXiv 2411.19331): CLIP's words mapped into DINOv2's patch space.
 
-Follows lorebianchi98/Talk2DINO 4918c2d, src/open_vocabulary_segmentation. Symbols: b windows; P = gh*gw patches; C
-their width; m heads of the last block; q queries.
+Follows lorebianchi98/Talk2DINO 4918c2d, src/open_vocabulary_segmentation. Symbols: B windows; P = gh*gw patches; C
+their width; M heads of the last block; Q queries.
 """
 
 from __future__ import annotations
@@ -24,9 +24,14 @@ EPS = 1e-6  # of every normalisation
 
 @dataclass(frozen=True)
 class Talk2DINOParams:
-    """``side``: windows are brought to this many pixels each way, whatever their ratio (0: left as they are).
-    ``clean``: background cleaning, of weight ``lambda_bg``; ``attn_scale`` of the class token's attention in it.
-    ``bg_thresh``: the score of a background class that has no query of its own."""
+    """Parameters of Talk2DINO.
+
+    side: windows are resized to this many pixels each way, whatever their ratio (0: not resized).
+    clean: background cleaning (section 3.4).
+    lambda_bg: its weight.
+    attn_scale: scale of the attention of the class token.
+    bg_thresh: score of a background class without a query.
+    """
 
     side: int = 448
     clean: bool = False
@@ -36,8 +41,12 @@ class Talk2DINOParams:
 
 
 class WindowFeatures(NamedTuple):
-    """Patch tokens x f[b, P, C] on a ``grid``, and the head maps a f[b, m, P]: logits of the class token's attention to
-    the patches in the last block, before any softmax."""
+    """Features of windows.
+
+    tokens: patch tokens x, float (B, P, C).
+    head_maps: a, float (B, M, P), logits of the attention of the class token to the patches in the last block.
+    grid: rows and columns of patches, (gh, gw).
+    """
 
     tokens: Tensor
     head_maps: Tensor
@@ -45,7 +54,7 @@ class WindowFeatures(NamedTuple):
 
 
 class Talk2DINO(Method):
-    """Patches of DINOv2 against psi of the class names; attention heads that fit a class lift its foreground."""
+    """Compare patches of DINOv2 with psi of the class names; attention heads that fit a class raise its foreground."""
 
     Params = Talk2DINOParams
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dinov2", "psi"))
@@ -61,19 +70,22 @@ class Talk2DINO(Method):
 
     @classmethod
     def check_specs(cls, backbones: Mapping[str, str]) -> None:
+        """Check that a published psi stands beside its own DINO."""
         PSI.require_tower(backbones["psi"], backbones["dinov2"])
 
     @classmethod
     def check_backbones(cls, loaded: Mapping[str, Loaded], protocol: Any) -> None:
+        """Check that psi was trained between the backbones in use."""
         super().check_backbones(loaded, protocol)
         check_partners(loaded["psi"].vision, {name: one.sha256 for name, one in loaded.items()})
 
     def map_queries(self, queries: Queries) -> Queries:
-        """psi of each query's mean text feature, which is not normalised: f[q, C] of length 1."""
+        """Return psi of the mean text feature of each query, float (Q, C) of length 1."""
         check_widths(self.psi, text=queries.embeddings.shape[-1])
         return queries._replace(embeddings=F.normalize(self.psi(queries.embeddings), dim=-1, eps=EPS))
 
     def encode(self, batch: Batch) -> WindowFeatures:
+        """Return patch tokens and head maps of windows, float (B, 3, H, W)."""
         windows, side = batch.windows, self.params.side
         if side and tuple(windows.shape[-2:]) != (side, side):
             windows = F.interpolate(windows, (side, side), mode="bilinear", align_corners=False)
@@ -82,19 +94,20 @@ class Talk2DINO(Method):
         return WindowFeatures(x, self.params.attn_scale * looks, grid)
 
     def score(self, features: WindowFeatures, queries: Queries) -> Tensor:
-        """sigmoid of the cosines (section 3.3), cleaned if asked: f[b, q, gh, gw]."""
+        """Return the sigmoid of the cosines (section 3.3), cleaned if asked, float (B, Q, gh, gw)."""
         x = F.normalize(features.tokens, dim=-1, eps=EPS)
-        masks = (queries.embeddings @ x.mT).sigmoid()  # M = sigmoid(S), f[b, q, P]
+        masks = (queries.embeddings @ x.mT).sigmoid()  # M = sigmoid(S), (B, Q, P)
         if self.params.clean:
             foreground = cleaning_map(features, queries.embeddings, masks)
             masks = (masks + self.params.lambda_bg * foreground) / (1 + self.params.lambda_bg)
         return masks.unflatten(2, features.grid)
 
     def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
+        """Return scores at the pixels of the window, float (B, Q, H, W); corners are aligned as in official code."""
         return uncut(scores, size, pad, align_corners=True)
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """A background without a query scores ``bg_thresh`` at every pixel of every window, so also after merging."""
+        """Return class probabilities; a background without a query scores ``bg_thresh`` at every pixel."""
         index, background = queries.class_index, queries.background
         if background is not None and not (index == background).any():
             place = int((index < background).sum())
@@ -105,33 +118,40 @@ class Talk2DINO(Method):
 
 
 def image_embeddings(features: WindowFeatures) -> Tensor:
-    """The image side of training (section 3.2): for each head the mean of the patches it attends to, f[b, m, C].
+    """Return for each head the mean of the patches it attends to, float (B, M, C): the image side of training (3.2).
 
-    Registers and class token take no part in the softmax. The mean keeps a factor 1 / P, gone with normalisation."""
+    Registers and class token are not in the softmax. The mean has a factor 1 / P, which normalisation removes.
+    """
     return features.head_maps.softmax(-1) @ features.tokens / features.tokens.shape[1]
 
 
 def cleaning_map(features: WindowFeatures, q: Tensor, masks: Tensor) -> Tensor:
-    """Background cleaning (section 3.4): the map F f[b, q, P] of where the heads that fit a class look, in the range of
-    ``masks`` f[b, q, P]."""
+    """Return the map F, float (B, Q, P), of where the heads that fit a class look (background cleaning, section 3.4).
+
+    Args:
+        features: of the windows.
+        q: queries, float (Q, C).
+        masks: M, float (B, Q, P); F gets its range.
+    """
     attention = (head_weights(head_embeddings(features), q) @ features.head_maps).softmax(-1)
     return _to_range_of(attention, masks)
 
 
 def head_embeddings(features: WindowFeatures) -> Tensor:
-    """What a head looks at: the mean of the patches with its logits as signed weights, of length 1, f[b, m, C]."""
+    """Return for each head the mean of the patches with its logits as signed weights, float (B, M, C) of length 1."""
     return F.normalize(features.head_maps @ features.tokens / features.tokens.shape[1], dim=-1, eps=EPS)
 
 
 def head_weights(heads: Tensor, q: Tensor) -> Tensor:
-    """How well each head fits a class: softmax over the heads of their cosines, f[b, q, m]."""
+    """Return how well each head fits a class, float (B, Q, M): softmax over the heads of their cosines."""
     return (q @ heads.mT).softmax(-1)
 
 
 def _to_range_of(attention: Tensor, masks: Tensor) -> Tensor:
-    """Maps f[b, q, P] in the range of ``masks``; extrema over all classes and patches of a window.
+    """Maps, float (B, Q, P), in the range of ``masks``; extrema over all classes and patches of a window.
 
-    The official divisor is the maximum, not max - min, so that the top of the range is not quite reached."""
+    The official divisor is the maximum, not max - min, so that the top of the range is not quite reached.
+    """
     low, high = attention.amin((1, 2), keepdim=True), attention.amax((1, 2), keepdim=True)
     bottom, top = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)
     return (attention - low) / high * (top - bottom) + bottom

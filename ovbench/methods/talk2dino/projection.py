@@ -1,4 +1,4 @@
-"""psi of Talk2DINO: a small MLP from CLIP's text features to the space of DINOv2's patch tokens."""
+"""psi of Talk2DINO: a small MLP from the text features of CLIP to the space of DINOv2's patch tokens."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ OLD_SECOND = "linear_layer2."  # how early official files name the second layer
 class Psi(nn.Module):
     """psi(t) = W_b tanh(W_a t + b_a) + b_b, with the tensor names of the official checkpoints.
 
-    The text features come unnormalised; with ``unit_text`` psi brings them to length one itself. ``trained_with``:
-    hashes of the backbones ("clip", "dinov2") that it was trained between, where its file tells.
+    Args:
+        text_width: width of the text features, which come unnormalised.
+        width: width of the patch tokens.
+        hidden: number of hidden layers.
+        unit_text: psi normalises the text features.
+        trained_with: hashes of the backbones ("clip", "dinov2") that it was trained between, if its file tells.
     """
 
     def __init__(
@@ -48,30 +52,32 @@ class Psi(nn.Module):
 
     @property
     def text_width(self) -> int:
+        """Width of the text features."""
         return self.linear_layer.in_features
 
     @property
     def width(self) -> int:
+        """Width of the patch tokens."""
         return self.linear_layer.out_features
 
     def forward(self, text: Tensor) -> Tensor:
-        """Text features f[..., text_width] to vectors f[..., width], not normalised."""
+        """Map text features, float (..., text_width), to float (..., width), not normalised."""
         x = self.linear_layer(F.normalize(text, dim=-1) if self.unit_text else text)
         for layer in self.hidden_layers:
             x = layer(x.tanh())
         return x
 
     def metadata(self) -> dict[str, str]:
-        """What a safetensors file has to say about psi beside its tensors; one entry, as the library's order of several
-        changes from file to file."""
+        """Return the metadata of its safetensors file, in one entry: the library does not keep the order of several."""
         told = {"text": "unit" if self.unit_text else "raw", **self.trained_with}
         return {METADATA: json.dumps(told, sort_keys=True)}
 
 
 def load_psi(path: Path) -> Psi:
-    """psi from an official checkpoint or from a file of `ovbench train talk2dino`, f32, frozen, on the CPU.
+    """Load psi from an official checkpoint or a file of `ovbench train talk2dino`, float32, frozen, on the CPU.
 
-    InputError where the file is missing, damaged, or holds other tensors.
+    Raises:
+        InputError: the file is missing or damaged, or holds other tensors.
     """
     state = {k.replace(OLD_SECOND, f"{HIDDEN}.0."): v.float() for k, v in read_tensors(path).items()}
     try:
@@ -103,7 +109,16 @@ def _summary(state: dict[str, Tensor]) -> str:
 
 
 def check_widths(psi: Psi, *, text: int | None = None, vision: int | None = None) -> None:
-    """InputError unless psi maps text features of width ``text`` to tokens of width ``vision`` (None: not checked)."""
+    """Check the widths of psi.
+
+    Args:
+        psi: the projection.
+        text: width of the text features; None is not checked.
+        vision: width of the patch tokens; None is not checked.
+
+    Raises:
+        InputError: a width differs.
+    """
     for have, want, what in ((psi.text_width, text, "the text tower yields"), (psi.width, vision, "the tokens have")):
         if want is not None and have != want:
             raise InputError(
@@ -113,13 +128,20 @@ def check_widths(psi: Psi, *, text: int | None = None, vision: int | None = None
 
 
 def check_partners(psi: Psi, sha256: Mapping[str, str]) -> None:
-    """InputError unless the backbones, given by their hashes, are those that psi was trained between: others of equal
-    widths would run without a complaint and label at random."""
+    """Check that psi was trained between the backbones in use; others of equal widths would label at random.
+
+    Args:
+        psi: the projection.
+        sha256: hashes of the loaded backbones by name.
+
+    Raises:
+        InputError: it was trained with another one.
+    """
     for kind, trained in psi.trained_with.items():
         if sha256.get(kind, trained) != trained:
             raise InputError(
                 f"psi was trained with another {kind} than the one in use",
-                fix=f"give its own: --weights {kind}=MODEL, or train psi anew: ovbench train talk2dino",
+                fix=f"give its own: --weights {kind}=MODEL, or train a new psi: ovbench train talk2dino",
             )
 
 
@@ -127,10 +149,12 @@ class PsiWeights(NamedWeights):
     """psi from a file, by a short name of configs/weights.toml, or the one of mini."""
 
     def load(self, spec: str) -> Loaded:
+        """Load psi from its file."""
         psi = load_psi(self._file(spec))
         return Loaded(psi, spec, tensor_hash(psi))
 
     def missing(self, spec: str) -> list[str]:
+        """Check that the file exists; it is never downloaded."""
         self._file(spec)
         return []
 
