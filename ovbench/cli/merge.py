@@ -19,7 +19,8 @@ from ovbench.cli import options
 def merge(folders: tuple[Path, ...], out: Path, as_json: bool) -> int:
     """Merge the shards of a cell, which `ovbench eval --shard K/N` left in RUN_FOLDER..., into one ledger and record.
 
-    The record is that of an unsharded run but for its time. Missing, doubled, unfinished or unlike shards are refused.
+    The record equals that of an unsharded run except its time. Missing, duplicate and unfinished shards are refused,
+    and shards of different runs.
 
     \b
     ovbench eval -m corrclip -d mini --shard 1/2 --out a

@@ -42,7 +42,7 @@ class Pipeline:
         Args:
             cell: The resolved method, dataset and settings.
             classes: The synonyms of each class; None takes the names and the background of the cell's dataset.
-            background: The index of the class that gathers everything else, None if there is none.
+            background: The index of the background class, None if there is none.
 
         Raises:
             InputError: Weights are missing or do not fit.
@@ -61,10 +61,10 @@ class Pipeline:
         self.add_vocabulary(cell, *named_classes(cell, classes, background))
 
     def add_vocabulary(self, cell: Cell, classes: Classes, background: int | None) -> None:
-        """Label with one more vocabulary in the same pass.
+        """Add a vocabulary; images are labelled with all vocabularies from the same features.
 
         Args:
-            cell: Equal to the pipeline's cell but for dataset, class names, scale and threshold.
+            cell: Equal to the pipeline's cell except dataset, class names, scale and threshold.
             classes: The synonyms of each class.
             background: The index of the background class, None if there is none.
         """
@@ -82,7 +82,7 @@ class Pipeline:
         def embed(backbone: str) -> Queries:
             if backbone not in self.loaded:
                 raise UsageError(
-                    f'{type(method).__name__} reads queries with the backbone "{backbone}", which it does not need',
+                    f'{type(method).__name__} encodes queries with "{backbone}", which is not in its needs',
                     fix="name it in needs, or name another one in reads",
                 )
             return build_queries(

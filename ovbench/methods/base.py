@@ -46,11 +46,12 @@ class Queries(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a method needs from the pipeline.
+    """Hold what a method needs from the pipeline.
 
-    backbones: names in the registry of backbones, or of ``load_NAME`` functions beside the method.
-    regions: whether it needs region maps.
-    optional: backbones that it uses only if they are configured.
+    Attributes:
+        backbones: names in the registry of backbones, or of ``load_NAME`` functions beside the method.
+        regions: whether it needs region maps.
+        optional: backbones that it uses only if they are configured.
     """
 
     backbones: tuple[str, ...]
@@ -96,7 +97,7 @@ class PatchFeatures(NamedTuple):
 
 
 class Backbones(Mapping[str, nn.Module]):
-    """The frozen networks of a method by name, also as attributes: ``Backbones(clip=tower).clip``. None is absent."""
+    """Map names to the frozen networks of a method, also as attributes: ``Backbones(clip=tower).clip``."""
 
     def __init__(self, **networks: nn.Module | None):
         self._networks = {name: network for name, network in networks.items() if network is not None}
@@ -121,13 +122,13 @@ class Backbones(Mapping[str, nn.Module]):
         """Take the networks that a method needs.
 
         Raises:
-            UsageError: one is missing, or there is one that the method does not know.
+            UsageError: a backbone is missing, or the method does not use it.
         """
         needs = method.needs
         absent = [name for name in needs.backbones if name not in loaded]
         surplus = [name for name in loaded if name not in (*needs.backbones, *needs.optional)]
         for name in (*absent, *surplus):
-            problem = f'{"needs" if name in absent else "has no use for"} the backbone "{name}"'
+            problem = f'{"needs" if name in absent else "does not use"} the backbone "{name}"'
             raise UsageError(f"{method.__name__} {problem}", fix=f"it takes {', '.join(needs.backbones)}")
         return cls(**{name: one.vision for name, one in loaded.items()})
 
