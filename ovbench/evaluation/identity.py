@@ -46,6 +46,7 @@ NO_LABELS = (
 CHUNK = 1 << 20
 CODE_KEYS = ("ovbench", "code")  # keys of a header about software and device
 LONGEST_NAME = 60  # characters of a method's or dataset's name in a file name
+PKG_DIRECTORY = 5  # a constant of Python's modulefinder
 SAMPLED = 16  # about so many images are read for the hash of a dataset
 
 
@@ -255,9 +256,27 @@ def _module_files(module: str, point: EntryPoint | None) -> list[Path]:
     return sorted(files)
 
 
+class _Finder(ModuleFinder):
+    """Find also packages without an ``__init__.py``; a folder of that kind named like a library is no error."""
+
+    def find_module(self, name: str, path: list[str] | None, parent: Any = None) -> Any:
+        try:
+            return super().find_module(name, path, parent)
+        except AttributeError:  # the folder has no loader
+            folder = next(where for where in map(Path, path or self.path) if (where / name).is_dir())
+            return None, str(folder / name), ("", "", PKG_DIRECTORY)
+
+    def load_package(self, fqname: str, pathname: str) -> Any:
+        if (Path(pathname) / "__init__.py").is_file():
+            return super().load_package(fqname, pathname)
+        module = self.add_module(fqname)
+        module.__path__ = [pathname]
+        return module
+
+
 def _imported_below(folder: Path, file: Path) -> list[Path]:
     """Return a file and all that it imports from its folder, also inside functions, without running any of it."""
-    finder = ModuleFinder(path=[str(folder)])
+    finder = _Finder(path=[str(folder)])
     try:
         finder.run_script(str(file))
     except (SyntaxError, ValueError, OSError):  # the import fails, or its failure is handled

@@ -54,6 +54,15 @@ def test_code_of_a_file_is_what_it_imports_from_below_its_folder(tmp_path):
     assert code(tmp_path / "m.py", "__init__.py") == {"m.py", "one.py", "two.py", "late.py"}
 
 
+def test_folders_without_init_are_packages_or_not_meant(tmp_path):
+    (tmp_path / "prompts" / "deep").mkdir(parents=True)
+    (tmp_path / "prompts" / "deep" / "words.py").write_text("import numpy\n")
+    (tmp_path / "prompts" / "never.py").write_text("")
+    (tmp_path / "numpy").mkdir()  # such as a folder of data
+    (tmp_path / "m.py").write_text("import numpy.linalg\nimport prompts.deep.words\nfrom prompts import absent\n")
+    assert code(tmp_path / "m.py") == {"m.py", "words.py"}
+
+
 def test_code_of_a_package_is_all_of_it_and_what_ovbench_brings_has_one_hash(tmp_path, monkeypatch):
     (tmp_path / "packed_method" / "sub").mkdir(parents=True)
     for name in ("packed_method/__init__.py", "packed_method/sub/lazy.py", "beside_it.py", "stranger.py"):
