@@ -268,12 +268,14 @@ def parse_value(value: Any, hint: Any, key: str) -> Any:
     return parse_text(value, hint, key) if isinstance(value, str) else value
 
 
-def override_pairs(items: Sequence[str], option: str) -> dict[str, str]:
-    """Return ``("a=1", "b=2")`` as a dictionary.
+def override_pairs(items: Sequence[str] | Mapping[str, Any], option: str) -> dict[str, Any]:
+    """Return ``("a=1", "b=2")`` as a dictionary; a mapping, as Python code gives it, as it is.
 
     Raises:
         UsageError: If an item has no ``=``.
     """
+    if isinstance(items, Mapping):
+        return dict(items)
     pairs = {}
     for item in items:
         key, equals, value = item.partition("=")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ovbench.backbones.build import missing_weights
 from ovbench.backbones.hub import require_connection
@@ -38,8 +39,8 @@ class Job:
     limit: int | None = None
     subset: Path | None = None
     classes: Path | None = None
-    settings: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()
+    settings: tuple[str, ...] | Mapping[str, Any] = ()  # of the command line, or typed values
+    weights: tuple[str, ...] | Mapping[str, str] = ()
     device: str = "auto"
     precision: str = "fp32"
     compiled: bool = False

@@ -1,0 +1,34 @@
+"""Examples in docstrings and in docs/api.md run and print what they say."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+import ovbench
+
+PACKAGE = Path(ovbench.__file__).parent
+MODULES = sorted(
+    ".".join(("ovbench", *path.relative_to(PACKAGE).with_suffix("").parts))
+    for path in PACKAGE.rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_a_module(module):
+    done = doctest.testmod(importlib.import_module(module))
+    assert done.attempted and not done.failed
+
+
+def test_the_page_of_the_api():
+    done = doctest.testfile(str(PACKAGE.parent / "docs" / "api.md"), module_relative=False)
+    assert done.attempted > 10 and not done.failed
