@@ -25,7 +25,7 @@ from ovbench.data.dataset import open_dataset
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.cass import CASS
-from ovbench.parity.record_case import Recorder
+from ovbench.parity.recorder import Recorder
 from ovbench.utils.images import resize_image, resized_size
 
 

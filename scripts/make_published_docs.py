@@ -10,8 +10,8 @@ from ovbench.config.load import method_config
 from ovbench.config.official import no_official_setting, published_label_rule
 from ovbench.config.published_runs import PublishedRun
 from ovbench.data.card import list_cards
+from ovbench.results.markdown import escape
 from ovbench.results.published import PublishedFigure, published_for
-from ovbench.results.writers import markdown
 from ovbench.utils.registry import METHODS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "published.md"
@@ -67,7 +67,7 @@ def _table(found: list[tuple[PublishedFigure, PublishedRun]]) -> Iterator[str]:
     for row, run in found:
         cells.setdefault((_command(run), row.reported_by), {})[row.benchmark] = row.value
     for (command, source), values in cells.items():
-        yield f"| `{command}` | " + " | ".join(values.get(b, "") for b in BENCHMARKS) + f" | {markdown(source)} |"
+        yield f"| `{command}` | " + " | ".join(values.get(b, "") for b in BENCHMARKS) + f" | {escape(source)} |"
     yield ""
 
 
@@ -93,7 +93,7 @@ def _others(found: list[tuple[PublishedFigure, PublishedRun | None]]) -> Iterato
             why = "measured in a protocol of the table's own" if official else "no official setting"
         rows.setdefault((f"{row.method}: {row.variant}{refined}", row.reported_by, why), []).append(row.benchmark)
     for (variant, source, why), names in rows.items():
-        yield f"| {markdown(variant)} | {markdown(source)} | {', '.join(names)} | {why} |"
+        yield f"| {escape(variant)} | {escape(source)} | {', '.join(names)} | {why} |"
     yield ""
 
 

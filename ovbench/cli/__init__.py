@@ -1,4 +1,4 @@
-"""The command line. A command's module is imported when the command is used, so that ``--help`` stays quick."""
+"""The command line; the module of a command is imported when it is used, which keeps ``--help`` fast."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ import click
 # command -> (module:object, one line of help)
 COMMANDS = {
     "eval": ("ovbench.cli.eval:evaluate", "Evaluate methods on benchmarks: mIoU tables and result records."),
-    "segment": ("ovbench.cli.segment:segment", "Label any image with any words."),
+    "segment": ("ovbench.cli.segment:segment", "Label an image with your own classes."),
     "list": ("ovbench.cli.list:listing", "List methods, datasets, region sources or suites."),
     "show": ("ovbench.cli.show:show", "Show a method's settings on a benchmark, their sources, and published figures."),
     "data": ("ovbench.cli.data:data", "Prepare, verify and subset benchmarks on disk."),
     "train": ("ovbench.cli.train:train", "Train what a method learns: psi of Talk2DINO."),
-    "masks": ("ovbench.cli.masks:masks", "Build the region maps of a benchmark once, into the cache."),
+    "masks": ("ovbench.cli.masks:masks", "Build the region maps of a benchmark in the cache."),
     "reference": ("ovbench.cli.reference:reference", "Build and check the reference sets of ReME."),
-    "describe": ("ovbench.cli.describe:describe", "Have a language model describe a benchmark's classes in sentences."),
-    "cache": ("ovbench.cli.cache:cache", "List, verify and remove what is in the cache."),
+    "describe": ("ovbench.cli.describe:describe", "Write descriptions of a benchmark's classes with a language model."),
+    "cache": ("ovbench.cli.cache:cache", "List, verify and remove files of the cache."),
     "merge": ("ovbench.cli.merge:merge", "Merge the shards of a run into one ledger and one record."),
-    "table": ("ovbench.cli.table:table", "Comparison tables of papers: published beside measured."),
+    "table": ("ovbench.cli.table:table", "Print tables of papers: published beside measured values."),
     "plot": ("ovbench.cli.plot:plot", "Draw records: classes, methods by benchmarks, cost, ablations."),
-    "report": ("ovbench.cli.report:report", "One offline HTML page of runs: classes, confusions, worst images."),
-    "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it could be chance."),
-    "gate": ("ovbench.cli.gate:gate", "Fail if a method got worse than a baseline on the same images."),
-    "doctor": ("ovbench.cli.doctor:doctor", "Look at this machine: versions, devices, data, weights, and fixes."),
-    "check": ("ovbench.cli.check:check", "Check that a method keeps what the engine counts on."),
+    "report": ("ovbench.cli.report:report", "Write an offline HTML page about runs: classes, confusions, images."),
+    "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it is significant."),
+    "gate": ("ovbench.cli.gate:gate", "Fail if a method is worse than its baseline on the same images."),
+    "doctor": ("ovbench.cli.doctor:doctor", "Check this machine: versions, devices, data, weights; with fixes."),
+    "check": ("ovbench.cli.check:check", "Check that a method follows the rules of the engine."),
     "parity": ("ovbench.cli.parity:parity", "Check methods against recorded official outputs, stage by stage."),
 }
 
 
 class ReaderGone(Exception):
-    """Whoever reads stdout wants no more of it, as ``| head`` does. Click would end with 1 on a BrokenPipeError."""
+    """Signal that the reader of stdout closed the pipe, as ``| head`` does; click itself would exit with code 1."""
 
 
 @contextmanager
-def _told_from_click() -> Iterator[None]:
+def _reader_gone() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
@@ -47,26 +47,31 @@ def _told_from_click() -> Iterator[None]:
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands by name and loads one only to run it or to show its own help."""
+    """List the commands by name; import a command only to run it or to print its help."""
 
     def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
-        with _told_from_click():  # --help is printed here
+        """Parse the command line, which prints ``--help``."""
+        with _reader_gone():  # --help is printed here
             return super().make_context(*arguments, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _told_from_click():
+        """Run the command."""
+        with _reader_gone():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
         return [*COMMANDS]  # importing ovbench.cli.list put another "list" into this module
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import a command."""
         if name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[name][0].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
+        """Find the command of the arguments, with a close match in the error."""
         if args and args[0] not in COMMANDS:
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f' Did you mean "{close[0]}"?' if close else ""
@@ -74,6 +79,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 

@@ -9,20 +9,22 @@ import click
 from ovbench.cli import options
 
 
-@click.group(name="cache", short_help="List, verify and remove what is in the cache.")
+@click.group(name="cache", short_help="List, verify and remove files of the cache.")
 def cache() -> None:
-    """What ovbench keeps because it takes time to make again: region maps, query vectors, drawn benchmarks, weights.
+    """Manage the cache: region maps, text embeddings, generated benchmarks, downloaded weights.
 
-    The folder is $OVBENCH_CACHE, or "ovbench" in the user's cache folder. Everything in it can be removed at any time.
+    The folder is $OVBENCH_CACHE, by default "ovbench" in the user's cache folder. All of it can be computed or
+    downloaded again.
     """
 
 
 @cache.command("ls")
 @options.as_json
 def ls(as_json: bool) -> None:
-    """List the entries of the cache with their files and sizes."""
+    """List the entries of the cache with their numbers of files and sizes."""
     from ovbench.inference.cache import CATEGORIES, entries
     from ovbench.utils.paths import cache_root
+    from ovbench.utils.text import size_text
 
     have = entries()
     if as_json:
@@ -33,15 +35,15 @@ def ls(as_json: bool) -> None:
     width = max((len(entry.label) for entry in have), default=0)
     for entry in have:
         about = CATEGORIES.get(entry.category, "")
-        click.echo(f"  {entry.label:{width}}  {readable(entry.size):>10}  {entry.files:>6} files  {about}")
-    click.echo(f"  {readable(sum(entry.size for entry in have))} in {sum(entry.files for entry in have)} files")
+        click.echo(f"  {entry.label:{width}}  {size_text(entry.size):>10}  {entry.files:>6} files  {about}")
+    click.echo(f"  {size_text(sum(entry.size for entry in have))} in {sum(entry.files for entry in have)} files")
 
 
 @cache.command("rm")
 @click.argument("names", nargs=-1, metavar="[CATEGORY|CATEGORY/NAME]...")
-@click.option("--all", "everything", is_flag=True, help="Remove everything.")
+@click.option("--all", "everything", is_flag=True, help="Remove all entries.")
 def rm(names: tuple[str, ...], everything: bool) -> None:
-    """Remove entries of the cache, named as in `ovbench cache ls`, or a whole category.
+    """Remove entries of the cache, named as in `ovbench cache ls`, or all entries of a category.
 
     \b
     ovbench cache rm regions
@@ -49,21 +51,22 @@ def rm(names: tuple[str, ...], everything: bool) -> None:
     """
     from ovbench.inference.cache import entries, remove, select
     from ovbench.utils.errors import UsageError
+    from ovbench.utils.text import size_text
 
     if everything == bool(names):
-        raise UsageError("nothing to remove", fix="name entries as in `ovbench cache ls`, or give --all")
+        raise UsageError("nothing to remove is given", fix="name entries of `ovbench cache ls`, or give --all")
     chosen = entries() if everything else select(names)
     for entry in chosen:
         remove(entry)
-    click.echo(f"removed {len(chosen)} entries, {readable(sum(entry.size for entry in chosen))}")
+    click.echo(f"removed {len(chosen)} entries, {size_text(sum(entry.size for entry in chosen))}")
 
 
 @cache.command("verify")
 @click.argument("names", nargs=-1, metavar="[CATEGORY|CATEGORY/NAME]...")
-@click.option("--remove", "drop", is_flag=True, help="Remove damaged files, to be made again when needed.")
+@click.option("--remove", "drop", is_flag=True, help="Remove damaged files; they are made again when needed.")
 @options.as_json
 def verify(names: tuple[str, ...], drop: bool, as_json: bool) -> int:
-    """Read region maps, query vectors and published weights and check that they are whole; exit code 3 if not."""
+    """Check region maps, text embeddings and published weights for damage. Exit code 3 if a file is damaged."""
     from ovbench.inference.cache import entries, select
     from ovbench.inference.cache import verify as check
 
@@ -85,17 +88,9 @@ def verify(names: tuple[str, ...], drop: bool, as_json: bool) -> int:
     else:
         for entry, result in results:
             click.echo(
-                f"{entry.label}: {result.files - len(result.damaged)} whole, {len(result.damaged)} damaged, "
+                f"{entry.label}: {result.files - len(result.damaged)} intact, {len(result.damaged)} damaged, "
                 f"{result.unchecked} without a checksum"
             )
         for damage in damaged:
             click.echo(f"{'removed' if drop else 'damaged'}: {damage.path}: {damage.reason}", err=True)
     return 3 if damaged and not drop else 0
-
-
-def readable(size: int) -> str:
-    """Bytes with a decimal unit."""
-    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" else f"{value:.1f} {units[0]}"

@@ -14,7 +14,7 @@ from ovbench.cli import options
 @click.argument("method", metavar="METHOD|FILE.py:Class", shell_complete=options.complete_methods)
 @click.option(
     "--dataset", "-d", default="mini", show_default=True, metavar="NAME", shell_complete=options.complete_datasets,
-    help="Benchmark whose first images and settings are used; mini needs no download.",
+    help="Benchmark with the images and settings for the check; mini needs no download.",
 )  # fmt: skip
 @options.settings
 @options.weights
@@ -25,8 +25,10 @@ def check(
     method: str, dataset: str, settings: tuple[str, ...], weights: tuple[str, ...], device: str,
     data_root: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Check that METHOD keeps what the engine counts on: labels of the right shape and range at any size, the same
-    every time, independent of other images and windows, without opening the benchmark's files. Exit code 1 if not.
+    """Check that METHOD follows the rules of the engine. Exit code 1 if a check fails.
+
+    Labels must have the right shape and range at every image size, be equal in every run, and not depend on other
+    images or windows. The method must not open files of the benchmark.
 
     \b
     ovbench check corrclip
@@ -48,9 +50,9 @@ def check(
         from ovbench.results.console import show
 
         table = Table(title=f"{method} on {dataset}", title_justify="left")
-        for name in ("check", "outcome", "detail"):
+        for name in ("check", "result", "detail"):
             table.add_column(name, overflow="fold")
         for result in results:
             table.add_row(*result)
         show(table)
-    return 1 if any(result.outcome == "fail" for result in results) else 0
+    return 1 if any(result.verdict == "fail" for result in results) else 0

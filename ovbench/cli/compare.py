@@ -13,11 +13,13 @@ from ovbench.cli import options
 @click.command()
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option("--most", type=click.IntRange(min=0), default=10, show_default=True, help="Images to list.")
+@click.option("--most", type=click.IntRange(min=0), default=10, show_default=True, help="Number of images to list.")
 @options.as_json
 def compare(first: Path, second: Path, most: int, as_json: bool) -> None:
-    """Compare the records FIRST and SECOND of one benchmark: the change of mIoU with its paired interval over images,
-    of every class with its p-value corrected for their number, the settings that differ, the images that moved most.
+    """Compare the records FIRST and SECOND of one benchmark.
+
+    Prints the change of mIoU with its paired 95 % interval over images, the change of each class with its corrected
+    p-value, the settings that differ, and the images that changed most.
 
     \b
     ovbench compare runs/maskclip-mini-1a2b3c4d.json runs/corrclip-mini-5e6f7a8b.json

@@ -15,13 +15,13 @@ WORKERS = click.option(
     type=click.IntRange(1),
     default=min(8, os.cpu_count() or 1),
     show_default=True,
-    help="Processes that read and write.",
+    help="Number of processes.",
 )
 
 
 @click.group(name="data", short_help="Prepare, verify and subset benchmarks.")
 def data() -> None:
-    """Prepare benchmarks from official downloads, verify what is on disk, choose subsets."""
+    """Prepare benchmarks from official downloads, verify them on disk, choose subsets."""
 
 
 @data.command("prepare")
@@ -30,7 +30,7 @@ def data() -> None:
     "--source",
     type=click.Path(path_type=Path),
     required=True,
-    help="Folder of the download: unpacked, or the archives as they came.",
+    help="Folder of the download, unpacked or with the original archives.",
 )
 @options.data_root
 @click.option(
@@ -42,10 +42,10 @@ def data() -> None:
 @WORKERS
 @options.as_json
 def prepare_command(names, source, data_root, image_format, workers, as_json) -> None:
-    """Turn an official download of each NAME into what ovbench reads.
+    """Convert an official download of each NAME into the files that ovbench reads.
 
-    The result goes below the data root, or beside the download where no data root is known. Files that are there
-    already are kept, so an interrupted preparation goes on where it stopped and a second call does nothing.
+    The files are written below the data root, or beside the download if no data root is given. Existing files are
+    kept: repeat the command to resume an interrupted preparation.
 
     \b
     ovbench data prepare coco-stuff coco-object --source ~/downloads/coco
@@ -81,14 +81,13 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
 @data.command("verify")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=options.complete_datasets)
 @options.data_root
-@click.option("--partial", "partial_copy", is_flag=True, help="Fewer images than the split has are no problem.")
+@click.option("--partial", "partial_copy", is_flag=True, help="Accept fewer images than the split has.")
 @WORKERS
 @options.as_json
 def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
-    """Read every image and label of each NAME and say what is wrong, and why.
+    """Read every image and label of each NAME and report all problems. Exit code 3 if there is one.
 
-    Checks counts, pairing, sizes, decodability and label values, prints the classes' shares of the pixels, and ends
-    with exit code 3 on trouble.
+    Checks counts, pairs, sizes, decoding and label values, and prints the fraction of pixels of each class.
 
     \b
     ovbench data verify ade150 --data-root ~/data
@@ -122,7 +121,7 @@ def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
 
 
 def _starts(bar):
-    """Tells the bar how much there is to do; 0 is not known yet. (`tqdm.reset` would draw it at once.)"""
+    """Return a function that sets the total of a bar, 0 if unknown; `tqdm.reset` would draw the bar too early."""
 
     def begin(total: int) -> None:
         bar.n, bar.total = 0, total or None
@@ -131,14 +130,14 @@ def _starts(bar):
 
 
 def _bar(title: str, unit: str, **options):
-    """A progress bar on stderr; work that is done at once shows none."""
+    """Return a progress bar on stderr, which appears only if the work takes longer than a moment."""
     from tqdm import tqdm
 
     return tqdm(desc=title, unit=unit, delay=0.3, **options)
 
 
 def _report(result) -> str:
-    """The verification as text: where, what is wrong, and each class's images and share of pixels."""
+    """Return the verification as text: folder, problems, and the images and pixels of each class."""
     total = sum(result.pixels) or 1
     lines = [
         f"{result.card.name}: {'ok' if result.ok else 'NOT OK'}",
@@ -163,14 +162,14 @@ def _report(result) -> str:
 
 @data.command("subset")
 @click.argument("name", metavar="NAME", shell_complete=options.complete_datasets)
-@click.option("-n", "count", type=int, default=100, show_default=True, help="Images to take.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another seed takes other images.")
+@click.option("-n", "count", type=int, default=100, show_default=True, help="Number of images.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write [default: NAME-subset-N-SEED.json].")
 @options.data_root
 @WORKERS
 @options.as_json
 def subset_command(name, count, seed, out, data_root, workers, as_json) -> None:
-    """Choose images of NAME that cover every class; write their ids and hashes to a file for `eval --subset`.
+    """Choose images of NAME that cover every class and write a manifest for `eval --subset`.
 
     \b
     ovbench data subset ade150 -n 100 --seed 0
@@ -191,6 +190,6 @@ def subset_command(name, count, seed, out, data_root, workers, as_json) -> None:
         return
     click.echo(f"{out}: {count} of {len(dataset)} images, sha256 {choice.manifest.sha256[:16]}")
     if choice.left_out:
-        click.echo(f"classes that found no room: {', '.join(choice.left_out)}; take more images")
+        click.echo(f"classes without an image: {', '.join(choice.left_out)}; choose more images")
     if choice.absent:
-        click.echo(f"classes that are in no label at all: {', '.join(choice.absent)}")
+        click.echo(f"classes that no label contains: {', '.join(choice.absent)}")

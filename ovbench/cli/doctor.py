@@ -14,8 +14,7 @@ from ovbench.cli import options
 @options.data_root
 @options.as_json
 def doctor(data_root: Path | None, as_json: bool) -> int:
-    """Look at versions, devices, cache, data and weights, and say how to mend what is wrong: exit code 3 if something
-    is.
+    """Check versions, devices, cache, data and weights, and print a fix for each problem. Exit code 3 if there is one.
 
     \b
     ovbench doctor

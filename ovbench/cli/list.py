@@ -19,7 +19,7 @@ def listing() -> None:
 @listing.command()
 @options.as_json
 def methods(as_json: bool) -> None:
-    """Every method, with its paper."""
+    """List all methods with their papers."""
     from ovbench.config.method_files import method_heading
     from ovbench.utils.registry import METHODS
 
@@ -35,11 +35,11 @@ def methods(as_json: bool) -> None:
 @options.data_root
 @options.as_json
 def datasets(data_root: Path | None, as_json: bool) -> None:
-    """Every benchmark, with what is on this machine."""
+    """List all benchmarks and their state on this machine."""
     from ovbench.data.availability import dataset_rows
 
     rows = dataset_rows(data_root)
-    if not as_json:  # all of it does not fit a terminal
+    if not as_json:  # a terminal has no room for all columns
         rows = [{key: row[key] for key in ("name", "classes", "images", "state", "root", "broken")} for row in rows]
     _print(rows, as_json)
 
@@ -63,7 +63,7 @@ def backbones(as_json: bool) -> None:
 @listing.command()
 @options.as_json
 def regions(as_json: bool) -> None:
-    """Every source of region maps, with what it needs that is not on this machine."""
+    """List all region sources and the files that this machine does not have."""
     from ovbench.methods.blame import blamed
     from ovbench.utils.errors import OvbenchError
     from ovbench.utils.registry import REGIONS
@@ -82,7 +82,7 @@ def regions(as_json: bool) -> None:
 @listing.command()
 @options.as_json
 def suites(as_json: bool) -> None:
-    """Every suite, with what it shows."""
+    """List all suites with their titles."""
     from ovbench.config.suites import suite_heading, suite_names
 
     headings = {name: suite_heading(name) for name in suite_names()}

@@ -13,13 +13,13 @@ from ovbench.cli import options
 
 @click.group(name="masks", short_help="Build region maps.")
 def masks() -> None:
-    """Region maps: computed once, kept in the cache, used by every evaluation with the same source and settings."""
+    """Build region maps. All evaluations with the same source and settings use them from the cache."""
 
 
 @masks.command("build")
 @click.option(
     "--dataset", "-d", required=True, metavar="NAME|CARD.toml", shell_complete=options.complete_datasets,
-    help="Benchmark, or a card of your own.",
+    help="Benchmark, or your own card.",
 )  # fmt: skip
 @click.option("--regions", "source", required=True, metavar="SOURCE", help="Region source, for example sam2-32.")
 @click.option(
@@ -29,11 +29,11 @@ def masks() -> None:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images.")
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N",
-    help="Processes; by default one per device, on the CPU one per core for sources without weights.",
+    help="Number of processes. [default: one per device; one per core for sources without weights on the CPU]",
 )  # fmt: skip
 @click.option(
     "--device", "devices", multiple=True, default=["auto"], show_default=True,
-    help="auto, cpu, cuda or cuda:N. Repeat it to share the work between GPUs.",
+    help="auto, cpu, cuda or cuda:N. Repeat it to use several GPUs.",
 )  # fmt: skip
 @options.data_root
 @options.as_json
@@ -47,9 +47,9 @@ def build(
     data_root: Path | None,
     as_json: bool,
 ) -> int:
-    """Make the region maps of a benchmark that are not in the cache yet.
+    """Build the region maps of a benchmark that are not in the cache.
 
-    An interrupted build goes on where it stopped; damaged entries are made again.
+    Repeat the command to resume an interrupted build. Damaged maps are built again.
 
     \b
     ovbench masks build --dataset mini --regions felzenszwalb
@@ -71,8 +71,7 @@ def build(
         on_cpu = all(device == "cpu" for device in chosen)
         workers = (os.cpu_count() or 1) if on_cpu and open_source(table)[1].concurrent else len(chosen)
     total = min(limit or len(benchmark), len(benchmark))
-    places = ", ".join(chosen)
-    click.echo(f"planned: {source} for {total} images of {dataset}, {workers} processes on {places}", err=True)
+    click.echo(f"planned: {source} for {total} images of {dataset}, {workers} processes, {', '.join(chosen)}", err=True)
     open_source(table)[1].fetch()
     with tqdm(total=total, desc=f"{source} on {dataset}", unit="image") as bar:
         built = build_maps(tasks_of(benchmark, limit), table, devices=chosen, workers=workers, advance=bar.update)
@@ -82,5 +81,5 @@ def build(
         found = {"made": built.made, "found": built.found, "failed": built.failed, "folder": str(built.folder)}
         click.echo(json.dumps({"dataset": dataset, "regions": table, **found}, indent=1))
     else:
-        click.echo(f"{built.made} maps made, {built.found} already there: {built.folder}")
+        click.echo(f"{built.made} maps built, {built.found} found in the cache: {built.folder}")
     return 4 if built.failed else 0

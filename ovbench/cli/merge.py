@@ -13,11 +13,11 @@ from ovbench.cli import options
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_FOLDER...")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder for the ledger and the record."
+    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the ledger and the record."
 )
 @options.as_json
 def merge(folders: tuple[Path, ...], out: Path, as_json: bool) -> int:
-    """Merge the shards of a cell, which `ovbench eval --shard K/N` left in RUN_FOLDER..., into one ledger and record.
+    """Merge the shards of a cell, the RUN_FOLDERs of `ovbench eval --shard K/N`, into one ledger and one record.
 
     The record equals that of an unsharded run except its time. Missing, duplicate and unfinished shards are refused,
     and shards of different runs.

@@ -11,7 +11,7 @@ from ovbench.config import PROTOCOLS
 
 
 def _completer(names: Callable[[], list[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """What a shell offers for a word begun; ``names`` must not need torch."""
+    """Return a shell completion over ``names``, which must not import torch."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
         return [name for name in names() if name.startswith(incomplete)]
@@ -48,12 +48,14 @@ complete_suites, complete_layouts = _completer(_suites), _completer(_layouts)
 
 
 def methods(text: str) -> Callable[[click.Command], click.Command]:
+    """Return the option ``--method`` with a help text."""
     return click.option(
         "--method", "-m", "methods", multiple=True, metavar="NAME", shell_complete=complete_methods, help=text
     )
 
 
 def datasets(text: str, metavar: str = "NAME") -> Callable[[click.Command], click.Command]:
+    """Return the option ``--dataset`` with a help text."""
     return click.option(
         "--dataset", "-d", "datasets", multiple=True, metavar=metavar, shell_complete=complete_datasets, help=text
     )
@@ -64,7 +66,7 @@ def _remember_refine(ctx: click.Context, param: click.Parameter, value: str | No
 
 
 def _with_refine(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """``--refine X`` is short for ``--set refine=X``; the long form wins."""
+    """Add ``--refine X`` as ``--set refine=X`` in front, so that ``--set`` wins."""
     short = ctx.meta.get("ovbench.refine")
     return (f"refine={short}", *value) if short else value
 
@@ -79,17 +81,17 @@ weights = click.option(
 )  # fmt: skip
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 data_root = click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder that holds the benchmarks. [env: OVBENCH_DATA]"
+    "--data-root", type=click.Path(path_type=Path), help="Folder of the benchmarks. [env: OVBENCH_DATA]"
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 protocol = click.option(
     "--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True,
-    help="The method's published settings, or one set of windows, prompts and names for all methods.",
+    help="paper: the published settings of the method; common: the same windows, prompts and names for all methods.",
 )  # fmt: skip
 
 
 refine = click.option(
     "--refine", type=click.Choice(["pamr", "pamr-windows"]), callback=_remember_refine, expose_value=False,
     is_eager=True,
-    help="Refine scores along image edges by PAMR, on the whole image or window by window: --set refine=...",
+    help="Refine scores with PAMR, on the whole image or in each window; short for --set refine=...",
 )  # fmt: skip

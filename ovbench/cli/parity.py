@@ -15,9 +15,9 @@ from ovbench.cli import options
 @click.argument("cases", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CASE_DIR...")
 @options.as_json
 def parity(cases: tuple[Path, ...], as_json: bool) -> int:
-    """Run recorded cases of official implementations through our methods and compare every stage (CPU, fp32).
+    """Run the methods on recorded cases of official implementations and compare every stage (CPU, fp32).
 
-    Exit code 0 if all passed, 1 if any failed, 3 if a case could not be read.
+    Exit code 1 if a stage differs, 3 if a case cannot be read.
     """
     from ovbench.parity.check import check_case
     from ovbench.parity.stage_table import stage_table

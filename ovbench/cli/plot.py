@@ -13,12 +13,13 @@ KIND_NAMES = ("classes", "heatmap", "cost", "ablation")
 @click.argument("kind", type=click.Choice(KIND_NAMES))
 @click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORD|FOLDER...")
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Picture: .png or .svg."
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="File to write: .png or .svg."
 )
 def plot(kind: str, records: tuple[Path, ...], out: Path) -> None:
-    """Draw records as a picture. KIND is "classes": the IoU of every class, records side by side; "heatmap": methods by
-    benchmarks; "cost": seconds per image against mIoU; "ablation": the mIoU of every record with its interval. Needs
-    matplotlib.
+    """Draw records as an image file. Needs matplotlib.
+
+    KIND is "classes" (IoU of every class, records side by side), "heatmap" (methods by benchmarks), "cost" (seconds per
+    image against mIoU) or "ablation" (mIoU of every record with its interval).
 
     \b
     ovbench plot classes runs/maskclip-mini-1a2b3c4d.json runs/corrclip-mini-5e6f7a8b.json --out classes.svg
@@ -27,4 +28,4 @@ def plot(kind: str, records: tuple[Path, ...], out: Path) -> None:
     from ovbench.results.plots import draw, gather
 
     draw(kind, gather(records), out)
-    click.echo(f"picture: {out}", err=True)
+    click.echo(f"plot: {out}", err=True)

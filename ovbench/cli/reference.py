@@ -15,27 +15,27 @@ MINI = "mini"
 
 @click.group(name="reference", short_help="Build and check ReME's reference sets.")
 def reference() -> None:
-    """Reference sets of the method reme: segments with phrases, built from images and captions without any labels."""
+    """Build and check reference sets of ReME: segments with phrases, from images and captions without labels."""
 
 
 @reference.command("build")
-@click.option("--images", required=True, metavar="DIR|mini", help="Folder of images, or the training world of mini.")
+@click.option("--images", required=True, metavar="DIR|mini", help="Folder of images, or mini for its training images.")
 @click.option(
     "--captions", metavar="SOURCE",
     help="Folder of NAME.txt, COCO .json, .jsonl or .csv (image, caption), transformers:MODEL or openai:MODEL.",
 )  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the set.")
-@click.option("--like", metavar="NAME", help="Benchmark whose settings of reme are used.  [default: coco-stuff]")
-@click.option("--prompt", type=click.Path(path_type=Path), metavar="FILE", help="Other instructions for the captioner.")
-@click.option("--base-url", default="", metavar="URL", help="Address of an OpenAI-compatible server.")
-@click.option("--requests", type=click.IntRange(1), default=8, show_default=True, help="Captions asked for at once.")
+@click.option("--like", metavar="NAME", help="Benchmark with the settings of reme. [default: coco-stuff]")
+@click.option("--prompt", type=click.Path(path_type=Path), metavar="FILE", help="Another prompt for the captioner.")
+@click.option("--base-url", default="", metavar="URL", help="OpenAI-compatible server.")
+@click.option("--requests", type=click.IntRange(1), default=8, show_default=True, help="Parallel requests.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
-@click.option("--part-size", type=click.IntRange(1), default=256, show_default=True, help="Images saved at a time.")
+@click.option("--part-size", type=click.IntRange(1), default=256, show_default=True, help="Images per saved file.")
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N",
-    help="Processes that make region maps; by default one per core for sources without weights, else this one.",
+    help="Processes for region maps. [default: one per core for sources without weights, otherwise 1]",
 )  # fmt: skip
-@click.option("--shard", metavar="K/N", help="Only every N-th part from the K-th on; unite with `reference merge`.")
+@click.option("--shard", metavar="K/N", help="Only every N-th file, starting with the K-th; see `reference merge`.")
 @options.settings
 @options.weights
 @options.device
@@ -57,7 +57,7 @@ def build(
     device: str,
     as_json: bool,
 ) -> int:
-    """Build a reference set. A build that was interrupted goes on where it stopped.
+    """Build a reference set. Repeat the command to resume an interrupted build.
 
     \b
     ovbench reference build --images mini --out ref
@@ -103,10 +103,10 @@ def build(
     )  # fmt: skip
     manifest = build_set(sources, plan, chosen, processes)
     processes.close()
-    return 0 if manifest is None else _told(manifest, out, as_json)
+    return 0 if manifest is None else _print_set(manifest, out, as_json)
 
 
-def _told(manifest: dict, out: Path, as_json: bool) -> int:
+def _print_set(manifest: dict, out: Path, as_json: bool) -> int:
     from ovbench.results.console import show
     from ovbench.training.reference_set.inspect import counts_table
 
@@ -126,7 +126,7 @@ def _told(manifest: dict, out: Path, as_json: bool) -> int:
 @click.argument("folder", metavar="REF")
 @options.as_json
 def info(folder: str, as_json: bool) -> int:
-    """Show what a set holds and what it was made with."""
+    """Print the contents of a set and the settings of its build."""
     from ovbench.methods.reme.reference_store import find_set, read_manifest
     from ovbench.results.console import show
     from ovbench.training.reference_set.inspect import counts_table, settings_table
@@ -144,50 +144,50 @@ def info(folder: str, as_json: bool) -> int:
 @click.argument("folder", metavar="REF")
 @options.as_json
 def verify(folder: str, as_json: bool) -> int:
-    """Read every byte of a set: damage, truncation, mixed encoders, numbers that do not fit."""
+    """Check a set for damage, truncation, mixed encoders and wrong counts. Exit code 3 if there is a problem."""
     from ovbench.methods.reme.reference_store import find_set
     from ovbench.training.reference_set.inspect import verify_set
 
     problems = verify_set(find_set(folder))
     if as_json:
-        click.echo(json.dumps({"set": folder, "whole": not problems, "problems": problems}, indent=1))
+        click.echo(json.dumps({"set": folder, "intact": not problems, "problems": problems}, indent=1))
     else:
         for text in problems:
             click.echo(f"damaged: {text}", err=True)
-        click.echo(f"{folder}: {len(problems)} problems" if problems else f"{folder}: whole")
+        click.echo(f"{folder}: {len(problems)} problems" if problems else f"{folder}: intact")
     return 3 if problems else 0
 
 
 @reference.command("merge")
 @click.argument("folders", nargs=-1, required=True, metavar="REF...", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the united set.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the merged set.")
 @options.settings
 @options.device
 @options.as_json
 def merge(folders: tuple[Path, ...], out: Path, settings: tuple[str, ...], device: str, as_json: bool) -> int:
-    """Unite sets that were built on several machines from different images with equal settings.
+    """Merge sets that were built on several machines from different images with equal settings.
 
-    Filters look at all images together, so they run again on what the builds left under stages/; with --set they may
-    also run otherwise, for example --set filter=none, which makes another set of one.
+    Filters need all images, so they run again on the files below stages/. With --set, for example --set filter=none,
+    they run with other settings; this also makes a variant of one set.
     """
     from ovbench.config.load import override_pairs
     from ovbench.training.reference_set.merge_sets import merge_sets
     from ovbench.utils.provenance import choose_device
 
-    return _told(merge_sets(folders, out, override_pairs(settings, "--set"), choose_device(device)), out, as_json)
+    return _print_set(merge_sets(folders, out, override_pairs(settings, "--set"), choose_device(device)), out, as_json)
 
 
 @reference.command("recall")
 @click.argument("folder", metavar="REF")
-@click.option("--topk", type=click.IntRange(1), default=1000, show_default=True, help="Segments to find.")
+@click.option("--topk", type=click.IntRange(1), default=1000, show_default=True, help="Number of segments to find.")
 @click.option(
     "--probes", type=click.IntRange(1), multiple=True, default=[8, 32, 128], show_default=True,
-    help="Cells of the index that are searched. Repeatable.",
+    help="Number of index cells to search. Repeatable.",
 )  # fmt: skip
-@click.option("--rows", type=click.IntRange(1), default=300, show_default=True, help="Segments to look up.")
+@click.option("--rows", type=click.IntRange(1), default=300, show_default=True, help="Number of segments to look up.")
 @options.as_json
 def recall(folder: str, topk: int, probes: tuple[int, ...], rows: int, as_json: bool) -> int:
-    """Measure what the approximate search of FAISS misses on a set, and what it saves."""
+    """Measure the recall and the speed of FAISS's approximate search on a set."""
     from ovbench.methods.reme.approximate_search import measure_recall
     from ovbench.methods.reme.reference_store import find_set, load_set
     from ovbench.results.console import show

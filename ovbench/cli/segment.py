@@ -39,23 +39,23 @@ def segment(
     image: Path, classes: tuple[str, ...], classes_file: Path | None, method: str, like: str | None,
     settings: tuple[str, ...], weights: tuple[str, ...], device: str, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
-    """Label IMAGE with any words: writes an overlay and the label map (pixel value = index of the class).
+    """Label IMAGE with your own classes: write an overlay and a label map (pixel value = index of the class).
 
     \b
     ovbench segment scene.png -c "red ring" -c grass -c "sky; clouds" --like mini
     ovbench segment street.jpg -c road -c car -c tree --like ade150
     """
     from ovbench.data.decode import read_image
-    from ovbench.inference.label_image import fraction_table, gather_classes, label_image
-    from ovbench.results.console import plain, show
+    from ovbench.inference.label_image import gather_classes, label_image
+    from ovbench.results.console import plain, share_table, show
     from ovbench.utils.errors import UsageError
 
     vocabulary = gather_classes(classes, classes_file)
     if like is None:
         raise UsageError(
-            "no dataset whose networks are used",
-            fix="--like voc21, ade150, ... uses real networks, which are downloaded; "
-            "--like mini uses toy networks, which know generated scenes only",
+            "--like is missing: it names the networks",
+            fix="give --like voc21, ade150, ... for real networks, which are downloaded, or "
+            "--like mini for toy networks, which know only drawn images",
         )  # fmt: skip
     pixels = read_image(image)
     result = label_image(
@@ -68,5 +68,5 @@ def segment(
         written = {"overlay": str(overlay), "labels": str(label_map)}
         click.echo(json.dumps({"classes": result.fractions(), **written}, indent=1))
         return
-    show(fraction_table(result))
+    show(share_table(result.fractions()))
     click.echo(f"overlay: {plain(overlay)}\nlabels: {plain(label_map)}", err=True)

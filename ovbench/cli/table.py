@@ -14,28 +14,29 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
 @click.command()
 @click.option(
     "--layout", "-l", metavar="NAME|FILE.toml", shell_complete=options.complete_layouts,
-    help="A paper's table, such as corrclip-table1; without it, one row per method that was measured.",
+    help="A table of a paper, such as corrclip-table1. [default: one row per measured method]",
 )  # fmt: skip
 @click.option(
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the records."
 )
 @click.option(
-    "--format", "form", type=click.Choice(FORMAT_NAMES), default="rich", show_default=True, help="How to print it."
+    "--format", "form", type=click.Choice(FORMAT_NAMES), default="rich", show_default=True, help="Output format."
 )
-@options.datasets("Show this benchmark instead of the layout's own. Repeatable.")
-@click.option("--intervals", is_flag=True, help="Show the 95 % interval of every measured value.")
+@options.datasets("Show this benchmark instead of those of the layout. Repeatable.")
+@click.option("--intervals", is_flag=True, help="Show the 95 % interval of each measured value.")
 @click.option("--list", "listing", is_flag=True, help="List the layouts that come with ovbench.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
-    help="The measured rows had this setting, for example regions=felzenszwalb. Repeatable.",
+    help="Show records with this setting, for example regions=felzenszwalb. Repeatable.",
 )  # fmt: skip
 @options.protocol
 def table(
     layout: str | None, runs: Path, form: str, datasets: tuple[str, ...], intervals: bool, listing: bool,
     settings: tuple[str, ...], protocol: str,
 ) -> None:  # fmt: skip
-    """Print a comparison table: what papers report beside what the records of a folder measured, of every cell the
-    newest complete record.
+    """Print a comparison table: published values beside the values of records.
+
+    Of each cell the newest complete record is shown.
 
     \b
     ovbench table                                           everything under runs/
@@ -55,7 +56,7 @@ def table(
     from ovbench.results.writers import FORMATS
     from ovbench.utils.errors import InputError
 
-    # a paper's figures are worth printing before anything was measured
+    # a layout can be printed without records
     records = apart_by_data(find_records(runs)) if layout is None or runs != Path("runs") or runs.is_dir() else []
     measured_on = {f.record["cell"]["dataset"] for f in records}
     _refuse_unknown(datasets, measured_on.union(load_layout(layout).columns if layout else ()))
@@ -71,7 +72,7 @@ def table(
 
 
 def _refuse_unknown(datasets: tuple[str, ...], seen: set[str]) -> None:
-    """UsageError for what is neither a benchmark of ovbench nor seen in a record or the layout."""
+    """Raise UsageError for a dataset that neither ovbench, a record nor the layout has."""
     from ovbench.data.card import list_cards
     from ovbench.utils.errors import unknown
 

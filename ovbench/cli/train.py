@@ -11,23 +11,23 @@ import click
 from ovbench.cli import options
 
 
-@click.group(name="train", short_help="Train what a method learns.")
+@click.group(name="train", short_help="Train the weights of a method.")
 def train() -> None:
-    """Train what a method learns from data of your own."""
+    """Train the weights of a method on your own data."""
 
 
 @train.command("talk2dino")
 @click.option(
     "--images", type=click.Path(path_type=Path), required=True, metavar="DIR",
-    help="Folder of the images; the captions name them relative to it.",
+    help="Folder of the images; captions name them relative to it.",
 )  # fmt: skip
 @click.option(
     "--captions", type=click.Path(path_type=Path), required=True, metavar="FILE",
-    help="COCO captions (.json), JSON lines (.jsonl) or a table (.csv), the latter two with image and caption.",
+    help="COCO captions (.json), or .jsonl or .csv with image and caption.",
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("runs/talk2dino"), show_default=True, metavar="DIR",
-    help="Folder for psi.safetensors, its card, the loss curve and the checkpoint.",
+    help="Folder of psi.safetensors, its card, the loss curve and the checkpoint.",
 )  # fmt: skip
 @click.option(
     "--recipe", default="paper", show_default=True, metavar="NAME",
@@ -40,17 +40,17 @@ def train() -> None:
 @options.weights
 @click.option(
     "--unpaired", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
-    help="What to do about captions without an image and images without a caption.",
+    help="What to do with captions without an image and images without a caption.",
 )  # fmt: skip
-@click.option("--fresh", is_flag=True, help="Start over instead of going on from the checkpoint.")
+@click.option("--fresh", is_flag=True, help="Start again instead of resuming from the checkpoint.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode images.")
 @options.device
 @options.as_json
 def talk2dino(as_json: bool, **arguments: Any) -> int:
-    """Train psi of Talk2DINO: CLIP's words into the patch space of a DINO.
+    """Train psi of Talk2DINO, which maps text embeddings of CLIP into the patch space of a DINO.
 
-    The features of the frozen backbones are computed once and kept in the cache. An interrupted command resumes when
-    it is repeated. With torchrun, all processes compute features; rank 0 alone trains.
+    The features of the frozen backbones are computed once and cached. Repeat the command to resume it. With torchrun,
+    all processes compute features; only rank 0 trains.
 
     \b
     ovbench train talk2dino --images coco/train2014 --captions coco/annotations/captions_train2014.json

@@ -1,4 +1,4 @@
-"""The conformance kit: does a method keep what the engine counts on?"""
+"""Checks that a method follows the rules that the engine relies on."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from ovbench.methods.blame import blame
 from ovbench.utils.errors import OvbenchError
 
 ODD_SIZES = ((97, 61), (40, 200))
-SHARED = 8  # windows in a shared batch
-NEIGHBOUR_TOLERANCE = 1e-4  # of scores; another neighbour may change the order of a sum, no more
+MIXED = 8  # windows in a batch of two images
+NOT_APPLICABLE = "not applicable"
+NEIGHBOUR_TOLERANCE = 1e-4  # of scores: other windows in the batch may change the order of a sum, nothing more
 
 
-class Result(NamedTuple):
-    """``outcome``: "pass", "fail", or "none" where the question does not arise."""
+class CheckResult(NamedTuple):
+    """Hold the verdict of a check: "pass", "fail", or "not applicable"."""
 
     check: str
-    outcome: str
+    verdict: str
     detail: str
 
 
-class Bench(NamedTuple):
-    """What the checks share: a pipeline and two images u8[h, w, 3] of the benchmark ``root``."""
+class CheckInputs(NamedTuple):
+    """Hold a pipeline and two images, uint8 (H, W, 3), of the benchmark at ``root``."""
 
     pipeline: Pipeline
     images: list[np.ndarray]
@@ -46,14 +47,19 @@ class Bench(NamedTuple):
     root: Path
 
     def label(self, number: int) -> np.ndarray:
+        """Return the labels of an image, uint16 (H, W)."""
         return self.pipeline.label(self.images[number], self.paths[number])
 
 
 def check_method(
     method: str, dataset: str = "mini", *, settings: Mapping[str, str] | None = None,
     weights: Mapping[str, str] | None = None, data_root: Path | None = None, device: str = "cpu",
-) -> list[Result]:  # fmt: skip
-    """Every check in turn, on the first two images of a benchmark. Raises what the method cannot even be built for."""
+) -> list[CheckResult]:  # fmt: skip
+    """Run all checks on the first two images of a benchmark.
+
+    Raises:
+        OvbenchError: if the method cannot be built.
+    """
     card = load_card(dataset)
     cell = resolve(method, card.name, settings, weights)
     data = open_dataset(card, data_root)
@@ -61,143 +67,143 @@ def check_method(
     pipeline = build_pipeline(cell).to(device)
     paths = [data.items[n].image_path for n in (0, 1)]
     root = Path(os.path.commonpath([paths[0], data.items[0].label_path]))
-    bench = Bench(pipeline, [data.read_image(n) for n in (0, 1)], paths, len(card.classes), root)
-    checks: tuple[tuple[str, Callable[[Bench], tuple[str, str]]], ...] = (
-        ("labels", _labels), ("odd sizes", _odd_sizes), ("the same again", _deterministic),
-        ("independent of images before", _stateless), ("independent of batch neighbours", _neighbours),
-        ("the same in shared batches", _shared),
+    inputs = CheckInputs(pipeline, [data.read_image(n) for n in (0, 1)], paths, len(card.classes), root)
+    checks: tuple[tuple[str, Callable[[CheckInputs], tuple[str, str]]], ...] = (
+        ("labels", _labels), ("odd sizes", _odd_sizes), ("equal in a second run", _deterministic),
+        ("independent of earlier images", _stateless), ("independent of batch neighbours", _neighbours),
+        ("equal in mixed batches", _mixed_batches),
         ("opens no file of the benchmark", _no_files),
     )  # fmt: skip
-    return [Result(name, *_outcome(check, bench)) for name, check in checks]
+    return [CheckResult(name, *_run(check, inputs)) for name, check in checks]
 
 
-def _outcome(check: Callable[[Bench], tuple[str, str]], bench: Bench) -> tuple[str, str]:
+def _run(check: Callable[[CheckInputs], tuple[str, str]], inputs: CheckInputs) -> tuple[str, str]:
     try:
-        return check(bench)
+        return check(inputs)
     except OvbenchError as error:
         return "fail", str(error)
-    except Exception as error:  # whatever a method under test raises is its result
-        return "fail", str(blame(error, bench.pipeline.method))
+    except Exception as error:  # an error of the tested method is the result of the check
+        return "fail", str(blame(error, inputs.pipeline.method))
 
 
 def _verdict(holds: bool, good: str, bad: str) -> tuple[str, str]:
     return ("pass", good) if holds else ("fail", bad)
 
 
-def _labels(bench: Bench) -> tuple[str, str]:
-    """One label of the vocabulary for every pixel, at the image's own size."""
-    labels, size = bench.label(0), bench.images[0].shape[:2]
+def _labels(inputs: CheckInputs) -> tuple[str, str]:
+    """Check that every pixel has a label of the vocabulary."""
+    labels, size = inputs.label(0), inputs.images[0].shape[:2]
     if labels.shape != size:
         return "fail", f"labels of shape {labels.shape} for an image of {size}"
     return _verdict(
-        int(labels.max()) < bench.classes, f"{labels.shape}, {len(np.unique(labels))} classes used",
-        f"label {labels.max()} of {bench.classes} classes",
+        int(labels.max()) < inputs.classes, f"{labels.shape}, {len(np.unique(labels))} classes used",
+        f"label {labels.max()} of {inputs.classes} classes",
     )  # fmt: skip
 
 
-def _odd_sizes(bench: Bench) -> tuple[str, str]:
+def _odd_sizes(inputs: CheckInputs) -> tuple[str, str]:
     for size in ODD_SIZES:
-        crop = np.ascontiguousarray(np.resize(bench.images[0], (*size, 3)))
-        labels = bench.pipeline.label(crop, bench.paths[0])
+        crop = np.ascontiguousarray(np.resize(inputs.images[0], (*size, 3)))
+        labels = inputs.pipeline.label(crop, inputs.paths[0])
         if labels.shape != size:
             return "fail", f"labels of shape {labels.shape} for an image of {size}"
     return "pass", " and ".join(f"{h} x {w}" for h, w in ODD_SIZES)
 
 
-def _deterministic(bench: Bench) -> tuple[str, str]:
-    differ = int((bench.label(0) != bench.label(0)).sum())
-    return _verdict(differ == 0, "every pixel", f"{differ} pixels differ between two runs; take a seeded generator")
+def _deterministic(inputs: CheckInputs) -> tuple[str, str]:
+    differ = int((inputs.label(0) != inputs.label(0)).sum())
+    return _verdict(differ == 0, "every pixel", f"{differ} pixels differ between two runs; use a seeded generator")
 
 
-def _stateless(bench: Bench) -> tuple[str, str]:
-    before = bench.label(0)
-    bench.label(1)
-    differ = int((before != bench.label(0)).sum())
-    return _verdict(differ == 0, "every pixel", f"{differ} pixels change after another image; keep no state")
+def _stateless(inputs: CheckInputs) -> tuple[str, str]:
+    before = inputs.label(0)
+    inputs.label(1)
+    differ = int((before != inputs.label(0)).sum())
+    return _verdict(differ == 0, "every pixel", f"{differ} pixels change after another image; do not keep state")
 
 
-def _neighbours(bench: Bench) -> tuple[str, str]:
-    """The scores of a window with other windows beside it in the batch."""
-    method = bench.pipeline.method
-    if "encode" not in dir(method) or not hasattr(bench.pipeline.predictor, "vocabularies"):
-        return "none", "a class of mmsegmentation gets one image at a time"
+def _neighbours(inputs: CheckInputs) -> tuple[str, str]:
+    """Check that the scores of a window do not depend on the other windows of the batch."""
+    method = inputs.pipeline.method
+    if "encode" not in dir(method) or not hasattr(inputs.pipeline.predictor, "vocabularies"):
+        return NOT_APPLICABLE, "a segmentor of mmsegmentation gets one image at a time"
     batches: list[Batch] = []
     encode = method.encode
     method.encode = lambda batch: batches.append(batch) or encode(batch)
     try:
-        bench.label(0)
+        inputs.label(0)
     finally:
         del method.encode
     batch = next((b for b in batches if len(b.windows) > 1), None)
     if batch is None:
-        return "none", "one window an image"
-    queries = bench.pipeline.predictor.vocabularies[0]
+        return NOT_APPLICABLE, "one window per image"
+    queries = inputs.pipeline.predictor.vocabularies[0]
     with torch.inference_mode():
         alone = method.score(method.encode(batch), queries)[0]
         beside = method.score(method.encode(_others(batch)), queries)[0]
     gap = float((alone - beside).abs().max())
     return _verdict(
         gap <= NEIGHBOUR_TOLERANCE * max(float(alone.abs().max()), 1.0), f"scores differ by at most {gap:.1e}",
-        f"scores of a window change by {gap:.1e} with its neighbours; compute nothing over the batch axis",
+        f"scores of a window change by {gap:.1e} with the other windows; do not compute over the batch axis",
     )  # fmt: skip
 
 
 def _others(batch: Batch) -> Batch:
-    """The first window with all others upside down."""
+    """Return the batch with all windows but the first upside down."""
 
-    def turned(values: torch.Tensor | None) -> torch.Tensor | None:
+    def flipped(values: torch.Tensor | None) -> torch.Tensor | None:
         return None if values is None else torch.cat([values[:1], values[1:].flip(-2)])
 
-    return dataclasses.replace(batch, windows=turned(batch.windows), regions=turned(batch.regions))
+    return dataclasses.replace(batch, windows=flipped(batch.windows), regions=flipped(batch.regions))
 
 
-def _shared(bench: Bench) -> tuple[str, str]:
-    """The labels of an image in batches that it shares with another one, at either end of them."""
-    if not bench.pipeline.method.windowwise:
-        return "none", "its windows share no batch with those of other images (windowwise)"
-    if not bench.pipeline.cell.protocol.crop:
-        return "none", "whole images share no batch"
-    differ = int((_in_company(bench, (0, 1)) != _in_company(bench, (1, 0))).sum())
+def _mixed_batches(inputs: CheckInputs) -> tuple[str, str]:
+    """Check that the labels of an image do not depend on another image in its batches, before or after it."""
+    if not inputs.pipeline.method.windowwise:
+        return NOT_APPLICABLE, "a batch never has windows of several images (windowwise)"
+    if not inputs.pipeline.cell.protocol.crop:
+        return NOT_APPLICABLE, "without windows, a batch has one image"
+    differ = int((_label_mixed(inputs, (0, 1)) != _label_mixed(inputs, (1, 0))).sum())
     return _verdict(
-        differ == 0, f"every pixel, {SHARED} windows a batch",
-        f"{differ} pixels change with the images in the batch; compute nothing over the batch axis",
+        differ == 0, f"every pixel, {MIXED} windows per batch",
+        f"{differ} pixels change with the other image; do not compute over the batch axis",
     )  # fmt: skip
 
 
-def _in_company(bench: Bench, order: tuple[int, ...]) -> np.ndarray:
-    """The labels of the first image, labelled in this order with the other."""
-    shared = WindowBatcher(bench.pipeline.predictor, SHARED)
-    outcomes = []
+def _label_mixed(inputs: CheckInputs, order: tuple[int, ...]) -> np.ndarray:
+    """Return the labels of the first image after labelling both images in this order."""
+    batches = WindowBatcher(inputs.pipeline.predictor, MIXED)
+    results = []
     for number in order:
-        regions = bench.pipeline.regions(bench.images[number], bench.paths[number])
-        outcomes += shared.add(number, bench.images[number], regions)
-    labels = {outcome.number: outcome.labels for outcome in (*outcomes, *shared.flush())}[0]
+        regions = inputs.pipeline.regions(inputs.images[number], inputs.paths[number])
+        results += batches.add(number, inputs.images[number], regions)
+    labels = {result.number: result.labels for result in (*results, *batches.flush())}[0]
     if isinstance(labels, OvbenchError):
         raise labels
     return labels[0]
 
 
-def _no_files(bench: Bench) -> tuple[str, str]:
-    """Neither labels nor anything else of the benchmark is read while an image is labelled; its regions come before."""
-    regions = bench.pipeline.regions(bench.images[0], bench.paths[0])
-    with _opened_under(bench.root) as opened:
-        bench.pipeline.predictor.label(bench.images[0], regions)
+def _no_files(inputs: CheckInputs) -> tuple[str, str]:
+    """Check that labelling opens no file of the benchmark; region maps are read before."""
+    regions = inputs.pipeline.regions(inputs.images[0], inputs.paths[0])
+    with _opened_under(inputs.root) as opened:
+        inputs.pipeline.predictor.label(inputs.images[0], regions)
     return _verdict(not opened, "none opened", f"opened {', '.join(sorted(opened))}")
 
 
 @contextmanager
 def _opened_under(root: Path) -> Iterator[set[str]]:
-    """Files below a folder that Python opens meanwhile. The hook that hears of them stays, but no longer listens."""
+    """Collect the files below a folder that Python opens; the audit hook cannot be removed, so it is switched off."""
     opened: set[str] = set()
-    listening = True
+    active = True
     folder = str(root.resolve())
 
-    def hear(event: str, arguments: tuple[Any, ...]) -> None:
-        if listening and event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(folder):
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if active and event == "open" and isinstance(arguments[0], str) and arguments[0].startswith(folder):
             opened.add(arguments[0])
 
-    sys.addaudithook(hear)
+    sys.addaudithook(note)
     try:
         yield opened
     finally:
-        listening = False
+        active = False

@@ -1,4 +1,4 @@
-"""What this machine has for ovbench, what is wrong with it, and what to do about each."""
+"""Checks of this machine: what ovbench finds, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from ovbench.inference.cache import entries
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import OvbenchError
 from ovbench.utils.paths import cache_root
+from ovbench.utils.text import size_text
 
-LOW_DISK = 5 * 2**30  # bytes: less does not hold the weights of one method and the regions of one benchmark
+LOW_DISK = 5 * 2**30  # bytes: enough for the weights of one method and the region maps of one benchmark
 
 
 class Finding(NamedTuple):
-    """``state``: "ok", "note" (something optional is absent), "warning" or "problem" (some command will fail)."""
+    """Hold a fact with its state: "ok", "note" (an option is missing), "warning" or "problem" (a command will fail)."""
 
     area: str
     state: str
@@ -30,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def examine(data_root: Path | None = None) -> list[Finding]:
-    """Every check in turn; one that meets an error says so and the others go on."""
+    """Run all checks; an error in one becomes a finding."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _python, lambda: known_bad(env.versions()), _imports, _devices, _cache, lambda: _data(data_root), _weights,
         _plugins,
@@ -53,7 +54,7 @@ def _number(version: str | None) -> tuple[int, ...]:
 
 
 def known_bad(versions: Mapping[str, str | None]) -> Iterator[Finding]:
-    """Packages that are missing or do not work together; ``versions``: see `ovbench.utils.provenance`."""
+    """Find packages that are missing or do not work together; ``versions``: see `ovbench.utils.provenance.versions`."""
     optional = {"mmcv-lite"}
     for name, version in versions.items():
         if version is None and name not in optional:
@@ -71,22 +72,22 @@ def known_bad(versions: Mapping[str, str | None]) -> Iterator[Finding]:
             yield Finding("packages", "problem", what, f"pip install {name}==2.1.0")
     torch, numpy = _number(versions.get("torch")), _number(versions.get("numpy"))
     if torch and numpy >= (2,) and torch < (2, 3):
-        what = f"torch {versions['torch']} was built for NumPy 1, here is {versions['numpy']}"
+        what = f"torch {versions['torch']} was built for NumPy 1, but {versions['numpy']} is installed"
         yield Finding("packages", "problem", what, 'pip install "numpy<2", or torch 2.3 or newer')
     if versions.get("opencv-python") and env.version_of("opencv-python-headless"):
         what = "opencv-python and opencv-python-headless overwrite each other"
         yield Finding("packages", "warning", what, "pip uninstall opencv-python-headless, then reinstall opencv-python")
     transformers = env.version_of("transformers")
     if transformers is None:
-        what = "transformers is not installed: no region sources sam2, mask2former and eomt"
+        what = "transformers is not installed: the region sources sam2, mask2former and eomt do not work"
         yield Finding("packages", "note", what, 'pip install "transformers>=4.56"')
     elif _number(transformers) < (4, 56):
-        what = f"transformers {transformers} is older than 4.56: no region source sam2"
+        what = f"transformers {transformers} is older than 4.56: the region source sam2 does not work"
         yield Finding("packages", "note", what, 'pip install "transformers>=4.56"')
 
 
 def _imports() -> Iterator[Finding]:
-    """What only an import shows, such as a system library that is missing."""
+    """Find what only an import shows, such as a missing system library."""
     fixes = {
         "cv2": "apt-get install libgl1 libglib2.0-0",
         "torch": "reinstall torch: https://pytorch.org/get-started",
@@ -104,23 +105,15 @@ def _devices() -> Iterator[Finding]:
     try:
         import torch
     except (ImportError, OSError):
-        return  # said by `_imports`
+        return  # `_imports` reports it
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
-        yield Finding("devices", "ok", f"cuda:{number} {facts.name}, {_size(facts.total_memory)}")
+        yield Finding("devices", "ok", f"cuda:{number} {facts.name}, {size_text(facts.total_memory)}")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         fix = "install a CUDA build of torch that fits the driver: https://pytorch.org/get-started"
-        yield Finding("devices", "warning", f"torch {torch.__version__} sees no GPU, though a driver is here", fix)
+        yield Finding("devices", "warning", f"torch {torch.__version__} sees no GPU, but a driver is installed", fix)
     cpu = env.device_name("cpu")
     yield Finding("devices", "ok", f"cpu {cpu['name']}, {cpu['threads']} threads of {os.cpu_count()}")
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def _cache() -> Iterator[Finding]:
@@ -131,16 +124,16 @@ def _cache() -> Iterator[Finding]:
             pass
     except OSError as error:
         what = f"the cache {root} cannot be written: {error.strerror}"
-        yield Finding("cache", "problem", what, "set OVBENCH_CACHE to a folder of your own")
+        yield Finding("cache", "problem", what, "set OVBENCH_CACHE to a folder that you can write")
         return
     sizes = [entry.size for entry in entries()]
-    yield Finding("cache", "ok", f"{root}: {len(sizes)} entries, {_size(sum(sizes))}")
+    yield Finding("cache", "ok", f"{root}: {len(sizes)} entries, {size_text(sum(sizes))}")
     free = shutil.disk_usage(there).free
     if free < LOW_DISK:
         fix = "free space (ovbench cache ls), or set OVBENCH_CACHE to another disk"
-        yield Finding("disk", "warning", f"{_size(free)} free for the cache", fix)
+        yield Finding("disk", "warning", f"{size_text(free)} free for the cache", fix)
     else:
-        yield Finding("disk", "ok", f"{_size(free)} free for the cache")
+        yield Finding("disk", "ok", f"{size_text(free)} free for the cache")
 
 
 def _data(data_root: Path | None) -> Iterator[Finding]:
@@ -151,21 +144,21 @@ def _data(data_root: Path | None) -> Iterator[Finding]:
         "absent": ("note", "see docs/datasets.md"),
         "unprepared": ("warning", "run: ovbench data prepare {name}"),
         "incomplete": ("warning", "run: ovbench data verify {name}"),
-        "present": ("ok", "to be sure, run: ovbench data verify {name}"),
+        "present": ("ok", "to check it, run: ovbench data verify {name}"),
     }
     if not data_roots(data_root):
         fix = "set OVBENCH_DATA or give --data-root; mini needs neither"
-        yield Finding("data", "note", "no data root is named", fix)
+        yield Finding("data", "note", "no data root is given", fix)
     for row in dataset_rows(data_root):
         if row["broken"]:
-            continue  # said by `_plugins`
+            continue  # `_plugins` reports it
         state, fix = remedies.get(row["state"], ("ok", ""))
         place = f", {row['root']}" if row["root"] else ""
         yield Finding("data", state, f"{row['name']}: {row['state']}{place}", fix.format(name=row["name"]))
 
 
 def _plugins() -> Iterator[Finding]:
-    """What other packages add. A broken one concerns only who asks for it."""
+    """List plug-ins; a broken one is only a warning, because only its users need it."""
     from ovbench.data.card import ENTRY_POINTS, load_card
     from ovbench.utils.registry import BACKBONES, METHODS, REGIONS, broken_names, entry_points
 
@@ -181,7 +174,7 @@ def _plugins() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    """Which published weights are on this machine."""
+    """List published weights; those with a published hash are downloaded on first use."""
     from ovbench.backbones import hub
     from ovbench.config.published_weights import published
 
@@ -199,7 +192,7 @@ def _weights() -> Iterator[Finding]:
 
 
 def _with_names() -> Iterator[Any]:
-    """The backbones with short names, one of each table of them; a broken plug-in is said by `_plugins`."""
+    """Yield one backbone of each table of short names; `_plugins` reports broken ones."""
     from ovbench.utils.registry import BACKBONES
 
     tables = set()
@@ -212,4 +205,4 @@ def _with_names() -> Iterator[Any]:
 
 
 def _weight_finding(what: str, here: bool, fix: str) -> Finding:
-    return Finding("weights", "ok", f"{what}: here") if here else Finding("weights", "note", f"{what}: not here", fix)
+    return Finding("weights", "ok", f"{what}: present") if here else Finding("weights", "note", f"{what}: absent", fix)

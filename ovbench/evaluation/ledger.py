@@ -28,7 +28,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from ovbench.metrics.confusion import PixelCounts
+from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
+from ovbench.utils.text import short_text
 
 FORMAT = 1
 EARLIER = "earlier"  # folder below --out for the ledgers that --fresh replaces
@@ -212,28 +214,14 @@ def _encode(value: Mapping[str, Any]) -> bytes:
 
 
 def _refuse_other(found: Mapping[str, Any], header: Mapping[str, Any], part: Path) -> None:
-    other = difference(found, {"format": FORMAT} | dict(header))
-    if other is not None:
-        name, there, now = other
+    other = mismatches(found, {"format": FORMAT} | dict(header))
+    if other:
+        name, there, now = other[0]
         raise InputError(
-            f'the folder holds another run: "{name}" is {short(there)} there and {short(now)} now',
+            f'the folder holds another run: "{name}" is {short_text(there)} there and {short_text(now)} now',
             where=str(part),
             fix="choose another --out",
         )
-
-
-def difference(a: Any, b: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """The dotted name of the first field that differs, and both values."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        below = (difference(a.get(k), b.get(k), f"{name}.{k}" if name else k) for k in sorted(a.keys() | b.keys()))
-        return next(filter(None, below), None)
-    return None if a == b else (name, a, b)
-
-
-def short(value: Any) -> str:
-    """A value for a message, cut where it is long."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _entry(line: Mapping[str, Any], run: dict[str, Any] | None) -> Entry:

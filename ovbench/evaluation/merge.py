@@ -15,9 +15,11 @@ from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.distributed import Shard
 from ovbench.evaluation.identity import record_name, run_name
-from ovbench.evaluation.ledger import Entry, LedgerWriter, difference, read_header, read_ledger, short
+from ovbench.evaluation.ledger import Entry, LedgerWriter, read_header, read_ledger
+from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json
+from ovbench.utils.text import short_text
 
 MERGED = "merged"  # name of the only part of a merged ledger
 EQUAL = ("images", "limit", "data_sha256", "versions", "device")  # equal in all shards of a run
@@ -118,11 +120,11 @@ def _refuse_different(first: ShardLedger, other: ShardLedger) -> None:
     of = {"shards": first.shard.of}, {"shards": other.shard.of}
     shared = {k: first.manifest.get(k) for k in EQUAL}, {k: other.manifest.get(k) for k in EQUAL}
     for ours, theirs in ((first.header, other.header), of, shared):
-        found = difference(ours, theirs)
+        found = mismatches(ours, theirs)
         if found:
-            name, a, b = found
+            name, a, b = found[0]
             raise InputError(
-                f'the shards are of different runs: "{name}" is {short(a)} in {first.folder} and {short(b)}',
+                f'the shards are of different runs: "{name}" is {short_text(a)} in {first.folder} and {short_text(b)}',
                 where=str(other.folder),
                 fix="run them with the same settings and software",
             )

@@ -33,7 +33,6 @@ from ovbench.evaluation.ledger import (
     Entry,
     Ledger,
     LedgerWriter,
-    difference,
     read_header,
     read_ledger,
     set_aside,
@@ -45,6 +44,7 @@ from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.precision import execute, refuse_tf32
 from ovbench.inference.visualize import Pictures
 from ovbench.utils import provenance as env
+from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_json
 from ovbench.utils.version import package_version
@@ -201,9 +201,10 @@ def _notify_other_code(header: Mapping[str, Any], folder: Path, out: Path, notif
     if folder.is_dir():
         return
     for other in sorted(out.glob(f"{folder.name[:-8]}*/"), key=lambda path: path.stat().st_mtime, reverse=True):
-        found = difference(read_header(other), {"format": FORMAT, **header})
-        if found and found[0]:
-            notify(f"{folder.name} is counted again: {other.name} differs in {found[0]}")
+        earlier = read_header(other)
+        found = mismatches(earlier, {"format": FORMAT, **header}) if earlier is not None else []
+        if found:
+            notify(f"{folder.name} is counted again: {other.name} differs in {found[0].key}")
             return
 
 

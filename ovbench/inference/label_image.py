@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from ovbench.config.backbone_spec import toy_note
 from ovbench.config.load import override_pairs, resolve
 from ovbench.data.card import read_classes_file
 from ovbench.data.classes import refuse_odd_classes
 from ovbench.inference.visualize import label_png, labelled, save_png
-from ovbench.results.console import percent, plain
 from ovbench.utils.errors import UsageError
 from ovbench.utils.provenance import choose_device
 
@@ -104,13 +102,3 @@ def label_image(
 
     labels = build_pipeline(cell, classes).to(chosen).label(image, path)
     return LabelledImage(image, labels, tuple(c[0] for c in classes), toy_note(cell.backbones))
-
-
-def fraction_table(result: LabelledImage) -> Table:
-    """Return a table of the fraction of pixels of each class."""
-    table = Table()
-    table.add_column("class")
-    table.add_column("pixels %", justify="right")
-    for row in result.fractions():
-        table.add_row(plain(row["class"]), percent(float(row["share"])))
-    return table

@@ -1,1 +1,1 @@
-"""Comparing a method with the official implementation, stage by stage, on recorded cases."""
+"""Comparison of methods with their official implementation, stage by stage, on recorded cases."""

@@ -1,4 +1,4 @@
-"""One row per stage: the largest error against the tolerance."""
+"""Comparison of one stage: the largest error against the tolerance."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ PASS, FAIL, NOT_COMPUTED = "pass", "fail", "not computed"
 
 
 @dataclass(frozen=True)
-class Row:
-    """The verdict on a stage. ``error`` is the largest absolute error, ``excess`` the largest error over its tolerance,
-    ``agreement`` the share of equal values where the stage is judged by that."""
+class StageResult:
+    """Hold the verdict on a stage.
+
+    ``error``: the largest absolute error. ``excess``: the largest ratio of an error to its tolerance.
+    ``agreement``: the fraction of equal values, for stages with ``min_agreement``.
+    """
 
     stage: str
     verdict: str
@@ -30,38 +33,42 @@ class Row:
     remark: str = ""
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the fields that are set."""
         return {k: v for k, v in asdict(self).items() if v not in (None, "")}
 
 
-def compare(stage: Stage, ours: np.ndarray | None, expected: np.ndarray, steps: Sequence[int] = ()) -> Row:
-    """Judge a stage; ``ours`` is the whole quantity, of which the case may hold every n-th row or pixel or the first
-    heads only.
+def compare(stage: Stage, ours: np.ndarray | None, expected: np.ndarray, steps: Sequence[int] = ()) -> StageResult:
+    """Compare a stage with its expected values.
 
-    ``steps`` are the n that other stages of the case name, for descriptions such as "the same rows".
+    Args:
+        stage: name and tolerance of the stage.
+        ours: the complete quantity, None if the method did not note it.
+        expected: the recorded values; they may be every n-th row or pixel, or the first heads.
+        steps: the n of other stages of the case, for descriptions such as "the same rows".
     """
     if ours is None:
-        return Row(stage.name, NOT_COMPUTED)
+        return StageResult(stage.name, NOT_COMPUTED)
     ours = np.asarray(ours)
     if ours.ndim == expected.ndim > 0 and _holds_first_heads(stage):
         ours = ours[: len(expected)]
     ours = _sample(ours, expected.shape, [*named_steps(stage), *steps])
     if ours.shape != expected.shape:
-        return Row(stage.name, FAIL, remark=f"shape {ours.shape}, expected {expected.shape}")
+        return StageResult(stage.name, FAIL, remark=f"shape {ours.shape}, expected {expected.shape}")
     if expected.dtype.kind in "US":
-        same = bool((ours == expected).all())
-        return Row(stage.name, PASS if same else FAIL, agreement=float((ours == expected).mean()), min_agreement=1.0)
+        agreement = float((ours == expected).mean())
+        return StageResult(stage.name, PASS if agreement == 1 else FAIL, agreement=agreement, min_agreement=1.0)
     if stage.min_agreement is not None:
         agreement = float((ours == expected).mean())
         verdict = PASS if agreement >= stage.min_agreement else FAIL
-        return Row(stage.name, verdict, agreement=agreement, min_agreement=stage.min_agreement)
+        return StageResult(stage.name, verdict, agreement=agreement, min_agreement=stage.min_agreement)
     wide = expected.astype(np.float64)
     error = np.abs(ours.astype(np.float64) - wide)
-    error[np.isnan(ours) & np.isnan(wide)] = 0.0  # a recorded NaN says "not defined here"
+    error[np.isnan(ours) & np.isnan(wide)] = 0.0  # a recorded NaN means "not defined here"
     tolerance = stage.atol + stage.rtol * np.abs(wide)
-    within = bool((error <= np.nan_to_num(tolerance)).all())  # false for NaN on one side
+    within = bool((error <= np.nan_to_num(tolerance)).all())  # False for NaN on one side
     with np.errstate(divide="ignore", invalid="ignore"):
         excess = np.where(error == 0, 0.0, error / tolerance)
-    return Row(
+    return StageResult(
         stage.name,
         PASS if within else FAIL,
         error=float(error.max(initial=0.0)),
@@ -72,7 +79,7 @@ def compare(stage: Stage, ours: np.ndarray | None, expected: np.ndarray, steps: 
 
 
 def named_steps(stage: Stage) -> list[int]:
-    """The n of "[::n]" or "every n-th" in a stage's description."""
+    """Return the n of "[::n]" or "every n-th" in the description of a stage."""
     return [int(n) for found in re.findall(r"::(\d+)|every (\d+)", stage.meaning) for n in found if n]
 
 
@@ -81,8 +88,7 @@ def _holds_first_heads(stage: Stage) -> bool:
 
 
 def _sample(ours: np.ndarray, shape: tuple[int, ...], steps: Sequence[int]) -> np.ndarray:
-    """Every n-th element along each axis that the case holds a sample of: the first of ``steps`` that fits, or the only
-    n that can. Unchanged along an axis where none does."""
+    """Take every n-th element along each axis to get ``shape``; n is the first of ``steps`` that fits."""
     if ours.ndim != len(shape):
         return ours
     chosen = []

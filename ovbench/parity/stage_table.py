@@ -1,15 +1,15 @@
-"""The rows of a case as a table."""
+"""Table of the stages of a case."""
 
 from __future__ import annotations
 
 from rich.table import Table
 
-from ovbench.parity.check import Report
-from ovbench.parity.compare_stages import FAIL, PASS, Row
+from ovbench.parity.check import CaseReport
+from ovbench.parity.compare_stages import FAIL, PASS, StageResult
 
 
-def stage_table(report: Report) -> Table:
-    """Stage, largest absolute error, tolerance and verdict; label maps by the share of equal pixels."""
+def stage_table(report: CaseReport) -> Table:
+    """Return a table with error, tolerance and verdict of each stage; label maps show the fraction of equal pixels."""
     verdict = PASS if report.passed else FAIL
     table = Table(title=f"{report.case}: {verdict}", title_justify="left")
     table.add_column("stage")
@@ -21,13 +21,13 @@ def stage_table(report: Report) -> Table:
     return table
 
 
-def _error(row: Row) -> str:
+def _error(row: StageResult) -> str:
     if row.agreement is not None:
         return f"{100 * row.agreement:.3f} % equal"
     return "" if row.error is None else f"{row.error:.1e}"
 
 
-def _tolerance(row: Row) -> str:
+def _tolerance(row: StageResult) -> str:
     if row.min_agreement is not None:
         return f">= {100 * row.min_agreement:g} %"
     return "" if row.atol is None else f"{row.atol:g} + {row.rtol:g} |x|"

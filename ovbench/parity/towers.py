@@ -1,4 +1,4 @@
-"""Backbones from the weights of a case: open_clip and timm classes filled with the official tensors."""
+"""Backbones of a case: open_clip and timm modules with the official tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from ovbench.utils.errors import InputError
 
 
 def backbones(case: Case) -> Backbones:
-    """Every model of the case, by its kind; InputError for a kind or tensors that do not fit."""
+    """Build every model of a case.
+
+    Raises:
+        InputError: if the kind of a model is unknown or its tensors do not fit.
+    """
     made = {}
     for name, spec in case.models.items():
         build = BUILDERS.get(spec.get("kind"))
@@ -31,7 +35,7 @@ def backbones(case: Case) -> Backbones:
 
 
 def clip_module(spec: dict[str, Any]) -> nn.Module:
-    """The vision tower that a case describes, before its weights are loaded."""
+    """Build the vision tower of a case, without its weights."""
     from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 
     return VisionTransformer(
@@ -54,7 +58,7 @@ def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
 
 
 def dino_module(spec: dict[str, Any]) -> nn.Module:
-    """The DINO that a case describes, before its weights are loaded."""
+    """Build the DINO of a case, without its weights."""
     from timm.models.vision_transformer import VisionTransformer
 
     return VisionTransformer(

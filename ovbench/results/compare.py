@@ -1,4 +1,4 @@
-"""Two runs on the same images: what changed, and whether that could be chance."""
+"""Comparing two runs on the same images: what changed, and whether it could be chance."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ovbench.metrics.interval import Difference, counts_in_order, image_iou, pai
 from ovbench.results.console import plain
 from ovbench.results.counted import read_counts
 from ovbench.results.report.validate_record import check_record
+from ovbench.utils.differences import Mismatch, mismatches
 from ovbench.utils.errors import InputError
 
-# what must be equal for a difference to mean the method; everything else is shown as what differs
+# fields of the dataset that must be equal; other differences are shown
 DATASET_FIELDS = ("title", "split", "classes", "label_rule")
 
 
-class Run(NamedTuple):
-    """A record with the counts of its images by id."""
+class CountedRun(NamedTuple):
+    """Hold a record with the counts of its images by id."""
 
     path: Path
     record: dict[str, Any]
@@ -30,19 +31,25 @@ class Run(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """``ids`` both runs counted; the paired difference on them; per image the change of its own mean IoU; and the
-    settings that differ, as ``(key, first, second)``."""
+    """Hold the paired difference of two runs on the images ``ids`` that both counted.
 
-    first: Run
-    second: Run
+    ``image_change``: float (N,), the change of the mean IoU of each image. ``changed``: the settings that differ.
+    """
+
+    first: CountedRun
+    second: CountedRun
     ids: list[str]
     difference: Difference
     image_change: np.ndarray
-    unlike: list[tuple[str, Any, Any]]
+    changed: list[Mismatch]
 
 
-def load_run(path: Path) -> Run:
-    """A record and, from the ledger beside it, the counts of its images. InputError where one is missing or damaged."""
+def load_run(path: Path) -> CountedRun:
+    """Read a record, and the counts of its images from the ledger beside it.
+
+    Raises:
+        InputError: if the record or the ledger is missing or damaged.
+    """
     record = read_record(path)
     check_record(record, path)
     try:
@@ -50,12 +57,16 @@ def load_run(path: Path) -> Run:
     except InputError as error:
         raise InputError(error.what, where=error.where or str(path), fix=error.fix) from error
     if not counted.counts:
-        raise InputError("the record is about no image", where=str(path))
-    return Run(path, record, counted.counts)
+        raise InputError("the record has no scored image", where=str(path))
+    return CountedRun(path, record, counted.counts)
 
 
-def compare_runs(first: Run, second: Run) -> Comparison:
-    """``second`` minus ``first``. InputError saying why, where the two cannot be compared."""
+def compare_runs(first: CountedRun, second: CountedRun) -> Comparison:
+    """Compute ``second`` minus ``first``.
+
+    Raises:
+        InputError: if the runs have different datasets or no common image.
+    """
     mine, other = first.record["dataset"], second.record["dataset"]
     for key in DATASET_FIELDS:
         if mine[key] != other[key]:
@@ -65,31 +76,17 @@ def compare_runs(first: Run, second: Run) -> Comparison:
             )  # fmt: skip
     ids = sorted(first.counts.keys() & second.counts.keys())
     if not ids:
-        raise InputError("the runs share no image", where=f"{first.path.name}, {second.path.name}")
+        raise InputError("the runs have no common image", where=f"{first.path.name}, {second.path.name}")
     classes = len(mine["classes"])
     before, after = (counts_in_order(run.counts, ids, classes) for run in (first, second))
     return Comparison(
         first, second, ids, paired_difference(before, after),
-        image_iou(after) - image_iou(before), unlike_settings(first.record["cell"], second.record["cell"]),
+        image_iou(after) - image_iou(before), mismatches(first.record["cell"], second.record["cell"]),
     )  # fmt: skip
 
 
-def unlike_settings(
-    first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = ""
-) -> list[tuple[str, Any, Any]]:
-    """Leaves of two nested tables that differ; a missing one is None."""
-    found = []
-    for key in dict.fromkeys([*first, *second]):
-        ours, theirs = first.get(key), second.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            found += unlike_settings(ours, theirs, f"{prefix}{key}.")
-        elif ours != theirs:
-            found.append((f"{prefix}{key}", ours, theirs))
-    return found
-
-
 def as_dict(found: Comparison, most: int) -> dict[str, Any]:
-    """The comparison as plain data; differences are fractions."""
+    """Return the comparison as JSON data with fractions, and the ``most`` images that changed most."""
     names = found.first.record["dataset"]["classes"]
     d = found.difference
     order = np.argsort(-np.abs(found.image_change), kind="stable")[:most]
@@ -97,7 +94,7 @@ def as_dict(found: Comparison, most: int) -> dict[str, Any]:
         "images": len(found.ids),
         "only_in_first": len(found.first.counts) - len(found.ids),
         "only_in_second": len(found.second.counts) - len(found.ids),
-        "settings": [{"key": k, "first": a, "second": b} for k, a, b in found.unlike],
+        "settings": [{"key": k, "first": a, "second": b} for k, a, b in found.changed],
         "mIoU_change": d.miou,
         "interval": None if d.interval is None else [d.interval.low, d.interval.high],
         **({"no_interval": d.why} if d.interval is None else {}),
@@ -111,7 +108,7 @@ def as_dict(found: Comparison, most: int) -> dict[str, Any]:
 
 
 def tables(result: Mapping[str, Any], significant: float = 0.05) -> list[Table]:
-    """For the terminal: the whole, what differs, classes that changed beyond chance, images that moved most."""
+    """Return tables for the terminal: mIoU, settings that differ, classes and images that changed most."""
     bounds = ["-", "-"] if result["interval"] is None else [f"{100 * bound:+.2f}" for bound in result["interval"]]
     why = f"\nno interval: {result['no_interval']}" if result["interval"] is None else ""
     head = Table(title=f"second minus first on {result['images']} images{why}", title_justify="left")
@@ -129,9 +126,9 @@ def tables(result: Mapping[str, Any], significant: float = 0.05) -> list[Table]:
         classes.add_column(name, justify="left" if name == "class" else "right")
     for row in sorted(changed, key=lambda row: -abs(row["change"])):
         classes.add_row(plain(row["class"]), f"{100 * row['change']:+.2f}", f"{row['p_value']:.3f}")
-    moved = Table(title="images that moved most", title_justify="left")
+    moved = Table(title="images that changed most", title_justify="left")
     moved.add_column("image")
-    moved.add_column("change of its own mean IoU", justify="right")
+    moved.add_column("change of its mean IoU", justify="right")
     for row in result["moved_most"]:
         moved.add_row(plain(row["image"]), f"{100 * row['change']:+.2f}")
     return [head, *([settings] if result["settings"] else []), *([classes] if changed else []), moved]

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-TURNS = range(0x202A, 0x202F), range(0x2066, 0x206A)  # characters that turn the direction of writing
+DIRECTIONS = range(0x202A, 0x202F), range(0x2066, 0x206A)  # control characters of text direction
 
 
 def plain(text: object) -> str:
-    """A text from a file as one line for the terminal: characters that could move the cursor, hide what is printed or
-    turn it around are shown as their escapes."""
+    """Return a text as one line that is safe to print: control characters are shown as escapes.
+
+    >>> plain("a\\x1b[2J")
+    'a\\\\x1b[2J'
+    """
     return "".join(_visible(character) for character in str(text))
 
 
 def _visible(character: str) -> str:
     hidden = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-    if hidden or any(ord(character) in turn for turn in TURNS):
+    if hidden or any(ord(character) in codes for codes in DIRECTIONS):
         return character.encode("unicode_escape").decode()
     return character
 
 
 def percent(fraction: float | None) -> str:
+    """Return a fraction in percent with two decimals, "-" for None."""
     return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
@@ -35,7 +39,7 @@ def _between(interval: list[float] | None) -> str:
 
 
 def class_table(record: dict[str, Any]) -> Table:
-    """IoU and accuracy of every class of one record, in percent."""
+    """Return a table with IoU and accuracy of every class of a record, in percent."""
     cell, data = record["cell"], record["dataset"]
     share = "" if data["images"] == data["split_images"] else f" of {data['split_images']}"
     table = Table(
@@ -55,12 +59,16 @@ def class_table(record: dict[str, Any]) -> Table:
 
 
 def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | None = None) -> Table:
-    """One row per cell: mIoU, mean and pixel accuracy in percent, images and time; with ``labels``, by the hash of a
-    cell's settings, the rows of a suite, else the method with what is not as published."""
-    from ovbench.results.found import told_apart
+    """Return a table with one row per record: mIoU, mAcc and aAcc in percent, images and time.
+
+    Args:
+        records: the records of a run.
+        labels: labels of a suite's rows by settings hash; without them, a row shows the method and its deviations.
+    """
+    from ovbench.results.found import deviations_of
 
     table = Table(title="mIoU in percent", title_justify="left")
-    # a suite says in its labels what differs, so that its method is named only where there are several
+    # the labels of a suite already say what differs: name the method only if there are several
     one_method = bool(labels) and len({record["cell"]["method"] for record in records}) == 1
     if labels:
         longest = max(len(word) for label in labels.values() for word in label.split())
@@ -72,7 +80,7 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
     for record in records:
         cell, metrics = record["cell"], record["metrics"]
         partial = "" if record["status"] == "complete" else " (partial)"
-        changed = "" if labels else told_apart(record)
+        changed = "" if labels else deviations_of(record)
         table.add_row(
             *([labels.get(record["settings_sha256"], "")] if labels else []),
             *([] if one_method else [plain(cell["method"] + (f" ({changed})" if changed else ""))]),
@@ -84,9 +92,21 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
     return table
 
 
+def share_table(shares: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of classes with their share of the pixels in percent, from dicts with class and share."""
+    table = Table()
+    table.add_column("class")
+    table.add_column("pixels %", justify="right")
+    for row in shares:
+        table.add_row(plain(row["class"]), percent(row["share"]))
+    return table
+
+
 def as_text(*tables: Table) -> str:
-    """As stdout would have them: with its width, and with colours only for a terminal. What looks like markup in a cell
-    ("[dog]") is text."""
+    """Return tables as text with the width of stdout, with colours only for a terminal.
+
+    Text in a cell that looks like markup ("[dog]") is not interpreted.
+    """
     console = Console(highlight=False, markup=False)
     with console.capture() as captured:
         for table in tables:
@@ -95,5 +115,5 @@ def as_text(*tables: Table) -> str:
 
 
 def show(*tables: Table) -> None:
-    """Print to stdout; not by rich itself, which answers a reader that has gone with exit code 1."""
+    """Print tables to stdout through click, because rich ends with exit code 1 if the reader closes the pipe."""
     click.echo(as_text(*tables), nl=False)

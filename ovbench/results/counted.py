@@ -1,4 +1,4 @@
-"""The counts of the images that a record is about, from the ledger beside it. The ledger may hold more images."""
+"""Counts of the images of a record, from the ledger beside it, which may hold more images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from ovbench.utils.errors import InputError
 
 
 class Counted(NamedTuple):
-    """A ledger's header, the counts of the record's images by id in the order of the split, and remarks on the ledger,
-    each in one sentence."""
+    """Hold a ledger's header, the counts of the record's images by id in split order, and remarks on the ledger."""
 
     header: dict[str, Any]
     counts: dict[str, PixelCounts]
@@ -24,21 +23,25 @@ class Counted(NamedTuple):
 
 
 def read_counts(path: Path, record: Mapping[str, Any]) -> Counted:
-    """The counts that the record ``path`` was made from. InputError where they are not beside it, or are not those."""
+    """Read the counts that the record at ``path`` was computed from.
+
+    Raises:
+        InputError: if there is no ledger beside the record, or its counts are not those of the record.
+    """
     name = record["ledger"]
     if not isinstance(name, str) or Path(name).name != name:
-        raise InputError('the record\'s "ledger" is no name of a folder')
+        raise InputError('the record\'s "ledger" is not the name of a folder')
     folder = path.parent / name
     header = read_header(folder)
     if header is None:
         raise InputError("no ledger beside the record", fix="keep a run's folder with its record")
     if header.get("settings_sha256") != record["settings_sha256"]:
-        raise InputError("the ledger beside the record is of other settings")
+        raise InputError("the ledger beside the record has other settings")
     ledger = read_ledger(folder, header)
     entries = {image: entry for image, entry in ledger.items() if entry.counts is not None}
     try:
         counts = {image: entries[image].counts for image in _scored(entries, record)}
-        _refuse_unlike(counts, record)
+        _refuse_other_counts(counts, record)
     except InputError as error:
         damaged = "; ".join(ledger.remarks())
         raise InputError(error.what + (f" ({damaged})" if damaged else ""), fix=error.fix) from error
@@ -46,7 +49,7 @@ def read_counts(path: Path, record: Mapping[str, Any]) -> Counted:
 
 
 def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str]:
-    """The ids that the record is about, in the order of the split as far as it is known."""
+    """Return the ids of the record's images, in split order if the ledger has the numbers."""
     data = record["dataset"]
     images, wanted, repeat = data["images"], data["ids_sha256"], "repeat the run's command"
     numbered = all(entry.number is not None for entry in entries.values())
@@ -61,10 +64,10 @@ def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str
         if ids_sha256(order[:images]) == wanted:
             return order[:images]
     if len(entries) == images:
-        return sorted(entries)  # of several processes, in another order; the counts are compared next
+        return sorted(entries)  # written by several processes, in another order; the caller compares the counts
     raise InputError(
-        f"its ledger holds {len(entries)} images, and which {images} the record is about cannot be told",
-        fix=f"{repeat}; its record then covers what is counted",
+        f"its ledger holds {len(entries)} images, and it is not known which {images} the record covers",
+        fix=f"{repeat}; the new record covers all counted images",
     )
 
 
@@ -73,16 +76,16 @@ def _is_about(number: int, data: Mapping[str, Any]) -> bool:
     return (limit is None or number < limit) and (shard is None or number % shard[1] == shard[0] - 1)
 
 
-def _refuse_unlike(counts: Mapping[str, PixelCounts], record: Mapping[str, Any]) -> None:
-    """InputError unless the images' counts are those of the record."""
+def _refuse_other_counts(counts: Mapping[str, PixelCounts], record: Mapping[str, Any]) -> None:
+    """Raise InputError unless the sum of the counts is that of the record."""
     total = Confusion(len(record["dataset"]["classes"]))
     try:
         for one in counts.values():
             total.add(one)
     except (IndexError, ValueError) as error:
-        raise InputError("the ledger has counts of other classes than the record") from error
+        raise InputError("the ledger counts classes that the record does not have") from error
     if any(part.min(initial=0) < 0 for one in counts.values() for part in one):
         raise InputError("the ledger has negative counts")
     for name in ("intersection", "predicted", "labelled"):
         if not np.array_equal(getattr(total, name), record["counts"][name]):
-            raise InputError("the ledger beside the record is of other images or another run")
+            raise InputError("the ledger beside the record belongs to other images or another run")

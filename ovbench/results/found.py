@@ -1,4 +1,4 @@
-"""Records of a folder: which of them measure the same, and which must not be averaged."""
+"""Records below a folder: selecting those of one run, and refusing averages over different settings."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ from ovbench.evaluation.ledger import EARLIER
 from ovbench.evaluation.record import read_record, value_at
 from ovbench.utils.errors import InputError, OvbenchError
 
-# what must be equal for values to be averaged, and where it stands in a record
+# fields of a record that must be equal if values are averaged
 MUST_AGREE = ("weights", "versions.ovbench")
 
 
 class Found(NamedTuple):
-    """A record and the file that it was read from."""
+    """Hold a record and the file that it was read from."""
 
     path: Path
     record: dict[str, Any]
 
     @property
     def partial(self) -> bool:
+        """Return whether only a part of the benchmark was scored."""
         data = self.record["dataset"]
         return self.record["status"] != "complete" or data["images"] < data["split_images"]
 
 
 def find_records(folder: Path) -> list[Found]:
-    """The records of a folder of runs and the folders in it. InputError where there is no such folder."""
+    """Read all records below a folder of runs; other JSON files are skipped.
+
+    Raises:
+        InputError: if the folder does not exist.
+    """
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder), fix="give the folder of `ovbench eval --out` as --runs")
     found = []
@@ -51,8 +56,10 @@ def find_records(folder: Path) -> list[Found]:
 
 
 def apart_by_data(records: Sequence[Found]) -> list[Found]:
-    """The records, with the names of unlike data sets told apart: cards of users may have one name, or that of a
-    shipped benchmark, and are never taken for one another."""
+    """Return the records with a different dataset name for each different dataset.
+
+    Two cards of users may have the same name, or the name of a shipped benchmark.
+    """
     kinds: dict[str, dict[str, str]] = {}
     for found in records:
         if _is_own(found.record):
@@ -62,12 +69,12 @@ def apart_by_data(records: Sequence[Found]) -> list[Found]:
 
 
 def _is_own(record: Mapping[str, Any]) -> bool:
-    """Whether the data set is of a user's card; older records do not say, and are of what they are called."""
+    """Return whether the dataset has a user's card; in older records, that do not say it, the name decides."""
     return record["dataset"].get("card", "ovbench" if record["cell"]["dataset"] in list_cards() else "own") == "own"
 
 
 def _data_of(record: Mapping[str, Any]) -> str:
-    """Hash of what makes a data set, whatever part of it was scored."""
+    """Return a hash of the dataset, which does not depend on the part that was scored."""
     data = record["dataset"]
     fields = ("title", "split", "classes", "background", "split_sha256", "encoding_sha256")
     return hashlib.sha256(json.dumps([data.get(field) for field in fields]).encode()).hexdigest()
@@ -85,26 +92,35 @@ def _renamed(found: Found, kinds: Mapping[str, Mapping[str, str]]) -> Found:
 
 
 def newest(records: Iterable[Found]) -> Found | None:
-    """The best record of a cell: a whole benchmark before a part, more images before fewer, then the newest."""
+    """Return the best record of a cell: complete before partial, then more images, then the newest."""
     return max(
         records, default=None,
         key=lambda f: (not f.partial, f.record["dataset"]["images"], f.record["time"]["started"], f.path.name),
     )  # fmt: skip
 
 
-def measured_by(
+def records_of_run(
     run: PublishedRun, records: Sequence[Found], columns: Sequence[str], protocol: str, settings: Mapping[str, str]
 ) -> dict[str, Found]:
-    """By benchmark the best of the records of its method that are of exactly this run, ``settings`` laid over its own.
+    """Select for each benchmark the best record that measured a published run.
 
-    A reference set is a folder of the user's: without a name in the settings every set will do, if the run asks for the
-    variant of it that was used. Region maps that were read from files count as those that CorrCLIP's authors published.
-    A record whose descriptions were not the paper's is of no published run. Of two records the one whose void pixels
-    were counted as in the published figures is better.
+    Any reference set matches a run that does not name one, but its options must be those of the run. Precomputed region
+    maps count as those that CorrCLIP's authors published. A record without the paper's descriptions never matches.
+    Records that count void pixels as the published figures do come first.
+
+    Args:
+        run: the published run.
+        records: records of its method.
+        columns: names of the benchmarks.
+        protocol: protocol of the records.
+        settings: settings that replace those of the run.
+
+    Returns:
+        The records by benchmark; a benchmark without a record is missing.
     """
     chosen = {}
     for column in columns:
-        here = [f for f in records if f.record["cell"]["dataset"] == column and not unlike_descriptions(f.record)]
+        here = [f for f in records if f.record["cell"]["dataset"] == column and not other_descriptions(f.record)]
         wanted = {
             base: resolve(run.method, column, _with_base(run, settings, base), run.weights, protocol).as_dict()
             for base in {_base(found) for found in here}
@@ -117,7 +133,7 @@ def measured_by(
 
 
 def _base(found: Found) -> str:
-    """The reference set of a record without what makes a variant of it; "" where there is none."""
+    """Return the reference set of a record without its options, "" if there is none."""
     return found.record["cell"]["backbones"].get("reference", "").partition("?")[0]
 
 
@@ -128,73 +144,74 @@ def _with_base(run: PublishedRun, settings: Mapping[str, str], base: str) -> dic
     return {**asked, "reference": options_over(asked["reference"], base) if "reference" in asked else base}
 
 
-def unlike_descriptions(record: Mapping[str, Any]) -> str:
-    """What stood in for the paper's descriptions in a record; "" where nothing did or none are read."""
+def other_descriptions(record: Mapping[str, Any]) -> str:
+    """Return what replaced the paper's descriptions in a record, "" if nothing did or none are used."""
     cell = record["cell"]
     if not cell["protocol"].get("descriptions") or not official_settings().get((cell["method"], cell["dataset"])):
         return ""
     if "published" not in record:
         return "not recorded"
-    told = record["published"]["deviations"]
-    return next((one["value"] for one in told if one["setting"] == "descriptions"), "")
+    deviations = record["published"]["deviations"]
+    return next((one["value"] for one in deviations if one["setting"] == "descriptions"), "")
 
 
 def rule_as_published(record: Mapping[str, Any]) -> bool:
-    """Whether void pixels count as in the benchmark's published figures; on most benchmarks both rules are the same."""
+    """Return whether a record counts void pixels as the published figures of its benchmark do."""
     dataset = record["cell"]["dataset"]
     return published_label_rule(dataset) == "correct" or record["dataset"]["label_rule"] == "official"
 
 
-def unlike(found: Sequence[Found]) -> str:
-    """Why the values of these records must not be averaged; "" where they may."""
+def why_not_averaged(found: Sequence[Found]) -> str:
+    """Return why the values of these records must not be averaged, "" if they may."""
     for key in MUST_AGREE:
         values = {}
         for one in found:
             values.setdefault(str(value_at(one.record, key)), one.record["cell"]["dataset"])
         if len(values) > 1:
-            return f"unlike {key} on " + " and ".join(values.values())
+            return f"different {key} on " + " and ".join(values.values())
     deviations = {}
     for one in found:
-        deviations.setdefault(told_apart(one.record), one.record["cell"]["dataset"])
+        deviations.setdefault(deviations_of(one.record), one.record["cell"]["dataset"])
     if len(deviations) > 1:
-        told = (f"{dataset}: {text or 'as published'}" for text, dataset in deviations.items())
-        return "unlike settings (" + "; ".join(told) + ")"
+        texts = (f"{dataset}: {text or 'as published'}" for text, dataset in deviations.items())
+        return "different settings (" + "; ".join(texts) + ")"
     return ""
 
 
-def told_apart(record: Mapping[str, Any]) -> str:
-    """How a record differs from its method's published settings: those of its cell, descriptions, and label rule."""
-    descriptions = unlike_descriptions(record)
-    told = [
+def deviations_of(record: Mapping[str, Any]) -> str:
+    """Return how the cell, the descriptions and the label rule of a record differ from the published ones, as text."""
+    descriptions = other_descriptions(record)
+    texts = [
         deviation(record["cell"]),
         f"descriptions: {descriptions}" if descriptions else "",
         "" if rule_as_published(record) else f"label rule {record['dataset']['label_rule']}",
     ]
-    return ", ".join(filter(None, told))
+    return ", ".join(filter(None, texts))
 
 
 def deviation(cell: Mapping[str, Any]) -> str:
-    """How a cell differs from its method's published settings, or from the common ones where that says it shorter."""
+    """Return how a cell differs from the published or from the common settings, whichever is shorter, as text."""
     texts = []
     for protocol in ("paper", "common"):
         wanted = _as_configured(cell, protocol)
         if wanted is None:
             continue
         plain = wanted.as_dict() if isinstance(wanted, Cell) else wanted
-        told = [str(change) for change in setting_changes(plain, cell)]
-        texts.append(["protocol common"] * (protocol == "common") + told)
-    return ", ".join(min(texts, key=len)) if texts else "settings of its own"
+        changes = [str(change) for change in setting_changes(plain, cell)]
+        texts.append(["protocol common"] * (protocol == "common") + changes)
+    return ", ".join(min(texts, key=len)) if texts else "other settings"
 
 
 def _as_configured(cell: Mapping[str, Any], protocol: str) -> Cell | Mapping[str, Any] | None:
-    """The cell without any settings; None for a method that is no longer there, or that asks for more than a reference
-    set, which has no default but where a benchmark brings one. Code that a record names is not run to learn its
-    defaults: of its parameters those are as configured that its settings file says."""
+    """Return the cell without user settings, None if it cannot be resolved on this machine.
+
+    The code of a method that is named by a file is not run: only its settings file is read.
+    """
     if ":" in cell["method"]:
         return file_settings(cell, protocol)
-    for lent in ({}, {"reference": "none"}):
+    for given in ({}, {"reference": "none"}):
         try:
-            return resolve(cell["method"], cell["dataset"], lent, protocol=protocol)
+            return resolve(cell["method"], cell["dataset"], given, protocol=protocol)
         except OvbenchError:
             continue
     return None

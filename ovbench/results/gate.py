@@ -1,30 +1,26 @@
-"""Regression check: runs of today against the counts of a baseline, image by image."""
+"""Regression check: new runs against the counts of a baseline, on the same images."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 import numpy as np
-from rich.table import Table
 
 from ovbench.evaluation.record import value_at
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.interval import counts_in_order, jackknife, paired_difference
-from ovbench.results.compare import Run, unlike_settings
-from ovbench.results.console import plain
+from ovbench.results.compare import CountedRun
+from ovbench.utils.differences import Mismatch, mismatches
 from ovbench.utils.errors import InputError, UsageError
-from ovbench.utils.files import read_json, write_bytes
+from ovbench.utils.files import read_json
 
 SCHEMA = 1
-TOLERANCE = 0.002  # a fraction: rounding on another machine flips single pixels, never a fifth of a point
-MOST_PIXELS = 2**40  # of one cell of an image's counts, far beyond any image
-REMEDY = "write it anew: ovbench gate --update"
+TOLERANCE = 0.002  # a fraction: rounding on another machine changes single pixels, never 0.2 points
+MOST_PIXELS = 2**40  # in one count of an image, more than any image has
+REMEDY = "write it again: ovbench gate --update"
 # what a cell of a baseline holds
 KINDS = (
     ("cell.method", str, "a text"),
@@ -40,9 +36,11 @@ KINDS = (
 
 
 class Verdict(NamedTuple):
-    """One cell: mIoU ``before`` and ``after`` (fractions), their ``change`` with its 95 % interval, or None and the
-    reason ``no_interval``; the smallest drop that is called a regression on these images, the settings that differ, and
-    whether it passes."""
+    """Hold the mIoU of a cell before and after, and its change, as fractions.
+
+    ``low`` and ``high``: the 95 % interval of the change, None with the reason ``no_interval``. ``detectable``: the
+    smallest drop that is a regression on these images. ``unlike``: the settings that differ.
+    """
 
     name: str
     before: float
@@ -52,12 +50,12 @@ class Verdict(NamedTuple):
     high: float | None
     no_interval: str
     detectable: float
-    unlike: list[tuple[str, Any, Any]]
+    unlike: list[Mismatch]
     passed: bool
 
 
-def baseline_of(runs: Sequence[Run], limit: int | None) -> dict[str, Any]:
-    """What a baseline file holds: per cell its settings and weights, and the counts of every image."""
+def baseline_of(runs: Sequence[CountedRun], limit: int | None) -> dict[str, Any]:
+    """Return the content of a baseline file: settings, weights and counts of every image, by cell."""
     cells = [
         {
             "cell": run.record["cell"],
@@ -134,16 +132,16 @@ def _name(cell: Mapping[str, Any]) -> str:
 
 
 def refuse_unasked_code(cells: Sequence[Mapping[str, Any]], named: Collection[str], path: Path) -> None:
-    """A baseline never makes code run that the command line did not name.
+    """Refuse to run code that only the baseline names.
 
     Raises:
-        UsageError: for the first cell whose method is a file or a module and not among ``named``.
+        UsageError: if the method of a cell is a file or a module and is not among ``named``.
     """
     for cell in cells:
         method = cell["cell"]["method"]
         if ":" in method and method not in named:
             raise UsageError(
-                f'the baseline names code of its own, "{method}", which is not run for that', where=str(path),
+                f'the baseline names code of its own, "{method}", which runs only if you name it', where=str(path),
                 fix=f'name every method of the baseline with --method, "{method}" too, if you trust it',
             )  # fmt: skip
 
@@ -151,28 +149,33 @@ def refuse_unasked_code(cells: Sequence[Mapping[str, Any]], named: Collection[st
 def refuse_other_settings(
     base: Mapping[str, Any], cell: Mapping[str, Any], chosen: Collection[str], path: Path
 ) -> None:
-    """Settings of today must be those of the baseline's cell, except for those ``chosen`` by ``--set`` (its keys).
+    """Compare the settings of a cell with those of the baseline, except for the keys ``chosen`` with ``--set``.
 
     Raises:
-        InputError: naming the first setting that differs.
+        InputError: if a setting differs.
     """
-    for key, before, now in unlike_settings(base["cell"], cell):
+    for key, before, now in mismatches(base["cell"], cell):
         group, _, name = key.partition(".")
         if not {key, group, name} & set(chosen):
             raise InputError(
                 f'setting "{key}" of {_name(base)} is {before!r} in the baseline and {now!r} now', where=str(path),
-                fix="if that is meant, measure the baseline again: ovbench gate --update",
+                fix="if this is intended, measure the baseline again: ovbench gate --update",
             )  # fmt: skip
 
 
-def judge(base: Mapping[str, Any], run: Run, *, tolerance: float = TOLERANCE, paired: bool = True) -> Verdict:
-    """Compare a run with the baseline of its cell on the baseline's images.
+def judge(base: Mapping[str, Any], run: CountedRun, *, tolerance: float = TOLERANCE, paired: bool = True) -> Verdict:
+    """Compare a run with its cell of the baseline, on the images of the baseline.
 
-    ``paired``: a drop fails if it is larger than the tolerance and beyond chance; where that cannot be judged (see
-    `ovbench.metrics.interval.miou_interval`), or without ``paired``, if it is larger than the tolerance.
+    Args:
+        base: the cell of the baseline.
+        run: the new run.
+        tolerance: mIoU that may be lost, as a fraction.
+        paired: whether a drop must also be significant to fail, if an interval can be computed (see
+            `ovbench.metrics.interval.miou_interval`).
 
     Raises:
-        InputError: where the run lacks images, or has other classes or weights.
+        UsageError: if the tolerance is not a fraction.
+        InputError: if images are missing in the run, or classes or weights differ.
     """
     if not 0 <= tolerance <= 1:
         raise UsageError(f"the tolerance is {tolerance}, not a fraction between 0 and 1")
@@ -180,9 +183,9 @@ def judge(base: Mapping[str, Any], run: Run, *, tolerance: float = TOLERANCE, pa
     ids = sorted(base["images"])
     lacking = [i for i in ids if i not in run.counts]
     if lacking:
-        raise InputError(f"{len(lacking)} images of the baseline were not scored, first {lacking[0]}", where=name)
+        raise InputError(f"{len(lacking)} images of the baseline are not scored, first {lacking[0]}", where=name)
     if run.record["dataset"]["classes"] != base["classes"]:
-        raise InputError("the classes are not those of the baseline", where=name, fix=REMEDY)
+        raise InputError("the classes differ from those of the baseline", where=name, fix=REMEDY)
     for kind in base["cell"]["backbones"]:
         if base["weights"].get(kind) != run.record["weights"].get(kind):
             raise InputError(f'the weights of "{kind}" are not those of the baseline', where=name, fix=REMEDY)
@@ -198,56 +201,6 @@ def judge(base: Mapping[str, Any], run: Run, *, tolerance: float = TOLERANCE, pa
     return Verdict(
         name, jackknife(before).miou, jackknife(after).miou, d.miou,
         None if d.interval is None else d.interval.low, None if d.interval is None else d.interval.high, d.why,
-        max(tolerance, 0.0 if bounds is None else bounds.half), unlike_settings(base["cell"], run.record["cell"]),
+        max(tolerance, 0.0 if bounds is None else bounds.half), mismatches(base["cell"], run.record["cell"]),
         not regressed,
     )  # fmt: skip
-
-
-def verdict_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
-    """Percentages as text, one row per cell."""
-    return [
-        [v.name, f"{100 * v.before:.2f}", f"{100 * v.after:.2f}", f"{100 * v.change:+.2f}",
-         "-" if v.low is None else f"{100 * v.low:+.2f} to {100 * v.high:+.2f}", f"{100 * v.detectable:.2f}",
-         "pass" if v.passed else "FAIL"]
-        for v in verdicts
-    ]  # fmt: skip
-
-
-HEADINGS = ("cell", "baseline mIoU", "now", "change", "95 %", "detects drops over", "verdict")
-
-
-def verdict_table(verdicts: Sequence[Verdict]) -> Table:
-    table = Table(title="regression gate", title_justify="left")
-    for number, name in enumerate(HEADINGS):
-        table.add_column(name, justify="right" if 0 < number < 6 else "left", overflow="fold")
-    for row in verdict_rows(verdicts):
-        table.add_row(*map(plain, row))
-    return table
-
-
-def _markdown(text: str) -> str:
-    """As text in a line or a cell of Markdown: nothing in it is markup, HTML or a mention."""
-    escaped = re.sub(r"([\\`*_\[\]#!|~])", r"\\\1", plain(text))
-    return html.escape(escaped, quote=False).replace("@", "&#64;")
-
-
-def markdown(verdicts: Sequence[Verdict]) -> str:
-    """For a pull request."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in verdict_rows(verdicts)]
-    for v in verdicts:
-        lines += [f"\n{_markdown(f'{v.name}: no interval, {v.no_interval}')}"] if v.no_interval else []
-        lines += [f"\n{_markdown(f'{v.name}: setting {key} was {a}, is {b}')}" for key, a, b in v.unlike]
-    return "\n".join(lines) + "\n"
-
-
-def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
-    """JUnit XML: one test case per cell."""
-    failures = sum(not v.passed for v in verdicts)
-    suite = ElementTree.Element("testsuite", name="ovbench gate", tests=str(len(verdicts)), failures=str(failures))
-    for v in verdicts:
-        case = ElementTree.SubElement(suite, "testcase", classname="ovbench.gate", name=plain(v.name))
-        if not v.passed:
-            text = f"mIoU fell from {100 * v.before:.2f} to {100 * v.after:.2f}"
-            ElementTree.SubElement(case, "failure", message=text)
-    write_bytes(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))

@@ -168,14 +168,14 @@ def _figure_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str)
             which = {"run": runs.get(label)} if runs else _runs_of(key, group.get("reported_by", ""))
             yield _figure_row(LayoutRow(group["title"], label, detail, values, **which), columns)
     for row in group.get("row", ()):
-        values, measured_by = {}, row.get("suite_row", row["label"])
+        values, records_of_run = {}, row.get("suite_row", row["label"])
         if "setting" in row:
             values = next((cells for (label, _), cells in found.items() if label == row["setting"]), {})
             if not values:
                 raise unknown("published figure", row["setting"], {label for label, _ in found}, where=where)
-        if runs and measured_by not in runs:
-            raise unknown("row of the suite", measured_by, runs, where=where)
-        made = LayoutRow(group["title"], row["label"], "", values, run=runs.get(measured_by))
+        if runs and records_of_run not in runs:
+            raise unknown("row of the suite", records_of_run, runs, where=where)
+        made = LayoutRow(group["title"], row["label"], "", values, run=runs.get(records_of_run))
         yield _figure_row(made, columns)
 
 

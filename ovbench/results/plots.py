@@ -1,4 +1,4 @@
-"""Pictures of records: IoU of every class, methods by benchmarks, cost against mIoU, variants with their intervals."""
+"""Plots of records: IoU of every class, methods by benchmarks, cost against mIoU, variants with intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovbench.evaluation.record import read_record
-from ovbench.results.found import Found, apart_by_data, find_records, told_apart
+from ovbench.results.found import Found, apart_by_data, deviations_of, find_records
 from ovbench.results.tables import record_table
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import write_bytes
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMATS = (".png", ".svg")
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito: told apart by all eyes
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito: colour-blind safe
 
 
 def gather(paths: Sequence[Path]) -> list[Found]:
-    """Records, and all those of folders. InputError where there is none."""
+    """Read records, and all records of folders.
+
+    Raises:
+        InputError: if there is no record with a score.
+    """
     found = [f for path in paths for f in (find_records(path) if path.is_dir() else [Found(path, read_record(path))])]
     found = [f for f in found if f.record["metrics"]["mIoU"] is not None]
     if not found:
@@ -30,9 +34,19 @@ def gather(paths: Sequence[Path]) -> list[Found]:
 
 
 def draw(kind: str, records: Sequence[Found], out: Path) -> None:
-    """Write one picture; the format is that of the file's name. The same records give the same SVG."""
+    """Draw records and write the plot.
+
+    Args:
+        kind: a key of `KINDS`.
+        records: the records.
+        out: the file, .png or .svg; equal records give an equal SVG.
+
+    Raises:
+        UsageError: if the format is unknown or the records do not fit the kind.
+        InputError: if matplotlib is missing.
+    """
     if out.suffix not in FORMATS:
-        raise UsageError(f'no picture format "{out.suffix}"', where=str(out), fix=f"use {' or '.join(FORMATS)}")
+        raise UsageError(f'unknown plot format "{out.suffix}"', where=str(out), fix=f"use {' or '.join(FORMATS)}")
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -48,7 +62,7 @@ def draw(kind: str, records: Sequence[Found], out: Path) -> None:
 
 
 def _size(kind: str, records: Sequence[Found]) -> tuple[float, float]:
-    """Inches: as high as the rows need."""
+    """Return width and height in inches; the height depends on the number of rows."""
     rows = {
         "classes": len(records[0].record["per_class"]) * (0.1 + 0.09 * len(records)),
         "heatmap": 0.5 * len(records),
@@ -58,24 +72,24 @@ def _size(kind: str, records: Sequence[Found]) -> tuple[float, float]:
 
 
 def _name(found: Found) -> str:
-    """Method and what is not as published, and whether only a part was scored."""
-    changed = told_apart(found.record)
+    """Return the method with its deviations from the published settings, and * for part of a benchmark."""
+    changed = deviations_of(found.record)
     name = found.record["cell"]["method"] + (f" ({changed})" if changed else "")
     return _plain(name + (" *" if found.partial else ""))
 
 
 def _plain(text: str) -> str:
-    """Text as it is: between two dollars matplotlib would read mathematics."""
+    """Escape dollars, between which matplotlib reads mathematics."""
     return text.replace("$", r"\$")
 
 
 def _classes(axes: Axes, records: Sequence[Found]) -> None:
-    """Bars of every class, one colour per record; all records are of one benchmark."""
+    """Draw the IoU of every class as bars, one colour per record of one benchmark."""
     names = [row["class"] for row in records[0].record["per_class"]]
     if any([row["class"] for row in f.record["per_class"]] != names for f in records):
-        raise UsageError("the records have unlike classes", fix="give records of one benchmark")
+        raise UsageError("the records have different classes", fix="give records of one benchmark")
     if len(records) > len(COLOURS):
-        raise UsageError(f"{len(records)} records are too many to tell apart", fix=f"give {len(COLOURS)} at most")
+        raise UsageError(f"{len(records)} records are too many for one plot", fix=f"give {len(COLOURS)} at most")
     height = 0.8 / len(records)
     for number, found in enumerate(records):
         places = [row + number * height for row in range(len(names))]
@@ -89,7 +103,7 @@ def _classes(axes: Axes, records: Sequence[Found]) -> None:
 
 
 def _heatmap(axes: Axes, records: Sequence[Found]) -> None:
-    """Methods by benchmarks, the newest complete record of each."""
+    """Draw methods by benchmarks, with the newest complete record of each cell."""
     table = record_table(records)
     values = [[float("nan") if c.measured is None else c.measured for c in row.cells] for row in table.rows]
     axes.imshow(values, cmap="viridis", aspect="auto", vmin=0)
@@ -105,9 +119,9 @@ def _heatmap(axes: Axes, records: Sequence[Found]) -> None:
 
 
 def _cost(axes: Axes, records: Sequence[Found]) -> None:
-    """Seconds that labelling took per image against mIoU, one point per record."""
+    """Draw the seconds of labelling per image against mIoU, one point per record."""
     if len({f.record["cell"]["dataset"] for f in records}) > 1:
-        raise UsageError("mIoU of unlike benchmarks has no common axis", fix="give records of one benchmark")
+        raise UsageError("mIoU of different benchmarks has no common axis", fix="give records of one benchmark")
     devices = {f.record["device"].get("name", "") for f in records}
     costs = [f.record["time"]["seconds"].get("label", 0.0) / f.record["dataset"]["images"] for f in records]
     for number, (found, seconds) in enumerate(zip(records, costs, strict=True)):
@@ -125,7 +139,7 @@ def _cost(axes: Axes, records: Sequence[Found]) -> None:
 
 
 def _ablation(axes: Axes, records: Sequence[Found]) -> None:
-    """mIoU of every record with its 95 % interval, in the order given."""
+    """Draw the mIoU of every record with its 95 % interval, in the given order."""
     for number, found in enumerate(records):
         metrics = found.record["metrics"]
         miou, bounds = 100 * metrics["mIoU"], metrics.get("mIoU_interval")

@@ -1,4 +1,4 @@
-"""Comparison tables: what papers print beside what was measured here, from records only."""
+"""Comparison tables: published values beside those of records."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from ovbench.config.official import no_official_setting, published_label_rule
 from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published
 from ovbench.data.card import list_cards
-from ovbench.results.found import Found, measured_by, newest, rule_as_published, told_apart, unlike
+from ovbench.results.found import Found, deviations_of, newest, records_of_run, rule_as_published, why_not_averaged
 from ovbench.results.layouts import Layout, LayoutRow
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """A score in percent: ``published`` as printed; ``measured`` with its 95 % ``interval``; ranks from 1 within the
-    block and column, None beyond the second; ``images`` of ``split_images`` were scored. ``rule``: how void pixels
-    count in the measured value, on a benchmark where that matters; ``compared``: whether both values are of the same
-    protocol."""
+    """Hold a published score, as printed, and a measured one with its 95 % interval, both in percent.
+
+    ``images`` of ``split_images`` were scored. Ranks are 1 or 2 within a block and column, otherwise None.
+    ``rule``: how the measured value counts void pixels, on a benchmark where this matters.
+    ``compared``: whether both values have the same protocol.
+    """
 
     published: str | None = None
     measured: float | None = None
@@ -37,7 +39,7 @@ class TableCell:
 
     @property
     def difference(self) -> float | None:
-        """Measured minus published; not told of part of a benchmark, or of unlike protocols."""
+        """Return measured minus published, None for part of a benchmark or different protocols."""
         if self.published is None or self.measured is None or self.partial or not self.compared:
             return None
         return self.measured - float(self.published)
@@ -45,6 +47,8 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
+    """Hold a row with one cell per column and the average over them."""
+
     group: str
     label: str
     detail: str
@@ -53,14 +57,16 @@ class TableRow:
 
     @property
     def name(self) -> str:
-        """Label and detail in one line."""
+        """Return label and detail in one line."""
         return f"{self.label} ({self.detail})" if self.detail else self.label
 
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """``rows`` have a cell per column, and one for their mean unless the table shows no ``average``; ``notes`` say what
-    does not show in a number; ``metric`` is the field of a record's metrics that is measured."""
+    """Hold the rows of a table and notes on them.
+
+    ``average``: whether the table shows the average of a row. ``metric``: the field of a record's metrics.
+    """
 
     title: str
     source: str
@@ -73,7 +79,14 @@ class ComparisonTable:
 
 def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "paper",
                  settings: Mapping[str, str] | None = None) -> ComparisonTable:  # fmt: skip
-    """A paper's table with the records that measure its rows; ``settings`` are laid over every row's."""
+    """Build the table of a paper with the records that measure its rows.
+
+    Args:
+        layout: the table of the paper.
+        records: records to choose from.
+        protocol: protocol of the records.
+        settings: settings that replace those of every row.
+    """
     by_method: dict[str, list[Found]] = {}
     for found in records:
         by_method.setdefault(found.record["cell"]["method"], []).append(found)
@@ -83,7 +96,7 @@ def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "pape
     rows = []
     for row in layout.rows:
         measured = _measured(row.run, by_method, layout, protocol, settings or {})
-        asked = _unlike_run(row.run, measured, protocol)
+        asked = _changed_settings(row.run, measured, protocol)
         shown = replace(row, detail=_joined(row.detail, asked))
         made, said = _row(shown, measured, layout.columns, layout.metric, asked)
         rows.append(made if layout.average else replace(made, average=TableCell()))
@@ -95,7 +108,7 @@ def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "pape
     notes += _of_protocols(layout)
     left = sum(f.path not in used and f.record["cell"]["dataset"] in layout.columns for f in records)
     if left:
-        notes.append(f"{left} record(s) on these benchmarks are of other settings than any row's, or older")
+        notes.append(f"{left} record(s) on these benchmarks have other settings than every row, or are older")
     ranked = _ranked(rows, [name in layout.lower_is_better for name in layout.columns])
     return ComparisonTable(
         layout.title, layout.source, layout.columns, ranked, tuple(notes), layout.average, layout.metric
@@ -107,18 +120,18 @@ def _measured(
     settings: Mapping[str, str],
 ) -> dict[str, Found]:  # fmt: skip
     candidates = by_method.get(run.method, ()) if run else ()
-    return measured_by(run, candidates, layout.columns, protocol, settings) if candidates else {}
+    return records_of_run(run, candidates, layout.columns, protocol, settings) if candidates else {}
 
 
-def _unlike_run(run: PublishedRun | None, measured: Mapping[str, Found], protocol: str) -> str:
-    """How values that were asked for by their settings differ from the row's; a reference set is the user's."""
-    told: dict[str, None] = {}
+def _changed_settings(run: PublishedRun | None, measured: Mapping[str, Found], protocol: str) -> str:
+    """Return how the settings of records differ from those of a row, except for the reference set, as text."""
+    changed: dict[str, None] = {}
     for dataset, found in measured.items():
         for change in changes_from_published(published_cell(run, dataset), found.record["cell"]):
-            told |= {str(change): None} if change.setting != "reference" else {}
-    if not told:
+            changed |= {str(change): None} if change.setting != "reference" else {}
+    if not changed:
         return ""
-    return "measured with " + ("protocol common" if protocol == "common" else ", ".join(told))
+    return "measured with " + ("protocol common" if protocol == "common" else ", ".join(changed))
 
 
 def _joined(*parts: str) -> str:
@@ -126,52 +139,51 @@ def _joined(*parts: str) -> str:
 
 
 def _own_protocol(row: LayoutRow, measured: Mapping[str, Found], layout: Layout, protocol: str) -> TableRow:
-    """What ovbench measured of a method that the table has in another protocol: a row of its own, without figures."""
+    """Build a row of measured values only, for a method that the table has with another protocol."""
     source = row.other.sources[0] if row.other.sources else "its official code"
-    asked = _unlike_run(row.other, measured, protocol)
-    bare = LayoutRow(row.group, row.label, _joined(row.detail, asked or f"measured in the protocol of {source}"), {})
+    asked = _changed_settings(row.other, measured, protocol)
+    bare = LayoutRow(row.group, row.label, _joined(row.detail, asked or f"measured with the protocol of {source}"), {})
     made = _row(bare, measured, layout.columns, layout.metric)[0]
     return made if layout.average else replace(made, average=TableCell())
 
 
 def _of_maps(row: TableRow, measured: Mapping[str, Found]) -> list[str]:
     names = [name for name, found in measured.items() if found.record["cell"]["regions"].get("source") == "precomputed"]
-    return [f"{row.name}: region maps read from files on {', '.join(names)}, taken to be the authors'"] if names else []
+    return [f"{row.name}: precomputed region maps on {', '.join(names)}, assumed to be the authors'"] if names else []
 
 
 def _of_protocols(layout: Layout) -> list[str]:
     names = list(dict.fromkeys(row.label for row in layout.rows if row.other is not None))
     if not names:
         return []
-    told = ", ".join(names)
-    return [f"not compared with ovbench's runs, since the table measured them in another protocol: {told}"]
+    return [f"not compared with runs of ovbench, because the table has another protocol: {', '.join(names)}"]
 
 
 def _not_measured(layout: Layout) -> list[str]:
-    """What of a layout ovbench has no measurement for, whatever the records."""
+    """Return a note on the columns that ovbench cannot measure."""
     foreign = [name for name in layout.columns if not name.endswith(".toml") and name not in list_cards()]
     if foreign and len(foreign) == len(layout.columns):
-        return ["published figures alone: ovbench measures none of these columns"]
-    return [f"published figures alone: ovbench does not measure {', '.join(foreign)}"] if foreign else []
+        return ["only published figures: ovbench cannot measure these columns"]
+    return [f"only published figures: ovbench cannot measure {', '.join(foreign)}"] if foreign else []
 
 
 def _row(
-    row: LayoutRow, measured: Mapping[str, Found], columns: Sequence[str], metric: str = "mIoU", unlike_run: str = ""
+    row: LayoutRow, measured: Mapping[str, Found], columns: Sequence[str], metric: str = "mIoU", changed: str = ""
 ) -> tuple[TableRow, list[str]]:
-    """``unlike_run``: how the measured values are of other settings than the published ones, "" where they are not."""
-    compared = not unlike_run
+    """Build a row and its notes; ``changed`` says how the measured settings differ from the published ones."""
+    compared = not changed
     cells = tuple(_cell(row.published.get(column), measured.get(column), metric, compared) for column in columns)
     notes = []
     name = TableRow(row.group, row.label, row.detail, ()).name
-    published = None if row.published else row.printed_average  # some tables give nothing else
+    published = None if row.published else row.printed_average  # some tables have only an average
     if row.mixed:
-        notes.append(f"{name}: no published average, its values are of unlike protocols")
+        notes.append(f"{name}: no published average, because its values have different protocols")
     elif all(cell.published is not None for cell in cells):
         published = _mean_as_printed([cell.published for cell in cells], row.printed_average)
         if row.average_fits:
             published = row.printed_average
         elif row.printed_average not in (None, published):
-            notes.append(f"{name}: the average of the row is {published}; {row.printed_average} is printed")
+            notes.append(f"{name}: the average of the values is {published}, but {row.printed_average} is printed")
     average, reason = _average(cells, list(measured.values()), len(columns))
     if reason:
         notes.append(f"{name}: no measured average, {reason}")
@@ -197,29 +209,29 @@ def _pair(found: Found) -> tuple[str, str]:
 
 
 def _mean_as_printed(values: Sequence[str | None], printed: str | None) -> str:
-    """The mean with as many digits as the paper's own average, or as the values; halves are rounded up, exactly."""
+    """Return the exact mean with the digits of the printed average, or of the values; halves are rounded up."""
     numbers = [Decimal(value) for value in values if value is not None]
     digits = [-Decimal(text).as_tuple().exponent for text in ([printed] if printed else map(str, numbers))]
     return str((sum(numbers) / len(numbers)).quantize(Decimal(1).scaleb(-max(digits)), ROUND_HALF_UP))
 
 
 def _average(cells: Sequence[TableCell], found: Sequence[Found], wanted: int) -> tuple[TableCell, str]:
-    """The mean over all columns, or why there is none ("" where simply not everything was measured)."""
+    """Return the mean over all columns, and why there is none ("" if a value is missing)."""
     values = [cell.measured for cell in cells if cell.measured is not None]
     if not values or len(values) < wanted:
         return TableCell(), ""
-    reason = unlike(found)
+    reason = why_not_averaged(found)
     if reason:
         return TableCell(), reason
     return TableCell(measured=sum(values) / len(values), partial=any(cell.partial for cell in cells)), ""
 
 
 def record_table(records: Sequence[Found]) -> ComparisonTable:
-    """All records, one row per method and deviation from its settings, a column per benchmark; no published values."""
+    """Build a table of records: one row per method and its deviations, one column per benchmark."""
     rows: dict[tuple[str, str], dict[str, list[Found]]] = {}
     for found in records:
         cell = found.record["cell"]
-        rows.setdefault((cell["method"], told_apart(found.record)), {}).setdefault(cell["dataset"], []).append(found)
+        rows.setdefault((cell["method"], deviations_of(found.record)), {}).setdefault(cell["dataset"], []).append(found)
     columns = tuple(sorted({f.record["cell"]["dataset"] for f in records}))
     made, notes = [], []
     for (method, changed), cells in sorted(rows.items()):
@@ -231,8 +243,7 @@ def record_table(records: Sequence[Found]) -> ComparisonTable:
 
 
 def _ranked(rows: Sequence[TableRow], lower: Sequence[bool]) -> tuple[TableRow, ...]:
-    """First and second of every column of a block, published and measured apart; parts of a benchmark stay out.
-    ``lower``: the columns in which the least is best."""
+    """Set the ranks of published and measured values, not of partial ones; in ``lower`` columns the lowest is best."""
     ranked = [[*row.cells, row.average] for row in rows]
     for group in dict.fromkeys(row.group for row in rows):
         members = [number for number, row in enumerate(rows) if row.group == group]

@@ -1,9 +1,8 @@
-"""A comparison table as text: for the terminal, Markdown, LaTeX, HTML, CSV and JSON."""
+"""Comparison tables as text: for the terminal, Markdown, LaTeX, HTML, CSV and JSON."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 import math
@@ -12,37 +11,40 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ovbench.results.console import as_text
+from ovbench.results.markdown import escape, table_head, table_row
 from ovbench.results.tables import ComparisonTable, TableCell, TableRow
+from ovbench.utils.html import html_templates
 
 AVERAGE = "average"
-LEAST_NAME = 18  # characters for the names of rows, in the terminal
-BORDER = 3  # characters that each column takes beside its text
+LEAST_NAME = 18  # characters of the names of rows, in the terminal
+BORDER = 3  # characters of a column beside its text
 LEGEND = (
-    "Each value: published, then measured with the difference. Best and second of a block are marked. "
-    "* only part of the benchmark was scored."
+    "Each value: published, then measured with the difference. The best and the second of a block are marked. "
+    "*: only part of the benchmark was scored."
 )
 RULES = {"official": "o", "correct": "c"}
 RULE_LEGEND = (
-    "[o] void pixels of 16-bit labels count as in the published code, which the published figures of the methods here "
-    "follow; [c] they are ignored, as is correct, and the value is compared with none of those."
+    "[o]: void pixels of 16-bit labels are counted as in the published code, as in the published figures of these "
+    "methods; [c]: they are ignored, which is correct, and the value is not compared with these figures."
 )
 CSV_FIELDS = (
     "group", "row", "detail", "benchmark", "published", "measured", "difference", "low", "high", "images",
     "split_images", "partial", "rank_published", "rank_measured", "label_rule", "record",
 )  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the begin of a formula
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a formula in a spreadsheet
 
 Mark = Callable[[str, int | None], str]
 
 
-def _parts(cell: TableCell, mark: Mark, intervals: bool, escape: Callable[[str], str] = str) -> list[str]:
-    """Published, and measured with its difference."""
-    parts = [] if cell.published is None else [mark(escape(cell.published), cell.rank_published)]
+def _parts(cell: TableCell, mark: Mark, intervals: bool) -> list[str]:
+    """Return the published value, and the measured one with its difference."""
+    parts = [] if cell.published is None else [mark(cell.published, cell.rank_published)]
     if cell.measured is not None:
         text = mark(f"{cell.measured:.1f}", cell.rank_measured) + ("*" if cell.partial else "")
         text += f" [{RULES.get(cell.rule, cell.rule)}]" if cell.rule else ""
@@ -68,15 +70,17 @@ def _cells(table: ComparisonTable, row: TableRow) -> tuple[TableCell, ...]:
 
 
 def as_rich(table: ComparisonTable, intervals: bool) -> str:
-    """Bold is best and underlined second; a cell has a line for each of its values. Columns that do not fit side by
-    side are printed one part below the other, so that no number is broken."""
+    """Return the table for the terminal: the best value is bold, the second underlined.
+
+    Columns that do not fit side by side are printed as several tables, so that no number is broken.
+    """
     room = Console().width
     parts = [_rich_part(table, intervals, columns, room) for columns in _side_by_side(table, intervals, room)]
     return as_text(*parts) + "".join(f"{note}\n" for note in _notes(table))
 
 
 def _rich_part(table: ComparisonTable, intervals: bool, columns: Mapping[int, int], room: int) -> Table:
-    """Some of the columns, by their number and width."""
+    """Return a table of some of the columns, given by number and width."""
     made = Table(title=table.title, title_justify="left", show_lines=False)
     names = [line for row in table.rows for line in (row.group, row.label, row.detail)]
     left = room - sum(columns.values()) - BORDER * (len(columns) + 1) - 1
@@ -106,7 +110,7 @@ def _rich_cell(cell: TableCell, intervals: bool) -> Text:
 
 
 def _side_by_side(table: ComparisonTable, intervals: bool, room: int) -> list[dict[int, int]]:
-    """The columns of each part with their widths: in as few parts as can be, about equally many in each."""
+    """Split the columns, with their widths, into as few tables as possible, of about equal size."""
     texts = [
         [part for row in table.rows for part in _parts(_cells(table, row)[number], _plain, intervals)]
         for number in range(len(_heads(table)))
@@ -132,28 +136,23 @@ def _plain(text: str, rank: int | None) -> str:
 
 
 def as_markdown(table: ComparisonTable, intervals: bool) -> str:
+    """Return a Markdown table with its notes."""
+
     def mark(text: str, rank: int | None) -> str:
         return {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(rank, text)
 
-    lines = [f"**{markdown(table.title)}**" + (f" ({markdown(table.source)})" if table.source else ""), ""]
-    lines.append("| row | " + " | ".join(map(markdown, _heads(table))) + " |")
-    lines.append("|---|" + "--:|" * len(_heads(table)))
+    lines = [f"**{escape(table.title)}**" + (f" ({escape(table.source)})" if table.source else ""), ""]
+    lines += table_head(["row", *_heads(table)])
     before = None
     for row in table.rows:
         if row.group != before and row.group:
-            lines.append(f"| *{markdown(row.group)}* |" + " |" * len(_heads(table)))
+            lines.append(f"| *{escape(row.group)}* |" + " |" * len(_heads(table)))
         before = row.group
-        name = markdown(row.label) + (f"<br><sub>{markdown(row.detail)}</sub>" if row.detail else "")
+        name = escape(row.label) + (f"<br><sub>{escape(row.detail)}</sub>" if row.detail else "")
         values = ("<br>".join(_parts(cell, mark, intervals)) for cell in _cells(table, row))
-        lines.append(f"| {name} | " + " | ".join(values) + " |")
-    first, *rest = map(markdown, _notes(table))
+        lines.append(table_row([name, *values]))
+    first, *rest = map(escape, _notes(table))
     return "\n".join([*lines, "", first, *(f"\n- {note}" for note in rest)]) + "\n"
-
-
-def markdown(text: str) -> str:
-    """Text that Markdown, in a table too, shows as it is: what means something to it, or to HTML, is escaped."""
-    text = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*|\[\]$~]", lambda m: "\\" + m[0], text)
 
 
 LATEX = {
@@ -163,18 +162,18 @@ LATEX = {
 
 
 def latex(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Escape a text for LaTeX."""
     return re.sub(r"[&%$#_{}\\~^<>|\"]", lambda m: LATEX.get(m[0], "\\" + m[0]), " ".join(text.split()))
 
 
 def as_latex(table: ComparisonTable, intervals: bool) -> str:
-    """A booktabs tabular."""
+    """Return a LaTeX tabular for the package booktabs."""
 
     def mark(text: str, rank: int | None) -> str:
         return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(rank, text)
 
-    told = (table.title, table.source, *_notes(table))
-    lines = [f"% {' '.join(line.split())}" for line in told if line]
+    head = (table.title, table.source, *_notes(table))
+    lines = [f"% {' '.join(line.split())}" for line in head if line]
     lines.append(r"\begin{tabular}{l" + "r" * len(_heads(table)) + "}")
     lines += [r"\toprule", " & ".join(["Method", *map(latex, _heads(table))]) + r" \\"]
     before = None
@@ -191,28 +190,21 @@ def as_latex(table: ComparisonTable, intervals: bool) -> str:
 
 
 def as_html(table: ComparisonTable, intervals: bool) -> str:
-    def mark(text: str, rank: int | None) -> str:
-        return {1: f"<strong>{text}</strong>", 2: f"<u>{text}</u>"}.get(rank, text)
+    """Return an HTML table, without a page around it."""
 
-    lines = ["<table>", f"<caption>{html.escape(table.title)}</caption>", "<thead><tr>"]
-    lines += [f'<th scope="col">{html.escape(name)}</th>' for name in ("row", *_heads(table))]
-    lines.append("</tr></thead>\n<tbody>")
-    before = None
-    for row in table.rows:
-        if row.group != before and row.group:
-            span = len(_heads(table)) + 1
-            lines.append(f'<tr><th scope="rowgroup" colspan="{span}">{html.escape(row.group)}</th></tr>')
-        before = row.group
-        detail = f"<br><small>{html.escape(row.detail)}</small>" if row.detail else ""
-        values = "".join(f"<td>{'<br>'.join(_parts(cell, mark, intervals))}</td>" for cell in _cells(table, row))
-        lines.append(f'<tr><th scope="row">{html.escape(row.label)}{detail}</th>{values}</tr>')
-    lines.append("</tbody>\n</table>")
-    lines += [f"<p>{html.escape(note)}</p>" for note in _notes(table)]
-    return "\n".join(lines) + "\n"
+    def mark(text: str, rank: int | None) -> Markup:
+        return Markup({1: "<strong>{}</strong>", 2: "<u>{}</u>"}.get(rank, "{}")).format(text)
+
+    rows = [
+        {"row": row, "values": [Markup("<br>").join(_parts(cell, mark, intervals)) for cell in _cells(table, row)]}
+        for row in table.rows
+    ]
+    template = html_templates("table").get_template("comparison.html")
+    return template.render(table=table, heads=("row", *_heads(table)), rows=rows, notes=_notes(table))
 
 
 def as_csv(table: ComparisonTable, intervals: bool) -> str:
-    """One line per row and benchmark, everything known of it."""
+    """Return CSV with one line per row and benchmark."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
@@ -228,11 +220,13 @@ def as_csv(table: ComparisonTable, intervals: bool) -> str:
 
 
 def csv_text(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: with an apostrophe in front where it begins like one."""
+    """Return a text that a spreadsheet does not read as a formula, with an apostrophe in front if needed."""
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def as_json(table: ComparisonTable, intervals: bool) -> str:
+    """Return the table as JSON."""
+
     def plain(cell: TableCell) -> dict[str, object]:
         return {**asdict(cell), "difference": cell.difference}
 

@@ -16,7 +16,7 @@ from report_runs import random_counts, write_run
 from ovbench.inference.visualize import palette
 from ovbench.metrics.interval import image_iou, stack_counts
 from ovbench.results.report import page as build
-from ovbench.results.report.pictures import Around, Picture, Scene
+from ovbench.results.report.error_images import ErrorImage, InputImage, RelabelOptions
 from ovbench.results.report.runs import gather
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install selenium")
@@ -46,7 +46,7 @@ def picture(image):
     truth = np.zeros((HEIGHT, WIDTH), np.uint16)
     truth[HEIGHT // 2 :] = 1
     truth[:, 0] = 65535
-    return Picture(image, Scene(pixels.getvalue(), truth), np.zeros_like(truth), 5, truth.size)
+    return ErrorImage(image, InputImage(pixels.getvalue(), truth), np.zeros_like(truth), 5, truth.size)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,8 @@ def page(tmp_path_factory):
         write_run(folder, counts, NAMES, ids=[f"{HOSTILE}/{n:03d}" for n in range(IMAGES)], name=name)
     runs = gather([folder])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "draw", lambda run, ids, around, advance: [picture(i) for i in ids])
-        (folder / "page.html").write_bytes(build.build_page(runs, PICTURES, Around()))
+        patch.setattr(build, "label_again", lambda run, ids, options, advance: [picture(i) for i in ids])
+        (folder / "page.html").write_bytes(build.build_page(runs, PICTURES, RelabelOptions()))
     return folder / "page.html", runs
 
 
@@ -285,7 +285,7 @@ def test_five_thousand_images_are_shown_twenty_at_a_time(chromium, tmp_path, mon
     monkeypatch.setattr("os.fsync", lambda file: None)  # one per line of the ledger
     counts = random_counts(np.random.default_rng(0), 5000, 150)
     path = write_run(tmp_path, counts, [f"class {n}" for n in range(150)])
-    (tmp_path / "page.html").write_bytes(build.build_page(gather([path]), 0, Around()))
+    (tmp_path / "page.html").write_bytes(build.build_page(gather([path]), 0, RelabelOptions()))
     many = Shown(chromium, tmp_path / "page.html")
     assert many.status() == "5,000 images, page 1 of 250" and len(many.rows()) == 20
     many.filter("True class", "class 7")

@@ -8,7 +8,8 @@ import pytest
 
 from ovbench.results.compare import tables
 from ovbench.results.console import as_text
-from ovbench.results.gate import Verdict, markdown, verdict_table, write_junit
+from ovbench.results.gate import Verdict
+from ovbench.results.gate_report import gate_markdown, verdict_table, write_junit
 
 LIMIT = 12  # images enough for an interval
 
@@ -213,8 +214,8 @@ def test_names_of_a_verdict_are_text_everywhere(tmp_path):
     verdict = Verdict("m\x1b[2J|<b>`@me on\nmini", 0.5, 0.4, -0.1, None, None, "few", 0.002, [("k", "<i>", 1)], False)
     shown = as_text(verdict_table([verdict]))
     assert "\x1b" not in shown and "m\\x1b[2J|<b>" in shown.replace("\n", "")
-    lines = markdown([verdict]).splitlines()
-    assert "m\\\\x1b\\[2J\\|&lt;b&gt;\\`&#64;me on\\\\nmini" in lines[2] and "<i>" not in "".join(lines)
+    lines = gate_markdown([verdict]).splitlines()
+    assert "m\\\\x1b\\[2J\\|&lt;b&gt;\\`&#64;me on mini" in lines[2] and "<i>" not in "".join(lines)
     write_junit(tmp_path / "gate.xml", [verdict])
     assert ElementTree.parse(tmp_path / "gate.xml").getroot()[0].get("name").startswith("m\\x1b")
 

@@ -34,7 +34,7 @@ def test_build_info_verify(built, ovbench):
     assert ovbench("reference", "info", ref, "--json").json()["counts"]["images"] == 2
     assert "phrase mentions" in ovbench("reference", "info", ref).out
     whole = ovbench("reference", "verify", ref)
-    assert whole.code == 0 and "whole" in whole.out
+    assert whole.code == 0 and "intact" in whole.out
     (ref / "labels.parquet").write_bytes(b"")
     damaged = ovbench("reference", "verify", ref, "--json")
     assert damaged.code == 3 and "labels.parquet" in damaged.json()["problems"][0]

@@ -238,15 +238,15 @@ def maps(cache) -> list:
 
 def test_a_second_build_makes_nothing_and_a_damaged_entry_is_made_again(mini_cache):
     first = build()
-    assert first.exit_code == 0 and "4 maps made, 0 already there" in first.output
+    assert first.exit_code == 0 and "4 maps built, 0 found in the cache" in first.output
     entries = {path: path.read_bytes() for path in maps(mini_cache)}
     assert len(entries) == 4
-    assert "0 maps made, 4 already there" in build().output
+    assert "0 maps built, 4 found in the cache" in build().output
     victim = next(iter(entries))
     victim.write_bytes(entries[victim][:-1] + bytes([entries[victim][-1] ^ 1]))
     verified = CliRunner().invoke(cli, ["cache", "verify", "regions"], standalone_mode=False)
-    assert verified.return_value == 3 and "3 whole, 1 damaged" in verified.output
-    assert "1 maps made, 3 already there" in build().output
+    assert verified.return_value == 3 and "3 intact, 1 damaged" in verified.output
+    assert "1 maps built, 3 found in the cache" in build().output
     assert {path: path.read_bytes() for path in maps(mini_cache)} == entries
 
 
@@ -293,7 +293,7 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_build(mini_cache, monkey
         cli, ["masks", "build", "-d", "mini", "--regions", "slic", "--limit", "4", "--workers", "1"],
         standalone_mode=False,
     )  # fmt: skip
-    assert result.return_value == 4 and "failed:" in result.output and "3 maps made" in result.output
+    assert result.return_value == 4 and "failed:" in result.output and "3 maps built" in result.output
 
 
 def test_what_can_be_asked_wrongly(mini_cache):

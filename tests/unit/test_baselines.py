@@ -22,7 +22,7 @@ from ovbench.methods.maskclip import MaskCLIP, MaskCLIPFreeCP
 from ovbench.methods.naclip import NACLIP, neighbourhood
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP, SCLIPFreeCP, without_small_classes
-from ovbench.parity.record_case import Recorder
+from ovbench.parity.recorder import Recorder
 from ovbench.parity.towers import clip_module, dino_module
 from ovbench.utils.registry import METHODS
 

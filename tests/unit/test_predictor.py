@@ -19,7 +19,7 @@ from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.ops import Decision, class_probabilities
 from ovbench.methods.sclip import SCLIP, SCLIPParams
-from ovbench.parity.record_case import Recorder
+from ovbench.parity.recorder import Recorder
 from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8)

@@ -13,9 +13,9 @@ from ovbench.config.load import cell_of, resolve
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.metrics.interval import LEVEL, iou_intervals, stack_counts
 from ovbench.metrics.iou import scores
+from ovbench.results.report.error_images import RelabelOptions, label_again, moved_pixels
 from ovbench.results.report.page import build_page
 from ovbench.results.report.page_data import pack_cells
-from ovbench.results.report.pictures import Around, draw, moved_pixels
 from ovbench.results.report.ranking import MOST_CONFUSIONS, PER_CLASS, confusions, loss_of_images, rank_images
 from ovbench.results.report.rerun_command import command_of
 from ovbench.results.report.runs import gather, notes_of
@@ -119,7 +119,7 @@ def test_equal_notes_are_said_once(tmp_path):
     runs = gather([tmp_path])
     ((note, files),) = notes_of(runs).items()
     assert files == ["first.json", "second.json"] and str(tmp_path) not in note
-    assert build_page(runs, 0, Around()).decode().count("no ledger beside the record") == 1
+    assert build_page(runs, 0, RelabelOptions()).decode().count("no ledger beside the record") == 1
 
 
 def relative_luminance(colour):
@@ -148,7 +148,7 @@ def test_text_in_data_stays_text(tmp_path):
                      ids=[hostile, "b", "c"])  # fmt: skip
     record = read_json(path)
     write_json(path, {**record, "failed": {hostile: hostile}, "versions": {hostile: hostile}})
-    page = build_page(gather([path]), 0, Around()).decode()
+    page = build_page(gather([path]), 0, RelabelOptions()).decode()
     assert hostile not in page and "<script>document" not in page and "<!--" not in page
     assert re.findall(r"<script(?![^>]*application/json)[^>]*>", page) == ["<script>"]
     data = json.loads(re.search(r'<script type="application/json" id="run-0">(.*?)</script>', page)[1])
@@ -163,7 +163,7 @@ def test_inert_json_is_json():
 
 def test_the_page_lets_nothing_out_and_is_the_same_twice(tmp_path):
     path = write_run(tmp_path, random_counts(np.random.default_rng(0), 3, 5), NAMES)
-    page, again = (build_page(gather([path]), 0, Around()).decode() for _ in range(2))
+    page, again = (build_page(gather([path]), 0, RelabelOptions()).decode() for _ in range(2))
     assert page == again
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
     assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
@@ -186,7 +186,7 @@ def test_partial_runs_and_longer_ledgers(tmp_path):
     run = gathered(tmp_path / "part.json")
     assert run.partial and run.ids == [f"image_{n:04d}" for n in range(3)] and not run.notes
     assert not gathered(whole).partial
-    assert "partial: of 8" in build_page([run], 0, Around()).decode()
+    assert "partial: of 8" in build_page([run], 0, RelabelOptions()).decode()
 
 
 def test_what_is_not_there_is_said(tmp_path):
@@ -197,16 +197,16 @@ def test_what_is_not_there_is_said(tmp_path):
         write_json(path, {**record, **changed})
         run = gathered(path)
         assert not run.ids and not run.counts
-        page = build_page([run], 5, Around()).decode()
+        page = build_page([run], 5, RelabelOptions()).decode()
         assert "no confusions and no images" in page
         return " ".join(run.notes)
 
     assert "no ledger beside the record" in note(ledger="gone")
-    assert "of other settings" in note(settings_sha256="1" * 64)
+    assert "has other settings" in note(settings_sha256="1" * 64)
     swapped = {**record["counts"], "intersection": record["counts"]["intersection"][::-1]}
     assert "another run" in note(counts=swapped)
     told = note(dataset={**record["dataset"], "images": 2, "ids_sha256": "0" * 64})
-    assert "which 2 the record is about cannot be told" in told
+    assert "not known which 2 the record covers" in told
 
 
 def test_records_that_are_none(tmp_path):
@@ -260,15 +260,15 @@ def test_code_that_a_record_names_is_not_run(tmp_path):
     cell = {**resolve("clip", "mini").as_dict(), "method": f"{code}:Mine"}
     path = write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES, cell=cell)
     run = gathered(path)
-    build_page([run], 1, Around())
+    build_page([run], 1, RelabelOptions())
     assert not (tmp_path / "ran").exists() and "--run-code" in run.notes[0]
 
 
 def test_pictures_need_the_benchmark(tmp_path):
     """Other classes than the card's, and images that it does not have."""
     run = gathered(write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES))
-    assert draw(run, run.ids, Around(), lambda: None) == []
-    assert "no pictures: its card has other classes" in run.notes[0]
+    assert label_again(run, run.ids, RelabelOptions(), lambda: None) == []
+    assert "images are not shown: the card has other classes" in run.notes[0]
 
 
 def test_the_command_of_a_record():

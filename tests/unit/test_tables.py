@@ -62,7 +62,7 @@ def test_published_stands_beside_measured_with_difference_average_and_ranks(writ
     assert [cell.rank_measured for cell in maskclip.cells] == [1, 1] and clip.cells[0].rank_measured == 2
     assert [row.cells[0].rank_published for row in (clip, maskclip, other)] == [None, 1, 2]
     assert other.cells[1].published is None and other.average.published is None
-    assert "Mask_CLIP (B): the average of the row is 45.0; 46.0 is printed" in table(tmp_path).notes
+    assert "Mask_CLIP (B): the average of the values is 45.0, but 46.0 is printed" in table(tmp_path).notes
 
 
 def test_the_newest_complete_record_is_shown_and_a_part_is_marked(write, tmp_path):
@@ -90,8 +90,8 @@ def test_other_settings_are_not_the_paper_s_row(write, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"weights": {"clip": "b"}}, "unlike weights"),
-        ({"versions": {"ovbench": "0.0.9"}}, "unlike versions.ovbench"),
+        ({"weights": {"clip": "b"}}, "different weights"),
+        ({"versions": {"ovbench": "0.0.9"}}, "different versions.ovbench"),
     ],
 )
 def test_unlike_protocols_are_not_averaged(write, tmp_path, changes, reason):
@@ -186,7 +186,7 @@ def test_the_command(write, tmp_path, capsys):
     found = [r for r in csv.DictReader(io.StringIO(done.output)) if r["measured"]]
     # CASS's table has CLIP in another protocol
     assert [(r["row"], r["benchmark"], r["published"], r["difference"]) for r in found] == [("CLIP", "voc20", "", "")]
-    assert "measured in the protocol of" in found[0]["detail"]
+    assert "measured with the protocol of" in found[0]["detail"]
     done = CliRunner().invoke(command, ["--runs", str(tmp_path), "--format", "csv", "-l", "clearclip-table2"])
     found = [r for r in csv.DictReader(io.StringIO(done.output)) if r["measured"]]
     assert [(r["row"], r["published"], r["difference"][:4]) for r in found] == [("CLIP", "41.8", "-0.5")]
@@ -274,7 +274,7 @@ def test_the_authors_maps_fill_the_published_row_and_a_note_says_so(write, tmp_p
     write("corrclip", "voc20", 0.88, settings={"regions": "precomputed", "regions.folder": "/data/maps"})
     made = layout_table(layout, find_records(tmp_path))
     assert made.rows[0].cells[0].difference == pytest.approx(-0.8)
-    assert any("read from files on voc20" in note for note in made.notes)
+    assert any("precomputed region maps on voc20" in note for note in made.notes)
     write("corrclip", "voc20", 0.5, settings={"regions": "felzenszwalb"}, started="2026-05-05")
     assert layout_table(layout, find_records(tmp_path)).rows[0].cells[0].measured == 88
 

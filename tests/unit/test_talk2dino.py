@@ -233,7 +233,7 @@ def test_psi_is_said_to_be_put_there_by_hand_everywhere(monkeypatch, tmp_path):
     found = {finding.what: finding.fix for finding in _weights() if finding.what.startswith("psi")}
     assert len(found) == len(published("psi")) == 2
     for name, entry in published("psi").items():
-        fix = found[f"psi {name}: not here"]
+        fix = found[f"psi {name}: absent"]
         assert "downloaded" not in fix and entry["url"] in fix and str(tmp_path) in fix
     with pytest.raises(InputError, match="put https"):
         load_backbone("psi", "talk2dino-b")

@@ -154,11 +154,11 @@ class Viewer {
 
 /* Pixels of a picture; its overlays are drawn when they are first seen. */
 async function openPicture(run, picture) {
-  const scene = documents(picture.scene);
+  const input = documents(picture.input);
   const { width, height } = picture;
   const photo = new Image();
-  photo.src = `data:image/jpeg;base64,${scene.image}`;
-  const [truth, prediction] = await Promise.all([scene.truth, picture.prediction].map(async (text) => new Uint16Array(await unpack(text))));
+  photo.src = `data:image/jpeg;base64,${input.image}`;
+  const [truth, prediction] = await Promise.all([input.truth, picture.prediction].map(async (text) => new Uint16Array(await unpack(text))));
   await photo.decode();
   const classes = run.classes.length;
   const colours = run.colours.map((colour) => rgba(...[1, 3, 5].map((n) => parseInt(colour.slice(n, n + 2), 16))));

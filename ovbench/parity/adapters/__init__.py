@@ -1,4 +1,4 @@
-"""From a case to a run of ours: official parameter names to our parameters, and stages to what our methods note."""
+"""Adapters: run a method with the official parameters of a case, and return its stages by their recorded names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ ADAPTERS = {
 
 
 def run(case: Case) -> dict[str, Callable[[int | None], Any]]:
-    """Run the method of a case on its inputs; what it computed, as functions of a window number, by stage name."""
+    """Run the method of a case on its inputs.
+
+    Returns:
+        By stage a function from the number of a window to its values.
+
+    Raises:
+        InputError: if ovbench has no adapter for the method, or the case lacks a field.
+    """
     if case.method not in ADAPTERS:
         raise InputError(
             f'no parity check for the method "{case.method}" in this version',
@@ -45,5 +52,5 @@ def run(case: Case) -> dict[str, Callable[[int | None], Any]]:
 
 
 def numpy_value(value: Any) -> np.ndarray:
-    """Whatever a stage yields as an array."""
+    """Return the value of a stage as an array."""
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

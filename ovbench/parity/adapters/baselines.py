@@ -1,4 +1,4 @@
-"""Parity of the methods that change CLIP's last block only."""
+"""Parity of the methods that change only the last block of CLIP."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP, NACLIPParams, neighbourhood
 from ovbench.methods.proxyclip import ProxyCLIP, ProxyCLIPParams
 from ovbench.methods.sclip import SCLIP, SCLIPParams
-from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
+from ovbench.parity.adapters.common import Values, common_values, label, window_scores
 from ovbench.parity.case import Case
-from ovbench.parity.record_case import Recorder
+from ovbench.parity.recorder import Recorder
 from ovbench.parity.towers import backbones
 from ovbench.utils.errors import InputError
 
 
 def baseline(case: Case, method: Method) -> tuple[Recorder, Values]:
-    """The stages that the parity cases of all one-block methods share."""
+    """Run a method and return its notes and the stages that all these methods have."""
     notes = label(case, method)
     at = notes.window
 
@@ -34,7 +34,7 @@ def baseline(case: Case, method: Method) -> tuple[Recorder, Values]:
         return at("patch_scores", w).flatten(1).T
 
     def window_logits(w: int | None) -> Tensor:
-        """The official code enlarges to the padded window; without windows mostly to the original image at once."""
+        """Enlarge to the padded window, as the official code does; without windows often to the original size."""
         if case.params["slide_crop"] == 0 and method.enlarges_once:
             return window_scores(notes, w)
         return enlarge(at("patch_scores", w), at("batch_windows", w).shape[-2:])
@@ -47,10 +47,11 @@ def baseline(case: Case, method: Method) -> tuple[Recorder, Values]:
         "logits_full": lambda w: notes.once("full_scores"),
         "scores": lambda w: notes.once("probabilities"),
     }
-    return notes, values | shared_values(notes)
+    return notes, values | common_values(notes)
 
 
 def maskclip(case: Case) -> Values:
+    """Run a case of MaskCLIP."""
     made = backbones(case)
     notes, values = baseline(case, MaskCLIP(made, Residual(_residual(case))))
 
@@ -67,15 +68,18 @@ def maskclip(case: Case) -> Values:
 
 
 def clearclip(case: Case) -> Values:
+    """Run a case of ClearCLIP."""
     return baseline(case, ClearCLIP(backbones(case), NoResidual(_residual(case))))[1]
 
 
 def sclip(case: Case) -> Values:
+    """Run a case of SCLIP."""
     params = SCLIPParams(residual=_residual(case), area_thd=case.params.get("area_thd") or 0.0)
     return baseline(case, SCLIP(backbones(case), params))[1]
 
 
 def gem(case: Case) -> Values:
+    """Run a case of GEM."""
     p = case.params
     params = GEMParams(
         residual=_residual(case),
@@ -87,6 +91,7 @@ def gem(case: Case) -> Values:
 
 
 def naclip(case: Case) -> Values:
+    """Run a case of NACLIP."""
     p = case.params
     strategy, arch = p.get("attn_strategy", "naclip"), p.get("arch", "reduced")
     variants = {
@@ -99,7 +104,7 @@ def naclip(case: Case) -> Values:
     if (strategy, arch) not in variants:
         raise InputError(f'no variant "{strategy}", "{arch}" of NACLIP in this version', where=str(case.folder))
     method = variants[strategy, arch](backbones(case))
-    method.enlarges_once = False  # in this code, whichever attention it runs
+    method.enlarges_once = False  # NACLIP's code does not, with any attention
     notes, values = baseline(case, method)
     refined = "refined_scores" if p.get("pamr_steps") else "full_scores"
 
@@ -119,6 +124,7 @@ def naclip(case: Case) -> Values:
 
 
 def proxyclip(case: Case) -> Values:
+    """Run a case of ProxyCLIP."""
     p = case.params
     notes, values = baseline(case, ProxyCLIP(backbones(case), ProxyCLIPParams(p["beta"], p["gamma"])))
     return values | {
@@ -128,5 +134,5 @@ def proxyclip(case: Case) -> Values:
 
 
 def _residual(case: Case) -> bool:
-    """ClearCLIP's code names the switch; SCLIP's own code has none and keeps the residual."""
+    """Return whether the residual is kept; only ClearCLIP's code has a switch for it."""
     return not case.params.get("ignore_residual", False)

@@ -1,5 +1,8 @@
-"""Parity of CASS. The official low-rank graphs are random: a case is compared with our exact ones, and once more
-("same_draws") with the random scheme fed by the matrices that the case drew."""
+"""Parity of CASS.
+
+The official low-rank graphs are random. A case is compared with the exact graphs of ovbench, and as "same_draws" with
+the random algorithm on the matrices that the case drew.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 from ovbench.methods.base import Queries
 from ovbench.methods.cass import CASS, CASSParams, take
 from ovbench.methods.cass_spectral import Principal, stretch
-from ovbench.parity.adapters.common import Values, background, label, shared_values
+from ovbench.parity.adapters.common import Values, background, common_values, label
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
 from ovbench.utils.errors import InputError
@@ -29,16 +32,17 @@ AFTER_DRAWS = (
 
 
 class SameDraws(CASS):
-    """Low rank by ``torch.svd_lowrank`` as of torch 2.12, ``A ~ Q Q^T A``, from the test matrices of a case."""
+    """Compute the low rank as ``torch.svd_lowrank`` of torch 2.12, ``A ~ Q Q^T A``, from the matrices of a case."""
 
     power_iterations = 2
 
     def use(self, draws: Tensor) -> SameDraws:
-        """Matrices f64[windows, heads of CLIP, n, r] in the order of the windows."""
+        """Set the matrices, float64 (windows, heads of CLIP, N, r), in the order of the windows."""
         self.draws, self.seen = draws, 0
         return self
 
     def low_rank(self, kd: Tensor, dino: Principal, partner: Tensor, note: Callable[[str, Any], None]) -> Tensor:
+        """Return the low-rank graph of each window and head."""
         kd = take(kd, partner)
         graph = (kd.shape[-1] ** -0.5 * kd @ kd.mT).double()
         basis = torch.linalg.qr(graph @ self.draws[self.seen : self.seen + len(kd)]).Q
@@ -54,6 +58,7 @@ class SameDraws(CASS):
 
 
 def cass(case: Case) -> Values:
+    """Run a case of CASS."""
     params = _params(case)
     towers = backbones(case)
     values = _values(case, CASS(towers, params))
@@ -130,4 +135,4 @@ def _values(case: Case, method: CASS) -> Values:
         "logits_pamr": lambda w: notes.once("refined_scores"),
         "scores": lambda w: notes.once("probabilities"),
     }
-    return values | shared_values(notes)
+    return values | common_values(notes)

@@ -1,4 +1,4 @@
-"""What adapters share: a case's official settings as ours, and a run through the ordinary engine."""
+"""Helpers of the adapters: the protocol of a case, and a run with the predictor."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Method, Queries
 from ovbench.methods.ops import class_probabilities
 from ovbench.parity.case import Case
-from ovbench.parity.record_case import Recorder
+from ovbench.parity.recorder import Recorder
 from ovbench.utils.images import resize_image, resized_size
 
 Values = dict[str, Callable[[int | None], Any]]
 
 
 def protocol(case: Case) -> Protocol:
-    """The official settings of a case as ours."""
+    """Return the official settings of a case as a protocol."""
     p = case.params
     long_side, short_side = (p.get("resize") or {}).get("scale", (2048, 0))
     return Protocol(
@@ -40,7 +40,7 @@ def protocol(case: Case) -> Protocol:
 
 
 def label(case: Case, method: Method, queries: Queries | None = None) -> Recorder:
-    """Label the case's image through the ordinary engine and keep what was noted on the batcher."""
+    """Label the image of a case with the predictor and return its notes."""
     if queries is None:
         text, index = torch.from_numpy(case.inputs["text"]).float(), torch.tensor(case.class_index())
         queries = Queries(text, index, background(case))
@@ -52,23 +52,24 @@ def label(case: Case, method: Method, queries: Queries | None = None) -> Recorde
     ours = resize_image(image, size)
     notes("resized_image", ours)
     predictor.label_resized(ours if resized is None else resized, image.shape[:2], case.inputs.get("masks"), note=notes)
-    if "probabilities" not in notes.notes:  # labels came without them; by their definition, from the scores noted
+    if "probabilities" not in notes.notes:  # the predictor did not need them: compute them from the scores
         scores = notes.once("refined_scores" if predictor.refine else "full_scores")
         notes("probabilities", class_probabilities(scores, queries.class_index, predictor.decisions[0]))
     return notes
 
 
 def background(case: Case) -> int | None:
-    """The class of pixels below a threshold: the official code writes 0."""
+    """Return the class of pixels below a threshold: the official code uses 0."""
     return 0 if case.params.get("prob_thd") or case.params.get("area_thd") else None
 
 
 def window_scores(notes: Recorder, w: int | None) -> Tensor:
-    """Of a window at its pixels; of a whole image that is enlarged once, those at the original size."""
+    """Return the scores of a window at its size, or of the image at its original size if it has no windows."""
     return notes.window("window_scores", w) if "window_scores" in notes.notes else notes.once("full_scores")
 
 
-def shared_values(notes: Recorder) -> Values:
+def common_values(notes: Recorder) -> Values:
+    """Return the stages that all methods have."""
     return {
         "resized_image": lambda w: notes.once("resized_image"),
         "windows": lambda w: notes.once("windows"),

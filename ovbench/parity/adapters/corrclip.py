@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from ovbench.methods.corrclip import CorrCLIP, CorrCLIPParams
-from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
+from ovbench.parity.adapters.common import Values, common_values, label, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones
 from ovbench.utils.errors import InputError
 
 
 def corrclip(case: Case) -> Values:
+    """Run a case of CorrCLIP."""
     p = case.params
     if p.get("MIN_SAMPLES", 1) != 1:
         raise InputError("mask merging is defined for MIN_SAMPLES 1 only", where=str(case.folder))
@@ -38,4 +39,4 @@ def corrclip(case: Case) -> Values:
         "seg_logits": lambda w: notes.once("full_scores"),
         "probs": lambda w: notes.once("probabilities"),
     }
-    return values | shared_values(notes)
+    return values | common_values(notes)

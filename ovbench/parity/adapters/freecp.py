@@ -1,4 +1,4 @@
-"""Parity of FreeCP over each of its bases."""
+"""Parity of FreeCP with each of its bases."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ovbench.methods.base import Queries
 from ovbench.methods.freecp import FreeCP, FreeCPParams
-from ovbench.parity.adapters.common import Values, label, shared_values, window_scores
+from ovbench.parity.adapters.common import Values, common_values, label, window_scores
 from ovbench.parity.case import Case
-from ovbench.parity.record_case import Recorder
+from ovbench.parity.recorder import Recorder
 from ovbench.parity.towers import backbones
 from ovbench.utils.errors import InputError
 
-# the official names are shared with other methods; two of the bases are FreeCP's own
+# MaskCLIP and SCLIP of FreeCP's repository differ from the methods of this name
 BASES = {"MaskCLIP": "maskclip-freecp", "SCLIP": "sclip-freecp", "ClearCLIP": "clearclip", "GEM": "gem"}
 
 DIRECT = {
@@ -29,6 +29,7 @@ ROWS = {"groups": ("groups", 3), "group_boxes": ("group_boxes", 7), "crop_cls_lo
 
 
 def freecp(case: Case) -> Values:
+    """Run a case of FreeCP."""
     p = case.params
     if p["model_type"] not in BASES:
         raise InputError(f'no base "{p["model_type"]}" of FreeCP in this version', where=str(case.folder))
@@ -69,7 +70,7 @@ def freecp(case: Case) -> Values:
         "w_window_logits": lambda w: window_scores(notes, w),
         "scores": lambda w: notes.once("probabilities"),
     }
-    return values | shared_values(notes)
+    return values | common_values(notes)
 
 
 def _overlap(notes: Recorder, window: int | None) -> Any:

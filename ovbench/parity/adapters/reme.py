@@ -1,4 +1,4 @@
-"""Parity of ReME: retrieval, segments and templates, and the making of a reference set."""
+"""Parity of ReME: retrieval, segments and templates, and the building of a reference set."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ BLOCK = 500  # smaller than the reference sets of the cases, so that several blo
 
 
 def reme(case: Case) -> Values:
+    """Run a case of ReME."""
     if "regions" in case.inputs:
         return _partition(case)
     return _masks(case) if "masks_packed" in case.inputs else _building(case)

@@ -28,7 +28,7 @@ from ovbench.methods.talk2dino.method import (
 from ovbench.methods.talk2dino.projection import Psi
 from ovbench.parity.adapters.common import Values
 from ovbench.parity.case import Case
-from ovbench.parity.record_case import Recorder
+from ovbench.parity.recorder import Recorder
 from ovbench.training.talk2dino.contrast import select_heads, unit
 from ovbench.training.talk2dino.features import preparation
 from ovbench.training.talk2dino.loop import PairBatch, TrainingState, take_step, with_optimiser
@@ -38,6 +38,7 @@ from ovbench.utils.images import resize_image, resized_size
 
 
 def talk2dino(case: Case) -> Values:
+    """Run a case of Talk2DINO."""
     return _training(case) if "batches" in case.inputs else _inference(case)
 
 
@@ -181,8 +182,7 @@ def _filled(model: nn.Module, weights: dict[str, Tensor], case: Case) -> Any:
 
 
 def _training(case: Case) -> Values:
-    """The first batch in detail, and the weights after each of the steps; a case without images brings their
-    embeddings."""
+    """Return the stages of the first batch and the weights after each step; a case may hold embeddings, not images."""
     p = case.params
     recipe, steps = _recipe(case), case.inputs["batches"]
     if "images" in case.inputs:

@@ -1,4 +1,4 @@
-"""The page of several runs, as bytes."""
+"""The HTML page about several runs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ovbench.results.found import told_apart
-from ovbench.results.report.page_data import picture_data, run_data, scene_data
-from ovbench.results.report.pictures import Around, Picture, draw
-from ovbench.results.report.ranking import Images, rank_images
+from ovbench.results.found import deviations_of
+from ovbench.results.report.error_images import ErrorImage, RelabelOptions, label_again
+from ovbench.results.report.page_data import input_data, prediction_data, run_data
+from ovbench.results.report.ranking import ImageScores, rank_images
 from ovbench.results.report.rerun_command import command_of
-from ovbench.results.report.runs import Run, notes_of
+from ovbench.results.report.runs import ReportRun, notes_of
 from ovbench.results.report.template import render
 
-SHOWN_ELSEWHERE = ("counts", "per_class", "metrics", "failed")  # parts of a record that are no provenance
+SHOWN_ELSEWHERE = ("counts", "per_class", "metrics", "failed")  # fields of a record that are not settings or versions
 
 
-def build_page(runs: Sequence[Run], images: int, around: Around) -> bytes:
-    """One HTML file. ``images``: how many of each run's worst have pictures. What could not be had is in the runs'
-    notes afterwards, and on the page."""
+def build_page(runs: Sequence[ReportRun], images: int, options: RelabelOptions) -> bytes:
+    """Build the HTML file.
+
+    Problems, such as images that cannot be labelled again, are added to the notes of the runs and shown on the page.
+
+    Args:
+        runs: the runs.
+        images: number of worst images of each run to show.
+        options: how to label these images again.
+    """
     ranked = [rank_images(run.counts, len(run.classes)) for run in runs]
     orders = [np.lexsort((np.arange(len(found.loss)), -found.loss)).tolist() for found in ranked]
-    pictures = _pictures(runs, orders, images, around)
+    pictures = _pictures(runs, orders, images, options)
     store = _Store()
     parts = []
     for run, order, found, made in zip(runs, orders, ranked, pictures, strict=True):
@@ -34,39 +41,41 @@ def build_page(runs: Sequence[Run], images: int, around: Around) -> bytes:
 
 
 class _Store:
-    """JSON documents of the page by the id of their element; an image that several runs show is there once."""
+    """Collect the JSON documents of the page by element id; an image of several runs is stored once."""
 
     def __init__(self) -> None:
         self.elements: dict[str, dict[str, Any]] = {}
-        self._scenes: dict[tuple[str, ...], str] = {}
+        self._inputs: dict[tuple[str, ...], str] = {}
 
     def put(self, value: dict[str, Any], kind: str) -> str:
         name = f"{kind}-{len(self.elements)}"
         self.elements[name] = value
         return name
 
-    def add(self, run: Run, picture: Picture) -> dict[str, Any]:
-        """Keep a picture; what the run's document says of it."""
+    def add(self, run: ReportRun, picture: ErrorImage) -> dict[str, Any]:
+        """Store an image of a run and return its entry for the document of the run."""
         key = (run.record["cell"]["dataset"], run.record["dataset"]["label_rule"], picture.image)
-        if key not in self._scenes:
-            self._scenes[key] = self.put(scene_data(picture.scene), "scene")
-        return {"element": self.put(picture_data(picture, self._scenes[key]), "picture")}
+        if key not in self._inputs:
+            self._inputs[key] = self.put(input_data(picture.input), "input")
+        return {"element": self.put(prediction_data(picture, self._inputs[key]), "picture")}
 
 
-def _pictures(runs: Sequence[Run], orders: Sequence[Sequence[int]], images: int, around: Around) -> list[list[Picture]]:
+def _pictures(
+    runs: Sequence[ReportRun], orders: Sequence[Sequence[int]], images: int, options: RelabelOptions
+) -> list[list[ErrorImage]]:
     due = [[run.ids[n] for n in order[:images]] for run, order in zip(runs, orders, strict=True)]
     with tqdm(total=sum(map(len, due)), desc="pictures", unit="image", leave=False, disable=not any(due)) as bar:
-        return [draw(run, ids, around, bar.update) if ids else [] for run, ids in zip(runs, due, strict=True)]
+        return [label_again(run, ids, options, bar.update) if ids else [] for run, ids in zip(runs, due, strict=True)]
 
 
-def _shown(run: Run, ranked: Images) -> dict[str, Any]:
-    """What the page shows of a run without a script."""
+def _shown(run: ReportRun, ranked: ImageScores) -> dict[str, Any]:
+    """Return what the page shows of a run without a script."""
     record, data, metrics = run.record, run.record["dataset"], run.record["metrics"]
     return {
         "name": run.name,
         "method": record["cell"]["method"],
         "dataset": record["cell"]["dataset"],
-        "changed": told_apart(record),
+        "changed": deviations_of(record),
         "partial": run.partial,
         "images": data["images"],
         "split_images": data["split_images"],
@@ -81,7 +90,7 @@ def _shown(run: Run, ranked: Images) -> dict[str, Any]:
 
 
 def _provenance(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Groups of settings and facts, by their dotted names."""
+    """Return groups of settings and facts with dotted names."""
     plain, groups = {}, []
     for key, value in record.items():
         if key in SHOWN_ELSEWHERE:

@@ -1,6 +1,6 @@
-"""What the page's scripts read: one JSON document per run, one per image and one per picture.
+"""JSON documents for the scripts of the page: one per run, one per image, one per label map of a run.
 
-Numbers of images and label maps are packed: little-endian integers, deflated, in base64.
+Long arrays are packed: little-endian integers, compressed with zlib, in base64.
 """
 
 from __future__ import annotations
@@ -16,15 +16,24 @@ import numpy as np
 from ovbench.inference.visualize import palette
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.interval import iou_intervals, stack_counts
-from ovbench.results.report.pictures import Picture, Scene
-from ovbench.results.report.ranking import Images, confusions
-from ovbench.results.report.runs import Run
+from ovbench.results.report.error_images import ErrorImage, InputImage
+from ovbench.results.report.ranking import ImageScores, confusions
+from ovbench.results.report.runs import ReportRun
 
 DIGITS = 6
 
 
-def run_data(run: Run, order: Sequence[int], ranked: Images, pictures: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Classes, confusions and images of a run, the images in ``order``; ``pictures`` by image id."""
+def run_data(
+    run: ReportRun, order: Sequence[int], ranked: ImageScores, pictures: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Return classes, confusions and images of a run.
+
+    Args:
+        run: the run.
+        order: numbers of its images, in the order of the page.
+        ranked: scores of its images.
+        pictures: entries of the shown images, by image id.
+    """
     record, classes = run.record, run.classes
     bounds = iou_intervals(stack_counts(run.counts, len(classes)))
     counts = [run.counts[n] for n in order]
@@ -42,26 +51,31 @@ def run_data(run: Run, order: Sequence[int], ranked: Images, pictures: dict[str,
         "confusions": [[p.label, p.predicted, p.pixels, _rounded(p.share)] for p in confusions(counts, len(classes))],
         "images": {
             "ids": [run.ids[n] for n in order],
-            **{name: _numbers(getattr(ranked, name)[list(order)]) for name in Images._fields},
+            **{name: _numbers(getattr(ranked, name)[list(order)]) for name in ImageScores._fields},
             "cells": pack_cells(counts),
         },
         "pictures": pictures,
     }
 
 
-def picture_data(picture: Picture, scene: str) -> dict[str, Any]:
-    """A picture; ``scene`` is the id of the element that holds its image and truth."""
-    h, w = picture.predicted.shape
-    return {"scene": scene, "height": h, "width": w, "prediction": pack(picture.predicted.astype("<u2")),
-            "moved": picture.moved, "pixels": picture.pixels}  # fmt: skip
+def prediction_data(image: ErrorImage, input_id: str) -> dict[str, Any]:
+    """Return the prediction of an image; ``input_id`` is the id of the element with the image and its labels."""
+    h, w = image.predicted.shape
+    return {"input": input_id, "height": h, "width": w, "prediction": pack(image.predicted.astype("<u2")),
+            "moved": image.moved, "pixels": image.pixels}  # fmt: skip
 
 
-def scene_data(scene: Scene) -> dict[str, str]:
-    return {"image": base64.b64encode(scene.jpeg).decode(), "truth": pack(scene.truth.astype("<u2"))}
+def input_data(image: InputImage) -> dict[str, str]:
+    """Return an image and its labels."""
+    return {"image": base64.b64encode(image.jpeg).decode(), "truth": pack(image.truth.astype("<u2"))}
 
 
 def pack_cells(counts: Sequence[PixelCounts]) -> str:
-    """u32[n + 1] where the cells of each image begin, then of all cells u32 pixels, u16 labels, u16 predictions."""
+    """Pack the counts of N images with M cells in total.
+
+    Returns:
+        Packed uint32 (N + 1,) starts of each image, uint32 (M,) pixels, uint16 (M,) labels, uint16 (M,) predictions.
+    """
     starts = np.cumsum([0, *(len(one.pixels) for one in counts)]).astype("<u4")
     kinds = (("pixels", "<u4"), ("label", "<u2"), ("predicted", "<u2"))
     columns = [_joined((getattr(one, name) for one in counts), kind) for name, kind in kinds]
@@ -73,6 +87,7 @@ def _joined(parts: Iterable[np.ndarray], kind: str) -> np.ndarray:
 
 
 def pack(*arrays: np.ndarray) -> str:
+    """Pack arrays one after another, see the head of this file."""
     return base64.b64encode(zlib.compress(b"".join(array.tobytes() for array in arrays), 9)).decode()
 
 

@@ -1,9 +1,9 @@
-"""What costs a run its score: images by loss of mIoU, the largest confusions.
+"""Images ranked by their loss of mIoU, and the largest confusions.
 
-The loss of an image is how much the mIoU of the whole run would rise if this one image were labelled perfectly, all
-others as they were: with I, U and L the summed intersections, unions and label pixels of class c, and i, u, l those of
-the image, IoU_c = I / U becomes (I - i + l) / (U - u + l). Only classes with pixels in the image change. A class
-whose union was this image's wrong prediction alone leaves the mean, as it would in a run that had not made it.
+The loss of an image is the gain in mIoU of the whole run if only this image were labelled perfectly. With I and U the
+sums of intersections and unions of class c over all images, and i, u, l the intersection, union and label pixels of the
+image, IoU_c = I / U becomes (I - i + l) / (U - u + l). Only classes with pixels in the image change. A class that
+appears only as a wrong prediction in this image leaves the mean.
 """
 
 from __future__ import annotations
@@ -16,22 +16,26 @@ import numpy as np
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.metrics.interval import image_iou, stack_counts
 
-MOST_CONFUSIONS = 300  # pairs of classes by pixels, and again by share
-PER_CLASS = 5  # and of every true and every predicted class
+MOST_CONFUSIONS = 300  # pairs of classes by pixels, and the same number by fraction
+PER_CLASS = 5  # pairs of every true and of every predicted class
 
 
-class Images(NamedTuple):
-    """Per image, f64[n], fractions: ``loss`` of mIoU, the image's own mean IoU, and the share of its labelled pixels
-    that is ``wrong``; NaN where an image has no labelled pixel."""
+class ImageScores(NamedTuple):
+    """Hold three fractions per image, float64 (N,): loss of mIoU, its mean IoU, and its wrong pixels.
+
+    A value is NaN if the image has no labelled pixel.
+    """
 
     loss: np.ndarray
     miou: np.ndarray
     wrong: np.ndarray
 
 
-class Pair(NamedTuple):
-    """``pixels`` of the class with index ``label`` that were predicted as ``predicted`` (one past the last class:
-    outside of them), and their share of all pixels of that label."""
+class ClassPair(NamedTuple):
+    """Hold the pixels of class ``label`` that were predicted as ``predicted``, and their fraction of the class.
+
+    A prediction outside the classes has the index one past the last class.
+    """
 
     label: int
     predicted: int
@@ -39,15 +43,15 @@ class Pair(NamedTuple):
     share: float
 
 
-def rank_images(counts: Sequence[PixelCounts], classes: int) -> Images:
-    """Every image's part in what is lost. Time and memory grow with the non-zero counts."""
+def rank_images(counts: Sequence[PixelCounts], classes: int) -> ImageScores:
+    """Score every image; time and memory grow with the number of non-zero counts."""
     wrong = np.array([_wrong(c, classes) for c in counts], dtype=np.float64)
     stacked = stack_counts(counts, classes)
-    return Images(loss_of_images(counts, classes), image_iou(stacked), wrong)
+    return ImageScores(loss_of_images(counts, classes), image_iou(stacked), wrong)
 
 
 def loss_of_images(counts: Sequence[PixelCounts], classes: int) -> np.ndarray:
-    """f64[n] >= 0: mIoU with the image labelled perfectly minus mIoU, see the head of this file."""
+    """Compute the loss of each image, float64 (N,) >= 0, see the head of this file."""
     stacked = stack_counts(counts, classes)
     hit, union = (np.asarray(part.sum(0), dtype=np.int64).ravel() for part in stacked)
     table = stacked.union.tocoo()
@@ -68,26 +72,29 @@ def loss_of_images(counts: Sequence[PixelCounts], classes: int) -> np.ndarray:
 
 
 def _labelled(counts: Sequence[PixelCounts], classes: int):
-    """Sparse i64[n, c]: label pixels of every class. They are what a perfect prediction hits."""
+    """Return the label pixels, sparse int64 (N, C): the intersections of a perfect prediction."""
     perfect = [PixelCounts(c.label, c.label, c.pixels) for c in counts]
     return stack_counts(perfect, classes).intersection
 
 
 def _at(table, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Values of a sparse table at these places, i64."""
+    """Return the values of a sparse matrix at these indices, int64 (M,)."""
     return np.asarray(table[rows, columns], dtype=np.int64).ravel()
 
 
 def _wrong(counts: PixelCounts, classes: int) -> float:
-    """As 1 - aAcc: pixels whose label is none of the classes count nowhere."""
+    """Return 1 - aAcc of an image; pixels without a class are ignored."""
     total = counts.pixels[counts.label < classes].sum()
     missed = counts.pixels[(counts.label < classes) & (counts.label != counts.predicted)].sum()
     return float(missed / total) if total else float("nan")
 
 
-def confusions(counts: Sequence[PixelCounts], classes: int) -> list[Pair]:
-    """Pairs of true and predicted class that are worth looking at, most pixels first: the largest by pixels, the
-    largest by share of the true class, and the largest few of every true and of every predicted class."""
+def confusions(counts: Sequence[PixelCounts], classes: int) -> list[ClassPair]:
+    """Select pairs of true and predicted class, most pixels first.
+
+    Returns:
+        The largest by pixels, the largest by fraction of the true class, and some of every true and predicted class.
+    """
     total = Confusion(classes)
     for one in counts:
         total.add(one)
@@ -99,7 +106,7 @@ def confusions(counts: Sequence[PixelCounts], classes: int) -> list[Pair]:
     share = pixels / labelled[rows]
     chosen = {*_largest(pixels, MOST_CONFUSIONS), *_largest(share, MOST_CONFUSIONS)}
     chosen |= {*_largest_of_each(pixels, rows), *_largest_of_each(pixels, columns)}
-    made = [Pair(int(rows[n]), int(columns[n]), int(pixels[n]), float(share[n])) for n in chosen]
+    made = [ClassPair(int(rows[n]), int(columns[n]), int(pixels[n]), float(share[n])) for n in chosen]
     return sorted(made, key=lambda pair: (-pair.pixels, pair.label, pair.predicted))
 
 

@@ -1,4 +1,4 @@
-"""The command that a record's settings come from, worked out from the record."""
+"""The command that repeats a run, derived from its record."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import Any
 from ovbench.config.load import resolve
 from ovbench.config.official import published_label_rule
 from ovbench.data.card import load_card, vocabulary
-from ovbench.results.compare import unlike_settings
+from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import OvbenchError
 
 
 def command_of(record: Mapping[str, Any], header: Mapping[str, Any]) -> str | None:
-    """The shortest ``ovbench eval`` line whose settings are the record's; None where no line is known to have them
-    (a method from a file, settings of another version, a subset, class names of the user's). ``header`` is the
-    ledger's, or empty."""
+    """Return the shortest ``ovbench eval`` command with the settings of a record.
+
+    Args:
+        record: the record.
+        header: header of its ledger, or empty.
+
+    Returns:
+        The command, None for a method from a file, settings of another version, a subset, or class names of the user.
+    """
     cell = record["cell"]
     if ":" in cell["method"] or record["dataset"].get("subset_sha256") or not _usual_names(cell, header):
         return None
@@ -38,7 +44,7 @@ def _line(record: Mapping[str, Any], protocol: str) -> str | None:
         published = resolve(cell["method"], cell["dataset"], protocol=protocol)
     except OvbenchError:
         return None
-    changed = unlike_settings(published.as_dict(), cell)
+    changed = mismatches(published.as_dict(), cell)
     settings, weights = _overrides([one for one in changed if not _gone(one[0], cell)])
 
     def is_same(chosen: Mapping[str, str]) -> bool:
@@ -50,7 +56,7 @@ def _line(record: Mapping[str, Any], protocol: str) -> str | None:
 
     if not is_same(settings):
         return None
-    for key in [*settings]:  # what another setting brings with it need not be said
+    for key in [*settings]:  # drop a setting that follows from another one
         fewer = {other: text for other, text in settings.items() if other != key}
         settings = fewer if is_same(fewer) else settings
     words = ["ovbench", "eval", "-m", cell["method"], "-d", cell["dataset"]]
@@ -68,13 +74,13 @@ def _line(record: Mapping[str, Any], protocol: str) -> str | None:
 
 
 def _gone(key: str, cell: Mapping[str, Any]) -> bool:
-    """A setting of the published region source that the record's source does not have."""
+    """Return whether a setting belongs only to the published region source, not to that of the record."""
     part, _, name = key.partition(".")
     return part == "regions" and name not in cell["regions"]
 
 
 def _overrides(changed: list[tuple[str, Any, Any]]) -> tuple[dict[str, str], dict[str, str]]:
-    """Texts for ``--set`` and ``--weights`` from settings that differ, ``(key, published, the record's)``."""
+    """Return the texts for ``--set`` and ``--weights`` from settings that differ."""
     settings: dict[str, str] = {}
     weights: dict[str, str] = {}
     for key, _, value in changed:

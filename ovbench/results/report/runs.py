@@ -1,4 +1,4 @@
-"""The runs that a report is about: records, and the counts of their images where a ledger is beside them."""
+"""The runs of a report: records, with the counts of their images if a ledger is beside them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ovbench.utils.errors import InputError
 
 
 @dataclass
-class Run:
-    """A record with what its ledger says: ``ids`` and their ``counts``, both empty without one; ``notes`` say what is
-    missing or unlike, each in one sentence."""
+class ReportRun:
+    """Hold a record, and the ids and counts of its images, which are empty without a ledger.
+
+    ``notes``: what is missing or different, one sentence each.
+    """
 
     path: Path
     record: dict[str, Any]
@@ -29,27 +31,34 @@ class Run:
 
     @property
     def classes(self) -> list[str]:
+        """Return the names of the classes."""
         return self.record["dataset"]["classes"]
 
     @property
     def partial(self) -> bool:
+        """Return whether only a part of the benchmark was scored."""
         return Found(self.path, self.record).partial
 
     @property
     def name(self) -> str:
+        """Return method and dataset."""
         return f"{self.record['cell']['method']} on {self.record['cell']['dataset']}"
 
 
-def gather(paths: Sequence[Path]) -> list[Run]:
-    """Records, and all those of folders, each once. InputError where there is none or one is not whole."""
+def gather(paths: Sequence[Path]) -> list[ReportRun]:
+    """Read records, and all records of folders, each once.
+
+    Raises:
+        InputError: if there is no record, or one is damaged.
+    """
     found = [f for path in paths for f in (find_records(path) if path.is_dir() else [Found(path, read_record(path))])]
     if not found:
         raise InputError("no record", where=", ".join(map(str, paths)), fix="run ovbench eval first")
     return [_run(f) for f in {f.path.resolve(): f for f in found}.values()]
 
 
-def notes_of(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """The notes of all runs, each with the file names of the records that it is about."""
+def notes_of(runs: Sequence[ReportRun]) -> dict[str, list[str]]:
+    """Return the notes of all runs, each with the file names of its records."""
     notes: dict[str, list[str]] = {}
     for run in runs:
         for note in run.notes:
@@ -57,9 +66,9 @@ def notes_of(runs: Sequence[Run]) -> dict[str, list[str]]:
     return notes
 
 
-def _run(found: Found) -> Run:
+def _run(found: Found) -> ReportRun:
     check_record(found.record, found.path)
-    run = Run(found.path, found.record)
+    run = ReportRun(found.path, found.record)
     run.notes += [f"{image} failed: {reason}" for image, reason in found.record["failed"].items()]
     try:
         counted = read_counts(found.path, found.record)

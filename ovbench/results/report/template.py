@@ -1,7 +1,7 @@
-"""The HTML file: template, style and scripts in one, with data that stays data.
+"""The HTML file: template, style, scripts and data in one.
 
-The page allows itself nothing but what is in it: its content security policy names the hashes of its own style and
-script, lets no request leave, and lets nothing else run, whatever a class or an image is called.
+Its content security policy allows only its own style and script, by their hashes, and no request to a network. Names of
+classes and images cannot run code.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ovbench.utils.html import html_templates
 from ovbench.utils.paths import asset
 
 SCRIPTS = ("base", "table", "classes", "viewer", "images", "main")
@@ -24,12 +24,14 @@ UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "
 def render(
     runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Sequence[str]], elements: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """``runs``: what is shown without a script, and the id of the element with the run's data; ``notes``, each with the
-    files that it is about; ``elements``: by id the documents that the scripts read."""
-    environment = Environment(
-        loader=FileSystemLoader(asset("report")), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    """Render the page.
+
+    Args:
+        runs: for each run what is shown without a script, and the id of the element with its data.
+        notes: notes, each with the names of its files.
+        elements: JSON documents for the scripts, by element id.
+    """
+    environment = html_templates("report")
     environment.filters["percent"] = _percent
     style = _source("page.css")
     script = '"use strict";\n(() => {\n' + "".join(_source(f"{name}.js") for name in SCRIPTS) + "})();\n"
@@ -41,7 +43,7 @@ def render(
 
 
 def inert_json(value: Any) -> Markup:
-    """JSON that may stand inside a script element: no text in it can end the element."""
+    """Return JSON for a script element; no text in it can end the element."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character, escaped in UNSAFE.items():
         text = text.replace(character, escaped)

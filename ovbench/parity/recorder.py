@@ -1,4 +1,4 @@
-"""What a method noted while it ran, looked up by window."""
+"""Recording the notes of a method, with lookup by window."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from ovbench.inference.windowed_image import Fragment
 
 
 class Recorder:
-    """Collects notes; values of window batches are found by window number, whatever the batches were, and quantities
-    that are noted in parts are put together."""
+    """Collect the notes of a run.
+
+    Values of window batches are found by window number, for any batch size. A quantity that is noted in tiles is put
+    together.
+    """
 
     def __init__(self) -> None:
         self.notes: dict[str, list[Any]] = defaultdict(list)
-        self.missing: dict[str, int] = {}  # elements of the last quantity of a name that have not been noted yet
+        self.missing: dict[str, int] = {}  # by name: elements of the last quantity that are not noted yet
 
     def __call__(self, name: str, value: Any) -> None:
         if isinstance(value, Fragment):
@@ -34,13 +37,21 @@ class Recorder:
         self.missing[name] -= fragment.values.numel()
 
     def once(self, name: str) -> Any:
-        """The last value noted under a name."""
+        """Return the last value of a name.
+
+        Raises:
+            ValueError: if tiles of it are missing.
+        """
         if self.missing.get(name):
             raise ValueError(f"{self.missing[name]} values of {name} have not been noted")
         return self.notes[name][-1]
 
     def window(self, name: str, number: int) -> Tensor:
-        """The row of one window in the batches noted under a name."""
+        """Return the row of one window from the batches of a name.
+
+        Raises:
+            IndexError: if there is no such window.
+        """
         for batch in self.notes[name]:
             rows = batch.tokens if hasattr(batch, "tokens") else batch
             if number < len(rows):

@@ -1,4 +1,4 @@
-"""Pictures of images that were counted long ago: labelled anew, and compared with the counts of then."""
+"""Images of a run, labelled again for the report and compared with the counts of its ledger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ovbench.data.dataset import Dataset, Sample, open_dataset
 from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.plan import require_weights
 from ovbench.metrics.confusion import Confusion, PixelCounts
-from ovbench.results.report.runs import Run
+from ovbench.results.report.runs import ReportRun
 from ovbench.results.report.validate_record import check_words
 from ovbench.utils.errors import InputError, OvbenchError, UsageError
 from ovbench.utils.provenance import choose_device
@@ -25,32 +25,36 @@ from ovbench.utils.provenance import choose_device
 if TYPE_CHECKING:
     from ovbench.inference.pipeline import Pipeline
 
-LONG_SIDE = 640  # pixels of a picture in the report; counts are of the full size
+LONG_SIDE = 640  # pixels of an image in the report; counts are of the full size
 QUALITY = 80  # of JPEG
 
 
-class Scene(NamedTuple):
-    """An image as JPEG and its label map u16[h, w] of the same size: what runs on one benchmark share."""
+class InputImage(NamedTuple):
+    """Hold an image as JPEG and its label map, uint16 (H, W): the same for all runs on a benchmark."""
 
     jpeg: bytes
     truth: np.ndarray
 
 
-class Picture(NamedTuple):
-    """An image of a run labelled anew: ``predicted`` u16[h, w] in the size of its scene, and how many ``pixels`` of the
-    whole image ``moved``: were counted otherwise in the run."""
+class ErrorImage(NamedTuple):
+    """Hold the prediction for an image, uint16 (H, W), in the size of its input.
+
+    ``moved``: of all ``pixels`` of the full image, those that the run counted differently.
+    """
 
     image: str
-    scene: Scene
+    input: InputImage
     predicted: np.ndarray
     moved: int
     pixels: int
 
 
 @dataclass(frozen=True)
-class Around:
-    """Where pictures are made: the ``cards`` of benchmarks that do not ship, by name; whether methods that are a file
-    or a module may be run."""
+class RelabelOptions:
+    """Hold how images are labelled again.
+
+    ``cards``: the user's cards, by name. ``run_code``: whether to run methods that are a file or a module.
+    """
 
     data_root: Path | None = None
     device: str = "auto"
@@ -59,59 +63,71 @@ class Around:
 
 
 def read_cards(paths: Sequence[str]) -> dict[str, Card]:
-    """Cards by the name that a record has for them."""
+    """Read cards by name."""
     return {card.name: card for card in map(load_card, paths)}
 
 
-def draw(run: Run, ids: Sequence[str], around: Around, advance: Callable[[], object]) -> list[Picture]:
-    """Label the images ``ids`` of a run again. What is unlike the run goes to its notes: other weights, other counts,
-    images that could not be labelled; and, with no picture, what is not at hand."""
+def label_again(
+    run: ReportRun, ids: Sequence[str], options: RelabelOptions, advance: Callable[[], object]
+) -> list[ErrorImage]:
+    """Label images of a run again.
+
+    Differences and problems go to the notes of the run: other weights, other counts, failed images, missing data.
+
+    Args:
+        run: the run.
+        ids: ids of the images.
+        options: how to label them.
+        advance: called after each image.
+    """
     from ovbench.evaluation.evaluator import Target, evaluate
 
     try:
-        cell = _cell(run, around)
-        dataset = _dataset(run, around)
-        pipeline = _pipeline(run, cell, around)
+        cell = _cell(run, options)
+        dataset = _dataset(run, options)
+        pipeline = _pipeline(run, cell, options)
     except OvbenchError as error:
-        run.notes.append(f"no pictures: {error}")
+        run.notes.append(f"images are not shown: {error}")
         return []
     numbers = {item.id: number for number, item in enumerate(dataset.items)}
-    easel = _Easel(run)
+    compared = _Comparison(run)
     run.notes += [
-        f"no picture of {image}: the benchmark's folder has no such image" for image in ids if image not in numbers
+        f"image {image} is not shown: the benchmark folder does not have it" for image in ids if image not in numbers
     ]
-    target = Target(dataset, easel, frozenset(ids), easel.seen)
+    target = Target(dataset, compared, frozenset(ids), compared.seen)
     batch = run.header.get("execution", {}).get("batch", 0)
     evaluate(pipeline, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
-    _note_moved(run, easel.pictures)
-    return easel.pictures
+    _note_moved(run, compared.images)
+    return compared.images
 
 
-class _Easel:
-    """Takes the place of a ledger: what an image's labels come to is compared with what was counted, and painted."""
+class _Comparison:
+    """Compare new counts with those of the run; `evaluate` uses it in place of a ledger."""
 
-    def __init__(self, run: Run):
-        self.run, self.pictures = run, []
+    def __init__(self, run: ReportRun):
+        self.run, self.images = run, []
         self._counted = dict(zip(run.ids, run.counts, strict=True))
         self._now: dict[str, PixelCounts] = {}
 
     def add(self, entry: Entry) -> None:
+        """Keep the new counts of an image."""
         if entry.counts is None:
-            self.run.notes.append(f"no picture of {entry.image}: {entry.failed}")
+            self.run.notes.append(f"image {entry.image} is not shown: {entry.failed}")
         else:
             self._now[entry.image] = entry.counts
 
     def seen(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
-        size = _picture_size(predicted.shape)
-        scene = Scene(_jpeg(sample.image, size), _shrunk(sample.label, size))
+        """Compare an image with the run and keep it for the page."""
+        size = _shown_size(predicted.shape)
+        shown = InputImage(_jpeg(sample.image, size), _shrunk(sample.label, size))
         moved = moved_pixels(self._counted[sample.id], self._now.pop(sample.id), len(self.run.classes))
-        self.pictures.append(Picture(sample.id, scene, _shrunk(predicted, size), moved, predicted.size))
+        self.images.append(ErrorImage(sample.id, shown, _shrunk(predicted, size), moved, predicted.size))
 
 
-def _cell(run: Run, around: Around) -> Cell:
+def _cell(run: ReportRun, options: RelabelOptions) -> Cell:
     plain = run.record["cell"]
-    if ":" in plain["method"] and not around.run_code:
-        raise UsageError("the method is code outside of ovbench", where=plain["method"], fix="--run-code runs it")
+    if ":" in plain["method"] and not options.run_code:
+        raise UsageError("the method is code outside ovbench", where=plain["method"], fix="give --run-code to run it")
     check_words(run.header, len(run.classes), run.record["ledger"])
     cell = cell_of(plain)
     if cell.digest() != run.record["settings_sha256"]:
@@ -119,19 +135,19 @@ def _cell(run: Run, around: Around) -> Cell:
     return cell
 
 
-def _dataset(run: Run, around: Around) -> Dataset:
+def _dataset(run: ReportRun, options: RelabelOptions) -> Dataset:
     name = run.record["cell"]["dataset"]
-    card = (around.cards or {}).get(name) or load_card(name)
+    card = (options.cards or {}).get(name) or load_card(name)
     if list(card.classes) != run.classes:
-        raise InputError("its card has other classes than the record", where=name)
-    return open_dataset(card, around.data_root, label_rule=run.record["dataset"]["label_rule"])
+        raise InputError("the card has other classes than the record", where=name)
+    return open_dataset(card, options.data_root, label_rule=run.record["dataset"]["label_rule"])
 
 
-def _pipeline(run: Run, cell: Cell, around: Around) -> Pipeline:
+def _pipeline(run: ReportRun, cell: Cell, options: RelabelOptions) -> Pipeline:
     from ovbench.inference.pipeline import build_pipeline
     from ovbench.inference.precision import Execution, execute, refuse_tf32
 
-    device = choose_device(around.device)
+    device = choose_device(options.device)
     require_weights([cell])
     names = tuple(tuple(queries) for queries in run.header["vocabulary"])
     pipeline = build_pipeline(cell, names, run.header["dataset"]["background"]).to(device)
@@ -140,12 +156,12 @@ def _pipeline(run: Run, cell: Cell, around: Around) -> Pipeline:
     execute(pipeline.method, Execution(ran.get("precision", "fp32"), ran.get("compile", False)))
     for kind, loaded in pipeline.loaded.items():
         if loaded.sha256 != run.record["weights"].get(kind, {}).get("sha256"):
-            run.notes.append(f'the pictures are of other weights than the run: "{kind}" has another hash')
+            run.notes.append(f'the images were labelled with other weights than the run: "{kind}" has another hash')
     return pipeline
 
 
 def moved_pixels(then: PixelCounts, now: PixelCounts, classes: int) -> int:
-    """The least number of pixels whose label or prediction must differ for the two counts to come about."""
+    """Return the smallest number of pixels that must differ between two counts of an image."""
     matrices = []
     for counts in (then, now):
         total = Confusion(classes)
@@ -155,7 +171,7 @@ def moved_pixels(then: PixelCounts, now: PixelCounts, classes: int) -> int:
     return int(max(change[change > 0].sum(), -change[change < 0].sum()))
 
 
-def _picture_size(size: tuple[int, ...]) -> tuple[int, int]:
+def _shown_size(size: tuple[int, ...]) -> tuple[int, int]:
     h, w = size
     factor = min(1.0, LONG_SIDE / max(h, w))
     return max(1, round(h * factor)), max(1, round(w * factor))
@@ -171,16 +187,17 @@ def _jpeg(image: np.ndarray, size: tuple[int, int]) -> bytes:
 
 
 def _shrunk(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The label at the middle of every cell of a coarser grid: labels have no mean."""
+    """Return the label at the centre of every cell of a coarser grid."""
     rows, columns = (((np.arange(n) + 0.5) * full / n).astype(int) for n, full in zip(size, labels.shape, strict=True))
     return labels[np.ix_(rows, columns)]
 
 
-def _note_moved(run: Run, pictures: Sequence[Picture]) -> None:
-    unlike = [p for p in pictures if p.moved]
-    if unlike:
-        worst = max(unlike, key=lambda p: p.moved / p.pixels)
+def _note_moved(run: ReportRun, images: Sequence[ErrorImage]) -> None:
+    differing = [image for image in images if image.moved]
+    if differing:
+        worst = max(differing, key=lambda image: image.moved / image.pixels)
+        most = f"{100 * worst.moved / worst.pixels:.2g}"
         run.notes.append(
-            f"{len(unlike)} of {len(pictures)} pictures are not exactly what the run counted (another machine, version "
-            f"or data?): at most {100 * worst.moved / worst.pixels:.2g} % of the pixels differ, in {worst.image}"
+            f"{len(differing)} of {len(images)} images are not exactly as the run counted them (another machine, "
+            f"version or data?): at most {most} % of the pixels differ, in {worst.image}"
         )

@@ -1,0 +1,39 @@
+"""Running all planned cells of a job; a method that cannot be built does not stop the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from ovbench.evaluation.distributed import ProcessGroup
+from ovbench.evaluation.plan import Job, PlannedCell
+from ovbench.evaluation.runner import Done, group_cells, run_cells
+from ovbench.methods.blame import MethodError
+
+
+class GroupResult(NamedTuple):
+    """Hold the records of cells that run together, or the error if their method cannot be built."""
+
+    cells: list[PlannedCell]
+    done: list[Done]
+    error: MethodError | None = None
+
+
+def run_groups(cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup) -> Iterator[GroupResult]:
+    """Evaluate cells, those that share their features together.
+
+    Args:
+        cells: the planned cells of the job.
+        job: the job.
+        processes: the processes that evaluate it.
+
+    Raises:
+        MethodError: if a method cannot be built and the job must stop at the first failure.
+    """
+    for group in group_cells(cells):
+        try:
+            yield GroupResult(group, run_cells(group, job, processes))
+        except MethodError as error:
+            if job.fail_fast:
+                raise
+            yield GroupResult(group, [], error)

@@ -1,0 +1,116 @@
+"""Measuring the cells of a baseline: to write it, or to compare today's code with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ovbench.config.load import override_pairs
+from ovbench.evaluation.distributed import ProcessGroup
+from ovbench.evaluation.plan import Job, PlannedCell, plan
+from ovbench.evaluation.runner import run_cells
+from ovbench.results.compare import CountedRun, load_run
+from ovbench.results.gate import (
+    TOLERANCE,
+    Verdict,
+    baseline_of,
+    judge,
+    read_baseline,
+    refuse_other_settings,
+    refuse_unasked_code,
+)
+from ovbench.utils.errors import UsageError, unknown
+from ovbench.utils.files import write_json
+
+
+@dataclass(frozen=True)
+class GateRequest:
+    """Hold what the user asked the gate to measure; ``settings`` are ``KEY=VALUE`` texts.
+
+    ``methods``: of a new baseline, or those of an existing one to measure (all if empty). ``datasets`` and ``limit``:
+    for writing a baseline only.
+    """
+
+    baseline: Path
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    limit: int | None = None
+    settings: tuple[str, ...] = ()
+    device: str = "auto"
+    data_root: Path | None = None
+
+
+def update_baseline(request: GateRequest) -> None:
+    """Measure the cells of a new or of an existing baseline and write the file.
+
+    Raises:
+        UsageError: if methods or datasets of a new baseline are missing.
+        InputError: if the existing baseline cannot be read.
+    """
+    pairs, limit = [(method, dataset) for method in request.methods for dataset in request.datasets], request.limit
+    if not pairs:
+        if request.datasets or not request.baseline.exists():
+            raise UsageError("a new baseline needs methods and benchmarks", fix="give --method and --dataset")
+        old = read_baseline(request.baseline, counts=False)
+        _refuse_unknown(request, old)
+        refuse_unasked_code(old["cells"], request.methods, request.baseline)
+        pairs, limit = list(map(_pair, old["cells"])), limit or old["limit"]
+    write_json(request.baseline, baseline_of(_measure(request, pairs, limit), limit))
+
+
+def check_baseline(request: GateRequest, *, tolerance: float = TOLERANCE, paired: bool = True) -> list[Verdict]:
+    """Measure the cells of a baseline again and compare.
+
+    Args:
+        request: without datasets and limit: the images are those of the baseline.
+        tolerance: mIoU that may be lost, as a fraction.
+        paired: see `ovbench.results.gate.judge`.
+
+    Raises:
+        UsageError: if the request has datasets or a limit, or a method that is not in the baseline.
+        InputError: if the baseline cannot be read, or its settings are not those of today.
+    """
+    if request.datasets or request.limit:
+        raise UsageError("--dataset and --limit are for --update: a check runs the images of the baseline")
+    base = read_baseline(request.baseline)
+    _refuse_unknown(request, base)
+    cells = [c for c in base["cells"] if not request.methods or c["cell"]["method"] in request.methods]
+    refuse_unasked_code(cells, request.methods, request.baseline)
+    chosen = override_pairs(request.settings, "--set")
+
+    def same_settings(planned: Sequence[PlannedCell]) -> None:
+        for cell, now in zip(cells, planned, strict=True):
+            refuse_other_settings(cell, now.cell.as_dict(), chosen, request.baseline)
+
+    runs = _measure(request, list(map(_pair, cells)), base["limit"], same_settings)
+    return [judge(cell, run, tolerance=tolerance, paired=paired) for cell, run in zip(cells, runs, strict=True)]
+
+
+def _refuse_unknown(request: GateRequest, base: Mapping[str, Any]) -> None:
+    known = [c["cell"]["method"] for c in base["cells"]]
+    for method in request.methods:
+        if method not in known:
+            raise unknown("method", method, known, where=str(request.baseline))
+
+
+def _pair(cell: Mapping[str, Any]) -> tuple[str, str]:
+    return cell["cell"]["method"], cell["cell"]["dataset"]
+
+
+def _measure(
+    request: GateRequest, pairs: Sequence[tuple[str, str]], limit: int | None,
+    check: Callable[[Sequence[PlannedCell]], None] = lambda planned: None,
+) -> list[CountedRun]:  # fmt: skip
+    """Plan all pairs, ``check`` the planned cells, evaluate them in a temporary folder and load their counts."""
+    processes, found = ProcessGroup(), []
+    with TemporaryDirectory() as folder:
+        around = {"settings": request.settings, "device": request.device, "data_root": request.data_root}
+        jobs = [Job((method,), (dataset,), limit=limit, out=Path(folder), **around) for method, dataset in pairs]
+        planned = [plan(job, processes) for job in jobs]
+        check([cell for cells in planned for cell in cells])
+        for job, cells in zip(jobs, planned, strict=True):
+            found += [load_run(done.path) for done in run_cells(cells, job, processes)]
+    return found
