@@ -27,7 +27,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-import ovbench
 from ovbench.backbones.build import Loaded
 from ovbench.config.load import Cell
 from ovbench.inference.pipeline import Classes, named_classes
@@ -64,7 +63,7 @@ class WorkerProcess:
     def __init__(self, name: str, visible: str | None = None):
         self.visible = visible
         here, there = socket.socketpair()
-        root = str(Path(ovbench.__file__).parents[1])
+        root = str(Path(__file__).resolve().parents[2])
         env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))))
         if visible is not None:
             env["CUDA_VISIBLE_DEVICES"] = visible

@@ -12,11 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-import ovbench
 from ovbench.methods.base import PatchFeatures
 from ovbench.utils.errors import OvbenchError, ScoreError, Terminated, first_line, line_below
 
-OVBENCH = Path(ovbench.__file__).parent
+OVBENCH = Path(__file__).resolve().parents[1]
 
 
 class MethodError(ScoreError):
