@@ -14,7 +14,7 @@ from ovbench.cli import options
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option(
     "--class", "-c", "classes", multiple=True, metavar="NAME",
-    help='A class; synonyms separated by ";", as in -c "dog; puppy". Repeatable.',
+    help='A class; separate synonyms by ";", as in -c "dog; puppy". Repeatable.',
 )  # fmt: skip
 @click.option(
     "--classes", "classes_file", type=click.Path(path_type=Path), metavar="FILE", help="Classes, one per line."
@@ -25,14 +25,14 @@ from ovbench.cli import options
 )  # fmt: skip
 @click.option(
     "--like", metavar="DATASET", shell_complete=options.complete_datasets,
-    help="Benchmark whose settings and backbones are used, such as voc21; mini has toy networks for drawn scenes.",
+    help="Benchmark with the settings and backbones, such as voc21; mini has toy networks for its drawn images.",
 )  # fmt: skip
 @options.settings
 @options.refine
 @options.weights
 @options.device
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path(), help="Folder for the two pictures, by default this one."
+    "--out", type=click.Path(path_type=Path), default=Path(), help="Folder of the output. [default: the current one]"
 )
 @options.as_json
 def segment(

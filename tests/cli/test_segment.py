@@ -54,7 +54,7 @@ def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
         (("{cut}", "-c", "dog", "--like", "mini"), 3, "cut.png"),
         (("{scene}", "-c", "dog", "-m", "corrclp", "--like", "mini"), 2, 'did you mean "corrclip"'),
         (("{scene}", "-c", "dog", "--like", "vooc21"), 2, 'did you mean "voc21"'),
-        (("{scene}", "-c", "dog"), 2, "--like mini takes toy networks, which know drawn scenes only"),
+        (("{scene}", "-c", "dog"), 2, "--like mini for toy networks, which know only drawn images"),
         (("{scene}", "-c", "dog,red cat"), 2, "for several give -c dog -c 'red cat', for synonyms -c \"dog;red cat\""),
         (("{scene}", "-c", "dog", "-c", "Dog ; cat"), 3, 'two classes have the same name: "Dog"'),
     ],
