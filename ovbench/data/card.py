@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -271,3 +273,15 @@ def _check_encoding(encoding: Encoding, card: Card, where: str) -> None:
                 where=where,
                 fix='take it out of "void"; with more than 255 classes the ignored value is 65535 or none',
             )
+
+
+def ids_sha256(ids: Iterable[str]) -> str:
+    """Return the hash of image ids, one per line.
+
+    Args:
+        ids: the ids in order.
+
+    Returns:
+        sha256, hexadecimal.
+    """
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.data.card import Card
+from ovbench.data.card import Card, ids_sha256
 from ovbench.data.decode import (
     FileIdentity,
     Picture,
@@ -243,18 +241,6 @@ def locate(card: Card, data_root: str | Path | None = None) -> FoundFiles:
         InputError: if no file is found.
     """
     return find(card, [_generated(card)] if card.generator else data_roots(data_root))
-
-
-def ids_sha256(ids: Iterable[str]) -> str:
-    """Return the hash of image ids, one per line.
-
-    Args:
-        ids: the ids in order.
-
-    Returns:
-        sha256, hexadecimal.
-    """
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
 
 def refuse_gaps(card: Card, found: FoundFiles) -> None:

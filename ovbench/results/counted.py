@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ovbench.data.dataset import ids_sha256
+from ovbench.data.card import ids_sha256
 from ovbench.evaluation.ledger import Entry, read_header, read_ledger
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.utils.errors import InputError
