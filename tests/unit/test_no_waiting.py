@@ -9,7 +9,7 @@ from towers import small_towers
 from ovbench.config.load import Protocol
 from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.predictor import Predictor
-from ovbench.methods.base import Queries
+from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
 from ovbench.methods.gem import GEM
@@ -40,7 +40,7 @@ class Listening(TorchDispatchMode):
 @pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP])
 @pytest.mark.parametrize("batch", [0, 8])
 def test_nothing_is_asked_before_the_decision(method, batch):
-    towers = small_towers().__class__(*(None if t is None else t.float() for t in small_towers()))
+    towers = Backbones(**{name: tower.float() for name, tower in small_towers().items()})
     words = torch.nn.functional.normalize(torch.randn(3, 12), dim=-1)
     predictor = Predictor(method(towers), Protocol(short_side=0, crop=64, stride=40), [Queries(words, torch.arange(3))])
     predictor.label(IMAGE)  # constants are uploaded once

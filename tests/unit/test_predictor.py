@@ -13,7 +13,7 @@ from ovbench.inference import decision as reduce
 from ovbench.inference import predictor as labeller_module
 from ovbench.inference.decision import decide
 from ovbench.inference.predictor import Predictor
-from ovbench.methods.base import Queries
+from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
@@ -36,7 +36,7 @@ class Halves(MaskCLIP):
 
 @pytest.fixture(scope="module")
 def towers():
-    return small_towers().__class__(*(None if t is None else t.float() for t in small_towers()))
+    return Backbones(**{name: tower.float() for name, tower in small_towers().items()})
 
 
 def label(method, protocol, **settings):

@@ -11,7 +11,7 @@ from ovbench.config.load import Protocol
 from ovbench.inference.batching import ImageByImage, WindowBatcher
 from ovbench.inference.predictor import Predictor
 from ovbench.inference.windowed_image import PAD_REGION, region_slots
-from ovbench.methods.base import PatchFeatures, Queries
+from ovbench.methods.base import Backbones, PatchFeatures, Queries
 from ovbench.methods.cass import CASS, CASSParams
 from ovbench.methods.corrclip import CorrCLIP
 from ovbench.methods.freecp import FreeCP
@@ -45,7 +45,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def towers():
-    return small_towers().__class__(*(None if t is None else t.float() for t in small_towers()))
+    return Backbones(**{name: tower.float() for name, tower in small_towers().items()})
 
 
 class Kept(Predictor):

@@ -72,7 +72,7 @@ def test_a_cache_that_is_a_file_costs_one_warning(tmp_path, monkeypatch, clip, c
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "file"))
     say_once.cache_clear()
     assert torch.equal(embedded(clip), embedded(clip))
-    assert caplog.text.count("not kept") == 1
+    assert caplog.text.count("not cached") == 1
 
 
 @pytest.mark.parametrize("words", [30, 200])
