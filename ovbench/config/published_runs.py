@@ -31,7 +31,7 @@ class PublishedRun:
     sources: tuple[str, ...] = ()
 
 
-class Entry(Typed):
+class PublishedRunEntry(Typed):
     """Hold one run of configs/published_runs.toml and the ``row`` that it reproduces."""
 
     row: Annotated[RowKey, Strict(False)]
@@ -44,7 +44,7 @@ class Entry(Typed):
 class PublishedRunsFile(Typed):
     """Hold configs/published_runs.toml."""
 
-    run: Items[Entry]
+    run: Items[PublishedRunEntry]
 
 
 @cache

@@ -29,7 +29,7 @@ from ovbench.utils.typed import Items, Typed, validate
 Value = str | bool | int | float | Items[str | int | float]
 
 
-class Shared(Typed):
+class SharedTable(Typed):
     """What every row of a suite has."""
 
     method: str = ""
@@ -37,21 +37,21 @@ class Shared(Typed):
     weights: dict[str, str] = Field(default_factory=dict)
 
 
-class Row(Shared):
+class RowTable(SharedTable):
     """What one row has besides."""
 
     label: Annotated[str, Field(min_length=1)]
     datasets: Items[str] = ()
 
 
-class Suite(Typed):
+class SuiteFile(Typed):
     """A file in configs/suites/."""
 
     title: str = ""
     source: str = ""
     datasets: Items[str] = ()
-    shared: Shared = Shared()
-    row: Annotated[Items[Row], Field(min_length=1)]
+    shared: SharedTable = SharedTable()
+    row: Annotated[Items[RowTable], Field(min_length=1)]
 
 
 class SuiteRow(NamedTuple):
@@ -120,11 +120,11 @@ def settings_over(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     return merged | {key: options_over(text, given[key]) for key, text in options.items()}
 
 
-def _read(name: str) -> Suite:
+def _read(name: str) -> SuiteFile:
     path = Path(name) if name.endswith(".toml") else shipped("configs", "suites", f"{name}.toml")
     if not path.is_file() and not name.endswith(".toml"):
         raise unknown("suite", name, suite_names())
-    suite = validate(Suite, read_toml(path), path.name)
+    suite = validate(SuiteFile, read_toml(path), path.name)
     labels = [row.label for row in suite.row]
     for label in labels:
         if labels.count(label) > 1:

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.distributed import Shard
 from ovbench.evaluation.identity import record_name, run_name
 from ovbench.evaluation.ledger import Entry, LedgerWriter, read_header, read_ledger
+from ovbench.evaluation.record import build_record
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json
@@ -81,7 +81,9 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     timing = {"merged_shards": first.shard.of, "counted": runs} | ({"started": runs[-1]["started"]} if runs else {})
     made = software_and_device(header, entries, first.manifest)
     made |= {key: first.manifest[key] for key in ("published", "approximate") if key in first.manifest}
-    record = build_record(header, first.manifest["images"], entries, made, timing, target.name, about=about)
+    asked = first.manifest.get("arguments")
+    arguments = {**asked, "shard": None} if isinstance(asked, dict) else None
+    record = build_record(header, first.manifest["images"], entries, made, timing, target.name, about, arguments)
     path = out / record_name(header, limit)
     write_json(path, record)
     return record, path

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from ovbench.config.backbone_spec import toy_note
 from ovbench.config.load import Cell, override_pairs, resolve
 from ovbench.config.nearest_published import NearestPublished, nearest_published
 from ovbench.config.official import published_label_rule
+from ovbench.config.schema import as_in_file
 from ovbench.config.suites import SuiteRow, load_suite
 from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
 from ovbench.data.classes import refuse_other_order
 from ovbench.data.dataset import Dataset, open_dataset
 from ovbench.data.descriptions import stand_in
 from ovbench.evaluation.distributed import ProcessGroup, Shard, parse_shard
+from ovbench.evaluation.record import Arguments
 from ovbench.inference.precision import FP32, Execution, choose_batch
 from ovbench.regions.provider import open_source
 from ovbench.utils import provenance as env
@@ -69,6 +71,7 @@ class PlannedCell:
     execution: Execution = FP32
     split_images: int = 0  # of the whole split, also if a subset is evaluated
     split_sha256: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # the run as it was asked for
 
     @property
     def wanted(self) -> list[str]:
@@ -157,9 +160,21 @@ def plan(job: Job, processes: ProcessGroup) -> list[PlannedCell]:
             Execution(job.precision, job.compiled, choose_batch(job.batch, device)),
             len(splits[cell.dataset]),
             splits[cell.dataset].ids_sha256,
+            _arguments(job, row),
         )
         for cell, row in zip(cells, rows, strict=True)
     ]
+
+
+def _arguments(job: Job, row: SuiteRow) -> dict[str, Any]:
+    """Return the request for one cell, see `ovbench.evaluation.record.Arguments`."""
+    asked = Arguments(
+        method=row.method, dataset=row.dataset, suite=job.suite, row=row.label or None, protocol=job.protocol,
+        settings=as_in_file(row.overrides), weights=row.weights, label_rule=job.label_rule, limit=job.limit,
+        shard=job.shard, subset=job.subset and str(job.subset), classes=job.classes and str(job.classes),
+        device=job.device, precision=job.precision, compile=job.compiled, batch=job.batch,
+    )  # fmt: skip
+    return asked.model_dump()
 
 
 def _require_files(cells: list[Cell]) -> None:

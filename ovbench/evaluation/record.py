@@ -1,58 +1,277 @@
-"""The result of a cell as one JSON document.
-
-Fields, top level:
-  schema      version of this layout
-  status      "complete", or "partial" where images that were asked for are missing or failed
-  cell        method, dataset, params, protocol, backbones, regions: everything as resolved
-  settings_sha256   hash of ``cell``
-  dataset     title, split, images in the split, layout on disk, label rule, hash of the subset manifest (null without
-              one), class names, background class; card: "ovbench" for a benchmark that ships, or "own"; split_sha256:
-              hash of the ids of the whole split; files, encoding, encoding_sha256, white: where image and label lie and
-              what their values mean; images scored, images asked for, hash of the ids of those scored; limit, shard
-  weights     per backbone: name and hash of its tensors; "code": hash of the file that a method comes from, if it does
-  files       hashes of what settings name: prompts, descriptions, weights of the region source, other files
-  code        hashes of the source of ovbench, of the method and of the region source if they come from elsewhere (else
-              null), versions of packages, kind of device
-  versions, git, device   what the images were counted with (git: of all runs that counted some; device: of the last)
-  notes       only where a reader of the scores must know more, such as toy networks on photographs: sentences
-  published   how the run stands to the published ones: official (whether there is an official setting of the method on
-              the benchmark; if not, a remark), deviations from the nearest published run (setting, published, value;
-              also of descriptions and of the label rule), and the tables whose figures are of exactly these settings
-  approximate  only where an approximation stood in for an exact computation: what, and how good it was measured to be
-  counts      per class, integers: intersection, union, predicted, labelled (pixels)
-  metrics     fractions: mIoU, its 95 % interval by a jackknife over images (null where it would mean nothing, then
-              mIoU_no_interval says why), mAcc, aAcc, and how many classes are in the mean of mIoU
-  per_class   class, iou, acc (fractions; null where there is nothing to score)
-  failed      ids of images that could not be scored, with the reason
-  ledger      folder beside the record that holds the counts of every image
-  time        all that differs from run to run: start, seconds in all and per stage, processes, peak memory; counted:
-              when each run started that counted some of the images, how many, and from which commit
-"""
+"""The record: the result of a cell as one JSON document, by the type `Record` (docs/record.md)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from ovbench.metrics.confusion import Confusion
+from pydantic import ConfigDict, Field, model_validator
+
+from ovbench.config.backbone_spec import toy_note
+from ovbench.data.dataset import ids_sha256
+from ovbench.evaluation.ledger import Entry
+from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.metrics.interval import miou_interval, stack_counts
 from ovbench.metrics.iou import scores
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json
+from ovbench.utils.typed import STRICT, Typed, validate
 
-SCHEMA = 1
+SCHEMA = 2  # 1: without arguments
+COUNTS = ("intersection", "union", "predicted", "labelled")
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Text = str | None
+
+
+def _about(text: str, **more: Any) -> Any:
+    return Field(description=text, **more)
+
+
+class Arguments(Typed):
+    """What the run was asked for, as passed. It repeats the run, `cell` says what that was resolved to."""
+
+    method: str = _about("method: a name, `FILE.py:Class` or `module:Class`")
+    dataset: str = _about("dataset: a name, or the path of a card")
+    suite: Text = _about("suite that the run is a row of", default=None)
+    row: Text = _about("label of that row", default=None)
+    protocol: str = _about('"paper" or "common"', default="paper")
+    settings: dict[str, Any] = _about("settings by name: texts of `--set`, or typed values", default_factory=dict)
+    weights: dict[str, str] = _about("backbones by name, as in `--weights`", default_factory=dict)
+    label_rule: Text = _about("label rule that was asked for", default=None)
+    limit: int | None = _about("number of images that was asked for, from the first on", default=None)
+    shard: Text = _about('shard, such as "1/4"', default=None)
+    subset: Text = _about("file of a subset", default=None)
+    classes: Text = _about("file of class names", default=None)
+    device: str = _about("device that was asked for", default="auto")
+    precision: str = _about('"fp32", "fp16" or "bf16"', default="fp32")
+    compile: bool = _about("whether the networks were compiled", default=False)
+    batch: int | None = _about("windows in a batch", default=None)
+
+
+class CellFields(Typed):
+    """The cell, fully resolved."""
+
+    method: str = _about("method")
+    dataset: str = _about("name of the dataset's card")
+    params: dict[str, Any] = _about("parameters of the method")
+    protocol: dict[str, Any] = _about("how the image reaches the method and how scores become labels")
+    backbones: dict[str, str] = _about("names of the backbones")
+    regions: dict[str, Any] = _about("region source and its settings; empty if the method needs no regions")
+
+
+class DatasetFields(Typed):
+    """The images that were scored, and what their labels mean."""
+
+    title: str = _about("title of the card")
+    split: str = _about("split")
+    split_images: Count = _about("images in the split")
+    layout: str = _about("layout on disk")
+    label_rule: str = _about('how void pixels count: "correct" or "official"')
+    subset_sha256: Text = _about("hash of the subset's manifest; null without one")
+    classes: list[str] = _about("class names in label order")
+    background: Count | None = _about("index of the background class, null if there is none")
+    white: int | None = _about("value of 16-bit images that is shown as white", default=None)
+    card: Literal["ovbench", "own"] = _about("whether the card ships with ovbench", default="ovbench")
+    split_sha256: str = _about("hash of the ids of the whole split", default="")
+    files: list[str] = _about("where images and labels lie", default_factory=list)
+    encoding: str = _about("name of the encoding of the labels", default="")
+    encoding_sha256: str = _about("hash of the table from raw values to classes", default="")
+    images: Count = _about("images that were scored")
+    images_asked_for: Count = _about("images that were asked for")
+    ids_sha256: str = _about("hash of the ids of the images that were scored")
+    limit: Count | None = _about("number of images that was asked for, null for all", default=None)
+    shard: list[Count] | None = _about("number of the shard and of all shards, null for all images", default=None)
+
+
+class WeightFields(Typed):
+    """The weights of one backbone."""
+
+    name: str = _about("name of the backbone or file")
+    sha256: str = _about("hash of its tensors")
+
+
+class DeviationFields(Typed):
+    """A setting that differs from the published one."""
+
+    setting: str = _about("setting")
+    published: Any = _about("published value")
+    value: Any = _about("value of this run")
+
+
+class PublishedFields(Typed):
+    """How the run compares with the published ones."""
+
+    official: bool = _about("whether there is an official setting of the method on the dataset")
+    deviations: list[DeviationFields] = _about("what differs from the nearest published run")
+    sources: list[str] = _about("tables whose figures have exactly these settings")
+    remark: str = _about("why there is no official setting", default="")
+
+
+class CountFields(Typed):
+    """Pixels by class."""
+
+    intersection: list[Count] = _about("labelled and predicted as the class")
+    union: list[Count] = _about("labelled or predicted as the class")
+    predicted: list[Count] = _about("predicted as the class")
+    labelled: list[Count] = _about("labelled as the class")
+
+
+class MetricFields(Typed):
+    """Scores, as fractions; null if there is nothing to score."""
+
+    mIoU: Fraction | None = _about("mean IoU over the classes with a score")
+    mAcc: Fraction | None = _about("mean accuracy of the classes")
+    aAcc: Fraction | None = _about("accuracy over all pixels")
+    classes_in_mean: Count = _about("classes in the mean of mIoU")
+    mIoU_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = _about(
+        "95 % interval of mIoU, by a jackknife over images; null if it would mean nothing", default=None
+    )
+    mIoU_no_interval: str = _about("why there is no interval", default="")
+
+
+class ClassFields(Typed):
+    """Scores of one class, as fractions; null if there is nothing to score."""
+
+    name: str = _about("class", alias="class")
+    iou: Fraction | None = _about("intersection over union")
+    acc: Fraction | None = _about("labelled pixels that are predicted as the class")
+
+
+class TimeFields(Typed):
+    """All that differs from run to run."""
+
+    model_config = ConfigDict(**{**STRICT, "extra": "allow"}, frozen=True)
+    started: str = _about("when the run started that counted the last images, UTC")
+    total_s: float = _about("seconds of the last run", default=0.0)
+    processes: int = _about("number of processes", default=1)
+    shared_with: list[str] = _about("datasets that the same features served", default_factory=list)
+    peak_memory: dict[str, int | None] = _about("largest memory of the last run in bytes", default_factory=dict)
+    images_counted_now: Count = _about("images that the last run counted", default=0)
+    counted: list[dict[str, Any]] = _about(
+        "runs that counted the images: start, number of images, commit", default_factory=list
+    )
+    merged_shards: Count = _about("number of merged shards", default=0)
+    seconds: dict[str, float] = _about("seconds of every stage, summed over images", default_factory=dict)
+
+
+class Record(Typed):
+    """The result of one cell."""
+
+    version: Count = _about("version of this schema", alias="schema")
+    status: Literal["complete", "partial"] = _about('"partial" if images are missing or failed')
+    arguments: Arguments | None = _about("the run as it was asked for; schema 1 has none", default=None)
+    cell: CellFields = _about("method, dataset and all settings, as resolved")
+    settings_sha256: str = _about("hash of `cell`")
+    dataset: DatasetFields = _about("what was scored")
+    weights: dict[str, WeightFields] = _about(
+        'weights by backbone; "code": the file of a method that comes from a file'
+    )
+    files: dict[str, str] = _about("hashes of files that settings name, by setting", default_factory=dict)
+    code: dict[str, Any] = _about("hashes of the code that can change a label, packages", default_factory=dict)
+    versions: dict[str, Text] = _about("versions of packages")
+    git: dict[str, Any] | None = _about("commit of the code, and whether it was modified", default=None)
+    device: dict[str, Any] = _about("device of the last run, with precision, compilation and batch")
+    published: PublishedFields | None = _about("how the run compares with published ones", default=None)
+    approximate: dict[str, Any] = _about(
+        "approximations that replaced an exact computation, and their measured quality", default_factory=dict
+    )
+    counts: CountFields = _about("pixels by class")
+    metrics: MetricFields = _about("scores over all classes")
+    per_class: list[ClassFields] = _about("scores by class")
+    failed: dict[str, str] = _about("images that could not be scored, with the reason")
+    ledger: str = _about("folder beside the record that holds the counts of every image")
+    time: TimeFields = _about("start, seconds, memory")
+    notes: list[str] = _about("what a reader of the scores must know", default_factory=list)
+
+    @model_validator(mode="after")
+    def _same_classes(self) -> Record:
+        classes = len(self.dataset.classes)
+        columns = {f"counts.{name}": getattr(self.counts, name) for name in COUNTS} | {"per_class": self.per_class}
+        for name, values in columns.items():
+            if len(values) != classes:
+                raise ValueError(f'"{name}" is not of {classes} classes')
+        return self
+
+
+class NewerRecordError(InputError):
+    """A record has a schema that only a newer version of ovbench knows."""
+
+
+def build_record(
+    header: Mapping[str, Any],
+    wanted: Sequence[str],
+    entries: Mapping[str, Entry],
+    made_with: Mapping[str, Any],
+    timing: Mapping[str, Any],
+    ledger: str,
+    about: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the record of images, as JSON data of the type `Record`. All but times comes from the ledger.
+
+    Args:
+        header: The ledger's header.
+        wanted: Ids of the images that were asked for.
+        entries: The ledger's entries by image.
+        made_with: Versions, revision and device.
+        timing: What the run knows of its time; seconds of every stage, summed over images, are added.
+        ledger: Name of the ledger's folder, which lies beside the record.
+        about: Limit and shard.
+        arguments: The run as it was asked for, see `Arguments`.
+    """
+    scored = [i for i in wanted if i in entries and entries[i].counts is not None]
+    classes = header["dataset"]["classes"]
+    confusion = Confusion(len(classes))
+    seconds: dict[str, float] = {}
+    for image in scored:
+        confusion.add(entries[image].counts)
+        for stage, spent in entries[image].seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    record = {
+        "schema": SCHEMA,
+        "status": "complete" if len(scored) == len(wanted) else "partial",
+        **({"arguments": arguments} if arguments is not None else {}),
+        "cell": header["cell"],
+        "settings_sha256": header["settings_sha256"],
+        "dataset": {
+            **header["dataset"], "images": len(scored), "images_asked_for": len(wanted),
+            "ids_sha256": ids_sha256(scored), **(about or {}),
+        },
+        "weights": header["weights"],
+        **{key: header[key] for key in ("files", "code") if key in header},
+        **made_with,
+        **score_fields(confusion, tuple(classes)),
+        "failed": {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None},
+        "ledger": ledger,
+        "time": {
+            "started": "", **timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}
+        },
+    }  # fmt: skip
+    record["metrics"] |= _interval([entries[image].counts for image in scored], len(classes))
+    note = "" if header["dataset"]["layout"] == "generated" else toy_note(header["cell"]["backbones"])
+    if note:
+        record["notes"] = [note]
+    made = Record.model_validate(record)
+    return made.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def _interval(counts: Sequence[PixelCounts], classes: int) -> dict[str, Any]:
+    """The interval of mIoU; None with the reason if it cannot be given."""
+    found = miou_interval(stack_counts(counts, classes))
+    if found.interval is None:
+        return {"mIoU_interval": None, "mIoU_no_interval": found.why}
+    return {"mIoU_interval": [found.interval.low, found.interval.high]}
 
 
 def score_fields(confusion: Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The fields that follow from the counts alone."""
+    """Return the fields that follow from the counts alone."""
     result = scores(confusion)
     averaged = int(sum(not math.isnan(v) for v in result.iou))
     return {
-        "counts": {
-            name: [int(n) for n in getattr(confusion, name)]
-            for name in ("intersection", "union", "predicted", "labelled")
-        },
+        "counts": {name: [int(n) for n in getattr(confusion, name)] for name in COUNTS},
         "metrics": {
             "mIoU": _number(result.miou), "mAcc": _number(result.macc), "aAcc": _number(result.aacc),
             "classes_in_mean": averaged,
@@ -70,15 +289,32 @@ def _number(value: float) -> float | None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record from disk; InputError for a file that is none."""
+    """Return a record from disk, as JSON data that fits the type `Record`.
+
+    Raises:
+        NewerRecordError: If a newer version of ovbench wrote it.
+        InputError: If the file is no whole record, with the first field that does not fit.
+    """
     record = read_json(path)
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise InputError("not a result record of this version", where=str(path))
+    version = record.get("schema") if isinstance(record, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise InputError("not a result record", where=str(path))
+    if version > SCHEMA:
+        raise NewerRecordError(
+            f"a newer version of ovbench wrote the record: its schema is {version}, this version reads up to {SCHEMA}",
+            where=str(path), fix="update ovbench",
+        )  # fmt: skip
+    validate(Record, record, str(path), what="a whole record")
     return record
 
 
+def is_record(found: Any) -> bool:
+    """Return whether JSON data is meant as a record, whole or not; a baseline and the notes of a shard are not."""
+    return isinstance(found, dict) and "schema" in found and "cells" not in found
+
+
 def value_at(record: Mapping[str, Any], name: str, missing: Any = None) -> Any:
-    """What stands under a dotted name such as "dataset.classes"."""
+    """Return the value under a dotted name such as "dataset.classes"."""
     value: Any = record
     for step in name.split("."):
         value = value.get(step, missing) if isinstance(value, dict) else missing

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.evaluator import Target, evaluate
@@ -39,7 +38,7 @@ from ovbench.evaluation.ledger import (
 )
 from ovbench.evaluation.merge import leave_for_merge
 from ovbench.evaluation.plan import Job, PlannedCell
-from ovbench.evaluation.record import read_record
+from ovbench.evaluation.record import NewerRecordError, build_record, read_record
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.precision import execute, refuse_tf32
 from ovbench.inference.visualize import Pictures
@@ -297,21 +296,24 @@ def _record(
     made = {**software_and_device(header, entries, run), "published": cell.published.as_dict()}
     made |= {"approximate": approximate} if approximate else {}
     about = {"limit": cell.limit, "shard": list(cell.shard) if cell.shard else None}
-    record = build_record(header, wanted, entries, made, timing, folder.name, about)
-    if before is not None and not now and _without_time(before) == _without_time(record):
+    record = build_record(header, wanted, entries, made, timing, folder.name, about, cell.arguments)
+    if before is not None and not now and _lasting(before) == _lasting(record):
         return Done(before, path)
     if write:
         write_json(path, record)
     return Done(record, path)
 
 
-def _without_time(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "time"}
+def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record without what depends on how and when it was asked for."""
+    return {key: value for key, value in record.items() if key not in ("schema", "arguments", "time")}
 
 
 def _earlier(path: Path) -> dict[str, Any] | None:
     try:
         return read_record(path)
+    except NewerRecordError:
+        raise  # it must not be overwritten
     except InputError:
         return None  # no record, or not readable: it will be written again
 
@@ -328,6 +330,7 @@ def _leave_for_merge(
         "versions": header["code"]["packages"],
         "device": device,
         "published": cell.published.as_dict(),
+        "arguments": cell.arguments,
         **({"approximate": approximate} if approximate else {}),
     }
     leave_for_merge(folder, cell.shard, cell.all_wanted, facts)

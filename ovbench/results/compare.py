@@ -14,7 +14,6 @@ from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.interval import Difference, counts_in_order, image_iou, paired_difference
 from ovbench.results.console import plain
 from ovbench.results.counted import read_counts
-from ovbench.results.report.validate_record import check_record
 from ovbench.utils.differences import Mismatch, mismatches
 from ovbench.utils.errors import InputError
 
@@ -51,7 +50,6 @@ def load_run(path: Path) -> CountedRun:
         InputError: if the record or the ledger is missing or damaged.
     """
     record = read_record(path)
-    check_record(record, path)
     try:
         counted = read_counts(path, record)
     except InputError as error:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ovbench.config import PROTOCOLS
 from ovbench.config.backbone_spec import options_over
 from ovbench.config.load import Cell, file_settings, resolve
 from ovbench.config.official import official_settings, published_label_rule
@@ -16,8 +18,9 @@ from ovbench.config.setting_changes import changes_from_published, setting_chang
 from ovbench.config.suites import settings_over
 from ovbench.data.card import list_cards
 from ovbench.evaluation.ledger import EARLIER
-from ovbench.evaluation.record import read_record, value_at
+from ovbench.evaluation.record import is_record, read_record, value_at
 from ovbench.utils.errors import InputError, OvbenchError
+from ovbench.utils.files import read_json
 
 # fields of a record that must be equal if values are averaged
 MUST_AGREE = ("weights", "versions.ovbench")
@@ -37,7 +40,7 @@ class Found(NamedTuple):
 
 
 def find_records(folder: Path) -> list[Found]:
-    """Read all records below a folder of runs; other JSON files are skipped.
+    """Read all records below a folder of runs; those that cannot be read are named in a warning and skipped.
 
     Raises:
         InputError: if the folder does not exist.
@@ -49,9 +52,10 @@ def find_records(folder: Path) -> list[Found]:
         if EARLIER in path.relative_to(folder).parts:
             continue  # set aside by --fresh
         try:
-            found.append(Found(path, read_record(path)))
-        except InputError:
-            continue  # another JSON file
+            if is_record(read_json(path)):
+                found.append(Found(path, read_record(path)))
+        except InputError as error:
+            logging.getLogger("ovbench").warning("skipped: %s", error)
     return found
 
 
@@ -182,17 +186,23 @@ def deviations_of(record: Mapping[str, Any]) -> str:
     """Return how the cell, the descriptions and the label rule of a record differ from the published ones, as text."""
     descriptions = other_descriptions(record)
     texts = [
-        deviation(record["cell"]),
+        deviation(record["cell"], _protocols(record)),
         f"descriptions: {descriptions}" if descriptions else "",
         "" if rule_as_published(record) else f"label rule {record['dataset']['label_rule']}",
     ]
     return ", ".join(filter(None, texts))
 
 
-def deviation(cell: Mapping[str, Any]) -> str:
-    """Return how a cell differs from the published or from the common settings, whichever is shorter, as text."""
+def _protocols(record: Mapping[str, Any]) -> Sequence[str]:
+    """Return the protocol of a record; all protocols if it was not recorded."""
+    asked = record.get("arguments")
+    return PROTOCOLS if asked is None else [asked.get("protocol", PROTOCOLS[0])]
+
+
+def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS) -> str:
+    """Return how a cell differs from the settings of its protocol, or of that with the shortest text."""
     texts = []
-    for protocol in ("paper", "common"):
+    for protocol in protocols:
         wanted = _as_configured(cell, protocol)
         if wanted is None:
             continue

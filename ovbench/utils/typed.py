@@ -70,7 +70,7 @@ def parse_text(text: str, hint: Any, key: str, where: str = "--set") -> Any:
     >>> parse_text("8,16", tuple[int, ...], "dilations"), parse_text("none", int | None, "depth")
     ((8, 16), None)
     """
-    options = list(_options(hint))
+    options = list(type_options(hint))
     if text.lower() in ("none", "null") and type(None) in options:
         return None
     items = next((get_args(option)[0] for option in options if get_origin(option) is tuple), None)
@@ -141,17 +141,18 @@ def _with_tuples(data: Any, cls: Any) -> Any:
 
 
 def _has_tuple(hint: Any) -> bool:
-    return any(get_origin(option) is tuple for option in _options(hint))
+    return any(get_origin(option) is tuple for option in type_options(hint))
 
 
 def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _options(hint: Any) -> Iterator[Any]:
+def type_options(hint: Any) -> Iterator[Any]:
+    """Yield the types that a hint allows, without annotations."""
     if get_origin(hint) in (UnionType, Union, Annotated):
         for option in get_args(hint)[: 1 if get_origin(hint) is Annotated else None]:
-            yield from _options(option)
+            yield from type_options(option)
     else:
         yield hint
 
@@ -234,7 +235,7 @@ def _known(cls: Any, path: Sequence[int | str]) -> list[str]:
 
 
 def _keys(cls: Any) -> list[str]:
-    for option in _options(cls):
+    for option in type_options(cls):
         if isinstance(option, type) and issubclass(option, BaseModel):
             return [field.alias or name for name, field in option.model_fields.items()]
         if _is_plain_dataclass(option):
@@ -245,7 +246,7 @@ def _keys(cls: Any) -> list[str]:
 
 
 def _inner(cls: Any, step: int | str) -> Any:
-    for option in _options(cls):
+    for option in type_options(cls):
         if isinstance(option, type) and issubclass(option, BaseModel):
             fields = {field.alias or name: field.annotation for name, field in option.model_fields.items()}
             return fields.get(str(step))

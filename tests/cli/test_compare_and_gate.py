@@ -45,11 +45,13 @@ def test_compare_says_what_changed(ovbench, runs):
     ("change", "message"),
     [
         (lambda record: {"schema": 1}, "not a whole record"),
-        (lambda record: {**record, "cell": None}, '"cell.method" is not a text'),
-        (lambda record: {**record, "ledger": 7}, '"ledger" is not a text'),
+        (lambda record: {**record, "cell": None}, '"cell" must be a table, got None'),
+        (lambda record: {**record, "ledger": 7}, '"ledger" must be a text, got 7'),
         (lambda record: {**record, "ledger": "elsewhere"}, "no ledger beside the record"),
-        (lambda record: {**record, "dataset": {**record["dataset"], "classes": [1]}}, '"dataset.classes"'),
+        (lambda record: {**record, "dataset": {**record["dataset"], "classes": [1]}}, '"dataset.classes[0]" must be'),
         (lambda record: {**record, "metrics": {**record["metrics"], "mIoU": float("nan")}}, '"metrics.mIoU"'),
+        (lambda record: {**record, "statuss": ""}, 'unknown key "statuss"'),
+        (lambda record: {**record, "schema": 99}, "a newer version of ovbench wrote the record: its schema is 99"),
         (lambda record: [record], "not a result record"),
     ],
 )

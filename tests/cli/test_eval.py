@@ -182,3 +182,21 @@ def test_benchmarks_that_share_images_share_a_pass_and_lose_nothing_by_it(ovbenc
         alone = ovbench("eval", "-d", name, *common, tmp_path / name).json()
         assert {k: v for k, v in record.items() if k != VOLATILE} == {k: v for k, v in alone.items() if k != VOLATILE}
         assert record["time"]["shared_with"] == ["mini", "mini-bg"] and alone["time"]["shared_with"] == [name]
+
+
+def test_a_record_holds_the_arguments_as_passed(ovbench, tmp_path):
+    line = ("eval", "-m", "maskclip", "-d", "mini", "--set", "crop=96", "--limit", 1, "--json", "--out", tmp_path)
+    first = ovbench(*line)
+    assert first.code == 0, first.err
+    record = first.json()
+    asked = {key: record["arguments"][key] for key in ("method", "dataset", "settings", "protocol", "limit", "shard")}
+    assert asked == {
+        "method": "maskclip", "dataset": "mini", "settings": {"crop": "96"}, "protocol": "paper", "limit": 1,
+        "shard": None,
+    }  # fmt: skip
+    (path,) = tmp_path.glob("*.json")
+    newer = {**record, "schema": 99}
+    path.write_text(json.dumps(newer))
+    again = ovbench(*line)
+    assert again.code == 3 and "a newer version of ovbench wrote the record" in again.err
+    assert json.loads(path.read_text()) == newer

@@ -272,15 +272,16 @@ def test_pictures_need_the_benchmark(tmp_path):
 
 
 def test_the_command_of_a_record():
-    def told(settings=None, weights=None, protocol="paper", dataset="mini", **data):
-        cell = resolve("corrclip", dataset, settings, weights, protocol)
-        data = {"images_asked_for": 100, "split_images": 100, "label_rule": "correct", "subset_sha256": None} | data
-        record = {"cell": cell.as_dict(), "settings_sha256": cell.digest(), "dataset": data, "device": {}}
-        return command_of(record, {})
+    def command(**arguments):
+        return command_of({"arguments": {"method": "corrclip", "dataset": "mini", **arguments}})
 
-    assert told() == "ovbench eval -m corrclip -d mini"
-    assert told({"tau": "0.3", "regions": "slic"}).endswith("--set tau=0.3 --set regions=slic")
-    assert told({"regions.scale": "200", "scope": "false"}).endswith("--set scope=false --set regions.scale=200.0")
-    assert told(protocol="common", dataset="voc21").endswith("-d voc21 --protocol common")
-    assert told(images_asked_for=5).endswith("--limit 5")
-    assert told(subset_sha256="1" * 64) is None
+    assert command() == "ovbench eval -m corrclip -d mini"
+    assert command(settings={"tau": 0.3, "regions": "slic"}).endswith("--set tau=0.3 --set regions=slic")
+    assert command(settings={"scope": False, "mean": [1.0, 2, 3]}).endswith("--set scope=false --set mean=1.0,2,3")
+    assert command(settings={"refine": "", "depth": None}).endswith("--set refine= --set depth=none")
+    assert command(protocol="common", limit=5).endswith("-d mini --protocol common --limit 5")
+    assert command(dataset="my card.toml").endswith("-d 'my card.toml'")
+    assert command(subset="a.json", precision="fp16", compile=True).endswith(
+        "--subset a.json --precision fp16 --compile"
+    )
+    assert command_of({"schema": 1}) is None

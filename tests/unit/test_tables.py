@@ -12,14 +12,19 @@ import pytest
 
 from ovbench.config.load import file_settings, resolve
 from ovbench.config.published_runs import PublishedRun
-from ovbench.evaluation.record import SCHEMA
-from ovbench.results.found import deviation, find_records
+from ovbench.evaluation.record import COUNTS, SCHEMA
+from ovbench.results.found import deviation, deviations_of, find_records
 from ovbench.results.layouts import Layout, LayoutRow, load_layout
 from ovbench.results.tables import layout_table, record_table
 from ovbench.results.writers import FORMATS
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import write_json
 
+WEIGHTS = {"clip": {"name": "a", "sha256": "a"}}
+DATASET = {
+    "title": "drawn", "split": "val", "split_images": 100, "layout": "generated", "label_rule": "correct",
+    "subset_sha256": None, "classes": ["sky"], "background": None, "images_asked_for": 100, "ids_sha256": "0",
+}  # fmt: skip
 COLUMNS = ("voc20", "pc59")
 LAYOUT = Layout(
     "two methods", "nowhere", "", COLUMNS,
@@ -39,9 +44,13 @@ def write(tmp_path):
         cell = resolve(method, benchmark, settings, None, protocol)
         record = {
             "schema": SCHEMA, "status": "complete", "cell": cell.as_dict(), "settings_sha256": cell.digest(),
-            "dataset": {"images": images, "split_images": 100, "label_rule": "correct"}, "weights": {"clip": "a"},
-            "versions": {"ovbench": "0.1.0"}, "metrics": {"mIoU": miou, "mIoU_interval": [miou - 0.01, miou + 0.01]},
-            "time": {"started": started}, **changes,
+            "dataset": DATASET | {"images": images}, "weights": WEIGHTS, "versions": {"ovbench": "0.1.0"},
+            "device": {}, "counts": {name: [1] for name in COUNTS}, "failed": {}, "ledger": "none",
+            "metrics": {
+                "mIoU": miou, "mIoU_interval": [miou - 0.01, miou + 0.01], "mAcc": 0.5, "aAcc": 0.5,
+                "classes_in_mean": 1,
+            },
+            "per_class": [{"class": "sky", "iou": 1.0, "acc": 1.0}], "time": {"started": started}, **changes,
         }  # fmt: skip
         write_json(tmp_path / f"{len(list(tmp_path.iterdir()))}.json", record)
 
@@ -235,7 +244,7 @@ RULES = Layout("t", "", "", ("pc459",), (PROXYCLIP,))
 
 @pytest.mark.parametrize(("rule", "mark", "difference"), [("official", "[o]", -0.4), ("correct", "[c]", None)])
 def test_a_cell_says_which_label_rule_its_value_follows(write, tmp_path, rule, mark, difference):
-    write("proxyclip", "pc459", 0.08, dataset={"images": 100, "split_images": 100, "label_rule": rule})
+    write("proxyclip", "pc459", 0.08, dataset=DATASET | {"images": 100, "label_rule": rule})
     made = layout_table(RULES, find_records(tmp_path))
     cell = made.rows[0].cells[0]
     assert cell.rule == rule and cell.difference == (None if difference is None else pytest.approx(difference))
@@ -246,7 +255,7 @@ def test_a_cell_says_which_label_rule_its_value_follows(write, tmp_path, rule, m
 
 def test_of_two_rules_the_published_one_is_shown_and_a_table_of_records_has_both(write, tmp_path):
     for rule, miou in (("official", 0.08), ("correct", 0.09)):
-        data = {"images": 100, "split_images": 100, "label_rule": rule}
+        data = DATASET | {"images": 100, "label_rule": rule}
         write("proxyclip", "pc459", miou, dataset=data, started=f"2026-01-0{1 + (rule == 'correct')}")
     write("proxyclip", "voc20", 0.8)
     assert layout_table(RULES, find_records(tmp_path)).rows[0].cells[0].measured == 8
@@ -316,3 +325,28 @@ def test_hostile_names_are_text_in_every_format():
     assert all(line.startswith("%") for line in latex.splitlines()[:4])
     row = next(csv.DictReader(io.StringIO(FORMATS["csv"](made, False))))
     assert {row[key][:2] for key in ("group", "row", "detail")} == {"'="}
+
+
+def test_a_record_that_cannot_be_read_is_named_and_skipped(write, tmp_path, caplog):
+    write("clip", "voc20", 0.4)
+    whole = json.loads((tmp_path / "0.json").read_text())
+    for name, found in {
+        "torn": '{"schema": 1, "cell"', "newer": json.dumps({**whole, "schema": 99}),
+        "other": json.dumps({**whole, "metrics": {}}),
+        "shard-1of2": '{"images": []}', "baseline": '{"schema": 1, "cells": []}',
+    }.items():  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(found)
+    assert [found.path.name for found in find_records(tmp_path)] == ["0.json"]
+    said = {record.getMessage() for record in caplog.records}
+    assert len(said) == 3 and all(line.startswith("skipped: ") for line in said)
+    reasons = {"torn": "malformed JSON", "newer": "its schema is 99", "other": '"metrics.mIoU" is missing'}
+    for name, why in reasons.items():
+        assert any(f"{name}.json" in line and why in line for line in said), (name, said)
+
+
+def test_the_protocol_that_was_asked_for_decides_what_deviates(write, tmp_path):
+    asked = {"method": "corrclip", "dataset": "voc20", "protocol": "common"}
+    write("corrclip", "voc20", 0.4, settings={"tau": 0.3}, protocol="common", arguments=asked)
+    (found,) = find_records(tmp_path)
+    assert deviations_of(found.record) == "protocol common, tau=0.3"
+    assert "short_side=448" in deviations_of({**found.record, "arguments": {**asked, "protocol": "paper"}})

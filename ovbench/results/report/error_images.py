@@ -6,10 +6,11 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
+from pydantic import ConfigDict, Field
 
 from ovbench.config.load import Cell, cell_of
 from ovbench.data.card import Card, load_card
@@ -18,9 +19,9 @@ from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.plan import require_weights
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.results.report.runs import ReportRun
-from ovbench.results.report.validate_record import check_words
 from ovbench.utils.errors import InputError, OvbenchError, UsageError
 from ovbench.utils.provenance import choose_device
+from ovbench.utils.typed import Typed, validate
 
 if TYPE_CHECKING:
     from ovbench.inference.pipeline import Pipeline
@@ -124,11 +125,37 @@ class _Comparison:
         self.images.append(ErrorImage(sample.id, shown, _shrunk(predicted, size), moved, predicted.size))
 
 
+class LabelledWith(Typed):
+    """Hold how the images of a ledger were labelled."""
+
+    model_config = ConfigDict(extra="ignore")
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    compile: bool = False
+    batch: Annotated[int, Field(ge=0)] = 0
+
+
+class LedgerQueries(Typed):
+    """Hold the queries of a ledger's header; its other keys are not checked."""
+
+    model_config = ConfigDict(extra="ignore")
+    vocabulary: list[list[str]]
+    execution: LabelledWith = LabelledWith()
+
+
+def _check_header(run: ReportRun) -> None:
+    """Raise InputError unless the ledger has the queries of every class, and what else a method is built from."""
+    where, dataset = run.record["ledger"], run.header.get("dataset")
+    found = validate(LedgerQueries, run.header, where, what="the header of a ledger")
+    background = dataset.get("background") if isinstance(dataset, dict) else -1
+    if len(found.vocabulary) != len(run.classes) or background != run.record["dataset"]["background"]:
+        raise InputError("the ledger has queries of other classes than the record", where=where)
+
+
 def _cell(run: ReportRun, options: RelabelOptions) -> Cell:
     plain = run.record["cell"]
     if ":" in plain["method"] and not options.run_code:
         raise UsageError("the method is code outside ovbench", where=plain["method"], fix="give --run-code to run it")
-    check_words(run.header, len(run.classes), run.record["ledger"])
+    _check_header(run)
     cell = cell_of(plain)
     if cell.digest() != run.record["settings_sha256"]:
         raise InputError("the record has settings of another version of ovbench", where=run.path.name)

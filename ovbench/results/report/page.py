@@ -84,7 +84,7 @@ def _shown(run: ReportRun, ranked: ImageScores) -> dict[str, Any]:
         "started": record["time"]["started"],
         "seconds": record["time"].get("seconds", {}).get("label"),
         "file": run.path.name,
-        "command": command_of(record, run.header),
+        "command": command_of(record),
         "provenance": _provenance(record),
     }
 
