@@ -99,7 +99,7 @@ def test_other_settings_are_not_the_paper_s_row(write, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"weights": {"clip": "b"}}, "different weights"),
+        ({"weights": {"clip": {"name": "a", "sha256": "b"}}}, "different weights"),
         ({"versions": {"ovbench": "0.0.9"}}, "different versions.ovbench"),
     ],
 )
@@ -142,7 +142,8 @@ def test_every_format_holds_every_number(write, tmp_path):
 
 
 def test_another_metric_of_the_records_is_shown_without_an_interval(write, tmp_path):
-    write("clip", "voc20", 0.4, metrics={"mIoU": 0.4, "mIoU_interval": [0.3, 0.5], "aAcc": 0.72})
+    metrics = {"mIoU": 0.4, "mIoU_interval": [0.3, 0.5], "mAcc": 0.5, "aAcc": 0.72, "classes_in_mean": 1}
+    write("clip", "voc20", 0.4, metrics=metrics)
     layout = replace(LAYOUT, metric="aAcc")
     made = layout_table(layout, find_records(tmp_path))
     assert json.loads(FORMATS["json"](made, True))["metric"] == "aAcc"
