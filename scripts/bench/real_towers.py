@@ -29,7 +29,7 @@ class RandomText:
         return torch.randn(len(prompts), WIDTHS["text"], generator=torch.Generator().manual_seed(0))
 
 
-def load(kind: str, spec: str) -> Loaded:
+def load(kind: str, spec: str, module: str = "") -> Loaded:
     """In place of `ovbench.backbones.build.load_backbone`."""
     torch.manual_seed(0)
     vision = _reference() if kind == "reference" else _network(kind, parse_spec(kind, spec).architecture)
