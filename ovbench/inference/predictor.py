@@ -27,7 +27,7 @@ from ovbench.regions.base import nearest_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 from ovbench.utils.images import resize_image, resized_size
 
-PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch size of CLIP, also for other backbones
+PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch size of the tower that reads the queries
 WINDOWS_AT_ONCE = 16
 CHUNK_CPU, CHUNK_GPU = 1 << 20, 1 << 28  # elements of window scores in memory at once
 
@@ -48,12 +48,13 @@ class Predictor:
         self.decisions: list[Decision] = []
         for queries in vocabularies:
             self.add_vocabulary(queries, protocol)
-        self.pad_multiple = method.clip.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
+        tower = getattr(method, method.reads, None) or getattr(method, method.sees, None)
+        self.patch = getattr(tower, "patch", 0)  # 0: of a third party's tower, whose patch is not known
+        self.pad_multiple = self.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
         if protocol.crop and self._is_below_patch(protocol.crop + -protocol.crop % (self.pad_multiple or 1)):
             raise UsageError(
-                f"windows of crop = {protocol.crop} pixels are smaller than a patch of CLIP "
-                f"({method.clip.patch} pixels)",
-                fix=f"set crop to at least {method.clip.patch}, or to 0 for whole images",
+                f"windows of crop = {protocol.crop} pixels are smaller than a patch of {self.patch} pixels",
+                fix=f"set crop to at least {self.patch}, or to 0 for whole images",
             )
         pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
         self.refine = pamr if protocol.refine == "pamr" else None
@@ -190,8 +191,7 @@ class Predictor:
         height, width = height + pad.top + pad.bottom, width + pad.left + pad.right
         if self._is_below_patch(min(height, width)):
             raise InputError(
-                f"the image has windows of {width}x{height} pixels, less than a patch of CLIP "
-                f"({self.method.clip.patch} pixels)",
+                f"the image has windows of {width}x{height} pixels, less than a patch of {self.patch} pixels",
                 fix="exclude the image, or set pad or a larger short_side",
             )
         means = None
@@ -205,8 +205,8 @@ class Predictor:
         return self.finish(prepared, means)
 
     def _is_below_patch(self, side: int) -> bool:
-        """Return whether a side of a padded window is smaller than a patch of CLIP."""
-        return side < getattr(self.method.clip, "patch", 0)
+        """Return whether a side of a padded window is smaller than a patch."""
+        return side < self.patch
 
     def fewer_windows(self, windows: int) -> None:
         """Set the number of windows at once, with a message the first time.

@@ -215,7 +215,7 @@ def test_with_more_than_255_classes_255_is_a_class(own, put, tmp_path):
         ("[encoding.e]\nvalues = [0, 255, 255]\n", "one raw value for each of the 3 classes"),
         ("[encoding.e]\nvalues = [0, 1, 2]\nshift = 1\n", "stands alone"),
         ("[encoding.e]\nshift = 65534\n", "label values are 0..65535"),
-        ("[encoding.e]\nvoid = [-1]\n", "label values are 0..65535"),
+        ("[encoding.e]\nvoid = [-1]\n", r"encoding.e.void\[0\].*0 or more, got -1"),
     ],
 )
 def test_cards_that_contradict_themselves(own, tables, message):

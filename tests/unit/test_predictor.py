@@ -181,14 +181,14 @@ def test_out_of_memory_with_one_window_fails_the_image(towers):
 
 @pytest.mark.parametrize(("crop", "pad"), [(15, 0), (3, 4), (1, 1)])
 def test_windows_below_a_patch_are_refused_before_any_image(towers, crop, pad):
-    with pytest.raises(UsageError, match=rf"crop = {crop} pixels are smaller than a patch of CLIP \(16 pixels\)"):
+    with pytest.raises(UsageError, match=rf"crop = {crop} pixels are smaller than a patch of 16 pixels"):
         Predictor(MaskCLIP(towers), Protocol(crop=crop, stride=4, pad=pad), [QUERIES])
 
 
 @pytest.mark.parametrize("crop", [64, 0])
 def test_an_image_below_a_patch_is_refused_with_its_size_and_padded_where_the_protocol_pads(towers, crop):
     thin, size = IMAGE[:5], IMAGE[:5].shape[:2]
-    with pytest.raises(InputError, match=rf"windows of {crop or size[1]}x5 pixels, less than a patch of CLIP \(16 pix"):
+    with pytest.raises(InputError, match=rf"windows of {crop or size[1]}x5 pixels, less than a patch of 16 pix"):
         Predictor(MaskCLIP(towers), Protocol(crop=crop, stride=40), [QUERIES]).label_resized(thin, size)
     padded = Predictor(MaskCLIP(towers), Protocol(crop=64, stride=40, pad=16), [QUERIES])
     assert padded.label_resized(thin, size)[0].shape == size
