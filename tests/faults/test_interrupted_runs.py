@@ -43,7 +43,7 @@ def wait_for_images(out: Path, process, count):
     """Until the ledger holds so many images."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        if sum(path.read_bytes().count(b'{"image":') for path in out.glob("*/part-*.jsonl")) >= count:
+        if sum(path.read_bytes().count(b' {"image":') for path in out.glob("*/part-*.jsonl")) >= count:
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -83,7 +83,7 @@ def test_several_processes_count_every_image_once(uninterrupted, tmp_path, proce
     assert record_of(start(tmp_path, launcher=launcher)) == uninterrupted
     parts = sorted(tmp_path.glob("*/part-*.jsonl"))
     assert len(parts) == processes
-    assert sum(path.read_bytes().count(b'{"image":') for path in parts) == IMAGES
+    assert sum(path.read_bytes().count(b' {"image":') for path in parts) == IMAGES
 
 
 def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
