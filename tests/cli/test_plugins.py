@@ -87,7 +87,7 @@ def test_a_class_in_a_file_runs_as_itself_with_its_settings_and_its_code_is_in_t
     done = evaluate(ovbench, tmp_path, "-m", f"{own}:CLIP", "--set", "gain=2.5")
     assert done.code == 0, done.err
     record = done.json()
-    assert record["cell"]["params"] == {"gain": 2.5} and len(record["weights"]["code"]["sha256"]) == 64
+    assert record["cell"]["params"] == {"gain": 2.5} and len(record["code"]["method"]) == 64
     assert {path.stem.split("-mini")[0] for path in (tmp_path / "runs").glob("*.json")} == {"own-CLIP"}
     builtin = evaluate(ovbench, tmp_path, "-m", "clip").json()
     assert builtin["counts"] != record["counts"]
