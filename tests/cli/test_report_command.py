@@ -45,8 +45,8 @@ def test_two_runs_in_one_page(ovbench, runs, tmp_path):
     done = ovbench("report", runs, "--images", 3, "--out", page)
     assert done.code == 0, done.err
     assert f"report: {page}" in done.err and "differ" not in done.err and done.out == ""
-    data, pictures, scenes = (elements(page, kind) for kind in ("run", "picture", "scene"))
-    assert len(data) == 2 and len(pictures) == 6 and 3 <= len(scenes) <= LIMIT  # an image is in the file once
+    data, pictures, inputs = (elements(page, kind) for kind in ("run", "picture", "input"))
+    assert len(data) == 2 and len(pictures) == 6 and 3 <= len(inputs) <= LIMIT  # an image is in the file once
     assert all(picture["moved"] == 0 for picture in pictures)
     for run in data:
         loss = run["images"]["loss"]
