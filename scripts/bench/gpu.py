@@ -54,7 +54,7 @@ class Tower(NamedTuple):
     patch: int
     side: int
 
-    def build_pipeline(self) -> ClipVision:
+    def build(self) -> ClipVision:
         torch.manual_seed(0)
         visual = open_clip.transformer.VisionTransformer(
             image_size=224, patch_size=self.patch, width=self.width, layers=self.layers, heads=self.heads,

@@ -264,7 +264,7 @@ def test_a_killed_build_leaves_whole_entries_and_goes_on(mini_cache):
     for path in there:
         unpack(path.read_bytes())
     result = build()
-    assert result.exit_code == 0 and "already there" in result.output and " 0 already" not in result.output
+    assert result.exit_code == 0 and "found in the cache" in result.output and ", 0 found" not in result.output
 
 
 @pytest.mark.slow

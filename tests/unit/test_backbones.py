@@ -31,7 +31,7 @@ def test_a_method_gets_the_networks_that_it_needs():
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [(("clip",), 'needs the backbone "dino"'), (("clip", "dino", "psi"), 'has no use for the backbone "psi"')],
+    [(("clip",), 'needs the backbone "dino"'), (("clip", "dino", "psi"), 'does not use the backbone "psi"')],
 )
 def test_networks_that_do_not_fit_the_needs_are_refused(names, said):
     with pytest.raises(UsageError, match=f"TwoTowers {said}"):
