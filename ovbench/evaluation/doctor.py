@@ -55,7 +55,7 @@ def _number(version: str | None) -> tuple[int, ...]:
 
 def known_bad(versions: Mapping[str, str | None]) -> Iterator[Finding]:
     """Find packages that are missing or do not work together; ``versions``: see `ovbench.utils.provenance.versions`."""
-    optional = {"mmcv-lite"}
+    optional = {"mmcv-lite", "opencv-python-headless", "transformers", "faiss-cpu"}  # of extras, or said below
     for name, version in versions.items():
         if version is None and name not in optional:
             yield Finding("packages", "problem", f"{name} is not installed", f"pip install {name}")

@@ -108,7 +108,7 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
     if missing:
         count, which = f"{len(missing)} of {len(vocabulary)} classes", ", ".join(missing.values())
         say_once(
-            f'no description of {count} in "{name}" ({which:.80}): their prompts are used; ovbench describe writes some'
+            f'no description of {count} in "{name}" ({which:.80}): their prompts are used; see ovbench describe'
         )
     for (_, query, _), own in zip(pairs, sentences, strict=True):
         clip.text.require_room(own, ("{}",), f'description of "{query}"')

@@ -81,6 +81,8 @@ def parse(words: list[str]) -> click.Context:
     while isinstance(command, click.Group):
         if not words:
             raise click.UsageError("Missing command")
+        if command.invoke_without_command and words[0].startswith("-"):
+            break
         name, *words = words
         command = command.get_command(context, name)
         assert command is not None, f'no command "{name}"'
