@@ -9,15 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from ovbench.data.dataset import Dataset
 from ovbench.data.labels import value_counts
 from ovbench.utils.errors import InputError, UsageError
-from ovbench.utils.files import write_bytes
+from ovbench.utils.files import read_json, write_bytes
 from ovbench.utils.processes import each
+from ovbench.utils.typed import Items, Typed, validate
 
 FORMAT = "ovbench-subset-1"
 
@@ -144,23 +146,34 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
     write_bytes(path, text.encode())
 
 
+class EntryFields(Typed):
+    """One image of a manifest, see `Entry`."""
+
+    id: str
+    image: str
+    label: str
+
+
+class ManifestFile(Typed):
+    """The file of a manifest, see `Manifest`."""
+
+    format: Literal["ovbench-subset-1"]
+    dataset: str
+    seed: Annotated[int, Field(ge=0)]
+    sha256: str
+    images: Annotated[Items[EntryFields], Field(min_length=1)]
+
+
 def read_manifest(path: str | Path) -> Manifest:
-    """A manifest from its file; InputError where it is missing, malformed, or was changed by hand."""
-    where = str(path)
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise InputError(f'unknown manifest format "{data["format"]}"', where=where)
-        entries = tuple(Entry(image["id"], image["image"], image["label"]) for image in data["images"])
-        manifest = Manifest(data["dataset"], int(data["seed"]), entries)
-        stated = data["sha256"]
-    except OSError as error:
-        raise InputError(f'cannot read the subset "{path}": {error.strerror}', fix="check the path") from None
-    except (ValueError, KeyError, TypeError) as error:
-        fix = "make it with: ovbench data subset"
-        raise InputError(f"not a subset manifest: {error!r}", where=where, fix=fix) from None
-    if not entries:
-        raise InputError("the subset names no image", where=where, fix="make it with: ovbench data subset")
-    if stated != manifest.sha256:
+    """Read a manifest from its file.
+
+    Raises:
+        InputError: if it is missing or malformed, or its content was changed.
+    """
+    where, fix = str(path), "make it with: ovbench data subset"
+    file = validate(ManifestFile, read_json(Path(path)), where, fix=fix, what="a subset manifest")
+    entries = tuple(Entry(one.id, one.image, one.label) for one in file.images)
+    manifest = Manifest(file.dataset, file.seed, entries)
+    if file.sha256 != manifest.sha256:
         raise InputError("the subset was changed: its hash does not fit", where=where, fix="make a new one")
     return manifest

@@ -83,17 +83,19 @@ def test_wrong_counts_and_manifests(many, tmp_path):
     good = json.loads(path.read_text())
     for change, message in (
         ({"seed": 0, "images": good["images"][:1]}, "the subset was changed"),
-        ({"images": []}, "names no image"),
-        ({"format": "other"}, 'unknown manifest format "other"'),
-        ({"images": [{"id": "x"}]}, "not a subset manifest"),
+        ({"images": []}, '"images" must be a list of 1 or more'),
+        ({"format": "other"}, '"format" must be "ovbench-subset-1"'),
+        ({"images": [{"id": "x"}]}, r'not a subset manifest: "images\[0\].image" is missing'),
+        ({"seed": "0"}, '"seed" must be a whole number'),
+        ({"sed": 0}, 'unknown key "sed".*did you mean "seed"'),
     ):
         path.write_text(json.dumps({**good, **change}))
         with pytest.raises(InputError, match=message):
             read_manifest(path)
     path.write_text("[")
-    with pytest.raises(InputError, match="not a subset manifest"):
+    with pytest.raises(InputError, match="malformed JSON"):
         read_manifest(path)
-    with pytest.raises(InputError, match="cannot read the subset"):
+    with pytest.raises(InputError, match="cannot read the file"):
         read_manifest(tmp_path / "gone.json")
     raw.voc(tmp_path)
     with pytest.raises(UsageError, match="the subset is one of ade150, not of voc21"):

@@ -204,8 +204,8 @@ def test_recipes():
     assert changed == dataclasses.replace(recipe, epochs=2, text="unit")
     for settings, message in (
         ({"epoch": "2"}, 'did you mean "epochs"'),
-        ({"text": "row"}, 'did you mean "raw"'),
-        ({"batch": "0"}, "batch must be positive"),
+        ({"text": "row"}, '"row" is no value for "text"'),
+        ({"batch": "0"}, "give a number above 0"),
         ({"lr": "fast"}, 'no value for "lr"'),
     ):
         with pytest.raises(UsageError, match=message):

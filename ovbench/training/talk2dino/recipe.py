@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from ovbench.config.load import parse_value
-from ovbench.utils.errors import UsageError, unknown
+from pydantic import Field
+
+from ovbench.utils.errors import unknown
 from ovbench.utils.paths import shipped
-from ovbench.utils.toml import read_toml, refuse_unknown_keys
+from ovbench.utils.toml import read_toml
+from ovbench.utils.typed import field_types, parse_values, validate
 
-CHOICES = {
-    "loss_divisor": ("batch_squared", "one"),
-    "text": ("raw", "unit"),
-    "temperature": ("fixed", "learned"),
-    "false_negatives": ("kept", "masked"),
-    "schedule": ("constant", "cosine"),
-}
+Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -38,25 +34,17 @@ class Recipe:
         schedule: "constant" or "cosine" learning rate.
     """
 
-    side: int = 448
-    attn_scale: float = 0.125
-    epochs: int = 100
-    batch: int = 128
-    lr: float = 1e-4
+    side: Annotated[int, Field(gt=0)] = 448
+    attn_scale: Positive = 0.125
+    epochs: Annotated[int, Field(gt=0)] = 100
+    batch: Annotated[int, Field(gt=0)] = 128
+    lr: Positive = 1e-4
     seed: int = 123
-    loss_divisor: str = "batch_squared"
-    text: str = "raw"
-    temperature: str = "fixed"
-    false_negatives: str = "kept"
-    schedule: str = "constant"
-
-    def __post_init__(self) -> None:
-        for name in ("side", "attn_scale", "epochs", "batch", "lr"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive", where="recipe")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown(f"value of {name}", str(getattr(self, name)), choices, where="recipe")
+    loss_divisor: Literal["batch_squared", "one"] = "batch_squared"
+    text: Literal["raw", "unit"] = "raw"
+    temperature: Literal["fixed", "learned"] = "fixed"
+    false_negatives: Literal["kept", "masked"] = "kept"
+    schedule: Literal["constant", "cosine"] = "constant"
 
 
 def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> tuple[Recipe, dict[str, str]]:
@@ -74,11 +62,5 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> tuple[
         raise unknown("recipe", name, recipes)
     settings: dict[str, Any] = dict(recipes[name])
     backbones = settings.pop("backbones")
-    hints = get_type_hints(Recipe)
-    known = [field.name for field in fields(Recipe)]
-    refuse_unknown_keys(settings, known, f"recipe {name}")
-    for key, text in (overrides or {}).items():
-        if key not in known:
-            raise unknown("setting", key, known, where="--set")
-        settings[key] = parse_value(text, hints[key], key)
-    return Recipe(**settings), dict(backbones)
+    given = parse_values(overrides or {}, field_types(Recipe))
+    return validate(Recipe, {**settings, **given}, f"recipe {name}", given=given), dict(backbones)
