@@ -126,6 +126,10 @@ class Backbone:
         """
         raise NotImplementedError(f"{type(self).__name__} has no load")
 
+    def built_here(self, spec: str) -> bool:
+        """Return whether this machine computes the weights, so that another one may get other last bits."""
+        return False
+
     def missing(self, spec: str) -> list[str]:
         """Return the files that are not on this machine and will be downloaded, as "FILE of REPOSITORY".
 

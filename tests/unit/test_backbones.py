@@ -79,3 +79,9 @@ def test_a_class_is_made_an_entry_under_its_name():
 def test_options_of_a_row_stay_with_another_set():
     assert settings_over({"reference": "?filter=none"}, {"reference": "sets/a"}) == {"reference": "sets/a?filter=none"}
     assert settings_over({"reference": "sets/a"}, {"reference": "sets/b"}) == {"reference": "sets/b"}
+
+
+def test_only_a_set_that_is_built_on_first_use_may_differ_between_machines():
+    reference, clip = BACKBONES.load("reference"), BACKBONES.load("clip")
+    assert reference.built_here("mini") and reference.built_here("mini?filter=none")
+    assert not reference.built_here("sets/mini") and not clip.built_here("mini")

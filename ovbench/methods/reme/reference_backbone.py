@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ovbench.backbones.base import Backbone, Loaded
-from ovbench.methods.reme.reference_store import find_set, load_set
+from ovbench.methods.reme.reference_store import MINI, find_set, load_set
 
 
 class ReferenceSet(Backbone):
@@ -26,6 +26,10 @@ class ReferenceSet(Backbone):
         stored = load_set(find_set(spec))
         return Loaded(stored.bank, spec, stored.sha256)
 
+    def built_here(self, spec: str) -> bool:
+        """Return whether the set is built on first use."""
+        return spec.partition("?")[0] == MINI
+
     def missing(self, spec: str) -> list[str]:
         """Check that the set exists; "mini" is built."""
         find_set(spec)
@@ -33,7 +37,7 @@ class ReferenceSet(Backbone):
 
     def names(self) -> list[str]:
         """Return the one set that can be built without data."""
-        return ["mini"]
+        return [MINI]
 
 
 REFERENCE = ReferenceSet("reference", "the reference set of ReME: embeddings of segments and of their labels")
