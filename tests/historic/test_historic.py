@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ovbench.evaluation.ledger import read_header, read_ledger
+from ovbench.evaluation.record import read_record
 
 HERE = Path(__file__).parent
 RECORDS = sorted(HERE.glob("*.json"))
@@ -50,3 +51,12 @@ def test_a_new_run_neither_uses_nor_touches_them(ovbench, tmp_path):
     assert done.code == 0 and done.json()["time"]["images_counted_now"] == 1, done.err
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+def test_an_interval_of_an_earlier_form_is_not_shown(tmp_path):
+    """It was percentiles of a bootstrap, biased where classes are rare."""
+    old = json.loads(RECORDS[0].read_text())
+    old["metrics"]["mIoU_interval"] = [0.1, 0.2]
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    metrics = read_record(tmp_path / "old.json")["metrics"]
+    assert old["schema"] == 1 and metrics["mIoU_interval"] is None and "bootstrap" in metrics["mIoU_no_interval"]
