@@ -118,12 +118,6 @@ def _imported_names(file: Path) -> set[str]:
     return names
 
 
-def code_hash(name: str) -> str | None:
-    """Return the sha256 of the file in a method's name; None if the name has no file."""
-    source = name.rpartition(":")[0]
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest() if source.endswith(".py") else None
-
-
 def short_name(name: str) -> str:
     """Return a method's name in a form that is valid in a file name."""
     return "-".join(part for part in (Path(name.rpartition(":")[0]).stem, name.rpartition(":")[2]) if part)
