@@ -13,7 +13,7 @@ import pytest
 import raw_benchmarks as raw
 from click.testing import CliRunner
 from PIL import Image
-from test_read import assert_reads, without_background
+from test_dataset import assert_reads, without_background
 
 from ovbench.cli.data import data
 from ovbench.data.card import load_card
