@@ -1,15 +1,15 @@
-"""The grammar of backbone names, as they stand in settings files and after ``--weights``.
+"""Names of backbones, as given in settings files and with ``--weights``.
 
-mini                               the small one that ships with the package
+mini                               the small network that ships with the package
 ViT-B-16-quickgelu/openai          CLIP: an open_clip model and its pretrained tag
 vit_base_patch8_224.dino           DINO: a timm model
 metaclip-l                         a short name from configs/weights.toml
-ViT-L-14-quickgelu@weights/L.pt    that architecture with the tensors of a file
-ViT-B/16, dino_vitb8               a name of the field: OpenAI's, torch hub's; see [names] in configs/weights.toml
-weights/B.safetensors              a file alone, only after --weights: the architecture stays the configured one
+ViT-L-14-quickgelu@weights/L.pt    an architecture with the tensors of a file
+ViT-B/16, dino_vitb8               a common name (OpenAI's or torch hub's), see [names] in configs/weights.toml
+weights/B.safetensors              a file alone, only with --weights: the architecture stays as configured
 
-A backbone of a plug-in has its own grammar. Any name may take options: "sets/coco?filter=none" is the set "sets/coco"
-with another filter, and "?filter=none" alone, after --set or --weights, changes what is configured.
+A backbone of a plug-in has its own form of names. Any name may have options: "sets/coco?filter=none" is the set
+"sets/coco" with another filter. With --set or --weights, "?filter=none" alone changes the configured name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt")
 
 
 class BackboneSpec(NamedTuple):
-    """``architecture``: what to build; ``tag``: its pretrained tag ("" for none); ``file``: its tensors, or None."""
+    """A name split into its components.
+
+    Attributes:
+        architecture: The network to build.
+        tag: Its pretrained tag; "" for none.
+        file: The file of its tensors, or None.
+    """
 
     architecture: str
     tag: str = ""
@@ -38,12 +44,12 @@ def parse_spec(backbone: str, text: str, table: str = "") -> BackboneSpec:
     """Split a name into architecture, tag and file.
 
     Args:
-        backbone: the registered name, such as "clip"; it stands in messages.
-        text: what stands after ``--weights BACKBONE=``.
-        table: the table of configs/weights.toml with its short names; by default the one named like the backbone.
+        backbone: The registered name, such as "clip", for messages.
+        text: The name, as given with ``--weights BACKBONE=``.
+        table: The table of configs/weights.toml with its short names; by default ``backbone``.
 
     Raises:
-        UsageError: the text names a file without an architecture, or the reverse.
+        UsageError: If the text has a file without an architecture, or "@" without a file.
 
     Example:
         >>> parse_spec("clip", "ViT-B-16/openai")
@@ -57,17 +63,17 @@ def parse_spec(backbone: str, text: str, table: str = "") -> BackboneSpec:
         return BackboneSpec(_long(table, architecture).partition("/")[0], file=Path(file).expanduser())
     if _is_file(text):
         raise UsageError(
-            f'"{text}" does not say what it holds', where=f"{backbone}={text}", fix="write ARCHITECTURE@FILE"
+            f'the architecture of "{text}" is not known', where=f"{backbone}={text}", fix="write ARCHITECTURE@FILE"
         )
     name, _, tag = _long(table, architecture).partition("/")
     return BackboneSpec(name, tag)
 
 
 def lay_over(backbone: str, configured: str | None, given: str, table: str = "") -> str:
-    """Return the name that results if ``given`` (after ``--weights``) replaces the configured one.
+    """Return the name that results if ``given`` (with ``--weights``) replaces the configured one.
 
     Raises:
-        UsageError: a file is given and no architecture is configured.
+        UsageError: If a file is given and no architecture is configured.
     """
     given = canonical(table or backbone, given)
     if "@" in given or not _is_file(given):
@@ -76,7 +82,7 @@ def lay_over(backbone: str, configured: str | None, given: str, table: str = "")
 
 
 def options_over(given: str, base: str | None) -> str:
-    """Return ``given``, or ``base`` with further options if ``given`` is options alone.
+    """Return ``given``, or ``base`` with added options if ``given`` has options only.
 
     Example:
         >>> options_over("?filter=none", "sets/coco?synonyms=off")
@@ -88,7 +94,7 @@ def options_over(given: str, base: str | None) -> str:
 
 
 def canonical(table: str, text: str) -> str:
-    """Replace a name of the field, alone or before ``@FILE``, by the name that open_clip or timm has for it.
+    """Replace a common name, alone or before ``@FILE``, by its name in open_clip or timm.
 
     Example:
         >>> canonical("clip", "ViT-L/14@336px"), canonical("dino", "dino_vitb8@mine.pth")
@@ -107,17 +113,17 @@ def canonical(table: str, text: str) -> str:
 def configured_backbones(
     entry: Any, configured: Mapping[str, str], given: Mapping[str, str], method: str, *, incomplete: bool = False
 ) -> dict[str, str | None]:
-    """Choose a spec for every backbone that a method needs, and for optional ones that are configured or given.
+    """Choose the name of every required backbone, and of optional ones that are configured or given.
 
     Args:
-        entry: the class of the method; its ``needs`` decide.
-        configured: names by backbone from settings files.
-        given: names by backbone from the command line; they win.
-        method: the name of the method, for messages.
-        incomplete: a backbone without a name is None instead of an error.
+        entry: The class of the method, with its ``needs``.
+        configured: Names by backbone from settings files.
+        given: Names by backbone from the command line; they replace configured ones.
+        method: Name of the method, for messages.
+        incomplete: Return None for a required backbone without a name, instead of raising an error.
 
     Raises:
-        UsageError: the method has no such backbone, or one has no name.
+        UsageError: If a given backbone is not one of the method's, or a required one has no name.
     """
     needs = entry.needs
     chosen = {name: configured.get(name) for name in (*needs.backbones, *needs.optional)}
@@ -133,7 +139,7 @@ def configured_backbones(
 
 
 def backbones_among_settings(entry: Any, overrides: Mapping[str, Any]) -> dict[str, str]:
-    """Return those of ``--set`` that name a backbone which is set like a parameter (`Backbone.is_setting`)."""
+    """Return the overrides that name a backbone which is set like a parameter (`Backbone.is_setting`)."""
     names = (*entry.needs.backbones, *entry.needs.optional)
     asked = {name: str(overrides[name]) for name in names if name in overrides}
     return {name: text for name, text in asked.items() if find_backbone(name, entry.__module__).is_setting}
@@ -154,4 +160,4 @@ def toy_note(backbones: Mapping[str, str | None]) -> str:
     if not toys:
         return ""
     what = "is a toy network" if len(toys) == 1 else "are toy networks"
-    return f"{' and '.join(toys)} {what} of mini, trained on drawn scenes only: the labels of photographs mean nothing"
+    return f"{' and '.join(toys)} {what} of mini, trained on drawn images only: labels of photographs are meaningless"

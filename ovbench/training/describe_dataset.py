@@ -19,11 +19,18 @@ IMPORTED_NAMES = "freecp"  # the vocabulary of the published descriptions
 
 @dataclass(frozen=True)
 class DescribeRequest:
-    """Hold what to describe and how.
+    """What to describe, and how.
 
-    ``llm``: a transformers model, or a model of the server at ``base_url``. ``names``: the vocabulary. ``count``:
-    sentences per class. ``prompt``: None for `PROMPT`. ``limit``: only the first classes. ``out``: None for a file in
-    the cache, which methods find.
+    Attributes:
+        dataset: Name or card of the dataset.
+        llm: A transformers model, or a model of the server at ``base_url``.
+        base_url: Address of an OpenAI-compatible server; None runs the model here.
+        names: Name variant of the classes.
+        count: Sentences per class.
+        prompt: The prompt; None for `PROMPT`.
+        limit: Describe only the first classes.
+        device: Device of a transformers model.
+        out: The file; None for a file in the cache, where methods find it.
     """
 
     dataset: str
@@ -43,8 +50,8 @@ def describe_dataset(
     """Describe the classes of a dataset with a language model, and resume from an existing file.
 
     Args:
-        request: what to describe and how.
-        progress: called with each class and its number of sentences.
+        request: What to describe, and how.
+        progress: Called with each class and its number of sentences.
 
     Returns:
         The file and its content.
@@ -64,7 +71,12 @@ def describe_dataset(
 
 
 def import_descriptions(file: Path, dataset: str, out: Path | None) -> tuple[Path, DescriptionSet, list[str]]:
-    """Import a file of FreeCP's folder prompts/vicuna13b, which is read as data and never run.
+    """Import a file of FreeCP's folder prompts/vicuna13b; it is parsed, never run.
+
+    Args:
+        file: The Python file.
+        dataset: Name or card of the dataset.
+        out: The file to write; None for the cache.
 
     Returns:
         The written file, its content, and the queries without a description.

@@ -1,4 +1,4 @@
-"""Descriptions of classes made by a language model."""
+"""Descriptions of classes, written by a language model."""
 
 from __future__ import annotations
 
@@ -27,14 +27,29 @@ def describe(
     prompt: str = PROMPT,
     progress: Callable[[str, int], None] = lambda name, sentences: None,
 ) -> DescriptionSet:
-    """Have a model describe every class that ``path`` does not describe yet; the file is whole after every class, so
-    that a run which was stopped goes on where it was.
+    """Describe every class that the file does not describe yet.
 
-    ``ask`` turns a prompt into the model's answer. InputError where the file comes from another model or prompt, or
-    where an answer holds no sentence.
+    The file is complete after every class, so an interrupted run resumes.
+
+    Args:
+        classes: Names of the classes.
+        ask: Returns the model's answer to a prompt.
+        path: The file; written after every class.
+        vocabulary: Name of the dataset.
+        model: Name of the model.
+        count: Sentences to ask for per class.
+        prompt: The prompt; "{name}" and "{count}" are replaced.
+        progress: Called with each class and its number of sentences.
+
+    Returns:
+        All descriptions of the file.
+
+    Raises:
+        InputError: If the file was written with another model or prompt, or an answer has no sentence.
+        UsageError: If the prompt lacks "{name}".
     """
     if "{name}" not in prompt:
-        raise UsageError('the prompt does not hold "{name}"', where="--prompt", fix="put {name} where the class goes")
+        raise UsageError('the prompt lacks "{name}"', where="--prompt", fix="put {name} where the class goes")
     made = DescriptionSet(vocabulary, model, prompt)
     if path.is_file():
         before = read_set(path)
@@ -56,8 +71,17 @@ def describe(
 
 
 def sentences_of(answer: str, name: str) -> list[str]:
-    """The distinct sentences of an answer, one per line, without numbers, bullets and quotes. A line that ends in a
-    colon introduces others and is none."""
+    """Return the distinct sentences of an answer, one per line, without numbers, bullets and quotes.
+
+    A line that ends in a colon introduces a list and is left out.
+
+    Args:
+        answer: The model's answer.
+        name: The class, for the message.
+
+    Raises:
+        InputError: If there is no sentence.
+    """
     lines = (
         re.sub(r"^\s*(?:\d+\s*[.):]|[-*•])\s*", "", line).strip().strip('"“”').strip() for line in answer.splitlines()
     )
@@ -68,7 +92,18 @@ def sentences_of(answer: str, name: str) -> list[str]:
 
 
 def local(model: str, device: str = "cpu") -> Callable[[str], str]:
-    """A chat model of the transformers library, from its hub or a folder, without sampling."""
+    """Load a chat model with the transformers library; it answers without sampling.
+
+    Args:
+        model: Name on the Hugging Face Hub, or a folder.
+        device: Device of the model.
+
+    Returns:
+        A function from a prompt to the answer.
+
+    Raises:
+        InputError: If transformers or the model cannot be loaded.
+    """
     try:
         from transformers import pipeline
     except ImportError as error:

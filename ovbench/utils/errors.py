@@ -1,4 +1,4 @@
-"""What goes wrong for a user, each as one sentence with a place and a remedy, and the exit code that it ends with."""
+"""Errors that a user can act on, with their exit codes, and helpers for messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ SHOWN = 20  # names that a message lists at most
 
 
 class OvbenchError(Exception):
-    """An error that a user can act on: what is wrong, where, and what to do about it. Never shown with a traceback."""
+    """An error that a user can act on; it is never shown with a traceback.
+
+    Args:
+        what: What is wrong, as one clause.
+        where: File, key, option or image id.
+        fix: What to do.
+    """
 
     exit_code = 1
 
@@ -30,35 +36,42 @@ class OvbenchError(Exception):
 
 
 class UsageError(OvbenchError):
-    """The command line or a call asked for something that does not exist or does not fit."""
+    """An argument or setting that does not exist or does not fit."""
 
     exit_code = 2
 
 
 class InputError(OvbenchError):
-    """A file that the user brought (data, weights, configuration) is missing, damaged or of the wrong kind."""
+    """A file (data, weights, settings) that is missing, damaged or of the wrong type."""
 
     exit_code = 3
 
 
 class ScoreError(OvbenchError):
-    """A method gave something other than numbers."""
+    """Scores of a method that are not finite numbers."""
 
     exit_code = 4
 
 
 class ImageError(OvbenchError):
-    """An image failed, and the run was to end with the first that does."""
+    """An image that failed in a run that stops at the first failure."""
 
     exit_code = 4
 
 
 class Terminated(SystemExit):
-    """The process was asked to end by a signal; any other SystemExit comes from code that calls ``sys.exit``."""
+    """The end of the process by a signal; any other SystemExit comes from code that calls ``sys.exit``."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = None) -> UsageError:
-    """The error for a name that is not known, with the closest names that are."""
+    """Return the error for an unknown name, with close matches.
+
+    Args:
+        kind: What the name is for, such as "method".
+        name: The unknown name.
+        known: All known names.
+        where: File, key or option.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
@@ -70,12 +83,12 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = N
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 200 characters."""
+    """Return the first line of an error's text, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _lines(error: BaseException) -> list[tuple[str, int | None]]:
-    """Files and lines from the first that ran to the last, or to the one that could not be compiled."""
+    """Return the files and lines of a traceback, then the line that could not be compiled."""
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         lines.append((error.filename, error.lineno))
@@ -83,7 +96,7 @@ def _lines(error: BaseException) -> list[tuple[str, int | None]]:
 
 
 def is_own(path: Path, home: Path) -> bool:
-    """Whether a file is ``home`` or below it, and no part of a Python or of packages that are installed below it."""
+    """Return whether a file is ``home`` or below it, but not in a Python installation or packages below it."""
     if path == home or not path.is_relative_to(home):
         return path == home
     pythons = {Path(sys.prefix), Path(sys.base_prefix)}
@@ -92,13 +105,15 @@ def is_own(path: Path, home: Path) -> bool:
 
 
 def line_below(error: BaseException, home: Path) -> str | None:
-    """The last line that ran or could not be compiled in a file that `is_own`, as "FILE, line N", or None."""
+    """Return the last line of an error's traceback in a file that `is_own`, as "FILE, line N", or None."""
     return next((f"{file}, line {line}" for file, line in reversed(_lines(error)) if is_own(Path(file), home)), None)
 
 
 def last_line(error: BaseException, skip: Path) -> str | None:
-    """The line of the code that was imported, as "FILE, line N": the last one in the folder of the first file that is
-    neither below ``skip`` nor part of Python's import system."""
+    """Return the line where imported code failed, as "FILE, line N", or None.
+
+    This is the last line in the folder of the first file that is not below ``skip`` and not in Python's import system.
+    """
     library = Path(importlib.__file__).parent
     first = next((file for file, _ in _lines(error) if not _below(Path(file), (skip, library))), None)
     return first and line_below(error, Path(first).parent)
@@ -110,5 +125,5 @@ def _below(path: Path, folders: Iterable[Path]) -> bool:
 
 @functools.cache
 def say_once(message: str) -> None:
-    """Warn on standard error, once in a process."""
+    """Print a warning to standard error, once in a process."""
     logging.getLogger("ovbench").warning(message)

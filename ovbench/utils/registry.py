@@ -1,4 +1,4 @@
-"""Names to things: entries are ``"module:attribute"`` strings or entry points, imported only when asked for."""
+"""Registries of methods, backbones and region sources; an entry is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ GROUPS = ("ovbench.methods", "ovbench.backbones", "ovbench.regions", "ovbench.da
 
 @functools.cache
 def entry_points(group: str) -> Sequence[importlib.metadata.EntryPoint]:
-    """Return the entry points of installed packages; reading them takes the metadata of every package, so only once."""
+    """Return the entry points of a group, cached, because reading them takes the metadata of every package."""
     return tuple(importlib.metadata.entry_points(group=group)) if group else ()
 
 
 class Registry:
-    """A table of names.
+    """A table from names to objects.
 
     Args:
-        kind: what the names are of, for messages.
-        builtin: entries as ``"module:attribute"``.
-        group: other packages add entries by entry points of this group ("": they cannot).
-        base: the class, as ``"module:attribute"``, that entries of other packages subclass.
-        adapt: in place of ``base``, a function of an object and its name that returns the entry, or raises TypeError.
-        elsewhere: the function that loads a name with a colon in it, such as ``FILE.py:Class``.
+        kind: What a name stands for, for messages, such as "method".
+        builtin: Entries as ``"module:attribute"``.
+        group: Entry point group in which other packages add entries; "" for none.
+        base: The class, as ``"module:attribute"``, that entries of other packages must subclass.
+        adapt: Instead of ``base``, a function of an object and its name that returns the entry or raises TypeError.
+        elsewhere: The function that loads a name with a colon, such as ``FILE.py:Class``.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Registry:
         self._builtin = dict(builtin)
 
     def entries(self) -> dict[str, str]:
-        """Return every known name with its target; the first of a name that is defined twice."""
+        """Return every known name with its target; a built-in entry goes before a plug-in of the same name."""
         return {point.name: point.value for point in entry_points(self.group)} | self._builtin
 
     def names(self) -> list[str]:
@@ -60,8 +60,8 @@ class Registry:
         """Return the object behind a name.
 
         Raises:
-            UsageError: there is none, with close matches, or two packages define it.
-            InputError: a plug-in cannot be loaded, with its file and line.
+            UsageError: If the name is unknown (with close matches), or two packages define it.
+            InputError: If a plug-in cannot be loaded (with its file and line).
         """
         if ":" in name and self.elsewhere:
             return load_target(self.elsewhere, where=self.kind)(name)
@@ -88,7 +88,11 @@ class Registry:
         return found
 
     def adapted(self, found: Any, name: str) -> Any:
-        """Return the entry that an object from elsewhere makes; TypeError if it makes none."""
+        """Return the entry for an object of another package.
+
+        Raises:
+            TypeError: If the object does not fit.
+        """
         return load_target(self.adapt, where=self.kind)(found, name)
 
     def broken(self) -> dict[str, str]:
@@ -108,7 +112,11 @@ def broken_names(group: str, load: Callable[[str], object]) -> dict[str, str]:
 
 
 def load_plugin(point: importlib.metadata.EntryPoint, kind: str) -> Any:
-    """What an entry point names. InputError, with file and line, for whatever its code does wrong."""
+    """Return the object that an entry point names.
+
+    Raises:
+        InputError: If its code fails, with file and line.
+    """
     try:
         return point.load()
     except (Exception, SystemExit) as error:
@@ -120,18 +128,22 @@ def load_plugin(point: importlib.metadata.EntryPoint, kind: str) -> Any:
 def broken_plugin(
     point: importlib.metadata.EntryPoint, kind: str, what: str, error: BaseException | None = None
 ) -> InputError:
-    """The error for a plug-in that is not what it should be."""
+    """Return the error for a broken plug-in, with its package, file and line."""
     module = point.value.partition(":")[0]
     file = getattr(sys.modules.get(module), "__file__", None)
     package = f" of {point.dist.name} {point.dist.version}" if point.dist else ""
     where = (error and last_line(error, skip=HERE)) or file or point.value
     return InputError(
-        f'the {kind} "{point.name}"{package} is broken: {what}', where=where, fix="mend the plug-in or uninstall it"
+        f'the {kind} "{point.name}"{package} is broken: {what}', where=where, fix="repair the plug-in or uninstall it"
     )
 
 
 def load_target(target: str, *, where: str) -> Any:
-    """Import ``"module:attribute"`` of ovbench."""
+    """Import ``"module:attribute"`` of ovbench.
+
+    Raises:
+        InputError: If it does not exist.
+    """
     module, _, attribute = target.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -198,16 +210,16 @@ REGIONS = Registry(
 
 
 def find_backbone(name: str, module: str = "") -> Any:
-    """Return the backbone of a name: the registered one, otherwise what the module of a method brings.
+    """Return a backbone: the registered one, otherwise the one that the module of a method defines.
 
     Args:
-        name: a name in a method's needs, such as "clip".
-        module: the Python module of that method, which is loaded. Functions ``load_NAME``, and if it has them
-            ``missing_NAME`` and ``normalisation_NAME``, are those of `ovbench.backbones.base.Backbone`.
+        name: A name in a method's needs, such as "clip".
+        module: The imported Python module of that method. It defines a backbone by a function ``load_NAME`` and
+            optionally ``missing_NAME`` and ``normalisation_NAME``; see `ovbench.backbones.base.Backbone`.
 
     Raises:
-        UsageError: there is none, with close matches.
-        InputError: a plug-in is broken, with its file and line.
+        UsageError: If the name is unknown, with close matches.
+        InputError: If a plug-in is broken, with its file and line.
     """
     own = sys.modules.get(module)
     found = {part: getattr(own, f"{part}_{name}", None) for part in ("load", "missing", "normalisation")}

@@ -72,7 +72,7 @@ def test_the_table_and_doctor_name_what_is_broken(ovbench, plugin):
     assert f"broken: {said}" in ovbench("list", "methods").out
     findings = [row for row in ovbench("doctor", "--json").json() if row["area"] == "plug-ins"]
     assert [row["state"] for row in findings] == ["warning"] * 4 and findings[0]["what"] == said
-    assert findings[0]["fix"] == "mend the plug-in or uninstall it"
+    assert findings[0]["fix"] == "repair the plug-in or uninstall it"
 
 
 def test_other_runs_do_not_hear_of_it(ovbench, plugin, tmp_path):

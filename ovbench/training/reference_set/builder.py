@@ -313,7 +313,7 @@ def _warnings(counts: Mapping[str, int]) -> list[str]:
     """Return warnings for the user."""
     found = []
     dropped = 1 - counts["pairs_after_ambiguous"] / counts["base_pairs"]
-    if dropped > finish.WARN_SHARE:
+    if dropped > finish.WARN_FRACTION:
         found.append(f"the ambiguous-label filter dropped {dropped:.0%} of all pairs; see ambiguous.csv")
     problems = {
         "images_without_caption": "have no caption",

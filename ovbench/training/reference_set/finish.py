@@ -30,7 +30,7 @@ from ovbench.utils.files import write_bytes
 
 Advance = Callable[[int], object]
 SAME_WORD = 0.9999  # from this cosine, the text tower cannot tell two roots apart, so they are not synonyms
-WARN_SHARE = 0.25  # an ambiguous-label filter that drops more of the pairs is suspicious
+WARN_FRACTION = 0.25  # an ambiguous-label filter that drops more of the pairs is suspicious
 
 
 class BasePairs(NamedTuple):
@@ -42,7 +42,7 @@ class BasePairs(NamedTuple):
         phrases: All phrases.
         phrase_root: Root of each phrase, int64.
         roots: All root nouns.
-        first: First segment of each chunk, and the number of segments, int64 (chunks + 1,).
+        first: First segment of each chunk, then the number of all segments, int64 (chunks + 1,).
         notes: Counts and failed images.
     """
 
