@@ -48,7 +48,7 @@ class Sam2Regions(HubRegions):
         """Load SAM 2 onto a device and return the function that makes maps."""
         from segment_anything import SamAutomaticMaskGenerator
 
-        predictor = Predictor(self.weights, device, multimask=self.multimask, half=self.half)
+        predictor = Sam2Predictor(self.weights, device, multimask=self.multimask, half=self.half)
         generator = SamAutomaticMaskGenerator(
             predictor.described(), points_per_side=self.points, pred_iou_thresh=self.iou,
             stability_score_thresh=self.stability,
@@ -77,7 +77,7 @@ class Sam2Regions32(Sam2Regions):
     multimask: bool = True
 
 
-class Predictor:
+class Sam2Predictor:
     """Wrap Sam2Model as the ``SamPredictor`` that the mask generator of segment-anything expects.
 
     This follows ``SAM2ImagePredictor`` of facebookresearch/sam2 without its post-processing: image and points are

@@ -118,7 +118,7 @@ def test_sam2_predictor_agrees_with_the_library(tmp_path):
     pytest.importorskip(NEEDED)
     from transformers import Sam2ImageProcessor, Sam2Model, Sam2Processor
 
-    from ovbench.regions.sam2 import Predictor
+    from ovbench.regions.sam2 import Sam2Predictor
 
     folder = region_models.save_sam2(tmp_path / "sam2")
     image = np.ascontiguousarray(picture(70, 70)[:64, :64])
@@ -130,7 +130,7 @@ def test_sam2_predictor_agrees_with_the_library(tmp_path):
         with torch.no_grad():
             out = model(**inputs, multimask_output=multimask)
         expected = processor.post_process_masks(out.pred_masks, inputs["original_sizes"], binarize=False)[0]
-        predictor = Predictor(str(folder), "cpu", multimask=multimask, half=True)
+        predictor = Sam2Predictor(str(folder), "cpu", multimask=multimask, half=True)
         predictor.set_image(image)
         points = predictor.apply_coords(np.array([[20.0, 33.0], [50.0, 7.0]]), (64, 64))
         masks, iou, _ = predictor.predict_torch(torch.tensor(points)[:, None], torch.ones(2, 1, dtype=torch.int))
