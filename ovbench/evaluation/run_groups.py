@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.plan import Job, PlannedCell
-from ovbench.evaluation.runner import Done, group_cells, run_cells
+from ovbench.evaluation.runner import CellResult, group_cells, run_cells
 from ovbench.methods.blame import MethodError
 
 
@@ -15,7 +15,7 @@ class GroupResult(NamedTuple):
     """Hold the records of cells that run together, or the error if their method cannot be built."""
 
     cells: list[PlannedCell]
-    done: list[Done]
+    done: list[CellResult]
     error: MethodError | None = None
 
 

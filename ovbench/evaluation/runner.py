@@ -51,7 +51,7 @@ from ovbench.utils.version import package_version
 Notify = Callable[[str], object]
 
 
-class Done(NamedTuple):
+class CellResult(NamedTuple):
     """A record and its file."""
 
     record: dict[str, Any]
@@ -88,7 +88,7 @@ class _DueImages(NamedTuple):
 
 def run_cells(
     cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup, notify: Notify | None = None
-) -> list[Done]:
+) -> list[CellResult]:
     """Evaluate cells that share their features, as far as the ledgers are incomplete, with a progress bar on stderr.
 
     An interrupted run writes its records too, with the status "partial".
@@ -141,7 +141,7 @@ def run_cells(
                 _leave_for_merge(cell, folder, header, approximate)
         bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not processes.is_main))
 
-        def records() -> list[Done]:
+        def records() -> list[CellResult]:
             bar.close()
             timing = {
                 "started": run["started"],
@@ -279,7 +279,7 @@ def _target(
 def _record(
     cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, run: dict[str, Any], timing: dict[str, Any],
     approximate: dict[str, Any], *, write: bool,
-) -> Done:  # fmt: skip
+) -> CellResult:  # fmt: skip
     """Return the record of the ledger's present content, and write it.
 
     A record with the same content is not replaced, because it has the time and the software of the counts.
@@ -298,10 +298,10 @@ def _record(
     about = {"limit": cell.limit, "shard": list(cell.shard) if cell.shard else None}
     record = build_record(header, wanted, entries, made, timing, folder.name, about, cell.arguments)
     if before is not None and not now and _lasting(before) == _lasting(record):
-        return Done(before, path)
+        return CellResult(before, path)
     if write:
         write_json(path, record)
-    return Done(record, path)
+    return CellResult(record, path)
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Task(NamedTuple):
     white: int | None = None
 
 
-class Done(NamedTuple):
+class MapResult(NamedTuple):
     """Hold the result of one image: ``found`` in the cache, or an ``error`` text."""
 
     id: str
@@ -119,19 +119,19 @@ def build_maps(
     return built
 
 
-def _maker(settings: Mapping[str, Any], devices: Sequence[str], number: int) -> Callable[[Task], Done]:
+def _maker(settings: Mapping[str, Any], devices: Sequence[str], number: int) -> Callable[[Task], MapResult]:
     """Open the source for one worker and return the function that makes the map of an image."""
     name, source = open_source(settings)
     device = devices[number % len(devices)]
     return partial(_make, Regions(name, source, device, RegionStore(name, source), must_store=True))
 
 
-def _make(regions: Regions, task: Task) -> Done:
+def _make(regions: Regions, task: Task) -> MapResult:
     """Make or find the map of one image."""
     try:
         image = read_picture(task.path, task.label, task.white).pixels
     except InputError as error:
-        return Done(task.id, False, str(error))
+        return MapResult(task.id, False, str(error))
     before = regions.found
     regions(image, task.path.stem)
-    return Done(task.id, regions.found > before)
+    return MapResult(task.id, regions.found > before)
