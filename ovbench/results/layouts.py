@@ -72,7 +72,7 @@ class LayoutRow:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """``metric``: the field of a record's metrics that is measured; ``average``: whether there is one over all columns;
     ``lower_is_better``: columns in which the least value is best."""
 
@@ -90,7 +90,7 @@ def layout_names() -> list[str]:
     return sorted(path.stem for path in shipped("configs", "tables").glob("*.toml"))
 
 
-def load_layout(name: str, datasets: Sequence[str] = ()) -> Layout:
+def load_layout(name: str, datasets: Sequence[str] = ()) -> TableLayout:
     """A shipped layout, or a TOML file; ``datasets`` are shown instead of its own columns. UsageError for an unknown
     name, InputError for a malformed file."""
     path = Path(name) if name.endswith(".toml") else shipped("configs", "tables", f"{name}.toml")
@@ -105,7 +105,7 @@ def load_layout(name: str, datasets: Sequence[str] = ()) -> Layout:
         raise unknown("metric", metric, METRICS, where=path.name)
     columns = tuple(datasets) or tuple(table["columns"])
     rows = [row for group in table["group"] for row in _group_rows(group, columns, path.name)]
-    return Layout(
+    return TableLayout(
         table.get("title", name), table.get("source", ""), table.get("note", ""), columns, tuple(rows), METRICS[metric],
         table.get("average", True), tuple(table.get("lower_is_better", ())),
     )  # fmt: skip

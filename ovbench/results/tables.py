@@ -13,7 +13,7 @@ from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published
 from ovbench.data.card import list_cards
 from ovbench.results.found import Found, deviations_of, newest, records_of_run, rule_as_published, why_not_averaged
-from ovbench.results.layouts import Layout, LayoutRow
+from ovbench.results.layouts import LayoutRow, TableLayout
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ComparisonTable:
     metric: str = "mIoU"
 
 
-def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "paper",
+def layout_table(layout: TableLayout, records: Sequence[Found], protocol: str = "paper",
                  settings: Mapping[str, str] | None = None) -> ComparisonTable:  # fmt: skip
     """Build the table of a paper with the records that measure its rows.
 
@@ -116,7 +116,7 @@ def layout_table(layout: Layout, records: Sequence[Found], protocol: str = "pape
 
 
 def _measured(
-    run: PublishedRun | None, by_method: Mapping[str, Sequence[Found]], layout: Layout, protocol: str,
+    run: PublishedRun | None, by_method: Mapping[str, Sequence[Found]], layout: TableLayout, protocol: str,
     settings: Mapping[str, str],
 ) -> dict[str, Found]:  # fmt: skip
     candidates = by_method.get(run.method, ()) if run else ()
@@ -138,7 +138,7 @@ def _joined(*parts: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _own_protocol(row: LayoutRow, measured: Mapping[str, Found], layout: Layout, protocol: str) -> TableRow:
+def _own_protocol(row: LayoutRow, measured: Mapping[str, Found], layout: TableLayout, protocol: str) -> TableRow:
     """Build a row of measured values only, for a method that the table has with another protocol."""
     source = row.other.sources[0] if row.other.sources else "its official code"
     asked = _changed_settings(row.other, measured, protocol)
@@ -152,14 +152,14 @@ def _of_maps(row: TableRow, measured: Mapping[str, Found]) -> list[str]:
     return [f"{row.name}: precomputed region maps on {', '.join(names)}, assumed to be the authors'"] if names else []
 
 
-def _of_protocols(layout: Layout) -> list[str]:
+def _of_protocols(layout: TableLayout) -> list[str]:
     names = list(dict.fromkeys(row.label for row in layout.rows if row.other is not None))
     if not names:
         return []
     return [f"not compared with runs of ovbench, because the table has another protocol: {', '.join(names)}"]
 
 
-def _not_measured(layout: Layout) -> list[str]:
+def _not_measured(layout: TableLayout) -> list[str]:
     """Return a note on the columns that ovbench cannot measure."""
     foreign = [name for name in layout.columns if not name.endswith(".toml") and name not in list_cards()]
     if foreign and len(foreign) == len(layout.columns):

@@ -14,7 +14,7 @@ from ovbench.config.load import file_settings, resolve
 from ovbench.config.published_runs import PublishedRun
 from ovbench.evaluation.record import COUNTS, SCHEMA
 from ovbench.results.found import deviation, deviations_of, find_records
-from ovbench.results.layouts import Layout, LayoutRow, load_layout
+from ovbench.results.layouts import LayoutRow, TableLayout, load_layout
 from ovbench.results.tables import layout_table, record_table
 from ovbench.results.writers import FORMATS
 from ovbench.utils.errors import InputError, UsageError
@@ -26,7 +26,7 @@ DATASET = {
     "subset_sha256": None, "classes": ["sky"], "background": None, "images_asked_for": 100, "ids_sha256": "0",
 }  # fmt: skip
 COLUMNS = ("voc20", "pc59")
-LAYOUT = Layout(
+LAYOUT = TableLayout(
     "two methods", "nowhere", "", COLUMNS,
     (
         LayoutRow("block", "CLIP", "B", {"voc20": "40.0", "pc59": "10.5"}, "25.3", True, run=PublishedRun("clip")),
@@ -152,7 +152,7 @@ def test_another_metric_of_the_records_is_shown_without_an_interval(write, tmp_p
 
 
 def test_a_printed_average_may_stand_alone_or_not_at_all():
-    alone = Layout("t", "", "", COLUMNS, (LayoutRow("g", "a", "", {}, "51.6"), LayoutRow("g", "b", "", {}, "50.0")))
+    alone = TableLayout("t", "", "", COLUMNS, (LayoutRow("g", "a", "", {}, "51.6"), LayoutRow("g", "b", "", {}, "50.0")))
     assert [row.average.published for row in layout_table(alone, []).rows] == ["51.6", "50.0"]
     assert layout_table(alone, []).rows[0].average.rank_published == 1
     without = layout_table(replace(alone, average=False), [])
@@ -167,7 +167,7 @@ def test_rows_of_reme_are_matched_by_the_variant_of_whatever_reference_set(write
     write("reme", "voc20", 0.4, settings={"reference": "sets/voc"}, started="2026-01-03")
     sets = ({"reference": "?filter=none"}, {}, {"reference": "?synonyms=off"})
     runs = tuple(PublishedRun("reme", settings) for settings in sets)
-    layout = Layout("t", "", "", COLUMNS, tuple(LayoutRow("g", str(n), "", {}, run=r) for n, r in enumerate(runs)))
+    layout = TableLayout("t", "", "", COLUMNS, tuple(LayoutRow("g", str(n), "", {}, run=r) for n, r in enumerate(runs)))
 
     def measured(**settings):
         rows = layout_table(layout, find_records(tmp_path), settings=settings).rows
@@ -240,7 +240,7 @@ def test_a_table_that_measured_a_method_otherwise_gets_a_row_for_ours(write, tmp
 
 
 PROXYCLIP = LayoutRow("g", "ProxyCLIP", "", {"pc459": "8.4"}, run=PublishedRun("proxyclip"))
-RULES = Layout("t", "", "", ("pc459",), (PROXYCLIP,))
+RULES = TableLayout("t", "", "", ("pc459",), (PROXYCLIP,))
 
 
 @pytest.mark.parametrize(("rule", "mark", "difference"), [("official", "[o]", -0.4), ("correct", "[c]", None)])
@@ -267,7 +267,7 @@ def test_of_two_rules_the_published_one_is_shown_and_a_table_of_records_has_both
 
 def test_freecp_counts_as_published_only_with_the_paper_s_descriptions(write, tmp_path):
     row = LayoutRow("g", "GEM+FreeCP", "", {"voc20": "80.6"}, run=PublishedRun("freecp"))
-    layout = Layout("t", "", "", ("voc20",), (row,))
+    layout = TableLayout("t", "", "", ("voc20",), (row,))
     write("freecp", "voc20", 0.7)  # of a version that did not note them
     told = [{"setting": "descriptions", "published": "those of the paper", "value": "none"}]
     write("freecp", "voc20", 0.75, published={"official": True, "deviations": told, "sources": []})
@@ -280,7 +280,7 @@ def test_freecp_counts_as_published_only_with_the_paper_s_descriptions(write, tm
 
 def test_the_authors_maps_fill_the_published_row_and_a_note_says_so(write, tmp_path):
     run = PublishedRun("corrclip", {"regions": "sam2-32"})
-    layout = Layout("t", "", "", ("voc20",), (LayoutRow("g", "CorrCLIP", "", {"voc20": "88.8"}, run=run),))
+    layout = TableLayout("t", "", "", ("voc20",), (LayoutRow("g", "CorrCLIP", "", {"voc20": "88.8"}, run=run),))
     write("corrclip", "voc20", 0.88, settings={"regions": "precomputed", "regions.folder": "/data/maps"})
     made = layout_table(layout, find_records(tmp_path))
     assert made.rows[0].cells[0].difference == pytest.approx(-0.8)
@@ -315,7 +315,7 @@ def test_backbones_are_named_as_they_were_given(tmp_path):
 
 def test_hostile_names_are_text_in_every_format():
     name = "=A&B_c|<b>$x^2$\n{y}~"
-    layout = Layout(name, name, name, ("voc20",), (LayoutRow(name, name, name, {"voc20": "1.0"}),))
+    layout = TableLayout(name, name, name, ("voc20",), (LayoutRow(name, name, name, {"voc20": "1.0"}),))
     made = layout_table(layout, [])
     html, markdown, latex = (FORMATS[form](made, False) for form in ("html", "markdown", "latex"))
     assert "<b>" not in html and "<b>" not in markdown
