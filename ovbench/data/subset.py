@@ -1,4 +1,4 @@
-"""A small part of a benchmark that still shows every class: a manifest that names each image and pins its content."""
+"""Subsets of a benchmark that show every class, with a manifest that names each image and pins its content."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ from ovbench.utils.typed import Items, Typed, validate
 FORMAT = "ovbench-subset-1"
 
 
-class Entry(NamedTuple):
-    """``image`` is the sha256 of the image file, ``label`` that of the decoded classes: u16, little-endian, row by row
-    (so the manifest holds for every layout and encoding of the same labels)."""
+class SubsetImage(NamedTuple):
+    """An image of a subset.
+
+    The label's hash is valid for every layout and encoding of the same labels.
+
+    Attributes:
+        id: Id of the image.
+        image: sha256 of the image file.
+        label: sha256 of the class indices, uint16 little-endian, row by row.
+    """
 
     id: str
     image: str
@@ -34,31 +41,37 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class SubsetManifest:
+    """A subset: the dataset, the seed that chose it, and its images in order."""
+
     dataset: str
     seed: int
-    entries: tuple[Entry, ...]
+    entries: tuple[SubsetImage, ...]
 
     @property
     def sha256(self) -> str:
-        """Hash of the content, whatever the file's name and layout: what a record quotes."""
+        """Hash of the content, as records store it; name and formatting of the file do not matter."""
         return hashlib.sha256(json.dumps([self.dataset, self.entries]).encode()).hexdigest()
 
     def select(self, dataset: Dataset) -> Dataset:
-        """The dataset with the images that are meant alone, in this order. UsageError where the dataset is another one,
-        InputError where an image is missing or a file differs."""
+        """Return the dataset with only the images of the subset, in this order.
+
+        Raises:
+            InputError: If an image is missing, or its file or label has changed.
+            UsageError: If the subset is of another dataset.
+        """
         if self.dataset != dataset.card.name:
-            raise UsageError(f"the subset is one of {self.dataset}, not of {dataset.card.name}", where="--subset")
+            raise UsageError(f"the subset is of {self.dataset}, not of {dataset.card.name}", where="--subset")
         place = {item.id: index for index, item in enumerate(dataset.items)}
         missing = [entry.id for entry in self.entries if entry.id not in place]
         if missing:
             raise InputError(
-                f"{len(missing)} images of the subset are not there, first {missing[0]}", where=self.dataset
+                f"{len(missing)} images of the subset are missing, the first is {missing[0]}", where=self.dataset
             )
         for entry in self.entries:
             if entry != fingerprint(dataset, place[entry.id]):
                 raise InputError(
-                    "the image or its label is not the one that the subset was made of",
+                    "the image or its label has changed since the subset was made",
                     where=f"{self.dataset}, {entry.id}",
                     fix=f"run: ovbench data verify {dataset.card.argument}",
                 )
@@ -66,10 +79,16 @@ class Manifest:
         return dataclasses.replace(dataset, items=items, subset_sha256=self.sha256)
 
 
-class Choice(NamedTuple):
-    """``absent`` classes are in no label of the benchmark; ``left_out`` ones found no room."""
+class ChosenSubset(NamedTuple):
+    """A new subset.
 
-    manifest: Manifest
+    Attributes:
+        manifest: Its manifest.
+        absent: Classes that no label of the benchmark has.
+        left_out: Classes that other images of the benchmark have, but no image of the subset.
+    """
+
+    manifest: SubsetManifest
     absent: tuple[str, ...]
     left_out: tuple[str, ...]
 
@@ -81,11 +100,24 @@ def choose_subset(
     *,
     workers: int = 1,
     advance: Callable[[int], None] = lambda done: None,
-) -> Choice:
-    """``count`` images, in the order of the split: first, from the rarest class on, an image for every class that none
-    shows yet (the one that shows most such classes), then images at random. Every label is read.
+) -> ChosenSubset:
+    """Choose images that together show every class, if possible.
 
-    The same seed on the same data gives the same images. Raises UsageError for more images than there are.
+    Beginning with the rarest class, the image with most missing classes is chosen for every class that no chosen image
+    has. The remaining images are random. All labels are read.
+
+    Args:
+        dataset: The dataset.
+        count: Number of images.
+        seed: Seed of the random choices; the same seed and data give the same images.
+        workers: Processes that read labels.
+        advance: Called with 1 after every label.
+
+    Returns:
+        The subset, with images in the order of the split.
+
+    Raises:
+        UsageError: If the dataset has fewer images.
     """
     if not 1 <= count <= len(dataset):
         raise UsageError(f"cannot take {count} of {len(dataset)} images", where="-n", fix=f"give 1..{len(dataset)}")
@@ -100,16 +132,16 @@ def choose_subset(
     names = np.array(dataset.card.classes)
     somewhere, covered = shows.any(0), shows[chosen].any(0)
     entries = tuple(fingerprint(dataset, index) for index in sorted(chosen))
-    return Choice(
-        Manifest(dataset.card.name, seed, entries),
+    return ChosenSubset(
+        SubsetManifest(dataset.card.name, seed, entries),
         absent=tuple(names[~somewhere].tolist()),
         left_out=tuple(names[somewhere & ~covered].tolist()),
     )
 
 
 def _cover(shows: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:
-    """Image indices. ``shows``: bool[image, class]."""
-    order = generator.permutation(len(shows))  # decides between equals, and fills up
+    """Return image indices; ``shows`` is bool (images, classes)."""
+    order = generator.permutation(len(shows))  # breaks ties, and gives the random images
     chosen: list[int] = []
     uncovered = shows.any(0)
     while uncovered.any() and len(chosen) < count:
@@ -123,31 +155,35 @@ def _cover(shows: np.ndarray, count: int, generator: np.random.Generator) -> lis
 
 
 def classes_in(dataset: Dataset, index: int) -> tuple[int, ...]:
-    """The classes that a label shows."""
+    """Return the classes in a label."""
     return tuple(v for v in value_counts(dataset.read_label(index)) if v < len(dataset.card.classes))
 
 
-def fingerprint(dataset: Dataset, index: int) -> Entry:
-    """The entry of one image."""
+def fingerprint(dataset: Dataset, index: int) -> SubsetImage:
+    """Return the manifest entry of one image.
+
+    Raises:
+        InputError: If the image or the label cannot be read.
+    """
     item = dataset.items[index]
     try:
         image = hashlib.sha256(item.image_path.read_bytes()).hexdigest()
     except OSError as error:
         raise InputError(f'cannot read the image "{item.image_path}": {error.strerror}') from None
     label = dataset.with_rule("correct").read_label(index)
-    return Entry(item.id, image, hashlib.sha256(label.astype("<u2").tobytes()).hexdigest())
+    return SubsetImage(item.id, image, hashlib.sha256(label.astype("<u2").tobytes()).hexdigest())
 
 
-def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write it as JSON, one image a line."""
+def write_manifest(manifest: SubsetManifest, path: Path) -> None:
+    """Write a manifest as JSON, one image per line."""
     head = {"format": FORMAT, "dataset": manifest.dataset, "seed": manifest.seed, "sha256": manifest.sha256}
     lines = ",\n  ".join(json.dumps(entry._asdict()) for entry in manifest.entries)
     text = json.dumps(head)[:-1] + f',\n "images": [\n  {lines}\n]}}\n'
     write_bytes(path, text.encode())
 
 
-class EntryFields(Typed):
-    """One image of a manifest, see `Entry`."""
+class SubsetImageFields(Typed):
+    """One image in the file of a manifest."""
 
     id: str
     image: str
@@ -155,25 +191,25 @@ class EntryFields(Typed):
 
 
 class ManifestFile(Typed):
-    """The file of a manifest, see `Manifest`."""
+    """The file of a manifest."""
 
     format: Literal["ovbench-subset-1"]
     dataset: str
     seed: Annotated[int, Field(ge=0)]
     sha256: str
-    images: Annotated[Items[EntryFields], Field(min_length=1)]
+    images: Annotated[Items[SubsetImageFields], Field(min_length=1)]
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_manifest(path: str | Path) -> SubsetManifest:
     """Read a manifest from its file.
 
     Raises:
-        InputError: if it is missing or malformed, or its content was changed.
+        InputError: If it is missing or malformed, or its content was changed.
     """
     where, fix = str(path), "make it with: ovbench data subset"
     file = validate(ManifestFile, read_json(Path(path)), where, fix=fix, what="a subset manifest")
-    entries = tuple(Entry(one.id, one.image, one.label) for one in file.images)
-    manifest = Manifest(file.dataset, file.seed, entries)
+    entries = tuple(SubsetImage(one.id, one.image, one.label) for one in file.images)
+    manifest = SubsetManifest(file.dataset, file.seed, entries)
     if file.sha256 != manifest.sha256:
-        raise InputError("the subset was changed: its hash does not fit", where=where, fix="make a new one")
+        raise InputError("the manifest was changed: its hash does not match", where=where, fix="make a new one")
     return manifest

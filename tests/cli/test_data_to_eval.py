@@ -65,7 +65,7 @@ def test_every_benchmark_is_verified_and_scored(data, tmp_path):
     result = call("eval", "-m", "clip", *asked, "--data-root", root, "--out", tmp_path, "--json", *rule, *SMALL)
     records = {record["cell"]["dataset"]: record for record in json.loads(result.stdout)}
     assert list(records) == list(BUILDERS)
-    warning = "clip is a toy network of mini, trained on drawn scenes only: the labels of photographs mean nothing"
+    warning = "clip is a toy network of mini, trained on drawn images only: labels of photographs are meaningless"
     assert all(record["notes"] == [warning] for record in records.values())
     assert f"warning: voc21: {warning}" in result.stderr
     for name, record in records.items():

@@ -55,7 +55,7 @@ def test_a_manifest_selects_and_pins(many, tmp_path):
     assert part.ids_sha256 != many.ids_sha256
     label = part.items[0].label_path
     raw.label(label, np.full((48, 64), 7))
-    with pytest.raises(InputError, match=rf"not the one that the subset was made of \(ade150, {part.items[0].id}\)"):
+    with pytest.raises(InputError, match=rf"has changed since the subset was made \(ade150, {part.items[0].id}\)"):
         manifest.select(many)
 
 
@@ -82,7 +82,7 @@ def test_wrong_counts_and_manifests(many, tmp_path):
     write_manifest(manifest, path)
     good = json.loads(path.read_text())
     for change, message in (
-        ({"seed": 0, "images": good["images"][:1]}, "the subset was changed"),
+        ({"seed": 0, "images": good["images"][:1]}, "the manifest was changed"),
         ({"images": []}, '"images" must be a list of 1 or more'),
         ({"format": "other"}, '"format" must be "ovbench-subset-1"'),
         ({"images": [{"id": "x"}]}, r'not a subset manifest: "images\[0\].image" is missing'),
@@ -98,7 +98,7 @@ def test_wrong_counts_and_manifests(many, tmp_path):
     with pytest.raises(InputError, match="cannot read the file"):
         read_manifest(tmp_path / "gone.json")
     raw.voc(tmp_path)
-    with pytest.raises(UsageError, match="the subset is one of ade150, not of voc21"):
+    with pytest.raises(UsageError, match="the subset is of ade150, not of voc21"):
         manifest.select(open_dataset(load_card("voc21"), tmp_path))
 
 

@@ -152,7 +152,8 @@ def test_another_metric_of_the_records_is_shown_without_an_interval(write, tmp_p
 
 
 def test_a_printed_average_may_stand_alone_or_not_at_all():
-    alone = TableLayout("t", "", "", COLUMNS, (LayoutRow("g", "a", "", {}, "51.6"), LayoutRow("g", "b", "", {}, "50.0")))
+    rows = (LayoutRow("g", "a", "", {}, "51.6"), LayoutRow("g", "b", "", {}, "50.0"))
+    alone = TableLayout("t", "", "", COLUMNS, rows)
     assert [row.average.published for row in layout_table(alone, []).rows] == ["51.6", "50.0"]
     assert layout_table(alone, []).rows[0].average.rank_published == 1
     without = layout_table(replace(alone, average=False), [])
