@@ -25,11 +25,12 @@ USUAL_ACTIVATION = "gelu"
 class Use(NamedTuple):
     """How a network is used, beside its tensors.
 
-    normalisation: of its input; None if it sees no image.
-    activation: "gelu" or "quick_gelu".
-    temperature: what the checkpoint multiplies cosines with, CLIP's exp(logit_scale); None if it has none.
-    patch: side of a patch in pixels.
-    interpolation: the one that its publisher resizes images with; "" if unknown.
+    Attributes:
+        normalisation: Of its input; None if it sees no image.
+        activation: "gelu" or "quick_gelu".
+        temperature: What the checkpoint multiplies cosines with, CLIP's exp(logit_scale); None if it has none.
+        patch: Side of a patch in pixels.
+        interpolation: The one that its publisher resizes images with; "" if unknown.
     """
 
     normalisation: Normalisation | None = None
@@ -51,10 +52,11 @@ class Use(NamedTuple):
 class Loaded(NamedTuple):
     """A backbone and where it came from.
 
-    vision: the network, or whatever else a method names in its needs, as a module.
-    spec: the name that it was loaded by.
-    sha256: hash of its tensors and of how it is used; records and caches know it by this.
-    text: its text tower, if it has one.
+    Attributes:
+        vision: The network, or whatever else a method names in its needs, as a module.
+        spec: The name that it was loaded by.
+        sha256: Hash of its tensors and of how it is used; records and caches know it by this.
+        text: Its text tower, if it has one.
     """
 
     vision: nn.Module
@@ -68,10 +70,10 @@ class Loaded(NamedTuple):
         """Freeze a network and compute its hash, for backbones of plug-ins.
 
         Args:
-            vision: the network, float32, on the CPU.
-            spec: the name that it was loaded by.
-            text: its text tower.
-            use: how it is used; ``normalisation`` must be given if a method passes it windows.
+            vision: The network, float32, on the CPU.
+            spec: The name that it was loaded by.
+            text: Its text tower.
+            use: How it is used; ``normalisation`` must be given if a method passes it windows.
         """
         use = use or Use()
         parts = {"vision": vision.eval().requires_grad_(False)}
@@ -92,9 +94,10 @@ def network_hash(model: nn.Module, use: Use, usual: Normalisation | None) -> str
 class Backbone:
     """A kind of frozen network by its name in the registry. Override ``load`` at least.
 
-    title: one line on what it is.
-    usual: the normalisation of most networks of the kind.
-    is_setting: also ``--set NAME=...`` gives it, like a parameter of the method.
+    Attributes:
+        title: One line on what it is.
+        usual: The normalisation of most networks of the kind.
+        is_setting: Also ``--set NAME=...`` gives it, like a parameter of the method.
     """
 
     title: str = ""
@@ -118,11 +121,11 @@ class Backbone:
         """Load a network, float32, frozen, on the CPU.
 
         Args:
-            spec: the text after ``--weights NAME=`` or in ``[backbones]`` of a settings file.
+            spec: The text after ``--weights NAME=`` or in ``[backbones]`` of a settings file.
 
         Raises:
-            UsageError: the spec names nothing known.
-            InputError: the weights are neither here nor reachable, or do not fit.
+            UsageError: If the spec names nothing known.
+            InputError: If the weights are neither here nor reachable, or do not fit.
         """
         raise NotImplementedError(f"{type(self).__name__} has no load")
 
@@ -134,8 +137,8 @@ class Backbone:
         """Return the files that are not on this machine and will be downloaded, as "FILE of REPOSITORY".
 
         Raises:
-            UsageError: the spec names nothing known.
-            InputError: a file is not here and cannot be downloaded, or no method can use this network.
+            UsageError: If the spec names nothing known.
+            InputError: If a file is not here and cannot be downloaded, or no method can use this network.
         """
         return []
 
@@ -224,7 +227,7 @@ def as_backbone(found: Any, name: str) -> Backbone:
     """Return the registry's entry for what a plug-in names: a `Backbone`, an object with ``load``, or ``load`` itself.
 
     Raises:
-        TypeError: it is none of these.
+        TypeError: If it is none of these.
     """
     if isinstance(found, type):
         found = found(name) if issubclass(found, Backbone) else found()

@@ -13,13 +13,13 @@ def load_backbone(name: str, spec: str, module: str = "") -> Loaded:
     """Load a backbone in float32, frozen, on the CPU.
 
     Args:
-        name: its name in the registry, such as "clip".
-        spec: which network, see `ovbench.config.backbone_spec`.
-        module: the Python module of the method that needs it, which may bring backbones of its own.
+        name: Its name in the registry, such as "clip".
+        spec: Which network, see `ovbench.config.backbone_spec`.
+        module: The Python module of the method that needs it, which may bring backbones of its own.
 
     Raises:
-        UsageError: the name or the spec is not known.
-        InputError: the weights are neither here nor reachable, or do not fit.
+        UsageError: If the name or the spec is not known.
+        InputError: If the weights are neither here nor reachable, or do not fit.
     """
     return find_backbone(name, module).load(spec)
 
@@ -28,13 +28,13 @@ def missing_weights(backbones: Mapping[str, str], module: str = "") -> list[str]
     """Return the files that are not on this machine and will be downloaded, as "NAME: FILE of REPOSITORY".
 
     Args:
-        backbones: specs by name.
-        module: see `load_backbone`.
+        backbones: Specs by name.
+        module: See `load_backbone`.
 
     Raises:
-        UsageError: a name is not known.
-        InputError: a file is not here and cannot be downloaded, or no method can use a network; its message also names
-            what else is missing.
+        UsageError: If a name is not known.
+        InputError: If a file is not here and cannot be downloaded, or no method can use a network; its message also
+            names what else is missing.
     """
     absent: list[str] = []
     problem: InputError | None = None

@@ -54,7 +54,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     ``_orig_mod.``) are removed.
 
     Raises:
-        InputError: the file is missing or damaged, or holds no tensors.
+        InputError: If the file is missing or damaged, or holds no tensors.
     """
     if not path.is_file():
         raise InputError(f'no weights file "{path}"', fix="check the path")
@@ -130,9 +130,9 @@ def without_prefix(state: dict[str, Tensor], want: Collection[str], path: Path) 
     A teacher or an average is taken before a student. The state is returned unchanged if no prefix fits better.
 
     Args:
-        state: tensors by name, such as "student.backbone.norm.weight".
-        want: the names of the network.
-        path: the file, for messages.
+        state: Tensors by name, such as "student.backbone.norm.weight".
+        want: The names of the network.
+        path: The file, for messages.
     """
     known = set(want)
     plain = sum(key in known for key in state)
@@ -162,14 +162,14 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, path: Path, f
     """Load a state dict strictly.
 
     Args:
-        model: the network to fill.
-        state: its tensors.
-        name: the architecture, for messages.
-        path: the file, for messages.
-        fix: what the user can do if they do not fit.
+        model: The network to fill.
+        state: Its tensors.
+        name: The architecture, for messages.
+        path: The file, for messages.
+        fix: What the user can do if they do not fit.
 
     Raises:
-        InputError: with the first tensor that differs.
+        InputError: With the first tensor that differs.
     """
     want = model.state_dict()
     state = without_prefix(state, want, path)
@@ -197,11 +197,11 @@ def keep_own_positions(model: nn.Module, name: str, table: Tensor | None, prefix
     would only lose some of it.
 
     Args:
-        model: the tower.
-        name: the attribute with its table.
-        table: the file's, float (n, c) or (1, n, c), or None.
-        prefix: how many rows of it are no patches.
-        path: the file, for messages.
+        model: The tower.
+        name: The attribute with its table.
+        table: The file's, float (n, c) or (1, n, c), or None.
+        prefix: How many rows of it are no patches.
+        path: The file, for messages.
     """
     old = getattr(model, name, None)
     if old is None or table is None or table.ndim != old.ndim or table.shape == old.shape:
@@ -223,7 +223,7 @@ def unpack_tensor(data: bytes) -> Tensor:
     """Return the tensor that `pack_tensor` wrote.
 
     Raises:
-        ValueError: values, shape or dtype are not as written.
+        ValueError: If values, shape or dtype are not as written.
     """
     try:
         tensor = load(data)["tensor"]

@@ -33,12 +33,12 @@ class ClipVision(nn.Module):
     """A frozen ViT tower.
 
     Args:
-        visual: an ``open_clip.transformer.VisionTransformer`` without attention pooling.
-        temperature: what the checkpoint multiplies cosines with, exp(logit_scale); 100 in OpenAI's.
-        normalisation: of its input.
+        visual: An ``open_clip.transformer.VisionTransformer`` without attention pooling.
+        temperature: What the checkpoint multiplies cosines with, exp(logit_scale); 100 in OpenAI's.
+        normalisation: Of its input.
 
     Raises:
-        InputError: the tower has no class token, or pools by attention.
+        InputError: If the tower has no class token, or pools by attention.
     """
 
     heavy: ClassVar[tuple[str, ...]] = ("trunk",)  # see `ovbench.inference.precision`
@@ -65,7 +65,7 @@ class ClipVision(nn.Module):
         Args:
             images: float (B, 3, H, W), normalised for this tower. The remainder of a side that is no multiple of the
                 patch is cut off.
-            smooth_positions: interpolate positions by `resize_positions_smoothly`.
+            smooth_positions: Interpolate positions by `resize_positions_smoothly`.
 
         Returns:
             float (B, N, C), and (gh, gw).
@@ -132,8 +132,8 @@ class ClipVision(nn.Module):
         that an image would depend on its position in the batch.
 
         Args:
-            x: tokens that enter the last block, float (B, N, C).
-            heads: their projections.
+            x: Tokens that enter the last block, float (B, N, C).
+            heads: Their projections.
         """
         last = self.blocks[-1]
         weights = (heads.q[:, :, :1] @ heads.k.mT * heads.q.shape[-1] ** -0.5).softmax(-1)

@@ -20,9 +20,9 @@ class DinoVision(nn.Module):
     """A frozen timm ``VisionTransformer`` with a class token and learned positions.
 
     Attributes:
-        registers: number of register tokens, 0 in v1.
-        native: side in pixels of the images that it was trained on.
-        normalisation: of its input.
+        registers: Number of register tokens, 0 in v1.
+        native: Side in pixels of the images that it was trained on.
+        normalisation: Of its input.
     """
 
     heavy: ClassVar[tuple[str, ...]] = ("_before_last", "last_tokens")  # see `ovbench.inference.precision`

@@ -15,10 +15,11 @@ from ovbench.utils.errors import InputError
 class DinoTokens(NamedTuple):
     """Final tokens of images.
 
-    patches: float (B, gh*gw, C), after the final norm, row by row over ``grid``.
-    looks: float (B, heads, gh*gw), inner products of the class query with the patch keys in the last block, unscaled
-        and before any rotary embedding.
-    grid: rows and columns of patches, (gh, gw).
+    Attributes:
+        patches: float (B, gh*gw, C), after the final norm, row by row over ``grid``.
+        looks: float (B, heads, gh*gw), inner products of the class query with the patch keys in the last block,
+            unscaled and before any rotary embedding.
+        grid: Rows and columns of patches, (gh, gw).
     """
 
     patches: Tensor

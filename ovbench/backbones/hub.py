@@ -40,7 +40,7 @@ class Source(NamedTuple):
         """Check that the file can be downloaded.
 
         Raises:
-            InputError: the host cannot be reached, or downloads are switched off.
+            InputError: If the host cannot be reached, or downloads are switched off.
         """
         from huggingface_hub import constants
 
@@ -68,7 +68,7 @@ def fetch_file(source: str, *names: str) -> Path:
     """Return the first of the named files, downloaded if it is not on this machine.
 
     Raises:
-        InputError: it could not be downloaded.
+        InputError: If it could not be downloaded.
     """
     here = local_file(source, *names)
     if here is not None:
@@ -99,11 +99,11 @@ def require_connection(url: str, absent: Sequence[str]) -> None:
     """Check that a host can be reached.
 
     Args:
-        url: an address on that host.
-        absent: the files to download, for the message.
+        url: An address on that host.
+        absent: The files to download, for the message.
 
     Raises:
-        InputError: it cannot be reached, or downloads are switched off.
+        InputError: If it cannot be reached, or downloads are switched off.
     """
     parts = urlsplit(url)
     reason = "downloads are switched off" if offline() else None
@@ -134,7 +134,7 @@ def fetch_published(kind: str, name: str) -> Path:
     """Return the path of a file named in configs/weights.toml; if it does not exist, download it and check its hash.
 
     Raises:
-        InputError: it could not be downloaded, or has another hash.
+        InputError: If it could not be downloaded, or has another hash.
     """
     path, entry = published_file(kind, name), published(kind)[name]
     if path.is_file():
@@ -161,7 +161,7 @@ def given_file(path: str, where: str) -> Path:
     """Return the path of a file that the user named.
 
     Raises:
-        InputError: it does not exist.
+        InputError: If it does not exist.
     """
     if not Path(path).is_file():
         raise InputError(f'no weights file "{path}"', where=where, fix="check the path")

@@ -96,8 +96,8 @@ def clip_architecture(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
     """Return open_clip's configuration of an architecture.
 
     Raises:
-        UsageError: open_clip does not know the name.
-        InputError: no method here can use its vision tower.
+        UsageError: If open_clip does not know the name.
+        InputError: If no method here can use its vision tower.
     """
     import open_clip
 

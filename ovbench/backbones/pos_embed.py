@@ -16,8 +16,8 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, square_only: bool)
 
     Args:
         table: float (1 + N*N, C), class token first.
-        grid: rows and columns of tokens, (gh, gw).
-        square_only: only a square grid gets the table unchanged (DINO).
+        grid: Rows and columns of tokens, (gh, gw).
+        square_only: Only a square grid gets the table unchanged (DINO).
 
     Returns:
         float (1 + gh*gw, C).

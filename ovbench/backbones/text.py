@@ -20,8 +20,8 @@ class TextEncoder:
     """Encode text with a tower and its tokenizer.
 
     Args:
-        model: an open_clip model, or any module with ``encode_text(tokens)``, int (N, L) to float (N, D).
-        tokenizer: texts to tokens, int (N, L).
+        model: An open_clip model, or any module with ``encode_text(tokens)``, int (N, L) to float (N, D).
+        tokenizer: Texts to tokens, int (N, L).
     """
 
     def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]):
@@ -38,12 +38,12 @@ class TextEncoder:
         """Check that no query is cut off; otherwise two queries with the same beginning would become one.
 
         Args:
-            queries: class names and their synonyms.
-            templates: prompts with ``{}``; the one with the most tokens decides.
-            what: what a query is, for the message.
+            queries: Class names and their synonyms.
+            templates: Prompts with ``{}``; the one with the most tokens decides.
+            what: What a query is, for the message.
 
         Raises:
-            InputError: a query with its template has more tokens than the tower reads.
+            InputError: If a query with its template has more tokens than the tower reads.
         """
         limit = getattr(self.tokenizer, "context_length", None)
         if limit is None or not queries or self.length("") is None:

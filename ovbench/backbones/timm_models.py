@@ -128,7 +128,7 @@ def timm_tag(spec: BackboneSpec, where: str) -> Any:
     """Return timm's configuration of a pretrained model.
 
     Raises:
-        UsageError: timm does not know the name.
+        UsageError: If timm does not know the name.
     """
     import timm
 

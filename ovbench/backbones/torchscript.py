@@ -24,7 +24,7 @@ BIGGEST_PICKLE = 1 << 28  # bytes; the tensors lie outside of it
 
 
 class Bag:
-    """Hold the attributes of an object whose class only the archive knows."""
+    """The attributes of an object whose class only the archive knows."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -43,7 +43,7 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     """Return the tensors of an archive by their dotted names, on the CPU.
 
     Raises:
-        InputError: the file is damaged, or its tensors cannot be read without running its code.
+        InputError: If the file is damaged, or its tensors cannot be read without running its code.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -14,7 +14,7 @@ DESCRIPTIONS, LABEL_RULE = "descriptions", "label_rule"
 
 
 class NearestPublished(NamedTuple):
-    """Hold the nearest published run, the settings that deviate from it, and the tables that report it.
+    """The nearest published run, the settings that deviate from it, and the tables that report it.
 
     ``remark``: why there is no official setting. ``run`` is None and ``remark`` is "" if nothing was published for the
     method on the benchmark.
@@ -48,9 +48,9 @@ def nearest_published(
     """Find the published run with the fewest settings that differ from a cell.
 
     Args:
-        cell: the resolved cell, as `Cell.as_dict` gives it; a backbone that is still open is None.
-        label_rule: how void pixels are counted, None if not decided yet.
-        descriptions: what replaces the paper's descriptions, "" if nothing does or none are used.
+        cell: The resolved cell, as `Cell.as_dict` gives it; a backbone that is still open is None.
+        label_rule: How void pixels are counted, None if not decided yet.
+        descriptions: What replaces the paper's descriptions, "" if nothing does or none are used.
     """
     method, dataset = cell["method"], cell["dataset"]
     if remark := no_official_setting(method, dataset):

@@ -19,7 +19,7 @@ RowKey = tuple[str, str, str]  # method, variant and post-processing, as in resu
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """Hold a method with its settings and weights, as given by ``--set`` and ``--weights``.
+    """A method with its settings and weights, as given by ``--set`` and ``--weights``.
 
     ``sources``: tables whose figures have these settings, by their ``reported_by``. Other tables measured the same row
     with another protocol.
@@ -32,7 +32,7 @@ class PublishedRun:
 
 
 class PublishedRunEntry(Typed):
-    """Hold one run of configs/published_runs.toml and the ``row`` that it reproduces."""
+    """One run of configs/published_runs.toml and the ``row`` that it reproduces."""
 
     row: Annotated[RowKey, Strict(False)]
     method: str
@@ -42,7 +42,7 @@ class PublishedRunEntry(Typed):
 
 
 class PublishedRunsFile(Typed):
-    """Hold configs/published_runs.toml."""
+    """The file configs/published_runs.toml."""
 
     run: Items[PublishedRunEntry]
 

@@ -13,7 +13,7 @@ AUTHORS_MAPS = "sam2-32"  # the region source whose maps CorrCLIP's authors publ
 
 
 class SettingChange(NamedTuple):
-    """Hold a setting, by its name in ``--set`` or ``--weights``, with its expected and its actual value.
+    """A setting, by its name in ``--set`` or ``--weights``, with its expected and its actual value.
 
     A value is None if one side does not have the setting.
     """
@@ -48,7 +48,7 @@ def setting_changes(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> l
 
     Args:
         expected: a cell, as `Cell.as_dict` gives it.
-        actual: the cell to compare with it.
+        actual: The cell to compare with it.
     """
     found = []
     for table in dict.fromkeys([*expected, *actual]):

@@ -28,7 +28,7 @@ def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
     "broken" (a plug-in that cannot be loaded; ``broken`` says why).
 
     Args:
-        data_root: the folder to search; by default the configured ones.
+        data_root: The folder to search; by default the configured ones.
 
     Returns:
         One row per dataset, with the keys of `ROW`.
@@ -74,11 +74,11 @@ def remember_verified(card: Card, found: FoundFiles) -> None:
     """Write a note into the cache that this copy was verified, valid until one of its files changes.
 
     Args:
-        card: the card of the dataset.
-        found: its files.
+        card: The card of the dataset.
+        found: Its files.
 
     Raises:
-        InputError: if the cache cannot be written.
+        InputError: If the cache cannot be written.
     """
     write_json(_note(card, found), {"root": str(found.root), "files": fingerprint(found)})
 
@@ -87,8 +87,8 @@ def is_verified(card: Card, found: FoundFiles) -> bool:
     """Return whether this copy was verified and has not changed since.
 
     Args:
-        card: the card of the dataset.
-        found: its files.
+        card: The card of the dataset.
+        found: Its files.
 
     Returns:
         False also if the note cannot be read.
@@ -104,7 +104,7 @@ def fingerprint(found: FoundFiles) -> str:
     """Return a hash of path, size and time of change of every image and label.
 
     Args:
-        found: the files.
+        found: The files.
 
     Returns:
         sha256, hexadecimal.

@@ -298,7 +298,7 @@ def ids_sha256(ids: Iterable[str]) -> str:
     """Return the hash of image ids, one per line.
 
     Args:
-        ids: the ids in order.
+        ids: The ids in order.
 
     Returns:
         sha256, hexadecimal.

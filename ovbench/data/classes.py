@@ -30,13 +30,13 @@ def read_classes_file(path: str | Path) -> Queries:
     list of names, and a JSON object from index to name or from name to index (``id2label``, ``label2id``).
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The queries of each class.
 
     Raises:
-        InputError: if the file is missing, empty, not UTF-8 or has another form, if two classes have the same name, or
+        InputError: If the file is missing, empty, not UTF-8 or has another form, if two classes have the same name, or
             if there are more than `MOST_CLASSES`.
     """
     text, where = _text(Path(path)), str(path)
@@ -51,11 +51,11 @@ def refuse_odd_classes(classes: Queries, where: str) -> None:
     """Refuse too many classes, and two classes with the same name, which no model can distinguish.
 
     Args:
-        classes: the queries of each class.
-        where: the file, for the message.
+        classes: The queries of each class.
+        where: The file, for the message.
 
     Raises:
-        InputError: with the name or the number.
+        InputError: With the name or the number.
     """
     if len(classes) > MOST_CLASSES:
         text = f"{len(classes)} classes; labels have 16 bits, of which {MOST_CLASSES} values can be classes"
@@ -75,12 +75,12 @@ def refuse_other_order(given: Queries, own: Queries, where: str) -> None:
     """Refuse a list with the class names of a dataset in another order than its labels.
 
     Args:
-        given: the user's list.
-        own: the list of the dataset.
-        where: the file, for the message.
+        given: The user's list.
+        own: The list of the dataset.
+        where: The file, for the message.
 
     Raises:
-        InputError: with the first class that differs.
+        InputError: With the first class that differs.
     """
     names, wanted = (
         [" ".join(queries[0].split()).casefold() if queries else "" for queries in q] for q in (given, own)
@@ -182,13 +182,13 @@ def read_published_list(path: Path) -> Queries:
     """Read a published list exactly, with leading and trailing spaces.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The queries of each class; an empty line is a class without a query.
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: If the file cannot be read.
     """
     lines = _text(path).split("\n")
     if lines[-1] == "":
@@ -200,15 +200,15 @@ def published_list(classes_file: Path, benchmark: str, family: str) -> Path | No
     """Find the class list that a family of methods uses on a dataset.
 
     Args:
-        classes_file: the dataset's own list.
-        benchmark: name of the dataset.
-        family: the family of methods.
+        classes_file: The dataset's own list.
+        benchmark: Name of the dataset.
+        family: The family of methods.
 
     Returns:
         The file, or None if the family published no list for the dataset.
 
     Raises:
-        UsageError: if no dataset has a list of the family.
+        UsageError: If no dataset has a list of the family.
     """
     if family == CANONICAL:
         return classes_file

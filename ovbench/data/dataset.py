@@ -35,11 +35,11 @@ class Sample(NamedTuple):
     """An image with its label.
 
     Attributes:
-        id: the image id.
+        id: The image id.
         image: uint8 (H, W, 3), RGB.
         label: uint16 (H, W), class index, IGNORED or NO_CLASS.
-        image_file: the file when its bytes were read; None if the image was given as an array.
-        label_file: the label file when its bytes were read.
+        image_file: The file when its bytes were read; None if the image was given as an array.
+        label_file: The label file when its bytes were read.
     """
 
     id: str
@@ -54,14 +54,14 @@ class Dataset:
     """The images of a dataset in the order of its split, read one at a time.
 
     Attributes:
-        card: the card of the dataset.
-        items: the paired files.
-        root: the folder that holds them.
-        layout: name of the card's layout that the folder has.
-        labels: from values of label files to class indices.
+        card: The card of the dataset.
+        items: The paired files.
+        root: The folder that holds them.
+        layout: Name of the card's layout that the folder has.
+        labels: From values of label files to class indices.
         label_rule: "correct" or "official", see `open_dataset`.
-        subset_sha256: hash of the manifest that chose the items, if one did.
-        reading: how the labels are read, found from a sample of the files.
+        subset_sha256: Hash of the manifest that chose the items, if one did.
+        reading: How the labels are read, found from a sample of the files.
     """
 
     card: Card
@@ -90,13 +90,13 @@ class Dataset:
         """Read an image and its label.
 
         Args:
-            index: position in the split, from 0.
+            index: Position in the split, from 0.
 
         Returns:
             The sample.
 
         Raises:
-            InputError: if a file cannot be read, the sizes differ, or the label has a value that is not a class.
+            InputError: If a file cannot be read, the sizes differ, or the label has a value that is not a class.
         """
         return self.with_image(index, self.read_picture(index))
 
@@ -104,14 +104,14 @@ class Dataset:
         """Add the label to an image that was read before, as several datasets may have the same images.
 
         Args:
-            index: position in the split, from 0.
-            image: the decoded file, or uint8 (H, W, 3), RGB.
+            index: Position in the split, from 0.
+            image: The decoded file, or uint8 (H, W, 3), RGB.
 
         Returns:
             The sample.
 
         Raises:
-            InputError: as in `read`.
+            InputError: As in `read`.
         """
         pixels, image_file = (image.pixels, image.file) if isinstance(image, Picture) else (image, None)
         raw = self._raw_label(index)
@@ -128,13 +128,13 @@ class Dataset:
         """Read an image upright, or as it is stored if its label was made for the stored pixels.
 
         Args:
-            index: position in the split, from 0.
+            index: Position in the split, from 0.
 
         Returns:
             The pixels and the identity of the file.
 
         Raises:
-            InputError: if the file cannot be read.
+            InputError: If the file cannot be read.
         """
         item = self.items[index]
         return read_picture(item.image_path, item.label_path, self.card.white)
@@ -143,7 +143,7 @@ class Dataset:
         """Read the pixels of an image, see `read_picture`.
 
         Args:
-            index: position in the split, from 0.
+            index: Position in the split, from 0.
 
         Returns:
             uint8 (H, W, 3), RGB.
@@ -154,13 +154,13 @@ class Dataset:
         """Read a label.
 
         Args:
-            index: position in the split, from 0.
+            index: Position in the split, from 0.
 
         Returns:
             uint16 (H, W), class index, IGNORED or NO_CLASS.
 
         Raises:
-            InputError: if the file cannot be read or has a value that is not a class.
+            InputError: If the file cannot be read or has a value that is not a class.
         """
         return self.labels.apply(self._raw_label(index).values, where=self._where(index), card=self.card)
 
@@ -205,8 +205,8 @@ def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule:
     """Find the files of a dataset, pair them, and check a sample of them, see `ovbench.data.sample`.
 
     Args:
-        card: the card of the dataset.
-        data_root: the folder to search; by default the configured ones, see `ovbench.data.find.data_roots`.
+        card: The card of the dataset.
+        data_root: The folder to search; by default the configured ones, see `ovbench.data.find.data_roots`.
         label_rule: "correct" ignores what the dataset ignores. "official" does what the published evaluation code does:
             255 is always ignored, also if it is a class (pc459 "monkey", ade847 "pier"), and a 16-bit void is scored
             and matches no class.
@@ -215,8 +215,8 @@ def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule:
         The dataset.
 
     Raises:
-        InputError: if files are missing, with the folders that were searched, or if a sample contradicts the card.
-        UsageError: if the label rule is unknown.
+        InputError: If files are missing, with the folders that were searched, or if a sample contradicts the card.
+        UsageError: If the label rule is unknown.
     """
     if label_rule not in LABEL_RULES:
         raise UsageError(f'unknown label rule "{label_rule}"', fix="use " + " or ".join(LABEL_RULES))
@@ -231,14 +231,14 @@ def locate(card: Card, data_root: str | Path | None = None) -> FoundFiles:
     """Find the layout that holds the files of a dataset; a generated dataset is written on first use.
 
     Args:
-        card: the card of the dataset.
-        data_root: the folder to search; by default the configured ones.
+        card: The card of the dataset.
+        data_root: The folder to search; by default the configured ones.
 
     Returns:
         The files.
 
     Raises:
-        InputError: if no file is found.
+        InputError: If no file is found.
     """
     return find(card, [_generated(card)] if card.generator else data_roots(data_root))
 
@@ -247,11 +247,11 @@ def refuse_gaps(card: Card, found: FoundFiles) -> None:
     """Refuse a dataset with images or labels that are missing or listed twice.
 
     Args:
-        card: the card of the dataset.
-        found: its files.
+        card: The card of the dataset.
+        found: Its files.
 
     Raises:
-        InputError: with the number of such files and the first of them.
+        InputError: With the number of such files and the first of them.
     """
     advice = f"run: ovbench data verify {card.argument}"
     if found.twice:

@@ -34,8 +34,8 @@ class FileIdentity(NamedTuple):
     """A file when its bytes were read.
 
     Attributes:
-        size: length in bytes.
-        mtime_ns: time of the last change in ns.
+        size: Length in bytes.
+        mtime_ns: Time of the last change in ns.
         digest: blake2b of the bytes, 128 bits, hexadecimal.
     """
 
@@ -49,7 +49,7 @@ class Picture(NamedTuple):
 
     Attributes:
         pixels: uint8 (H, W, 3), RGB.
-        file: the file that was decoded.
+        file: The file that was decoded.
         orientation: EXIF orientation tag of the file, 1 to 8.
     """
 
@@ -63,7 +63,7 @@ class RawLabel(NamedTuple):
 
     Attributes:
         values: uint8 or uint16 (H, W), as stored.
-        file: the file that was decoded.
+        file: The file that was decoded.
         mode: Pillow's mode.
         palette: uint8 (N, 3), the colours of a palette, or None.
     """
@@ -81,7 +81,7 @@ class ImageFacts(NamedTuple):
         size: (h, w) as stored.
         mode: Pillow's mode.
         orientation: EXIF orientation tag, 1 to 8.
-        deep: the largest value of a 16-bit file; None for 8 bits.
+        deep: The largest value of a 16-bit file; None for 8 bits.
     """
 
     size: tuple[int, int]
@@ -94,13 +94,13 @@ def read_image(path: Path) -> np.ndarray:
     """Read the pixels of an image upright, see `read_picture`.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        InputError: as in `read_picture`.
+        InputError: As in `read_picture`.
     """
     return read_picture(path).pixels
 
@@ -111,16 +111,16 @@ def read_picture(path: Path, label: Path | None = None, white: int | None = None
     Grey is repeated, alpha is dropped, CMYK is converted (by OpenCV, as published evaluation code does).
 
     Args:
-        path: the file.
-        label: its label file. If the label has the size of the stored pixels and not the size of the upright image, the
+        path: The file.
+        label: Its label file. If the label has the size of the stored pixels and not the size of the upright image, the
             stored pixels are returned, because the label was made for them.
-        white: the value of 16-bit files that becomes 255. Without it the upper 8 bits are taken.
+        white: The value of 16-bit files that becomes 255. Without it the upper 8 bits are taken.
 
     Returns:
         The pixels and the identity of the bytes.
 
     Raises:
-        InputError: if the file is missing, not an image, cut off, or has 16 bits but does not use the upper two (it
+        InputError: If the file is missing, not an image, cut off, or has 16 bits but does not use the upper two (it
             would be nearly black).
     """
     data, file = _read(path, "image")
@@ -137,13 +137,13 @@ def image_facts(path: Path) -> ImageFacts:
     """Read facts about an image file; only a 16-bit file is decoded.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The facts.
 
     Raises:
-        InputError: as in `read_picture`.
+        InputError: As in `read_picture`.
     """
     data, _ = _read(path, "image")
     try:
@@ -162,7 +162,7 @@ def image_size(path: Path) -> tuple[int, int] | None:
     """Read the size of an image from its header.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         (h, w) as stored, or None if the file cannot be read.
@@ -178,13 +178,13 @@ def read_raw_label(path: Path) -> np.ndarray:
     """Read the stored values of a label file, see `read_label_file`.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         uint8 or uint16 (H, W).
 
     Raises:
-        InputError: as in `read_label_file`.
+        InputError: As in `read_label_file`.
     """
     return read_label_file(path).values
 
@@ -193,13 +193,13 @@ def read_label_file(path: Path) -> RawLabel:
     """Decode the stored values of a one-channel label file; for a palette these are the indices.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The values, with mode and palette.
 
     Raises:
-        InputError: if the file is missing or damaged (checksums of a PNG are verified), if its format does not keep
+        InputError: If the file is missing or damaged (checksums of a PNG are verified), if its format does not keep
             values (JPEG), if it has colours, alpha or an orientation tag, or if its values have two readings (a grey
             PNG of 2 or 4 bits, a palette of grey tones).
     """
@@ -282,8 +282,8 @@ def dim(path: Path, brightest: int) -> InputError:
     """Return the error for a 16-bit file that would be nearly black.
 
     Args:
-        path: the file.
-        brightest: its largest value.
+        path: The file.
+        brightest: Its largest value.
 
     Returns:
         The error, with the line to write into the card.

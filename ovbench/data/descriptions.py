@@ -24,10 +24,10 @@ class DescriptionSet:
     """Sentences for the classes of a vocabulary.
 
     Attributes:
-        vocabulary: name of the vocabulary.
-        model: the model that wrote the sentences.
-        prompt: the prompt of the model.
-        descriptions: the sentences by class name or query.
+        vocabulary: Name of the vocabulary.
+        model: The model that wrote the sentences.
+        prompt: The prompt of the model.
+        descriptions: The sentences by class name or query.
     """
 
     vocabulary: str
@@ -39,8 +39,8 @@ class DescriptionSet:
         """Return the sentences of a query, otherwise of its class.
 
         Args:
-            query: the query.
-            name: the first name of its class.
+            query: The query.
+            name: The first name of its class.
 
         Returns:
             The sentences; empty if there are none.
@@ -58,7 +58,7 @@ def find_set(name: str) -> Path | None:
         The file, or None if no set has the name.
 
     Raises:
-        InputError: if the path does not exist.
+        InputError: If the path does not exist.
     """
     if name.endswith(".json"):
         if not Path(name).is_file():
@@ -72,13 +72,13 @@ def read_set(path: Path) -> DescriptionSet:
     """Read a set.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The set.
 
     Raises:
-        InputError: if the file is missing or malformed.
+        InputError: If the file is missing or malformed.
     """
     raw = read_json(path)
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
@@ -98,9 +98,9 @@ def stand_in(name: str, vocabulary: Sequence[Sequence[str]], background: int | N
     """Say what is used instead of the descriptions of the paper: another model's, or prompts.
 
     Args:
-        name: name of the set, or "".
-        vocabulary: the queries of each class.
-        background: number of the background class, which is not described.
+        name: Name of the set, or "".
+        vocabulary: The queries of each class.
+        background: Number of the background class, which is not described.
 
     Returns:
         A few words; "" if the set is the paper's and complete, or if no set is used.
@@ -124,13 +124,13 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
     pair becomes its character, a lone surrogate becomes U+FFFD, as in CLIP's tokenizer.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The sentences by class name.
 
     Raises:
-        InputError: if the file is not such a source.
+        InputError: If the file is not such a source.
     """
     try:
         source = path.read_text(encoding="utf-8")
@@ -162,10 +162,10 @@ def write_set(path: Path, made: DescriptionSet) -> None:
     """Write a set.
 
     Args:
-        path: the file.
-        made: the set.
+        path: The file.
+        made: The set.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: If the file cannot be written.
     """
     write_json(path, {"format": FORMAT, **asdict(made)})

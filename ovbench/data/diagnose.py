@@ -20,15 +20,15 @@ class FileReport(NamedTuple):
     """Facts about an image and its label on disk.
 
     Attributes:
-        id: the image id.
-        trouble: pairs of kind and detail.
+        id: The image id.
+        trouble: Pairs of kind and detail.
         size: (h, w) of the image.
-        values: number of pixels by stored label value.
+        values: Number of pixels by stored label value.
         label_mode: Pillow's mode of the label.
         image_mode: Pillow's mode of the image.
         orientation: EXIF orientation tag of the image.
-        brightest: largest value of a 16-bit image.
-        palette: colour by label value.
+        brightest: Largest value of a 16-bit image.
+        palette: Colour by label value.
     """
 
     id: str
@@ -46,8 +46,8 @@ def with_label(report: FileReport, label: RawLabel) -> FileReport:
     """Add the facts about a decoded label to a report.
 
     Args:
-        report: the report.
-        label: the decoded label.
+        report: The report.
+        label: The decoded label.
 
     Returns:
         The new report.
@@ -63,11 +63,11 @@ class Problem:
     """A problem of a dataset.
 
     Attributes:
-        kind: short name, for programs.
-        count: number of files, or of images.
-        message: one sentence, for people.
-        is_error: whether the verification fails; otherwise it is a note.
-        examples: some image ids.
+        kind: Short name, for programs.
+        count: Number of files, or of images.
+        message: One sentence, for people.
+        is_error: Whether the verification fails; otherwise it is a note.
+        examples: Some image ids.
     """
 
     kind: str
@@ -81,10 +81,10 @@ def diagnose(card: Card, layout: Layout, encoding: Encoding, reports: list[FileR
     """Return the problems that the label values show.
 
     Args:
-        card: the card of the dataset.
-        layout: its layout on disk.
-        encoding: the encoding of the labels.
-        reports: the reports of all labels that could be read.
+        card: The card of the dataset.
+        layout: Its layout on disk.
+        encoding: The encoding of the labels.
+        reports: The reports of all labels that could be read.
 
     Returns:
         The problems.
@@ -165,7 +165,7 @@ def colours(report: FileReport) -> dict[int, tuple[int, int, int]]:
     """Return the palette of a label.
 
     Args:
-        report: the report of the label.
+        report: The report of the label.
 
     Returns:
         Colour by value; empty for a palette of grey tones, which adds nothing to the values.

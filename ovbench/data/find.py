@@ -28,16 +28,16 @@ class FoundFiles(NamedTuple):
     """The files of a layout, complete or not.
 
     Attributes:
-        root: the folder of the dataset.
-        layout: the layout.
-        items: in the order of the split file, otherwise sorted by path.
-        without_image: ids whose image is missing.
-        without_label: ids whose label is missing.
-        paired: number of ids with image and label.
-        orphan_labels: ids of labels without an image, if the two folders must agree.
-        twice: ids that the split file lists more than once.
-        others: image files beside the images that do not match the layout's pattern.
-        trouble: why the split file cannot be read; then there are no items.
+        root: The folder of the dataset.
+        layout: The layout.
+        items: In the order of the split file, otherwise sorted by path.
+        without_image: Ids whose image is missing.
+        without_label: Ids whose label is missing.
+        paired: Number of ids with image and label.
+        orphan_labels: Ids of labels without an image, if the two folders must agree.
+        twice: Ids that the split file lists more than once.
+        others: Image files beside the images that do not match the layout's pattern.
+        trouble: Why the split file cannot be read; then there are no items.
     """
 
     root: Path
@@ -61,14 +61,14 @@ def data_roots(data_root: str | Path | None = None) -> list[Path]:
     """Return the folders to search for datasets.
 
     Args:
-        data_root: the folder; by default ``$OVBENCH_DATA`` (several with the path separator), otherwise the folders of
+        data_root: The folder; by default ``$OVBENCH_DATA`` (several with the path separator), otherwise the folders of
             the user's config file.
 
     Returns:
         The folders; none if nothing is configured.
 
     Raises:
-        UsageError: if a folder does not exist.
+        UsageError: If a folder does not exist.
     """
     if data_root is not None:
         named, origin = [str(data_root)], "--data-root"
@@ -111,14 +111,14 @@ def find(card: Card, roots: Iterable[Path]) -> FoundFiles:
     """Find the first complete layout, otherwise the one with most pairs of image and label.
 
     Args:
-        card: the card of the dataset.
-        roots: the data roots.
+        card: The card of the dataset.
+        roots: The data roots.
 
     Returns:
         The files of the layout.
 
     Raises:
-        InputError: if no layout has a pair, with the folders that were searched.
+        InputError: If no layout has a pair, with the folders that were searched.
     """
     best: FoundFiles | None = None
     tried: list[Path] = []
@@ -251,8 +251,8 @@ def path_of(image_id: str, root: Path, pattern: str) -> Path:
     """Return the file that a pattern of a card names for an image.
 
     Args:
-        image_id: the image id.
-        root: the folder of the dataset.
+        image_id: The image id.
+        root: The folder of the dataset.
         pattern: a path with ``{id}``.
 
     Returns:
@@ -265,13 +265,13 @@ def read_split(path: Path) -> list[str] | None:
     """Read the lines of a split file.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The lines without empty ones; None if the file does not exist.
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: If the file cannot be read.
     """
     if not path.is_file():
         return None
@@ -290,7 +290,7 @@ def _files(root: Path, pattern: str) -> dict[str, Path]:
     """Return the files that match a pattern of a card by image id; .jpg, .JPG and .jpeg are the same suffix.
 
     Raises:
-        InputError: if two files have the same id, or a name is not UTF-8.
+        InputError: If two files have the same id, or a name is not UTF-8.
     """
     before, after = pattern.split("{id}")
     folder, _, prefix = before.rpartition("/")
@@ -382,8 +382,8 @@ def unprepared(card: Card, roots: Iterable[Path]) -> Path | None:
     """Find the raw download of a dataset.
 
     Args:
-        card: the card of the dataset.
-        roots: the folders to search.
+        card: The card of the dataset.
+        roots: The folders to search.
 
     Returns:
         The folder, or None.

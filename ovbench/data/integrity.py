@@ -39,12 +39,12 @@ def check_png(data: bytes, path: Path, kind: str) -> None:
     """Refuse a PNG that is cut off or has a wrong checksum in a chunk that makes its pixels.
 
     Args:
-        data: the bytes of a file of any format.
-        path: the file, for the message.
+        data: The bytes of a file of any format.
+        path: The file, for the message.
         kind: "image" or "label", for the message.
 
     Raises:
-        InputError: if the PNG is damaged.
+        InputError: If the PNG is damaged.
     """
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return
@@ -64,7 +64,7 @@ def ends_properly(data: bytes) -> bool:
     """Return whether the end of a file shows that it is complete.
 
     Args:
-        data: the bytes of the file.
+        data: The bytes of the file.
 
     Returns:
         True for a JPEG with its end marker, and for a PNG, which `check_png` checks; False for other formats.
@@ -78,11 +78,11 @@ def decode_strictly(data: bytes, path: Path) -> None:
     """Refuse a file that PIL, which refuses cut-off files, cannot decode.
 
     Args:
-        data: the bytes of the file.
-        path: the file, for the message.
+        data: The bytes of the file.
+        path: The file, for the message.
 
     Raises:
-        InputError: if PIL cannot decode the file.
+        InputError: If PIL cannot decode the file.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:

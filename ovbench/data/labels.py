@@ -21,7 +21,7 @@ class LabelMap:
     """A table from 16-bit values to class indices.
 
     Attributes:
-        encoding: the encoding of the card.
+        encoding: The encoding of the card.
         table: uint16 (65536,), class index, IGNORED or NO_CLASS.
     """
 
@@ -33,14 +33,14 @@ class LabelMap:
 
         Args:
             raw: uint8 or uint16 (H, W).
-            where: dataset and image id, for the message.
-            card: the card of the dataset.
+            where: Dataset and image id, for the message.
+            card: The card of the dataset.
 
         Returns:
             uint16 (H, W), class index, IGNORED or NO_CLASS.
 
         Raises:
-            InputError: if the encoding lacks a value.
+            InputError: If the encoding lacks a value.
         """
         label = self.table[raw]
         if (label == _INVALID).any():
@@ -56,7 +56,7 @@ class LabelMap:
         """Return whether the encoding has each value.
 
         Args:
-            values: integers, any shape.
+            values: Integers, any shape.
 
         Returns:
             bool, the same shape.
@@ -83,15 +83,15 @@ def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelM
     """Build the table of an encoding.
 
     Args:
-        encoding: the encoding of a card.
-        classes: number of classes.
-        rule: with "official", only the pixels that an evaluator with ignore value 255 ignores are ignored.
+        encoding: The encoding of a card.
+        classes: Number of classes.
+        rule: With "official", only the pixels that an evaluator with ignore value 255 ignores are ignored.
 
     Returns:
         The table.
 
     Raises:
-        InputError: if the encoding's file is wrong, or it ignores a value that is a class.
+        InputError: If the encoding's file is wrong, or it ignores a value that is a class.
     """
     table = np.full(65536, _INVALID, np.uint16)
     if encoding.table is not None:
@@ -116,14 +116,14 @@ def read_table(path: Path, classes: int | None = None) -> dict[int, int | None]:
     """Read a text file with two columns: value and class index, or "-" for ignored.
 
     Args:
-        path: the file.
-        classes: number of classes; None accepts any index.
+        path: The file.
+        classes: Number of classes; None accepts any index.
 
     Returns:
         Class index, or None for ignored, by value.
 
     Raises:
-        InputError: if the file cannot be read, or a line is malformed or out of range.
+        InputError: If the file cannot be read, or a line is malformed or out of range.
     """
     found: dict[int, int | None] = {}
     for number, line in enumerate(_lines(path), 1):
@@ -171,9 +171,9 @@ def choose_encoding(card: Card, layout: Layout, present: Sequence[Collection[int
     value. If none is left, the first one, which is the documented one, is chosen.
 
     Args:
-        card: the card of the dataset.
-        layout: its layout.
-        present: the values of each file of a sample.
+        card: The card of the dataset.
+        layout: Its layout.
+        present: The values of each file of a sample.
 
     Returns:
         The encoding.

@@ -21,11 +21,11 @@ class Reading(NamedTuple):
     """How the labels of a dataset are read.
 
     Attributes:
-        encoding: the encoding that the files have.
-        one_bit: whether all labels have 1 bit.
-        palette: the colour of each label value, if the labels have palettes.
-        line: one sentence for the plan of a run.
-        remarks: other unusual facts, one sentence each.
+        encoding: The encoding that the files have.
+        one_bit: Whether all labels have 1 bit.
+        palette: The colour of each label value, if the labels have palettes.
+        line: One sentence for the plan of a run.
+        remarks: Other unusual facts, one sentence each.
     """
 
     encoding: Encoding
@@ -39,14 +39,14 @@ def examine(card: Card, found: FoundFiles) -> Reading:
     """Read a sample of labels and the headers of their images.
 
     Args:
-        card: the card of the dataset.
-        found: its files.
+        card: The card of the dataset.
+        found: Its files.
 
     Returns:
         How the labels are read.
 
     Raises:
-        InputError: if the sample contradicts the card: values of another encoding, masks of 0 and 255, labels that were
+        InputError: If the sample contradicts the card: values of another encoding, masks of 0 and 255, labels that were
             reduced twice, cut to 8 bits or renumbered, or 16-bit images that would be nearly black.
     """
     reports = [_report(item) for item in _spread(found.items)]

@@ -33,17 +33,17 @@ class Verification:
     """The result of a verification.
 
     Attributes:
-        card: the card of the dataset.
-        root: the folder of the dataset.
-        layout: name of the layout that was found.
-        encoding: the encoding of the labels.
-        expected_images: number of images of the split.
-        listed_images: number of images that were found.
-        problems: errors first, then notes.
-        pixels: number of pixels per class, in label order.
-        images: number of images per class, in label order.
-        ignored_pixels: number of ignored pixels.
-        sizes: smallest and largest (height, width).
+        card: The card of the dataset.
+        root: The folder of the dataset.
+        layout: Name of the layout that was found.
+        encoding: The encoding of the labels.
+        expected_images: Number of images of the split.
+        listed_images: Number of images that were found.
+        problems: Errors first, then notes.
+        pixels: Number of pixels per class, in label order.
+        images: Number of images per class, in label order.
+        ignored_pixels: Number of ignored pixels.
+        sizes: Smallest and largest (height, width).
     """
 
     card: Card
@@ -99,18 +99,18 @@ def verify(
     """Read every image and label of a dataset and compare them with the card.
 
     Args:
-        card: the card of the dataset.
-        data_root: the folder to search; by default the configured ones.
-        partial_copy: accept fewer images than the split has.
-        workers: number of processes.
-        begin: called once with the number of images.
-        advance: called with 1 after every image.
+        card: The card of the dataset.
+        data_root: The folder to search; by default the configured ones.
+        partial_copy: Accept fewer images than the split has.
+        workers: Number of processes.
+        begin: Called once with the number of images.
+        advance: Called with 1 after every image.
 
     Returns:
         The result.
 
     Raises:
-        InputError: if no file is found.
+        InputError: If no file is found.
     """
     found = locate(card, data_root)
     missing = {*found.without_image, *found.without_label}
@@ -134,9 +134,9 @@ def verify_and_remember(card: Card, data_root: str | Path | None = None, **optio
     """Verify a dataset and, if it is right, write a note into the cache, if that can be written.
 
     Args:
-        card: the card of the dataset.
-        data_root: the folder to search; by default the configured ones.
-        **options: options of `verify`.
+        card: The card of the dataset.
+        data_root: The folder to search; by default the configured ones.
+        **options: Options of `verify`.
 
     Returns:
         The result.
@@ -152,8 +152,8 @@ def check_files(item: Item, white: int | None = None) -> FileReport:
     """Decode an image and its label; an error is noted in the report and not raised.
 
     Args:
-        item: the files.
-        white: the value of white in 16-bit images, see `ovbench.data.decode.read_picture`.
+        item: The files.
+        white: The value of white in 16-bit images, see `ovbench.data.decode.read_picture`.
 
     Returns:
         The report.

@@ -30,7 +30,7 @@ NEIGHBOUR_TOLERANCE = 1e-4  # of scores: other windows in the batch may change t
 
 
 class CheckResult(NamedTuple):
-    """Hold the verdict of a check: "pass", "fail", or "not applicable"."""
+    """The verdict of a check: "pass", "fail", or "not applicable"."""
 
     check: str
     verdict: str
@@ -38,7 +38,7 @@ class CheckResult(NamedTuple):
 
 
 class CheckInputs(NamedTuple):
-    """Hold a pipeline and two images, uint8 (H, W, 3), of the benchmark at ``root``."""
+    """A pipeline and two images, uint8 (H, W, 3), of the benchmark at ``root``."""
 
     pipeline: Pipeline
     images: list[np.ndarray]
@@ -58,7 +58,7 @@ def check_method(
     """Run all checks on the first two images of a benchmark.
 
     Raises:
-        OvbenchError: if the method cannot be built.
+        OvbenchError: If the method cannot be built.
     """
     card = load_card(dataset)
     cell = resolve(method, card.name, settings, weights)

@@ -30,9 +30,9 @@ def software_and_device(
     """Return versions, revision and device of the runs that counted images.
 
     Args:
-        header: header of the ledger.
-        entries: entries of the ledger.
-        now: the present run, used if no image is counted yet.
+        header: Header of the ledger.
+        entries: Entries of the ledger.
+        now: The present run, used if no image is counted yet.
     """
     runs = counting_runs(entries) or [now]
     devices = [run["device"] for run in runs if "device" in run]  # missing if the line with the device is damaged

@@ -27,7 +27,7 @@ def parse_shard(text: str | None) -> Shard | None:
     """Parse "K/N".
 
     Raises:
-        UsageError: the text has another form, or K is not in 1..N.
+        UsageError: If the text has another form, or K is not in 1..N.
     """
     if text is None:
         return None

@@ -22,7 +22,7 @@ LOW_DISK = 5 * 2**30  # bytes: enough for the weights of one method and the regi
 
 
 class Finding(NamedTuple):
-    """Hold a fact with its state: "ok", "note" (an option is missing), "warning" or "problem" (a command will fail)."""
+    """A fact with its state: "ok", "note" (an option is missing), "warning" or "problem" (a command will fail)."""
 
     area: str
     state: str

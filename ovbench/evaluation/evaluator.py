@@ -26,22 +26,22 @@ READERS = 8  # threads that read if images share batches
 
 
 class Labelled(NamedTuple):
-    """Hold an image with its labels, uint16 (H, W)."""
+    """An image with its labels, uint16 (H, W)."""
 
     sample: Sample
     predicted: np.ndarray
 
 
 class Target(NamedTuple):
-    """Hold a dataset of the loop and its ledger.
+    """A dataset of the loop and its ledger.
 
     Attributes:
-        dataset: the images and labels.
-        ledger: where counts are written.
-        due: ids of the images to process.
-        seen: called with number, sample and labels of each labelled image.
-        counted: ids of images that are counted already and are due for ``seen`` only.
-        run: the ledger's description of this run.
+        dataset: The images and labels.
+        ledger: Where counts are written.
+        due: Ids of the images to process.
+        seen: Called with number, sample and labels of each labelled image.
+        counted: Ids of images that are counted already and are due for ``seen`` only.
+        run: The ledger's description of this run.
     """
 
     dataset: Dataset
@@ -53,7 +53,7 @@ class Target(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Hold an image that is ready to be labelled; for each target its sample, an error, or None if it is not due."""
+    """An image that is ready to be labelled; for each target its sample, an error, or None if it is not due."""
 
     image: np.ndarray
     regions: np.ndarray | None
@@ -77,15 +77,15 @@ def evaluate(
     failed, and the run continues.
 
     Args:
-        pipeline: the method, with one vocabulary per target.
-        targets: datasets with the same images.
-        indices: numbers of the images.
-        batch: number of windows of several images in a batch; 0: images are labelled one by one.
-        advance: called after each image.
-        fail_fast: if true, stop at the first failed image.
+        pipeline: The method, with one vocabulary per target.
+        targets: Datasets with the same images.
+        indices: Numbers of the images.
+        batch: Number of windows of several images in a batch; 0: images are labelled one by one.
+        advance: Called after each image.
+        fail_fast: If true, stop at the first failed image.
 
     Raises:
-        ImageError: an image failed, with ``fail_fast``.
+        ImageError: If an image failed, with ``fail_fast``.
     """
     if (maps := getattr(pipeline, "region_maps", None)) is not None:
         items = targets[0].dataset.items

@@ -54,7 +54,7 @@ def identity_of(path: Path) -> FileIdentity:
     """Return the identity of a file's present content.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: If the file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
@@ -98,8 +98,8 @@ def data_digest(dataset: Dataset, numbers: Iterable[int]) -> str:
     """Return a hash that distinguishes copies of a dataset, from the sizes of all files and the content of some.
 
     Args:
-        dataset: the images and labels.
-        numbers: numbers of the images.
+        dataset: The images and labels.
+        numbers: Numbers of the images.
 
     Returns:
         The hash, "" if a file is missing.
@@ -153,8 +153,8 @@ def named_files(cell: Cell, maps: Any = None) -> dict[str, str]:
     Backbones have their own hashes. A folder of region maps is identified image by image.
 
     Args:
-        cell: the settings.
-        maps: the region maps, None if the method has none.
+        cell: The settings.
+        maps: The region maps, None if the method has none.
 
     Returns:
         sha256 by the name of the setting.
@@ -221,8 +221,8 @@ def code_files(registry: Registry, name: str) -> list[Path]:
     its distribution.
 
     Args:
-        registry: methods or region sources.
-        name: the name in the registry, or ``FILE.py:Class``.
+        registry: Methods or region sources.
+        name: The name in the registry, or ``FILE.py:Class``.
     """
     point = None
     if ":" in name:

@@ -37,19 +37,19 @@ EARLIER = "earlier"  # folder below --out for the ledgers that --fresh replaces
 
 
 class Entry(NamedTuple):
-    """Hold the result of one image: its counts, or the reason why it failed.
+    """The result of one image: its counts, or the reason why it failed.
 
     Lines of older versions have only the first four.
 
     Attributes:
-        image: id of the image.
-        counts: pixel counts, None if the image failed.
-        failed: the reason, None if the image is counted.
-        seconds: time of each stage.
-        number: number of the image in the split.
-        data: files that it was counted from, each as an `ovbench.data.decode.FileIdentity`.
-        run: the run that wrote the entry.
-        void: if true, the earlier counts of the image are of files that have changed.
+        image: Id of the image.
+        counts: Pixel counts, None if the image failed.
+        failed: The reason, None if the image is counted.
+        seconds: Time of each stage.
+        number: Number of the image in the split.
+        data: Files that it was counted from, each as an `ovbench.data.decode.FileIdentity`.
+        run: The run that wrote the entry.
+        void: If true, the earlier counts of the image are of files that have changed.
     """
 
     image: str
@@ -63,7 +63,7 @@ class Entry(NamedTuple):
 
 
 class Ledger(dict[str, Entry]):
-    """Hold the entries by image id, and in ``damaged`` the number of unreadable lines by part file."""
+    """The entries by image id, and in ``damaged`` the number of unreadable lines by part file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,15 +93,15 @@ def read_ledger(folder: Path, header: Mapping[str, Any]) -> Ledger:
     are used.
 
     Args:
-        folder: the ledger.
-        header: the expected header.
+        folder: The ledger.
+        header: The expected header.
 
     Returns:
         Entries by image id.
 
     Raises:
-        InputError: a part belongs to another run, with the first difference; or two parts have different counts of an
-            image.
+        InputError: If a part belongs to another run, with the first difference; or two parts have different counts of
+            an image.
     """
     ledger, noted = Ledger(), []
     for part in sorted(folder.glob("part-*.jsonl")):
@@ -240,12 +240,12 @@ class LedgerWriter:
     The operating system releases the lock when the process ends, so no lock remains after a crash.
 
     Args:
-        folder: the ledger.
-        name: name of the part.
-        header: header of the ledger.
+        folder: The ledger.
+        name: Name of the part.
+        header: Header of the ledger.
 
     Raises:
-        InputError: the part is locked or cannot be written.
+        InputError: If the part is locked or cannot be written.
     """
 
     def __init__(self, folder: Path, name: str, header: Mapping[str, Any]):
@@ -267,7 +267,7 @@ class LedgerWriter:
         """Append an entry; it is on disk when this returns.
 
         Raises:
-            InputError: it cannot be written; earlier entries are kept.
+            InputError: If it cannot be written; earlier entries are kept.
         """
         line: dict[str, Any] = {"image": entry.image}
         if entry.void:
@@ -327,7 +327,7 @@ def _locked(path: Path) -> IO[bytes]:
     """Open a part for appending and lock it.
 
     Raises:
-        InputError: another process holds it, or has just moved it.
+        InputError: If another process holds it, or has just moved it.
     """
     file = path.open("ab+", buffering=0)  # unbuffered: on a full disk, closing must not write
     try:
@@ -348,17 +348,16 @@ def set_aside(folder: Path, records: list[Path], target: Path, prefix: str = "")
     They keep their relative positions, so that a record still has its ledger beside it.
 
     Args:
-        folder: the ledger.
-        records: its records.
-        target: folder that receives them.
-        prefix: move only parts whose names begin with this.
+        folder: The ledger.
+        records: Its records.
+        target: Folder that receives them.
+        prefix: Move only parts whose names begin with this.
 
     Returns:
         ``target``, None if there was nothing to move.
 
     Raises:
-        InputError: a process is writing to one of the parts, and nothing is moved; or
-            files cannot be moved.
+        InputError: If a process is writing to one of the parts, and nothing is moved; or files cannot be moved.
     """
     parts = sorted(folder.glob(f"part-{prefix}*.jsonl"))
     rest = [p for p in folder.glob("*") if p.is_file() and p not in parts] if folder.is_dir() and not prefix else []

@@ -26,7 +26,7 @@ EQUAL = ("images", "limit", "data_sha256", "versions", "device")  # equal in all
 
 
 class ShardLedger(NamedTuple):
-    """Hold one shard: its folder, the header of its ledger, and the content of its ``shard-KofN.json``."""
+    """One shard: its folder, the header of its ledger, and the content of its ``shard-KofN.json``."""
 
     folder: Path
     header: dict[str, Any]
@@ -38,10 +38,10 @@ def leave_for_merge(folder: Path, shard: Shard, images: Sequence[str], facts: Ma
     """Write what `merge` needs of a shard.
 
     Args:
-        folder: the ledger.
-        shard: the shard.
-        images: ids of the images of all shards.
-        facts: what the shards must have in common, see `EQUAL`, and facts for the record.
+        folder: The ledger.
+        shard: The shard.
+        images: Ids of the images of all shards.
+        facts: What the shards must have in common, see `EQUAL`, and facts for the record.
     """
     manifest = {"shard": list(shard), "images": list(images), **facts}
     write_json(folder / f"shard-{shard.number}of{shard.of}.json", manifest)
@@ -53,14 +53,14 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     The names of both are computed from the header; no text from a file is used as a path.
 
     Args:
-        folders: the cell folders.
-        out: where the ledger and the record are written.
+        folders: The cell folders.
+        out: Where the ledger and the record are written.
 
     Returns:
         The record and its file.
 
     Raises:
-        InputError: shards are missing, duplicate or unfinished, or belong to different runs.
+        InputError: If shards are missing, duplicate or unfinished, or belong to different runs.
     """
     shards = [one for folder in folders for one in _shards(folder)]
     for one in shards[1:]:

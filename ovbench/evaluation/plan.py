@@ -33,7 +33,7 @@ from ovbench.utils.registry import METHODS
 
 @dataclass(frozen=True)
 class Job:
-    """Hold the user's request: every method on every dataset, or the rows of a suite, on its own datasets or these."""
+    """The user's request: every method on every dataset, or the rows of a suite, on its own datasets or these."""
 
     methods: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """Hold a cell whose settings, vocabulary and files are checked."""
+    """A cell whose settings, vocabulary and files are checked."""
 
     cell: Cell
     dataset: Dataset
@@ -123,15 +123,15 @@ def plan(job: Job, processes: ProcessGroup) -> list[PlannedCell]:
     """Resolve every cell and check the request before the run.
 
     Args:
-        job: the request.
-        processes: the processes of the run.
+        job: The request.
+        processes: The processes of the run.
 
     Returns:
         One planned cell per method and dataset, or per row of the suite.
 
     Raises:
-        UsageError: the request is wrong.
-        InputError: files of datasets or weights are missing.
+        UsageError: If the request is wrong.
+        InputError: If files of datasets or weights are missing.
     """
     device, shard = env.choose_device(job.device, processes.local_rank), parse_shard(job.shard)
     rows = _rows(job)
@@ -181,7 +181,7 @@ def _require_files(cells: list[Cell]) -> None:
     """Download the weights of backbones and region sources.
 
     Raises:
-        InputError: files are missing, with the list of them, and for region maps the other ways to get them.
+        InputError: If files are missing, with the list of them, and for region maps the other ways to get them.
     """
     missing = {}
     for cell in cells:
@@ -209,7 +209,7 @@ def require_weights(cells: Iterable[Cell]) -> None:
     """Check that all weights of the cells are on this machine or can be downloaded, and download those of regions.
 
     Raises:
-        InputError: with the list of all missing files, or for backbones that do not fit together.
+        InputError: With the list of all missing files, or for backbones that do not fit together.
     """
     cells = list(cells)
     sources = [open_source(cell.regions)[1] for cell in cells if cell.regions]

@@ -12,7 +12,7 @@ from ovbench.methods.blame import MethodError
 
 
 class GroupResult(NamedTuple):
-    """Hold the records of cells that run together, or the error if their method cannot be built."""
+    """The records of cells that run together, or the error if their method cannot be built."""
 
     cells: list[PlannedCell]
     done: list[CellResult]
@@ -23,12 +23,12 @@ def run_groups(cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup) 
     """Evaluate cells, those that share their features together.
 
     Args:
-        cells: the planned cells of the job.
-        job: the job.
-        processes: the processes that evaluate it.
+        cells: The planned cells of the job.
+        job: The job.
+        processes: The processes that evaluate it.
 
     Raises:
-        MethodError: if a method cannot be built and the job must stop at the first failure.
+        MethodError: If a method cannot be built and the job must stop at the first failure.
     """
     for group in group_cells(cells):
         try:

@@ -71,13 +71,13 @@ def group_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
 
 
 class _DueImages(NamedTuple):
-    """Hold the images of a cell that must run, as numbers in the split.
+    """The images of a cell that must run, as numbers in the split.
 
     Attributes:
-        due: the ledger has no valid counts for them.
-        shown: they are counted; only their pictures are missing.
-        changed: their files changed after they were counted.
-        newest: start of the newest run in the ledger.
+        due: The ledger has no valid counts for them.
+        shown: They are counted; only their pictures are missing.
+        changed: Their files changed after they were counted.
+        newest: Start of the newest run in the ledger.
     """
 
     due: list[int]
@@ -94,17 +94,17 @@ def run_cells(
     An interrupted run writes its records too, with the status "partial".
 
     Args:
-        cells: from one group of `group_cells`.
-        job: the request.
-        processes: the processes of the run.
-        notify: called with lines about earlier counts, changed files and replaced ledgers; None prints them to stderr.
+        cells: From one group of `group_cells`.
+        job: The request.
+        processes: The processes of the run.
+        notify: Called with lines about earlier counts, changed files and replaced ledgers; None prints them to stderr.
 
     Returns:
         One record per cell.
 
     Raises:
-        ImageError: an image failed, with ``fail_fast``.
-        InputError: a file cannot be read or written.
+        ImageError: If an image failed, with ``fail_fast``.
+        InputError: If a file cannot be read or written.
     """
     notify = (notify or _to_stderr) if processes.is_main else (lambda line: None)
     start = time.perf_counter()

@@ -24,8 +24,8 @@ def point_sample(input: Tensor, points: Tensor, align_corners: bool = False, **k
     Args:
         input: float (N, C, H, W).
         points: float (N, P, 2) or (N, HP, WP, 2), (x, y) in [0, 1].
-        align_corners: as in ``grid_sample``.
-        **kwargs: further arguments of ``grid_sample``.
+        align_corners: As in ``grid_sample``.
+        **kwargs: Further arguments of ``grid_sample``.
 
     Returns:
         float (N, C, P) or (N, C, HP, WP).
@@ -44,9 +44,9 @@ def sigmoid_focal_loss(
     Args:
         input: float (N, C), logits.
         target: int64 (N,), class indices; C means no class.
-        gamma: focusing exponent.
-        alpha: weight of positive targets.
-        weight: factor that is multiplied with the losses, None for 1.
+        gamma: Focusing exponent.
+        alpha: Weight of positive targets.
+        weight: Factor that is multiplied with the losses, None for 1.
         reduction: "none", "mean" or "sum".
 
     Returns:

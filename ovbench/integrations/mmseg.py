@@ -41,14 +41,14 @@ class OpenVocabSegmentor(BaseSegmentor):
     Methods that need region maps read the original image from the sample's ``img_path``.
 
     Args:
-        dataset: the dataset whose settings and class names are used; not read if ``cell`` is given.
-        classes: another vocabulary, one list of synonyms per class; the dataset's settings still apply.
-        settings: single settings by name, as text or values (``{"tau": 0.2, "crop": 224}``).
-        weights: backbones by name, which replace the configured ones.
+        dataset: The dataset whose settings and class names are used; not read if ``cell`` is given.
+        classes: Another vocabulary, one list of synonyms per class; the dataset's settings still apply.
+        settings: Single settings by name, as text or values (``{"tau": 0.2, "crop": 224}``).
+        weights: Backbones by name, which replace the configured ones.
         cell: a resolved method, dataset and settings.
-        background: index of the background class in ``classes``, None if there is none.
-        data_preprocessor: as in mmseg; default: BGR to RGB.
-        init_cfg: as in mmseg.
+        background: Index of the background class in ``classes``, None if there is none.
+        data_preprocessor: As in mmseg; default: BGR to RGB.
+        init_cfg: As in mmseg.
     """
 
     method_name: str
@@ -84,13 +84,13 @@ class OpenVocabSegmentor(BaseSegmentor):
 
         Args:
             inputs: float (B, 3, H, W), RGB in 0..255.
-            data_samples: one sample per image; each receives ``pred_sem_seg``.
+            data_samples: One sample per image; each receives ``pred_sem_seg``.
 
         Returns:
             ``data_samples``.
 
         Raises:
-            UsageError: no samples are given, or the size of an image does not fit the protocol.
+            UsageError: If no samples are given, or the size of an image does not fit the protocol.
         """
         if data_samples is None:
             raise UsageError("the segmentor needs data samples", fix="pack images with PackSegInputs")

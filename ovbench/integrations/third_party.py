@@ -57,7 +57,7 @@ class WorkerProcess:
 
     Args:
         name: ``FILE.py:Class`` or ``module:Class``.
-        visible: the value of CUDA_VISIBLE_DEVICES for the process, None for the value of this process.
+        visible: The value of CUDA_VISIBLE_DEVICES for the process, None for the value of this process.
     """
 
     def __init__(self, name: str, visible: str | None = None):
@@ -82,12 +82,12 @@ class WorkerProcess:
 
         Args:
             what: "describe", "build" or "label".
-            payload: bytes sent after the request.
-            **request: further entries of the request, JSON values.
+            payload: Bytes sent after the request.
+            **request: Further entries of the request, JSON values.
 
         Raises:
-            Failed: the segmentor's code raised an exception.
-            Crashed: the process ended.
+            Failed: If the segmentor's code raised an exception.
+            Crashed: If the process ended.
         """
         self._send({"do": what, **request}, payload)
         answer = json.loads(self.receive())
@@ -99,7 +99,7 @@ class WorkerProcess:
         """Return the next bytes that the process sends.
 
         Raises:
-            Crashed: the process ended.
+            Crashed: If the process ended.
         """
         try:
             return self.connection.recv_bytes()
@@ -135,7 +135,7 @@ def _end(connection: Connection, process: subprocess.Popen) -> None:
 
 
 class ThirdPartyMethod(Method):
-    """Hold the settings of a class of mmsegmentation in the place of a method; it needs no backbones."""
+    """The settings of a class of mmsegmentation in the place of a method; it needs no backbones."""
 
     needs = Needs(backbones=())
     pipeline = "ovbench.integrations.third_party:ThirdPartyPipeline"
@@ -147,7 +147,7 @@ class ThirdPartyMethod(Method):
         """Return a process that has imported the class: the idle one if its GPU fits, otherwise a new one.
 
         Args:
-            visible: the value of CUDA_VISIBLE_DEVICES for the process, None for the value of this process.
+            visible: The value of CUDA_VISIBLE_DEVICES for the process, None for the value of this process.
         """
         process, cls.idle = cls.idle, None
         if process is not None and process.visible == visible:
@@ -164,8 +164,8 @@ def describe(name: str) -> type[ThirdPartyMethod] | None:
         name: ``FILE.py:Class`` or ``module:Class``.
 
     Raises:
-        InputError: the module cannot be imported, or it has no such class.
-        UsageError: the class is neither a method nor a segmentor.
+        InputError: If the module cannot be imported, or it has no such class.
+        UsageError: If the class is neither a method nor a segmentor.
     """
     module, _, attribute = name.rpartition(":")
     process = WorkerProcess(name)
@@ -243,7 +243,7 @@ class WorkerPredictor:
         """Build the models; return the hashes of the first model's tensors and of the repository's code.
 
         Raises:
-            CannotBuild: the constructor failed or crashed, with its message.
+            CannotBuild: If the constructor failed or crashed, with its message.
         """
         name = self.entry.__name__
         while True:
@@ -271,7 +271,7 @@ class WorkerPredictor:
 
         Args:
             image: uint8 (H, W, 3), RGB.
-            regions: not used.
+            regions: Not used.
 
         Returns:
             uint16 (H, W), one map per vocabulary.
@@ -286,14 +286,14 @@ class WorkerPredictor:
 
         Args:
             resized: uint8 (h, w, 3), RGB.
-            original: size (H, W) before resizing.
-            regions: not used.
+            original: Size (H, W) before resizing.
+            regions: Not used.
 
         Returns:
             uint16 (H, W), one map per vocabulary.
 
         Raises:
-            MethodError: the segmentor raised an exception, crashed, or returned labels that do not fit the dataset.
+            MethodError: If the segmentor raised an exception, crashed, or returned labels that do not fit the dataset.
         """
         name = self.entry.__name__
         if self.process is None:

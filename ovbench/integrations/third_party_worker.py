@@ -240,9 +240,9 @@ def move(model: Any, device: Any, folder: Path) -> None:
     lists, dictionaries and objects of the repository's own classes.
 
     Args:
-        model: the module.
-        device: the torch device.
-        folder: the repository's folder.
+        model: The module.
+        device: The torch device.
+        folder: The repository's folder.
     """
     import torch
 

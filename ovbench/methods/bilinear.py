@@ -18,7 +18,7 @@ FEWEST_ROWS, FEWEST_COLUMNS = 8, 64  # smallest tile
 
 
 class Axis(NamedTuple):
-    """Hold the two sources of each target along one axis.
+    """The two sources of each target along one axis.
 
     Attributes:
         before: int64 (N,), index of the source before the target.
@@ -32,11 +32,11 @@ class Axis(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Hold one tile of the enlarged maps.
+    """One tile of the enlarged maps.
 
     Attributes:
-        rows: rows of the enlarged map.
-        columns: columns of the enlarged map.
+        rows: Rows of the enlarged map.
+        columns: Columns of the enlarged map.
         values: float (Q, rows, columns).
     """
 
@@ -49,10 +49,10 @@ def axis(source: int, target: int, device: torch.device | None = None, *, align_
     """Return the two sources of every target pixel along one axis.
 
     Args:
-        source: number of source pixels.
-        target: number of target pixels.
-        device: device of the three tensors.
-        align_corners: if true, the centres of the outermost pixels coincide, as in PyTorch's option of this name.
+        source: Number of source pixels.
+        target: Number of target pixels.
+        device: Device of the three tensors.
+        align_corners: If true, the centres of the outermost pixels coincide, as in PyTorch's option of this name.
 
     Returns:
         Indices and weights of the ``target`` pixels.
@@ -71,8 +71,8 @@ def enlarge(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False)
 
     Args:
         maps: float (..., h, w).
-        size: target size (H, W).
-        align_corners: see `axis`.
+        size: Target size (H, W).
+        align_corners: See `axis`.
 
     Returns:
         float (..., H, W), at least fp32; ``maps`` without a copy if it has this size and dtype.
@@ -89,8 +89,8 @@ def enlarged_tiles(maps: Tensor, size: tuple[int, int], elements: int) -> Iterat
 
     Args:
         maps: float (Q, h, w).
-        size: target size (H, W).
-        elements: approximate number of values in a tile; a tile has at least 8 rows and 64 columns.
+        size: Target size (H, W).
+        elements: Approximate number of values in a tile; a tile has at least 8 rows and 64 columns.
 
     Yields:
         Tiles in row-major order, with the values that `enlarge` gives there.

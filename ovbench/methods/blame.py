@@ -19,11 +19,11 @@ OVBENCH = Path(__file__).resolve().parents[1]
 
 
 class MethodError(ScoreError):
-    """Signal that the code of a method raised an exception, or returned a wrong type or shape."""
+    """An exception in the code of a method, or a result of a wrong type or shape."""
 
 
 class CannotBuild(MethodError):
-    """Signal that a method cannot be created with its settings."""
+    """A method that cannot be created with its settings."""
 
     exit_code = 3
 
@@ -34,15 +34,15 @@ def blame(error: BaseException, code: Any) -> MethodError:
     ``sys.exit`` in a method is an error of the method.
 
     Args:
-        error: what was raised.
+        error: What was raised.
         code: a method, a region source, or the class of one.
 
     Returns:
         The error with the file and line of the code.
 
     Raises:
-        KeyboardInterrupt: if that is the error.
-        Terminated: if that is the error, because a signal ended the process.
+        KeyboardInterrupt: If that is the error.
+        Terminated: If that is the error, because a signal ended the process.
     """
     if isinstance(error, (KeyboardInterrupt, Terminated)):
         raise error
@@ -74,17 +74,17 @@ def expect(value: Any, shape: Sequence[int | None], method: Any, function: str, 
     """Check what a function of a method returned.
 
     Args:
-        value: the returned value.
-        shape: expected shape; None is any size.
-        method: the method.
-        function: name of its function.
-        floating: expect floating-point values, else integers.
+        value: The returned value.
+        shape: Expected shape; None is any size.
+        method: The method.
+        function: Name of its function.
+        floating: Expect floating-point values, else integers.
 
     Returns:
         ``value``.
 
     Raises:
-        MethodError: if type or shape is wrong, with the expected and the returned one.
+        MethodError: If type or shape is wrong, with the expected and the returned one.
     """
     if (
         isinstance(value, Tensor)
@@ -139,12 +139,12 @@ def check_features(value: Any, windows: int, method: Any) -> None:
     """Check that a method returned the PatchFeatures that the inherited ``score`` reads.
 
     Args:
-        value: what ``encode`` returned.
-        windows: number of windows of the batch.
-        method: the method.
+        value: What ``encode`` returned.
+        windows: Number of windows of the batch.
+        method: The method.
 
     Raises:
-        MethodError: if type, grid or shape is wrong.
+        MethodError: If type, grid or shape is wrong.
     """
     if not isinstance(value, PatchFeatures):
         what = f"{_name(method)}.encode returned {_described(value)}, expected PatchFeatures"

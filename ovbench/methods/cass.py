@@ -45,22 +45,22 @@ class CASSParams:
     """Set CASS; the defaults compute what the official code computes.
 
     Attributes:
-        gamma: weight gamma of the class token's similarity to the queries (0: off).
-        alpha: weight alpha of the patches that a query is moved towards (0: off).
-        cluster_distance: distance at which the clustering of similar queries is cut.
+        gamma: Weight gamma of the class token's similarity to the queries (0: off).
+        alpha: Weight alpha of the patches that a query is moved towards (0: off).
+        cluster_distance: Distance at which the clustering of similar queries is cut.
         class_token: "image" (class token of the whole image) or "window" (of each window).
         attention: "distilled", "keys" (CLIP's key graph alone) or "queries" (q k^T without the Gaussian).
         matching: "complementary" (most different heads), "similar" or "sequential" (same index, plain mean).
-        tie_order: gain of an ordered pair of heads, decides between tied assignments (0: rounding decides).
-        swap: exchange the two indices of a match, as the code does; paper: off.
-        rank: eigenvalues kept of DINO's graph (none: the graph itself).
-        energy: eta, keep the fewest eigenvalues with this fraction of their sum, ``rank`` at most; paper: 0.95.
-        stretch: scale the kept eigenvalues (dynamic eigenscaling).
-        eigenvalues: largest eigenvalues compared by the matching.
-        fusion: factor of the spectral distance in the fusion weight w; paper: 1.
-        match_ranges: map DINO's keys and graphs to the range of CLIP's; paper: off.
-        misread_colours: show DINO the wrong colours and the square shape of the official code; paper: off.
-        gaussian_std: standard deviation of NACLIP's Gaussian, in patches.
+        tie_order: Gain of an ordered pair of heads, decides between tied assignments (0: rounding decides).
+        swap: Exchange the two indices of a match, as the code does; paper: off.
+        rank: Eigenvalues kept of DINO's graph (none: the graph itself).
+        energy: Eta, keep the fewest eigenvalues with this fraction of their sum, ``rank`` at most; paper: 0.95.
+        stretch: Scale the kept eigenvalues (dynamic eigenscaling).
+        eigenvalues: Largest eigenvalues compared by the matching.
+        fusion: Factor of the spectral distance in the fusion weight w; paper: 1.
+        match_ranges: Map DINO's keys and graphs to the range of CLIP's; paper: off.
+        misread_colours: Show DINO the wrong colours and the square shape of the official code; paper: off.
+        gaussian_std: Standard deviation of NACLIP's Gaussian, in patches.
     """
 
     gamma: float = 0.25
@@ -90,7 +90,7 @@ class CASSParams:
 
 
 class CASSFeatures(NamedTuple):
-    """Hold the features of windows, all of length 1.
+    """The features of windows, all of length 1.
 
     Attributes:
         tokens: float (B, N, D), patch features.
@@ -104,7 +104,7 @@ class CASSFeatures(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Hold the match of every CLIP head.
+    """The match of every CLIP head.
 
     Attributes:
         partner: int64 (B, H), index of the DINO head.

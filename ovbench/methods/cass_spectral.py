@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Principal(NamedTuple):
-    """Hold the largest eigenvalues of graphs of N patches.
+    """The largest eigenvalues of graphs of N patches.
 
     Attributes:
         values: float64 (..., R), eigenvalues, descending.
@@ -32,7 +32,7 @@ def principal(keys: Tensor, ranks: int) -> Principal:
 
     Args:
         keys: K, float (..., N, E).
-        ranks: number of eigenvalues; N if that is smaller.
+        ranks: Number of eigenvalues; N if that is smaller.
 
     Returns:
         Eigenvalues, scaled eigenvectors and trace.
@@ -83,7 +83,7 @@ def match_range(x: Tensor, model: Tensor, axes: tuple[int, ...]) -> Tensor:
     Args:
         x: float, any shape.
         model: float, of the same number of axes, whose range is taken.
-        axes: the axes that minimum and maximum are taken over.
+        axes: The axes that minimum and maximum are taken over.
 
     Returns:
         float, shape of ``x``; a constant ``x`` becomes the minimum of ``model``.

@@ -31,19 +31,19 @@ class CorrCLIPParams:
     With ``scope``, ``value`` and the last four off, ClearCLIP remains.
 
     Attributes:
-        tau: temperature tau of the attention softmax.
-        eps: radius of mask merging (DBSCAN), a cosine distance.
-        alpha: weight alpha of the spatial branch.
-        beta: weight beta of the semantic branch.
-        spatial_depth: number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
-        scope: scope reconstruction; off: every patch attends to every patch.
-        value: value reconstruction; off: weights softmax(q q^T) of ClearCLIP, scope and merging from CLIP's q-q.
+        tau: Temperature tau of the attention softmax.
+        eps: Radius of mask merging (DBSCAN), a cosine distance.
+        alpha: Weight alpha of the spatial branch.
+        beta: Weight beta of the semantic branch.
+        spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
+        scope: Scope reconstruction; off: every patch attends to every patch.
+        value: Value reconstruction; off: weights softmax(q q^T) of ClearCLIP, scope and merging from CLIP's q-q.
         similarity: "qk-qk" (q + k), "q-k", "q-q", "k-k", "x-x" (output tokens), "uniform" (qk-qk, then equal weights).
-        similarity_from: tower whose last block is compared, "dino" or "clip".
-        mask_merging: merge regions with similar mean features.
-        spatial_branch: add the values of lower blocks.
-        mask_class_tokens: add the semantic branch.
-        map_correction: give each region of the image its most frequent label.
+        similarity_from: Tower whose last block is compared, "dino" or "clip".
+        mask_merging: Merge regions with similar mean features.
+        spatial_branch: Add the values of lower blocks.
+        mask_class_tokens: Add the semantic branch.
+        map_correction: Give each region of the image its most frequent label.
     """
 
     tau: float = 0.25
@@ -68,7 +68,7 @@ class CorrCLIPParams:
 
 
 class Correlation(NamedTuple):
-    """Hold the correlation of the patches.
+    """The correlation of the patches.
 
     Attributes:
         features: f, float (B, L, D), normalised.
@@ -82,7 +82,7 @@ class Correlation(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Hold the tokens of the CLIP tower.
+    """The tokens of the CLIP tower.
 
     Attributes:
         streams: float (B, 1 or 2, 1 + T, C), the input of the last block and, for the spatial branch, the mean of lower

@@ -39,13 +39,13 @@ class FreeCPParams:
     row and column of the grid, and GEM's affinity is the mean over all heads instead of the first head.
 
     Attributes:
-        base: method that is purified; the official code has gem, clearclip, maskclip-freecp and sclip-freecp.
-        temperature: factor s of the cosines before the softmax (none: exp(logit_scale) of the checkpoint, about 100).
+        base: Method that is purified; the official code has gem, clearclip, maskclip-freecp and sclip-freecp.
+        temperature: Factor s of the cosines before the softmax (none: exp(logit_scale) of the checkpoint, about 100).
         rp_thres: a class survives in a window if its spatial consistency S exceeds this.
-        ap_thres: classes are ambiguous if the soft IoU of their maps is at least this.
+        ap_thres: Classes are ambiguous if the soft IoU of their maps is at least this.
         definitions: "official" or "paper".
-        redundancy: redundancy purification, off for ablations.
-        ambiguity: ambiguity purification, off for ablations.
+        redundancy: Redundancy purification, off for ablations.
+        ambiguity: Ambiguity purification, off for ablations.
     """
 
     base: str = "gem"
@@ -64,14 +64,14 @@ class FreeCPParams:
 
 
 class Purifiable(NamedTuple):
-    """Hold what the purification needs of the windows.
+    """What the purification needs of the windows.
 
     Attributes:
         tokens: float (B, N, D), features of the base.
         grid: (gh, gw).
         transition: T, float (B, N, N), from the attention of the base.
         windows: float (B, 3, h, w), from which ambiguous regions are cropped.
-        note: called with the name and value of intermediate quantities.
+        note: Called with the name and value of intermediate quantities.
     """
 
     tokens: Tensor
@@ -82,12 +82,12 @@ class Purifiable(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """Hold a region that several classes claim.
+    """A region that several classes claim.
 
     Attributes:
-        window: index of the window.
-        number: index of the group of classes in the window.
-        classes: the classes of the group.
+        window: Index of the window.
+        number: Index of the group of classes in the window.
+        classes: The classes of the group.
         box: (x0, y0, x1, y1) in patches, half-open.
     """
 
@@ -102,7 +102,7 @@ class Crop(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """Hold the classes of a vocabulary, without the background.
+    """The classes of a vocabulary, without the background.
 
     The official code supports synonyms of the background only.
 

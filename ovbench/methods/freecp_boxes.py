@@ -36,10 +36,10 @@ def box_ends(start: np.ndarray, length: np.ndarray, size: int, official: bool) -
     column.
 
     Args:
-        start: first index of each box.
-        length: length of each box.
-        size: length of the axis.
-        official: clip as the official code does.
+        start: First index of each box.
+        length: Length of each box.
+        size: Length of the axis.
+        official: Clip as the official code does.
 
     Returns:
         Ends, of the shape of ``start``.
@@ -54,7 +54,7 @@ def box_union(masks: np.ndarray, official: bool) -> np.ndarray:
 
     Args:
         masks: uint8 (K, h, w), 8-connected.
-        official: see `box_ends`.
+        official: See `box_ends`.
 
     Returns:
         bool (K, h, w).
@@ -78,7 +78,7 @@ def contour_boxes(fused: Tensor, official: bool) -> list[tuple[int, int, int, in
 
     Args:
         fused: float (h, w) in [0, 1].
-        official: see `box_ends`.
+        official: See `box_ends`.
 
     Returns:
         Boxes (x0, y0, x1, y1), half-open; one box without area if there is no contour.

@@ -19,10 +19,10 @@ class GEMParams(Residual):
     """Set the self-self attention path.
 
     Attributes:
-        residual: the path accumulates; if false, its last term alone is the result.
-        depth: the path runs beside the last ``depth - 1`` blocks.
-        iterations: number of self-self attention steps on queries, keys and values before they weigh the values.
-        temperature: factor tau of the logits (none: from the mean norm of the tokens).
+        residual: The path accumulates; if false, its last term alone is the result.
+        depth: The path runs beside the last ``depth - 1`` blocks.
+        iterations: Number of self-self attention steps on queries, keys and values before they weigh the values.
+        temperature: Factor tau of the logits (none: from the mean norm of the tokens).
     """
 
     depth: int = 7

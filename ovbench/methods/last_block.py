@@ -18,7 +18,7 @@ class Residual:
     """Keep the residual stream and the feed-forward of the last block by default.
 
     Attributes:
-        residual: keep both in the last block, as in every other block.
+        residual: Keep both in the last block, as in every other block.
     """
 
     residual: bool = True
@@ -29,7 +29,7 @@ class NoResidual:
     """Drop the residual stream and the feed-forward of the last block by default.
 
     Attributes:
-        residual: keep both in the last block, as in every other block.
+        residual: Keep both in the last block, as in every other block.
     """
 
     residual: bool = False
@@ -57,8 +57,8 @@ class LastBlock(Method):
 
         Args:
             windows: float (B, 3, h, w), normalised.
-            note: called with the name and value of intermediate tensors.
-            watch: called with the attention weights of every block except the last.
+            note: Called with the name and value of intermediate tensors.
+            watch: Called with the attention weights of every block except the last.
 
         Returns:
             Features float (B, N, D) on a grid (gh, gw), N = gh * gw.

@@ -17,8 +17,8 @@ class NACLIPParams(NoResidual):
     """Set the neighbourhood of NACLIP.
 
     Attributes:
-        gaussian_std: standard deviation of the Gaussian, in patches.
-        residual: the "vanilla" architecture of the official code instead of "reduced".
+        gaussian_std: Standard deviation of the Gaussian, in patches.
+        residual: The "vanilla" architecture of the official code instead of "reduced".
     """
 
     gaussian_std: float = 5.0
@@ -45,8 +45,8 @@ def neighbourhood(grid: tuple[int, int], std: float, device: torch.device | None
 
     Args:
         grid: (gh, gw) of the patches.
-        std: standard deviation in patches.
-        device: device of the result.
+        std: Standard deviation in patches.
+        device: Device of the result.
 
     Returns:
         float32 (1 + N, 1 + N), class token first: exp(-distance^2 / (2 std^2)) between patches, 0 for the class token.

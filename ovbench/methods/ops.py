@@ -14,7 +14,7 @@ FEW = 64  # rows up to which `largest` compares all rows at once
 
 
 class Pad(NamedTuple):
-    """Hold the number of pixels added on each side of a window."""
+    """The number of pixels added on each side of a window."""
 
     left: int
     right: int
@@ -28,8 +28,8 @@ def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: boo
     Args:
         scores: float (B, Q, gh, gw).
         size: (h, w) of the window without padding.
-        pad: padding of the window.
-        align_corners: see `ovbench.methods.bilinear.axis`.
+        pad: Padding of the window.
+        align_corners: See `ovbench.methods.bilinear.axis`.
 
     Returns:
         float (B, Q, h, w).
@@ -45,9 +45,9 @@ class Decision:
     """Set how scores become labels, as in the official CLIP-based protocols.
 
     Attributes:
-        logit_scale: factor of the cosines before the softmax over queries.
-        prob_thd: pixels whose best class probability is lower become background (0 or no background: no threshold).
-        background: index of the background class, or None.
+        logit_scale: Factor of the cosines before the softmax over queries.
+        prob_thd: Pixels whose best class probability is lower become background (0 or no background: no threshold).
+        background: Index of the background class, or None.
     """
 
     logit_scale: float = 40.0
@@ -66,7 +66,7 @@ def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision)
     Args:
         scores: float (Q, ...), cosines.
         class_index: int64 (Q,), ascending, class of each query; every class from 0 to the last occurs.
-        decision: gives the scale of the cosines.
+        decision: Gives the scale of the cosines.
 
     Returns:
         float (classes, ...), probabilities; with synonyms they sum to less than 1.
@@ -81,7 +81,7 @@ def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision)
 
 
 class Largest(NamedTuple):
-    """Hold the largest value of each pixel, float (...), and the first row that has it, int64 (...)."""
+    """The largest value of each pixel, float (...), and the first row that has it, int64 (...)."""
 
     value: Tensor
     row: Tensor

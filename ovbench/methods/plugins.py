@@ -33,8 +33,8 @@ def load_method(name: str) -> Any:
         A subclass of `Method`.
 
     Raises:
-        InputError: the module cannot be imported, with file and line, or it has no such class.
-        UsageError: the class is neither a method nor a segmentor.
+        InputError: If the module cannot be imported, with file and line, or it has no such class.
+        UsageError: If the class is neither a method nor a segmentor.
     """
     source, _, attribute = name.rpartition(":")
     file = _source_file(source)
@@ -139,7 +139,7 @@ def _file_module(path: Path) -> ModuleType:
     """Import a file once; the modules beside it win over installed ones of the same name.
 
     Raises:
-        InputError: it cannot be imported, or another file has loaded another module of the same name.
+        InputError: If it cannot be imported, or another file has loaded another module of the same name.
     """
     name = PREFIX + hashlib.sha256(str(path).encode()).hexdigest()[:12]
     if name in sys.modules:

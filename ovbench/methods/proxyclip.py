@@ -17,8 +17,8 @@ class ProxyCLIPParams:
     """Set the proxy attention.
 
     Attributes:
-        beta: patches attend to each other if their similarity is at least beta times the mean similarity.
-        gamma: factor of the remaining logits; larger is sharper.
+        beta: Patches attend to each other if their similarity is at least beta times the mean similarity.
+        gamma: Factor of the remaining logits; larger is sharper.
     """
 
     beta: float = 1.2

@@ -20,7 +20,7 @@ class SCLIPParams(Residual):
     """Set SCLIP's area threshold.
 
     Attributes:
-        residual: keep the residual stream and the feed-forward of the last block.
+        residual: Keep the residual stream and the feed-forward of the last block.
         area_thd: a foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
     """
 
@@ -87,7 +87,7 @@ def without_small_classes(probabilities: Tensor, area_thd: float, background: in
     Args:
         probabilities: float (K, H, W) of the K classes.
         area_thd: a foreground class stays if it wins more than this fraction of all pixels won by foreground classes.
-        background: index of the background class, which always stays.
+        background: Index of the background class, which always stays.
 
     Returns:
         float (K, H, W).

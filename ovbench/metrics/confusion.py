@@ -29,16 +29,16 @@ def count_pixels(predicted: np.ndarray, label: np.ndarray, classes: int, *, igno
     """Count the pixels of every pair of label and prediction.
 
     Args:
-        predicted: integer (H, W), class indices.
-        label: integer (H, W), class indices.
-        classes: number of classes.
-        ignored: pixels with this label are not counted.
+        predicted: Integer (H, W), class indices.
+        label: Integer (H, W), class indices.
+        classes: Number of classes.
+        ignored: Pixels with this label are not counted.
 
     Returns:
         The counts.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: If the shapes differ.
     """
     if predicted.shape != label.shape:
         raise ValueError(f"the prediction has the shape {predicted.shape}, the label {label.shape}")
@@ -58,7 +58,7 @@ class Confusion:
     """A sum of pixel counts.
 
     Attributes:
-        classes: number of classes C.
+        classes: Number of classes C.
         matrix: int64 (C + 1, C + 1), labels in rows, predictions in columns; the last index is "outside the classes".
     """
 

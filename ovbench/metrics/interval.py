@@ -40,8 +40,8 @@ class ImageCounts(NamedTuple):
     """Counts per image and class.
 
     Attributes:
-        intersection: sparse int64 (N, C), pixels whose label and prediction are the class.
-        union: sparse int64 (N, C), pixels whose label or prediction is the class.
+        intersection: Sparse int64 (N, C), pixels whose label and prediction are the class.
+        union: Sparse int64 (N, C), pixels whose label or prediction is the class.
     """
 
     intersection: csr_array
@@ -52,9 +52,9 @@ class Interval(NamedTuple):
     """A 95 % interval.
 
     Attributes:
-        low: lower bound, not below the smallest possible value.
-        high: upper bound, not above 1.
-        half: half the width before the bounds are cut.
+        low: Lower bound, not below the smallest possible value.
+        high: Upper bound, not above 1.
+        half: Half the width before the bounds are cut.
     """
 
     low: float
@@ -66,9 +66,9 @@ class Estimate(NamedTuple):
     """A score with its interval.
 
     Attributes:
-        miou: mean IoU, a fraction.
-        interval: the interval, or None.
-        why: the reason if there is no interval.
+        miou: Mean IoU, a fraction.
+        interval: The interval, or None.
+        why: The reason if there is no interval.
     """
 
     miou: float
@@ -80,9 +80,9 @@ class Difference(NamedTuple):
     """The change from one run to another on the same images.
 
     Attributes:
-        miou: change of mIoU.
-        interval: its interval, or None.
-        why: the reason if there is no interval.
+        miou: Change of mIoU.
+        interval: Its interval, or None.
+        why: The reason if there is no interval.
         iou: float64 (C,), change of IoU; NaN for a class without pixels in one of the runs.
         p_value: float64 (C,), corrected for the number of classes (Benjamini-Hochberg); NaN as in ``iou``.
     """
@@ -100,9 +100,9 @@ class Jackknife(NamedTuple):
     Attributes:
         iou: float64 (C,), IoU over all images; NaN for a class without pixels.
         seen: int64 (C,), number of images with pixels of the class.
-        change: sparse float64 (N, C), IoU minus IoU without the image; 0 if no other image has the class.
-        spread: sparse float64 (N, C), IoU in the image minus IoU, scaled to a sample deviation.
-        several: sparse int64 (N, C), 1 where ``spread`` is known: in classes seen in several images.
+        change: Sparse float64 (N, C), IoU minus IoU without the image; 0 if no other image has the class.
+        spread: Sparse float64 (N, C), IoU in the image minus IoU, scaled to a sample deviation.
+        several: Sparse int64 (N, C), 1 where ``spread`` is known: in classes seen in several images.
     """
 
     iou: np.ndarray
@@ -128,8 +128,8 @@ def stack_counts(images: Sequence[PixelCounts], classes: int) -> ImageCounts:
     A pixel whose label or prediction is outside the classes counts only in the union of the other one's class.
 
     Args:
-        images: the counts of every image.
-        classes: number of classes C.
+        images: The counts of every image.
+        classes: Number of classes C.
 
     Returns:
         Intersections and unions, (N, C).
@@ -155,7 +155,7 @@ def jackknife(counts: ImageCounts) -> Jackknife:
     Time and memory grow with the number of non-zero counts.
 
     Args:
-        counts: the counts of N images.
+        counts: The counts of N images.
 
     Returns:
         The changes, (N, C).
@@ -194,7 +194,7 @@ def miou_interval(counts: ImageCounts) -> Estimate:
     image only, or if no image differs from the others (mIoU of 0 or 1).
 
     Args:
-        counts: the counts of all images.
+        counts: The counts of all images.
 
     Returns:
         The estimate, with the reason if there is no interval.
@@ -220,8 +220,8 @@ def paired_difference(before: ImageCounts, after: ImageCounts) -> Difference:
     mean. There is no interval if `miou_interval` gives none, but equal runs have the interval 0 to 0.
 
     Args:
-        before: the counts of the first run.
-        after: the counts of the second run, with the images in the same order.
+        before: The counts of the first run.
+        after: The counts of the second run, with the images in the same order.
 
     Returns:
         The difference.
@@ -247,7 +247,7 @@ def iou_intervals(counts: ImageCounts) -> np.ndarray:
     The degrees of freedom are the number of images with the class, minus 1.
 
     Args:
-        counts: the counts of all images.
+        counts: The counts of all images.
 
     Returns:
         float64 (C, 2), lower and upper bound; NaN for a class with pixels in fewer than two images or with the same
@@ -264,7 +264,7 @@ def image_iou(counts: ImageCounts) -> np.ndarray:
     """Return the mean IoU of every single image.
 
     Args:
-        counts: the counts of N images.
+        counts: The counts of N images.
 
     Returns:
         float64 (N,), the mean over the classes with pixels in the image; 0 for an image without pixels.
@@ -278,9 +278,9 @@ def counts_in_order(entries: Mapping[str, PixelCounts], ids: Sequence[str], clas
     """Collect the counts of chosen images in a given order.
 
     Args:
-        entries: the counts by image id.
-        ids: the image ids.
-        classes: number of classes C.
+        entries: The counts by image id.
+        ids: The image ids.
+        classes: Number of classes C.
 
     Returns:
         Intersections and unions, one row per id.

@@ -13,9 +13,9 @@ class Scores(NamedTuple):
     """Scores as fractions; NaN for a class without pixels to score.
 
     Attributes:
-        miou: mean IoU of the classes that are labelled or predicted; a class that is predicted only counts with 0.
-        macc: mean accuracy of the classes that are labelled.
-        aacc: accuracy over all pixels.
+        miou: Mean IoU of the classes that are labelled or predicted; a class that is predicted only counts with 0.
+        macc: Mean accuracy of the classes that are labelled.
+        aacc: Accuracy over all pixels.
         iou: float64 (C,), intersection / union.
         acc: float64 (C,), intersection / labelled pixels.
         precision: float64 (C,), intersection / predicted pixels.
@@ -35,7 +35,7 @@ def scores(confusion: Confusion) -> Scores:
     """Compute all scores of a confusion matrix.
 
     Args:
-        confusion: the counts of all images.
+        confusion: The counts of all images.
 
     Returns:
         The scores per class and their means.

@@ -17,7 +17,7 @@ from ovbench.parity.compare_stages import FAIL, StageResult, compare, named_step
 
 @dataclass(frozen=True)
 class CaseReport:
-    """Hold the comparisons of one case, the label map last."""
+    """The comparisons of one case, the label map last."""
 
     case: str
     rows: tuple[StageResult, ...]
@@ -36,7 +36,7 @@ def check_case(folder: str | Path) -> CaseReport:
     """Run the method of a case on its inputs and compare every stage.
 
     Raises:
-        InputError: if the case cannot be read.
+        InputError: If the case cannot be read.
     """
     case = read_case(folder)
     values = run(case)

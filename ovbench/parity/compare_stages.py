@@ -16,7 +16,7 @@ PASS, FAIL, NOT_COMPUTED = "pass", "fail", "not computed"
 
 @dataclass(frozen=True)
 class StageResult:
-    """Hold the verdict on a stage.
+    """The verdict on a stage.
 
     ``error``: the largest absolute error. ``excess``: the largest ratio of an error to its tolerance.
     ``agreement``: the fraction of equal values, for stages with ``min_agreement``.
@@ -41,10 +41,10 @@ def compare(stage: Stage, ours: np.ndarray | None, expected: np.ndarray, steps: 
     """Compare a stage with its expected values.
 
     Args:
-        stage: name and tolerance of the stage.
-        ours: the complete quantity, None if the method did not note it.
-        expected: the recorded values; they may be every n-th row or pixel, or the first heads.
-        steps: the n of other stages of the case, for descriptions such as "the same rows".
+        stage: Name and tolerance of the stage.
+        ours: The complete quantity, None if the method did not note it.
+        expected: The recorded values; they may be every n-th row or pixel, or the first heads.
+        steps: The n of other stages of the case, for descriptions such as "the same rows".
     """
     if ours is None:
         return StageResult(stage.name, NOT_COMPUTED)

@@ -40,7 +40,7 @@ class Recorder:
         """Return the last value of a name.
 
         Raises:
-            ValueError: if tiles of it are missing.
+            ValueError: If tiles of it are missing.
         """
         if self.missing.get(name):
             raise ValueError(f"{self.missing[name]} values of {name} have not been noted")
@@ -50,7 +50,7 @@ class Recorder:
         """Return the row of one window from the batches of a name.
 
         Raises:
-            IndexError: if there is no such window.
+            IndexError: If there is no such window.
         """
         for batch in self.notes[name]:
             rows = batch.tokens if hasattr(batch, "tokens") else batch

@@ -24,10 +24,10 @@ class RegionSource:
     itself. Use `ovbench.regions.provider.open_regions` outside this package: it adds checks and the cache.
 
     Attributes:
-        elsewhere: settings that are only paths; they do not change the identity of a map.
-        by_image: settings that are folders with one file per image; the content of each file counts, see `file`.
-        cached: keep the maps in the cache (false for maps that are read from files).
-        concurrent: several threads may make maps at once.
+        elsewhere: Settings that are only paths; they do not change the identity of a map.
+        by_image: Settings that are folders with one file per image; the content of each file counts, see `file`.
+        cached: Keep the maps in the cache (false for maps that are read from files).
+        concurrent: Several threads may make maps at once.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ()
@@ -40,7 +40,7 @@ class RegionSource:
 
         Args:
             image: uint8 (H, W, 3), RGB.
-            stem: name of the image file without folder and suffix, for sources that read maps from files.
+            stem: Name of the image file without folder and suffix, for sources that read maps from files.
 
         Returns:
             int32 (H, W); the lowest id present means "not segmented".
@@ -55,7 +55,7 @@ class RegionSource:
         """Load the source onto a device and return the function that makes maps.
 
         Raises:
-            InputError: if a file or package is missing.
+            InputError: If a file or package is missing.
         """
         return self
 
@@ -67,14 +67,14 @@ class RegionSource:
         """Return the name under which the source looks up each image file, if it is not the stem.
 
         Args:
-            images: all images of a dataset, by id.
-            wanted: ids of the images whose maps are needed.
+            images: All images of a dataset, by id.
+            wanted: Ids of the images whose maps are needed.
 
         Returns:
             Name by path of the image.
 
         Raises:
-            InputError: if two images would get the same map, or no image has one.
+            InputError: If two images would get the same map, or no image has one.
         """
         return {}
 
@@ -86,7 +86,7 @@ class RegionSource:
         """Download what is missing.
 
         Raises:
-            InputError: with everything that cannot be downloaded.
+            InputError: With everything that cannot be downloaded.
         """
         if absent := self.missing():
             raise InputError("missing: " + "; ".join(absent))
@@ -102,15 +102,15 @@ def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.nd
     A single region is allowed: it is the lowest id, so nothing is segmented.
 
     Args:
-        regions: integer ids (H, W), also (1, H, W) or (H, W, 1), also as floats.
+        regions: Integer ids (H, W), also (1, H, W) or (H, W, 1), also as floats.
         size: (H, W) of the image.
-        where: file or source, for the message.
+        where: File or source, for the message.
 
     Returns:
         int32 (H, W).
 
     Raises:
-        InputError: if the shape is not the size of the image, or an id is not an integer of 32 bits.
+        InputError: If the shape is not the size of the image, or an id is not an integer of 32 bits.
     """
     regions = np.asarray(regions)
     if regions.ndim == 3 and 1 in (regions.shape[0], regions.shape[2]):
@@ -133,7 +133,7 @@ def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.nd
 
 
 class Ranks(NamedTuple):
-    """Hold the ids of several maps, renumbered 0..count-1 in ascending order in each map.
+    """The ids of several maps, renumbered 0..count-1 in ascending order in each map.
 
     Attributes:
         rank: int64, shape of the ids.
@@ -151,7 +151,7 @@ def nearest_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
 
     Args:
         ids: int64 (B, h, w).
-        size: target size (H, W).
+        size: Target size (H, W).
 
     Returns:
         int64 (B, H, W).
@@ -164,7 +164,7 @@ def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
 
     Args:
         ids: int64 (B, ...).
-        slots: length of ``Ranks.value`` (default: the largest number of ids in a map).
+        slots: Length of ``Ranks.value`` (default: the largest number of ids in a map).
 
     Returns:
         The ranks and their ids.

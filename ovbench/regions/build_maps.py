@@ -20,13 +20,13 @@ Advance = Callable[[], None]
 
 @dataclass
 class Built:
-    """Hold the result of a build.
+    """The result of a build.
 
     Attributes:
-        folder: folder of the maps in the cache.
-        made: number of maps made.
-        found: number of maps that were already in the cache.
-        failed: reason by id of each image that failed.
+        folder: Folder of the maps in the cache.
+        made: Number of maps made.
+        found: Number of maps that were already in the cache.
+        failed: Reason by id of each image that failed.
     """
 
     folder: Path
@@ -36,13 +36,13 @@ class Built:
 
 
 class Task(NamedTuple):
-    """Hold one image to segment.
+    """One image to segment.
 
     Attributes:
-        id: id of the image.
-        path: file of the image.
-        label: its label file, which decides the orientation, see `Dataset.read_picture`.
-        white: value of 16-bit images that is shown as white, from the card.
+        id: Id of the image.
+        path: File of the image.
+        label: Its label file, which decides the orientation, see `Dataset.read_picture`.
+        white: Value of 16-bit images that is shown as white, from the card.
     """
 
     id: str
@@ -52,7 +52,7 @@ class Task(NamedTuple):
 
 
 class MapResult(NamedTuple):
-    """Hold the result of one image: ``found`` in the cache, or an ``error`` text."""
+    """The result of one image: whether its map was ``found`` in the cache, or an ``error``."""
 
     id: str
     found: bool
@@ -63,8 +63,8 @@ def region_settings(source: str, overrides: Mapping[str, str]) -> dict[str, Any]
     """Return the regions table of a source with overrides.
 
     Args:
-        source: name of the region source.
-        overrides: text by key, with or without the prefix "regions.".
+        source: Name of the region source.
+        overrides: Text by key, with or without the prefix "regions.".
 
     Returns:
         The settings of the source, with its name as ``source``.
@@ -92,18 +92,18 @@ def build_maps(
     A second call resumes an interrupted build. An image that fails is recorded and does not stop the build.
 
     Args:
-        tasks: the images.
-        settings: regions table of the source.
-        devices: devices, used in turn by the workers.
-        workers: number of processes; 1 runs in this process.
-        advance: called after each image.
+        tasks: The images.
+        settings: Regions table of the source.
+        devices: Devices, used in turn by the workers.
+        workers: Number of processes; 1 runs in this process.
+        advance: Called after each image.
 
     Returns:
         Counts and failed images.
 
     Raises:
-        UsageError: if the maps of the source are files already.
-        InputError: if the source lacks files, or the cache cannot be written.
+        UsageError: If the maps of the source are files already.
+        InputError: If the source lacks files, or the cache cannot be written.
     """
     name, source = open_source(settings)
     if not source.cached:

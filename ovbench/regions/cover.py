@@ -12,7 +12,7 @@ def uncovered_components(covered: np.ndarray, min_area: int = MIN_AREA) -> np.nd
 
     Args:
         covered: bool (H, W).
-        min_area: fewest pixels of a component.
+        min_area: Fewest pixels of a component.
 
     Returns:
         int32 (H, W), from 1 in raster order of the first pixel; 0 at covered pixels and in smaller components.
@@ -47,11 +47,11 @@ def complete(regions: np.ndarray, min_area: int = MIN_AREA) -> np.ndarray:
     """Give every uncovered pixel a region.
 
     Args:
-        regions: integer (H, W); ids below 1 mean "not covered".
-        min_area: fewest pixels of a component that becomes a region.
+        regions: Integer (H, W); ids below 1 mean "not covered".
+        min_area: Fewest pixels of a component that becomes a region.
 
     Returns:
-        integer (H, W), all ids at least 1.
+        Integer (H, W), all ids at least 1.
     """
     covered = regions > 0
     if covered.all():

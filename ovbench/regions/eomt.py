@@ -17,8 +17,8 @@ class EomtRegions(PanopticRegions):
     not free of mask labels.
 
     Attributes:
-        weights: hub name or folder with config.json, preprocessor_config.json and the weights.
-        score: smallest class probability of a segment.
+        weights: Hub name or folder with config.json, preprocessor_config.json and the weights.
+        score: Smallest class probability of a segment.
     """
 
     weights: str = "tue-mps/coco_panoptic_eomt_large_640"

@@ -17,9 +17,9 @@ class Felzenszwalb(RegionSource):
     Paper: Felzenszwalb and Huttenlocher, IJCV 2004.
 
     Attributes:
-        scale: larger values give larger regions.
+        scale: Larger values give larger regions.
         sigma: Gaussian smoothing in pixels.
-        min_size: smaller regions, in pixels, are merged with a neighbour.
+        min_size: Smaller regions, in pixels, are merged with a neighbour.
     """
 
     scale: float = 100.0
@@ -41,8 +41,8 @@ class FelzenszwalbResized(Felzenszwalb):
     This is the source of ReME; it follows aimagelab/freeda.
 
     Attributes:
-        short_side: short side of the resized image in pixels.
-        long_side: largest long side of the resized image in pixels.
+        short_side: Short side of the resized image in pixels.
+        long_side: Largest long side of the resized image in pixels.
     """
 
     short_side: int = 448

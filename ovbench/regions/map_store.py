@@ -24,7 +24,7 @@ log = logging.getLogger("ovbench")
 
 
 class DamagedEntry(ValueError):
-    """Signal that the bytes of an entry are not as written."""
+    """A cache entry whose bytes are not as written."""
 
 
 def pack(regions: np.ndarray) -> bytes:
@@ -49,13 +49,13 @@ def unpack(data: bytes) -> np.ndarray:
     """Decode an entry.
 
     Args:
-        data: bytes as `pack` returns them.
+        data: Bytes as `pack` returns them.
 
     Returns:
         int32 (H, W).
 
     Raises:
-        DamagedEntry: if a byte differs, or the format is another one.
+        DamagedEntry: If a byte differs, or the format is another one.
     """
     content, digest = data[:-DIGEST], data[-DIGEST:]
     if hashlib.sha256(content).digest() != digest:
@@ -111,7 +111,7 @@ class RegionStore:
         """Store a map atomically.
 
         Raises:
-            InputError: if it cannot be written.
+            InputError: If it cannot be written.
         """
         if not (self.folder / DESCRIPTION).exists():
             write_json(self.folder / DESCRIPTION, self.description)

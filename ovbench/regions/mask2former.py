@@ -15,7 +15,7 @@ class Mask2FormerRegions(PanopticRegions):
     free of mask labels.
 
     Attributes:
-        weights: hub name or folder with config.json, preprocessor_config.json and the weights.
+        weights: Hub name or folder with config.json, preprocessor_config.json and the weights.
     """
 
     weights: str = "facebook/mask2former-swin-large-coco-panoptic"

@@ -18,11 +18,11 @@ class PanopticRegions(HubRegions):
     """Segment with a panoptic model and its own post-processing; pixels without a segment have the lowest id.
 
     Attributes:
-        weights: hub name or folder with config.json, preprocessor_config.json and the weights.
-        score: smallest class probability of a segment.
-        mask: smallest probability of a pixel in the mask of a query.
-        overlap: smallest fraction of its mask that a query must win.
-        half: compute in fp16, as the official run does; a CPU always computes in fp32.
+        weights: Hub name or folder with config.json, preprocessor_config.json and the weights.
+        score: Smallest class probability of a segment.
+        mask: Smallest probability of a pixel in the mask of a query.
+        overlap: Smallest fraction of its mask that a query must win.
+        half: Compute in fp16, as the official run does; a CPU always computes in fp32.
     """
 
     files: ClassVar[Files] = WITH_PROCESSOR

@@ -23,8 +23,8 @@ class Precomputed(RegionSource):
     """Read the region map of each image from a file.
 
     Attributes:
-        folder: folder with ``ID.npz`` per image id, which may contain folders, or ``STEM.npz`` if stems are unique.
-        key: name of the array, a map at the original size of the image.
+        folder: Folder with ``ID.npz`` per image id, which may contain folders, or ``STEM.npz`` if stems are unique.
+        key: Name of the array, a map at the original size of the image.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ("folder",)
@@ -45,14 +45,14 @@ class Precomputed(RegionSource):
         """Return the name of each map: the id, else the stem in the folder of the id, else the stem if it is unique.
 
         Args:
-            images: all images of a dataset, by id.
-            wanted: ids of the images whose maps are needed.
+            images: All images of a dataset, by id.
+            wanted: Ids of the images whose maps are needed.
 
         Returns:
             Name by path of the image.
 
         Raises:
-            InputError: if two images would get the same map, or no image has one.
+            InputError: If two images would get the same map, or no image has one.
         """
         folder, stems = Path(self.folder), Counter(path.stem for path in images.values())
         names, lost = {}, []
@@ -83,8 +83,8 @@ class Precomputed(RegionSource):
         """Return the region map int32 (H, W) that belongs to the file stem of an image.
 
         Raises:
-            UsageError: if the image has no file name.
-            InputError: if the map is missing, damaged, of another size or not a map.
+            UsageError: If the image has no file name.
+            InputError: If the map is missing, damaged, of another size or not a map.
         """
         if not stem:
             raise UsageError("precomputed region maps are found by the name of the image file, but this image has none")

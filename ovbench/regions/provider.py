@@ -51,11 +51,11 @@ class Regions:
         """Register the images before the first one is read.
 
         Args:
-            images: all images of a dataset, by id.
-            wanted: ids of the images whose maps are needed.
+            images: All images of a dataset, by id.
+            wanted: Ids of the images whose maps are needed.
 
         Raises:
-            InputError: if two images would get the same map, or no image has one.
+            InputError: If two images would get the same map, or no image has one.
         """
         self._names = self.source.names(images, wanted)
 
@@ -71,13 +71,13 @@ class Regions:
 
         Args:
             image: uint8 (H, W, 3), RGB.
-            file: path of the image, or the stem of its file.
+            file: Path of the image, or the stem of its file.
 
         Returns:
             int32 (H, W).
 
         Raises:
-            InputError: if the map is missing or does not fit the image.
+            InputError: If the map is missing or does not fit the image.
         """
         stem = self._name(file) if isinstance(file, Path) else file
         stored = self.store.get(image) if self.store else None
@@ -120,15 +120,15 @@ def open_regions(settings: Mapping[str, Any], device: str = "cpu", *, cache: boo
     """Open the region maps of a cell, and download what the source lacks.
 
     Args:
-        settings: regions table of the cell.
-        device: device of the source.
-        cache: read and write the cache, if the source uses it.
+        settings: Regions table of the cell.
+        device: Device of the source.
+        cache: Read and write the cache, if the source uses it.
 
     Returns:
         The region maps.
 
     Raises:
-        InputError: with every file that is missing and cannot be downloaded.
+        InputError: With every file that is missing and cannot be downloaded.
     """
     name, source = open_source(settings)
     source.fetch()

@@ -29,10 +29,10 @@ class SamRegions(RegionSource):
 
     Attributes:
         model: "vit_b", "vit_l" or "vit_h".
-        weights: checkpoint file (default: the official one of the model in the weights folder).
-        points: points per side.
-        iou: smallest predicted IoU of a mask.
-        stability: smallest stability score of a mask.
+        weights: Checkpoint file (default: the official one of the model in the weights folder).
+        points: Points per side.
+        iou: Smallest predicted IoU of a mask.
+        stability: Smallest stability score of a mask.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
@@ -82,7 +82,7 @@ class SamRegions8(SamRegions):
     """Segment as `SamRegions` does, with 8 points per side.
 
     Attributes:
-        points: points per side.
+        points: Points per side.
     """
 
     points: int = 8
@@ -93,13 +93,13 @@ def load_sam(model: str, path: Path) -> Sam:
 
     Args:
         model: "vit_b", "vit_l" or "vit_h".
-        path: checkpoint file.
+        path: Checkpoint file.
 
     Returns:
         The frozen model on the CPU, in eval mode.
 
     Raises:
-        InputError: if the checkpoint is for another model.
+        InputError: If the checkpoint is for another model.
     """
     from segment_anything import sam_model_registry
 
@@ -118,7 +118,7 @@ def generated(generator: SamAutomaticMaskGenerator, image: np.ndarray) -> np.nda
     """Return the masks of an image in the order of the generator.
 
     Args:
-        generator: the automatic mask generator.
+        generator: The automatic mask generator.
         image: uint8 (H, W, 3), RGB.
 
     Returns:

@@ -29,12 +29,12 @@ class Sam2Regions(HubRegions):
     Paper: Ravi et al., 2024. The defaults are "sam2" of zdk258/CorrCLIP (8 points).
 
     Attributes:
-        weights: hub name or folder with config.json and the weights.
-        points: points per side.
-        iou: predicted IoU that a mask must exceed.
-        stability: smallest stability score of a mask.
-        multimask: three masks per point instead of one.
-        half: weights and computation in fp16, as in the official run; a CPU always uses fp32.
+        weights: Hub name or folder with config.json and the weights.
+        points: Points per side.
+        iou: Predicted IoU that a mask must exceed.
+        stability: Smallest stability score of a mask.
+        multimask: Three masks per point instead of one.
+        half: Weights and computation in fp16, as in the official run; a CPU always uses fp32.
     """
 
     weights: str = "facebook/sam2-hiera-large"
@@ -65,10 +65,10 @@ class Sam2Regions32(Sam2Regions):
     their thresholds are only in the paper.
 
     Attributes:
-        points: points per side.
-        iou: predicted IoU that a mask must exceed.
-        stability: smallest stability score of a mask.
-        multimask: three masks per point instead of one.
+        points: Points per side.
+        iou: Predicted IoU that a mask must exceed.
+        stability: Smallest stability score of a mask.
+        multimask: Three masks per point instead of one.
     """
 
     points: int = 32
@@ -131,8 +131,8 @@ class Sam2Predictor:
         Args:
             points: float (P, 1, 2), (x, y) in the square of the model.
             labels: int (P, 1), 1 for a foreground point.
-            multimask_output: ignored; the setting ``multimask`` decides.
-            return_logits: ignored; logits are always returned.
+            multimask_output: Ignored; the setting ``multimask`` decides.
+            return_logits: Ignored; logits are always returned.
 
         Returns:
             Mask logits float (P, K, H, W), predicted IoU float (P, K), low-resolution logits float (P, K, h, w).

@@ -16,8 +16,8 @@ class Slic(RegionSource):
     Paper: Achanta et al., TPAMI 2012.
 
     Attributes:
-        segments: approximate number of regions.
-        compactness: weight of position against colour (CIELAB).
+        segments: Approximate number of regions.
+        compactness: Weight of position against colour (CIELAB).
         sigma: Gaussian smoothing in pixels.
     """
 

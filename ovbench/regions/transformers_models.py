@@ -25,8 +25,8 @@ def missing_files(weights: str, files: Files) -> list[str]:
     """Return the missing files of a model as "FILE of WEIGHTS (SIZE)", and the library if it is missing.
 
     Args:
-        weights: hub name or folder.
-        files: alternative names of every file.
+        weights: Hub name or folder.
+        files: Alternative names of every file.
     """
     absent = [] if find_spec("transformers") else ["the package transformers (pip install 'ovbench[regions]')"]
     for names in files:
@@ -40,11 +40,11 @@ def fetch_files(weights: str, files: Files) -> None:
     """Download the files of a model.
 
     Args:
-        weights: hub name or folder.
-        files: alternative names of every file.
+        weights: Hub name or folder.
+        files: Alternative names of every file.
 
     Raises:
-        InputError: if the library or a file is missing and cannot be downloaded.
+        InputError: If the library or a file is missing and cannot be downloaded.
     """
     if not find_spec("transformers"):
         raise InputError("this region source needs the package transformers", fix="pip install 'ovbench[regions]'")
@@ -67,8 +67,8 @@ class HubRegions(RegionSource):
     """Load weights from the hub, or from a folder with the same files.
 
     Attributes:
-        files: alternative names of every file that is needed.
-        weights: hub name or folder.
+        files: Alternative names of every file that is needed.
+        weights: Hub name or folder.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ("weights",)
@@ -94,14 +94,14 @@ def load_pretrained(cls: type, weights: str) -> Any:
     """Load a model with ``cls.from_pretrained``, in fp32 and eval mode.
 
     Args:
-        cls: model class of transformers.
-        weights: hub name or folder.
+        cls: Model class of transformers.
+        weights: Hub name or folder.
 
     Returns:
         The frozen model on the CPU.
 
     Raises:
-        InputError: if it cannot be loaded, or a tensor is missing or has another shape.
+        InputError: If it cannot be loaded, or a tensor is missing or has another shape.
     """
     try:
         model, report = cls.from_pretrained(weights, dtype="float32", weights_only=True, output_loading_info=True)

@@ -22,7 +22,7 @@ DATASET_FIELDS = ("title", "split", "classes", "label_rule")
 
 
 class CountedRun(NamedTuple):
-    """Hold a record with the counts of its images by id."""
+    """A record with the counts of its images by id."""
 
     path: Path
     record: dict[str, Any]
@@ -30,7 +30,7 @@ class CountedRun(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Hold the paired difference of two runs on the images ``ids`` that both counted.
+    """The paired difference of two runs on the images ``ids`` that both counted.
 
     ``image_change``: float (N,), the change of the mean IoU of each image. ``changed``: the settings that differ.
     """
@@ -47,7 +47,7 @@ def load_run(path: Path) -> CountedRun:
     """Read a record, and the counts of its images from the ledger beside it.
 
     Raises:
-        InputError: if the record or the ledger is missing or damaged.
+        InputError: If the record or the ledger is missing or damaged.
     """
     record = read_record(path)
     try:
@@ -63,7 +63,7 @@ def compare_runs(first: CountedRun, second: CountedRun) -> Comparison:
     """Compute ``second`` minus ``first``.
 
     Raises:
-        InputError: if the runs have different datasets or no common image.
+        InputError: If the runs have different datasets or no common image.
     """
     mine, other = first.record["dataset"], second.record["dataset"]
     for key in DATASET_FIELDS:

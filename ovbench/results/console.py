@@ -62,8 +62,8 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
     """Return a table with one row per record: mIoU, mAcc and aAcc in percent, images and time.
 
     Args:
-        records: the records of a run.
-        labels: labels of a suite's rows by settings hash; without them, a row shows the method and its deviations.
+        records: The records of a run.
+        labels: Labels of a suite's rows by settings hash; without them, a row shows the method and its deviations.
     """
     from ovbench.results.found import deviations_of
 

@@ -15,7 +15,7 @@ from ovbench.utils.errors import InputError
 
 
 class Counted(NamedTuple):
-    """Hold a ledger's header, the counts of the record's images by id in split order, and remarks on the ledger."""
+    """A ledger's header, the counts of the record's images by id in split order, and remarks on the ledger."""
 
     header: dict[str, Any]
     counts: dict[str, PixelCounts]
@@ -26,7 +26,7 @@ def read_counts(path: Path, record: Mapping[str, Any]) -> Counted:
     """Read the counts that the record at ``path`` was computed from.
 
     Raises:
-        InputError: if there is no ledger beside the record, or its counts are not those of the record.
+        InputError: If there is no ledger beside the record, or its counts are not those of the record.
     """
     name = record["ledger"]
     if not isinstance(name, str) or Path(name).name != name:

@@ -27,7 +27,7 @@ MUST_AGREE = ("weights", "versions.ovbench")
 
 
 class Found(NamedTuple):
-    """Hold a record and the file that it was read from."""
+    """A record and the file that it was read from."""
 
     path: Path
     record: dict[str, Any]
@@ -43,7 +43,7 @@ def find_records(folder: Path) -> list[Found]:
     """Read all records below a folder of runs; those that cannot be read are named in a warning and skipped.
 
     Raises:
-        InputError: if the folder does not exist.
+        InputError: If the folder does not exist.
     """
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder), fix="give the folder of `ovbench eval --out` as --runs")
@@ -113,11 +113,11 @@ def records_of_run(
     Records that count void pixels as the published figures do come first.
 
     Args:
-        run: the published run.
-        records: records of its method.
-        columns: names of the benchmarks.
-        protocol: protocol of the records.
-        settings: settings that replace those of the run.
+        run: The published run.
+        records: Records of its method.
+        columns: Names of the benchmarks.
+        protocol: Protocol of the records.
+        settings: Settings that replace those of the run.
 
     Returns:
         The records by benchmark; a benchmark without a record is missing.

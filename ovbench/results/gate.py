@@ -37,7 +37,7 @@ KINDS = (
 
 
 class Verdict(NamedTuple):
-    """Hold the mIoU of a cell before and after, and its change, as fractions.
+    """The mIoU of a cell before and after, and its change, as fractions.
 
     ``low`` and ``high``: the 95 % interval of the change, None with the reason ``no_interval``. ``detectable``: the
     smallest drop that is a regression on these images. ``unlike``: the settings that differ.
@@ -73,7 +73,7 @@ def read_baseline(path: Path, *, counts: bool = True) -> dict[str, Any]:
     """A baseline from disk; without ``counts``, its images may be damaged: enough to measure its cells again.
 
     Raises:
-        InputError: naming the first field that is missing or of another kind.
+        InputError: If naming the first field that is missing or of another kind.
     """
     found = read_json(path)
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
@@ -136,7 +136,7 @@ def refuse_unasked_code(cells: Sequence[Mapping[str, Any]], named: Collection[st
     """Refuse to run code that only the baseline names.
 
     Raises:
-        UsageError: if the method of a cell is a file or a module and is not among ``named``.
+        UsageError: If the method of a cell is a file or a module and is not among ``named``.
     """
     for cell in cells:
         method = cell["cell"]["method"]
@@ -153,7 +153,7 @@ def refuse_other_settings(
     """Compare the settings of a cell with those of the baseline, except for the keys ``chosen`` with ``--set``.
 
     Raises:
-        InputError: if a setting differs.
+        InputError: If a setting differs.
     """
     for key, before, now in mismatches(base["cell"], cell):
         group, _, name = key.partition(".")
@@ -173,15 +173,15 @@ def judge(base: Mapping[str, Any], run: CountedRun, *, tolerance: float = TOLERA
     """Compare a run with its cell of the baseline, on the images of the baseline.
 
     Args:
-        base: the cell of the baseline.
-        run: the new run.
-        tolerance: mIoU that may be lost, as a fraction.
-        paired: whether a drop must also be significant to fail, if an interval can be computed (see
+        base: The cell of the baseline.
+        run: The new run.
+        tolerance: MIoU that may be lost, as a fraction.
+        paired: Whether a drop must also be significant to fail, if an interval can be computed (see
             `ovbench.metrics.interval.miou_interval`).
 
     Raises:
-        UsageError: if the tolerance is not a fraction.
-        InputError: if images are missing in the run, or classes or weights differ.
+        UsageError: If the tolerance is not a fraction.
+        InputError: If images are missing in the run, or classes or weights differ.
     """
     if not 0 <= tolerance <= 1:
         raise UsageError(f"the tolerance is {tolerance}, not a fraction between 0 and 1")

@@ -28,7 +28,7 @@ from ovbench.utils.files import write_json
 
 @dataclass(frozen=True)
 class GateRequest:
-    """Hold what the user asked the gate to measure; ``settings`` are ``KEY=VALUE`` texts.
+    """What the user asked the gate to measure; ``settings`` are ``KEY=VALUE`` texts.
 
     ``methods``: of a new baseline, or those of an existing one to measure (all if empty). ``datasets`` and ``limit``:
     for writing a baseline only.
@@ -47,8 +47,8 @@ def update_baseline(request: GateRequest) -> None:
     """Measure the cells of a new or of an existing baseline and write the file.
 
     Raises:
-        UsageError: if methods or datasets of a new baseline are missing.
-        InputError: if the existing baseline cannot be read.
+        UsageError: If methods or datasets of a new baseline are missing.
+        InputError: If the existing baseline cannot be read.
     """
     pairs, limit = [(method, dataset) for method in request.methods for dataset in request.datasets], request.limit
     if not pairs:
@@ -65,13 +65,13 @@ def check_baseline(request: GateRequest, *, tolerance: float = TOLERANCE, paired
     """Measure the cells of a baseline again and compare.
 
     Args:
-        request: without datasets and limit: the images are those of the baseline.
-        tolerance: mIoU that may be lost, as a fraction.
-        paired: see `ovbench.results.gate.judge`.
+        request: Without datasets and limit: the images are those of the baseline.
+        tolerance: MIoU that may be lost, as a fraction.
+        paired: See `ovbench.results.gate.judge`.
 
     Raises:
-        UsageError: if the request has datasets or a limit, or a method that is not in the baseline.
-        InputError: if the baseline cannot be read, or its settings are not those of today.
+        UsageError: If the request has datasets or a limit, or a method that is not in the baseline.
+        InputError: If the baseline cannot be read, or its settings are not those of today.
     """
     if request.datasets or request.limit:
         raise UsageError("--dataset and --limit are for --update: a check runs the images of the baseline")

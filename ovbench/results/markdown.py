@@ -30,7 +30,7 @@ def table_head(columns: Sequence[str], left: int = 1) -> list[str]:
     """Return the two head lines of a table.
 
     Args:
-        columns: names of the columns, as text.
-        left: number of columns that are aligned to the left; the others are aligned to the right.
+        columns: Names of the columns, as text.
+        left: Number of columns that are aligned to the left; the others are aligned to the right.
     """
     return [table_row(map(escape, columns)), "|" + "---|" * left + "--:|" * (len(columns) - left)]

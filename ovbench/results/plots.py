@@ -24,7 +24,7 @@ def gather(paths: Sequence[Path]) -> list[Found]:
     """Read records, and all records of folders.
 
     Raises:
-        InputError: if there is no record with a score.
+        InputError: If there is no record with a score.
     """
     found = [f for path in paths for f in (find_records(path) if path.is_dir() else [Found(path, read_record(path))])]
     found = [f for f in found if f.record["metrics"]["mIoU"] is not None]
@@ -38,12 +38,12 @@ def draw(kind: str, records: Sequence[Found], out: Path) -> None:
 
     Args:
         kind: a key of `KINDS`.
-        records: the records.
-        out: the file, .png or .svg; equal records give an equal SVG.
+        records: The records.
+        out: The file, .png or .svg; equal records give an equal SVG.
 
     Raises:
-        UsageError: if the format is unknown or the records do not fit the kind.
-        InputError: if matplotlib is missing.
+        UsageError: If the format is unknown or the records do not fit the kind.
+        InputError: If matplotlib is missing.
     """
     if out.suffix not in FORMATS:
         raise UsageError(f'unknown plot format "{out.suffix}"', where=str(out), fix=f"use {' or '.join(FORMATS)}")

@@ -16,7 +16,7 @@ PAS_20B = "PAS-20b"  # VOC with Pascal Context classes as background: filed unde
 
 
 class PublishedFigure(NamedTuple):
-    """Hold an mIoU in percent, as printed.
+    """An mIoU in percent, as printed.
 
     ``postprocess``: how the label maps were refined ("none", "pamr", ...). ``reported_by``: the table with the figure.
     """
@@ -34,7 +34,7 @@ class PublishedFigure(NamedTuple):
 
 
 class Naming(NamedTuple):
-    """Hold the fields of a file that give the label of a row, its details, and its column."""
+    """The fields of a file that give the label of a row, its details, and its column."""
 
     label: str
     detail: tuple[str, ...]
@@ -53,7 +53,7 @@ def published_results() -> list[PublishedFigure]:
     """Read all rows of results.csv.
 
     Raises:
-        InputError: if the file is missing or has other columns.
+        InputError: If the file is missing or has other columns.
     """
     path = shipped("results", "published", "results.csv")
     try:
@@ -71,9 +71,9 @@ def published_for(
     """Return all published figures of a method on a benchmark.
 
     Args:
-        method: name of the method in ovbench.
-        benchmark: name of the benchmark.
-        title: name of the method in papers.
+        method: Name of the method in ovbench.
+        benchmark: Name of the benchmark.
+        title: Name of the method in papers.
 
     Returns:
         Each figure with its run, None if ovbench does not have the variant, and whether the figure was measured with
@@ -100,15 +100,15 @@ def figures(name: str, where: Mapping[str, Any], place: str) -> dict[tuple[str, 
     """Select figures of a file.
 
     Args:
-        name: name of the file without suffix, a key of `NAMING`.
-        where: by field the value, or the list of values, that a row must have.
-        place: file and key that asked for the figures, for the error message.
+        name: Name of the file without suffix, a key of `NAMING`.
+        where: By field the value, or the list of values, that a row must have.
+        place: File and key that asked for the figures, for the error message.
 
     Returns:
         By (label, detail) the values by column. Columns of efficiency.csv have their unit in brackets.
 
     Raises:
-        UsageError: if the file or a field does not exist.
+        UsageError: If the file or a field does not exist.
     """
     if name not in NAMING:
         raise unknown("file of figures", name, NAMING, where=place)

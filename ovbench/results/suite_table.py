@@ -15,11 +15,11 @@ def suite_page(name: str, title: str, source: str, records: Sequence[dict[str, A
     """Return a page with a heading, the table in percent, region sources and weights.
 
     Args:
-        name: name of the suite.
-        title: heading of the page.
-        source: the publication of the suite.
-        records: one record per row, in order.
-        labels: labels of the rows, by settings hash.
+        name: Name of the suite.
+        title: Heading of the page.
+        source: The publication of the suite.
+        records: One record per row, in order.
+        labels: Labels of the rows, by settings hash.
     """
     lines = [f"# {escape(title)}", "", f"Suite `{name}`. {escape(source)}".rstrip(), ""]
     lines += table_head(COLUMNS, left=2)

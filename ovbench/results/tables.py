@@ -18,7 +18,7 @@ from ovbench.results.layouts import LayoutRow, TableLayout
 
 @dataclass(frozen=True)
 class TableCell:
-    """Hold a published score, as printed, and a measured one with its 95 % interval, both in percent.
+    """A published score, as printed, and a measured one with its 95 % interval, both in percent.
 
     ``images`` of ``split_images`` were scored. Ranks are 1 or 2 within a block and column, otherwise None.
     ``rule``: how the measured value counts void pixels, on a benchmark where this matters.
@@ -47,7 +47,7 @@ class TableCell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """Hold a row with one cell per column and the average over them."""
+    """A row with one cell per column and the average over them."""
 
     group: str
     label: str
@@ -63,7 +63,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Hold the rows of a table and notes on them.
+    """The rows of a table and notes on them.
 
     ``average``: whether the table shows the average of a row. ``metric``: the field of a record's metrics.
     """
@@ -82,10 +82,10 @@ def layout_table(layout: TableLayout, records: Sequence[Found], protocol: str = 
     """Build the table of a paper with the records that measure its rows.
 
     Args:
-        layout: the table of the paper.
-        records: records to choose from.
-        protocol: protocol of the records.
-        settings: settings that replace those of every row.
+        layout: The table of the paper.
+        records: Records to choose from.
+        protocol: Protocol of the records.
+        settings: Settings that replace those of every row.
     """
     by_method: dict[str, list[Found]] = {}
     for found in records:

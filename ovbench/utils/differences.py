@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Mismatch(NamedTuple):
-    """Hold a dotted key with its two values that differ; a missing value is None."""
+    """A dotted key with its two values that differ; a missing value is None."""
 
     key: str
     first: Any

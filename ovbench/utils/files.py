@@ -34,15 +34,15 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     is removed. Temporary files of killed writers are removed by the next process that writes into the folder.
 
     Args:
-        path: the file to write.
-        durable: whether to flush to disk. Without it a loss of power may leave a damaged file. Use False only for one
+        path: The file to write.
+        durable: Whether to flush to disk. Without it a loss of power may leave a damaged file. Use False only for one
             of many small files that are checked when they are read and can be made again.
 
     Yields:
         The temporary path, where nothing exists yet.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: If the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,12 +67,12 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write bytes to a file, see `replacing`.
 
     Args:
-        path: the file.
-        content: its new content.
-        durable: whether to flush to disk.
+        path: The file.
+        content: Its new content.
+        durable: Whether to flush to disk.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: If the file cannot be written.
     """
     with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(content)
@@ -84,11 +84,11 @@ def write_json(path: Path, value: Any) -> None:
     A lone surrogate, which UTF-8 cannot hold, is written as an escape of JSON.
 
     Args:
-        path: the file.
-        value: what `json.dumps` can write; NaN is refused with a ValueError.
+        path: The file.
+        value: What `json.dumps` can write; NaN is refused with a ValueError.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: If the file cannot be written.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
@@ -98,13 +98,13 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Args:
-        path: the file.
+        path: The file.
 
     Returns:
         The value.
 
     Raises:
-        InputError: if the file is missing or malformed.
+        InputError: If the file is missing or malformed.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -118,7 +118,7 @@ def temporary_path(path: Path) -> Path:
     """Return a new name beside ``path`` that tells `remove_leftovers` who writes it.
 
     Args:
-        path: the file or folder that the temporary one will become.
+        path: The file or folder that the temporary one will become.
 
     Returns:
         A path in the same folder, where nothing exists.
@@ -133,7 +133,7 @@ def remove_leftovers(folder: Path) -> None:
     decides, see `ABANDONED_S`.
 
     Args:
-        folder: the folder; folders below it are not searched.
+        folder: The folder; folders below it are not searched.
     """
     try:
         entries = list(os.scandir(folder))

@@ -11,8 +11,8 @@ def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tupl
 
     Args:
         size: (h, w) of the image.
-        short_side: the short side becomes this long, if the long side allows it; 0 keeps the size.
-        long_side: the long side does not exceed this.
+        short_side: The short side becomes this long, if the long side allows it; 0 keeps the size.
+        long_side: The long side does not exceed this.
 
     Returns:
         (h, w).
@@ -29,7 +29,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         image: uint8 (h, w, 3).
-        size: the new (H, W).
+        size: The new (H, W).
 
     Returns:
         uint8 (H, W, 3); the image itself if it has the size.

@@ -30,7 +30,7 @@ def shipped(*names: str) -> Path:
     The wheel carries both folders inside the package; an editable install reads them from the checkout.
 
     Args:
-        names: the path below the folder that holds both, for example ``"configs", "weights.toml"``.
+        names: The path below the folder that holds both, for example ``"configs", "weights.toml"``.
 
     Returns:
         The path, whether it exists or not.
@@ -44,7 +44,7 @@ def asset(*names: str) -> Path:
     """Return the path of a file of ``ovbench/assets``, for example a small trained backbone.
 
     Args:
-        names: the path below the folder.
+        names: The path below the folder.
 
     Returns:
         The path, whether it exists or not.

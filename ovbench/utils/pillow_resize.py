@@ -35,7 +35,7 @@ def resize_like_pillow(pictures: Tensor, size: tuple[int, int], kernel: str) -> 
 
     Args:
         pictures: uint8 (..., h, w).
-        size: the new (H, W).
+        size: The new (H, W).
         kernel: "bilinear" or "bicubic".
 
     Returns:

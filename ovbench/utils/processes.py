@@ -23,8 +23,8 @@ def each(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
 
     Args:
         function: a short function, importable by name: the workers are new processes.
-        tasks: its arguments.
-        workers: number of processes; with 1, or for few tasks, the work is done in this process.
+        tasks: Its arguments.
+        workers: Number of processes; with 1, or for few tasks, the work is done in this process.
 
     Yields:
         The results.
@@ -38,9 +38,9 @@ def each_with(
     """As `each`, with a function that every worker builds once, for example around a model.
 
     Args:
-        build: makes the function of worker number 0 to ``workers`` - 1; importable by name.
-        tasks: arguments of the function.
-        workers: number of processes; with 1 the work is done in this process.
+        build: Makes the function of worker number 0 to ``workers`` - 1; importable by name.
+        tasks: Arguments of the function.
+        workers: Number of processes; with 1 the work is done in this process.
 
     Yields:
         The results, in the order of the tasks.

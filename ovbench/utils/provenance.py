@@ -32,7 +32,7 @@ def version_of(package: str) -> str | None:
     """Return the installed version of a package.
 
     Args:
-        package: name of the distribution.
+        package: Name of the distribution.
 
     Returns:
         The version, or None if it is not installed.
@@ -70,9 +70,9 @@ def device_name(device: str, precision: str = "fp32", *, compiled: bool = False,
 
     Args:
         device: a device of torch.
-        precision: the precision of the networks.
-        compiled: whether the networks are compiled.
-        batch: number of windows per batch.
+        precision: The precision of the networks.
+        compiled: Whether the networks are compiled.
+        batch: Number of windows per batch.
 
     Returns:
         The facts, for the record.
@@ -116,13 +116,13 @@ def choose_device(name: str, local_rank: int = 0) -> str:
 
     Args:
         name: a device of torch, or "auto" for the GPU of the local rank, otherwise the CPU.
-        local_rank: rank of this process on its machine.
+        local_rank: Rank of this process on its machine.
 
     Returns:
         The device.
 
     Raises:
-        UsageError: if the machine has no such device.
+        UsageError: If the machine has no such device.
     """
     import torch
 

@@ -18,10 +18,10 @@ def read_ahead(
     When the iteration ends early, reads that have not started are cancelled.
 
     Args:
-        read: called in a thread.
-        tasks: its arguments.
-        ahead: results that are read or kept at the same time, at least 1.
-        threads: number of threads.
+        read: Called in a thread.
+        tasks: Its arguments.
+        ahead: Results that are read or kept at the same time, at least 1.
+        threads: Number of threads.
 
     Yields:
         The task and its future; ``result()`` raises what ``read`` raised.

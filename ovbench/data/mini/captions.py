@@ -29,9 +29,9 @@ def concept(colour: str | None = None, pattern: str | None = None, shape: str | 
     """Return the number of a concept of things.
 
     Args:
-        colour: name of the colour; None leaves it open.
-        pattern: name of the pattern; None leaves it open.
-        shape: name of the shape; None leaves it open.
+        colour: Name of the colour; None leaves it open.
+        pattern: Name of the pattern; None leaves it open.
+        shape: Name of the shape; None leaves it open.
 
     Returns:
         The number, below `THING_CONCEPTS`.
@@ -109,9 +109,9 @@ def describe(fractions: np.ndarray, stream: Stream, least: float = 0.06, most: i
 
     Args:
         fractions: float64 (ENTITIES,), the fraction of the image that each entity covers.
-        stream: the source of randomness.
-        least: an entity is named only if it covers at least this fraction.
-        most: largest number of entities in the caption.
+        stream: The source of randomness.
+        least: An entity is named only if it covers at least this fraction.
+        most: Largest number of entities in the caption.
 
     Returns:
         The caption.

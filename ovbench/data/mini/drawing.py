@@ -93,8 +93,8 @@ def draw(stream: Stream, things: Sequence[int]) -> Drawing:
     """Draw a picture with two to five things.
 
     Args:
-        stream: the source of randomness.
-        things: entity numbers to choose from.
+        stream: The source of randomness.
+        things: Entity numbers to choose from.
 
     Returns:
         The drawing; each side has 200 to 400 pixels.
@@ -144,7 +144,7 @@ def validation_drawing(index: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw one validation image, the same bytes on every platform.
 
     Args:
-        index: number of the image, from 0.
+        index: Number of the image, from 0.
 
     Returns:
         The image, uint8 (H, W, 3), RGB, and its label, uint8 (H, W), see `validation_label`.
@@ -157,7 +157,7 @@ def training_drawing(seed: int) -> Drawing:
     """Draw a picture of the training world: all things except the held-out ones.
 
     Args:
-        seed: number of the drawing; its random stream differs from every validation image's.
+        seed: Number of the drawing; its random stream differs from every validation image's.
 
     Returns:
         The drawing.

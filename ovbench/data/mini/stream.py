@@ -48,9 +48,9 @@ def hashed(y: np.ndarray, x: np.ndarray, seed: int) -> np.ndarray:
     """Return a random number for every integer position (y, x).
 
     Args:
-        y: integer rows; `y` and `x` are broadcast.
-        x: integer columns.
-        seed: equal seeds give equal numbers.
+        y: Integer rows; `y` and `x` are broadcast.
+        x: Integer columns.
+        seed: Equal seeds give equal numbers.
 
     Returns:
         float64, in [0, 1).
@@ -75,11 +75,11 @@ def smooth(h: int, w: int, cell_y: float, cell_x: float, stream: Stream) -> np.n
     """Return value noise: random values on a lattice, interpolated smoothly.
 
     Args:
-        h: height in pixels.
-        w: width in pixels.
-        cell_y: height of a lattice cell in pixels.
-        cell_x: width of a lattice cell in pixels.
-        stream: the source of randomness.
+        h: Height in pixels.
+        w: Width in pixels.
+        cell_y: Height of a lattice cell in pixels.
+        cell_x: Width of a lattice cell in pixels.
+        stream: The source of randomness.
 
     Returns:
         float64 (H, W), in [0, 1).

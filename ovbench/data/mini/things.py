@@ -16,9 +16,9 @@ def inside(shape: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the mask of a shape of radius 1.
 
     Args:
-        shape: name of the shape.
-        a: first turned coordinate of each pixel, in radii.
-        b: second turned coordinate of each pixel, in radii.
+        shape: Name of the shape.
+        a: First turned coordinate of each pixel, in radii.
+        b: Second turned coordinate of each pixel, in radii.
 
     Returns:
         bool (H, W).
@@ -56,8 +56,8 @@ class Painted(NamedTuple):
     Attributes:
         mask: bool (h, w), the pixels of the thing.
         colours: float64 (h, w, 3).
-        top: first row of the box.
-        left: first column of the box.
+        top: First row of the box.
+        left: First column of the box.
     """
 
     mask: np.ndarray
@@ -70,12 +70,12 @@ def paint(h: int, w: int, number: int, radius: float, u: float, stream: Stream) 
     """Paint a thing at a random position and angle.
 
     Args:
-        h: height of the canvas in pixels.
-        w: width of the canvas in pixels.
-        number: the entity number of the thing.
-        radius: its radius in pixels.
-        u: unit of length of its pattern in pixels.
-        stream: the source of randomness.
+        h: Height of the canvas in pixels.
+        w: Width of the canvas in pixels.
+        number: The entity number of the thing.
+        radius: Its radius in pixels.
+        u: Unit of length of its pattern in pixels.
+        stream: The source of randomness.
 
     Returns:
         The thing in its box, cut at the border of the canvas.

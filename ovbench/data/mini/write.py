@@ -50,7 +50,7 @@ def write_validation(root: Path) -> None:
     The decoded pixels are the same on every platform. Two processes may write at the same time.
 
     Args:
-        root: the folder; it appears only when it is complete. If it holds files already, nothing is written.
+        root: The folder; it appears only when it is complete. If it holds files already, nothing is written.
     """
     root = Path(root)
     if root.is_dir() and any(root.iterdir()):
@@ -83,15 +83,15 @@ def write_training(root: Path, n: int, seed: int = 0, *, cut: int = 0, cuts: int
     The files are ``images/train/*.png`` and ``captions_train.json``, with five captions per image.
 
     Args:
-        root: the folder; it appears only when it is complete.
-        n: number of images.
-        seed: number of the first drawing.
-        cut: if not 0, an image is a square cut out of a drawing: a closer view of fewer things. The side is in pixels
+        root: The folder; it appears only when it is complete.
+        n: Number of images.
+        seed: Number of the first drawing.
+        cut: If not 0, an image is a square cut out of a drawing: a closer view of fewer things. The side is in pixels
             of a drawing whose short side is 224.
-        cuts: number of squares per drawing.
+        cuts: Number of squares per drawing.
 
     Raises:
-        FileExistsError: if the folder holds files already.
+        FileExistsError: If the folder holds files already.
     """
     root = Path(root)
     if root.is_dir() and any(root.iterdir()):

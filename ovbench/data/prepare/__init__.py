@@ -51,20 +51,20 @@ def prepare(
     Images are hard-linked if the file system can.
 
     Args:
-        card: the card of the dataset.
-        source: the download, unpacked or as archives, or the folder above it.
+        card: The card of the dataset.
+        source: The download, unpacked or as archives, or the folder above it.
         root: a folder of the card below a data root; by default it lies beside the download.
-        workers: number of processes.
+        workers: Number of processes.
         image_format: "jpg" or "png", for ade847 only.
-        begin: called with the number of files, or with 0 before archives are unpacked.
-        advance: called with the number of files that are done.
+        begin: Called with the number of files, or with 0 before archives are unpacked.
+        advance: Called with the number of files that are done.
 
     Returns:
         The folder and the numbers of files.
 
     Raises:
-        InputError: with the file that cannot be converted.
-        UsageError: if the source is not a folder, or the dataset needs no preparation.
+        InputError: With the file that cannot be converted.
+        UsageError: If the source is not a folder, or the dataset needs no preparation.
     """
     if not source.is_dir():
         raise UsageError(f'the source "{source}" is not a folder', fix="check the path")
@@ -91,9 +91,9 @@ def as_published(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step
     """Return the steps for a dataset that needs no conversion: its files are linked into the folder.
 
     Args:
-        card: the card of the dataset.
-        sources: the folders to search.
-        root: the folder of the dataset.
+        card: The card of the dataset.
+        sources: The folders to search.
+        root: The folder of the dataset.
 
     Returns:
         The steps; none if the files are there.
@@ -112,8 +112,8 @@ def unpacked_root(card: Card, source: Path) -> Path:
     """Return the folder of a dataset in a download.
 
     Args:
-        card: the card of the dataset.
-        source: the download.
+        card: The card of the dataset.
+        source: The download.
 
     Returns:
         One of the card's usual folders below the source, otherwise the source.
@@ -128,8 +128,8 @@ def target_root(card: Card, data_root: Path) -> Path:
     """Return the folder of a dataset below a data root.
 
     Args:
-        card: the card of the dataset.
-        data_root: the data root; it may be such a folder itself (``.../VOC2010``).
+        card: The card of the dataset.
+        data_root: The data root; it may be such a folder itself (``.../VOC2010``).
 
     Returns:
         The card's folder that exists, otherwise the first of them.

@@ -27,16 +27,16 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path, *, image_format: st
     """Return the steps for every validation image: the image and its 16-bit label.
 
     Args:
-        card: the card of the dataset.
-        sources: the folders to search.
-        root: the folder of the dataset.
+        card: The card of the dataset.
+        sources: The folders to search.
+        root: The folder of the dataset.
         image_format: "jpg" compresses the smaller image again, as the published preparation does; "png" is lossless.
 
     Returns:
         The steps.
 
     Raises:
-        InputError: if the release is not found, or an image is missing.
+        InputError: If the release is not found, or an image is missing.
     """
     folder = find(sources, FOLDERS, f"**/*{SEGMENTATION}")
     if folder is None:
@@ -58,8 +58,8 @@ def prepared_size(h: int, w: int) -> tuple[int, int]:
     """Return the size after preparation: if both sides exceed 512, the shorter one becomes 512.
 
     Args:
-        h: height in pixels.
-        w: width in pixels.
+        h: Height in pixels.
+        w: Width in pixels.
 
     Returns:
         (h, w).
@@ -79,8 +79,8 @@ def convert_image(path: Path, target: Path) -> None:
     """Write an image at the prepared size (OpenCV, bilinear); a grey image stays grey; JPEG has PIL's default quality.
 
     Args:
-        path: the image of the release.
-        target: the file to write.
+        path: The image of the release.
+        target: The file to write.
     """
     image = _decode(path)
     resized = cv2.resize(image, prepared_size(*image.shape[:2])[::-1], interpolation=cv2.INTER_LINEAR)
@@ -92,11 +92,11 @@ def convert_label(path: Path, target: Path) -> None:
     """Write the uint16 classes of the codes ``R // 10 * 256 + G``, resized before the mapping (OpenCV, nearest).
 
     Args:
-        path: the label of the release.
-        target: the file to write.
+        path: The label of the release.
+        target: The file to write.
 
     Raises:
-        InputError: if the label is not an RGB image.
+        InputError: If the label is not an RGB image.
     """
     rgb = _decode(path)
     if rgb.ndim != 3:

@@ -20,15 +20,15 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     """Return the steps of ``_gtFine_labelTrainIds.png`` for the val cities: 0..18, 255 is ignored.
 
     Args:
-        card: the card of the dataset.
-        sources: the folders to search.
-        root: the folder of the dataset.
+        card: The card of the dataset.
+        sources: The folders to search.
+        root: The folder of the dataset.
 
     Returns:
         The steps.
 
     Raises:
-        InputError: if labels or images are not found.
+        InputError: If labels or images are not found.
     """
     labels, images = find(sources, [LABELS], f"*/*{RAW}"), find(sources, [IMAGES], f"*/*{IMAGE}")
     if labels is None:
@@ -47,12 +47,12 @@ def convert(raw_path: Path, table: LabelMap, target: Path) -> None:
     """Convert one label.
 
     Args:
-        raw_path: the label with label ids.
-        table: from label ids to train ids.
-        target: the file to write.
+        raw_path: The label with label ids.
+        table: From label ids to train ids.
+        target: The file to write.
 
     Raises:
-        InputError: if a value is not a label id, as in a file of train ids.
+        InputError: If a value is not a label id, as in a file of train ids.
     """
     raw = read_raw_label(raw_path)
     if not table.admits(raw).all():

@@ -27,15 +27,15 @@ def stuff_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]
     """Return the steps of ``_labelTrainIds.png``: 171 classes, 255 is ignored.
 
     Args:
-        card: the card of the dataset.
-        sources: the folders to search.
-        root: the folder of the dataset.
+        card: The card of the dataset.
+        sources: The folders to search.
+        root: The folder of the dataset.
 
     Returns:
         The steps.
 
     Raises:
-        InputError: if labels or images are not found.
+        InputError: If labels or images are not found.
     """
     return _steps(card, sources, root, "_labelTrainIds.png")
 
@@ -44,15 +44,15 @@ def object_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step
     """Return the steps of ``_instanceTrainIds.png``: 80 things as 1..80; all other pixels are background 0.
 
     Args:
-        card: the card of the dataset.
-        sources: the folders to search.
-        root: the folder of the dataset.
+        card: The card of the dataset.
+        sources: The folders to search.
+        root: The folder of the dataset.
 
     Returns:
         The steps.
 
     Raises:
-        InputError: if labels or images are not found.
+        InputError: If labels or images are not found.
     """
     return _steps(card, sources, root, "_instanceTrainIds.png")
 
@@ -75,12 +75,12 @@ def convert(raw_path: Path, table: LabelMap, target: Path) -> None:
     """Convert one pixel map.
 
     Args:
-        raw_path: the pixel map.
-        table: from its values to classes.
-        target: the file to write.
+        raw_path: The pixel map.
+        table: From its values to classes.
+        target: The file to write.
 
     Raises:
-        InputError: if a value is not a category of COCO-Stuff.
+        InputError: If a value is not a category of COCO-Stuff.
     """
     raw = read_raw_label(raw_path)
     if not table.admits(raw).all():

@@ -32,15 +32,15 @@ def steps_60(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     """Return the steps of ``SegmentationClassContext/ID.png`` (0 is background) and the split file of phase "val".
 
     Args:
-        card: the card of the dataset.
-        sources: the folders to search.
-        root: the folder of the dataset.
+        card: The card of the dataset.
+        sources: The folders to search.
+        root: The folder of the dataset.
 
     Returns:
         The steps.
 
     Raises:
-        InputError: if labels or images are not found.
+        InputError: If labels or images are not found.
     """
     path = next((p for s in sources for name in DETAIL if (p := s / name).is_file()), None)
     if path is None:
@@ -97,13 +97,13 @@ def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], 
 
     Args:
         size: (h, w) of the image.
-        annotations: pairs of category id and run-length mask.
-        table: from category ids to classes.
-        where: file and image id, for the message.
-        target: the file to write.
+        annotations: Pairs of category id and run-length mask.
+        table: From category ids to classes.
+        where: File and image id, for the message.
+        target: The file to write.
 
     Raises:
-        InputError: if a category is not in the table, or a mask is damaged.
+        InputError: If a category is not in the table, or a mask is damaged.
     """
     label = np.zeros(size, np.uint8)
     for category, rle in annotations:
@@ -122,15 +122,15 @@ def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     """Return the steps of ``annotations_detectron2/pc459_val/ID.tif`` (16 bits, 0..458) for the val split.
 
     Args:
-        card: the card of the dataset.
-        sources: the folders to search.
-        root: the folder of the dataset.
+        card: The card of the dataset.
+        sources: The folders to search.
+        root: The folder of the dataset.
 
     Returns:
         The steps.
 
     Raises:
-        InputError: if labels or images are not found.
+        InputError: If labels or images are not found.
     """
     folder = find(sources, LABEL_MAPS, "*.mat")
     if folder is None:
@@ -157,11 +157,11 @@ def convert_459(path: Path, target: Path) -> None:
     """Write one label, LabelMap - 1.
 
     Args:
-        path: the MATLAB file.
-        target: the file to write.
+        path: The MATLAB file.
+        target: The file to write.
 
     Raises:
-        InputError: if the file is damaged or has a value outside 1..459.
+        InputError: If the file is damaged or has a value outside 1..459.
     """
     raw = _label_map(path)
     if raw.dtype.kind not in "uif" or raw.ndim != 2 or not raw.size:
@@ -191,8 +191,8 @@ def write_split(ids: list[str], target: Path) -> None:
     """Write a split file, one id per line.
 
     Args:
-        ids: the image ids.
-        target: the file to write.
+        ids: The image ids.
+        target: The file to write.
     """
     write_bytes(target, "".join(f"{i}\n" for i in ids).encode())
 

@@ -18,15 +18,15 @@ def decode_rle(rle: dict[str, Any], *, where: str, size: tuple[int, int] | None 
     Everything is checked before memory is allocated, so a hostile file costs no more than its own length.
 
     Args:
-        rle: the mask.
-        where: file and image id, for the message.
+        rle: The mask.
+        where: File and image id, for the message.
         size: (h, w) that the mask must have; None accepts any size.
 
     Returns:
         bool (H, W).
 
     Raises:
-        InputError: if the runs are not integers or do not fill the size, or if the size is wrong or too large.
+        InputError: If the runs are not integers or do not fill the size, or if the size is wrong or too large.
 
     Example:
         >>> decode_rle({"size": [2, 3], "counts": [1, 2, 3]}, where="").astype(int).tolist()

@@ -36,9 +36,9 @@ def archives_in(card: Card, source: Path, root: Path) -> list[Archive]:
     """Return the archives of a dataset that lie in a folder.
 
     Args:
-        card: the card of the dataset.
-        source: the folder.
-        root: the folder to unpack into.
+        card: The card of the dataset.
+        source: The folder.
+        root: The folder to unpack into.
 
     Returns:
         The archives.
@@ -54,14 +54,14 @@ def unpack(archive: Archive, advance: Callable[[int], None] = lambda done: None)
     """Unpack the files that do not exist yet: plain files only, and only below the archive's folder.
 
     Args:
-        archive: the archive.
-        advance: called with 1 after every file.
+        archive: The archive.
+        advance: Called with 1 after every file.
 
     Returns:
         The number of files that were written.
 
     Raises:
-        InputError: if the archive is damaged or names a file outside its folder.
+        InputError: If the archive is damaged or names a file outside its folder.
     """
     written = 0
     with _whole(archive.path), _open(archive.path) as members:

@@ -36,9 +36,9 @@ def run_steps(steps: list[Step], *, workers: int = 1, advance: Callable[[int], N
     """Run the steps whose target does not exist; the first error stops the run and keeps what was written.
 
     Args:
-        steps: the steps.
-        workers: number of processes.
-        advance: called with the number of steps that are done.
+        steps: The steps.
+        workers: Number of processes.
+        advance: Called with the number of steps that are done.
 
     Returns:
         The numbers of files.
@@ -59,7 +59,7 @@ def save_label(label: np.ndarray, target: Path) -> None:
 
     Args:
         label: uint8 or uint16 (H, W).
-        target: the file.
+        target: The file.
     """
     with replacing(target, durable=False) as temporary:  # decoding notices a damaged file
         Image.fromarray(label).save(temporary, format="TIFF" if label.dtype == np.uint16 else "PNG")
@@ -69,8 +69,8 @@ def link(source: Path, target: Path) -> None:
     """Make a file available under another path, with a hard link if the file system can, otherwise with a copy.
 
     Args:
-        source: the file.
-        target: the other path.
+        source: The file.
+        target: The other path.
     """
     with replacing(target, durable=False) as temporary:  # decoding notices a damaged file
         try:
@@ -83,7 +83,7 @@ def link_all(pairs: list[tuple[Path, Path]]) -> list[Step]:
     """Return the steps that link files.
 
     Args:
-        pairs: source and target of each file.
+        pairs: Source and target of each file.
 
     Returns:
         The steps; none for a file whose source is its target.
@@ -95,9 +95,9 @@ def find(sources: tuple[Path, ...], names: list[str], pattern: str, *, without: 
     """Find the first folder with a file that matches a pattern.
 
     Args:
-        sources: the folders above.
-        names: folder names below the sources.
-        pattern: glob pattern of the files.
+        sources: The folders above.
+        names: Folder names below the sources.
+        pattern: Glob pattern of the files.
         without: a file whose name contains this text does not count.
 
     Returns:
@@ -113,9 +113,9 @@ def nothing_found(what: str, sources: tuple[Path, ...], names: list[str]) -> Inp
     """Return the error for a source without the files to convert.
 
     Args:
-        what: the files.
-        sources: the folders that were searched.
-        names: folder names below the sources.
+        what: The files.
+        sources: The folders that were searched.
+        names: Folder names below the sources.
 
     Returns:
         The error; it names the archives in the source that are not unpacked.

@@ -26,11 +26,12 @@ EPS = 1e-6  # of every normalisation
 class Talk2DINOParams:
     """Parameters of Talk2DINO.
 
-    side: windows are resized to this many pixels each way, whatever their ratio (0: not resized).
-    clean: background cleaning (section 3.4).
-    lambda_bg: its weight.
-    attn_scale: scale of the attention of the class token.
-    bg_thresh: score of a background class without a query.
+    Attributes:
+        side: Windows are resized to this many pixels each way, whatever their ratio (0: not resized).
+        clean: Background cleaning (section 3.4).
+        lambda_bg: Its weight.
+        attn_scale: Scale of the attention of the class token.
+        bg_thresh: Score of a background class without a query.
     """
 
     side: int = 448
@@ -43,9 +44,10 @@ class Talk2DINOParams:
 class WindowFeatures(NamedTuple):
     """Features of windows.
 
-    tokens: patch tokens x, float (B, P, C).
-    head_maps: a, float (B, M, P), logits of the attention of the class token to the patches in the last block.
-    grid: rows and columns of patches, (gh, gw).
+    Attributes:
+        tokens: Patch tokens x, float (B, P, C).
+        head_maps: a, float (B, M, P), logits of the attention of the class token to the patches in the last block.
+        grid: Rows and columns of patches, (gh, gw).
     """
 
     tokens: Tensor
@@ -129,8 +131,8 @@ def cleaning_map(features: WindowFeatures, q: Tensor, masks: Tensor) -> Tensor:
     """Return the map F, float (B, Q, P), of where the heads that fit a class look (background cleaning, section 3.4).
 
     Args:
-        features: of the windows.
-        q: queries, float (Q, C).
+        features: Of the windows.
+        q: Queries, float (Q, C).
         masks: M, float (B, Q, P); F gets its range.
     """
     attention = (head_weights(head_embeddings(features), q) @ features.head_maps).softmax(-1)

@@ -28,11 +28,11 @@ class Psi(nn.Module):
     """psi(t) = W_b tanh(W_a t + b_a) + b_b, with the tensor names of the official checkpoints.
 
     Args:
-        text_width: width of the text features, which come unnormalised.
-        width: width of the patch tokens.
-        hidden: number of hidden layers.
+        text_width: Width of the text features, which come unnormalised.
+        width: Width of the patch tokens.
+        hidden: Number of hidden layers.
         unit_text: psi normalises the text features.
-        trained_with: hashes of the backbones ("clip", "dinov2") that it was trained between, if its file tells.
+        trained_with: Hashes of the backbones ("clip", "dinov2") that it was trained between, if its file tells.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ def load_psi(path: Path) -> Psi:
     """Load psi from an official checkpoint or a file of `ovbench train talk2dino`, float32, frozen, on the CPU.
 
     Raises:
-        InputError: the file is missing or damaged, or holds other tensors.
+        InputError: If the file is missing or damaged, or holds other tensors.
     """
     state = {k.replace(OLD_SECOND, f"{HIDDEN}.0."): v.float() for k, v in read_tensors(path).items()}
     try:
@@ -112,12 +112,12 @@ def check_widths(psi: Psi, *, text: int | None = None, vision: int | None = None
     """Check the widths of psi.
 
     Args:
-        psi: the projection.
-        text: width of the text features; None is not checked.
-        vision: width of the patch tokens; None is not checked.
+        psi: The projection.
+        text: Width of the text features; None is not checked.
+        vision: Width of the patch tokens; None is not checked.
 
     Raises:
-        InputError: a width differs.
+        InputError: If a width differs.
     """
     for have, want, what in ((psi.text_width, text, "the text tower yields"), (psi.width, vision, "the tokens have")):
         if want is not None and have != want:
@@ -131,11 +131,11 @@ def check_partners(psi: Psi, sha256: Mapping[str, str]) -> None:
     """Check that psi was trained between the backbones in use; others of equal widths would label at random.
 
     Args:
-        psi: the projection.
-        sha256: hashes of the loaded backbones by name.
+        psi: The projection.
+        sha256: Hashes of the loaded backbones by name.
 
     Raises:
-        InputError: it was trained with another one.
+        InputError: If it was trained with another one.
     """
     for kind, trained in psi.trained_with.items():
         if sha256.get(kind, trained) != trained:
@@ -183,7 +183,7 @@ class PsiWeights(NamedWeights):
         Another DINO of the same width would run and label at random.
 
         Raises:
-            InputError: it belongs to another one.
+            InputError: If it belongs to another one.
         """
         parsed, tower = self.parse(spec), DINOV2.parse(dinov2)
         for name, entry in published(self.table).items():

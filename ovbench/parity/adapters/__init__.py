@@ -36,7 +36,7 @@ def run(case: Case) -> dict[str, Callable[[int | None], Any]]:
         By stage a function from the number of a window to its values.
 
     Raises:
-        InputError: if ovbench has no adapter for the method, or the case lacks a field.
+        InputError: If ovbench has no adapter for the method, or the case lacks a field.
     """
     if case.method not in ADAPTERS:
         raise InputError(

@@ -31,14 +31,14 @@ QUALITY = 80  # of JPEG
 
 
 class InputImage(NamedTuple):
-    """Hold an image as JPEG and its label map, uint16 (H, W): the same for all runs on a benchmark."""
+    """An image as JPEG and its label map, uint16 (H, W): the same for all runs on a benchmark."""
 
     jpeg: bytes
     truth: np.ndarray
 
 
 class ErrorImage(NamedTuple):
-    """Hold the prediction for an image, uint16 (H, W), in the size of its input.
+    """The prediction for an image, uint16 (H, W), in the size of its input.
 
     ``moved``: of all ``pixels`` of the full image, those that the run counted differently.
     """
@@ -52,7 +52,7 @@ class ErrorImage(NamedTuple):
 
 @dataclass(frozen=True)
 class RelabelOptions:
-    """Hold how images are labelled again.
+    """How images are labelled again.
 
     ``cards``: the user's cards, by name. ``run_code``: whether to run methods that are a file or a module.
     """
@@ -76,10 +76,10 @@ def label_again(
     Differences and problems go to the notes of the run: other weights, other counts, failed images, missing data.
 
     Args:
-        run: the run.
-        ids: ids of the images.
-        options: how to label them.
-        advance: called after each image.
+        run: The run.
+        ids: Ids of the images.
+        options: How to label them.
+        advance: Called after each image.
     """
     from ovbench.evaluation.evaluator import Target, evaluate
 
@@ -126,7 +126,7 @@ class _Comparison:
 
 
 class LabelledWith(Typed):
-    """Hold how the images of a ledger were labelled."""
+    """How the images of a ledger were labelled."""
 
     model_config = ConfigDict(extra="ignore")
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
@@ -135,7 +135,7 @@ class LabelledWith(Typed):
 
 
 class LedgerQueries(Typed):
-    """Hold the queries of a ledger's header; its other keys are not checked."""
+    """The queries of a ledger's header; its other keys are not checked."""
 
     model_config = ConfigDict(extra="ignore")
     vocabulary: list[list[str]]

@@ -25,9 +25,9 @@ def build_page(runs: Sequence[ReportRun], images: int, options: RelabelOptions) 
     Problems, such as images that cannot be labelled again, are added to the notes of the runs and shown on the page.
 
     Args:
-        runs: the runs.
-        images: number of worst images of each run to show.
-        options: how to label these images again.
+        runs: The runs.
+        images: Number of worst images of each run to show.
+        options: How to label these images again.
     """
     ranked = [rank_images(run.counts, len(run.classes)) for run in runs]
     orders = [np.lexsort((np.arange(len(found.loss)), -found.loss)).tolist() for found in ranked]

@@ -29,10 +29,10 @@ def run_data(
     """Return classes, confusions and images of a run.
 
     Args:
-        run: the run.
-        order: numbers of its images, in the order of the page.
-        ranked: scores of its images.
-        pictures: entries of the shown images, by image id.
+        run: The run.
+        order: Numbers of its images, in the order of the page.
+        ranked: Scores of its images.
+        pictures: Entries of the shown images, by image id.
     """
     record, classes = run.record, run.classes
     bounds = iou_intervals(stack_counts(run.counts, len(classes)))

@@ -21,7 +21,7 @@ PER_CLASS = 5  # pairs of every true and of every predicted class
 
 
 class ImageScores(NamedTuple):
-    """Hold three fractions per image, float64 (N,): loss of mIoU, its mean IoU, and its wrong pixels.
+    """Three fractions per image, float64 (N,): loss of mIoU, its mean IoU, and its wrong pixels.
 
     A value is NaN if the image has no labelled pixel.
     """
@@ -32,7 +32,7 @@ class ImageScores(NamedTuple):
 
 
 class ClassPair(NamedTuple):
-    """Hold the pixels of class ``label`` that were predicted as ``predicted``, and their fraction of the class.
+    """The pixels of class ``label`` that were predicted as ``predicted``, and their fraction of the class.
 
     A prediction outside the classes has the index one past the last class.
     """

@@ -16,7 +16,7 @@ from ovbench.utils.errors import InputError
 
 @dataclass
 class ReportRun:
-    """Hold a record, and the ids and counts of its images, which are empty without a ledger.
+    """A record, and the ids and counts of its images, which are empty without a ledger.
 
     ``notes``: what is missing or different, one sentence each.
     """
@@ -48,7 +48,7 @@ def gather(paths: Sequence[Path]) -> list[ReportRun]:
     """Read records, and all records of folders, each once.
 
     Raises:
-        InputError: if there is no record, or one is damaged.
+        InputError: If there is no record, or one is damaged.
     """
     found = [f for path in paths for f in (find_records(path) if path.is_dir() else [Found(path, read_record(path))])]
     if not found:

@@ -27,8 +27,8 @@ def render(
     """Render the page.
 
     Args:
-        runs: for each run what is shown without a script, and the id of the element with its data.
-        notes: notes, each with the names of its files.
+        runs: For each run what is shown without a script, and the id of the element with its data.
+        notes: Notes, each with the names of its files.
         elements: JSON documents for the scripts, by element id.
     """
     environment = html_templates("report")
