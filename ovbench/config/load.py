@@ -237,8 +237,7 @@ def regions_table(source: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _apply(merged: dict[str, dict[str, Any]], params: type, overrides: Mapping[str, Any], method: str) -> None:
-    """Lay given settings over the tables. A key names a parameter, a protocol setting, ``regions`` (the source) or
-    ``regions.SETTING``."""
+    """Set a parameter, a protocol setting, ``regions`` (the source) or ``regions.SETTING`` in the merged tables."""
     own, around = field_types(params), field_types(Protocol)
     if "regions" in overrides and merged["regions"].get("source") != overrides["regions"]:
         merged["regions"] = {"source": overrides["regions"]}

@@ -1,4 +1,4 @@
-"""Dataset cards: a benchmark as data. Where its files lie in each known layout, and what a label value means."""
+"""Dataset cards: the files of a benchmark in each known layout, and the meaning of its label values."""
 
 from __future__ import annotations
 
@@ -25,36 +25,77 @@ ENTRY_POINTS = "ovbench.datasets"
 WIDE = 255  # with more classes, 255 is one of them
 @dataclass(frozen=True)
 class Encoding:
-    """What the raw value of a label pixel means: ``raw - shift``, its place in ``values``, or its entry in a table;
-    ``void`` is not scored."""
+    """The class of each raw label value: ``raw - shift``, its index in ``values``, or its entry in a table.
+
+    Attributes:
+        name: Name of the encoding.
+        shift: Raw value of the first class.
+        void: Raw values that are not scored.
+        values: Raw value of each class, such as 0 and 255 of a mask.
+        table: Path of a text file with two columns: raw value, class or "-".
+        common: A raw value that most files have; it distinguishes encodings with equal ranges.
+        means: Description for users whose files have this encoding.
+        stated: Whether the card states the encoding; otherwise it is the default.
+    """
 
     name: str
     shift: int = 0
     void: tuple[int, ...] = ()
-    values: tuple[int, ...] = ()  # the raw value of each class, as 0 and 255 of a mask
-    table: str | None = None  # path of a two-column text file: raw value, class or "-"
-    common: int | None = None  # a raw value that most files hold; tells encodings with equal ranges apart
-    means: str = ""  # in words, for the user whose files turn out to be in this encoding
-    stated: bool = True  # by the card, not a default
+    values: tuple[int, ...] = ()
+    table: str | None = None
+    common: int | None = None
+    means: str = ""
+    stated: bool = True
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to lay the files out: ``{id}`` stands for the image id, which may contain folders."""
+    """A folder structure of a dataset; in patterns ``{id}`` is the image id, which may contain folders.
+
+    Attributes:
+        name: Name of the layout.
+        image: Pattern of the image files.
+        label: Pattern of the label files.
+        encodings: Names of encodings; the first is the documented one, another is used only if no other fits the files.
+        ids: Images of the split: "images" or "labels" (all files of that pattern), the path of a split file, or "" (all
+            images; each must have a label and each label an image).
+    """
 
     name: str
     image: str
     label: str
-    encodings: tuple[str, ...]  # the first is the documented one; another is used only if it alone fits the files
-    ids: str = ""  # every image, and every label must have one; or "images", "labels", or the path of a split file
+    encodings: tuple[str, ...]
+    ids: str = ""
 
 
 @dataclass(frozen=True)
 class Card:
-    """A dataset, with its paths resolved.
+    """A dataset with its paths resolved.
 
-    ``name`` is the card's key of that name, otherwise its file's stem. ``classes`` are the canonical names in label
-    order; ``background`` is the index of the class that gathers everything else, scored by a threshold, or None.
+    Attributes:
+        name: The key "name" of the card, otherwise the stem of its file.
+        title: One line for listings.
+        split: Name of the split.
+        classes: Canonical class names in label order.
+        background: Index of the class of everything else, which gets pixels below a threshold; None if there is none.
+        image_count: Number of images in the split.
+        roots: Folders below the data root, tried in order.
+        layouts: Known folder structures.
+        encodings: Known label encodings.
+        licence: Licence of the data.
+        citation: Citation of the dataset.
+        source: Where to download it.
+        classes_file: File of the class names.
+        path: File of the card.
+        prepare: Converter in ovbench.data.prepare; None if the download is used as it is.
+        variant: Default name variant; None for the canonical names.
+        generator: "module:function" that draws the dataset; shipped cards only.
+        generated_folder: Folder of the drawn dataset in the cache; it gets a new name if the drawing changes.
+        ids_sha256: Hash of the sorted image ids, one per line.
+        archives: Each official archive, the prefix of the members to unpack, and their target.
+        raw: Path that exists if there is an unprepared download.
+        palette: Whether the original labels are palette images.
+        white: Value of 16-bit images that is shown as white; None for 65535.
     """
 
     name: str
@@ -63,7 +104,7 @@ class Card:
     classes: tuple[str, ...]
     background: int | None
     image_count: int
-    roots: tuple[str, ...]  # folders below the data root, tried in turn
+    roots: tuple[str, ...]
     layouts: tuple[Layout, ...]
     encodings: tuple[Encoding, ...]
     licence: str
@@ -71,24 +112,24 @@ class Card:
     source: str
     classes_file: Path
     path: Path
-    prepare: str | None = None  # converter in ovbench.data.prepare, None if the download is used as is
-    variant: str | None = None  # the name variant used unless another is asked for, None for the canonical names
-    generator: str | None = None  # "module:function" that draws the dataset; shipped cards only
-    generated_folder: str | None = None  # its folder in the cache; a new name when the drawing changes
-    ids_sha256: str | None = None  # of the sorted ids, one per line
-    archives: tuple[tuple[str, ...], ...] = ()  # official archive, prefix of the members to take, where they belong
-    raw: str | None = None  # path that shows that the unprepared download is there
-    palette: bool = False  # the original labels are palette images, not grey ones
-    white: int | None = None  # the value of 16-bit images that is shown as white, 65535 if None
+    prepare: str | None = None
+    variant: str | None = None
+    generator: str | None = None
+    generated_folder: str | None = None
+    ids_sha256: str | None = None
+    archives: tuple[tuple[str, ...], ...] = ()
+    raw: str | None = None
+    palette: bool = False
+    white: int | None = None
 
     @property
     def argument(self) -> str:
-        """The card as the command line names it: a shipped one by its name, another by its path."""
+        """The card as given on the command line: a shipped one by its name, another by its path."""
         return self.name if self.path.parent == shipped("datasets") else str(self.path)
 
     @property
     def is_shipped(self) -> bool:
-        """Whether the card ships with the package, so that there are published figures for it."""
+        """Whether the card ships with the package, so that published figures exist for it."""
         return self.path.parent == shipped("datasets").resolve()
 
     def encoding(self, name: str) -> Encoding:

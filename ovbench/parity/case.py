@@ -1,4 +1,4 @@
-"""Reading a parity case: a folder with ``case.json``, ``inputs.npz``, ``expected.npz`` and mostly weights."""
+"""Read a parity case: a folder with ``case.json``, ``inputs.npz``, ``expected.npz`` and usually weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LARGEST = 1 << 29  # bytes of the arrays in one file; those of the recorded case
 
 @dataclass(frozen=True)
 class Stage:
-    """A recorded quantity: ``|ours - expected| <= atol + rtol * |expected|``; or a label map, by equal pixels."""
+    """A recorded quantity with its tolerance ``|ours - expected| <= atol + rtol * |expected|``, or a label map."""
 
     name: str
     meaning: str
@@ -32,14 +32,14 @@ class Stage:
     min_agreement: float | None = None
 
     def window(self) -> int | None:
-        """The window that the stage belongs to, by its name (``..._w2``) or its description ("window 2: ...")."""
+        """Return the number of the stage's window, from its name (``..._w2``) or description ("window 2: ...")."""
         found = re.search(r"_w(\d+)$", self.name) or re.search(r"\bwindow (\d+)\b", self.meaning)
         return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
 class Case:
-    """A case without its expected values; those are read apart, after the method has run."""
+    """A case without its expected values, which are read only after the method has run."""
 
     folder: Path
     method: str
@@ -54,10 +54,15 @@ class Case:
     raw: dict[str, Any]
 
     def class_index(self) -> list[int]:
-        """The class of each query, in flattened order."""
+        """Return the class of each query, in flattened order."""
         return [number for number, queries in enumerate(self.classes) for _ in queries]
 
     def expected(self) -> dict[str, np.ndarray]:
+        """Return the expected values by stage.
+
+        Raises:
+            InputError: If a stage is missing or the file cannot be read.
+        """
         arrays = _arrays(self.folder / "expected.npz")
         for stage in (*self.stages, self.labels):
             if stage.name not in arrays:
@@ -65,13 +70,17 @@ class Case:
         return arrays
 
     def model_weights(self, model: str) -> dict[str, Tensor]:
-        """State dict of one model, with the official keys, in fp32."""
+        """Return the state dict of one model, with the official keys, in fp32."""
         prefix = f"{model}."
         return {k.removeprefix(prefix): v.float() for k, v in self.weights.items() if k.startswith(prefix)}
 
 
 def read_case(folder: str | Path) -> Case:
-    """Raises InputError for whatever makes a folder no case that this version can read."""
+    """Read a case from its folder.
+
+    Raises:
+        InputError: If a file is missing or damaged, or the case has another format.
+    """
     folder = Path(folder)
     path = folder / "case.json"
     try:

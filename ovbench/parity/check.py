@@ -1,4 +1,4 @@
-"""Running a recorded case and comparing every stage."""
+"""Run a recorded case and compare every stage."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _variants(
     case: Case, stage: Stage, name: str, window: int | None, values: Values, expected: dict[str, np.ndarray],
     steps: list[int],
 ) -> Iterator[StageResult]:  # fmt: skip
-    """Compare values "STAGE@VARIANT" with the array "STAGE_VARIANT" and the tolerance "atol_VARIANT", if any."""
+    """Compare the values "STAGE@VARIANT" with the array "STAGE_VARIANT", with the tolerance "atol_VARIANT" if given."""
     for key in values:
         of, _, variant = key.partition("@")
         if of != name or not variant:

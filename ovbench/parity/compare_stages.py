@@ -1,4 +1,4 @@
-"""Comparison of one stage: the largest error against the tolerance."""
+"""Compare one stage: the largest error against the tolerance."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ PASS, FAIL, NOT_COMPUTED = "pass", "fail", "not computed"
 class StageResult:
     """The verdict on a stage.
 
-    ``error``: the largest absolute error. ``excess``: the largest ratio of an error to its tolerance.
-    ``agreement``: the fraction of equal values, for stages with ``min_agreement``.
+    Attributes:
+        stage: Name of the stage.
+        verdict: PASS, FAIL or NOT_COMPUTED.
+        error: Largest absolute error.
+        excess: Largest ratio of an error to its tolerance.
+        atol: Absolute tolerance.
+        rtol: Relative tolerance.
+        agreement: Fraction of equal values, for stages with ``min_agreement``.
+        min_agreement: Smallest fraction that passes.
+        remark: Why values cannot be compared.
     """
 
     stage: str

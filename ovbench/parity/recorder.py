@@ -1,4 +1,4 @@
-"""Recording the notes of a method, with lookup by window."""
+"""Record the notes of a method, with look-up by window."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from ovbench.inference.windowed_image import Fragment
 class Recorder:
     """Collect the notes of a run.
 
-    Values of window batches are found by window number, for any batch size. A quantity that is noted in tiles is put
-    together.
+    Values of window batches are found by window number, for any batch size. Tiles of a quantity are joined.
     """
 
     def __init__(self) -> None:
@@ -23,6 +22,7 @@ class Recorder:
         self.missing: dict[str, int] = {}  # by name: elements of the last quantity that are not noted yet
 
     def __call__(self, name: str, value: Any) -> None:
+        """Record a value, or a tile of a quantity."""
         if isinstance(value, Fragment):
             self._add_fragment(name, value)
         else:

@@ -19,7 +19,7 @@ def backbones(case: Case) -> Backbones:
     """Build every model of a case.
 
     Raises:
-        InputError: If the kind of a model is unknown or its tensors do not fit.
+        InputError: If the type of a model is unknown or its tensors do not fit.
     """
     made = {}
     for name, spec in case.models.items():

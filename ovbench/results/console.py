@@ -14,10 +14,11 @@ DIRECTIONS = range(0x202A, 0x202F), range(0x2066, 0x206A)  # control characters 
 
 
 def plain(text: object) -> str:
-    """Return a text as one line that is safe to print: control characters are shown as escapes.
+    r"""Return a text as one line that is safe to print: control characters are shown as escapes.
 
-    >>> plain("a\\x1b[2J")
-    'a\\\\x1b[2J'
+    Example:
+        >>> plain("a\x1b[2J")
+        'a\\x1b[2J'
     """
     return "".join(_visible(character) for character in str(text))
 

@@ -1,28 +1,28 @@
 """Tables of papers, as data in configs/tables/.
 
     title = "..."; source = "..."; note = "..."
-    columns = ["voc21", "pc60"]          benchmarks, in the paper's order, or whatever else its columns are
-    metric = "pAcc"                      what the figures are, if not mIoU
+    columns = ["voc21", "pc60"]          benchmarks (or other columns) in the paper's order
+    metric = "pAcc"                      metric of the figures, default mIoU
     average = false                      no column for the mean over all columns
-    lower_is_better = ["latency (s)"]    columns whose least value is best
-    [[group]]                            a block of the table
+    lower_is_better = ["latency (s)"]    columns whose smallest value is best
+    [[group]]                            a block of rows
     title = "ViT-B/16"
-    reported_by = "..."                  rows of that table in results/published/results.csv, in its order, narrowed by
-    methods = [...]                      methods, variants, postprocess and groups; or, one by one:
+    reported_by = "..."                  a table of results/published/results.csv: all its rows, or only those with
+    methods = [...]                      these methods, variants, postprocess or groups; or single rows:
     [[group.row]]
     label = "..."                        with reported_by, method, variant, postprocess
 
-Rows of the other files, such as ablations:
+Rows of other files, such as ablations:
 
     [[group]]
-    figures = "ablations"                the file; where = { field = "value" } narrows it; reported_by = the table of
-                                         results.csv whose protocol the figures share, if their rows have runs
-    suite = "..."                        whose rows measure the rows of the block; without figures, nothing is published
-    [[group.row]]                        without any, all rows of the file, or of the suite
-    label = "..."                        that of the suite's row, unless suite_row = "..." names another
-    setting = "..."                      the row's name in the file, if it is there
+    figures = "ablations"                the file; where = { field = "value" } selects rows; reported_by = the table of
+                                         results.csv with the same protocol, if rows have runs
+    suite = "..."                        the suite that measures the rows; without figures, nothing is published
+    [[group.row]]                        by default, all rows of the file or of the suite
+    label = "..."                        label of the row, also in the suite unless suite_row = "..." is given
+    setting = "..."                      name of the row in the file, if it is there
 
-Which run of ovbench a row of results.csv describes stands in configs/published_runs.toml.
+The run of ovbench that reproduces a row of results.csv is given in configs/published_runs.toml.
 """
 
 from __future__ import annotations
@@ -44,21 +44,32 @@ KEYS = ("title", "source", "note", "columns", "metric", "average", "lower_is_bet
 FILTERS = {"methods": "method", "variants": "variant", "postprocess": "postprocess", "groups": "group"}
 GROUP_KEYS = ("title", "reported_by", "figures", "where", "suite", "row", *FILTERS)
 ROW_KEYS = ("label", "reported_by", "method", "variant", "postprocess", "setting", "suite_row")
-METRICS = {"mIoU": "mIoU", "mAcc": "mAcc", "pAcc": "aAcc"}  # the name in papers: that in a record
+METRICS = {"mIoU": "mIoU", "mAcc": "mAcc", "pAcc": "aAcc"}  # name in papers: name in a record
 NOT_COMPARABLE = "[protocol?]"
 
 
 class PrintedAverage(NamedTuple):
+    """The average of a row as printed, and whether the printed values, as rounded, can have it."""
+
     value: str | None
     fits: bool
 
 
 @dataclass(frozen=True)
 class LayoutRow:
-    """``published``: figures as printed, by column; ``printed_average``: as the paper gives it, if it does, and
-    ``average_fits``: whether the values, rounded as they are, may have that average;
-    ``run``: what measures the row here, if anything does; ``other``: the run of its method where the table measured it
-    in a protocol of its own; ``mixed``: the published values are of unlike protocols."""
+    """A row of a table.
+
+    Attributes:
+        group: Title of its block.
+        label: Name of the method or setting.
+        detail: Variant and postprocessing.
+        published: Figures as printed, by column.
+        printed_average: The average as printed, None if the paper has none.
+        average_fits: Whether the printed values, as rounded, can have that average.
+        run: The run of ovbench that measures the row, None if there is none.
+        mixed: Whether the published values have different protocols.
+        other: The run of the same method, if the table measured it with a protocol of its own.
+    """
 
     group: str
     label: str
@@ -73,8 +84,18 @@ class LayoutRow:
 
 @dataclass(frozen=True)
 class TableLayout:
-    """``metric``: the field of a record's metrics that is measured; ``average``: whether there is one over all columns;
-    ``lower_is_better``: columns in which the least value is best."""
+    """A table of a paper.
+
+    Attributes:
+        title: Title.
+        source: Paper and table.
+        note: Remarks.
+        columns: Names of the columns.
+        rows: The rows.
+        metric: Field of a record's metrics.
+        average: Whether the table has a column for the mean over all columns.
+        lower_is_better: Columns whose smallest value is best.
+    """
 
     title: str
     source: str
@@ -87,12 +108,21 @@ class TableLayout:
 
 
 def layout_names() -> list[str]:
+    """Return the names of the shipped layouts."""
     return sorted(path.stem for path in shipped("configs", "tables").glob("*.toml"))
 
 
 def load_layout(name: str, datasets: Sequence[str] = ()) -> TableLayout:
-    """A shipped layout, or a TOML file; ``datasets`` are shown instead of its own columns. UsageError for an unknown
-    name, InputError for a malformed file."""
+    """Read a shipped layout or a TOML file.
+
+    Args:
+        name: Name of a shipped layout, or a path that ends in ".toml".
+        datasets: Columns to show instead of its own.
+
+    Raises:
+        InputError: If the file is malformed.
+        UsageError: If the name is unknown.
+    """
     path = Path(name) if name.endswith(".toml") else shipped("configs", "tables", f"{name}.toml")
     if not path.is_file() and not name.endswith(".toml"):
         raise unknown("layout", name, layout_names())
@@ -151,16 +181,16 @@ def _published_row(
 
 
 def _runs_of(key: RowKey, reported_by: str) -> dict[str, PublishedRun | None]:
-    """The run that measures a row of a table, or the one that measures its method in another protocol."""
+    """Return the run that measures a row of a table, or the run of its method with another protocol."""
     run = published_runs().get(key)
     return {"run" if run is None or reported_by in run.sources else "other": run}
 
 
 def _figure_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
-    """Rows of another file; the suite's rows measure them, or else the runs of the same names."""
+    """Yield the rows of another file with the runs of a suite, or with the published runs of the same name."""
     found = figures(group["figures"], group.get("where", {}), where) if "figures" in group else {}
     runs = {}
-    if "suite" in group:  # on no benchmark in particular: on some it leaves rows out
+    if "suite" in group:  # "" instead of a benchmark, because on some the suite leaves rows out
         runs = {r.label: PublishedRun(r.method, r.overrides, r.weights) for r in load_suite(group["suite"], [""])}
     if "row" not in group:
         for (label, detail), values in (found or {(name, ""): {} for name in runs}).items():
@@ -180,7 +210,7 @@ def _figure_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str)
 
 
 def _figure_row(row: LayoutRow, columns: tuple[str, ...]) -> LayoutRow:
-    """The row with the figures of the columns, and their printed mean if it is over these alone."""
+    """Return the row with only the figures of the columns, and the printed mean if it is over just these."""
     names = ("average", f"average of {len(columns)}", "Mean")
     means = [value for name, value in row.published.items() if name in names]
     shown = {name: value for name, value in row.published.items() if name in columns}

@@ -1,8 +1,8 @@
-"""ReME (Xuan et al., ICCV 2025, arXiv 2506.21233): segments labelled by looking up their like in a reference set.
+"""ReME (Xuan et al., ICCV 2025, arXiv 2506.21233): segments get the labels of similar segments in a reference set.
 
-There is no official code; [D] marks what the paper leaves open. Symbols: k segments of the image; m reference segments,
-n reference labels, O their binary matrix f[m, n]; Q queries, c classes; d1 visual, d2 text width. Every embedding is
-brought to length 1 here, whatever its length in storage.
+There is no official code; [D] marks a choice that the paper leaves open. Symbols: K segments of the image; M reference
+segments, N reference labels, O their binary matrix (M, N); Q queries, C classes; D1 visual and D2 text width. All
+embeddings are normalised here, whatever their stored length.
 """
 
 from __future__ import annotations
@@ -33,11 +33,17 @@ WEIGHTS_AT_ONCE = 1 << 24  # elements of the gathered rows in the top-K form
 
 @dataclass(frozen=True)
 class ReMEParams:
-    """``visual_scale``, ``text_scale``: what cosines are multiplied with before the softmax of equations 1 and 2 [D];
-    the paper shows none, which is 1, and then every segment gets the same label. ``visual_topk``: the softmax sees only
-    so many most similar reference segments (0: all). ``block``: reference segments compared at a time; it bounds the
-    memory and changes nothing else. ``search``: "exact", or "faiss" for an approximate search of the ``visual_topk``
-    among ``probes`` of the index' cells."""
+    """Parameters of ReME.
+
+    Attributes:
+        visual_scale: beta_v, factor of the cosines in the softmax of equation 1 [D]; with the paper's 1, every segment
+            gets the same label.
+        text_scale: beta_t, factor of the cosines in the softmax of equation 2 [D]; the paper has 1.
+        visual_topk: Number of most similar reference segments in the softmax of equation 1; 0 takes all.
+        block: Reference segments that are compared at once; limits the memory, without effect on the result.
+        search: "exact", or "faiss" for an approximate search of the ``visual_topk`` segments.
+        probes: Cells of the FAISS index that are searched.
+    """
 
     visual_scale: float = 30.0
     text_scale: float = 40.0
@@ -60,14 +66,14 @@ class ReMEParams:
 
 
 class Segments(NamedTuple):
-    """S_test f[k, d1], and which segment each pixel of the original image belongs to, i64[H, W]."""
+    """S_test, float (K, D1), and the segment of each pixel of the original image, int64 (H, W)."""
 
     embeddings: Tensor
     map: Tensor
 
 
 class ReME(Method):
-    """The unit is a segment of the whole image: the protocol has no windows (crop 0)."""
+    """Label segments of the whole image, without windows (crop 0)."""
 
     Params = ReMEParams
     needs: ClassVar[Needs] = Needs(backbones=("clip", "dinov2", "reference"), regions=True)
@@ -91,11 +97,11 @@ class ReME(Method):
 
     @functools.cached_property
     def index(self) -> FaissIndex:
-        """Of the reference segments, built on first use."""
+        """Index of the reference segments, built on first use."""
         return FaissIndex(self.reference.segments)
 
     def approximations(self) -> dict[str, Any]:
-        """Of FAISS: its index, and the share of the true ``visual_topk`` that it finds."""
+        """Return the settings of the FAISS search and its recall of the true ``visual_topk`` segments."""
         p = self.params
         if p.search == "exact":
             return {}
@@ -104,13 +110,13 @@ class ReME(Method):
                            "recall": round(found.recall, 4), "measured_on": found.rows}}  # fmt: skip
 
     def map_queries(self, queries: Queries) -> Queries:
-        """R = O A2 of equation 2, f[m, Q]: the reference segments' affinities to the queries, once for a vocabulary."""
+        """Replace the embeddings by R = O A2, float (M, Q), the affinities of reference segments (equation 2)."""
         bank = self.reference
         a2 = class_affinity(bank.labels, queries.embeddings, self.params.text_scale)
         return queries._replace(embeddings=bank.spread(a2))
 
     def encode(self, batch: Batch) -> Segments:
-        """Equation A1 on the segments of the image; those that no mask covers become segments, too (``complete``)."""
+        """Return the embeddings of the segments (equation A1); uncovered areas become segments, too (`complete`)."""
         if len(batch.windows) != 1 or batch.region_map is None:
             raise UsageError("reme labels whole images", where="protocol", fix="leave crop at 0")
         ids = torch.from_numpy(complete(batch.region_map.cpu().numpy())).to(batch.windows.device)
@@ -121,14 +127,16 @@ class ReME(Method):
         )
 
     def score(self, features: Segments, queries: Queries) -> Tensor:
-        """P_test f[1, c, H, W]: P_seg = A1 A2, the best query of each class [D], then equation 3, which on a partition
-        is a look-up."""
+        """Return P_test, float (1, C, H, W): P_seg = A1 A2 with the best query of each class [D], then equation 3.
+
+        As the segments do not overlap, equation 3 is a look-up.
+        """
         p_query = self.look_up(features.embeddings, queries.embeddings)
         p_seg = best_query(p_query, queries.class_index)
         return p_seg.T[:, features.map][None]
 
     def look_up(self, segments: Tensor, affinity: Tensor) -> Tensor:
-        """softmax_m(beta_v S_test S_ref^T) R, f[k, Q]; R is ``affinity``."""
+        """Return softmax_M(beta_v S_test S_ref^T) R, float (K, Q), with R = ``affinity``."""
         p, bank = self.params, self.reference
         if p.search == "faiss":
             return weighted(self.index.nearest(segments, p.visual_topk, p.probes), affinity, p.visual_scale)
@@ -137,16 +145,26 @@ class ReME(Method):
         return retrieve(segments, bank, affinity, p.visual_scale, p.block)
 
     def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
+        """Return the scores unchanged; they have the size of the image."""
         return scores
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """P_test f[c, H, W], of sum 1 over the classes, so that a threshold for the background has a meaning [D]."""
+        """Return P_test, float (C, H, W), scaled to sum 1 over the classes, for the background threshold [D]."""
         return scores / scores.sum(0)
 
 
 def patch_tokens(dinov2: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Tokens f[gh*gw, d1] of the last layer of one image f[1, 3, h, w] and their grid; both sides are first brought to
-    the nearest multiple of the patch [D]."""
+    """Return the tokens of the last layer of one image, and their grid.
+
+    The image is first resized, each side to the nearest multiple of the patch [D].
+
+    Args:
+        dinov2: A `Dinov2Vision`.
+        images: float (1, 3, h, w).
+
+    Returns:
+        float (gh*gw, D1), and (gh, gw).
+    """
     sides = tuple(max(round(side / dinov2.patch), 1) * dinov2.patch for side in images.shape[-2:])
     if sides != tuple(images.shape[-2:]):
         images = F.interpolate(images, sides, mode="bilinear", align_corners=False)
@@ -155,17 +173,34 @@ def patch_tokens(dinov2: Any, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
 
 
 def class_affinity(labels: Tensor, queries: Tensor, scale: float) -> Tensor:
-    """A2 = softmax_Q(beta_t L_ref L_test^T), equation 2: f[n, Q] from f[n, d2] and f[Q, d2]."""
+    """Return A2 = softmax_Q(beta_t L_ref L_test^T) of equation 2.
+
+    Args:
+        labels: L_ref, float (N, D2).
+        queries: L_test, float (Q, D2).
+        scale: beta_t.
+
+    Returns:
+        float (N, Q).
+    """
     queries = F.normalize(queries.float(), dim=-1)
     chunks = (F.normalize(chunk.float(), dim=-1) for chunk in labels.split(LABELS_AT_ONCE))
     return torch.cat([(scale * chunk @ queries.T).softmax(1) for chunk in chunks])
 
 
 def retrieve(segments: Tensor, bank: ReferenceBank, values: Tensor, scale: float, block: int = 65536) -> Tensor:
-    """Equation 1 and its product with ``values`` f[m, v]: softmax_m(beta_v S_test S_ref^T) values, f[k, v].
+    """Return softmax_M(beta_v S_test S_ref^T) V, float (K, V), exact and block by block.
 
-    Exact, in one pass: the sums are rescaled whenever a block raises the maximum. With values O it is A1 itself; as
-    (W O) A2 = W (O A2), with values R it is P_seg, and A1 is never formed."""
+    The sums are rescaled if a block has a larger maximum. V = O gives A1 of equation 1. V = R = O A2 gives P_seg
+    without A1, because (W O) A2 = W (O A2).
+
+    Args:
+        segments: S_test, float (K, D1).
+        bank: The reference set.
+        values: V, float (M, V).
+        scale: beta_v.
+        block: Reference segments that are compared at once.
+    """
     maximum = segments.new_full((len(segments), 1), -torch.inf)
     total, result = torch.zeros_like(maximum), segments.new_zeros(len(segments), values.shape[1])
     for start, cosines in similarities(segments, bank, block):
@@ -179,7 +214,7 @@ def retrieve(segments: Tensor, bank: ReferenceBank, values: Tensor, scale: float
 
 
 def weighted(found: Nearest, values: Tensor, scale: float) -> Tensor:
-    """As `retrieve`, with the softmax over the reference segments ``found`` alone: f[k, v]."""
+    """Return the result of `retrieve`, float (K, V), with a softmax over the reference segments in ``found`` only."""
     weights = (scale * found.cosine).masked_fill(found.row < 0, -torch.inf).softmax(1)
     rows = found.row.clamp(min=0)
     step = max(WEIGHTS_AT_ONCE // max(rows.shape[1] * values.shape[1], 1), 1)
@@ -188,6 +223,6 @@ def weighted(found: Nearest, values: Tensor, scale: float) -> Tensor:
 
 
 def best_query(p_query: Tensor, class_index: Tensor) -> Tensor:
-    """The best of each class's queries: f[k, Q] to f[k, c]."""
+    """Return the largest value over the queries of each class: float (K, Q) to (K, C)."""
     classes = p_query.new_zeros(len(p_query), int(class_index.max()) + 1)
     return classes.scatter_reduce(1, class_index.expand_as(p_query), p_query, "amax", include_self=True)

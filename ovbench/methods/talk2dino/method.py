@@ -1,4 +1,4 @@
-"""Talk2DINO (Barsellotti et al., ICCV 2025, arXiv 2411.19331): CLIP's words mapped into DINOv2's patch space.
+"""Talk2DINO (Barsellotti et al., ICCV 2025, arXiv 2411.19331): CLIP's text embeddings in DINOv2's patch space.
 
 Follows lorebianchi98/Talk2DINO 4918c2d, src/open_vocabulary_segmentation. Symbols: B windows; P = gh*gw patches; C
 their width; M heads of the last block; Q queries.
@@ -27,10 +27,10 @@ class Talk2DINOParams:
     """Parameters of Talk2DINO.
 
     Attributes:
-        side: Windows are resized to this many pixels each way, whatever their ratio (0: not resized).
-        clean: Background cleaning (section 3.4).
-        lambda_bg: Its weight.
-        attn_scale: Scale of the attention of the class token.
+        side: Height and width in pixels that windows are resized to; 0 does not resize.
+        clean: Clean the background (section 3.4).
+        lambda_bg: lambda, weight of the background cleaning.
+        attn_scale: Factor of the class token's attention logits.
         bg_thresh: Score of a background class without a query.
     """
 

@@ -78,7 +78,7 @@ def _overlap(notes: Recorder, window: int | None) -> Any:
 
 
 def _rows(notes: Recorder, name: str, width: int) -> np.ndarray:
-    """Rows that start with a window's number in its batch, as sorted rows that start with its number in the image."""
+    """Return sorted rows whose first column, the window's number in its batch, is replaced by that in the image."""
     rows, first = [], 0
     counts = iter(len(batch) for batch in notes.notes["batch_windows"])
     for batch in notes.notes[name]:

@@ -57,7 +57,7 @@ def _partition(case: Case) -> Values:
     segments, queries = (torch.from_numpy(case.inputs[name]).float() for name in ("S_test", "L_test"))
     ids = case.inputs["region_ids"]
     order = np.argsort(ids)
-    rows = torch.from_numpy(order[np.searchsorted(ids[order], case.inputs["regions"])])  # i64[H, W]
+    rows = torch.from_numpy(order[np.searchsorted(ids[order], case.inputs["regions"])])  # int64 (H, W)
     a2 = class_affinity(bank.labels, queries, p["text_scale"])
     index, topk = torch.tensor(case.class_index()), p.get("visual_topk")
 
@@ -158,7 +158,7 @@ def _building(case: Case) -> Values:
 
 
 def _base_pairs(case: Case) -> np.ndarray:
-    """Unique (segment, phrase) rows, sorted: the phrases of each image to its segments."""
+    """Return the pairs of a phrase and its best segment in the image, int64 (P, 2), sorted and unique."""
     i, pairs = case.inputs, []
     for image in np.unique(i["label_image"]):
         segments, phrases = np.flatnonzero(i["seg_image"] == image), i["label_phrase"][i["label_image"] == image]
@@ -168,6 +168,6 @@ def _base_pairs(case: Case) -> np.ndarray:
 
 
 def _clip_scores(case: Case, pairs: np.ndarray) -> np.ndarray:
-    """Cosine of the segment and the phrase of each pair."""
+    """Return the cosine of the segment and the phrase of each pair, float (P,)."""
     i = case.inputs
     return np.array([best_segments(i["seg_clip"][[s]], i["phrase_clip"][[p]]).score[0] for s, p in pairs])

@@ -69,7 +69,7 @@ def _inference(case: Case) -> Values:
 
 
 def _window(notes: Recorder, method: Talk2DINO, queries: Queries, number: int) -> dict[str, Tensor]:
-    """The stages of one window."""
+    """Return the stages of one window."""
     q = queries.embeddings
     features = _row(notes.notes["features"], number)
     x = F.normalize(features.tokens, dim=-1)
@@ -92,7 +92,7 @@ def _window(notes: Recorder, method: Talk2DINO, queries: Queries, number: int) -
 
 
 def _row(batches: list[WindowFeatures], number: int) -> WindowFeatures:
-    """The features of one window, as a batch of one."""
+    """Return the features of one window, as a batch of one."""
     for batch in batches:
         if number < len(batch.tokens):
             return batch._replace(tokens=batch.tokens[[number]], head_maps=batch.head_maps[[number]])
@@ -182,7 +182,7 @@ def _filled(model: nn.Module, weights: dict[str, Tensor], case: Case) -> Any:
 
 
 def _training(case: Case) -> Values:
-    """Return the stages of the first batch and the weights after each step; a case may hold embeddings, not images."""
+    """Return the stages of the first batch and the weights after each step, from images or their embeddings."""
     p = case.params
     recipe, steps = _recipe(case), case.inputs["batches"]
     if "images" in case.inputs:
