@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from ovbench.inference.predictor import Predictor
 from ovbench.inference.sliding_window import WindowMean
-from ovbench.inference.windowed_image import Window, WindowedImage, gather, region_slots
+from ovbench.inference.windowed_image import Window, gather, region_slots
+from ovbench.methods.base import WindowedImage
 from ovbench.methods.blame import blame
 from ovbench.utils.errors import InputError, ScoreError
 
@@ -129,11 +129,14 @@ class WindowBatcher:
         """
         self.predictor.seconds = seconds = {}
         try:
-            prepared = self.predictor.prepare(image, regions)
-        except (cv2.error, ValueError, RuntimeError) as error:  # e.g. a shape that cannot be resized
+            prepared = self.predictor.with_context(self.predictor.prepare(image, regions))
+        except (InputError, ScoreError) as error:
+            yield Prediction(number, error, seconds)
+            return
+        except (Exception, SystemExit) as error:  # also a shape that cannot be resized
             yield Prediction(number, blame(error, self.predictor.method), seconds)
             return
-        if prepared.boxes[0].size != (self.predictor.protocol.crop,) * 2:
+        if prepared.context is not None or prepared.boxes[0].size != (self.predictor.protocol.crop,) * 2:
             yield _prediction(number, seconds, self.predictor.method, lambda: self.predictor.label_prepared(prepared))
             return
         owner = self.pending[number] = PendingImage(

@@ -17,12 +17,12 @@ from ovbench.backbones.preprocess import Normalisation
 from ovbench.config.load import Protocol
 from ovbench.inference.decision import Leading, decide, tile_elements
 from ovbench.inference.pamr import PAMR
-from ovbench.inference.sliding_window import Box, WindowMean, cut, pad_to_multiple, window_grid
-from ovbench.inference.windowed_image import Fragment, Note, Window, WindowedImage, gather, pad_region
-from ovbench.methods.base import Batch, Method, Queries
+from ovbench.inference.sliding_window import WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.inference.windowed_image import Fragment, Window, gather, pad_region
+from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no_note
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
 from ovbench.methods.blame import check_features, expect
-from ovbench.methods.ops import Decision, Pad
+from ovbench.methods.ops import Box, Decision, Pad
 from ovbench.regions.base import nearest_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 from ovbench.utils.images import resize_image, resized_size
@@ -60,7 +60,8 @@ class Predictor:
         self.refine = pamr if protocol.refine == "pamr" else None
         self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
         self.whole = protocol.crop == 0
-        self.at_original = self.whole and method.enlarges_once
+        self.adjusts = type(method).adjust is not Method.adjust
+        self.at_original = self.whole and method.enlarges_once and not self.adjusts
         # then cell scores can be enlarged tile by tile in the decision
         self.as_cells = (
             self.at_original and self.refine_windows is None and type(method).window_scores is Method.window_scores
@@ -121,7 +122,8 @@ class Predictor:
         resized: np.ndarray,
         original: tuple[int, int],
         regions: np.ndarray | None = None,
-        note: Note | None = None,
+        note: Note = no_note,
+        pixels: np.ndarray | None = None,
     ) -> list[np.ndarray]:
         """Label an image that is already resized by the protocol.
 
@@ -130,11 +132,12 @@ class Predictor:
             original: size (H, W) before resizing.
             regions: int32 (H, W), the region map, for methods that need one.
             note: called with intermediate quantities.
+            pixels: uint8 (H, W, 3), RGB, the image before resizing, for methods that need it.
 
         Returns:
             uint16 (H, W), one map per vocabulary.
         """
-        return self.label_prepared(self.windowed(resized, original, regions, note))
+        return self.label_prepared(self.windowed(resized, original, regions, note, pixels))
 
     def prepare(self, image: np.ndarray, regions: np.ndarray | None = None) -> WindowedImage:
         """Resize an image and divide it into windows.
@@ -145,7 +148,7 @@ class Predictor:
         """
         with self.stage("resize"):
             size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
-            return self.windowed(resize_image(image, size), image.shape[:2], regions)
+            return self.windowed(resize_image(image, size), image.shape[:2], regions, pixels=image)
 
     @torch.inference_mode()
     def windowed(
@@ -153,7 +156,8 @@ class Predictor:
         resized: np.ndarray,
         original: tuple[int, int],
         regions: np.ndarray | None = None,
-        note: Note | None = None,
+        note: Note = no_note,
+        pixels: np.ndarray | None = None,
     ) -> WindowedImage:
         """Copy a resized image to the device and divide it into windows; see `label_resized` for the arguments."""
         self.vocabularies = [queries.to(self.device) for queries in self.vocabularies]
@@ -162,9 +166,21 @@ class Predictor:
         pad = pad_to_multiple(boxes[0].size, 0 if self.whole else self.pad_multiple)  # a whole image is never padded
         map_ = None if regions is None else self._upload(regions).long()
         resized_map = None if map_ is None else nearest_ids(map_[None], size)[0]
-        noted = note or (lambda name, value: None)
+        seen = None
+        if self.method.needs.original:
+            if pixels is None:
+                raise UsageError(f"{type(self.method).__name__} needs the image at its original size")
+            seen = self._upload(pixels)
         image = self._normalise(resized)
-        return WindowedImage(image, original, map_, resized_map, pad_region(regions), boxes, pad, noted)
+        return WindowedImage(
+            image, original, boxes, pad, seen, map_, resized_map, pad_region(regions), context=None, note=note
+        )
+
+    @torch.inference_mode()
+    def with_context(self, prepared: WindowedImage) -> WindowedImage:
+        """Return the image with what the method computes once for it."""
+        with self.stage("encode"):
+            return prepared._replace(context=self.method.encode_image(prepared))
 
     def _normalise(self, image: np.ndarray) -> Tensor:
         pixels = self._upload(image).permute(2, 0, 1).float()
@@ -197,6 +213,7 @@ class Predictor:
         means = None
         while means is None:
             try:
+                prepared = prepared if prepared.context is not None else self.with_context(prepared)
                 means = self._scores(prepared)
             except torch.cuda.OutOfMemoryError:
                 windows = min(self.windows_at_once, len(prepared.boxes)) // 2
@@ -224,12 +241,10 @@ class Predictor:
         """Return the merged window scores of an image alone, one per vocabulary."""
         means = self.means(prepared)
         prepared.note("windows", prepared.boxes)
-        with self.stage("encode"):
-            context = self.method.encode_image(prepared.image)
         for start in range(0, len(prepared.boxes), self.windows_at_once):
             boxes = prepared.boxes[start : start + self.windows_at_once]
             with self.stage("encode"):
-                features = self.encode(gather([Window(prepared, box) for box in boxes], context=context))
+                features = self.encode(gather([Window(prepared, box) for box in boxes]))
             self.score(prepared, means, features, boxes)
         return means
 
@@ -249,7 +264,7 @@ class Predictor:
         It has the resized size of the image. A whole image that is enlarged once has its original size, or stays cells
         until the decision.
         """
-        size = prepared.original if self.at_original else tuple(prepared.image.shape[1:])
+        size = prepared.original if self.at_original else prepared.size
         return [WindowMean(None if self.as_cells else size) for _ in self.vocabularies]
 
     @torch.inference_mode()
@@ -281,7 +296,10 @@ class Predictor:
             ScoreError: scores are NaN or infinite. This is checked last, because the host must wait for the answer.
         """
         with self.stage("decide"):
-            merged = [mean.result() for mean in means]
+            merged = [
+                self._adjusted(prepared, mean.result(), queries)
+                for mean, queries in zip(means, self.vocabularies, strict=True)
+            ]
             finite = torch.stack([scores.sum().isfinite() for scores in merged])
             labels = [
                 self._decide(prepared, scores, queries, decision)
@@ -303,7 +321,7 @@ class Predictor:
             chunk = self.method.window_scores(scores[:, start : start + step], size, prepared.pad)
             chunk = expect(chunk, (len(scores), None, *size), self.method, "window_scores")
             if self.refine_windows is not None:
-                chunk = self._refined(chunk, cut(prepared.image, boxes, Pad(0, 0, 0, 0)))
+                chunk = self._refined(chunk, cut(prepared.resized, boxes, Pad(0, 0, 0, 0)))
             rows = slice(start, start + chunk.shape[1])
             prepared.note("window_scores", Fragment(chunk, (slice(None), rows), (count, queries, *size)))
             mean.add(chunk, targets, start, queries)
@@ -319,9 +337,18 @@ class Predictor:
             [pamr.refine(s, pamr.weights(enlarge(g, size))) for s, g in zip(scores, guides, strict=True)]
         )
 
+    def _adjusted(self, prepared: WindowedImage, merged: Tensor, queries: Queries) -> Tensor:
+        """Return merged scores (Q, h, w) as the method adjusts them."""
+        prepared.note("merged_scores", merged)
+        if not self.adjusts:
+            return merged
+        rows = len(merged) if self.by_queries else None  # a method with its own probabilities may merge queries
+        adjusted = expect(self.method.adjust(merged, queries, prepared), (rows, None, None), self.method, "adjust")
+        prepared.note("adjusted_scores", adjusted)
+        return adjusted
+
     def _decide(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Return the label map int32 (H, W) of merged scores (Q, h, w)."""
-        prepared.note("merged_scores", merged)
         if self.refine is None and self.method.pixelwise:
             labels = self._by_tiles(prepared, merged, queries, decision)
         else:
@@ -372,7 +399,7 @@ class Predictor:
     def _full_scores(self, prepared: WindowedImage, merged: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield some queries at a time with their scores (K, H, W) at the original size, refined if necessary."""
         size = prepared.original
-        weights = None if self.refine is None else self.refine.weights(enlarge(prepared.image, size))
+        weights = None if self.refine is None else self.refine.weights(enlarge(prepared.resized, size))
         step = max(self._chunk // (size[0] * size[1]), 1)
         for start in range(0, len(merged), step):
             full = enlarge(merged[start : start + step], size)

@@ -6,31 +6,11 @@ of each row and column pushed back inside the image. Sizes are ``(h, w)``, boxes
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.methods.ops import Pad
-
-
-class Box(NamedTuple):
-    """A half-open rectangle in pixels of the resized image."""
-
-    y1: int
-    x1: int
-    y2: int
-    x2: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return (h, w)."""
-        return self.y2 - self.y1, self.x2 - self.x1
-
-    def of(self, image: Tensor) -> Tensor:
-        """Return this rectangle of an image (..., H, W) as a view (..., h, w)."""
-        return image[..., self.y1 : self.y2, self.x1 : self.x2]
+from ovbench.methods.ops import Box, Pad
 
 
 def window_grid(size: tuple[int, int], crop: int, stride: int) -> list[Box]:

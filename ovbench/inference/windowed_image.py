@@ -1,21 +1,19 @@
-"""One image as a method sees it: resized, normalised and divided into windows."""
+"""Windows of images in a batch, with their regions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from ovbench.inference.sliding_window import Box, stack
-from ovbench.methods.base import Batch
-from ovbench.methods.ops import Pad
+from ovbench.inference.sliding_window import stack
+from ovbench.methods.base import Batch, WindowedImage
+from ovbench.methods.ops import Box
 
 PAD_REGION = 10000  # as in the official code; larger if a region map uses this id
 FEWEST_SLOTS = 32
-
-Note = Callable[[str, Any], None]
 
 
 class Fragment(NamedTuple):
@@ -30,30 +28,6 @@ class Fragment(NamedTuple):
     values: Tensor
     index: tuple[slice, ...]
     size: tuple[int, ...]
-
-
-class WindowedImage(NamedTuple):
-    """Hold one image on the device, with its windows.
-
-    Attributes:
-        image: float (3, h, w), resized and normalised.
-        original: size (H, W) before resizing.
-        regions: int64 (H, W), region ids at the original size.
-        resized_regions: int64 (h, w).
-        pad_region: region id of padded pixels.
-        boxes: windows in scan order, all of one size.
-        pad: padding of every window.
-        note: called with intermediate quantities; large ones arrive as several `Fragment`.
-    """
-
-    image: Tensor
-    original: tuple[int, int]
-    regions: Tensor | None
-    resized_regions: Tensor | None
-    pad_region: int
-    boxes: list[Box]
-    pad: Pad
-    note: Note
 
 
 class Window(NamedTuple):
@@ -90,24 +64,25 @@ def _distinct(regions: np.ndarray) -> int:
     return int(seen.sum())
 
 
-def gather(windows: Sequence[Window], *, slots: int | None = None, context: Any = None) -> Batch:
+def gather(windows: Sequence[Window], *, slots: int | None = None) -> Batch:
     """Return a batch of windows of one shape.
 
     Args:
         windows: the windows. If all are of one image, the batch also holds its region map, context and note.
         slots: see `Batch.region_slots`; given if the windows are of several images.
-        context: what ``encode_image`` returned for the image.
     """
     first, alone = windows[0].prepared, slots is None and all(w.prepared is windows[0].prepared for w in windows)
     regions = None
     if first.resized_regions is not None:
         regions = stack([w.box.of(w.prepared.resized_regions) for w in windows], first.pad, first.pad_region)
     batch = Batch(
-        windows=stack([w.box.of(w.prepared.image) for w in windows], first.pad),
+        windows=stack([w.box.of(w.prepared.resized) for w in windows], first.pad),
         regions=regions,
         pad_region=first.pad_region,
         region_slots=slots,
+        boxes=tuple(w.box for w in windows),
+        sizes=tuple(w.prepared.size for w in windows),
     )
     if alone:
-        batch.region_map, batch.context, batch.note = first.regions, context, first.note
+        batch.region_map, batch.context, batch.note = first.regions, first.context, first.note
     return batch

@@ -101,15 +101,16 @@ class OpenVocabSegmentor(BaseSegmentor):
         return data_samples
 
     def _label_sample(self, image: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
-        original, regions = tuple(meta.get("ori_shape", image.shape[:2])[:2]), None
-        if self.pipeline.region_maps is not None:
+        original, regions, pixels = tuple(meta.get("ori_shape", image.shape[:2])[:2]), None, None
+        if self.pipeline.region_maps is not None or self.method.needs.original:
             if "img_path" not in meta:
                 raise UsageError("no img_path in the sample", fix="keep it in PackSegInputs' meta_keys")
             path = Path(meta["img_path"])
-            regions = self.pipeline.regions(read_image(path), path)
+            pixels = read_image(path)
+            regions = self.pipeline.regions(pixels, path)
         protocol = self.cell.protocol
         if image.shape[:2] == resized_size(original, protocol.short_side, protocol.long_side):
-            return self.pipeline.predictor.label_resized(image, original, regions)[0]
+            return self.pipeline.predictor.label_resized(image, original, regions, pixels=pixels)[0]
         if image.shape[:2] == original:
             return self.pipeline.predictor.label(image, regions)[0]
         raise UsageError(

@@ -6,7 +6,7 @@ queries. A method sees tensors only: no path, no dataset name, no label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ovbench.backbones.base import Loaded
 from ovbench.backbones.normalization import renormalise
 from ovbench.backbones.preprocess import OPENAI, Normalisation
-from ovbench.methods.ops import Decision, Pad, class_probabilities, uncut
+from ovbench.methods.ops import Box, Decision, Pad, class_probabilities, uncut
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import find_backbone
 
@@ -52,11 +52,53 @@ class Needs(NamedTuple):
         backbones: names in the registry of backbones, or of ``load_NAME`` functions beside the method.
         regions: whether it needs region maps.
         optional: backbones that it uses only if they are configured.
+        original: whether ``encode_image`` reads the image at its original size.
     """
 
     backbones: tuple[str, ...]
     regions: bool = False
     optional: tuple[str, ...] = ()
+    original: bool = False
+
+
+Note = Callable[[str, Any], None]
+
+
+def no_note(name: str, value: Any) -> None:
+    """Drop an intermediate quantity: nobody listens."""
+
+
+class WindowedImage(NamedTuple):
+    """Hold one image on the device, with its windows.
+
+    Attributes:
+        resized: float (3, h, w), resized and normalised.
+        original: size (H, W) before resizing.
+        boxes: windows in scan order, all of one size, in pixels of the resized image.
+        pad: padding of every window.
+        pixels: uint8 (H, W, 3), RGB, at the original size; None unless ``needs.original``.
+        regions: int64 (H, W), region ids at the original size; None unless the method needs them.
+        resized_regions: int64 (h, w).
+        pad_region: region id of padded pixels.
+        context: what ``encode_image`` returned.
+        note: called with name and value of intermediate quantities; large ones arrive in several fragments.
+    """
+
+    resized: Tensor
+    original: tuple[int, int]
+    boxes: Sequence[Box]
+    pad: Pad = Pad(0, 0, 0, 0)
+    pixels: Tensor | None = None
+    regions: Tensor | None = None
+    resized_regions: Tensor | None = None
+    pad_region: int = 0
+    context: Any = None
+    note: Note = no_note
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return the size (h, w) of the resized image."""
+        return tuple(self.resized.shape[1:])
 
 
 @dataclass
@@ -71,6 +113,8 @@ class Batch:
             that no shape depends on the other windows. None if all windows are of one image: then the largest number
             in a window is enough.
         region_map: int64 (H, W), region ids of the whole image at its original size, for methods without windows.
+        boxes: position of each window in its resized image, without padding.
+        sizes: (h, w) of the resized image of each window.
         context: what ``encode_image`` returned for the image of the windows.
         note: called with name and value of intermediate quantities, for parity tests and debugging.
     """
@@ -80,8 +124,10 @@ class Batch:
     pad_region: int = 0
     region_slots: int | None = None
     region_map: Tensor | None = None
+    boxes: Sequence[Box] = ()
+    sizes: Sequence[tuple[int, int]] = ()
     context: Any = None
-    note: Callable[[str, Any], None] = lambda name, value: None
+    note: Note = no_note
 
 
 class PatchFeatures(NamedTuple):
@@ -236,14 +282,16 @@ class Method(nn.Module):
         """Return the queries in the form that ``score`` uses; called once per vocabulary."""
         return queries
 
-    def encode_image(self, image: Tensor) -> Any:
-        """Compute what is needed once per image.
+    def encode_image(self, image: WindowedImage) -> Any:
+        """Compute what is needed once per image, before its windows are encoded.
+
+        A method that defines it gets batches of one image at a time.
 
         Args:
-            image: float (3, H, W), resized and normalised.
+            image: the image with its windows; its original pixels are there if ``needs.original`` is true.
 
         Returns:
-            Any value; it becomes ``Batch.context``.
+            Any value; it becomes ``Batch.context`` and ``WindowedImage.context``.
         """
         return None
 
@@ -271,6 +319,22 @@ class Method(nn.Module):
             float (B, Q, h, w).
         """
         return uncut(scores, size, pad)
+
+    def adjust(self, scores: Tensor, queries: Queries, image: WindowedImage) -> Tensor:
+        """Change the merged scores of an image, all queries at once; here they stay as they are.
+
+        The result is enlarged to the original size. It may be a coarser map, and it may have one row per class instead
+        of one per query if the method defines ``probabilities``. It must depend on this image alone.
+
+        Args:
+            scores: float32 (Q, h, w), mean over the windows, at the size of the resized image; may be changed in place.
+            queries: the text side.
+            image: the resized image, its original size, regions, windows, and the context of ``encode_image``.
+
+        Returns:
+            float (Q, h', w').
+        """
+        return scores
 
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Convert merged scores to class probabilities; the label is the class with the largest one.

@@ -22,7 +22,7 @@ from ovbench.backbones.clip import Heads
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 from ovbench.backbones.normalization import per_channel
 from ovbench.backbones.open_clip_models import Clip
-from ovbench.methods.base import Batch, Method, Needs, Queries
+from ovbench.methods.base import Batch, Method, Needs, Queries, WindowedImage
 from ovbench.methods.cass_spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.methods.naclip import neighbourhood
 from ovbench.utils.errors import UsageError
@@ -134,9 +134,9 @@ class CASS(Method):
 
     # Section 3.2, spectral object-level context distillation: windows to patch features
 
-    def encode_image(self, image: Tensor) -> Tensor | None:
+    def encode_image(self, image: WindowedImage) -> Tensor | None:
         """Return the class token (1, D') of the whole image, or None if each window has its own."""
-        return self._class_tokens(image[None]) if self.params.class_token == "image" else None
+        return self._class_tokens(image.resized[None]) if self.params.class_token == "image" else None
 
     def encode(self, batch: Batch) -> CASSFeatures:
         """Return patch features and the class token of the windows."""
@@ -286,7 +286,7 @@ class CASS(Method):
         presence = self.presence_scores(features, queries)  # (B, Q) or (1, Q)
         cosines = features.tokens @ queries.embeddings.T  # (B, N, Q)
         if self.params.alpha > 0:
-            winners, adjusted = self.adjust(features, queries, presence, cosines)
+            winners, adjusted = self.move_queries(features, queries, presence, cosines)
             at = winners[:, None].expand(-1, cosines.shape[1], -1)
             cosines = cosines.scatter(2, at, features.tokens @ adjusted.mT)
         scores = (1 - self.params.gamma) * cosines + self.params.gamma * presence[:, None]
@@ -296,7 +296,7 @@ class CASS(Method):
         """Return the cosines of the class token with the unadjusted queries, float (B, Q) or (1, Q)."""
         return features.presence @ (queries.presence if self.presence else queries.embeddings).T
 
-    def adjust(
+    def move_queries(
         self, features: CASSFeatures, queries: Queries, presence: Tensor, cosines: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Move the most present query of each cluster towards its most similar patches in the window.

@@ -22,6 +22,24 @@ class Pad(NamedTuple):
     bottom: int
 
 
+class Box(NamedTuple):
+    """A half-open rectangle in pixels of the resized image."""
+
+    y1: int
+    x1: int
+    y2: int
+    x2: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return (h, w)."""
+        return self.y2 - self.y1, self.x2 - self.x1
+
+    def of(self, image: Tensor) -> Tensor:
+        """Return this rectangle of an image (..., H, W) as a view (..., h, w)."""
+        return image[..., self.y1 : self.y2, self.x1 : self.x2]
+
+
 def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: bool = False) -> Tensor:
     """Resize patch scores to the padded window and cut off the padding.
 

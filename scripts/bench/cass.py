@@ -20,7 +20,7 @@ from ovbench.backbones.build import load_backbone
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
 from ovbench.config.load import override_pairs
-from ovbench.methods.base import Backbones, Batch, Queries
+from ovbench.methods.base import Backbones, Batch, Queries, WindowedImage
 from ovbench.methods.cass import CASS, CASSParams
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     text = torch.randn(a.queries, method.clip.visual.output_dim, device=a.device)
     queries = method.map_queries(Queries(nn.functional.normalize(text, dim=-1), torch.arange(a.queries)))
     windows = torch.randn(a.windows, 3, a.side, a.side, device=a.device)
-    batch = Batch(windows, context=method.encode_image(windows[0]))
+    batch = Batch(windows, context=method.encode_image(WindowedImage(windows[0], (a.side, a.side), ())))
     features, picture = method.encode(batch), method.picture(batch)
     grid = features.grid
     keys = torch.randn(a.windows, method.clip.heads, grid[0] * grid[1], 64, device=a.device)

@@ -83,7 +83,7 @@ def test_scores_from_the_features(window):
     features = CASSFeatures(window["w_patch_feature"][None], window.grid, window["global_vector"])
     presence = method.presence_scores(features, queries)
     window.check("global_similarity", presence[0])
-    winners, adjusted = method.adjust(features, queries, presence, features.tokens @ text.T)
+    winners, adjusted = method.move_queries(features, queries, presence, features.tokens @ text.T)
     assert sorted(winners[0].tolist()) == window["adjusted"].nonzero().flatten().tolist()
     window.check("w_adjusted_text", text.index_put((winners[0],), adjusted[0]))
     window.check("window_logits", method.score(features, queries)[0], "atol_same_draws")

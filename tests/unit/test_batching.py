@@ -140,9 +140,9 @@ def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
     ours = predictor(MaskCLIP(towers))
     expected, prepared = run(WindowBatcher(ours, 8), range(6)), ours.windowed
 
-    def spoilt(resized, *more):
-        made = prepared(resized, *more)
-        return made._replace(image=made.image * torch.nan) if resized.shape == IMAGES[1].shape else made
+    def spoilt(resized, *more, **named):
+        made = prepared(resized, *more, **named)
+        return made._replace(resized=made.resized * torch.nan) if resized.shape == IMAGES[1].shape else made
 
     ours.windowed = spoilt
     found = run(WindowBatcher(ours, 8), range(6))
@@ -155,9 +155,9 @@ def test_a_batch_that_the_method_refuses_fails_one_image(towers):
     ours = predictor(method)
     expected, bright = run(WindowBatcher(ours, 8), range(6)), ours.windowed
 
-    def brighter(resized, *more):
-        made = bright(resized, *more)
-        return made._replace(image=made.image + 100) if resized.shape == IMAGES[3].shape else made
+    def brighter(resized, *more, **named):
+        made = bright(resized, *more, **named)
+        return made._replace(resized=made.resized + 100) if resized.shape == IMAGES[3].shape else made
 
     ours.windowed, method.refuses = brighter, 50
     found = run(WindowBatcher(ours, 8), range(6))

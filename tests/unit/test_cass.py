@@ -15,7 +15,7 @@ from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD, DinoVision
 from ovbench.config.load import Protocol, resolve
 from ovbench.config.suites import load_suite
 from ovbench.inference.predictor import Predictor
-from ovbench.methods.base import Backbones, Batch, Queries
+from ovbench.methods.base import Backbones, Batch, Queries, WindowedImage
 from ovbench.methods.cass import CASS, CASSParams, cluster, first_largest
 from ovbench.methods.cass_spectral import match_range, principal, recompose, stretch
 from ovbench.parity.towers import clip_module
@@ -69,7 +69,7 @@ def normalised(pixels):
 @torch.inference_mode()
 def scores(method, pixels, vocabulary):
     windows = normalised(pixels)
-    batch = Batch(windows, context=method.encode_image(windows[0]))
+    batch = Batch(windows, context=method.encode_image(WindowedImage(windows[0], (64, 64), ())))
     return method.score(method.encode(batch), vocabulary)
 
 
@@ -248,7 +248,7 @@ def test_scores_are_those_of_a_loop_over_windows_and_clusters(class_token):
     assert 1 < int(vocabulary.clusters.max()) + 1 < 9
     windows = normalised(picture(b=3))
     with torch.inference_mode():
-        features = method.encode(Batch(windows, context=method.encode_image(windows[0])))
+        features = method.encode(Batch(windows, context=method.encode_image(WindowedImage(windows[0], (64, 64), ()))))
         found = method.score(features, vocabulary)
     text = vocabulary.embeddings
     for window, tokens in enumerate(features.tokens):
@@ -368,9 +368,9 @@ def test_one_cluster_has_one_winner():
     method = cass(cluster_distance=100.0)
     vocabulary = queries(method, 5)
     windows = normalised(picture())
-    features = method.encode(Batch(windows, context=method.encode_image(windows[0])))
+    features = method.encode(Batch(windows, context=method.encode_image(WindowedImage(windows[0], (64, 64), ()))))
     presence = method.presence_scores(features, vocabulary)
-    winners, _ = method.adjust(features, vocabulary, presence, features.tokens @ vocabulary.embeddings.T)
+    winners, _ = method.move_queries(features, vocabulary, presence, features.tokens @ vocabulary.embeddings.T)
     assert winners.tolist() == [[int(presence.argmax())]] * 2
 
 

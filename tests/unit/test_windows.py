@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ovbench.inference.sliding_window import Box, WindowMean, cut, pad_to_multiple, window_grid
-from ovbench.methods.ops import Pad, uncut
+from ovbench.inference.sliding_window import WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.methods.ops import Box, Pad, uncut
 from ovbench.utils.images import resized_size
 
 

@@ -100,7 +100,7 @@ def _values(case: Case, method: CASS) -> Values:
     notes = label(case, method, queries)
     at = notes.window
     features = notes.notes["features"]
-    adjusted = [method.adjust(f, queries, f.presence @ text.T, f.tokens @ text.T) for f in features]
+    adjusted = [method.move_queries(f, queries, f.presence @ text.T, f.tokens @ text.T) for f in features]
     count = [len(f.tokens) for f in features]
 
     def windows(name: str) -> Tensor:
