@@ -23,7 +23,7 @@ from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
 from ovbench.methods.blame import check_features, expect
 from ovbench.methods.ops import Box, Decision, Pad
-from ovbench.regions.base import nearest_ids
+from ovbench.regions.base import resized_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 from ovbench.utils.images import resize_image, resized_size
 
@@ -165,7 +165,7 @@ class Predictor:
         boxes = window_grid(size, self.protocol.crop, self.protocol.stride)
         pad = pad_to_multiple(boxes[0].size, 0 if self.whole else self.pad_multiple)  # a whole image is never padded
         map_ = None if regions is None else self._upload(regions).long()
-        resized_map = None if map_ is None else nearest_ids(map_[None], size)[0]
+        resized_map = None if regions is None else self._upload(resized_ids(regions, size)).long()
         seen = None
         if self.method.needs.original:
             if pixels is None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ovbench.inference.sliding_window import stack
 from ovbench.methods.base import Batch, WindowedImage
 from ovbench.methods.ops import Box
+from ovbench.regions.base import resized_ids
 
 PAD_REGION = 10000  # as in the official code; larger if a region map uses this id
 FEWEST_SLOTS = 32
@@ -42,14 +43,20 @@ def pad_region(regions: np.ndarray | None) -> int:
     return PAD_REGION if regions is None else max(PAD_REGION, int(regions.max()) + 1)
 
 
-def region_slots(regions: np.ndarray | None) -> int | None:
+def region_slots(regions: np.ndarray | None, size: tuple[int, int], boxes: Sequence[Box]) -> int | None:
     """Return a power of two that is at least the number of regions in any window, padding included.
 
     It depends on this map only, and images with similar maps get the same number, so that they can share batches.
+
+    Args:
+        regions: int32 (H, W), the map at the original size.
+        size: (h, w) of the resized image.
+        boxes: Its windows.
     """
     if regions is None:
         return None
-    slots, count = FEWEST_SLOTS, _distinct(regions) + 1
+    resized = resized_ids(regions, size)
+    slots, count = FEWEST_SLOTS, max(_distinct(resized[box.y1 : box.y2, box.x1 : box.x2]) for box in boxes) + 1
     while slots < count:
         slots *= 2
     return slots

@@ -297,9 +297,8 @@ def _components(near: Tensor) -> Tensor:
     b, m, _ = near.shape
     window, row, column = near.nonzero(as_tuple=True)
     graph = coo_array((row.new_ones(len(row)), (window * m + row, window * m + column)), shape=(b * m, b * m))
-    _, component = connected_components(graph, directed=False)
-    component = torch.as_tensor(component, dtype=torch.int64).view(b, m)
-    same = component[:, :, None] == component[:, None, :]
-    first = same.int().argmax(2)  # the first member of each node's component
+    count, component = connected_components(graph, directed=False)
+    component, column = torch.as_tensor(component, dtype=torch.int64), torch.arange(m).repeat(b)
+    first = torch.full((count,), m).scatter_reduce(0, component, column, "amin")[component].view(b, m)
     leads = (first == torch.arange(m)) & near.any(2)  # a node without edges, also to itself, gets no number
     return (leads.cumsum(1) - 1).gather(1, first)

@@ -159,12 +159,28 @@ def nearest_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(ids[:, None].double(), size, mode="nearest")[:, 0].long()
 
 
+def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a region map on the host, with the pixels that `nearest_ids` takes.
+
+    Args:
+        regions: int (h, w).
+        size: Target size (H, W).
+
+    Returns:
+        (H, W), of the same type.
+    """
+    height, width = regions.shape
+    rows = nearest_ids(torch.arange(height).view(1, -1, 1), (size[0], 1)).flatten().numpy()
+    columns = nearest_ids(torch.arange(width).view(1, 1, -1), (1, size[1])).flatten().numpy()
+    return regions[rows[:, None], columns]
+
+
 def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
     """Renumber the ids of each map by ascending value, with one sort for all maps.
 
     Args:
         ids: int64 (B, ...).
-        slots: Length of ``Ranks.value`` (default: the largest number of ids in a map).
+        slots: Length of ``Ranks.value``, at most the cells of a map (default: the largest number of ids in a map).
 
     Returns:
         The ranks and their ids.
@@ -176,7 +192,8 @@ def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
     owner = keys // span
     count = torch.bincount(owner, minlength=len(ids))
     first = count.cumsum(0) - count
-    column = torch.arange(slots or int(count.max()), device=ids.device).expand(len(ids), -1)
+    length = min(slots, ids[0].numel()) if slots else int(count.max())
+    column = torch.arange(length, device=ids.device).expand(len(ids), -1)
     column = torch.where(column < count[:, None], column, 0)
     value = keys[first[:, None] + column] - offset[:, None] + low
     return Ranks((inverse - first[:, None]).view_as(ids), count, value)

@@ -10,6 +10,7 @@ from towers import small_towers
 from ovbench.config.load import Protocol
 from ovbench.inference.batching import ImageByImage, WindowBatcher
 from ovbench.inference.predictor import Predictor
+from ovbench.inference.sliding_window import window_grid
 from ovbench.inference.windowed_image import PAD_REGION, region_slots
 from ovbench.methods.base import Backbones, PatchFeatures, Queries
 from ovbench.methods.cass import CASS, CASSParams
@@ -20,6 +21,7 @@ from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP
+from ovbench.regions.base import nearest_ids, rank_ids, resized_ids
 from ovbench.utils.errors import ScoreError
 
 NOISE = np.random.default_rng(0)
@@ -27,7 +29,7 @@ SIZES = [(64, 150), (130, 170), (64, 64), (90, 64), (70, 200), (40, 64)]  # from
 IMAGES = [NOISE.integers(0, 255, (*size, 3), np.uint8) for size in SIZES]
 REGIONS = [NOISE.integers(0, 9, (h // 10 + 1, w // 10 + 1)).repeat(10, 0).repeat(10, 1)[:h, :w] for h, w in SIZES]
 REGIONS[1] += 12_000  # beyond the usual id of padding
-REGIONS[4] = np.arange(70 * 200).reshape(70, 200) // 150  # more regions than the others
+REGIONS[4] = np.arange(70 * 200).reshape(70, 200) // 150  # more regions than the others, also in a window
 EMBEDDINGS = torch.randn(7, 12, generator=torch.Generator().manual_seed(5))
 QUERIES = Queries(torch.nn.functional.normalize(EMBEDDINGS, dim=-1), torch.tensor([0, 0, 1, 2, 2, 2, 3]))
 PROTOCOL = Protocol(short_side=0, crop=64, stride=40, pad=16)
@@ -191,25 +193,36 @@ def test_out_of_memory_while_scoring_labels_the_image_by_itself(towers, monkeypa
     assert all(np.mean(labels == expected[n]) > 0.999 for n, labels in found.items())
 
 
-def test_slots_depend_on_the_map_alone():
-    assert region_slots(None) is None
-    assert region_slots(np.zeros((3, 3), np.int32)) == 32
-    assert region_slots(np.arange(31).reshape(1, 31) - 5) == 32  # and one for padding
-    assert region_slots(np.arange(32).reshape(1, 32)) == 64
-    assert region_slots(np.array([[-(2**31), 2**31 - 1]])) == 32
-    assert REGIONS[1].max() > PAD_REGION and region_slots(REGIONS[4]) == 128
+def slots(regions, size=None, crop=0):
+    size = size or regions.shape
+    return region_slots(regions, size, window_grid(size, crop, crop))
 
 
-def test_several_vocabularies_in_one_pass(towers):
-    ours = predictor(MaskCLIP(towers))
-    few = Queries(QUERIES.embeddings[:2], torch.arange(2))
-    ours.add_vocabulary(few, PROTOCOL)
-    batcher = WindowBatcher(ours, 8)
-    added = (batcher.add(n, IMAGES[n]) for n in range(6))
-    found = {o.number: o.labels for o in itertools.chain(*added, batcher.flush())}
-    alone = predictor(MaskCLIP(towers))
-    alone.vocabularies = [few]
-    assert all(len(maps) == 2 for maps in found.values())
-    assert {n: maps[1].tolist() for n, maps in found.items()} == {
-        n: labels.tolist() for n, labels in run(WindowBatcher(alone, 8), range(6)).items()
-    }
+def test_slots_are_those_of_the_window_with_most_regions():
+    assert region_slots(None, (3, 3), []) is None
+    assert slots(np.zeros((3, 3), np.int32)) == 32
+    assert slots(np.arange(31).reshape(1, 31) - 5) == 32  # and one for padding
+    assert slots(np.arange(32).reshape(1, 32)) == 64
+    assert slots(np.array([[-(2**31), 2**31 - 1]])) == 32
+    many = np.arange(64 * 64).reshape(64, 64)
+    assert slots(many) == 8192 and slots(many, crop=32) == 2048
+    assert slots(many, (32, 32)) == 2048  # what the resized map no longer shows takes no slot
+    mixed = np.where(np.arange(64) < 16, many, 0)  # most regions stand in the left windows
+    assert slots(mixed, crop=16) == 512
+    # of the images above, one has another id of padding and one more slots, so that neither can join the others
+    assert REGIONS[1].max() > PAD_REGION
+    assert max(slots(regions, crop=64) for regions in REGIONS[:4]) == 32 < slots(REGIONS[4], crop=64)
+
+
+def test_a_map_is_resized_with_the_pixels_of_nearest_neighbours():
+    generator = np.random.default_rng(3)
+    for _ in range(40):
+        shape, size = (tuple(int(side) for side in generator.integers(1, 90, 2)) for _ in range(2))
+        regions = generator.integers(-5, 10**6, shape).astype(np.int32)
+        resized = resized_ids(regions, size)
+        assert resized.dtype == np.int32
+        assert np.array_equal(resized, nearest_ids(torch.from_numpy(regions)[None].long(), size)[0].numpy())
+
+
+def test_a_map_with_more_slots_than_cells_has_no_more_columns_than_cells():
+    assert rank_ids(torch.arange(6).view(1, 2, 3), 4096).value.shape == (1, 6)
