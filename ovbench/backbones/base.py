@@ -1,4 +1,4 @@
-"""What stands in the registry BACKBONES, and what it loads: a frozen network and how it is used."""
+"""Entries of the registry BACKBONES, and the frozen networks that they load."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Use(NamedTuple):
     """How a network is used, beside its tensors.
 
     Attributes:
-        normalisation: Of its input; None if it sees no image.
+        normalisation: Normalisation of its input; None if its input is not an image.
         activation: "gelu" or "quick_gelu".
-        temperature: What the checkpoint multiplies cosines with, CLIP's exp(logit_scale); None if it has none.
+        temperature: Factor of the cosines, CLIP's exp(logit_scale); None if the checkpoint has none.
         patch: Side of a patch in pixels.
-        interpolation: The one that its publisher resizes images with; "" if unknown.
+        interpolation: Interpolation with which its publisher resizes images; "" if unknown.
     """
 
     normalisation: Normalisation | None = None
@@ -40,7 +40,7 @@ class Use(NamedTuple):
     interpolation: str = ""
 
     def unusual(self, usual: Normalisation | None) -> dict[str, Any]:
-        """Return what differs from most networks of its kind; it is part of the hash, as no tensor tells it."""
+        """Return the settings that differ from most networks of its type; they are part of its hash."""
         found: dict[str, Any] = {}
         if self.activation != USUAL_ACTIVATION:
             found["activation"] = self.activation
@@ -50,12 +50,12 @@ class Use(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A backbone and where it came from.
+    """A loaded backbone.
 
     Attributes:
-        vision: The network, or whatever else a method names in its needs, as a module.
+        vision: The network, or any other module that a method names in its needs.
         spec: The name that it was loaded by.
-        sha256: Hash of its tensors and of how it is used; records and caches know it by this.
+        sha256: Hash of its tensors and of `Use.unusual`; it identifies the weights in records and caches.
         text: Its text tower, if it has one.
     """
 
@@ -73,7 +73,7 @@ class Loaded(NamedTuple):
             vision: The network, float32, on the CPU.
             spec: The name that it was loaded by.
             text: Its text tower.
-            use: How it is used; ``normalisation`` must be given if a method passes it windows.
+            use: How it is used; its ``normalisation`` is required if a method gives it windows.
         """
         use = use or Use()
         parts = {"vision": vision.eval().requires_grad_(False)}
@@ -92,12 +92,12 @@ def network_hash(model: nn.Module, use: Use, usual: Normalisation | None) -> str
 
 
 class Backbone:
-    """A kind of frozen network by its name in the registry. Override ``load`` at least.
+    """A type of frozen network, by its name in the registry; subclasses override at least ``load``.
 
     Attributes:
-        title: One line on what it is.
-        usual: The normalisation of most networks of the kind.
-        is_setting: Also ``--set NAME=...`` gives it, like a parameter of the method.
+        title: Description in one line.
+        usual: Normalisation of most networks of this type.
+        is_setting: Whether ``--set NAME=...`` also chooses it, like a parameter of the method.
     """
 
     title: str = ""
@@ -114,7 +114,7 @@ class Backbone:
 
     @property
     def advice(self) -> str:
-        """How a user gives one."""
+        """How a user chooses one, for messages."""
         return f"--weights {self.name}=MODEL"
 
     def load(self, spec: str) -> Loaded:
@@ -124,21 +124,21 @@ class Backbone:
             spec: The text after ``--weights NAME=`` or in ``[backbones]`` of a settings file.
 
         Raises:
-            UsageError: If the spec names nothing known.
-            InputError: If the weights are neither here nor reachable, or do not fit.
+            UsageError: If the spec is unknown.
+            InputError: If the weights are missing and cannot be downloaded, or do not fit.
         """
         raise NotImplementedError(f"{type(self).__name__} has no load")
 
     def built_here(self, spec: str) -> bool:
-        """Return whether this machine computes the weights, so that another one may get other last bits."""
+        """Return whether this machine computes the weights, so their last bits may differ between machines."""
         return False
 
     def missing(self, spec: str) -> list[str]:
-        """Return the files that are not on this machine and will be downloaded, as "FILE of REPOSITORY".
+        """Return the files that must be downloaded, as "FILE of REPOSITORY".
 
         Raises:
-            UsageError: If the spec names nothing known.
-            InputError: If a file is not here and cannot be downloaded, or no method can use this network.
+            UsageError: If the spec is unknown.
+            InputError: If a file is missing and cannot be downloaded, or no method can use this network.
         """
         return []
 
@@ -147,7 +147,7 @@ class Backbone:
         return None
 
     def lay_over(self, given: str, configured: str | None) -> str | None:
-        """Return the spec that results if ``given`` replaces the configured one; None if it is options of none."""
+        """Return the spec that results if ``given`` replaces the configured one; None for options without a spec."""
         return None if given.startswith("?") and not configured else options_over(given, configured)
 
     def same(self, one: str, other: str) -> bool:
@@ -155,7 +155,7 @@ class Backbone:
         return one == other
 
     def names(self) -> list[str]:
-        """Return the short names that it knows."""
+        """Return the known short names."""
         return []
 
 
@@ -184,7 +184,7 @@ class NamedWeights(Backbone):
 
 
 class PluginBackbone(Backbone):
-    """A backbone that a plug-in or the file of a method brings; mistakes in its code become one sentence."""
+    """A backbone defined by a plug-in or the file of a method; errors of its code become one sentence."""
 
     def __init__(self, name: str, load: Callable[[str], Loaded], brought: Any = None):
         doc = (load.__doc__ or "").strip().splitlines()
@@ -203,11 +203,11 @@ class PluginBackbone(Backbone):
         return found
 
     def missing(self, spec: str) -> list[str]:
-        """Return the missing files that the plug-in names, none if it has no function for it."""
+        """Return the missing files, from the plug-in's function ``missing`` if it has one."""
         return list(self._run(self._brought.missing, spec)) if hasattr(self._brought, "missing") else []
 
     def normalisation(self, spec: str) -> Normalisation | None:
-        """Return the normalisation that the plug-in gives as a function of the spec or as a constant."""
+        """Return the normalisation of the plug-in, which is a constant or a function of the spec."""
         own = getattr(self._brought, "normalisation", None)
         return self._run(own, spec) if callable(own) else own
 
@@ -216,7 +216,7 @@ class PluginBackbone(Backbone):
             return function(spec)
         except OvbenchError:
             raise
-        except Exception as error:  # whatever its code raises is its fault
+        except Exception as error:  # its code may raise anything
             raise InputError(
                 f'the backbone "{self.name}" failed: {type(error).__name__}: {first_line(error)}',
                 where=last_line(error, skip=HERE) or f"{self.name}={spec}",
@@ -224,7 +224,7 @@ class PluginBackbone(Backbone):
 
 
 def as_backbone(found: Any, name: str) -> Backbone:
-    """Return the registry's entry for what a plug-in names: a `Backbone`, an object with ``load``, or ``load`` itself.
+    """Return the backbone for an object of a plug-in: a `Backbone`, an object with ``load``, or ``load`` itself.
 
     Raises:
         TypeError: If it is none of these.

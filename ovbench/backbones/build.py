@@ -1,4 +1,4 @@
-"""From the name of a backbone and its spec to a frozen network."""
+"""Load a backbone by its name and spec."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ def load_backbone(name: str, spec: str, module: str = "") -> Loaded:
 
     Args:
         name: Its name in the registry, such as "clip".
-        spec: Which network, see `ovbench.config.backbone_spec`.
-        module: The Python module of the method that needs it, which may bring backbones of its own.
+        spec: Name of the network, see `ovbench.config.backbone_spec`.
+        module: The Python module of the method that needs it, which may define backbones.
 
     Raises:
-        UsageError: If the name or the spec is not known.
-        InputError: If the weights are neither here nor reachable, or do not fit.
+        UsageError: If the name or the spec is unknown.
+        InputError: If the weights are missing and cannot be downloaded, or do not fit.
     """
     return find_backbone(name, module).load(spec)
 
 
 def missing_weights(backbones: Mapping[str, str], module: str = "") -> list[str]:
-    """Return the files that are not on this machine and will be downloaded, as "NAME: FILE of REPOSITORY".
+    """Return the files that must be downloaded, as "NAME: FILE of REPOSITORY".
 
     Args:
         backbones: Specs by name.
         module: See `load_backbone`.
 
     Raises:
-        UsageError: If a name is not known.
-        InputError: If a file is not here and cannot be downloaded, or no method can use a network; its message also
-            names what else is missing.
+        UsageError: If a name is unknown.
+        InputError: If a file is missing and cannot be downloaded, or no method can use a network. The message
+            lists all missing files.
     """
     absent: list[str] = []
     problem: InputError | None = None

@@ -1,4 +1,4 @@
-"""Tensors from files of published weights; no code of a file ever runs."""
+"""Read tensors from files of published weights, without running code of a file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ovbench.backbones.torchscript import is_torchscript, read_archive
 from ovbench.utils.errors import InputError, first_line
 
 CHUNK = 1 << 20
-# keys under which checkpoints keep their tensors, in order of preference: a teacher or an average before the student
+# keys of the tensors in checkpoints, in order of preference: a teacher or an average before the student
 WRAPPERS = (
     "state_dict", "teacher", "state_dict_ema", "model_ema", "ema", "model", "model_state_dict", "module", "student",
 )  # fmt: skip
-INERT = ("_orig_mod.",)  # what torch.compile writes into the middle of names, too
+INERT = ("_orig_mod.",)  # torch.compile puts it also into the middle of names
 CHECKSUM = "sha256"  # in the metadata of our own files
 
 log = logging.getLogger("ovbench")
@@ -49,12 +49,12 @@ def file_sha256(path: Path) -> str:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read the state dict in a safetensors file, a torch file or a TorchScript archive (OpenAI's CLIP).
 
-    No code of a file runs: a torch file is read with ``weights_only``, and of an archive only the tensors. Nested
+    No code of a file runs: torch files are read with ``weights_only``, and archives by `read_archive`. Nested
     checkpoints ("state_dict", "teacher", "model" and others) are unwrapped; prefixes of wrappers (``module.``,
     ``_orig_mod.``) are removed.
 
     Raises:
-        InputError: If the file is missing or damaged, or holds no tensors.
+        InputError: If the file is missing or damaged, or has no tensors.
     """
     if not path.is_file():
         raise InputError(f'no weights file "{path}"', fix="check the path")
@@ -101,7 +101,7 @@ def _torch(path: Path) -> dict[str, Any]:
 
 
 def _allowing_plain_data() -> AbstractContextManager:
-    """Let ``weights_only`` accept plain data that trainers save: an ``argparse.Namespace``, numbers of NumPy."""
+    """Let ``weights_only`` accept plain data in checkpoints: an ``argparse.Namespace`` and NumPy numbers."""
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         return nullcontext()
     scalar = np.float64(0).__reduce__()[0]  # has moved between versions of NumPy
@@ -111,11 +111,11 @@ def _allowing_plain_data() -> AbstractContextManager:
 
 
 def _refused(path: Path) -> str:
-    """The objects that keep a torch file from being read as data; "" if torch cannot tell."""
+    """Return the objects in a torch file that are not plain data; "" if torch cannot list them."""
     try:
         with _allowing_plain_data():
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # an old form of file, or a damaged one: the caller has an error to show already
+    except Exception:  # an old format or a damaged file: the caller already has an error to show
         return ""
     return "an object of " + ", ".join(sorted(names)[:3]) if names else ""
 
@@ -125,9 +125,9 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 def without_prefix(state: dict[str, Tensor], want: Collection[str], path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one network of a checkpoint, without the prefix that a trainer put before their names.
+    """Return the tensors of one network of a checkpoint, without the prefix of their names.
 
-    A teacher or an average is taken before a student. The state is returned unchanged if no prefix fits better.
+    A teacher or an average is preferred to a student. The state is returned unchanged if no prefix fits better.
 
     Args:
         state: Tensors by name, such as "student.backbone.norm.weight".
@@ -145,7 +145,7 @@ def without_prefix(state: dict[str, Tensor], want: Collection[str], path: Path) 
         return state
     best = max(held, key=lambda p: (held[p], "teacher" in p or "ema" in p, "student" not in p, -len(p)))
     others = sum(not key.startswith(best) for key in state)
-    log.info('"%s": tensors under "%s" are taken, %d others are not', path.name, best, others)
+    log.info('"%s": tensors under "%s" are used, %d others are not', path.name, best, others)
     return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
 
 
@@ -193,14 +193,14 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, path: Path, f
 def keep_own_positions(model: nn.Module, name: str, table: Tensor | None, prefix: int, path: Path) -> None:
     """Give a tower the position table of a file that was trained on other sizes.
 
-    The towers interpolate their table to every image anyway; interpolating it to the named architecture's size before
-    would only lose some of it.
+    The towers interpolate their table to every image. Interpolating it to the size of the named architecture first
+    would only lose detail.
 
     Args:
         model: The tower.
-        name: The attribute with its table.
-        table: The file's, float (n, c) or (1, n, c), or None.
-        prefix: How many rows of it are no patches.
+        name: The attribute with its position table.
+        table: The position table of the file, float (N, C) or (1, N, C), or None.
+        prefix: Number of its rows that are not patches.
         path: The file, for messages.
     """
     old = getattr(model, name, None)
@@ -223,7 +223,7 @@ def unpack_tensor(data: bytes) -> Tensor:
     """Return the tensor that `pack_tensor` wrote.
 
     Raises:
-        ValueError: If values, shape or dtype are not as written.
+        ValueError: If values, shape or dtype have changed.
     """
     try:
         tensor = load(data)["tensor"]

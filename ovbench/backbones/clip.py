@@ -1,4 +1,4 @@
-"""The image tower of an open_clip CLIP, whose submodules are called step by step.
+"""The image tower of an open_clip CLIP, with its steps as separate methods.
 
 Methods differ from CLIP in what they do with the tokens that enter the last block, so the tower offers the trunk, the
 steps of a block and the projection separately. N = 1 + gh*gw tokens, class token first.
@@ -17,7 +17,7 @@ from ovbench.backbones.pos_embed import resize_positions, resize_positions_smoot
 from ovbench.backbones.preprocess import OPENAI, Normalisation
 from ovbench.utils.errors import InputError
 
-# Called with the number of a head and its attention weights, float (B, N, N), one head after the other.
+# Called for each head with its number and attention weights, float (B, N, N).
 Watch = Callable[[int, Tensor], None]
 
 
@@ -34,8 +34,8 @@ class ClipVision(nn.Module):
 
     Args:
         visual: An ``open_clip.transformer.VisionTransformer`` without attention pooling.
-        temperature: What the checkpoint multiplies cosines with, exp(logit_scale); 100 in OpenAI's.
-        normalisation: Of its input.
+        temperature: Factor of the cosines, exp(logit_scale); 100 in OpenAI's.
+        normalisation: Normalisation of its input.
 
     Raises:
         InputError: If the tower has no class token, or pools by attention.
@@ -63,8 +63,7 @@ class ClipVision(nn.Module):
         """Return the tokens that enter the first block, and their grid.
 
         Args:
-            images: float (B, 3, H, W), normalised for this tower. The remainder of a side that is no multiple of the
-                patch is cut off.
+            images: float (B, 3, H, W), normalised for this tower. Sides are cut to multiples of the patch.
             smooth_positions: Interpolate positions by `resize_positions_smoothly`.
 
         Returns:
@@ -93,7 +92,7 @@ class ClipVision(nn.Module):
         return Heads(*qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4))
 
     def values(self, block: nn.Module, normed: Tensor) -> Tensor:
-        """Return the values alone, heads side by side, float (B, N, C)."""
+        """Return only the values, heads concatenated, float (B, N, C)."""
         width = self.width
         return F.linear(normed, block.attn.in_proj_weight[2 * width :], block.attn.in_proj_bias[2 * width :])
 
@@ -128,8 +127,8 @@ class ClipVision(nn.Module):
     def finish_class(self, x: Tensor, heads: Heads) -> Tensor:
         """Return the class token in the joint space, float (B, D); only its row of the last block is computed.
 
-        Its attention is spelled out: for so few rows PyTorch's fused form rounds differently in different threads, so
-        that an image would depend on its position in the batch.
+        Its attention is not computed by PyTorch's fused kernel, because for so few rows its rounding depends on the
+        position of the image in the batch.
 
         Args:
             x: Tokens that enter the last block, float (B, N, C).

@@ -22,7 +22,7 @@ class DinoVision(nn.Module):
     Attributes:
         registers: Number of register tokens, 0 in v1.
         native: Side in pixels of the images that it was trained on.
-        normalisation: Of its input.
+        normalisation: Normalisation of its input.
     """
 
     heavy: ClassVar[tuple[str, ...]] = ("_before_last", "last_tokens")  # see `ovbench.inference.precision`
@@ -48,8 +48,7 @@ class DinoVision(nn.Module):
         """Return the tokens that enter the first block, and their grid.
 
         Args:
-            images: float (B, 3, H, W), normalised for this tower. The remainder of a side that is no multiple of the
-                patch is cut off.
+            images: float (B, 3, H, W), normalised for this tower. Sides are cut to multiples of the patch.
 
         Returns:
             float (B, 1 + registers + gh*gw, C), class token and registers first; and (gh, gw).
@@ -59,7 +58,7 @@ class DinoVision(nn.Module):
         tokens = patches.flatten(2).transpose(1, 2)
         cls = self.vit.cls_token.expand(len(tokens), 1, -1)
         table = self.vit.pos_embed[0]
-        if self.registers:  # they have no positions, and timm has added that of the class token to the token
+        if self.registers:  # registers have no positions; timm has already added the position of the class token to it
             registers = self.vit.reg_token.expand(len(tokens), -1, -1)
             positions = resize_positions_smoothly(F.pad(table, (0, 0, 1, 0)), grid)[1:]
             tokens = torch.cat([cls, registers, tokens + positions], 1)
@@ -70,7 +69,7 @@ class DinoVision(nn.Module):
     def last_qkv(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
         """Return queries, keys and values of the patch tokens in the last block, and the grid.
 
-        Each is float (B, gh*gw, C), heads side by side, with bias, unscaled. The rest of the last block does not run.
+        Each is float (B, gh*gw, C), heads concatenated, with bias, unscaled. The rest of the last block does not run.
         """
         tokens, grid = self._before_last(images)
         last = self.vit.blocks[-1]
@@ -78,14 +77,14 @@ class DinoVision(nn.Module):
         return q, k, v, grid
 
     def last_keys(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the keys of `last_qkv` alone, and the grid."""
+        """Return only the keys of `last_qkv`, and the grid."""
         tokens, grid = self._before_last(images)
         last, own = self.vit.blocks[-1], slice(self.width, 2 * self.width)
         bias = last.attn.qkv.bias
         return F.linear(last.norm1(tokens), last.attn.qkv.weight[own], None if bias is None else bias[own]), grid
 
     def _before_last(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The patch tokens that enter the last block, float (B, gh*gw, C), and the grid."""
+        """Return the patch tokens that enter the last block, float (B, gh*gw, C), and the grid."""
         tokens, grid = self.embed(images)
         for block in self.vit.blocks[:-1]:
             tokens = block(tokens)

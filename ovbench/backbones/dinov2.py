@@ -16,7 +16,7 @@ class DinoTokens(NamedTuple):
     """Final tokens of images.
 
     Attributes:
-        patches: float (B, gh*gw, C), after the final norm, row by row over ``grid``.
+        patches: float (B, gh*gw, C), after the final norm, row-major over ``grid``.
         looks: float (B, heads, gh*gw), inner products of the class query with the patch keys in the last block,
             unscaled and before any rotary embedding.
         grid: Rows and columns of patches, (gh, gw).
@@ -42,7 +42,7 @@ class Dinov2Vision(nn.Module):
                 fix="choose a DINOv2 or DINOv3 model, such as vit_base_patch14_reg4_dinov2.lvd142m",
             )
         if getattr(attention, "q_bias", None) is not None:
-            raise InputError("this model keeps the biases of its projections apart", fix="choose the one without qkvb")
+            raise InputError("this model has separate biases of its projections", fix="choose the one without qkvb")
         self.vit = vit.eval().requires_grad_(False)
         self.learned = DinoVision(vit) if getattr(vit, "pos_embed", None) is not None else None
         self.prefix = vit.num_prefix_tokens
@@ -53,7 +53,7 @@ class Dinov2Vision(nn.Module):
     def forward(self, images: Tensor) -> DinoTokens:
         """Return the final tokens of images, float (B, 3, H, W), normalised for this tower.
 
-        The remainder of a side that is no multiple of the patch is cut off.
+        Sides are cut to multiples of the patch.
         """
         h, w = (side // self.patch for side in images.shape[-2:])
         images = images[..., : h * self.patch, : w * self.patch]
@@ -63,12 +63,12 @@ class Dinov2Vision(nn.Module):
             tokens = self._tokens(images)
         finally:
             hook.remove()
-        q, k, _ = seen[0].unflatten(-1, (3, self.heads, -1)).unbind(2)  # f[b, n, heads, c / heads]
+        q, k, _ = seen[0].unflatten(-1, (3, self.heads, -1)).unbind(2)  # float (B, N, heads, C / heads)
         looks = torch.einsum("bmc,bpmc->bmp", q[:, 0], k[:, self.prefix :])
         return DinoTokens(tokens[:, self.prefix :], looks, (h, w))
 
     def _tokens(self, images: Tensor) -> Tensor:
-        """All tokens after the final norm, float (B, prefix + gh*gw, C)."""
+        """Return all tokens after the final norm, float (B, prefix + gh*gw, C)."""
         if self.learned is None:
             return self.vit.forward_features(images)
         tokens, _ = self.learned.embed(images)

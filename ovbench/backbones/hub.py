@@ -1,4 +1,4 @@
-"""Files of published weights: found on this machine, or downloaded."""
+"""Find or download files of published weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE_S = 5.0
 
 
 class Source(NamedTuple):
-    """Where weights come from: a hub repository or an URL, and the names that the file can have."""
+    """The origin of weights: a hub repository or a URL, and possible names of the file."""
 
     place: str
     files: tuple[str, ...]
@@ -28,7 +28,7 @@ class Source(NamedTuple):
         return f"{self.files[0]} of {self.place}"
 
     def find(self) -> Path | None:
-        """Return the file on this machine, in the hub's cache or where the libraries keep what they get from an URL."""
+        """Return the file on this machine, from the hub's cache or a library's cache of URLs, or None."""
         if "://" not in self.place:
             return local_file(self.place, *self.files)
         import torch
@@ -48,7 +48,7 @@ class Source(NamedTuple):
 
 
 def local_file(source: str, *names: str) -> Path | None:
-    """Return the first of the named files in the folder ``source``, or in the hub's cache of that repository."""
+    """Return the first of the named files in the folder ``source`` or the hub's cache of that repository, or None."""
     if Path(source).is_dir():
         return next((path for path in (Path(source) / name for name in names) if path.is_file()), None)
     from huggingface_hub import try_to_load_from_cache
@@ -65,7 +65,7 @@ def local_file(source: str, *names: str) -> Path | None:
 
 
 def fetch_file(source: str, *names: str) -> Path:
-    """Return the first of the named files, downloaded if it is not on this machine.
+    """Return the first of the named files; download it if it is not on this machine.
 
     Raises:
         InputError: If it could not be downloaded.
@@ -120,7 +120,7 @@ def require_connection(url: str, absent: Sequence[str]) -> None:
 
 
 def weights_folder() -> Path:
-    """Return the folder of weights that no hub keeps: ``$OVBENCH_WEIGHTS``, otherwise "weights" in the cache."""
+    """Return the folder of weights that are not on a hub: ``$OVBENCH_WEIGHTS``, otherwise "weights" in the cache."""
     chosen = os.environ.get("OVBENCH_WEIGHTS")
     return Path(chosen).expanduser() if chosen else cache_root() / "weights"
 
@@ -131,7 +131,7 @@ def published_file(kind: str, name: str) -> Path:
 
 
 def fetch_published(kind: str, name: str) -> Path:
-    """Return the path of a file named in configs/weights.toml; if it does not exist, download it and check its hash.
+    """Return the path of a file named in configs/weights.toml; download it if it does not exist, and check its hash.
 
     Raises:
         InputError: If it could not be downloaded, or has another hash.
@@ -153,12 +153,12 @@ def fetch_published(kind: str, name: str) -> Path:
                 where=f"looked in {path.parent}",
             ) from None
         if file_sha256(temporary) != entry["sha256"]:
-            raise InputError(f"{entry['url']} delivered other bytes than the published ones", fix="try again")
+            raise InputError(f"{entry['url']} sent other bytes than the published ones", fix="try again")
     return path
 
 
 def given_file(path: str, where: str) -> Path:
-    """Return the path of a file that the user named.
+    """Return the path of a file that the user has given.
 
     Raises:
         InputError: If it does not exist.

@@ -1,4 +1,4 @@
-"""Calls of open_clip and timm: without their remarks, and with their errors as one sentence."""
+"""Call open_clip and timm without their log messages, and with their errors as one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ovbench.utils.errors import InputError, first_line
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the remarks of a library that a model has no weights yet, or comes from a file."""
+    """Silence log messages of a library, such as that a model has no weights yet."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -22,7 +22,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Raise what a library raises as an InputError that names the weights, ``BACKBONE=SPEC``."""
+    """Turn errors of a library into an InputError that names the weights, ``BACKBONE=SPEC``."""
     try:
         yield
     except Exception as error:  # hub, network and file errors have no common base class

@@ -27,7 +27,8 @@ def clip_config() -> dict:
 def expand(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the full open_clip state dict, float32, from the stored one.
 
-    Its ``token_rows``, float16 (1 + N, C), hold the row of all unknown tokens, then those of ``token_ids``, int32 (N,).
+    Its ``token_rows``, float16 (1 + N, C), are the row of all unknown tokens, then one row for each of ``token_ids``,
+    int32 (N,).
     """
     full = {k: t.float() for k, t in state.items() if not k.startswith("token_")}
     rows = state["token_rows"].float()
@@ -54,7 +55,7 @@ def load_clip() -> open_clip.CLIP:
 
 
 def load_dino(name: str = "dino") -> timm.models.VisionTransformer:
-    """Return "dino" or "dinov2" in eval mode, float32, on the CPU; sides of images are multiples of the patch."""
+    """Return "dino" or "dinov2" in eval mode, float32, on the CPU; image sides must be multiples of the patch."""
     from safetensors.torch import load_file
     from timm.models.vision_transformer import VisionTransformer
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 Weights = dict[str, Tensor]
 
-# transformers' CLIPModel to open_clip's; {} is "text_model" or "vision_model"
+# names of transformers' CLIPModel to open_clip's; {} is "text_model" or "vision_model"
 CLIP_BLOCK = {
     "self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
@@ -33,7 +33,7 @@ VIT_BLOCK = {
     "layernorm_after": "norm2", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2", "norm1": "norm1",
     "norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2",
 }  # fmt: skip
-# the name of the query, and the names of all three; versions of the library differ
+# name of the query, and names of query, key and value, which differ between versions of the library
 VIT_PROJECTIONS = {
     three[0]: three
     for three in (
@@ -49,7 +49,7 @@ VIT_REST = {
 
 
 def open_clip_names(weights: Weights) -> Weights:
-    """Return the tensors of transformers' ``CLIPModel`` under open_clip's names, any others unchanged."""
+    """Return the tensors of transformers' ``CLIPModel`` with open_clip's names; other tensors are unchanged."""
     if not any("vision_model.encoder.layers.0." in name for name in weights):
         return weights
     renamed: Weights = {}
@@ -74,10 +74,10 @@ def _tower(kind: str) -> str:
 
 
 def timm_names(weights: Weights) -> Weights:
-    """Return the tensors of a DINO, DINOv2 or DINOv3 under timm's names.
+    """Return the tensors of a DINO, DINOv2 or DINOv3 with timm's names.
 
-    Known are the names of facebookresearch and, except for DINOv3, of transformers. With registers, the position of the
-    class token is added to it. Left out are the mask token of training and the zero biases of DINOv3's projections.
+    The names of facebookresearch and, except for DINOv3, of transformers are known. With registers, the position of the
+    class token is added to it. The mask token of training and the zero biases of DINOv3's projections are left out.
     """
     weights = {name: tensor for name, tensor in _facebook_names(weights).items() if name != "mask_token"}
     if "storage_tokens" in weights:
@@ -105,7 +105,7 @@ def _dinov3(weights: Weights) -> Weights:
 
 
 def _facebook_names(weights: Weights) -> Weights:
-    """From transformers' ``ViTModel`` (DINO) and ``Dinov2Model``, with or without registers."""
+    """Convert names of transformers' ``ViTModel`` (DINO) and ``Dinov2Model``, with or without registers."""
     if "embeddings.cls_token" not in weights:
         return weights
     renamed: Weights = {}

@@ -1,4 +1,4 @@
-"""Normalisation constants as tensors, and the change from one normalisation to another."""
+"""Normalisation constants as tensors, and the conversion from one normalisation to another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ovbench.backbones.preprocess import Normalisation
 def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
     """Return three values as float (3, 1, 1) on the device of an image.
 
-    They are copied once: every copy to a GPU makes the host wait until the GPU has finished its queue.
+    They are cached, because every copy to a GPU waits until the GPU has finished its queue.
     """
     return _uploaded(values, like.device, like.dtype)
 

@@ -1,4 +1,4 @@
-"""CLIP from open_clip: a model and its pretrained tag, or an architecture with the tensors of a file."""
+"""CLIP models of open_clip: a model with its pretrained tag, or an architecture with the tensors of a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ovbench.config.published_weights import published
 from ovbench.utils.errors import InputError, unknown
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers that OpenAI keeps among the tensors
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's files
 
 log = logging.getLogger("ovbench")
 
@@ -31,8 +31,8 @@ log = logging.getLogger("ovbench")
 class Clip(NamedWeights):
     """A CLIP with its text tower.
 
-    Files may be torch or safetensors files: a state dict with the names of open_clip, OpenAI or transformers, or the
-    TorchScript archive of OpenAI.
+    A file is a state dict (torch or safetensors) with the names of open_clip, OpenAI or transformers, or a TorchScript
+    archive of OpenAI.
     """
 
     usual = OPENAI
@@ -61,7 +61,7 @@ class Clip(NamedWeights):
         return Loaded(vision, spec, network_hash(model, use, OPENAI), TextEncoder(model, tokenizer), use)
 
     def missing(self, spec: str) -> list[str]:
-        """Return the file to download; a tower that no method can use is refused."""
+        """Return the file to download; raise an error for a tower that no method can use."""
         parsed, where = self.parse(spec), f"{self.name}={spec}"
         if parsed.file:
             given_file(str(parsed.file), where)
@@ -74,7 +74,7 @@ class Clip(NamedWeights):
         return [] if source.find() else [str(source)]
 
     def normalisation(self, spec: str) -> Normalisation:
-        """Return the normalisation of a pretrained tag; a file says nothing about it, so OpenAI's is assumed."""
+        """Return the normalisation of a pretrained tag; for a file, OpenAI's is assumed."""
         parsed = self.parse(spec)
         if parsed.file or parsed.architecture == MINI or f"{parsed.architecture}/{parsed.tag}" in _short_named():
             return OPENAI
@@ -85,7 +85,7 @@ class Clip(NamedWeights):
         state = without_prefix(state, model.state_dict(), parsed.file)
         table = state.get("visual.positional_embedding")
         keep_own_positions(model.visual, "positional_embedding", table, 1, parsed.file)
-        fix = f"name the architecture that the file holds: --weights {self.name}=ARCHITECTURE@{parsed.file}"
+        fix = f"give the architecture of the file: --weights {self.name}=ARCHITECTURE@{parsed.file}"
         fill(model, state, name=parsed.architecture, path=parsed.file, fix=fix)
 
 
@@ -96,7 +96,7 @@ def clip_architecture(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
     """Return open_clip's configuration of an architecture.
 
     Raises:
-        UsageError: If open_clip does not know the name.
+        UsageError: If the name is unknown to open_clip.
         InputError: If no method here can use its vision tower.
     """
     import open_clip
@@ -121,7 +121,7 @@ def clip_architecture(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
 
 
 def clip_tag(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
-    """Return open_clip's configuration of a pretrained tag; raises as `clip_architecture`."""
+    """Return open_clip's configuration of a pretrained tag, with the errors of `clip_architecture`."""
     import open_clip
 
     clip_architecture(spec, where)
@@ -132,7 +132,7 @@ def clip_tag(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
 
 
 def clip_source(spec: BackboneSpec, where: str) -> Source:
-    """Return where the weights of a pretrained tag come from; raises as `clip_architecture`."""
+    """Return the origin of the weights of a pretrained tag, with the errors of `clip_architecture`."""
     config = clip_tag(spec, where)
     if config.get("hf_hub"):
         repository, _, file = config["hf_hub"].rpartition("/")
@@ -141,12 +141,12 @@ def clip_source(spec: BackboneSpec, where: str) -> Source:
 
 
 def quick_gelu(spec: BackboneSpec, where: str) -> bool:
-    """Return whether the weights of a tag want QuickGELU: as the tag says, otherwise as the architecture has it."""
+    """Return whether the weights of a tag need QuickGELU, by the tag or otherwise by the architecture."""
     return bool(clip_tag(spec, where).get("quick_gelu", clip_architecture(spec, where).get("quick_gelu", False)))
 
 
 def _short_named() -> set[str]:
-    """Tags with the usual normalisation that are known without open_clip, whose import takes seconds."""
+    """Return tags with the usual normalisation, without open_clip, whose import takes seconds."""
     return {entry["spec"] for entry in published("clip").values()}
 
 
@@ -157,12 +157,12 @@ def _normalisation_of_tag(spec: BackboneSpec, where: str) -> Normalisation:
 
 
 def _quick_gelu_of_file(spec: BackboneSpec, state: Mapping[str, Tensor], where: str) -> bool:
-    """OpenAI's own files mean QuickGELU whatever architecture is named, others what the architecture has."""
+    """Return whether a file needs QuickGELU: always for files of OpenAI, otherwise by the architecture."""
     named = bool(clip_architecture(spec, where).get("quick_gelu", False))
     if not all(name in state for name in NOT_WEIGHTS):
         return named
     if not named:
-        log.warning('"%s" is a file of OpenAI\'s: %s runs with QuickGELU, as its weights want', spec.file, where)
+        log.warning('"%s" is a file of OpenAI: %s runs with QuickGELU, as its weights need', spec.file, where)
     return True
 
 
@@ -176,7 +176,7 @@ def _bare_model(spec: BackboneSpec, quick: bool) -> nn.Module:
 
 
 def _model_of_tag(spec: BackboneSpec, where: str, quick: bool) -> nn.Module:
-    """The activation is forced: open_clip gets the file that is here and so cannot know what its tag wants."""
+    """Build a model; the activation is given, because open_clip gets a local file and cannot know its tag."""
     import open_clip
 
     source = clip_source(spec, where)

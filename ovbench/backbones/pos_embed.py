@@ -1,4 +1,4 @@
-"""Position tables for token grids that a ViT was not trained on."""
+"""Interpolate position tables of a ViT to other token grids."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 def resize_positions(table: Tensor, grid: tuple[int, int], *, square_only: bool) -> Tensor:
     """Interpolate a position table to another grid, as official code of CLIP-based methods and of DINO does.
 
-    Follows facebookresearch/dino ``interpolate_pos_encoding``: bicubic by the scale factor ``(side + 0.1) / native``,
-    and that factor, not the ratio of the sizes, places the samples. A grid with the native number of tokens gets the
-    table unchanged.
+    Follows facebookresearch/dino ``interpolate_pos_encoding``: bicubic, with samples placed by the scale factor
+    ``(side + 0.1) / native`` instead of the ratio of the sizes. A grid with the native number of tokens gets the table
+    unchanged.
 
     Args:
         table: float (1 + N*N, C), class token first.
@@ -35,8 +35,8 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, square_only: bool)
 def resize_positions_smoothly(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Interpolate a position table to another grid, as timm does: by the target size, bicubic with antialiasing.
 
-    Antialiasing means another cubic kernel even if the table grows. Only the native grid gets the table unchanged.
-    Arguments and result as in `resize_positions`.
+    Antialiasing uses another cubic kernel, also for a larger grid. Only the native grid gets the table unchanged.
+    Arguments and result are those of `resize_positions`.
     """
     native = round((table.shape[0] - 1) ** 0.5)
     if tuple(grid) == (native, native):

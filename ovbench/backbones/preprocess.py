@@ -1,11 +1,11 @@
-"""What the publisher of a network says about its input: mean and standard deviation of colours."""
+"""Normalisation of the input of a network, as its publisher gives it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-TOLERANCE = 0.01  # of values 0..255: what published roundings of one constant differ by
+TOLERANCE = 0.01  # largest difference of roundings of the same constant, for values 0..255
 
 
 class Normalisation(NamedTuple):
@@ -16,7 +16,7 @@ class Normalisation(NamedTuple):
 
     @classmethod
     def of_unit(cls, mean: Sequence[float], std: Sequence[float]) -> Normalisation:
-        """Convert constants for values 0..1, to three places, as the configurations of mmsegmentation have them.
+        """Convert constants for values 0..1, rounded to three places as in the configurations of mmsegmentation.
 
         Example:
             >>> Normalisation.of_unit((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).mean
@@ -25,12 +25,12 @@ class Normalisation(NamedTuple):
         return cls(*(tuple(round(255 * value, 3) for value in values) for values in (mean, std)))
 
     def equals(self, other: Normalisation) -> bool:
-        """Return whether both are the same constants, however they were rounded."""
+        """Return whether both are the same constants, apart from rounding."""
         pairs = zip((*self.mean, *self.std), (*other.mean, *other.std), strict=True)
         return all(abs(a - b) <= TOLERANCE for a, b in pairs)
 
     def unit(self) -> Normalisation:
-        """Return the constants for values 0..1; known ones unrounded.
+        """Return the constants for values 0..1; for known ones, without the rounding.
 
         Official code normalises with rounded constants of OpenAI and undoes it with the unrounded ones.
         """

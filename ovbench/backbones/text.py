@@ -1,4 +1,4 @@
-"""From class names to vectors: prompt ensembles in a text tower."""
+"""Embed class names: prompt ensembles with a text tower."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 100  # characters of a query in a message
 
 
 class TextEncoder:
-    """Encode text with a tower and its tokenizer.
+    """A text tower with its tokenizer.
 
     Args:
         model: An open_clip model, or any module with ``encode_text(tokens)``, int (N, L) to float (N, D).
@@ -28,18 +28,18 @@ class TextEncoder:
         self.model, self.tokenizer = model, tokenizer
 
     def length(self, text: str) -> int | None:
-        """Return the number of tokens of a text, with start and end; None if the tokenizer does not tell."""
+        """Return the number of tokens of a text, with start and end; None if the tokenizer cannot count them."""
         if hasattr(self.tokenizer, "encode"):  # open_clip's own
             return len(self.tokenizer.encode(text)) + 2
         inner = getattr(self.tokenizer, "tokenizer", None)  # of transformers
         return len(inner(text)["input_ids"]) if callable(inner) else None
 
     def require_room(self, queries: Sequence[str], templates: Sequence[str], what: str = "the class name") -> None:
-        """Check that no query is cut off; otherwise two queries with the same beginning would become one.
+        """Check that no query is truncated; otherwise queries with the same beginning would become equal.
 
         Args:
             queries: Class names and their synonyms.
-            templates: Prompts with ``{}``; the one with the most tokens decides.
+            templates: Prompts with ``{}``; the one with most tokens is checked.
             what: What a query is, for the message.
 
         Raises:
@@ -66,7 +66,7 @@ class TextEncoder:
         return torch.cat([self._encode_tokens(self.tokenizer(list(chunk)).to(device)) for chunk in chunks])
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
-        """As ``model.encode_text``; a causal tower gets tokens cut to the longest prompt, later ones change nothing."""
+        """Call ``model.encode_text``; for a causal tower, tokens after the longest prompt are cut off."""
         model = self.model
         causal = getattr(model, "attn_mask", None) is not None and getattr(model, "text_pool_type", "") == "argmax"
         if not causal:
@@ -81,7 +81,7 @@ class TextEncoder:
 
 
 def embed_queries(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Return one vector per query, float (Q, D), of length 1: the mean over templates of normalised features.
+    """Return one unit vector per query, float (Q, D): the mean over templates of normalised features.
 
     Equal queries are encoded once.
     """
@@ -95,13 +95,13 @@ def ensemble(features: Tensor) -> Tensor:
 
 
 def average_queries(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Return the mean over templates of the features as the tower gives them, float (Q, D), not normalised."""
+    """Return the mean over templates of unnormalised features, float (Q, D)."""
     features, row = _prompt_features(encoder, queries, templates)
     return features.mean(1)[row]
 
 
 def _prompt_features(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Features of the distinct queries in every template, float (N, T, D), and the row of each query, int64 (Q,)."""
+    """Return features of distinct queries by template, float (N, T, D), and the row of each query, int64 (Q,)."""
     distinct = list(dict.fromkeys(queries))
     prompts = [template.replace("{}", query) for query in distinct for template in templates]
     features = encoder.encode(prompts).unflatten(0, (len(distinct), len(templates)))

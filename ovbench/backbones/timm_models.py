@@ -1,4 +1,4 @@
-"""DINO, DINOv2 and DINOv3 from timm: a pretrained model, or an architecture with the tensors of a file."""
+"""DINO, DINOv2 and DINOv3 models of timm: a pretrained model, or an architecture with the tensors of a file."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class Dino(NamedWeights):
-    """A DINO behind one of the towers.
+    """A DINO with the tower that calls it.
 
-    Files may be torch or safetensors files with the names of facebookresearch, timm or transformers, or the authors'
-    full training checkpoint, of which the teacher is taken.
+    A file is a state dict (torch or safetensors) with the names of facebookresearch, timm or transformers, or a full
+    training checkpoint of the authors, from which the teacher is used.
     """
 
     usual = IMAGENET
@@ -38,7 +38,7 @@ class Dino(NamedWeights):
         self.tower = tower
 
     def load(self, spec: str) -> Loaded:
-        """Load the ViT behind its tower, with the normalisation of the weights."""
+        """Load the ViT with its tower and the normalisation of the weights."""
         parsed, where = self.parse(spec), f"{self.name}={spec}"
         if parsed.file:
             given_file(str(parsed.file), where)
@@ -59,7 +59,7 @@ class Dino(NamedWeights):
         return Loaded(vision, spec, network_hash(vit, use, IMAGENET), use=use)
 
     def missing(self, spec: str) -> list[str]:
-        """Return the file to download; a model that is no ViT is refused."""
+        """Return the file to download; raise an error for a model that is not a ViT."""
         parsed, where = self.parse(spec), f"{self.name}={spec}"
         if parsed.file:
             given_file(str(parsed.file), where)
@@ -73,7 +73,7 @@ class Dino(NamedWeights):
         return [str(source)]
 
     def normalisation(self, spec: str) -> Normalisation:
-        """Return the normalisation of a pretrained model; a file says nothing about it, so ImageNet's is assumed."""
+        """Return the normalisation of a pretrained model; for a file, ImageNet's is assumed."""
         parsed = self.parse(spec)
         short_named = {entry["spec"] for entry in published(self.table).values()}  # known without importing timm
         if parsed.file or parsed.architecture in (MINI, *short_named):
@@ -103,11 +103,11 @@ class Dino(NamedWeights):
         state = timm_names(without_prefix(state, vit.state_dict(), parsed.file))
         prefix = 0 if getattr(vit, "no_embed_class", False) else 1
         keep_own_positions(vit, "pos_embed", state.get("pos_embed"), prefix, parsed.file)
-        fix = f"name the architecture that the file holds: --weights {self.name}=ARCHITECTURE@{parsed.file}"
+        fix = f"give the architecture of the file: --weights {self.name}=ARCHITECTURE@{parsed.file}"
         fill(vit, state, name=parsed.architecture, path=parsed.file, fix=fix)
 
     def _require_vit(self, parsed: BackboneSpec, where: str) -> None:
-        """Check from the architecture alone that the tower can be built."""
+        """Check by the architecture that the tower can be built."""
         import timm
 
         with torch.device("meta"), quiet():
@@ -128,7 +128,7 @@ def timm_tag(spec: BackboneSpec, where: str) -> Any:
     """Return timm's configuration of a pretrained model.
 
     Raises:
-        UsageError: If timm does not know the name.
+        UsageError: If the name is unknown to timm.
     """
     import timm
 
@@ -139,7 +139,7 @@ def timm_tag(spec: BackboneSpec, where: str) -> Any:
 
 
 def timm_source(spec: BackboneSpec, where: str) -> Source:
-    """Return where the weights of a pretrained model come from; raises as `timm_tag`."""
+    """Return the origin of the weights of a pretrained model, with the errors of `timm_tag`."""
     config = timm_tag(spec, where)
     if config.hf_hub_id:
         repository = config.hf_hub_id

@@ -1,7 +1,7 @@
-"""Tensors of a TorchScript archive, read without running its program.
+"""Read the tensors of a TorchScript archive without running its code.
 
-``torch.jit.load`` runs code of the archive. Here its pickle is read by an unpickler that knows tensors and plain data
-only; objects of the archive's own classes become bags of attributes. Archives whose own code names the tensors are
+``torch.jit.load`` runs code of the archive. Here its pickle is read by an unpickler that accepts tensors and plain data
+only; objects of the archive's own classes become plain attributes. Archives whose tensors only their code can name are
 refused.
 """
 
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from ovbench.utils.errors import InputError, first_line
 
-BIGGEST_PICKLE = 1 << 28  # bytes; the tensors lie outside of it
+BIGGEST_PICKLE = 1 << 28  # bytes; the tensors are in other files
 
 
 class Bag:
-    """The attributes of an object whose class only the archive knows."""
+    """The attributes of an object of a class of the archive."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -50,7 +50,7 @@ def read_archive(path: Path) -> dict[str, Tensor]:
             main = next(name for name in archive.namelist() if name.count("/") <= 1 and name.endswith("data.pkl"))
             root = main.removesuffix("data.pkl")
             if archive.getinfo(main).file_size > BIGGEST_PICKLE:
-                raise InputError(f'"{path}" has a description of tensors too large to be one')
+                raise InputError(f'"{path}" has a list of tensors that is too large')
             with archive.open(main) as stream:
                 tree = Reader(stream, archive, root).load()
     except (
@@ -65,7 +65,7 @@ def read_archive(path: Path) -> dict[str, Tensor]:
     _collect(tree, "", found, set())
     if not found:
         raise InputError(
-            f'"{path}" is a TorchScript program whose tensors only its own code can name, and that is not run',
+            f'"{path}" is a TorchScript program whose tensors only its own code can name; it is not run',
             fix="save its state dict as safetensors",
         )
     return found
@@ -80,7 +80,7 @@ def _collect(value: Any, name: str, found: dict[str, Tensor], above: set[int]) -
 
 
 class Reader(pickle.Unpickler):
-    """Read ``data.pkl`` of an archive, calling only the functions named here."""
+    """An unpickler for ``data.pkl`` of an archive that calls only the functions listed here."""
 
     def __init__(self, stream: Any, archive: zipfile.ZipFile, root: str):
         super().__init__(stream)
@@ -112,7 +112,7 @@ class Reader(pickle.Unpickler):
             dtype = DTYPES[kind]
             entry = self.archive.getinfo(f"{self.root}data/{key}")
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != count * dtype.itemsize:
-                raise pickle.UnpicklingError(f"the tensor data {key} have another size than they should")
+                raise pickle.UnpicklingError(f"the tensor data {key} have a wrong size")
             data = bytearray(self.archive.read(entry))
             self.storages[key] = torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
         return self.storages[key]
@@ -126,7 +126,7 @@ DTYPES = {
 
 
 def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *rest: Any) -> Tensor:
-    """A tensor over a storage; a tensor larger than its storage could fill the memory from a small file."""
+    """Return a view of a storage; without the check, a small file could fill the memory."""
     if math.prod(size) > storage.numel():
         raise pickle.UnpicklingError("a tensor is larger than its data")
     return storage.as_strided(tuple(size), tuple(stride), offset).clone()

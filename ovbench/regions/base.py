@@ -18,16 +18,16 @@ Maker = Callable[[np.ndarray, str], np.ndarray]  # image uint8 (H, W, 3), stem o
 
 
 class RegionSource:
-    """Make region maps; a source is a frozen dataclass whose fields are its settings.
+    """A source of region maps: a frozen dataclass whose fields are its settings.
 
-    ``start`` loads the weights and returns the function that makes maps; a source without weights is that function
-    itself. Use `ovbench.regions.provider.open_regions` outside this package: it adds checks and the cache.
+    ``start`` loads the weights and returns the function that makes maps; a source without weights returns itself.
+    Other code uses `ovbench.regions.provider.open_regions`, which adds checks and the cache.
 
     Attributes:
-        elsewhere: Settings that are only paths; they do not change the identity of a map.
-        by_image: Settings that are folders with one file per image; the content of each file counts, see `file`.
-        cached: Keep the maps in the cache (false for maps that are read from files).
-        concurrent: Several threads may make maps at once.
+        elsewhere: Settings that are only paths; a map does not depend on them.
+        by_image: Settings that are folders with one file per image; a map depends on its file, see `file`.
+        cached: Whether maps are cached; False for maps that are read from files.
+        concurrent: Whether several threads may make maps at the same time.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ()

@@ -1,4 +1,4 @@
-"""Complete region maps: large uncovered components become regions, other pixels join the nearest region."""
+"""Complete region maps: large uncovered areas become regions, other pixels join the nearest region."""
 
 from __future__ import annotations
 

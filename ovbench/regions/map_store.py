@@ -70,7 +70,7 @@ def unpack(data: bytes) -> np.ndarray:
 
 
 def description(name: str, source: RegionSource) -> dict[str, Any]:
-    """Return what the maps of a source depend on: name, settings and weights."""
+    """Return the name, settings and weights of a source, on which its maps depend."""
     settings = {k: v for k, v in source.settings().items() if k not in source.elsewhere}
     return {"format": FORMAT, "source": name, "settings": settings, "weights_sha256": source.weights_sha256()}
 
@@ -83,7 +83,7 @@ def image_key(image: np.ndarray) -> str:
 
 
 class RegionStore:
-    """Store the maps of one source in a folder of the cache."""
+    """The maps of one source in a folder of the cache."""
 
     def __init__(self, name: str, source: RegionSource, root: Path | None = None):
         self.description, self.warned = description(name, source), False

@@ -8,7 +8,7 @@ import numpy as np
 def paint_masks(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Paint masks in ascending area, so that a larger mask hides a smaller one.
 
-    This is the rule of zdk258/CorrCLIP 103bc18; drawings of SAM masks usually do the opposite.
+    This is the rule of zdk258/CorrCLIP 103bc18; SAM masks are usually painted in the opposite order.
 
     Args:
         masks: bool (N, H, W).

@@ -19,7 +19,7 @@ log = logging.getLogger("ovbench")
 
 
 class Regions:
-    """Make region maps or read them from the cache; thread-safe.
+    """Region maps of a source with its cache; thread-safe.
 
     The source is loaded at the first map that is not in the cache, so a dataset with built maps needs no weights.
     """
@@ -41,7 +41,7 @@ class Regions:
         self._lock = threading.Lock()
 
     def to(self, device: str) -> Regions:
-        """Set the device and return this object."""
+        """Set the device and return self."""
         with self._lock:
             if str(device) != self.device:
                 self.device, self._maker = str(device), None
