@@ -1,4 +1,4 @@
-"""Say which datasets are on disk, prepared and verified."""
+"""Report which datasets are on disk, prepared and verified."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ class EncodingTable(Typed):
 
 
 class LayoutTable(Typed):
-    """A table [[layout]] of a card, see `Layout`; without ``image``, that of the card."""
+    """A table [[layout]] of a card, see `Layout`; ``image`` defaults to the pattern of the card."""
 
     name: str | None = None
     image: str = ""
@@ -194,7 +194,7 @@ class CardFile(Typed):
     white: Annotated[int, Field(ge=255, le=65535)] | None = None
 
 
-# keys that a card has as its file has them
+# keys with the same value in a card and its file
 PLAIN_KEYS = (
     "title", "split", "background", "image_count", "roots", "licence", "citation", "source", "prepare", "variant",
     "generator", "generated_folder", "ids_sha256", "archives", "raw", "palette", "white",
@@ -231,7 +231,7 @@ def list_cards() -> list[str]:
 
 
 def vocabulary(card: Card, variant: str | None = None) -> Queries:
-    """Return the queries of each class, word for word; a class may own several, or none (a constant background).
+    """Return the queries of each class, exactly as written; a class may have several, or none (a constant background).
 
     Args:
         card: The card.
@@ -275,7 +275,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
 
 
 def _ordinary(classes: int) -> Encoding:
-    """Class indices; ignored is 255, or 65535 if 255 is a class."""
+    """The default encoding: class indices; 255 is ignored, or 65535 if 255 is a class."""
     void = 255 if classes <= WIDE else 65535
     return Encoding("index", void=(void,), means=f"class indices, {void} = ignored", stated=False)
 

@@ -56,7 +56,7 @@ class Dataset:
     Attributes:
         card: The card of the dataset.
         items: The paired files.
-        root: The folder that holds them.
+        root: The folder of the files.
         layout: Name of the card's layout that the folder has.
         labels: From values of label files to class indices.
         label_rule: "correct" or "official", see `open_dataset`.
@@ -78,7 +78,7 @@ class Dataset:
 
     @property
     def ids_sha256(self) -> str:
-        """Hash of the image ids in order, by which a record says which images were scored."""
+        """Hash of the image ids in order, for the record."""
         return ids_sha256(item.id for item in self.items)
 
     @property
@@ -92,9 +92,6 @@ class Dataset:
         Args:
             index: Position in the split, from 0.
 
-        Returns:
-            The sample.
-
         Raises:
             InputError: If a file cannot be read, the sizes differ, or the label has a value that is not a class.
         """
@@ -106,9 +103,6 @@ class Dataset:
         Args:
             index: Position in the split, from 0.
             image: The decoded file, or uint8 (H, W, 3), RGB.
-
-        Returns:
-            The sample.
 
         Raises:
             InputError: As in `read`.
@@ -211,9 +205,6 @@ def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule:
             255 is always ignored, also if it is a class (pc459 "monkey", ade847 "pier"), and a 16-bit void is scored
             and matches no class.
 
-    Returns:
-        The dataset.
-
     Raises:
         InputError: If files are missing, with the folders that were searched, or if a sample contradicts the card.
         UsageError: If the label rule is unknown.
@@ -228,14 +219,11 @@ def open_dataset(card: Card, data_root: str | Path | None = None, *, label_rule:
 
 
 def locate(card: Card, data_root: str | Path | None = None) -> FoundFiles:
-    """Find the layout that holds the files of a dataset; a generated dataset is written on first use.
+    """Find the files of a dataset and their layout; a generated dataset is written on first use.
 
     Args:
         card: The card of the dataset.
         data_root: The folder to search; by default the configured ones.
-
-    Returns:
-        The files.
 
     Raises:
         InputError: If no file is found.
@@ -273,7 +261,7 @@ def refuse_gaps(card: Card, found: FoundFiles) -> None:
     if found.orphan_labels:
         first = path_of(found.orphan_labels[0], found.root, found.layout.label)
         other = found.others[0].name if found.others else ""
-        beside = other and f"; {other} lies beside the images and does not match {found.layout.image}"
+        beside = other and f"; {other} is beside the images and does not match {found.layout.image}"
         raise InputError(
             f"{len(found.orphan_labels)} labels have no image, first {first}{beside}",
             where=card.name,

@@ -139,9 +139,6 @@ def image_facts(path: Path) -> ImageFacts:
     Args:
         path: The file.
 
-    Returns:
-        The facts.
-
     Raises:
         InputError: As in `read_picture`.
     """

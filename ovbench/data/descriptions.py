@@ -1,7 +1,7 @@
 """Find, read and write sets of sentences that describe classes, for methods that use them.
 
 A set is a JSON file: ``{"format": 1, "vocabulary", "model", "prompt", "descriptions": {class: [sentence, ...]}}``. Its
-keys are first names of classes or any of their queries. It lies in ``configs/descriptions`` or in the cache.
+keys are first names of classes or any of their queries. It is in ``configs/descriptions`` or in the cache.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def find_set(name: str) -> Path | None:
     """Find the file of a set.
 
     Args:
-        name: a path that ends in ".json", or the name of a set in the cache or in the package.
+        name: A path that ends in ".json", or the name of a set in the cache or in the package.
 
     Returns:
         The file, or None if no set has the name.
@@ -74,9 +74,6 @@ def read_set(path: Path) -> DescriptionSet:
     Args:
         path: The file.
 
-    Returns:
-        The set.
-
     Raises:
         InputError: If the file is missing or malformed.
     """
@@ -95,7 +92,7 @@ def read_set(path: Path) -> DescriptionSet:
 
 
 def stand_in(name: str, vocabulary: Sequence[Sequence[str]], background: int | None) -> str:
-    """Say what is used instead of the descriptions of the paper: another model's, or prompts.
+    """Return what replaces the descriptions of the paper: descriptions of another model, or prompts.
 
     Args:
         name: Name of the set, or "".
@@ -103,7 +100,7 @@ def stand_in(name: str, vocabulary: Sequence[Sequence[str]], background: int | N
         background: Number of the background class, which is not described.
 
     Returns:
-        A few words; "" if the set is the paper's and complete, or if no set is used.
+        A short text; "" if the set is the paper's and complete, or if no set is used.
     """
     if not name:
         return ""

@@ -48,9 +48,6 @@ def with_label(report: FileReport, label: RawLabel) -> FileReport:
     Args:
         report: The report.
         label: The decoded label.
-
-    Returns:
-        The new report.
     """
     values, palette = value_counts(label.values), None
     if label.palette is not None:
@@ -85,9 +82,6 @@ def diagnose(card: Card, layout: Layout, encoding: Encoding, reports: list[FileR
         layout: Its layout on disk.
         encoding: The encoding of the labels.
         reports: The reports of all labels that could be read.
-
-    Returns:
-        The problems.
     """
     if not reports:
         return []

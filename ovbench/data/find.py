@@ -53,7 +53,7 @@ class FoundFiles(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether there are images and each has its label, and each label its image."""
+        """Whether there are images, and every image has a label and every label an image."""
         return bool(self.paired) and not (self.without_image or self.without_label or self.orphan_labels)
 
 
@@ -113,9 +113,6 @@ def find(card: Card, roots: Iterable[Path]) -> FoundFiles:
     Args:
         card: The card of the dataset.
         roots: The data roots.
-
-    Returns:
-        The files of the layout.
 
     Raises:
         InputError: If no layout has a pair, with the folders that were searched.
@@ -253,7 +250,7 @@ def path_of(image_id: str, root: Path, pattern: str) -> Path:
     Args:
         image_id: The image id.
         root: The folder of the dataset.
-        pattern: a path with ``{id}``.
+        pattern: A path with ``{id}``.
 
     Returns:
         The path, whether it exists or not.

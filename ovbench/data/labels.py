@@ -87,9 +87,6 @@ def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelM
         classes: Number of classes.
         rule: With "official", only the pixels that an evaluator with ignore value 255 ignores are ignored.
 
-    Returns:
-        The table.
-
     Raises:
         InputError: If the encoding's file is wrong, or it ignores a value that is a class.
     """
@@ -166,7 +163,7 @@ def value_counts(values: np.ndarray) -> dict[int, int]:
 def choose_encoding(card: Card, layout: Layout, present: Sequence[Collection[int]]) -> Encoding:
     """Choose the first encoding of a layout that fits the files.
 
-    Labels with and without the background value may lie in folders of the same name, so their values decide. An
+    Labels with and without the background value may have the same folder names, so their values decide. An
     encoding is excluded by a file with a value that it lacks, or if fewer than half of the files have its ``common``
     value. If none is left, the first one, which is the documented one, is chosen.
 
@@ -174,9 +171,6 @@ def choose_encoding(card: Card, layout: Layout, present: Sequence[Collection[int
         card: The card of the dataset.
         layout: Its layout.
         present: The values of each file of a sample.
-
-    Returns:
-        The encoding.
     """
     encodings = [card.encoding(name) for name in layout.encodings]
     if len(encodings) == 1 or not present:

@@ -18,7 +18,7 @@ NAMED = 6  # number of class names in a line
 
 
 class Reading(NamedTuple):
-    """How the labels of a dataset are read.
+    """The encoding of the labels of a dataset, with remarks.
 
     Attributes:
         encoding: The encoding that the files have.
@@ -85,7 +85,7 @@ def _spread(items: Sequence[Item]) -> list[Item]:
 
 
 def _holds(problem: Problem, card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileReport]) -> bool:
-    """Whether an error in the sample is an error of the whole dataset.
+    """Return whether an error in the sample is an error of the whole dataset.
 
     If only a few files are wrong, these images fail. An absent class is an error only if all labels lack it, and only
     in a dataset of known size, whose classes all occur.
@@ -119,7 +119,7 @@ def _refuse_dim(card: Card, found: FoundFiles, reports: list[FileReport]) -> Non
 
 
 def _line(card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileReport]) -> str:
-    """Say in one sentence how the labels are read, which classes never occur, and how much is ignored."""
+    """Return one sentence: how the labels are read, which classes never occur, and how much is ignored."""
     table = label_map(encoding, len(card.classes)).table
     pixels = [0] * len(card.classes)
     ignored = total = 0

@@ -1,4 +1,4 @@
-"""Compare every file of a dataset with its card, and name the likely cause of what is wrong."""
+"""Compare every file of a dataset with its card, and name the likely cause of every problem."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ovbench.utils.errors import InputError
 from ovbench.utils.processes import each
 
 EXAMPLES = 5
-LABEL_KINDS = {  # text in the message of the decoder -> kind of problem
+LABEL_KINDS = {  # text in the message of the decoder: kind of problem
     "colours": "colour label", "does not keep": "lossy label",
     "two readings": "ambiguous label", "either may": "ambiguous label", "orientation": "ambiguous label",
 }  # fmt: skip
@@ -106,9 +106,6 @@ def verify(
         begin: Called once with the number of images.
         advance: Called with 1 after every image.
 
-    Returns:
-        The result.
-
     Raises:
         InputError: If no file is found.
     """
@@ -137,9 +134,6 @@ def verify_and_remember(card: Card, data_root: str | Path | None = None, **optio
         card: The card of the dataset.
         data_root: The folder to search; by default the configured ones.
         **options: Options of `verify`.
-
-    Returns:
-        The result.
     """
     result = verify(card, data_root, **options)
     if result.ok:
@@ -154,9 +148,6 @@ def check_files(item: Item, white: int | None = None) -> FileReport:
     Args:
         item: The files.
         white: The value of white in 16-bit images, see `ovbench.data.decode.read_picture`.
-
-    Returns:
-        The report.
     """
     report = FileReport(item.id)
     try:

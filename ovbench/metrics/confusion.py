@@ -34,9 +34,6 @@ def count_pixels(predicted: np.ndarray, label: np.ndarray, classes: int, *, igno
         classes: Number of classes.
         ignored: Pixels with this label are not counted.
 
-    Returns:
-        The counts.
-
     Raises:
         ValueError: If the shapes differ.
     """

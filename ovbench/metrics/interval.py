@@ -222,9 +222,6 @@ def paired_difference(before: ImageCounts, after: ImageCounts) -> Difference:
     Args:
         before: The counts of the first run.
         after: The counts of the second run, with the images in the same order.
-
-    Returns:
-        The difference.
     """
     runs = [jackknife(before), jackknife(after)]
     images = before.union.shape[0]

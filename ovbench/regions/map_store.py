@@ -32,9 +32,6 @@ def pack(regions: np.ndarray) -> bytes:
 
     Args:
         regions: int32 (H, W), any number of ids.
-
-    Returns:
-        The bytes of the entry.
     """
     low = int(regions.min())
     ids = regions.astype(np.int64) - low

@@ -100,9 +100,6 @@ def read_json(path: Path) -> Any:
     Args:
         path: The file.
 
-    Returns:
-        The value.
-
     Raises:
         InputError: If the file is missing or malformed.
     """

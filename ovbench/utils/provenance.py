@@ -118,9 +118,6 @@ def choose_device(name: str, local_rank: int = 0) -> str:
         name: a device of torch, or "auto" for the GPU of the local rank, otherwise the CPU.
         local_rank: Rank of this process on its machine.
 
-    Returns:
-        The device.
-
     Raises:
         UsageError: If the machine has no such device.
     """

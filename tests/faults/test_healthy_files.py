@@ -85,7 +85,7 @@ def test_other_suffixes_are_not_dropped_without_a_word(own, put, tmp_path):
     dataset = open_dataset(own(), tmp_path)
     assert len(dataset) == 2 and any("c.jpg" in line and "left out" in line for line in dataset.remarks)
     put("labels/c.png", label(0, 1, 2))
-    with pytest.raises(InputError, match=r"1 labels have no image.*c\.jpg lies beside the images"):
+    with pytest.raises(InputError, match=r"1 labels have no image.*c\.jpg is beside the images"):
         open_dataset(own(), tmp_path)
 
 

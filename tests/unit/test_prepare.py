@@ -234,7 +234,7 @@ def test_the_command(tmp_path):
     [
         (["mini", "--source", "."], r"mini is generated on first use and needs no preparation"),
         (["coco-stuff", "--source", "/nowhere"], r'the source "/nowhere" is not a folder'),
-        (["coco-stuff", "--source", ".", "--image-format", "png"], r"coco-stuff keeps its images as they are"),
+        (["coco-stuff", "--source", ".", "--image-format", "png"], r"coco-stuff does not convert its images"),
         (["coco", "--source", "."], r'unknown dataset "coco"; did you mean'),
     ],
 )

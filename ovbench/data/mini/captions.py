@@ -1,4 +1,4 @@
-"""Phrases and captions of drawings, and what makes them true.
+"""Phrases and captions of drawings, with the concepts that they name.
 
 A *concept* is what a phrase asks for: a material, or a thing whose colour, pattern and shape are each given or open.
 """
@@ -19,7 +19,7 @@ ENTITIES = len(world.STUFF) + _C * _P * _S
 
 
 class Caption(NamedTuple):
-    """A phrase and the concepts it claims to be in the image."""
+    """A phrase, and the concepts that the image must have for it to be true."""
 
     text: str
     concepts: tuple[int, ...]
@@ -112,9 +112,6 @@ def describe(fractions: np.ndarray, stream: Stream, least: float = 0.06, most: i
         stream: The source of randomness.
         least: An entity is named only if it covers at least this fraction.
         most: Largest number of entities in the caption.
-
-    Returns:
-        The caption.
     """
     seen = [int(i) for i in np.flatnonzero(fractions >= least)] or [int(np.argmax(fractions))]
     seen.sort(key=lambda i: -fractions[i])

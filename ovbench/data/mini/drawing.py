@@ -17,7 +17,7 @@ _TRAINING_SEED = 500_000_000
 
 
 class Drawing(NamedTuple):
-    """A generated picture.
+    """A generated image.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
@@ -90,7 +90,7 @@ def _soften(image: np.ndarray) -> np.ndarray:
 
 
 def draw(stream: Stream, things: Sequence[int]) -> Drawing:
-    """Draw a picture with two to five things.
+    """Draw an image with two to five things.
 
     Args:
         stream: The source of randomness.
@@ -122,7 +122,7 @@ def validation_label(drawing: Drawing) -> np.ndarray:
     """Return the label of a drawing of the validation split.
 
     Args:
-        drawing: a drawing of validation things.
+        drawing: A drawing of validation things.
 
     Returns:
         uint8 (H, W): materials are 0..11, things 12..27; 255 on a rim of one pixel around every thing.
@@ -154,12 +154,9 @@ def validation_drawing(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def training_drawing(seed: int) -> Drawing:
-    """Draw a picture of the training world: all things except the held-out ones.
+    """Draw a training image: all things except the held-out ones.
 
     Args:
         seed: Number of the drawing; its random stream differs from every validation image's.
-
-    Returns:
-        The drawing.
     """
     return draw(Stream(_TRAINING_SEED + seed), world.TRAINING_THINGS)

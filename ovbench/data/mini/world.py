@@ -94,7 +94,7 @@ IGNORE = 255
 
 
 def in_training(colour: str, pattern: str, shape: str) -> bool:
-    """Whether a thing may be drawn in the training world."""
+    """Return whether a thing may be drawn in the training world."""
     return (colour, pattern) not in HELD_OUT_PAIRS and (colour, pattern, shape) not in HELD_OUT_THINGS
 
 

@@ -53,7 +53,7 @@ def prepare(
     Args:
         card: The card of the dataset.
         source: The download, unpacked or as archives, or the folder above it.
-        root: a folder of the card below a data root; by default it lies beside the download.
+        root: A folder of the card below a data root; by default beside the download.
         workers: Number of processes.
         image_format: "jpg" or "png", for ade847 only.
         begin: Called with the number of files, or with 0 before archives are unpacked.
@@ -69,7 +69,7 @@ def prepare(
     if not source.is_dir():
         raise UsageError(f'the source "{source}" is not a folder', fix="check the path")
     if image_format is not None and card.prepare != "ade_full":
-        raise UsageError(f"{card.name} keeps its images as they are", where="--image-format")
+        raise UsageError(f"{card.name} does not convert its images", where="--image-format")
     if card.generator:
         raise UsageError(f"{card.name} is generated on first use and needs no preparation")
     own = unpacked_root(card, source)

@@ -32,9 +32,6 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path, *, image_format: st
         root: The folder of the dataset.
         image_format: "jpg" compresses the smaller image again, as the published preparation does; "png" is lossless.
 
-    Returns:
-        The steps.
-
     Raises:
         InputError: If the release is not found, or an image is missing.
     """

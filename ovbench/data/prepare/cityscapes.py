@@ -24,9 +24,6 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
         sources: The folders to search.
         root: The folder of the dataset.
 
-    Returns:
-        The steps.
-
     Raises:
         InputError: If labels or images are not found.
     """

@@ -20,7 +20,7 @@ LABELS = [
     "annotations/stuffthingmaps/val2017",
 ]
 IMAGES = ["images/val2017", "val2017"]
-CONVERTED = "TrainIds"  # in the names of converted files, which lie beside the original ones
+CONVERTED = "TrainIds"  # in the names of converted files, which are beside the original ones
 
 
 def stuff_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
@@ -30,9 +30,6 @@ def stuff_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]
         card: The card of the dataset.
         sources: The folders to search.
         root: The folder of the dataset.
-
-    Returns:
-        The steps.
 
     Raises:
         InputError: If labels or images are not found.
@@ -47,9 +44,6 @@ def object_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step
         card: The card of the dataset.
         sources: The folders to search.
         root: The folder of the dataset.
-
-    Returns:
-        The steps.
 
     Raises:
         InputError: If labels or images are not found.

@@ -36,9 +36,6 @@ def steps_60(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
         sources: The folders to search.
         root: The folder of the dataset.
 
-    Returns:
-        The steps.
-
     Raises:
         InputError: If labels or images are not found.
     """
@@ -125,9 +122,6 @@ def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
         card: The card of the dataset.
         sources: The folders to search.
         root: The folder of the dataset.
-
-    Returns:
-        The steps.
 
     Raises:
         InputError: If labels or images are not found.

@@ -33,15 +33,12 @@ class Archive(NamedTuple):
 
 
 def archives_in(card: Card, source: Path, root: Path) -> list[Archive]:
-    """Return the archives of a dataset that lie in a folder.
+    """Return the archives of a dataset in a folder.
 
     Args:
         card: The card of the dataset.
         source: The folder.
         root: The folder to unpack into.
-
-    Returns:
-        The archives.
     """
     return [
         Archive(path, prefix, root / below)

@@ -98,7 +98,7 @@ def find(sources: tuple[Path, ...], names: list[str], pattern: str, *, without: 
         sources: The folders above.
         names: Folder names below the sources.
         pattern: Glob pattern of the files.
-        without: a file whose name contains this text does not count.
+        without: Files whose names contain this text do not count.
 
     Returns:
         The folder, or None.

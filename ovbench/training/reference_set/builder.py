@@ -197,9 +197,6 @@ def finish_set(
         loaded: The encoders "clip", "dinov2" and "pairing".
         images: Folder of the images, for the report; None for a report without examples.
         device: Device of the text encoder.
-
-    Returns:
-        The manifest.
     """
     base = finish.read_base(files, chunks)
     rows = finish.VisualFeatures(files, chunks, base.first)

@@ -34,9 +34,6 @@ def merge_sets(
         overrides: Other settings of the filters and synonyms, as text.
         device: Device of the text encoder.
 
-    Returns:
-        The manifest.
-
     Raises:
         InputError: If settings or encoders differ, an image is in two sets, or files of the stages are missing.
     """
