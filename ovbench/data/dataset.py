@@ -11,12 +11,12 @@ import numpy as np
 
 from ovbench.data.card import Card, ids_sha256
 from ovbench.data.decode import (
+    DecodedImage,
     FileIdentity,
-    Picture,
     RawLabel,
     read_image,
+    read_image_file,
     read_label_file,
-    read_picture,
     read_raw_label,
 )
 from ovbench.data.diagnose import FileReport, colours, with_label
@@ -95,9 +95,9 @@ class Dataset:
         Raises:
             InputError: If a file cannot be read, the sizes differ, or the label has a value that is not a class.
         """
-        return self.with_image(index, self.read_picture(index))
+        return self.with_image(index, self.read_image_file(index))
 
-    def with_image(self, index: int, image: Picture | np.ndarray) -> Sample:
+    def with_image(self, index: int, image: DecodedImage | np.ndarray) -> Sample:
         """Add the label to an image that was read before, as several datasets may have the same images.
 
         Args:
@@ -107,7 +107,7 @@ class Dataset:
         Raises:
             InputError: As in `read`.
         """
-        pixels, image_file = (image.pixels, image.file) if isinstance(image, Picture) else (image, None)
+        pixels, image_file = (image.pixels, image.file) if isinstance(image, DecodedImage) else (image, None)
         raw = self._raw_label(index)
         label = self.labels.apply(raw.values, where=self._where(index), card=self.card)
         if pixels.shape[:2] != label.shape:
@@ -118,7 +118,7 @@ class Dataset:
             )
         return Sample(self.items[index].id, pixels, label, image_file, raw.file)
 
-    def read_picture(self, index: int) -> Picture:
+    def read_image_file(self, index: int) -> DecodedImage:
         """Read an image upright, or as it is stored if its label was made for the stored pixels.
 
         Args:
@@ -131,10 +131,10 @@ class Dataset:
             InputError: If the file cannot be read.
         """
         item = self.items[index]
-        return read_picture(item.image_path, item.label_path, self.card.white)
+        return read_image_file(item.image_path, item.label_path, self.card.white)
 
     def read_image(self, index: int) -> np.ndarray:
-        """Read the pixels of an image, see `read_picture`.
+        """Read the pixels of an image, see `read_image_file`.
 
         Args:
             index: Position in the split, from 0.
@@ -142,7 +142,7 @@ class Dataset:
         Returns:
             uint8 (H, W, 3), RGB.
         """
-        return self.read_picture(index).pixels
+        return self.read_image_file(index).pixels
 
     def read_label(self, index: int) -> np.ndarray:
         """Read a label.

@@ -44,7 +44,7 @@ class FileIdentity(NamedTuple):
     digest: str
 
 
-class Picture(NamedTuple):
+class DecodedImage(NamedTuple):
     """A decoded image.
 
     Attributes:
@@ -91,7 +91,7 @@ class ImageFacts(NamedTuple):
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read the pixels of an image upright, see `read_picture`.
+    """Read the pixels of an image upright, see `read_image_file`.
 
     Args:
         path: The file.
@@ -100,12 +100,12 @@ def read_image(path: Path) -> np.ndarray:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        InputError: As in `read_picture`.
+        InputError: As in `read_image_file`.
     """
-    return read_picture(path).pixels
+    return read_image_file(path).pixels
 
 
-def read_picture(path: Path, label: Path | None = None, white: int | None = None) -> Picture:
+def read_image_file(path: Path, label: Path | None = None, white: int | None = None) -> DecodedImage:
     """Decode a JPEG, PNG, TIFF, BMP or WebP file and turn it upright by its orientation tag.
 
     Grey is repeated, alpha is dropped, CMYK is converted (by OpenCV, as published evaluation code does).
@@ -130,7 +130,7 @@ def read_picture(path: Path, label: Path | None = None, white: int | None = None
     pixels = _upright(rgb, orientation)
     if label is not None and pixels.shape != rgb.shape and image_size(label) == rgb.shape[:2]:
         pixels = rgb
-    return Picture(np.ascontiguousarray(pixels), file, orientation)
+    return DecodedImage(np.ascontiguousarray(pixels), file, orientation)
 
 
 def image_facts(path: Path) -> ImageFacts:
@@ -140,7 +140,7 @@ def image_facts(path: Path) -> ImageFacts:
         path: The file.
 
     Raises:
-        InputError: As in `read_picture`.
+        InputError: As in `read_image_file`.
     """
     data, _ = _read(path, "image")
     try:

@@ -139,7 +139,7 @@ def _look(root: Path, layout: Layout, card: Card) -> FoundFiles | None:
     _separate(images, labels, layout)
     if not images and not labels:
         return None
-    others = _other_pictures(root, layout, {*images.values(), *labels.values()})
+    others = _other_images(root, layout, {*images.values(), *labels.values()})
     ids, trouble = _ids(root, layout, images, labels)
     if ids is None and trouble is None:
         return None
@@ -234,7 +234,7 @@ def _lonely(orphans: Mapping[str, Path], root: Path, card: Card, images: Mapping
     return [image_id for image_id, path in orphans.items() if path not in owned]
 
 
-def _other_pictures(root: Path, layout: Layout, known: set[Path]) -> list[Path]:
+def _other_images(root: Path, layout: Layout, known: set[Path]) -> list[Path]:
     folder = root / layout.image.split("{id}")[0].rpartition("/")[0]
     if layout.ids not in ("", "images"):
         return []

@@ -14,7 +14,7 @@ from typing import Any
 from ovbench.data.availability import remember_verified
 from ovbench.data.card import Card, Encoding
 from ovbench.data.dataset import ids_sha256, locate
-from ovbench.data.decode import image_facts, read_label_file, read_picture
+from ovbench.data.decode import image_facts, read_image_file, read_label_file
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
 from ovbench.data.find import FoundFiles, Item
 from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map
@@ -147,12 +147,12 @@ def check_files(item: Item, white: int | None = None) -> FileReport:
 
     Args:
         item: The files.
-        white: The value of white in 16-bit images, see `ovbench.data.decode.read_picture`.
+        white: The value of white in 16-bit images, see `ovbench.data.decode.read_image_file`.
     """
     report = FileReport(item.id)
     try:
         facts = image_facts(item.image_path)
-        picture = read_picture(item.image_path, item.label_path, white)
+        picture = read_image_file(item.image_path, item.label_path, white)
         report = report._replace(image_mode=facts.mode, orientation=facts.orientation, brightest=facts.deep)
         report = report._replace(size=picture.pixels.shape[:2])
     except InputError as error:

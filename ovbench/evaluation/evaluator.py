@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ovbench.data.dataset import Dataset, Sample
-from ovbench.data.decode import FileIdentity, Picture
+from ovbench.data.decode import DecodedImage, FileIdentity
 from ovbench.evaluation.identity import identity_of, region_maps
 from ovbench.evaluation.ledger import Entry, LedgerWriter
 from ovbench.inference.batching import ImageByImage, Prediction, WindowBatcher
@@ -179,7 +179,7 @@ def _read_ahead(
     def read(index: int) -> Read:
         start = time.perf_counter()
         first = targets[0].dataset
-        picture = first.read_picture(index)
+        picture = first.read_image_file(index)
         samples = [_sample(target, index, picture) for target in targets]
         middle = time.perf_counter()
         region_file = _region_file(pipeline, first.items[index].image_path)
@@ -209,7 +209,7 @@ def _region_file(pipeline: Pipeline, image_path: Path) -> FileIdentity | None:
         return None  # reading the map reports the error
 
 
-def _sample(target: Target, index: int, image: Picture) -> Sample | InputError | None:
+def _sample(target: Target, index: int, image: DecodedImage) -> Sample | InputError | None:
     """Return the image with the target's label; a label that does not fit fails for this target only."""
     if target.dataset.items[index].id not in target.due:
         return None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.data.dataset import Dataset
-from ovbench.data.decode import read_picture
+from ovbench.data.decode import read_image_file
 from ovbench.regions.map_store import RegionStore
 from ovbench.regions.provider import Regions, open_source
 from ovbench.utils.errors import InputError, UsageError
@@ -41,7 +41,7 @@ class Task(NamedTuple):
     Attributes:
         id: Id of the image.
         path: File of the image.
-        label: Its label file, which decides the orientation, see `Dataset.read_picture`.
+        label: Its label file, which decides the orientation, see `Dataset.read_image_file`.
         white: Value of 16-bit images that is shown as white, from the card.
     """
 
@@ -129,7 +129,7 @@ def _maker(settings: Mapping[str, Any], devices: Sequence[str], number: int) -> 
 def _make(regions: Regions, task: Task) -> MapResult:
     """Make or find the map of one image."""
     try:
-        image = read_picture(task.path, task.label, task.white).pixels
+        image = read_image_file(task.path, task.label, task.white).pixels
     except InputError as error:
         return MapResult(task.id, False, str(error))
     before = regions.found

@@ -280,7 +280,7 @@ def test_two_processes_make_the_same_entries(mini_cache):
 def test_an_image_that_cannot_be_read_does_not_stop_the_build(mini_cache, monkeypatch):
     from ovbench.regions import build_maps as module
 
-    real, seen = module.read_picture, []
+    real, seen = module.read_image_file, []
 
     def broken(path, *more):
         seen.append(path)
@@ -288,7 +288,7 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_build(mini_cache, monkey
             raise InputError("not an image")
         return real(path, *more)
 
-    monkeypatch.setattr(module, "read_picture", broken)
+    monkeypatch.setattr(module, "read_image_file", broken)
     result = CliRunner().invoke(
         cli, ["masks", "build", "-d", "mini", "--regions", "slic", "--limit", "4", "--workers", "1"],
         standalone_mode=False,

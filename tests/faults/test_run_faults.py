@@ -118,7 +118,7 @@ def test_fail_fast_on_an_image_that_cannot_be_read(ovbench, monkeypatch, tmp_pat
     def refuse(path, *more):
         raise InputError(f'the image "{path.name}" is empty', fix="copy the file again")
 
-    monkeypatch.setattr("ovbench.data.dataset.read_picture", refuse)
+    monkeypatch.setattr("ovbench.data.dataset.read_image_file", refuse)
     stopped = ovbench(*evaluate(tmp_path, "--fail-fast"))
     assert stopped.code == 4 and "is empty (" in stopped.err and "copy the file again" in stopped.err, stopped.err
 
@@ -219,7 +219,7 @@ def code_without_reader(*arguments):
 @pytest.mark.slow
 def test_an_image_that_cannot_be_read_fails_alone_in_shared_batches(ovbench, monkeypatch, tmp_path):
     plain = json.loads(ovbench(*evaluate(tmp_path / "plain", "--batch", 8)).out)
-    read, refused = decode.read_picture, open_dataset(load_card("mini")).items[0].image_path
+    read, refused = decode.read_image_file, open_dataset(load_card("mini")).items[0].image_path
 
     def refuse_one(path, *more):
         if path == refused:
@@ -227,7 +227,7 @@ def test_an_image_that_cannot_be_read_fails_alone_in_shared_batches(ovbench, mon
         return read(path, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ovbench.data.dataset.read_picture", refuse_one)
+        patch.setattr("ovbench.data.dataset.read_image_file", refuse_one)
         done = ovbench(*evaluate(tmp_path, "--batch", 8))
     record = json.loads(done.out)
     assert done.code == 4 and list(record["failed"]) == [refused.stem] and record["dataset"]["images"] == 1

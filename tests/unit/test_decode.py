@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovbench.data.decode import image_facts, read_image, read_label_file, read_picture, read_raw_label
+from ovbench.data.decode import image_facts, read_image, read_image_file, read_label_file, read_raw_label
 from ovbench.utils.errors import InputError
 
 
@@ -54,11 +54,11 @@ def test_a_picture_is_read_upright(tmp_path, rgb, suffix, tag):
 def test_where_only_the_stored_pixels_fit_the_label_they_are_read(tmp_path, rgb):
     path = save(np.rot90(rgb), tmp_path / "a.png", exif=exif(6))
     on_stored, on_upright = (save(np.zeros(size, np.uint8), tmp_path / f"{size}.png") for size in ((40, 24), (24, 40)))
-    np.testing.assert_array_equal(read_picture(path, on_stored).pixels, np.rot90(rgb))
-    np.testing.assert_array_equal(read_picture(path, on_upright).pixels, rgb)
+    np.testing.assert_array_equal(read_image_file(path, on_stored).pixels, np.rot90(rgb))
+    np.testing.assert_array_equal(read_image_file(path, on_upright).pixels, rgb)
     square = save(np.rot90(rgb[:, :24]), tmp_path / "square.png", exif=exif(6))
     label = save(np.zeros((24, 24), np.uint8), tmp_path / "label.png")
-    np.testing.assert_array_equal(read_picture(square, label).pixels, rgb[:, :24])  # as published evaluation code
+    np.testing.assert_array_equal(read_image_file(square, label).pixels, rgb[:, :24])  # as published evaluation code
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
@@ -69,10 +69,10 @@ def test_sixteen_bits(tmp_path, rgb, suffix):
     np.testing.assert_array_equal(read_image(tmp_path / f"full.{suffix}"), rgb)
     with pytest.raises(InputError, match=rf"largest value is {twelve.max()} of 65535.*white = 4095"):
         read_image(tmp_path / f"twelve.{suffix}")
-    scaled = read_picture(tmp_path / f"twelve.{suffix}", white=4080).pixels
+    scaled = read_image_file(tmp_path / f"twelve.{suffix}", white=4080).pixels
     np.testing.assert_array_equal(scaled, rgb)
     with pytest.raises(InputError, match="the card says that white is 1023"):
-        read_picture(tmp_path / f"twelve.{suffix}", white=1023)
+        read_image_file(tmp_path / f"twelve.{suffix}", white=1023)
     assert image_facts(tmp_path / f"twelve.{suffix}").deep == twelve.max()
     assert image_facts(save(rgb, tmp_path / "eight.png")).deep is None
 
@@ -107,7 +107,7 @@ def test_every_mode_gives_three_channels(tmp_path, rgb, mode):
 
 def test_the_identity_is_that_of_the_bytes(tmp_path, rgb):
     image, label = save(rgb, tmp_path / "a.png"), save(rgb[..., 0], tmp_path / "b.png")
-    for path, file in ((image, read_picture(image).file), (label, read_label_file(label).file)):
+    for path, file in ((image, read_image_file(image).file), (label, read_label_file(label).file)):
         data = path.read_bytes()
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
         assert file == (len(data), os.stat(path).st_mtime_ns, digest)
