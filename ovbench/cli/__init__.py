@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-# command -> (module:object, one line of help)
+# command: (module:object, one line of help)
 COMMANDS = {
     "eval": ("ovbench.cli.eval:evaluate", "Evaluate methods on benchmarks: mIoU tables and result records."),
     "segment": ("ovbench.cli.segment:segment", "Label an image with your own classes."),
     "list": ("ovbench.cli.list:listing", "List methods, datasets, region sources or suites."),
     "show": ("ovbench.cli.show:show", "Show a method's settings on a benchmark, their sources, and published figures."),
     "data": ("ovbench.cli.data:data", "Prepare, verify and subset benchmarks on disk."),
-    "train": ("ovbench.cli.train:train", "Train what a method learns: psi of Talk2DINO."),
+    "train": ("ovbench.cli.train:train", "Train the weights of a method: psi of Talk2DINO."),
     "masks": ("ovbench.cli.masks:masks", "Build the region maps of a benchmark in the cache."),
     "reference": ("ovbench.cli.reference:reference", "Build and check the reference sets of ReME."),
     "describe": ("ovbench.cli.describe:describe", "Write descriptions of a benchmark's classes with a language model."),
@@ -35,7 +35,7 @@ COMMANDS = {
 
 
 class ReaderGone(Exception):
-    """Signal that the reader of stdout closed the pipe, as ``| head`` does; click itself would exit with code 1."""
+    """The reader of stdout has closed the pipe, as ``| head`` does; click itself would exit with code 1."""
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def _reader_gone() -> Iterator[None]:
 
 
 class LazyGroup(click.Group):
-    """List the commands by name; import a command only to run it or to print its help."""
+    """A group that imports a command only to run it or to print its help."""
 
     def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
         """Parse the command line, which prints ``--help``."""

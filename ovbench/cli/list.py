@@ -39,7 +39,7 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
     from ovbench.data.availability import dataset_rows
 
     rows = dataset_rows(data_root)
-    if not as_json:  # a terminal has no room for all columns
+    if not as_json:  # a terminal is too narrow for all columns
         rows = [{key: row[key] for key in ("name", "classes", "images", "state", "root", "broken")} for row in rows]
     _print(rows, as_json)
 
@@ -47,7 +47,7 @@ def datasets(data_root: Path | None, as_json: bool) -> None:
 @listing.command()
 @options.as_json
 def backbones(as_json: bool) -> None:
-    """Every backbone that a method may need, with its short names for --weights."""
+    """List all backbones with their short names for --weights."""
     from ovbench.utils.registry import BACKBONES
 
     broken, rows = BACKBONES.broken(), []

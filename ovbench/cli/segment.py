@@ -53,7 +53,7 @@ def segment(
     vocabulary = gather_classes(classes, classes_file)
     if like is None:
         raise UsageError(
-            "--like is missing: it names the networks",
+            "--like is missing: it chooses the settings and networks",
             fix="give --like voc21, ade150, ... for real networks, which are downloaded, or "
             "--like mini for toy networks, which know only drawn images",
         )  # fmt: skip

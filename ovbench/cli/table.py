@@ -36,10 +36,10 @@ def table(
 ) -> None:  # fmt: skip
     """Print a comparison table: published values beside the values of records.
 
-    Of each cell the newest complete record is shown.
+    Shows the newest complete record of each cell.
 
     \b
-    ovbench table                                           everything under runs/
+    ovbench table                                           all records under runs/
     ovbench table --layout corrclip-table1 --format markdown
     ovbench table --layout cass-table1 --protocol common --format csv
     ovbench table --layout reme-table2 -d mini

@@ -1,6 +1,6 @@
 """Compute confidence intervals of scores over images with the delete-one jackknife.
 
-An interval says where mIoU would lie on other images of the same kind. Every image is left out once; the changes of
+An interval estimates mIoU on other images of the same distribution. Every image is left out once; the changes of
 the IoU of each class give the variance and the bias of the mean. The set of classes in the mean does not change: a
 class whose only image is left out keeps its IoU.
 
@@ -95,7 +95,7 @@ class Difference(NamedTuple):
 
 
 class Jackknife(NamedTuple):
-    """The changes when an image is left out, see the top of this file.
+    """The changes if an image is left out, see the docstring of this module.
 
     Attributes:
         iou: float64 (C,), IoU over all images; NaN for a class without pixels.
@@ -328,7 +328,7 @@ def _seen_in_either(before: ImageCounts, after: ImageCounts) -> np.ndarray:
 def _p_values(change: np.ndarray, moments: tuple[np.ndarray, np.ndarray], seen: np.ndarray, images: int) -> np.ndarray:
     """Return the p-values of two-sided t-tests of no change.
 
-    With m images no p-value is below 2^(1 - m), the smallest one that exchanging the runs image by image can give.
+    With m images no p-value is below 2^(1 - m), the smallest one of an exact permutation test.
     """
     from scipy.stats import false_discovery_control  # slow to import
 

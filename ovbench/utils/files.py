@@ -20,7 +20,7 @@ from typing import Any
 from ovbench.utils.errors import InputError, first_line
 
 TEMPORARY = ".ovbench-tmp"
-ABANDONED_S = 24 * 3600.0  # a temporary file of another machine without a write for so long has lost its writer
+ABANDONED_S = 24 * 3600.0  # after this time without a write, the writer on another machine is assumed to be gone
 _NO_FOLDER_FLUSH = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP)
 _WRITER = re.compile(rf"\.(?P<machine>[0-9a-f]{{8}})-(?P<pid>\d+)-[0-9a-f]{{8}}{re.escape(TEMPORARY)}")
 
@@ -29,14 +29,14 @@ _WRITER = re.compile(rf"\.(?P<machine>[0-9a-f]{{8}})-(?P<pid>\d+)-[0-9a-f]{{8}}{
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the block ends without an error.
 
-    The temporary file lies in the same folder, which is created. File and folder are flushed to disk, so a reader, or
-    a crash at any moment, finds the old file or the new one. After an error the old file stays and the temporary file
-    is removed. Temporary files of killed writers are removed by the next process that writes into the folder.
+    The temporary file is in the same folder, which is created. File and folder are flushed to disk, so a reader finds
+    the old file or the new one, also after a crash. After an error the old file stays and the temporary file is
+    removed. Temporary files of killed writers are removed by the next process that writes into the folder.
 
     Args:
         path: The file to write.
-        durable: Whether to flush to disk. Without it a loss of power may leave a damaged file. Use False only for one
-            of many small files that are checked when they are read and can be made again.
+        durable: Whether to flush to disk. Without it, a power failure may leave a damaged file. Use False only for many
+            small files that are checked when they are read and can be made again.
 
     Yields:
         The temporary path, where nothing exists yet.
@@ -81,7 +81,7 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, see `replacing`.
 
-    A lone surrogate, which UTF-8 cannot hold, is written as an escape of JSON.
+    A lone surrogate, which UTF-8 cannot encode, is written as a JSON escape.
 
     Args:
         path: The file.
@@ -112,7 +112,7 @@ def read_json(path: Path) -> Any:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return a new name beside ``path`` that tells `remove_leftovers` who writes it.
+    """Return a new path beside ``path`` whose name identifies the writer for `remove_leftovers`.
 
     Args:
         path: The file or folder that the temporary one will become.
@@ -126,8 +126,8 @@ def temporary_path(path: Path) -> Path:
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders of killed writers from a folder.
 
-    A writer of this machine is gone if its process is. For a writer of another machine the time of the last write
-    decides, see `ABANDONED_S`.
+    A writer on this machine is gone if its process has ended. For a writer on another machine the time of the last
+    write decides, see `ABANDONED_S`.
 
     Args:
         folder: The folder; folders below it are not searched.
@@ -135,7 +135,7 @@ def remove_leftovers(folder: Path) -> None:
     try:
         entries = list(os.scandir(folder))
     except PermissionError:
-        return  # a folder that can be written but not listed
+        return  # the folder can be written but not listed
     for entry in entries:
         if TEMPORARY not in entry.name or not entry.name.startswith("."):
             continue
@@ -150,7 +150,7 @@ def remove_leftovers(folder: Path) -> None:
             else:
                 os.unlink(entry.path)
         except OSError:
-            continue  # another process was faster, or it is not ours to remove
+            continue  # another process was faster, or the file belongs to another user
 
 
 @functools.lru_cache(maxsize=4096)
@@ -161,7 +161,7 @@ def _remove_leftovers_once(folder: Path) -> None:
 
 @functools.cache
 def _machine() -> str:
-    """Identify the host and its process ids, which a container has for itself."""
+    """Return an id of the host and of its process ids, which are different in every container."""
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -170,7 +170,7 @@ def _machine() -> str:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process of this machine is alive."""
+    """Return whether a process of this machine is alive."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -181,7 +181,7 @@ def _runs(pid: int) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Flush a file or folder to disk; a folder only if the file system can."""
+    """Flush a file or folder to disk; a folder only if the file system supports it."""
     try:
         number = os.open(path, os.O_RDONLY)
         try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def html_templates(folder: str) -> Environment:
-    """Return the templates of a folder below ``ovbench/assets``; they escape every value and refuse a missing one."""
+    """Return the templates of a folder below ``ovbench/assets``; values are escaped, and a missing one is an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not needed to start a command
 
     return Environment(

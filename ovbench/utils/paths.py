@@ -1,4 +1,4 @@
-"""Folders: the cache, the package's own data files, and a home folder where there is none."""
+"""Paths of the cache and of the package's data files, and a home folder if there is none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cache_root() -> Path:
 def shipped(*names: str) -> Path:
     """Return the path of a file or folder of ``configs/`` or ``datasets/``.
 
-    The wheel carries both folders inside the package; an editable install reads them from the checkout.
+    The wheel contains both folders; an editable installation reads them from the checkout.
 
     Args:
         names: The path below the folder that holds both, for example ``"configs", "weights.toml"``.

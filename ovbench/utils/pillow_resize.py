@@ -1,7 +1,7 @@
 """Resize images like Pillow with two matrix products, so that a batch stays on its device.
 
 Pillow resamples 8-bit images in integers: weights are rounded to multiples of 2^-22, and values are rounded to 8 bits
-after the horizontal pass and again after the vertical pass. Sums of such products are exact in float64, so the result
+after horizontal and again after vertical resampling. Sums of such products are exact in float64, so the result
 equals Pillow's in every bit.
 """
 
@@ -30,11 +30,11 @@ def _cubic(x: Tensor) -> Tensor:
 KERNELS: dict[str, tuple[Callable[[Tensor], Tensor], float]] = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}
 
 
-def resize_like_pillow(pictures: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
+def resize_like_pillow(images: Tensor, size: tuple[int, int], kernel: str) -> Tensor:
     """Resize images to the values of ``PIL.Image.resize``; a side that keeps its length is not resampled.
 
     Args:
-        pictures: uint8 (..., h, w).
+        images: uint8 (..., h, w).
         size: The new (H, W).
         kernel: "bilinear" or "bicubic".
 
@@ -45,19 +45,19 @@ def resize_like_pillow(pictures: Tensor, size: tuple[int, int], kernel: str) -> 
         >>> resize_like_pillow(torch.tensor([[0, 100]], dtype=torch.uint8), (1, 4), "bilinear").tolist()
         [[0, 25, 75, 100]]
     """
-    h, w = pictures.shape[-2:]
+    h, w = images.shape[-2:]
     if w != size[1]:
-        pictures = _round(pictures.double() @ _weights(w, size[1], kernel, pictures.device).T)
+        images = _round(images.double() @ _weights(w, size[1], kernel, images.device).T)
     if h != size[0]:
-        pictures = _round(_weights(h, size[0], kernel, pictures.device) @ pictures.double())
-    return pictures
+        images = _round(_weights(h, size[0], kernel, images.device) @ images.double())
+    return images
 
 
 def _weights(old: int, new: int, kernel: str, device: torch.device) -> Tensor:
     """Return the weights of the input pixels for every output pixel, times 2^22: integers as float64 (new, old)."""
     function, support = KERNELS[kernel]
     scale = old / new
-    stretch = max(scale, 1.0)  # the kernel is wider when the image shrinks, so every input pixel counts
+    stretch = max(scale, 1.0)  # the kernel is wider if the image becomes smaller, so every input pixel is used
     centre = (torch.arange(new, dtype=torch.float64, device=device) + 0.5) * scale
     first = (centre - support * stretch + 0.5).clamp(min=0).floor()
     end = (centre + support * stretch + 0.5).clamp(max=old).floor()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 Task, Result = TypeVar("Task"), TypeVar("Result")
 
-_FEW = 16  # so few short tasks are done before worker processes have started
+_FEW = 16  # so few short tasks are finished before worker processes have started
 _LARGEST_CHUNK = 8
 
 
@@ -22,7 +22,7 @@ def each(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
     The first error stops the work, and tasks that have not started are dropped.
 
     Args:
-        function: a short function, importable by name: the workers are new processes.
+        function: A function that can be imported by name, because the workers are new processes.
         tasks: Its arguments.
         workers: Number of processes; with 1, or for few tasks, the work is done in this process.
 
@@ -35,10 +35,10 @@ def each(function: Callable[[Task], Result], tasks: Sequence[Task], workers: int
 def each_with(
     build: Callable[[int], Callable[[Task], Result]], tasks: Sequence[Task], workers: int = 1
 ) -> Iterator[Result]:
-    """As `each`, with a function that every worker builds once, for example around a model.
+    """Apply a function as `each` does; every worker builds it once, for example with a model.
 
     Args:
-        build: Makes the function of worker number 0 to ``workers`` - 1; importable by name.
+        build: Returns the function of worker number 0 to ``workers`` - 1; it can be imported by name.
         tasks: Arguments of the function.
         workers: Number of processes; with 1 the work is done in this process.
 
@@ -72,7 +72,7 @@ class _Worker:
 
 
 def _start(build: Callable[[int], Callable[[Any], Any]], numbers: Queue[int]) -> None:
-    """Build the function, with one thread per process: the processes already use every core."""
+    """Build the function, with one thread per process, because the processes already use every core."""
     import cv2
 
     cv2.setNumThreads(1)

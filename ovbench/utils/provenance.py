@@ -1,4 +1,4 @@
-"""Describe what made a result: package versions, revision, device."""
+"""Describe the origin of a result: package versions, revision, device."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def device_name(device: str, precision: str = "fp32", *, compiled: bool = False, batch: int = 0) -> dict[str, object]:
-    """Describe a device and the settings that decide the numbers on it.
+    """Describe a device and the settings on which results on it depend.
 
     Args:
-        device: a device of torch.
+        device: A device of torch.
         precision: The precision of the networks.
         compiled: Whether the networks are compiled.
         batch: Number of windows per batch.
@@ -99,7 +99,7 @@ def peak_memory(device: str) -> dict[str, int | None]:
     """Return the peak memory of this process so far.
 
     Args:
-        device: a device of torch.
+        device: A device of torch.
 
     Returns:
         Resident bytes on the host, and bytes allocated on the GPU (None without a GPU).
@@ -115,7 +115,7 @@ def choose_device(name: str, local_rank: int = 0) -> str:
     """Choose the device.
 
     Args:
-        name: a device of torch, or "auto" for the GPU of the local rank, otherwise the CPU.
+        name: A device of torch, or "auto" for the GPU of the local rank, otherwise the CPU.
         local_rank: Rank of this process on its machine.
 
     Raises:

@@ -15,7 +15,7 @@ def read_ahead(
 ) -> Iterator[tuple[Task, Future[Result]]]:
     """Yield every task with the future of its result, in order.
 
-    When the iteration ends early, reads that have not started are cancelled.
+    If the iteration ends early, reads that have not started are cancelled.
 
     Args:
         read: Called in a thread.

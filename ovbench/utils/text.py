@@ -17,8 +17,9 @@ def short_text(value: Any) -> str:
 def size_text(size: float) -> str:
     """Return a number of bytes with a decimal unit.
 
-    >>> size_text(999), size_text(1_500_000)
-    ('999 B', '1.5 MB')
+    Example:
+        >>> size_text(999), size_text(1_500_000)
+        ('999 B', '1.5 MB')
     """
     if size < 1000:
         return f"{size:.0f} B"

@@ -1,4 +1,4 @@
-"""Reading TOML: the parser that this Python has, and errors that name the file and the key."""
+"""Read TOML files, with errors that name the file and the key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ else:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; InputError naming the file if it is missing or malformed."""
+    """Return the tables of a TOML file.
+
+    Raises:
+        InputError: If the file is missing or malformed.
+    """
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
@@ -30,7 +34,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def refuse_unknown_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:
-    """Raises InputError for the first key that is not known, with the closest ones that are."""
+    """Check that all keys of a table are known.
+
+    Raises:
+        InputError: For the first unknown key, with close matches.
+    """
     known = list(known)
     for key in table:
         if key not in known:
@@ -39,7 +47,11 @@ def refuse_unknown_keys(table: dict[str, Any], known: Iterable[str], where: str)
 
 
 def refuse_wrong_types(table: dict[str, Any], cls: type, where: str) -> None:
-    """Raises InputError for the first value that does not fit the annotation of the field of ``cls`` with its key."""
+    """Check the values of a table against the annotations of the fields of ``cls``.
+
+    Raises:
+        InputError: For the first value of a wrong type.
+    """
     hints = get_type_hints(cls)
     for key, value in table.items():
         if key in hints and not _fits(value, hints[key]):

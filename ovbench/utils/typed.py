@@ -1,4 +1,4 @@
-"""Data checked against types; errors name the file, the key, what was expected and a close match."""
+"""Check data against types; errors name the file, the key, the expected value and a close match."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BOUNDS = {
 
 
 class Typed(BaseModel):
-    """Base of what files hold: unknown keys, wrong types and non-finite numbers are refused."""
+    """Base class of the content of files: unknown keys, wrong types and non-finite numbers are refused."""
 
     model_config = ConfigDict(**STRICT, frozen=True)
 
@@ -42,12 +42,12 @@ def validate(
     """Return data as an instance of a type.
 
     Args:
-        cls: A model, a dataclass (also a plain one) or any other type that pydantic knows.
-        data: Plain data, as a file or a call has it.
-        where: The file, and in it the table.
+        cls: A pydantic model, a dataclass or any other type that pydantic supports.
+        data: Plain data of a file or a call.
+        where: The file and the table in it.
         given: Keys that come from the command line or a call.
-        fix: What to do, if no key has a close match.
-        what: What the file then is not, such as "a baseline".
+        fix: What to do if no key has a close match.
+        what: What the file should be, such as "a baseline".
 
     Raises:
         InputError: If data does not fit; UsageError if it is about a key in ``given``.
@@ -57,18 +57,19 @@ def validate(
         return cls(**values) if _is_plain_dataclass(cls) else values
     except ValidationError as error:
         raise _error(error, data, cls, where, given, fix, what) from None
-    except ValueError as error:  # of the type's own __post_init__
+    except ValueError as error:  # from __post_init__ of the type
         raise (UsageError if given else InputError)(str(error), where=where, fix=fix) from None
 
 
 def parse_text(text: str, hint: Any, key: str, where: str = "--set") -> Any:
-    """Return a text of the command line as a value of a type; the items of a tuple stand between commas.
+    """Convert a text of the command line to a type; the items of a tuple are separated by commas.
 
     Raises:
-        UsageError: If the text is no such value.
+        UsageError: If the text is not a value of the type.
 
-    >>> parse_text("8,16", tuple[int, ...], "dilations"), parse_text("none", int | None, "depth")
-    ((8, 16), None)
+    Example:
+        >>> parse_text("8,16", tuple[int, ...], "dilations"), parse_text("none", int | None, "depth")
+        ((8, 16), None)
     """
     options = list(type_options(hint))
     if text.lower() in ("none", "null") and type(None) in options:
@@ -85,10 +86,10 @@ def parse_text(text: str, hint: Any, key: str, where: str = "--set") -> Any:
 
 
 def parse_values(given: Mapping[str, Any], hints: Mapping[str, Any], where: str = "--set") -> dict[str, Any]:
-    """Return settings by name, those given as texts as the types of their fields; others stay as they are.
+    """Convert settings that are given as texts to the types of their fields; other values are unchanged.
 
     Raises:
-        UsageError: If a name is not known, or a text is no value of its type.
+        UsageError: If a name is unknown, or a text is not a value of its type.
     """
     for key in given:
         if key not in hints:
@@ -133,7 +134,7 @@ def _adapter(cls: Any) -> TypeAdapter:
 
 
 def _with_tuples(data: Any, cls: Any) -> Any:
-    """Lists as tuples where a plain dataclass has tuples."""
+    """Convert lists to tuples where a plain dataclass has tuples."""
     if not (_is_plain_dataclass(cls) and isinstance(data, Mapping)):
         return data
     hints = field_types(cls)
@@ -165,7 +166,7 @@ def _scalar(hint: Any) -> TypeAdapter:
 def _error(
     error: ValidationError, data: Any, cls: Any, where: str, given: Collection[str], fix: str | None, what: str
 ) -> OvbenchError:
-    """The first fault as one sentence; an unknown key first, which often is why another one is missing."""
+    """Return the first error as one sentence; an unknown key goes first, because it often explains a missing one."""
     found = error.errors(include_url=False)
     first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     path = _path(first["loc"], data, first["type"] == "missing")
@@ -188,7 +189,7 @@ def _error(
 
 
 def _path(loc: Sequence[int | str], data: Any, missing: bool) -> tuple[int | str, ...]:
-    """The steps of a place that are in the data; others name a branch of a type."""
+    """Return the items of a location that are in the data; others name a branch of a type."""
     steps: list[int | str] = []
     for number, step in enumerate(loc):
         try:
@@ -228,7 +229,7 @@ def _short(value: Any) -> str:
 
 
 def _known(cls: Any, path: Sequence[int | str]) -> list[str]:
-    """The keys of the table at a place."""
+    """Return the known keys of the table at a path."""
     for step in path:
         cls = _inner(cls, step)
     return _keys(cls)

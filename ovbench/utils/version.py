@@ -1,4 +1,4 @@
-"""The version of this code. Two different states never share one."""
+"""The version of this code; two different states never have the same one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CODE = ("ovbench", "configs", "datasets")
 
 @functools.cache
 def package_version() -> str:
-    """Return the version of the checkout that the code runs from, or else of the installed package.
+    """Return the version of the checkout that the code runs from, otherwise of the installed package.
 
-    The metadata of an editable installation is as old as the installation, so a checkout asks git. The form is the one
-    that the build writes: ``0.2.0`` at a tag, ``0.2.0.post1.dev3+g0123456789`` three commits later, and with local
+    The metadata of an editable installation may be outdated, so git is asked in a checkout. The form is the one of the
+    build: ``0.2.0`` at a tag, ``0.2.0.post1.dev3+g0123456789`` three commits later, and with local
     changes a hash of them: ``...+g0123456789.m89abcdef``.
     """
     root = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ def _from_git(root: Path) -> str:
 
 
 def _changes(root: Path) -> str:
-    """Hash of all changes since the commit and of new files beside the code; empty without any."""
+    """Return a hash of all changes since the commit and of new files beside the code; "" if there are none."""
     new = _git(root, "ls-files", "--others", "--exclude-standard", "-z", "--", *CODE).split("\0")
     found = [
         os.fsencode(_git(root, "diff", "HEAD", "--binary")),
