@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from ovbench.inference.pipeline import Pipeline
 from ovbench.methods.blame import MethodError, blamed
 from ovbench.metrics.confusion import count_pixels
 from ovbench.utils.errors import ImageError, InputError, OvbenchError
+from ovbench.utils.read_ahead import read_ahead
 
 READ_AHEAD = 3  # images that are read, with their regions, while another is labelled
 READERS = 8  # threads that read if images share batches
@@ -187,16 +188,8 @@ def _read_ahead(
         seconds = {"read": middle - start, "regions": time.perf_counter() - middle}
         return Read(picture.pixels, regions, samples, seconds, region_file)
 
-    with ThreadPoolExecutor(max_workers=2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)) as pool:
-        futures: list[Future[Read]] = []
-        try:
-            for position, index in enumerate(indices):
-                while len(futures) < min(ahead, len(indices) - position):
-                    futures.append(pool.submit(read, indices[position + len(futures)]))
-                yield index, futures.pop(0)
-        finally:
-            for future in futures:
-                future.cancel()
+    threads = 2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)
+    return read_ahead(read, indices, ahead=ahead, threads=threads)
 
 
 def _region_file(pipeline: Pipeline, image_path: Path) -> FileIdentity | None:

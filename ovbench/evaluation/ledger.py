@@ -15,7 +15,6 @@ process has its own file.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,16 +22,21 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
+from ovbench.utils.lock import lock
 from ovbench.utils.text import short_text
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 FORMAT = 1
+LOCK = ".lock"  # suffix of the file beside a part that its writer locks
 EARLIER = "earlier"  # folder below --out for the ledgers that --fresh replaces
 
 
@@ -237,8 +241,6 @@ def _entry(line: Mapping[str, Any], run: dict[str, Any] | None) -> Entry:
 class LedgerWriter:
     """Append to the part file of this process; refuse a part that another process writes.
 
-    The operating system releases the lock when the process ends, so no lock remains after a crash.
-
     Args:
         folder: The ledger.
         name: Name of the part.
@@ -253,7 +255,8 @@ class LedgerWriter:
         self._run: Mapping[str, Any] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = _locked(self.path)
+            self._lock = _locked(self.path)
+            self._file = self.path.open("ab+", buffering=0)  # unbuffered: on a full disk, closing must not write
         except OSError as error:
             raise self._failure(error) from error
         try:
@@ -315,6 +318,7 @@ class LedgerWriter:
     def close(self) -> None:
         """Close the file and release the lock."""
         self._file.close()
+        self._lock.release()
 
     def __enter__(self) -> LedgerWriter:
         return self
@@ -323,23 +327,13 @@ class LedgerWriter:
         self.close()
 
 
-def _locked(path: Path) -> IO[bytes]:
-    """Open a part for appending and lock it.
+def _locked(part: Path) -> BaseFileLock:
+    """Lock a part of a ledger.
 
     Raises:
-        InputError: If another process holds it, or has just moved it.
+        InputError: If another process writes it.
     """
-    file = path.open("ab+", buffering=0)  # unbuffered: on a full disk, closing must not write
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            return file
-    except OSError:
-        pass
-    file.close()
-    raise InputError(
-        "another process is running this cell", where=str(path), fix="wait for it or choose another --out"
-    )
+    return lock(part.with_suffix(LOCK), "another process is running this cell", "wait for it or choose another --out")
 
 
 def set_aside(folder: Path, records: list[Path], target: Path, prefix: str = "") -> Path | None:
@@ -360,7 +354,8 @@ def set_aside(folder: Path, records: list[Path], target: Path, prefix: str = "")
         InputError: If a process is writing to one of the parts, and nothing is moved; or files cannot be moved.
     """
     parts = sorted(folder.glob(f"part-{prefix}*.jsonl"))
-    rest = [p for p in folder.glob("*") if p.is_file() and p not in parts] if folder.is_dir() and not prefix else []
+    files = [p for p in folder.glob("*") if p.is_file() and p.suffix != LOCK]
+    rest = [p for p in files if p not in parts] if not prefix else []
     if prefix:
         rest = sorted(folder.glob(f"shard-{prefix.removeprefix('shard').rstrip('-')}.json"))
     if not parts and not rest:
@@ -368,7 +363,7 @@ def set_aside(folder: Path, records: list[Path], target: Path, prefix: str = "")
     with ExitStack() as stack:
         try:
             for part in parts:
-                stack.enter_context(_locked(part))
+                stack.callback(_locked(part).release)
             moved = target / folder.name
             moved.mkdir(parents=True)
             for path in (*parts, *rest):

@@ -1,5 +1,10 @@
 """The ledger survives torn lines, refuses strangers, and belongs to one process at a time."""
 
+import errno
+import os
+import socket
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -145,11 +150,29 @@ def test_another_run_is_refused_by_the_field_that_differs(tmp_path):
 def test_two_processes_cannot_write_one_part(tmp_path):
     with (
         LedgerWriter(tmp_path, "0", HEADER),
-        pytest.raises(InputError, match="another process is running this cell"),
+        pytest.raises(InputError, match="another process is running this cell") as refused,
         LedgerWriter(tmp_path, "0", HEADER),
     ):
         pass
+    assert f"process {os.getpid()} on {socket.gethostname()}" in str(refused.value)
     fill(tmp_path, "a")  # the lock went with its holder
+    (tmp_path / "part-0.lock").write_text("process 1 on another-host\n")
+    with LedgerWriter(tmp_path, "0", HEADER):  # what a killed holder left
+        assert f"process {os.getpid()} " in (tmp_path / "part-0.lock").read_text()
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_called_one(tmp_path, monkeypatch, number):
+    """Where flock is not implemented (ENOSYS), newer filelocks hold a marker file instead, which excludes as well."""
+
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    expected = "no file locks" if number != errno.ENOSYS else "no file locks|another process is running this cell"
+    with pytest.warns() if number == errno.ENOSYS else nullcontext(), pytest.raises(InputError, match=expected):
+        with LedgerWriter(tmp_path, "0", HEADER), LedgerWriter(tmp_path, "0", HEADER):
+            pass
 
 
 def test_a_count_replaces_an_earlier_failure_and_is_never_doubled(tmp_path):

@@ -1,0 +1,63 @@
+"""Lock a file for one process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ovbench.utils.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+HOLDER = "process "  # how the text of a lock file begins; one that begins otherwise is a marker of filelock
+
+
+def lock(path: Path, busy: str, fix: str) -> BaseFileLock:
+    """Lock a file without waiting; ``release()`` on the result unlocks it.
+
+    The operating system unlocks the file when the process ends, so no lock remains after a crash. The file stays and
+    names its last holder.
+
+    Args:
+        path: the lock file, in an existing folder.
+        busy: the message if another process holds the lock.
+        fix: what to do then.
+
+    Returns:
+        The lock.
+
+    Raises:
+        InputError: if another process holds the lock, or the file system has no locks.
+        OSError: if the file cannot be opened.
+    """
+    from filelock import FileLock, Timeout  # on the first lock: reading results needs none
+
+    held = FileLock(path, timeout=0, thread_local=False)
+    holder = _text(path)
+    try:
+        held.acquire()
+    except Timeout:
+        by = f": {' '.join(holder.split())}" if holder else ""
+        raise InputError(f"{busy}{by}", where=str(path), fix=fix) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        raise InputError(
+            f"the file system has no file locks ({first_line(error)})", where=str(path),
+            fix="choose a folder on another file system",
+        ) from error  # fmt: skip
+    if not (text := _text(path)) or text.startswith(HOLDER):
+        path.write_text(f"{HOLDER}{os.getpid()} on {socket.gethostname()}\n")
+    return held
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
