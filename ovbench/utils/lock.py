@@ -24,16 +24,16 @@ def lock(path: Path, busy: str, fix: str) -> BaseFileLock:
     names its last holder.
 
     Args:
-        path: the lock file, in an existing folder.
-        busy: the message if another process holds the lock.
-        fix: what to do then.
+        path: The lock file, in an existing folder.
+        busy: The message if another process holds the lock.
+        fix: What to do then.
 
     Returns:
         The lock.
 
     Raises:
-        InputError: if another process holds the lock, or the file system has no locks.
-        OSError: if the file cannot be opened.
+        InputError: If another process holds the lock, or the file system has no locks.
+        OSError: If the file cannot be opened.
     """
     from filelock import FileLock, Timeout  # on the first lock: reading results needs none
 

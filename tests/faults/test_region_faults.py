@@ -233,7 +233,7 @@ def build(*more: str):
 
 
 def maps(cache) -> list:
-    return sorted(cache.glob("regions/*/*/*.map"))
+    return sorted(cache.glob("regions/*/*/*.npz"))
 
 
 def test_a_second_build_makes_nothing_and_a_damaged_entry_is_made_again(mini_cache):
