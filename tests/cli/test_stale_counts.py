@@ -253,10 +253,10 @@ def test_fresh_moves_no_ledger_of_other_code(run, data, monkeypatch, tmp_path):
 
 def test_fresh_keeps_the_earlier_ledger_and_its_records(run, data, ovbench, tmp_path):
     first = run(data)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")}
     again = run(data, "--fresh")
     assert counted(again) == 3 and "are kept in" in again.err
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "runs" / EARLIER).rglob("*") if path.is_file()}
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "runs" / EARLIER).rglob("*.json*")}
     assert kept == before
     (old,), (new,) = (tmp_path / "runs" / EARLIER).glob("*/*.json"), (tmp_path / "runs").glob("*.json")
     assert ovbench("compare", old, new, "--json").json()["mIoU_change"] == 0
@@ -268,11 +268,11 @@ def test_fresh_keeps_the_earlier_ledger_and_its_records(run, data, ovbench, tmp_
 def test_fresh_under_a_running_run_is_refused(run, data, tmp_path):
     run(data)
     (folder,) = (tmp_path / "runs").glob("*/")
-    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")}
     with LedgerWriter(folder, "5", {}):
         assert "another process is running this cell" in run(data, "--fresh", code=3).err
     (folder / "part-5.jsonl").unlink()
-    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")} == before
 
 
 def test_a_fresh_shard_leaves_the_other_shards(run, data, tmp_path):

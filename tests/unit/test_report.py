@@ -232,7 +232,7 @@ def test_ledgers_that_are_none(tmp_path):
     for number, wrong in enumerate(nonsense):
         folder = tmp_path / str(number)
         path = write_run(folder, random_counts(np.random.default_rng(0), 1, 5), NAMES)
-        (part,) = (folder / "run").iterdir()
+        (part,) = (folder / "run").glob("*.jsonl")
         head, line = part.read_bytes().splitlines(keepends=True)
         body = json.dumps({**json.loads(line[9:]), "counts": wrong}).encode() + b"\n"
         part.write_bytes(head + b"%08x " % zlib.crc32(body) + body)
