@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 FORMAT = 1
-LOCK = ".lock"  # suffix of the file beside a part that its writer locks
+LOCK = ".lock"  # suffix of the hidden file beside a part that its writer locks
 EARLIER = "earlier"  # folder below --out for the ledgers that --fresh replaces
 
 
@@ -333,7 +333,8 @@ def _locked(part: Path) -> BaseFileLock:
     Raises:
         InputError: If another process writes it.
     """
-    return lock(part.with_suffix(LOCK), "another process is running this cell", "wait for it or choose another --out")
+    file = part.with_name(f".{part.stem}{LOCK}")
+    return lock(file, "another process is running this cell", "wait for it or choose another --out")
 
 
 def set_aside(folder: Path, records: list[Path], target: Path, prefix: str = "") -> Path | None:

@@ -156,9 +156,9 @@ def test_two_processes_cannot_write_one_part(tmp_path):
         pass
     assert f"process {os.getpid()} on {socket.gethostname()}" in str(refused.value)
     fill(tmp_path, "a")  # the lock went with its holder
-    (tmp_path / "part-0.lock").write_text("process 1 on another-host\n")
+    (tmp_path / ".part-0.lock").write_text("process 1 on another-host\n")
     with LedgerWriter(tmp_path, "0", HEADER):  # what a killed holder left
-        assert f"process {os.getpid()} " in (tmp_path / "part-0.lock").read_text()
+        assert f"process {os.getpid()} " in (tmp_path / ".part-0.lock").read_text()
 
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
@@ -170,9 +170,13 @@ def test_a_file_system_without_locks_is_called_one(tmp_path, monkeypatch, number
 
     monkeypatch.setattr("fcntl.flock", flock)
     expected = "no file locks" if number != errno.ENOSYS else "no file locks|another process is running this cell"
-    with pytest.warns() if number == errno.ENOSYS else nullcontext(), pytest.raises(InputError, match=expected):
-        with LedgerWriter(tmp_path, "0", HEADER), LedgerWriter(tmp_path, "0", HEADER):
-            pass
+    with (
+        pytest.warns() if number == errno.ENOSYS else nullcontext(),
+        pytest.raises(InputError, match=expected),
+        LedgerWriter(tmp_path, "0", HEADER),
+        LedgerWriter(tmp_path, "0", HEADER),
+    ):
+        pass
 
 
 def test_a_count_replaces_an_earlier_failure_and_is_never_doubled(tmp_path):
