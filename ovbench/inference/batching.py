@@ -139,7 +139,7 @@ class WindowBatcher:
         if prepared.context is not None or prepared.boxes[0].size != (self.predictor.protocol.crop,) * 2:
             yield _prediction(number, seconds, self.predictor.method, lambda: self.predictor.label_prepared(prepared))
             return
-        slots = region_slots(regions, tuple(prepared.image.shape[1:]), prepared.boxes)
+        slots = region_slots(regions, prepared.size, prepared.boxes)
         owner = self.pending[number] = PendingImage(
             number, prepared, BatchKey(prepared.pad_region, slots), self.predictor
         )
