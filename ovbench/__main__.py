@@ -28,7 +28,7 @@ def main() -> None:
     except (KeyboardInterrupt, click.exceptions.Abort):
         sys.exit(_fail("interrupted", 130))
     except ReaderGone:
-        # nothing more to say, and nothing for Python to flush at exit
+        # no message, and nothing for Python to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Terminated:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
-    """A polite request to end: unwinds the stack, so that what runs can put its results in order."""
+    """Raise `Terminated` on a signal, so that a run can write its results."""
     from ovbench.utils.errors import Terminated
 
     raise Terminated(_fail("terminated", 128 + number))

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     Image = np.ndarray | PIL.Image.Image | torch.Tensor
 
-MODES = ("RGB", "RGBA", "L", "LA", "P")  # of PIL images that become RGB without a loss that can be seen
+MODES = ("RGB", "RGBA", "L", "LA", "P")  # modes of PIL images that are converted to RGB without visible loss
 
 
 class Segmenter:
-    """Label images with a loaded method.
+    """A loaded method that labels images.
 
     Attributes:
-        pipeline: What it drives: `ovbench.inference.pipeline.Pipeline`.
+        pipeline: The `ovbench.inference.pipeline.Pipeline`.
         classes: The class names; a label is an index into them.
     """
 
@@ -45,19 +45,19 @@ class Segmenter:
             uint16 (H, W), values index `classes`.
 
         Raises:
-            InputError: If it is no such image.
+            InputError: If the image has another type or shape.
         """
         return self.pipeline.label(as_pixels(image), None if path is None else Path(path))
 
     def set_words(self, words: Iterable[str | Sequence[str]], background: str | None = None) -> None:
-        """Label with other classes from now on; the networks stay loaded.
+        """Change the classes; the networks stay loaded.
 
         Args:
             words: One entry per class: its name, or its synonyms as a sequence or between semicolons.
-            background: The first name of the class that gathers everything else.
+            background: The first name of the class for everything else.
 
         Raises:
-            UsageError: If a name is empty or stands twice.
+            UsageError: If a name is empty or given twice.
         """
         classes, number = _classes(words, background)
         self.pipeline.set_vocabulary(classes, number)
@@ -76,19 +76,19 @@ def load(
     device: str = "auto",
     precision: str = "fp32",
 ) -> Segmenter:
-    """Load a method once, to label any number of images.
+    """Load a method to label any number of images.
 
     Args:
         method: Name of a method, or ``FILE.py:CLASS``.
         like: Dataset whose published settings are used.
         words: One entry per class: its name, or its synonyms as a sequence or between semicolons. None takes the
             classes of ``like``, with its background.
-        background: The first name of the class that gathers everything else; only with ``words``.
+        background: The first name of the class for everything else; only with ``words``.
         settings: Settings by name, as typed values or as texts of ``--set``.
-        weights: Backbones by name, as after ``--weights``.
-        protocol: "paper" for the published settings, "common" for those that all methods share.
-        device: "auto" is the GPU if there is one.
-        precision: "fp32", "fp16" or "bf16", of the backbones' blocks.
+        weights: Backbones by name, as with ``--weights``.
+        protocol: "paper" for the published settings, "common" for the same windows, prompts and names for all methods.
+        device: "auto" is the GPU if there is one, otherwise the CPU.
+        precision: "fp32", "fp16" or "bf16" for the blocks of the backbones.
 
     Raises:
         UsageError: If a name or a value is not valid.
@@ -128,7 +128,7 @@ def load(
 def _classes(
     words: Iterable[str | Sequence[str]], background: str | None
 ) -> tuple[tuple[tuple[str, ...], ...], int | None]:
-    """The synonyms of each class, and the number of the background."""
+    """Return the synonyms of each class, and the number of the background."""
     from ovbench.data.classes import refuse_odd_classes
     from ovbench.utils.errors import unknown
 
@@ -192,18 +192,18 @@ def evaluate(
 ) -> Records:
     """Evaluate methods on datasets and write one record per cell, as ``ovbench eval`` does.
 
-    A cell that was counted before is not counted again. Under torchrun each process takes its part of the images.
+    A finished cell is not counted again. With torchrun, the processes divide the images.
 
     Args:
         methods: Names of methods, or ``FILE.py:CLASS``.
         datasets: Names of datasets, or files of cards.
         suite: Rows of a suite instead of ``methods``.
         settings: Settings by name, as typed values or as texts of ``--set``.
-        weights: Backbones by name, as after ``--weights``.
+        weights: Backbones by name, as with ``--weights``.
         out: Folder for the records.
-        data_root: Folder in which the datasets lie.
+        data_root: Folder of the datasets.
         subset: Manifest of the images to use.
-        classes: File with other names for the classes.
+        classes: File with other class names.
         **options: ``limit`` (only the first N images), ``device``, ``precision``, ``batch``, ``compiled``,
             ``protocol``, ``label_rule``, ``shard``, ``fresh``, ``fail_fast`` and ``show``, as for ``ovbench eval``.
 

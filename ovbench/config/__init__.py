@@ -1,3 +1,3 @@
-"""What a run does, as data: settings files, suites and names of backbones."""
+"""Settings of a run: settings files, suites and names of backbones."""
 
 PROTOCOLS = ("paper", "common")

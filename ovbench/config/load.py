@@ -1,4 +1,4 @@
-"""From settings files and the command line to a cell: layers, each value with its origin, and what overrides them."""
+"""Resolve settings files and overrides to a cell; later layers override earlier ones, key by key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REGION_SOURCE = "felzenszwalb"
 
 
 class Layer(NamedTuple):
-    """Some settings: ``origin`` is their place in a file, ``source`` where they were published ("" if nowhere)."""
+    """A layer of settings: ``origin`` is its table in a file, ``source`` its publication ("" if there is none)."""
 
     origin: str
     source: str
@@ -32,17 +32,17 @@ class Layer(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """All settings by table, and for each ``(table, key)`` the layer that decided it."""
+    """All settings by table, and the layer of each ``(table, key)``."""
 
     tables: dict[str, dict[str, Any]]
     decided_by: dict[tuple[str, str], Layer]
 
 
 def method_config(method: str) -> MethodFile:
-    """Return the settings file of a method; an empty one if a plug-in brings none.
+    """Return the settings file of a method; an empty one if a plug-in has none.
 
     Raises:
-        InputError: If the file has an unknown key or a value of another type.
+        InputError: If the file has an unknown key or a value of a wrong type.
     """
     path = settings_path(method)
     if path is None or not path.is_file():
@@ -53,9 +53,9 @@ def method_config(method: str) -> MethodFile:
 def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]:
     """Return the layers of settings of a method on a dataset, from the weakest to the strongest.
 
-    These are configs/common.toml, the method's file, and the tables of both for this dataset. With the protocol
-    "common", one set of windows, prompts and class names for all methods lies over these, then the common table of
-    the dataset again; ``keeps`` in the method's file names what of the protocol it cannot share.
+    These are configs/common.toml, the method's file, and the tables of both for this dataset. The protocol "common"
+    adds one set of windows, prompts and class names for all methods, and the common table of the dataset again, except
+    for protocol settings that ``keeps`` in the method's file lists.
 
     Raises:
         UsageError: If the protocol is not known.
@@ -87,9 +87,9 @@ def _without(layer: Layer, keeps: Collection[str]) -> Layer:
 
 
 def merge(stack: Sequence[Layer]) -> Merged:
-    """Return the settings of all layers; later ones win, key by key.
+    """Merge layers; later ones override earlier ones, key by key.
 
-    A layer that names another region source empties that table first: its settings belong to the source.
+    A layer with another region source first removes the settings of the earlier source.
     """
     merged = Merged({table: {} for table in TABLES}, {})
     for layer in stack:
@@ -118,15 +118,16 @@ def resolve(
         dataset: Name of a dataset.
         overrides: Settings by name, as texts of ``--set`` or as typed values.
         backbones: Backbones by their names in the method's needs.
-        protocol: "paper" for the published settings, "common" for those that all methods share.
-        incomplete: Whether a backbone without a default is None and no error: enough to look at, not to run.
+        protocol: "paper" for the published settings, "common" for the same windows, prompts and names for all methods.
+        incomplete: Whether a required backbone without a name is None instead of an error; such a cell cannot run.
 
     Raises:
-        UsageError: If a name or a value that is given is not valid.
+        UsageError: If a given name or value is not valid.
         InputError: If a settings file is not valid.
 
-    >>> resolve("corrclip", "mini", {"pamr_dilations": [8, 16], "tau": "0.2"}).params.tau
-    0.2
+    Example:
+        >>> resolve("corrclip", "mini", {"pamr_dilations": [8, 16], "tau": "0.2"}).params.tau
+        0.2
     """
     entry = METHODS.load(method)
     merged = merge(layers_of(method, dataset, protocol)).tables
@@ -150,9 +151,9 @@ def resolve(
 def _protocol(
     table: Mapping[str, Any], own: Any, spec: str | None, overrides: Mapping[str, Any], method: str
 ) -> Protocol:
-    """The protocol with the normalisation ``own`` of the backbone ``spec`` that sees the windows.
+    """Return the protocol with the normalisation ``own`` of the backbone ``spec`` that gets the windows.
 
-    Other constants given on the command line are used, with one warning.
+    Other constants from the command line are used, with a warning.
 
     Raises:
         InputError: If a settings file gives other constants than that backbone was trained with.
@@ -181,14 +182,14 @@ def _spelled(values: tuple[float, ...]) -> str:
 
 
 def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str, Any]:
-    """Return a cell of `Cell.as_dict` with parameters and protocol as the settings files have them.
+    """Return a cell (as from `Cell.as_dict`) with parameters and protocol of the settings files.
 
     The method is not loaded for it.
     """
     tables = merge(layers_of(plain["method"], plain["dataset"], protocol)).tables
     own = None
-    for name, spec in list(plain["backbones"].items())[:1]:  # if another one sees the windows, their file has it
-        with contextlib.suppress(OvbenchError):  # a name from another version
+    for name, spec in list(plain["backbones"].items())[:1]:  # otherwise the files have the constants
+        with contextlib.suppress(OvbenchError):  # a name of another version
             own = BACKBONES.load(name).normalisation(spec)
     table = {**(own._asdict() if own else {}), **tables["protocol"]}
     around = validate(Protocol, table, f"protocol of {plain['method']}")
@@ -196,7 +197,7 @@ def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str
 
 
 def cell_of(plain: Mapping[str, Any]) -> Cell:
-    """Return the cell that `Cell.as_dict` wrote, as a record holds it.
+    """Return the cell from its plain data (`Cell.as_dict`), as in a record.
 
     Raises:
         UsageError: If this version does not know its method.
@@ -214,7 +215,7 @@ def cell_of(plain: Mapping[str, Any]) -> Cell:
 
 
 def _regions(table: Mapping[str, Any], overrides: Collection[str] = ()) -> dict[str, Any]:
-    """The region source with every setting spelled out."""
+    """Return the region source with all its settings."""
     settings = dict(table)
     source = settings.pop("source", REGION_SOURCE)
     given = {key.removeprefix("regions.") for key in overrides}
@@ -223,7 +224,7 @@ def _regions(table: Mapping[str, Any], overrides: Collection[str] = ()) -> dict[
 
 
 def regions_table(source: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the regions table of a source: its defaults, and over them settings as texts or typed values.
+    """Return the regions table of a source: its defaults, overridden by settings (texts or typed values).
 
     Raises:
         UsageError: If a setting or a value is not valid.
@@ -259,16 +260,16 @@ def _apply(merged: dict[str, dict[str, Any]], params: type, overrides: Mapping[s
 
 
 def parse_value(value: Any, hint: Any, key: str) -> Any:
-    """Return a text of the command line as its type; a typed value as it is, to be validated with its table.
+    """Convert a text of the command line to a type; a typed value is returned unchanged.
 
     Raises:
-        UsageError: If a text is no value of the type.
+        UsageError: If a text is not a value of the type.
     """
     return parse_text(value, hint, key) if isinstance(value, str) else value
 
 
 def override_pairs(items: Sequence[str] | Mapping[str, Any], option: str) -> dict[str, Any]:
-    """Return ``("a=1", "b=2")`` as a dictionary; a mapping, as Python code gives it, as it is.
+    """Convert ``("a=1", "b=2")`` to a dictionary; a mapping is returned as a dictionary.
 
     Raises:
         UsageError: If an item has no ``=``.

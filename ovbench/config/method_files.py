@@ -1,4 +1,4 @@
-"""Where the settings file of a method lies. Light: `ovbench list` reads titles without the types of the settings."""
+"""Find the settings file of a method; without pydantic, so that `ovbench list` starts fast."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ovbench.utils.toml import read_toml
 
 
 def method_heading(method: str) -> dict[str, Any]:
-    """Return what the settings file of a method says of it: ``title`` and ``paper``; empty if there is no file."""
+    """Return ``title`` and ``paper`` of a method from its settings file; empty if there is no file."""
     path = settings_path(method)
     table = read_toml(path) if path is not None and path.is_file() else {}
     return {key: str(table[key]) for key in ("title", "paper") if key in table}
 
 
 def settings_path(method: str) -> Path | None:
-    """Return the settings file of a method, which need not exist; None if a plug-in has no place for one.
+    """Return the path of the settings file of a method, which may not exist; None if a plug-in has no folder.
 
-    It is one of ours or lies beside the code of a plug-in, with the stem of the file or module that the name points
-    to; for an entry point it is NAME.toml beside its module. Nothing is imported to find it.
+    It is a shipped file, or beside the code of a plug-in with the stem of its file or module. For an entry point it is
+    NAME.toml beside the module. Nothing is imported.
     """
     own = shipped("configs", "methods", f"{method}.toml")
     if ":" not in method and (own.is_file() or method not in METHODS.entries()):
@@ -41,7 +41,7 @@ def settings_path(method: str) -> Path | None:
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
-    """Where a module lies, found without running its packages as `importlib.util.find_spec` would."""
+    """Find a module without importing its packages, which `importlib.util.find_spec` does."""
     path, spec = None, None
     parts = name.split(".")
     for number in range(len(parts)):

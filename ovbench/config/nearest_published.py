@@ -16,8 +16,8 @@ DESCRIPTIONS, LABEL_RULE = "descriptions", "label_rule"
 class NearestPublished(NamedTuple):
     """The nearest published run, the settings that deviate from it, and the tables that report it.
 
-    ``remark``: why there is no official setting. ``run`` is None and ``remark`` is "" if nothing was published for the
-    method on the benchmark.
+    ``remark`` is the reason if there is no official setting. ``run`` is None and ``remark`` is "" if nothing was
+    published for the method on the benchmark.
     """
 
     run: PublishedRun | None = None
@@ -26,7 +26,7 @@ class NearestPublished(NamedTuple):
     remark: str = ""
 
     def sentence(self) -> str:
-        """Return the deviations as one line of text, "" if there are none."""
+        """Return the deviations as one line of text; "" if there are none."""
         if self.remark:
             return f"no official setting ({self.remark})"
         if not self.deviations:
@@ -48,16 +48,16 @@ def nearest_published(
     """Find the published run with the fewest settings that differ from a cell.
 
     Args:
-        cell: The resolved cell, as `Cell.as_dict` gives it; a backbone that is still open is None.
+        cell: The resolved cell, from `Cell.as_dict`; a backbone without a name is None.
         label_rule: How void pixels are counted, None if not decided yet.
-        descriptions: What replaces the paper's descriptions, "" if nothing does or none are used.
+        descriptions: What replaces the paper's descriptions; "" if nothing, or if none are used.
     """
     method, dataset = cell["method"], cell["dataset"]
     if remark := no_official_setting(method, dataset):
         return NearestPublished(remark=remark)
     if (method, dataset) not in official_settings():
         return NearestPublished()
-    # the method's own settings come first and win a tie
+    # on a tie, the settings of the method itself go first
     runs = [PublishedRun(method), *(run for run in published_runs().values() if run.method == method)]
     changed = [changes_from_published(published_cell(run, dataset), cell) for run in runs]
     nearest = min(range(len(runs)), key=lambda n: len(changed[n]))
@@ -72,5 +72,5 @@ def nearest_published(
 
 
 def published_cell(run: PublishedRun, dataset: str) -> dict[str, Any]:
-    """Return the cell of a published run on a benchmark, as `Cell.as_dict` gives it."""
+    """Return the cell of a published run on a benchmark, as from `Cell.as_dict`."""
     return resolve(run.method, dataset, run.settings, run.weights, incomplete=True).as_dict()

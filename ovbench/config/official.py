@@ -1,4 +1,4 @@
-"""Official settings of every method on every benchmark, as data in configs/official.csv."""
+"""Official settings of every method on every benchmark, from configs/official.csv."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def published_label_rule(benchmark: str) -> str:
     """Return how the published figures of a benchmark count void pixels.
 
     Returns:
-        "official" if the published code differs from a correct count, else "correct".
+        "official" if the published code differs from a correct count, otherwise "correct".
     """
     return "official" if benchmark in _official_rules() else "correct"
 

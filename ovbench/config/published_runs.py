@@ -1,4 +1,4 @@
-"""The run of ovbench that reproduces a published row, as data in configs/published_runs.toml."""
+"""The run of ovbench that reproduces a published row, from configs/published_runs.toml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RowKey = tuple[str, str, str]  # method, variant and post-processing, as in resu
 class PublishedRun:
     """A method with its settings and weights, as given by ``--set`` and ``--weights``.
 
-    ``sources``: tables whose figures have these settings, by their ``reported_by``. Other tables measured the same row
+    ``sources`` are the tables (``reported_by``) whose figures have these settings. Other tables measured the same row
     with another protocol.
     """
 

@@ -1,4 +1,4 @@
-"""Types of the settings: protocol, cell, and what the settings files hold."""
+"""Types of the settings: protocol, cell and settings files."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ Distances = Annotated[Items[Annotated[int, Field(gt=0)]], Field(min_length=1)]
 
 @pydantic.dataclasses.dataclass(frozen=True, config={**STRICT, "strict": False})
 class Protocol:
-    """Everything around a method: how the image reaches it and how its scores become labels.
+    """Settings around a method: preparation of the image, and conversion of scores to labels.
 
     Attributes:
-        short_side: The image is resized, keeping its ratio, until its short side has this many pixels; 0: not resized.
-        long_side: The long side then has at most this many pixels.
+        short_side: Short side of the resized image in pixels, with the aspect ratio kept; 0 does not resize.
+        long_side: Upper limit of the long side in pixels.
         crop: Side of the square sliding windows in pixels of the resized image; 0: one window over the whole image.
         stride: Distance of windows in pixels.
         pad: Windows are padded to a multiple of this many pixels; 0: never; -1: of the patch of CLIP.
-        mean: Mean of RGB values 0..255; unless given, that of the backbone which sees the windows.
-        std: Standard deviation of RGB values 0..255, likewise.
+        mean: Mean of RGB values 0..255; default: from the backbone that gets the windows.
+        std: Standard deviation of RGB values 0..255; default: from the same backbone.
         templates: Prompt set in configs/templates.toml.
         vocabulary: Variant of the class names; "" is the canonical one.
         descriptions: Set of class descriptions by name, or a JSON file of them; "": none.
         logit_scale: Factor of the scores before the softmax.
         prob_thd: Pixels whose best probability is below it become background.
-        refine: "pamr" refines the scores at the original size before they become probabilities, "pamr-windows" those
-            of every window before they are merged; "" for neither.
+        refine: "pamr" refines the scores at the original size, "pamr-windows" the scores of every window before
+            merging; "" for neither.
         pamr_iterations: Iterations of PAMR.
         pamr_dilations: Distances of PAMR's neighbours in pixels.
     """
@@ -64,7 +64,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one dataset with one set of settings, fully resolved; plain data except for ``params``."""
+    """A method on a dataset with its settings, fully resolved; plain data except for ``params``."""
 
     method: str
     dataset: str
@@ -74,7 +74,7 @@ class Cell:
     regions: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the cell as plain data, as a record holds it."""
+        """Return the cell as plain data, as in a record."""
         plain = {
             "method": self.method,
             "dataset": self.dataset,
@@ -86,7 +86,7 @@ class Cell:
         return as_in_file(plain)
 
     def digest(self) -> str:
-        """Return the hash of the canonical form: equal for equal settings, however they were given."""
+        """Return the hash of the canonical form, equal for equal settings."""
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
 
@@ -96,7 +96,7 @@ def as_in_file(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Tables(Typed):
-    """Settings of one layer: backbones by name, protocol, parameters of the method, region source."""
+    """The tables of one layer: backbones by name, protocol, parameters of the method, region source."""
 
     backbones: dict[str, str] = Field(default_factory=dict)
     protocol: partial(Protocol) = Field(default_factory=dict)  # type: ignore[valid-type]
@@ -120,14 +120,14 @@ class MethodFile(BenchmarkTables):
 
 
 class CommonFile(Tables):
-    """configs/common.toml: settings that all methods share."""
+    """The file configs/common.toml with settings for all methods."""
 
     common: Tables
     benchmark: dict[str, Tables] = Field(default_factory=dict)
 
 
 def templates(name: str) -> tuple[str, ...]:
-    """Return a prompt set; every template holds ``{}`` where the class name goes.
+    """Return a prompt set; every template has ``{}`` for the class name.
 
     Raises:
         UsageError: If there is no such set.

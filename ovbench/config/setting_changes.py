@@ -27,10 +27,11 @@ class SettingChange(NamedTuple):
 
 
 def setting_text(value: Any) -> str:
-    """Return a value as the user writes it in ``--set``.
+    """Return a value as text for ``--set``.
 
-    >>> setting_text([8, 16]), setting_text(True), setting_text(None), setting_text("")
-    ('8,16', 'true', 'none', '""')
+    Example:
+        >>> setting_text([8, 16]), setting_text(True), setting_text(None), setting_text("")
+        ('8,16', 'true', 'none', '""')
     """
     if isinstance(value, bool):
         return str(value).lower()
@@ -44,10 +45,10 @@ def setting_text(value: Any) -> str:
 def setting_changes(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[SettingChange]:
     """Return the settings that differ between two cells.
 
-    If the region source differs, only its name and those of its settings that are not its defaults are listed.
+    If the region source differs, only its name and its settings other than the defaults are listed.
 
     Args:
-        expected: a cell, as `Cell.as_dict` gives it.
+        expected: A cell, from `Cell.as_dict`.
         actual: The cell to compare with it.
     """
     found = []
@@ -67,14 +68,14 @@ def setting_changes(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> l
 
 
 def changes_from_published(published: Mapping[str, Any], actual: Mapping[str, Any]) -> list[SettingChange]:
-    """Return how a cell differs from a published one; precomputed maps count as those that the authors published."""
+    """Return how a cell differs from a published one; precomputed maps are taken as the published maps."""
     if actual["regions"].get("source") == "precomputed" and published["regions"].get("source") == AUTHORS_MAPS:
         published = {**published, "regions": actual["regions"]}
     return setting_changes(published, actual)
 
 
 def _same_backbone(name: str, before: Mapping[str, str | None], after: Mapping[str, str | None]) -> bool:
-    """Return whether two specs, one of them a short name, name the same weights."""
+    """Return whether two specs name the same weights, also if one is a short name."""
     if not before.get(name) or not after.get(name) or name not in BACKBONES.entries():
         return False
     return BACKBONES.load(name).same(before[name], after[name])

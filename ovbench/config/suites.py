@@ -1,13 +1,13 @@
-"""Suites: named lists of runs, such as the rows of a paper's table, as data in configs/suites/.
+"""Suites: named lists of runs, such as the rows of a paper's table, from configs/suites/.
 
-title = "..."                        what the table shows
-source = "..."                       where it comes from
-datasets = ["voc21"]                 datasets, unless others are asked for
-[shared]                             what every row has: method, settings, weights
+title = "..."                        title of the table
+source = "..."                       paper and table
+datasets = ["voc21"]                 default datasets
+[shared]                             method, settings and weights of all rows
 method = "corrclip"
-settings = { regions = "slic" }      as after --set, but with TOML's types; a reference set "?filter=none" is a variant
-                                     of the one that is asked for
-[[row]]                              label, and what differs: method, datasets, settings, weights
+settings = { regions = "slic" }      as with --set, but with TOML's types; a reference set "?filter=none" is a variant
+                                     of the requested one
+[[row]]                              label, and its own method, datasets, settings, weights
 label = "- scope reconstruction"
 settings = { scope = false }
 """
@@ -30,7 +30,7 @@ Value = str | bool | int | float | Items[str | int | float]
 
 
 class SharedTable(Typed):
-    """What every row of a suite has."""
+    """Settings of all rows of a suite."""
 
     method: str = ""
     settings: dict[str, Value] = Field(default_factory=dict)
@@ -38,7 +38,7 @@ class SharedTable(Typed):
 
 
 class RowTable(SharedTable):
-    """What one row has besides."""
+    """One row of a suite."""
 
     label: Annotated[str, Field(min_length=1)]
     datasets: Items[str] = ()
@@ -55,7 +55,7 @@ class SuiteFile(Typed):
 
 
 class SuiteRow(NamedTuple):
-    """One run: ``overrides`` as for `ovbench.config.load.resolve`, ``weights`` as after ``--weights``."""
+    """One run: ``overrides`` as for `ovbench.config.load.resolve`, ``weights`` as with ``--weights``."""
 
     label: str
     method: str
@@ -70,7 +70,7 @@ def suite_names() -> list[str]:
 
 
 def suite_heading(name: str) -> tuple[str, str]:
-    """Return a suite's title and where it comes from."""
+    """Return title and source of a suite."""
     suite = _read(name)
     return suite.title or name, suite.source
 
@@ -83,13 +83,13 @@ def load_suite(
 ) -> list[SuiteRow]:
     """Return the runs of a suite, row by row and for each row dataset by dataset.
 
-    A row with weights of its own is left out on a dataset that comes with its own backbones, as ``mini`` does.
+    A row with its own weights is skipped on a dataset with its own backbones, such as ``mini``.
 
     Args:
         name: Name of a shipped suite, or a TOML file.
         datasets: Datasets instead of the suite's own.
-        overrides: Settings laid over those of every row.
-        weights: Backbones laid over those of every row.
+        overrides: Settings that override those of every row.
+        weights: Backbones that override those of every row.
 
     Raises:
         UsageError: If the suite is not known.
@@ -114,7 +114,7 @@ def load_suite(
 
 
 def settings_over(own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row's settings with others laid over them."""
+    """Return a row's settings, overridden by others."""
     merged = {**own, **given}
     options = {key: text for key, text in own.items() if key in given and str(text).startswith("?")}
     return merged | {key: options_over(text, given[key]) for key, text in options.items()}

@@ -1,4 +1,4 @@
-"""Checks that a method follows the rules that the engine relies on."""
+"""Check that a method follows the rules of the engine."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ovbench.utils.errors import OvbenchError
 ODD_SIZES = ((97, 61), (40, 200))
 MIXED = 8  # windows in a batch of two images
 NOT_APPLICABLE = "not applicable"
-NEIGHBOUR_TOLERANCE = 1e-4  # of scores: other windows in the batch may change the order of a sum, nothing more
+NEIGHBOUR_TOLERANCE = 1e-4  # of scores: other windows in the batch may only change the order of a sum
 
 
 class CheckResult(NamedTuple):
-    """The verdict of a check: "pass", "fail", or "not applicable"."""
+    """The result of a check: "pass", "fail" or "not applicable"."""
 
     check: str
     verdict: str
@@ -193,7 +193,7 @@ def _no_files(inputs: CheckInputs) -> tuple[str, str]:
 
 @contextmanager
 def _opened_under(root: Path) -> Iterator[set[str]]:
-    """Collect the files below a folder that Python opens; the audit hook cannot be removed, so it is switched off."""
+    """Collect the files below a folder that Python opens; the audit hook is switched off, as it cannot be removed."""
     opened: set[str] = set()
     active = True
     folder = str(root.resolve())

@@ -1,4 +1,4 @@
-"""Which runs counted the images of a ledger, with which code and on which device."""
+"""Find the runs that counted the images of a ledger, with their code and device."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def software_and_device(
     Args:
         header: Header of the ledger.
         entries: Entries of the ledger.
-        now: The present run, used if no image is counted yet.
+        now: The present run, which is used if no image is counted yet.
     """
     runs = counting_runs(entries) or [now]
     devices = [run["device"] for run in runs if "device" in run]  # missing if the line with the device is damaged

@@ -1,4 +1,4 @@
-"""Which process labels which image: processes of one torchrun, and shards of separate jobs."""
+"""Divide images among the processes of torchrun, and among shards of separate jobs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parse_shard(text: str | None) -> Shard | None:
         return None
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise UsageError(f'"{text}" is no shard', where="--shard", fix="give K/N with K from 1 to N, as in 3/8")
+        raise UsageError(f'"{text}" is not a shard', where="--shard", fix="give K/N with K from 1 to N, as in 3/8")
     return Shard(int(found[1]), int(found[2]))
 
 
@@ -60,7 +60,7 @@ class ProcessGroup:
         return list(items[self.rank :: self.size])
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
         if self.size > 1:
             import torch.distributed as dist
 

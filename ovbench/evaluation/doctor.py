@@ -1,4 +1,4 @@
-"""Checks of this machine: what ovbench finds, what is wrong, and how to fix it."""
+"""Check this machine: list what ovbench finds, problems, and how to fix them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _number(version: str | None) -> tuple[int, ...]:
 
 def known_bad(versions: Mapping[str, str | None]) -> Iterator[Finding]:
     """Find packages that are missing or do not work together; ``versions``: see `ovbench.utils.provenance.versions`."""
-    optional = {"mmcv-lite", "opencv-python-headless", "transformers", "faiss-cpu"}  # of extras, or said below
+    optional = {"mmcv-lite", "opencv-python-headless", "transformers", "faiss-cpu"}  # of extras, or reported below
     for name, version in versions.items():
         if version is None and name not in optional:
             yield Finding("packages", "problem", f"{name} is not installed", f"pip install {name}")
@@ -87,7 +87,7 @@ def known_bad(versions: Mapping[str, str | None]) -> Iterator[Finding]:
 
 
 def _imports() -> Iterator[Finding]:
-    """Find what only an import shows, such as a missing system library."""
+    """Find problems that only an import shows, such as a missing system library."""
     fixes = {
         "cv2": "apt-get install libgl1 libglib2.0-0",
         "torch": "reinstall torch: https://pytorch.org/get-started",

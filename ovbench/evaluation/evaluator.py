@@ -1,4 +1,4 @@
-"""The loop over images: read, label, count, write to the ledger. Datasets with the same images share the loop."""
+"""The loop over images: read, label, count, write to the ledger; one loop for datasets with the same images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ovbench.metrics.confusion import count_pixels
 from ovbench.utils.errors import ImageError, InputError, OvbenchError
 from ovbench.utils.read_ahead import read_ahead
 
-READ_AHEAD = 3  # images that are read, with their regions, while another is labelled
+READ_AHEAD = 3  # images that are read, with their regions, while another image is labelled
 READERS = 8  # threads that read if images share batches
 
 
@@ -41,8 +41,8 @@ class Target(NamedTuple):
         ledger: Where counts are written.
         due: Ids of the images to process.
         seen: Called with number, sample and labels of each labelled image.
-        counted: Ids of images that are counted already and are due for ``seen`` only.
-        run: The ledger's description of this run.
+        counted: Ids of images that are already counted and only needed for ``seen``.
+        run: Description of this run in the ledger.
     """
 
     dataset: Dataset
@@ -72,7 +72,7 @@ def evaluate(
     advance: Callable[[], object] = lambda: None,
     fail_fast: bool = False,
 ) -> None:
-    """Label and count images in order; each one is in the ledgers as soon as it is labelled.
+    """Label and count images in order; each image is written to the ledgers as soon as it is labelled.
 
     An image that cannot be read, whose label does not fit the dataset, or for which the method fails, is recorded as
     failed, and the run continues.
@@ -83,7 +83,7 @@ def evaluate(
         indices: Numbers of the images.
         batch: Number of windows of several images in a batch; 0: images are labelled one by one.
         advance: Called after each image.
-        fail_fast: If true, stop at the first failed image.
+        fail_fast: Stop at the first failed image.
 
     Raises:
         ImageError: If an image failed, with ``fail_fast``.
@@ -141,7 +141,7 @@ def _labelled(
 
 
 def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | None:
-    """Return the image's region map; exceptions of the region source fail the image."""
+    """Return the region map of an image; after an exception of the region source the image has failed."""
     with blamed(getattr(pipeline.region_maps, "source", pipeline)):
         return pipeline.regions(image, path)
 
@@ -175,7 +175,7 @@ def _add_entry(
 def _read_ahead(
     pipeline: Pipeline, targets: Sequence[Target], indices: Sequence[int], ahead: int
 ) -> Iterator[tuple[int, Future[Read]]]:
-    """Yield images in order, decoded ahead by threads; the seconds are those of the work, without waiting."""
+    """Yield images in order, decoded ahead by threads; the measured seconds do not include idle time."""
 
     def read(index: int) -> Read:
         start = time.perf_counter()

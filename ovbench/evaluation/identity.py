@@ -1,10 +1,10 @@
-"""What a count depends on, identified by content: the files of an image, the cell with its data, the code.
+"""Identify by content what a count depends on: the files of an image, the cell with its data, the code.
 
-The identities of an image's files are stored with its counts: an image whose files changed is counted again. All else
-is in the header of the ledger, and its hash is in the ledger's name. So another vocabulary, class list, image list,
-checkpoint, file named by a setting, or version of code or library gives another ledger beside the first. The record's
-name does not depend on the code: the record has the counts of the newest code, and names its ledger. Not covered are
-files that code reads without a setting, and modules imported by a computed name.
+The identities of an image's files are stored with its counts: an image whose files changed is counted again.
+Everything else is in the header of the ledger, and its hash is in the ledger's name. So another vocabulary, class list,
+image list, checkpoint, file in a setting, or version of code or library gives another ledger beside the first. The
+record's name does not depend on the code: the record has the counts of the newest code and the name of its ledger.
+Files that code reads without a setting, and modules imported by a computed name, are not covered.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ovbench.evaluation.plan import PlannedCell
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# code that cannot change a label: interface, display, checks, and what writes data and weights (identified by content)
+# code that cannot change a label: interface, display, checks, and code whose output (data, weights) is identified
 NO_LABELS = (
     "__main__.py", "cli", "config/nearest_published.py", "config/official.py", "config/published_runs.py",
     "config/setting_changes.py", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
@@ -47,7 +47,7 @@ CHUNK = 1 << 20
 CODE_KEYS = ("ovbench", "code")  # keys of a header about software and device
 LONGEST_NAME = 60  # characters of a method's or dataset's name in a file name
 PKG_DIRECTORY = 5  # a constant of Python's modulefinder
-SAMPLED = 16  # about so many images are read for the hash of a dataset
+SAMPLED = 16  # approximate number of images that are read for the hash of a dataset
 
 
 def identity_of(path: Path) -> FileIdentity:
@@ -65,7 +65,7 @@ def identity_of(path: Path) -> FileIdentity:
 
 
 def is_still(noted: FileIdentity, path: Path) -> bool:
-    """Return whether a file is unchanged: equal size and time, otherwise equal content."""
+    """Return whether a file is unchanged: same size and time, otherwise same content."""
     try:
         found = path.stat()
         if found.st_size != noted.size:
@@ -117,7 +117,7 @@ def data_digest(dataset: Dataset, numbers: Iterable[int]) -> str:
 
 
 def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
-    """Return all that two runs must have in common for their counts to be added, except the images and labels."""
+    """Return everything that runs must have in common if their counts are added, except images and labels."""
     card, dataset, cell = planned.dataset.card, planned.dataset, planned.cell
     layout = next((each for each in card.layouts if each.name == dataset.layout), None)
     return {
@@ -148,7 +148,7 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
 
 
 def named_files(cell: Cell, maps: Any = None) -> dict[str, str]:
-    """Return the hashes of prompts, descriptions, region weights, and all files and folders that settings name.
+    """Return the hashes of prompts, descriptions, region weights, and all files and folders in settings.
 
     Backbones have their own hashes. A folder of region maps is identified image by image.
 
@@ -199,7 +199,7 @@ def code_identity(cell: Cell, device: str) -> dict[str, Any]:
 
 @functools.cache
 def _package_sha256() -> str:
-    """Hash all modules of ovbench that can influence labels; in doubt, a module is included."""
+    """Hash all modules of ovbench that can change labels; in doubt, a module is included."""
     files = (path for path in PACKAGE.rglob("*.py") if "_shipped" not in path.parts)
     return _files_sha256(p for p in files if not _is_under(p.relative_to(PACKAGE).as_posix(), NO_LABELS))
 
@@ -257,7 +257,7 @@ def _module_files(module: str, point: EntryPoint | None) -> list[Path]:
 
 
 class _Finder(ModuleFinder):
-    """Find also packages without an ``__init__.py``; a folder of that kind named like a library is no error."""
+    """A finder that also accepts folders without ``__init__.py``, even if named like a library."""
 
     def find_module(self, name: str, path: list[str] | None, parent: Any = None) -> Any:
         try:
@@ -275,7 +275,7 @@ class _Finder(ModuleFinder):
 
 
 def _imported_below(folder: Path, file: Path) -> list[Path]:
-    """Return a file and all that it imports from its folder, also inside functions, without running any of it."""
+    """Return a file and all files of its folder that it imports, also inside functions, without running code."""
     finder = _Finder(path=[str(folder)])
     try:
         finder.run_script(str(file))

@@ -1,9 +1,9 @@
 """The ledger of a cell: one line per image, appended and flushed to disk when the image is finished.
 
 A ledger is a folder of part files, one per process that has ever written to it, so that another number of processes can
-resume a run. Every line is ``crc32 json``. The first line is the header (see `ovbench.evaluation.identity`); each other
-line is an image, with the start time of its run. The first image of a run also has the revision and the device
-(``run``). A crash can only cut the last line of a part; the checksum detects this, and the next writer removes
+resume a run. Every line is ``crc32 json``. The first line is the header (see `ovbench.evaluation.identity`); the
+other lines are images, each with the start time of its run. The first image of a run also has the revision and the
+device (``run``). A crash can only cut the last line of a part; the checksum detects this, and the next writer removes
 the line. A damaged line inside a part loses this line only. Records are computed from the ledger alone.
 
 Text lines are used instead of SQLite because of measurements (results/benchmarks/ledger.json). A row that is equally
@@ -43,7 +43,7 @@ EARLIER = "earlier"  # folder below --out for the ledgers that --fresh replaces
 class Entry(NamedTuple):
     """The result of one image: its counts, or the reason why it failed.
 
-    Lines of older versions have only the first four.
+    Lines of older versions have only the first four fields.
 
     Attributes:
         image: Id of the image.
@@ -51,9 +51,9 @@ class Entry(NamedTuple):
         failed: The reason, None if the image is counted.
         seconds: Time of each stage.
         number: Number of the image in the split.
-        data: Files that it was counted from, each as an `ovbench.data.decode.FileIdentity`.
+        data: Files of the image, each as an `ovbench.data.decode.FileIdentity`.
         run: The run that wrote the entry.
-        void: If true, the earlier counts of the image are of files that have changed.
+        void: Whether the files of the image have changed, so that its earlier counts are not used.
     """
 
     image: str
@@ -160,7 +160,7 @@ def _take(ledger: Ledger, entry: Entry, part: Path, sources: dict[str, Path]) ->
 
 
 def _same_data(one: Entry, other: Entry) -> bool:
-    """Return whether both were counted from the same bytes, as far as the lines say."""
+    """Return whether both were counted from the same bytes, if the lines have this data."""
     if one.data is None or other.data is None:
         return True
     return {k: v[-1] for k, v in one.data.items()} == {k: v[-1] for k, v in other.data.items()}
@@ -239,7 +239,7 @@ def _entry(line: Mapping[str, Any], run: dict[str, Any] | None) -> Entry:
 
 
 class LedgerWriter:
-    """Append to the part file of this process; refuse a part that another process writes.
+    """The part file of this process, locked and opened for appending.
 
     Args:
         folder: The ledger.

@@ -1,7 +1,7 @@
 """Merge the shards of a cell that ran as separate jobs.
 
-Each shard writes a file ``shard-KofN.json`` beside its part of the ledger: the ordered images of the whole run, and the
-software and device. Together with the counts, this is all that a record needs.
+Each shard writes a file ``shard-KofN.json`` beside its part of the ledger, with the ordered images of the whole run,
+the software and the device. A record is computed from these files and the counts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ShardLedger(NamedTuple):
 
 
 def leave_for_merge(folder: Path, shard: Shard, images: Sequence[str], facts: Mapping[str, Any]) -> None:
-    """Write what `merge` needs of a shard.
+    """Write the facts about a shard that `merge` needs.
 
     Args:
         folder: The ledger.
@@ -48,7 +48,7 @@ def leave_for_merge(folder: Path, shard: Shard, images: Sequence[str], facts: Ma
 
 
 def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
-    """Write one ledger and one record from cell folders that hold every shard exactly once.
+    """Write one ledger and one record from cell folders with every shard exactly once.
 
     The names of both are computed from the header; no text from a file is used as a path.
 

@@ -1,4 +1,4 @@
-"""From a request for methods and datasets to cells; everything is resolved and checked before the run."""
+"""Resolve a request for methods and datasets to cells, and check everything before the run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ovbench.utils.registry import METHODS
 
 @dataclass(frozen=True)
 class Job:
-    """The user's request: every method on every dataset, or the rows of a suite, on its own datasets or these."""
+    """The user's request: every method on every dataset, or the rows of a suite on its own or these datasets."""
 
     methods: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ class Job:
     limit: int | None = None
     subset: Path | None = None
     classes: Path | None = None
-    settings: tuple[str, ...] | Mapping[str, Any] = ()  # of the command line, or typed values
+    settings: tuple[str, ...] | Mapping[str, Any] = ()  # texts of the command line, or typed values
     weights: tuple[str, ...] | Mapping[str, str] = ()
     device: str = "auto"
     precision: str = "fp32"
@@ -71,11 +71,11 @@ class PlannedCell:
     execution: Execution = FP32
     split_images: int = 0  # of the whole split, also if a subset is evaluated
     split_sha256: str = ""
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # the run as it was asked for
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # the arguments as passed
 
     @property
     def wanted(self) -> list[str]:
-        """Return the ids of the images of the record, in the order of the split."""
+        """Return the ids of the images of the record, in split order."""
         return self.all_wanted if self.shard is None else self.shard.take(self.all_wanted)
 
     @property
@@ -178,10 +178,10 @@ def _arguments(job: Job, row: SuiteRow) -> dict[str, Any]:
 
 
 def _require_files(cells: list[Cell]) -> None:
-    """Download the weights of backbones and region sources.
+    """Check the weights of backbones and region sources, and download them if necessary.
 
     Raises:
-        InputError: If files are missing, with the list of them, and for region maps the other ways to get them.
+        InputError: If files are missing: their list, and for region maps how else to get them.
     """
     missing = {}
     for cell in cells:
@@ -240,7 +240,7 @@ def _rows(job: Job) -> list[SuiteRow]:
 
 
 def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:
-    """Refuse two rows of a suite with equal settings: both would write the same record."""
+    """Refuse two rows of a suite with equal settings, because both would write the same record."""
     first: dict[str, SuiteRow] = {}
     for cell, row in zip(cells, rows, strict=True):
         other = first.setdefault(cell.digest(), row)

@@ -1,4 +1,4 @@
-"""The record: the result of a cell as one JSON document, by the type `Record` (docs/record.md)."""
+"""The record: the result of a cell as one JSON document of the type `Record` (docs/record.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _about(text: str, **more: Any) -> Any:
 
 
 class Arguments(Typed):
-    """What the run was asked for, as passed. It repeats the run, `cell` says what that was resolved to."""
+    """The arguments of the run as passed; with them the run can be repeated. `cell` has the resolved settings."""
 
     method: str = _about("method: a name, `FILE.py:Class` or `module:Class`")
     dataset: str = _about("dataset: a name, or the path of a card")
@@ -64,7 +64,7 @@ class CellFields(Typed):
 
 
 class DatasetFields(Typed):
-    """The images that were scored, and what their labels mean."""
+    """The scored images and the meaning of their labels."""
 
     title: str = _about("title of the card")
     split: str = _about("split")
@@ -77,7 +77,7 @@ class DatasetFields(Typed):
     white: int | None = _about("value of 16-bit images that is shown as white", default=None)
     card: Literal["ovbench", "own"] = _about("whether the card ships with ovbench", default="ovbench")
     split_sha256: str = _about("hash of the ids of the whole split", default="")
-    files: list[str] = _about("where images and labels lie", default_factory=list)
+    files: list[str] = _about("layout of images and labels on disk", default_factory=list)
     encoding: str = _about("name of the encoding of the labels", default="")
     encoding_sha256: str = _about("hash of the table from raw values to classes", default="")
     images: Count = _about("images that were scored")
@@ -103,7 +103,7 @@ class DeviationFields(Typed):
 
 
 class PublishedFields(Typed):
-    """How the run compares with the published ones."""
+    """Comparison with the published runs."""
 
     official: bool = _about("whether there is an official setting of the method on the dataset")
     deviations: list[DeviationFields] = _about("what differs from the nearest published run")
@@ -128,7 +128,7 @@ class MetricFields(Typed):
     aAcc: Fraction | None = _about("accuracy over all pixels")
     classes_in_mean: Count = _about("classes in the mean of mIoU")
     mIoU_interval: Annotated[list[Fraction], Field(min_length=2, max_length=2)] | None = _about(
-        "95 % interval of mIoU, by a jackknife over images; null if it would mean nothing", default=None
+        "95 % interval of mIoU, by a jackknife over images; null if it cannot be computed", default=None
     )
     mIoU_no_interval: str = _about("why there is no interval", default="")
 
@@ -142,13 +142,13 @@ class ClassFields(Typed):
 
 
 class TimeFields(Typed):
-    """All that differs from run to run."""
+    """All fields that differ between runs with equal counts, besides the arguments."""
 
     model_config = ConfigDict(**{**STRICT, "extra": "allow"}, frozen=True)
     started: str = _about("when the run started that counted the last images, UTC")
     total_s: float = _about("seconds of the last run", default=0.0)
     processes: int = _about("number of processes", default=1)
-    shared_with: list[str] = _about("datasets that the same features served", default_factory=list)
+    shared_with: list[str] = _about("datasets labelled with the same features", default_factory=list)
     peak_memory: dict[str, int | None] = _about("largest memory of the last run in bytes", default_factory=dict)
     images_counted_now: Count = _about("images that the last run counted", default=0)
     counted: list[dict[str, Any]] = _about(
@@ -163,7 +163,7 @@ class Record(Typed):
 
     version: Count = _about("version of this schema", alias="schema")
     status: Literal["complete", "partial"] = _about('"partial" if images are missing or failed')
-    arguments: Arguments | None = _about("the run as it was asked for; schema 1 has none", default=None)
+    arguments: Arguments | None = _about("the arguments as passed; schema 1 has none", default=None)
     cell: CellFields = _about("method, dataset and all settings, as resolved")
     settings_sha256: str = _about("hash of `cell`")
     dataset: DatasetFields = _about("what was scored")
@@ -175,7 +175,7 @@ class Record(Typed):
     versions: dict[str, Text] = _about("versions of packages")
     git: dict[str, Any] | None = _about("commit of the code, and whether it was modified", default=None)
     device: dict[str, Any] = _about("device of the last run, with precision, compilation and batch")
-    published: PublishedFields | None = _about("how the run compares with published ones", default=None)
+    published: PublishedFields | None = _about("comparison with the published runs", default=None)
     approximate: dict[str, Any] = _about(
         "approximations that replaced an exact computation, and their measured quality", default_factory=dict
     )
@@ -185,7 +185,7 @@ class Record(Typed):
     failed: dict[str, str] = _about("images that could not be scored, with the reason")
     ledger: str = _about("folder beside the record that holds the counts of every image")
     time: TimeFields = _about("start, seconds, memory")
-    notes: list[str] = _about("what a reader of the scores must know", default_factory=list)
+    notes: list[str] = _about("warning for readers of the scores", default_factory=list)
 
     @model_validator(mode="after")
     def _same_classes(self) -> Record:
@@ -198,7 +198,7 @@ class Record(Typed):
 
 
 class NewerRecordError(InputError):
-    """A record has a schema that only a newer version of ovbench knows."""
+    """A record of a newer version of ovbench, whose schema is not known."""
 
 
 def build_record(
@@ -211,17 +211,17 @@ def build_record(
     about: Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the record of images, as JSON data of the type `Record`. All but times comes from the ledger.
+    """Compute a record from the entries of a ledger, as JSON data of the type `Record`.
 
     Args:
         header: The ledger's header.
         wanted: Ids of the images that were asked for.
         entries: The ledger's entries by image.
         made_with: Versions, revision and device.
-        timing: What the run knows of its time; seconds of every stage, summed over images, are added.
-        ledger: Name of the ledger's folder, which lies beside the record.
+        timing: Times of the run; the seconds of every stage, summed over images, are added.
+        ledger: Name of the ledger's folder, which is beside the record.
         about: Limit and shard.
-        arguments: The run as it was asked for, see `Arguments`.
+        arguments: The arguments as passed, see `Arguments`.
     """
     scored = [i for i in wanted if i in entries and entries[i].counts is not None]
     classes = header["dataset"]["classes"]
@@ -260,7 +260,7 @@ def build_record(
 
 
 def _interval(counts: Sequence[PixelCounts], classes: int) -> dict[str, Any]:
-    """The interval of mIoU; None with the reason if it cannot be given."""
+    """Return the interval of mIoU; None with the reason if there is none."""
     found = miou_interval(stack_counts(counts, classes))
     if found.interval is None:
         return {"mIoU_interval": None, "mIoU_no_interval": found.why}
@@ -268,7 +268,7 @@ def _interval(counts: Sequence[PixelCounts], classes: int) -> dict[str, Any]:
 
 
 def score_fields(confusion: Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields that follow from the counts alone."""
+    """Return the fields that are computed from the counts."""
     result = scores(confusion)
     averaged = int(sum(not math.isnan(v) for v in result.iou))
     return {
@@ -285,16 +285,16 @@ def score_fields(confusion: Confusion, classes: tuple[str, ...]) -> dict[str, An
 
 
 def _number(value: float) -> float | None:
-    """JSON knows no NaN: null stands for a score without pixels."""
+    """Return None (null in JSON, which has no NaN) for a score without pixels."""
     return None if math.isnan(value) else float(value)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return a record from disk, as JSON data that fits the type `Record`.
+    """Read a record from disk, as JSON data of the type `Record`.
 
     Raises:
         NewerRecordError: If a newer version of ovbench wrote it.
-        InputError: If the file is no whole record, with the first field that does not fit.
+        InputError: If the file is not a complete record, with the first field that does not fit.
     """
     record = read_json(path)
     version = record.get("schema") if isinstance(record, dict) else None
@@ -305,14 +305,14 @@ def read_record(path: Path) -> dict[str, Any]:
             f"a newer version of ovbench wrote the record: its schema is {version}, this version reads up to {SCHEMA}",
             where=str(path), fix="update ovbench",
         )  # fmt: skip
-    validate(Record, record, str(path), what="a whole record")
+    validate(Record, record, str(path), what="a complete record")
     if version == 1 and record["metrics"].get("mIoU_interval"):
         record["metrics"] |= {"mIoU_interval": None, "mIoU_no_interval": BIASED}
     return record
 
 
 def is_record(found: Any) -> bool:
-    """Return whether JSON data is meant as a record, whole or not; a baseline and the notes of a shard are not."""
+    """Return whether JSON data is a record, complete or not, and not a baseline or the file of a shard."""
     return isinstance(found, dict) and "schema" in found and "cells" not in found
 
 

@@ -1,4 +1,4 @@
-"""Running all planned cells of a job; a method that cannot be built does not stop the others."""
+"""Run all planned cells of a job; a method that cannot be built does not stop the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class GroupResult(NamedTuple):
 
 
 def run_groups(cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup) -> Iterator[GroupResult]:
-    """Evaluate cells, those that share their features together.
+    """Evaluate cells; cells with the same features run together.
 
     Args:
         cells: The planned cells of the job.

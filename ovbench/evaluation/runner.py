@@ -1,4 +1,4 @@
-"""Run planned cells: one loop over the images for cells with the same features, a ledger and a record for each."""
+"""Run planned cells: one loop over the images for cells with the same features, one ledger and record per cell."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class _DueImages(NamedTuple):
     """The images of a cell that must run, as numbers in the split.
 
     Attributes:
-        due: The ledger has no valid counts for them.
-        shown: They are counted; only their pictures are missing.
-        changed: Their files changed after they were counted.
+        due: Images without valid counts in the ledger.
+        shown: Counted images whose overlays are missing.
+        changed: Images whose files changed after they were counted.
         newest: Start of the newest run in the ledger.
     """
 
@@ -89,7 +89,7 @@ class _DueImages(NamedTuple):
 def run_cells(
     cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup, notify: Notify | None = None
 ) -> list[CellResult]:
-    """Evaluate cells that share their features, as far as the ledgers are incomplete, with a progress bar on stderr.
+    """Evaluate the images that are missing in the ledgers of cells with the same features, with a progress bar.
 
     An interrupted run writes its records too, with the status "partial".
 
@@ -183,7 +183,7 @@ def _to_stderr(line: str) -> None:
 
 
 def _set_aside(cell: PlannedCell, header: Mapping[str, Any], folder: Path, notify: Notify) -> None:
-    """Move the earlier ledger of a cell and its records to a folder that no run or table reads; other shards stay."""
+    """Move the earlier ledger and records of a cell to a folder that is never read; other shards stay."""
     shard = cell.shard
     prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
     ending = f"-{prefix.rstrip('-')}.json" if shard else ".json"
@@ -196,7 +196,7 @@ def _set_aside(cell: PlannedCell, header: Mapping[str, Any], folder: Path, notif
 
 
 def _notify_other_code(header: Mapping[str, Any], folder: Path, out: Path, notify: Notify) -> None:
-    """Report why nothing is reused although there are counts of the same settings."""
+    """Report why earlier counts with the same settings are not reused."""
     if folder.is_dir():
         return
     for other in sorted(out.glob(f"{folder.name[:-8]}*/"), key=lambda path: path.stat().st_mtime, reverse=True):
@@ -210,7 +210,7 @@ def _notify_other_code(header: Mapping[str, Any], folder: Path, out: Path, notif
 def _due_images(
     cell: PlannedCell, header: dict[str, Any], folder: Path, pipeline: Pipeline, show: int, notify: Notify
 ) -> _DueImages:
-    """Return the images that must run; counts of files that have changed are not used."""
+    """Return the images that must run; counts of changed files are not used."""
     ledger, maps = read_ledger(folder, header), region_maps(pipeline)
     if maps is not None:
         maps.expect({item.id: item.image_path for item in cell.dataset.items}, cell.wanted)
@@ -256,7 +256,7 @@ def _reused(kept: Sequence[Entry], changed: Sequence[str], wanted: int) -> list[
 
 
 def _run(cell: PlannedCell, newest: Sequence[str]) -> dict[str, Any]:
-    """Return the ledger's description of this run; it starts after all earlier runs, even if a clock was set back."""
+    """Return the description of this run; its start is after all earlier runs, even if a clock was set back."""
     now = datetime.now(timezone.utc)
     for started in newest:
         if started:
@@ -280,9 +280,9 @@ def _record(
     cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, run: dict[str, Any], timing: dict[str, Any],
     approximate: dict[str, Any], *, write: bool,
 ) -> CellResult:  # fmt: skip
-    """Return the record of the ledger's present content, and write it.
+    """Compute the record from the present content of the ledger, and write it.
 
-    A record with the same content is not replaced, because it has the time and the software of the counts.
+    A record with the same content is not replaced, because its time and software are those of the counts.
     """
     path, ledger = job.out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
     before, wanted = _earlier(path), cell.wanted
@@ -305,7 +305,7 @@ def _record(
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record without what depends on how and when it was asked for."""
+    """Return a record without its times and arguments."""
     return {key: value for key, value in record.items() if key not in ("schema", "arguments", "time")}
 
 

@@ -1,4 +1,4 @@
-"""Comparing two runs on the same images: what changed, and whether it could be chance."""
+"""Compare two runs on the same images: what changed, and whether it is significant."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CountedRun(NamedTuple):
 class Comparison(NamedTuple):
     """The paired difference of two runs on the images ``ids`` that both counted.
 
-    ``image_change``: float (N,), the change of the mean IoU of each image. ``changed``: the settings that differ.
+    ``image_change`` is the change of each image's mean IoU, float (N,); ``changed`` has the settings that differ.
     """
 
     first: CountedRun

@@ -64,12 +64,12 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
 
     Args:
         records: The records of a run.
-        labels: Labels of a suite's rows by settings hash; without them, a row shows the method and its deviations.
+        labels: Labels of the rows of a suite by settings hash; without them, a row shows the method and its deviations.
     """
     from ovbench.results.found import deviations_of
 
     table = Table(title="mIoU in percent", title_justify="left")
-    # the labels of a suite already say what differs: name the method only if there are several
+    # labels of a suite already show what differs, so the method is added only if there are several
     one_method = bool(labels) and len({record["cell"]["method"] for record in records}) == 1
     if labels:
         longest = max(len(word) for label in labels.values() for word in label.split())
@@ -94,7 +94,7 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
 
 
 def share_table(shares: Sequence[Mapping[str, Any]]) -> Table:
-    """Return a table of classes with their share of the pixels in percent, from dicts with class and share."""
+    """Return a table of classes with their percentage of the pixels, from dicts with class and share."""
     table = Table()
     table.add_column("class")
     table.add_column("pixels %", justify="right")

@@ -1,4 +1,4 @@
-"""Counts of the images of a record, from the ledger beside it, which may hold more images."""
+"""Counts of the images of a record, from the ledger beside it, which may have more images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str
         if ids_sha256(order[:images]) == wanted:
             return order[:images]
     if len(entries) == images:
-        return sorted(entries)  # written by several processes, in another order; the caller compares the counts
+        return sorted(entries)  # several processes wrote in another order; the caller compares the counts
     raise InputError(
         f"its ledger holds {len(entries)} images, and it is not known which {images} the record covers",
         fix=f"{repeat}; the new record covers all counted images",
@@ -77,7 +77,7 @@ def _is_about(number: int, data: Mapping[str, Any]) -> bool:
 
 
 def _refuse_other_counts(counts: Mapping[str, PixelCounts], record: Mapping[str, Any]) -> None:
-    """Raise InputError unless the sum of the counts is that of the record."""
+    """Raise InputError unless the record has the sum of the counts."""
     total = Confusion(len(record["dataset"]["classes"]))
     try:
         for one in counts.values():

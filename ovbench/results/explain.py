@@ -26,7 +26,7 @@ def explain(
     backbones: Mapping[str, str] | None = None,
     protocol: str = "paper",
 ) -> dict[str, Any]:
-    """Describe the settings of a method on a dataset, also if this machine cannot run it.
+    """Describe the settings of a method on a dataset, even if this machine cannot run it.
 
     Returns:
         A dict with these keys:
@@ -34,7 +34,7 @@ def explain(
         sets it) and source (the publication that the file names);
         ``deviations``: how the settings deviate from the nearest published run, as one sentence or "";
         ``published``: published figures in percent, each with the settings that it was measured with;
-        ``missing``: what the run needs and was not given or is not on this machine.
+        ``missing``: what the run needs but is not given or not on this machine.
     """
     cell = resolve(method, dataset, overrides, backbones, protocol, incomplete=True)
     set_by = merge(layers_of(method, dataset, protocol)).decided_by
@@ -77,7 +77,7 @@ def _published(method: str, dataset: str, table: str, key: str, name: str, neare
 
 
 def _figures(method: str, dataset: str, nearest: NearestPublished) -> list[dict[str, str]]:
-    """Return published figures; ``settings`` says with which settings each was measured."""
+    """Return published figures; ``settings`` describes the settings of each."""
     title = method_config(method).title or method
     fields = ("value", "variant", "postprocess", "reported_by", "note")
     found = [
@@ -103,7 +103,7 @@ def _settings_of(
 
 
 def _missing(cell: Cell) -> list[str]:
-    """Return what the cell needs and was not given or is not on this machine."""
+    """Return what the cell needs but is not given or not on this machine."""
     from ovbench.regions.provider import open_source
 
     found, entry = [], METHODS.load(cell.method)

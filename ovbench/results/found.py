@@ -1,4 +1,4 @@
-"""Records below a folder: selecting those of one run, and refusing averages over different settings."""
+"""Find the records below a folder, select those of a run, and refuse averages over different settings."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def find_records(folder: Path) -> list[Found]:
     found = []
     for path in sorted(folder.rglob("*.json")):
         if EARLIER in path.relative_to(folder).parts:
-            continue  # set aside by --fresh
+            continue  # moved by --fresh
         try:
             if is_record(read_json(path)):
                 found.append(Found(path, read_record(path)))
@@ -73,7 +73,7 @@ def apart_by_data(records: Sequence[Found]) -> list[Found]:
 
 
 def _is_own(record: Mapping[str, Any]) -> bool:
-    """Return whether the dataset has a user's card; in older records, that do not say it, the name decides."""
+    """Return whether the dataset has a user's card; for older records without this field, the name decides."""
     return record["dataset"].get("card", "ovbench" if record["cell"]["dataset"] in list_cards() else "own") == "own"
 
 
@@ -149,7 +149,7 @@ def _with_base(run: PublishedRun, settings: Mapping[str, str], base: str) -> dic
 
 
 def other_descriptions(record: Mapping[str, Any]) -> str:
-    """Return what replaced the paper's descriptions in a record, "" if nothing did or none are used."""
+    """Return what replaced the paper's descriptions in a record; "" if nothing, or if none are used."""
     cell = record["cell"]
     if not cell["protocol"].get("descriptions") or not official_settings().get((cell["method"], cell["dataset"])):
         return ""
@@ -166,7 +166,7 @@ def rule_as_published(record: Mapping[str, Any]) -> bool:
 
 
 def why_not_averaged(found: Sequence[Found]) -> str:
-    """Return why the values of these records must not be averaged, "" if they may."""
+    """Return why the values of these records must not be averaged; "" if they may be."""
     for key in MUST_AGREE:
         values = {}
         for one in found:
@@ -200,7 +200,7 @@ def _protocols(record: Mapping[str, Any]) -> Sequence[str]:
 
 
 def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS) -> str:
-    """Return how a cell differs from the settings of its protocol, or of that with the shortest text."""
+    """Return how a cell differs from the settings of its protocol, or of the protocol with the shortest text."""
     texts = []
     for protocol in protocols:
         wanted = _as_configured(cell, protocol)
@@ -215,7 +215,7 @@ def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS) -> 
 def _as_configured(cell: Mapping[str, Any], protocol: str) -> Cell | Mapping[str, Any] | None:
     """Return the cell without user settings, None if it cannot be resolved on this machine.
 
-    The code of a method that is named by a file is not run: only its settings file is read.
+    The code of a method in a file is not run: only its settings file is read.
     """
     if ":" in cell["method"]:
         return file_settings(cell, protocol)

@@ -20,9 +20,9 @@ from ovbench.utils.registry import BACKBONES
 
 SCHEMA = 1
 TOLERANCE = 0.002  # a fraction: rounding on another machine changes single pixels, never 0.2 points
-MOST_PIXELS = 2**40  # in one count of an image, more than any image has
+MOST_PIXELS = 2**40  # pixels in one count, more than any image has
 REMEDY = "write it again: ovbench gate --update"
-# what a cell of a baseline holds
+# fields of a cell in a baseline
 KINDS = (
     ("cell.method", str, "a text"),
     ("cell.dataset", str, "a text"),
@@ -39,8 +39,8 @@ KINDS = (
 class Verdict(NamedTuple):
     """The mIoU of a cell before and after, and its change, as fractions.
 
-    ``low`` and ``high``: the 95 % interval of the change, None with the reason ``no_interval``. ``detectable``: the
-    smallest drop that is a regression on these images. ``unlike``: the settings that differ.
+    ``low`` and ``high`` are the 95 % interval of the change, or None with the reason ``no_interval``. ``detectable`` is
+    the smallest drop that is a regression on these images. ``unlike`` has the settings that differ.
     """
 
     name: str
@@ -70,10 +70,10 @@ def baseline_of(runs: Sequence[CountedRun], limit: int | None) -> dict[str, Any]
 
 
 def read_baseline(path: Path, *, counts: bool = True) -> dict[str, Any]:
-    """A baseline from disk; without ``counts``, its images may be damaged: enough to measure its cells again.
+    """Read a baseline; without ``counts``, its images are not checked, because its cells are measured again.
 
     Raises:
-        InputError: If naming the first field that is missing or of another kind.
+        InputError: For the first field that is missing or of a wrong type.
     """
     found = read_json(path)
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
@@ -110,7 +110,7 @@ def _check_images(cell: Mapping[str, Any], where: str, limit: int | None, path: 
 
 
 def _are_counts(parts: Any, classes: int) -> bool:
-    """Whether these are three lists of equal length: classes, or one past the last, and positive numbers of pixels."""
+    """Return whether these are three lists of equal length: labels, predictions, and positive numbers of pixels."""
     if not (isinstance(parts, list) and len(parts) == 3 and all(isinstance(part, list) for part in parts)):
         return False
     if len({len(part) for part in parts}) > 1 or not all(map(_whole, chain(*parts))):
@@ -125,7 +125,7 @@ def _whole(value: Any) -> bool:
 
 def _need(holds: bool, key: str, kind: str, path: Path) -> None:
     if not holds:
-        raise InputError(f'not a whole baseline: "{key}" is not {kind}', where=str(path), fix=REMEDY)
+        raise InputError(f'not a complete baseline: "{key}" is not {kind}', where=str(path), fix=REMEDY)
 
 
 def _name(cell: Mapping[str, Any]) -> str:
@@ -142,7 +142,7 @@ def refuse_unasked_code(cells: Sequence[Mapping[str, Any]], named: Collection[st
         method = cell["cell"]["method"]
         if ":" in method and method not in named:
             raise UsageError(
-                f'the baseline names code of its own, "{method}", which runs only if you name it', where=str(path),
+                f'the baseline names code outside ovbench, "{method}", which runs only if you name it', where=str(path),
                 fix=f'name every method of the baseline with --method, "{method}" too, if you trust it',
             )  # fmt: skip
 
@@ -165,7 +165,7 @@ def refuse_other_settings(
 
 
 def _built_here(backbone: str, spec: str) -> bool:
-    """Return whether weights are computed where they are used: their hash then depends on the processor."""
+    """Return whether weights are computed on the machine that uses them, so their hash depends on the processor."""
     return backbone in BACKBONES.entries() and BACKBONES.load(backbone).built_here(spec)
 
 
@@ -175,7 +175,7 @@ def judge(base: Mapping[str, Any], run: CountedRun, *, tolerance: float = TOLERA
     Args:
         base: The cell of the baseline.
         run: The new run.
-        tolerance: MIoU that may be lost, as a fraction.
+        tolerance: Largest allowed loss of mIoU, as a fraction.
         paired: Whether a drop must also be significant to fail, if an interval can be computed (see
             `ovbench.metrics.interval.miou_interval`).
 

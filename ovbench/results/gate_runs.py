@@ -1,4 +1,4 @@
-"""Measuring the cells of a baseline: to write it, or to compare today's code with it."""
+"""Measure the cells of a baseline, to write it or to compare the present code with it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from ovbench.utils.files import write_json
 class GateRequest:
     """What the user asked the gate to measure; ``settings`` are ``KEY=VALUE`` texts.
 
-    ``methods``: of a new baseline, or those of an existing one to measure (all if empty). ``datasets`` and ``limit``:
-    for writing a baseline only.
+    ``methods`` are those of a new baseline, or the ones of an existing baseline to measure (all if empty). ``datasets``
+    and ``limit`` are only for a new baseline.
     """
 
     baseline: Path
@@ -65,13 +65,13 @@ def check_baseline(request: GateRequest, *, tolerance: float = TOLERANCE, paired
     """Measure the cells of a baseline again and compare.
 
     Args:
-        request: Without datasets and limit: the images are those of the baseline.
-        tolerance: MIoU that may be lost, as a fraction.
+        request: The request, without datasets and limit; the images are those of the baseline.
+        tolerance: Largest allowed loss of mIoU, as a fraction.
         paired: See `ovbench.results.gate.judge`.
 
     Raises:
         UsageError: If the request has datasets or a limit, or a method that is not in the baseline.
-        InputError: If the baseline cannot be read, or its settings are not those of today.
+        InputError: If the baseline cannot be read, or settings have changed.
     """
     if request.datasets or request.limit:
         raise UsageError("--dataset and --limit are for --update: a check runs the images of the baseline")

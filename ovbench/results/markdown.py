@@ -14,15 +14,16 @@ SPECIAL = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*|\[\]$~]|(?<!\S)#
 def escape(text: str) -> str:
     r"""Return a text that Markdown shows as it is: no markup, no HTML, no mention of a user.
 
-    >>> escape("a_b *c* <d> @e")
-    'a_b \\*c\\* &lt;d&gt; &#64;e'
+    Example:
+        >>> escape("a_b *c* <d> @e")
+        'a_b \\*c\\* &lt;d&gt; &#64;e'
     """
     text = html.escape(plain(" ".join(text.split())), quote=False)
     return SPECIAL.sub(lambda found: "\\" + found[0], text).replace("@", "&#64;")
 
 
 def table_row(cells: Iterable[str]) -> str:
-    """Return one line of a table from cells that are Markdown already."""
+    """Return one line of a table from cells in Markdown."""
     return "| " + " | ".join(cells) + " |"
 
 

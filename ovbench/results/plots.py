@@ -37,7 +37,7 @@ def draw(kind: str, records: Sequence[Found], out: Path) -> None:
     """Draw records and write the plot.
 
     Args:
-        kind: a key of `KINDS`.
+        kind: A key of `KINDS`.
         records: The records.
         out: The file, .png or .svg; equal records give an equal SVG.
 
@@ -79,7 +79,7 @@ def _name(found: Found) -> str:
 
 
 def _plain(text: str) -> str:
-    """Escape dollars, between which matplotlib reads mathematics."""
+    """Escape dollars, which matplotlib reads as mathematics."""
     return text.replace("$", r"\$")
 
 

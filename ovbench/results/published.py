@@ -1,4 +1,4 @@
-"""Published figures, as data in results/published/, one figure per row with its source."""
+"""Published figures: data in results/published/, one figure per row with its source."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ovbench.config.published_runs import PublishedRun, published_runs
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 
-PAS_20B = "PAS-20b"  # VOC with Pascal Context classes as background: filed under voc21, but another benchmark
+PAS_20B = "PAS-20b"  # VOC with Pascal Context classes as background: listed as voc21, but another benchmark
 
 
 class PublishedFigure(NamedTuple):
     """An mIoU in percent, as printed.
 
-    ``postprocess``: how the label maps were refined ("none", "pamr", ...). ``reported_by``: the table with the figure.
+    ``postprocess`` is the refinement ("none", "pamr", ...), ``reported_by`` the table with the figure.
     """
 
     method: str
@@ -101,11 +101,11 @@ def figures(name: str, where: Mapping[str, Any], place: str) -> dict[tuple[str, 
 
     Args:
         name: Name of the file without suffix, a key of `NAMING`.
-        where: By field the value, or the list of values, that a row must have.
-        place: File and key that asked for the figures, for the error message.
+        where: The value, or list of values, that a row must have, by field.
+        place: File and key of the request, for the error message.
 
     Returns:
-        By (label, detail) the values by column. Columns of efficiency.csv have their unit in brackets.
+        The values by column, by (label, detail). Columns of efficiency.csv have their unit in brackets.
 
     Raises:
         UsageError: If the file or a field does not exist.

@@ -20,9 +20,9 @@ from ovbench.results.layouts import LayoutRow, TableLayout
 class TableCell:
     """A published score, as printed, and a measured one with its 95 % interval, both in percent.
 
-    ``images`` of ``split_images`` were scored. Ranks are 1 or 2 within a block and column, otherwise None.
-    ``rule``: how the measured value counts void pixels, on a benchmark where this matters.
-    ``compared``: whether both values have the same protocol.
+    ``images`` of ``split_images`` were scored. Ranks are 1 or 2 within a block and column, otherwise None. ``rule`` is
+    the label rule of the measured value, on benchmarks where it matters. ``compared`` is true if both values have the
+    same protocol.
     """
 
     published: str | None = None
@@ -65,7 +65,7 @@ class TableRow:
 class ComparisonTable:
     """The rows of a table and notes on them.
 
-    ``average``: whether the table shows the average of a row. ``metric``: the field of a record's metrics.
+    With ``average`` the table shows the average of a row. ``metric`` is the field of a record's metrics.
     """
 
     title: str
@@ -170,7 +170,7 @@ def _not_measured(layout: TableLayout) -> list[str]:
 def _row(
     row: LayoutRow, measured: Mapping[str, Found], columns: Sequence[str], metric: str = "mIoU", changed: str = ""
 ) -> tuple[TableRow, list[str]]:
-    """Build a row and its notes; ``changed`` says how the measured settings differ from the published ones."""
+    """Build a row and its notes; ``changed`` describes how measured settings differ from published ones."""
     compared = not changed
     cells = tuple(_cell(row.published.get(column), measured.get(column), metric, compared) for column in columns)
     notes = []

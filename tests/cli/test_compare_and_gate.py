@@ -44,7 +44,7 @@ def test_compare_says_what_changed(ovbench, runs):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda record: {"schema": 1}, "not a whole record"),
+        (lambda record: {"schema": 1}, "not a complete record"),
         (lambda record: {**record, "cell": None}, '"cell" must be a table, got None'),
         (lambda record: {**record, "ledger": 7}, '"ledger" must be a text, got 7'),
         (lambda record: {**record, "ledger": "elsewhere"}, "no ledger beside the record"),
@@ -199,7 +199,7 @@ def test_a_baseline_runs_no_code_that_the_command_does_not_name(ovbench, baselin
     side.write_text(f"open({str(mark)!r}, 'w')\nfrom ovbench.methods.clip import CLIP\nclass X(CLIP): pass\n")
     path = baseline(at(*CELL, "cell", "method", f"{side}:X"))
     done = ovbench("gate", "--baseline", path, *more)
-    assert done.code == 2 and "names code of its own" in done.err and not mark.exists(), done.err
+    assert done.code == 2 and "names code outside ovbench" in done.err and not mark.exists(), done.err
     ovbench("gate", "--baseline", path, "-m", f"{side}:X", *more)
     assert mark.exists()
 

@@ -143,7 +143,7 @@ def test_a_hostile_checkpoint(ovbench, monkeypatch, tmp_path):
         (("-m", "../clip", "-d", "mini"), 2, 'unknown method "../clip"'),
         (("-m", "clip", "-d", "../mini"), 3, "no file"),
         (("-m", "clip", "-d", "../mini.toml"), 3, "no file"),
-        (("-m", "clip", "-d", "mini", "--shard", "3/2"), 2, '"3/2" is no shard'),
+        (("-m", "clip", "-d", "mini", "--shard", "3/2"), 2, '"3/2" is not a shard'),
         (("-m", "clip", "-d", "mini", "--precision", "fp8"), 2, "fp8"),
     ],
 )

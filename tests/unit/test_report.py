@@ -219,7 +219,7 @@ def test_records_that_are_none(tmp_path):
         {"metrics": metrics}, {"failed": {"a": 1}}, {"dataset": {**record["dataset"], "classes": [1] * 5}},
     ):  # fmt: skip
         write_json(path, {**record, **changed})
-        with pytest.raises(InputError, match="not a whole record"):
+        with pytest.raises(InputError, match="not a complete record"):
             gather([path])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no record"):

@@ -1,4 +1,4 @@
-"""Images of a run, labelled again for the report and compared with the counts of its ledger."""
+"""Label images of a run again for the report, and compare them with the counts of its ledger."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ovbench.utils.typed import Typed, validate
 if TYPE_CHECKING:
     from ovbench.inference.pipeline import Pipeline
 
-LONG_SIDE = 640  # pixels of an image in the report; counts are of the full size
-QUALITY = 80  # of JPEG
+LONG_SIDE = 640  # pixels of an image in the report; counts are from the full size
+QUALITY = 80  # JPEG quality
 
 
 class InputImage(NamedTuple):
-    """An image as JPEG and its label map, uint16 (H, W): the same for all runs on a benchmark."""
+    """An image as JPEG and its label map, uint16 (H, W); all runs on a benchmark have the same."""
 
     jpeg: bytes
     truth: np.ndarray
@@ -40,7 +40,7 @@ class InputImage(NamedTuple):
 class ErrorImage(NamedTuple):
     """The prediction for an image, uint16 (H, W), in the size of its input.
 
-    ``moved``: of all ``pixels`` of the full image, those that the run counted differently.
+    Of the ``pixels`` of the full image, the run counted ``moved`` pixels differently.
     """
 
     image: str
@@ -54,7 +54,7 @@ class ErrorImage(NamedTuple):
 class RelabelOptions:
     """How images are labelled again.
 
-    ``cards``: the user's cards, by name. ``run_code``: whether to run methods that are a file or a module.
+    ``cards`` are the user's cards by name; ``run_code`` allows methods that are a file or a module.
     """
 
     data_root: Path | None = None
@@ -111,14 +111,14 @@ class _Comparison:
         self._now: dict[str, PixelCounts] = {}
 
     def add(self, entry: Entry) -> None:
-        """Keep the new counts of an image."""
+        """Store the new counts of an image."""
         if entry.counts is None:
             self.run.notes.append(f"image {entry.image} is not shown: {entry.failed}")
         else:
             self._now[entry.image] = entry.counts
 
     def seen(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
-        """Compare an image with the run and keep it for the page."""
+        """Compare an image with the run and store it for the page."""
         size = _shown_size(predicted.shape)
         shown = InputImage(_jpeg(sample.image, size), _shrunk(sample.label, size))
         moved = moved_pixels(self._counted[sample.id], self._now.pop(sample.id), len(self.run.classes))
@@ -143,7 +143,7 @@ class LedgerQueries(Typed):
 
 
 def _check_header(run: ReportRun) -> None:
-    """Raise InputError unless the ledger has the queries of every class, and what else a method is built from."""
+    """Raise InputError unless the ledger has the queries of every class and all settings of the method."""
     where, dataset = run.record["ledger"], run.header.get("dataset")
     found = validate(LedgerQueries, run.header, where, what="the header of a ledger")
     background = dataset.get("background") if isinstance(dataset, dict) else -1

@@ -41,7 +41,7 @@ def build_page(runs: Sequence[ReportRun], images: int, options: RelabelOptions) 
 
 
 class _Store:
-    """Collect the JSON documents of the page by element id; an image of several runs is stored once."""
+    """The JSON documents of the page by element id; an image of several runs is stored once."""
 
     def __init__(self) -> None:
         self.elements: dict[str, dict[str, Any]] = {}
@@ -69,7 +69,7 @@ def _pictures(
 
 
 def _shown(run: ReportRun, ranked: ImageScores) -> dict[str, Any]:
-    """Return what the page shows of a run without a script."""
+    """Return the content of the page about a run that needs no script."""
     record, data, metrics = run.record, run.record["dataset"], run.record["metrics"]
     return {
         "name": run.name,

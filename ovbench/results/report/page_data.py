@@ -59,7 +59,7 @@ def run_data(
 
 
 def prediction_data(image: ErrorImage, input_id: str) -> dict[str, Any]:
-    """Return the prediction of an image; ``input_id`` is the id of the element with the image and its labels."""
+    """Return the prediction of an image; ``input_id`` is the element with the image and its labels."""
     h, w = image.predicted.shape
     return {"input": input_id, "height": h, "width": w, "prediction": pack(image.predicted.astype("<u2")),
             "moved": image.moved, "pixels": image.pixels}  # fmt: skip
@@ -87,7 +87,7 @@ def _joined(parts: Iterable[np.ndarray], kind: str) -> np.ndarray:
 
 
 def pack(*arrays: np.ndarray) -> str:
-    """Pack arrays one after another, see the head of this file."""
+    """Pack arrays one after another, see the docstring of this module."""
     return base64.b64encode(zlib.compress(b"".join(array.tobytes() for array in arrays), 9)).decode()
 
 

@@ -3,7 +3,7 @@
 The loss of an image is the gain in mIoU of the whole run if only this image were labelled perfectly. With I and U the
 sums of intersections and unions of class c over all images, and i, u, l the intersection, union and label pixels of the
 image, IoU_c = I / U becomes (I - i + l) / (U - u + l). Only classes with pixels in the image change. A class that
-appears only as a wrong prediction in this image leaves the mean.
+has pixels only as a wrong prediction in this image is removed from the mean.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def rank_images(counts: Sequence[PixelCounts], classes: int) -> ImageScores:
 
 
 def loss_of_images(counts: Sequence[PixelCounts], classes: int) -> np.ndarray:
-    """Compute the loss of each image, float64 (N,) >= 0, see the head of this file."""
+    """Return the loss of each image, float64 (N,) >= 0, see the docstring of this module."""
     stacked = stack_counts(counts, classes)
     hit, union = (np.asarray(part.sum(0), dtype=np.int64).ravel() for part in stacked)
     table = stacked.union.tocoo()

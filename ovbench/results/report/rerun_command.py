@@ -13,10 +13,11 @@ OPTIONS = ("protocol", "label_rule", "limit", "shard", "subset", "classes", "dev
 
 
 def command_of(record: Mapping[str, Any]) -> str | None:
-    """Return the ``ovbench eval`` command of the arguments that a record was made with; None if it has none.
+    """Return the ``ovbench eval`` command with the arguments of a record; None if it has none.
 
-    >>> command_of({"arguments": {"method": "clip", "dataset": "mini", "settings": {"crop": 96}, "limit": 5}})
-    'ovbench eval -m clip -d mini --set crop=96 --limit 5'
+    Example:
+        >>> command_of({"arguments": {"method": "clip", "dataset": "mini", "settings": {"crop": 96}, "limit": 5}})
+        'ovbench eval -m clip -d mini --set crop=96 --limit 5'
     """
     if not record.get("arguments"):
         return None

@@ -18,7 +18,7 @@ from ovbench.utils.errors import InputError
 class ReportRun:
     """A record, and the ids and counts of its images, which are empty without a ledger.
 
-    ``notes``: what is missing or different, one sentence each.
+    ``notes`` are sentences about missing or different data.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""The HTML file: template, style, scripts and data in one.
+"""Render the HTML file with template, style, scripts and data.
 
 Its content security policy allows only its own style and script, by their hashes, and no request to a network. Names of
 classes and images cannot run code.
@@ -27,7 +27,7 @@ def render(
     """Render the page.
 
     Args:
-        runs: For each run what is shown without a script, and the id of the element with its data.
+        runs: The content of each run that needs no script, and the id of the element with its data.
         notes: Notes, each with the names of its files.
         elements: JSON documents for the scripts, by element id.
     """
