@@ -39,7 +39,7 @@ def point_sample(input: Tensor, points: Tensor, align_corners: bool = False, **k
 def sigmoid_focal_loss(
     input: Tensor, target: Tensor, gamma: float = 2.0, alpha: float = 0.25, weight: Any = None, reduction: str = "mean"
 ) -> Tensor:
-    """Compute torchvision's focal loss behind mmcv's signature.
+    """Compute torchvision's focal loss with mmcv's signature.
 
     Args:
         input: float (N, C), logits.

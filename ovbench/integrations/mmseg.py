@@ -35,7 +35,7 @@ from ovbench.utils.registry import METHODS  # noqa: E402
 
 
 class OpenVocabSegmentor(BaseSegmentor):
-    """Run a frozen method with a vocabulary as a segmentor of mmsegmentation.
+    """A frozen method with a vocabulary as a segmentor of mmsegmentation.
 
     Images may be unresized, or resized by mmseg's ``Resize(scale=(long_side, short_side), keep_ratio=True)``.
     Methods that need region maps read the original image from the sample's ``img_path``.
@@ -45,7 +45,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         classes: Another vocabulary, one list of synonyms per class; the dataset's settings still apply.
         settings: Single settings by name, as text or values (``{"tau": 0.2, "crop": 224}``).
         weights: Backbones by name, which replace the configured ones.
-        cell: a resolved method, dataset and settings.
+        cell: A resolved method, dataset and settings.
         background: Index of the background class in ``classes``, None if there is none.
         data_preprocessor: As in mmseg; default: BGR to RGB.
         init_cfg: As in mmseg.
@@ -146,7 +146,7 @@ def register(method: str) -> str:
 
 
 def register_all() -> list[str]:
-    """Register all methods that ovbench knows and return their type names.
+    """Register all methods and return their type names.
 
     Used in an mmengine config, see `ovbench.integrations.register`. A broken plug-in is skipped with a warning.
     """

@@ -41,11 +41,11 @@ RESTARTS = 3  # of a process that crashes while it labels
 
 
 class Crashed(Exception):
-    """The process ended; the text says how."""
+    """The end of the process, with its reason as text."""
 
 
 class Failed(Exception):
-    """The segmentor's code raised an exception; the text says which one, ``where`` its file and line."""
+    """An exception in the segmentor's code as text; ``where`` is its file and line."""
 
     def __init__(self, what: str, where: str | None):
         super().__init__(what)
@@ -53,7 +53,7 @@ class Failed(Exception):
 
 
 class WorkerProcess:
-    """Start `ovbench.integrations.third_party_worker` and hold the connection to it.
+    """A process of `ovbench.integrations.third_party_worker` and the connection to it.
 
     Args:
         name: ``FILE.py:Class`` or ``module:Class``.
@@ -135,7 +135,7 @@ def _end(connection: Connection, process: subprocess.Popen) -> None:
 
 
 class ThirdPartyMethod(Method):
-    """The settings of a class of mmsegmentation in the place of a method; it needs no backbones."""
+    """The settings of a class of mmsegmentation, used like a method; it needs no backbones."""
 
     needs = Needs(backbones=())
     pipeline = "ovbench.integrations.third_party:ThirdPartyPipeline"
@@ -187,12 +187,12 @@ def describe(name: str) -> type[ThirdPartyMethod] | None:
         raise InputError(f'no "{attribute}" in it', where=module, fix=f"it defines {classes}")
     if found["type"] == "other":
         fix = "name a subclass of ovbench.methods.base.Method or of mmseg's BaseSegmentor"
-        raise UsageError(f'"{name}" is no method', fix=fix)
+        raise UsageError(f'"{name}" is not a method', fix=fix)
     return None
 
 
 def visible_devices(device: str) -> str | None:
-    """Return CUDA_VISIBLE_DEVICES for a process that may use ``device`` only; None to keep this process's value."""
+    """Return CUDA_VISIBLE_DEVICES for a process that may only use ``device``; None keeps the present value."""
     if not torch.cuda.is_available():
         return None
     wanted = torch.device(device)
@@ -204,13 +204,13 @@ def visible_devices(device: str) -> str | None:
 
 
 class ThirdPartyModel(Method):
-    """Stand for the model in the worker process where a method is expected."""
+    """The model in the worker process, used like a method."""
 
     needs = Needs(backbones=())
 
 
 class WorkerPredictor:
-    """Label images in a worker process that holds one model per vocabulary.
+    """A predictor that labels images in a worker process, with one model per vocabulary.
 
     The process starts at the first image, so that the models are built on the device where they run.
     """
@@ -282,7 +282,7 @@ class WorkerPredictor:
     def label_resized(
         self, resized: np.ndarray, original: tuple[int, int], regions: np.ndarray | None = None
     ) -> list[np.ndarray]:
-        """Label an image that is resized already.
+        """Label an image that is already resized.
 
         Args:
             resized: uint8 (h, w, 3), RGB.
@@ -328,7 +328,7 @@ class WorkerPredictor:
 
 
 class ThirdPartyPipeline:
-    """Label images with a class of mmsegmentation, through the same interface as `Pipeline`."""
+    """A class of mmsegmentation with the interface of `Pipeline`."""
 
     region_maps = None
 
@@ -348,7 +348,7 @@ class ThirdPartyPipeline:
         return self._loaded
 
     def add_vocabulary(self, cell: Cell, classes: Classes, background: int | None) -> None:
-        """Add one more model, because such a class holds its class names."""
+        """Add a model, because such a class has its own class names."""
         self.predictor.add(classes)
         self._loaded = {}
 
@@ -363,7 +363,7 @@ class ThirdPartyPipeline:
         return self
 
     def regions(self, image: np.ndarray, path: Path | None = None) -> None:
-        """Return None: such a class computes all that it needs."""
+        """Return None, because such a class gets no region maps."""
 
     def label(self, image: np.ndarray, path: Path | None = None) -> np.ndarray:
         """Return the labels of an image uint8 (H, W, 3), uint16 (H, W), by the first vocabulary."""

@@ -35,7 +35,7 @@ INSTALLED = ("site-packages", "dist-packages")
 
 
 class Repository:
-    """Find and import the code of a segmentor, ``FILE.py:Class`` or ``module:Class``."""
+    """The code of a segmentor, ``FILE.py:Class`` or ``module:Class``."""
 
     def __init__(self, name: str):
         self.module_name, _, self.attribute = name.rpartition(":")
@@ -43,7 +43,7 @@ class Repository:
         self.folder = self.file.parent if self.file else _folder_of(self.module_name.partition(".")[0])
 
     def module(self) -> ModuleType:
-        """Import the module; the repository's own modules win over installed ones of the same name."""
+        """Import the module; modules of the repository go before installed ones of the same name."""
         if self.file is None:
             return importlib.import_module(self.module_name)
         package = self.file.parent
@@ -83,7 +83,7 @@ def _folder_of(top: str) -> Path:
 
 
 class Worker:
-    """Answer requests about one segmentor."""
+    """A server of requests about one segmentor."""
 
     def __init__(self, name: str):
         self.repository = Repository(name)
@@ -114,7 +114,7 @@ class Worker:
         return {"type": "segmentor", "class": found.__name__, "doc": found.__doc__, "settings": _settings(found)}
 
     def build(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Build one more model.
+        """Build a model.
 
         Args:
             request: "settings", "classes" (synonyms per class), "device" and "threads".
@@ -234,9 +234,9 @@ def _settings(found: type) -> list[tuple[str, str, Any]]:
 
 
 def move(model: Any, device: Any, folder: Path) -> None:
-    """Move a model to a device with every tensor that it holds.
+    """Move a model with all its tensors to a device.
 
-    Tensors that are no buffers are moved too: attributes such as ``self.query_features``, and tensors and networks in
+    Tensors that are not buffers are moved too: attributes such as ``self.query_features``, and tensors and networks in
     lists, dictionaries and objects of the repository's own classes.
 
     Args:

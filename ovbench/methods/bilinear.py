@@ -1,6 +1,6 @@
 """Bilinear enlargement by a fixed formula: a tile has the same numbers as the whole map.
 
-Along one axis, target i of t lies at (i + 1/2) s / t - 1/2, at least 0, among s sources. Its value is
+Along one axis, target i of t is at (i + 1/2) s / t - 1/2, at least 0, among s sources. Its value is
 ``a (1 - x) + b x``, with a and b the sources before and after it. The position is an exact integer fraction, x its
 remainder in fp32. Columns come first, then rows, and each product and each sum is rounded. So a value depends only on
 its four sources and its position, not on the tile size, the number of threads or the processor.

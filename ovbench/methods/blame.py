@@ -35,7 +35,7 @@ def blame(error: BaseException, code: Any) -> MethodError:
 
     Args:
         error: What was raised.
-        code: a method, a region source, or the class of one.
+        code: A method, a region source, or the class of one.
 
     Returns:
         The error with the file and line of the code.
@@ -57,7 +57,7 @@ def blamed(code: Any) -> Iterator[Any]:
     """Raise exceptions of ``code`` as MethodError; an OvbenchError is raised unchanged.
 
     Args:
-        code: a method, a region source, or the class of one.
+        code: A method, a region source, or the class of one.
 
     Yields:
         ``code``.
@@ -78,7 +78,7 @@ def expect(value: Any, shape: Sequence[int | None], method: Any, function: str, 
         shape: Expected shape; None is any size.
         method: The method.
         function: Name of its function.
-        floating: Expect floating-point values, else integers.
+        floating: Expect floating-point values, otherwise integers.
 
     Returns:
         ``value``.

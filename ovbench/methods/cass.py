@@ -42,7 +42,7 @@ PRESENCE = Clip("presence", "a second CLIP for CASS, which tells what is in an i
 
 @dataclass(frozen=True)
 class CASSParams:
-    """Set CASS; the defaults compute what the official code computes.
+    """Parameters of CASS; the defaults are those of the official code.
 
     Attributes:
         gamma: Weight gamma of the class token's similarity to the queries (0: off).

@@ -26,7 +26,7 @@ SIMILARITIES = ("q-k", "q-q", "k-k", "x-x", "qk-qk", "uniform")
 
 @dataclass(frozen=True)
 class CorrCLIPParams:
-    """Set CorrCLIP; the defaults are the paper's, the parameters after ``spatial_depth`` are for ablations.
+    """Parameters of CorrCLIP; the defaults are the paper's, and those after ``spatial_depth`` are for ablations.
 
     With ``scope``, ``value`` and the last four off, ClearCLIP remains.
 

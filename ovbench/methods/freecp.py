@@ -32,7 +32,7 @@ EPS = 1e-8
 
 @dataclass(frozen=True)
 class FreeCPParams:
-    """Set FreeCP; the defaults compute what the official code computes.
+    """Parameters of FreeCP; the defaults are those of the official code.
 
     The code differs from the paper in three points. ``definitions="paper"`` has the paper's form: the spatial
     consistency is divided by the union instead of the sum (``rp_thres`` then has another scale), boxes keep the last
@@ -41,7 +41,7 @@ class FreeCPParams:
     Attributes:
         base: Method that is purified; the official code has gem, clearclip, maskclip-freecp and sclip-freecp.
         temperature: Factor s of the cosines before the softmax (none: exp(logit_scale) of the checkpoint, about 100).
-        rp_thres: a class survives in a window if its spatial consistency S exceeds this.
+        rp_thres: A class survives in a window if its spatial consistency S exceeds this.
         ap_thres: Classes are ambiguous if the soft IoU of their maps is at least this.
         definitions: "official" or "paper".
         redundancy: Redundancy purification, off for ablations.
@@ -64,7 +64,7 @@ class FreeCPParams:
 
 
 class Purifiable(NamedTuple):
-    """What the purification needs of the windows.
+    """Features of windows for the purification.
 
     Attributes:
         tokens: float (B, N, D), features of the base.

@@ -16,7 +16,7 @@ from ovbench.methods.last_block import LastBlock, Residual
 
 @dataclass(frozen=True)
 class GEMParams(Residual):
-    """Set the self-self attention path.
+    """Parameters of GEM.
 
     Attributes:
         residual: The path accumulates; if false, its last term alone is the result.

@@ -14,7 +14,7 @@ from ovbench.methods.last_block import LastBlock, NoResidual
 
 @dataclass(frozen=True)
 class NACLIPParams(NoResidual):
-    """Set the neighbourhood of NACLIP.
+    """Parameters of NACLIP.
 
     Attributes:
         gaussian_std: Standard deviation of the Gaussian, in patches.

@@ -20,7 +20,7 @@ from typing import Any
 from ovbench.utils.errors import InputError, OvbenchError, Terminated, UsageError, first_line, last_line, line_below
 from ovbench.utils.registry import GROUPS, HERE, entry_points, load_target
 
-PREFIX = "ovbench_file_"  # module names of files begin with this
+PREFIX = "ovbench_file_"  # prefix of the module names of files
 
 
 def load_method(name: str) -> Any:
@@ -59,7 +59,7 @@ def load_method(name: str) -> Any:
 
 
 def _refuse(name: str) -> Any:
-    raise UsageError(f'"{name}" is no method', fix="name a subclass of ovbench.methods.base.Method")
+    raise UsageError(f'"{name}" is not a method', fix="name a subclass of ovbench.methods.base.Method")
 
 
 @functools.lru_cache(maxsize=16)

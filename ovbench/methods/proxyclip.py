@@ -14,7 +14,7 @@ from ovbench.methods.base import Batch, Method, Needs, PatchFeatures
 
 @dataclass(frozen=True)
 class ProxyCLIPParams:
-    """Set the proxy attention.
+    """Parameters of ProxyCLIP.
 
     Attributes:
         beta: Patches attend to each other if their similarity is at least beta times the mean similarity.
@@ -29,7 +29,7 @@ class ProxyCLIP(Method):
     """Apply the attention of DINO to the values of CLIP's last block, without residual and feed-forward.
 
     Paper: Lan et al., "ProxyCLIP", ECCV 2024. Code: mc-lan/ProxyCLIP e7b767f.
-    All heads have the same weights. The features lie on the grid of DINO, L = gh * gw.
+    All heads have the same weights. The features are on the grid of DINO, L = gh * gw.
     """
 
     Params = ProxyCLIPParams

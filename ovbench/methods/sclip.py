@@ -17,11 +17,11 @@ from ovbench.utils.errors import say_once
 
 @dataclass(frozen=True)
 class SCLIPParams(Residual):
-    """Set SCLIP's area threshold.
+    """Parameters of SCLIP.
 
     Attributes:
         residual: Keep the residual stream and the feed-forward of the last block.
-        area_thd: a foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
+        area_thd: A foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
     """
 
     area_thd: float = 0.0
@@ -86,7 +86,7 @@ def without_small_classes(probabilities: Tensor, area_thd: float, background: in
 
     Args:
         probabilities: float (K, H, W) of the K classes.
-        area_thd: a foreground class stays if it wins more than this fraction of all pixels won by foreground classes.
+        area_thd: A foreground class stays if it wins more than this fraction of all pixels won by foreground classes.
         background: Index of the background class, which always stays.
 
     Returns:

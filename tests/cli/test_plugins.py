@@ -150,7 +150,7 @@ def test_what_cannot_be_loaded(ovbench, own, tmp_path):
     for name, code, words in (
         (f"{tmp_path / 'none.py'}:X", 3, 'no file "none.py"'),
         (f"{own}:Crow", 3, "it defines CLIP, Chance, Crowd"),
-        (f"{own}:Params", 2, "is no method"),
+        (f"{own}:Params", 2, "is not a method"),
         (f"{tmp_path / 'broken.py'}:X", 3, "nothing_like_this"),
         ("no_such_module:X", 3, 'cannot import "no_such_module"'),
     ):

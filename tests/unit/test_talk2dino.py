@@ -125,7 +125,7 @@ def test_psi_remembers_how_it_was_trained_to_read_text(tmp_path):
 
 def test_what_is_no_psi_is_refused(psi, tmp_path):
     save_file({"weight": torch.zeros(2, 3)}, tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="no psi of Talk2DINO: it holds weight 2x3"):
+    with pytest.raises(InputError, match="not a psi of Talk2DINO: it has weight 2x3"):
         load_psi(tmp_path / "a.safetensors")
     (tmp_path / "b.safetensors").write_bytes(b"\0" * 9)
     with pytest.raises(InputError, match="cannot read the weights"):

@@ -47,20 +47,20 @@ class FaissIndex:
         return self._index.nlist
 
     def nearest(self, segments: Tensor, k: int, probes: int) -> Nearest:
-        """Search the ``probes`` best cells; otherwise as the exact search, with row -1 if the cells hold fewer."""
+        """Search the ``probes`` best cells as `nearest` does; rows are -1 if these cells have too few segments."""
         self._index.nprobe = min(probes, self._index.nlist)
         cosine, row = self._index.search(_unit(segments), min(k, self._index.ntotal))
         return Nearest(torch.from_numpy(cosine).to(segments.device), torch.from_numpy(row).to(segments.device))
 
 
 class Recall(NamedTuple):
-    """How well and how fast an index finds the ``k`` nearest of ``rows`` segments.
+    """Recall and speed of an index for the ``k`` nearest neighbours of ``rows`` segments.
 
     Attributes:
         rows: Segments that were searched for.
         k: Neighbours of each.
         probes: Searched cells.
-        recall: Share of the true neighbours that were found, 0 to 1.
+        recall: Fraction of the true neighbours that were found.
         exact_s: Seconds of the exact search.
         approximate_s: Seconds of the approximate search.
         build_s: Seconds of building the index; 0 for an existing one.
@@ -79,7 +79,7 @@ def measure_recall(
     bank: ReferenceBank, k: int, probes: tuple[int, ...], rows: int = 300, seed: int = 0,
     index: FaissIndex | None = None,
 ) -> list[Recall]:  # fmt: skip
-    """Measure the recall of an index on noisy segments of the set, which stand for those of a new image.
+    """Measure the recall of an index on segments of the set with noise, as a model of segments of a new image.
 
     Args:
         bank: The reference set.

@@ -47,7 +47,7 @@ def pooled(tokens: Tensor, shares: Tensor) -> Tensor:
 
 
 def patch_shares(segment: Tensor, grid: tuple[int, int], count: int) -> Tensor:
-    """Return the share of each patch's pixels that belongs to each segment: zeta "area".
+    """Return the fraction of each patch's pixels that belong to each segment: zeta "area".
 
     A pixel belongs to the patch that contains its centre, so even the smallest segment has a weight. The paper does not
     define zeta.

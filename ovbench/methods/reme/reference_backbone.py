@@ -1,4 +1,4 @@
-"""The reference set of ReME in the registry of backbones: no network, but what segments are looked up in."""
+"""The reference set of ReME as a backbone: it is not a network, but the bank in which segments are looked up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ReferenceSet(Backbone):
 
     @property
     def advice(self) -> str:
-        """How a user gives one."""
+        """How a user chooses one, for messages."""
         return "--set reference=FOLDER, from: ovbench reference build"
 
     def load(self, spec: str) -> Loaded:

@@ -37,14 +37,14 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 SHARD_ROWS = 100_000
 MINI = "mini"
-# Sets that are built when they are first asked for. Building is a later room's work; as a card does for its generator,
-# its functions are named and loaded at that moment.
+# Sets that are built on first use. The builder is in a later room, so its functions are named and then imported, as for
+# the generator of a card.
 GENERATED = "ovbench.training.reference_set.mini:mini_set"
 VARIANT = "ovbench.training.reference_set.merge_sets:variant"
 
 
 class LoadedSet(NamedTuple):
-    """A set in memory; ``sha256`` is the hash of its contents."""
+    """A set in memory; ``sha256`` is the hash of its content."""
 
     bank: ReferenceBank
     manifest: dict[str, Any]
@@ -179,7 +179,7 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 
 class SetWriter:
-    """Writes the files of a set; it is complete after `finish`."""
+    """A writer of the files of a set, which is complete after `finish`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -223,7 +223,7 @@ class SetWriter:
         self.files.append(name)
 
     def written(self, name: str, write: Callable[[Path], object]) -> None:
-        """Have ``write`` write a file of the set at the path that it is given."""
+        """Call ``write`` with the path of a file of the set, which it writes."""
         write(self.folder / name)
         self.files.append(name)
 

@@ -72,7 +72,7 @@ class Talk2DINO(Method):
 
     @classmethod
     def check_specs(cls, backbones: Mapping[str, str]) -> None:
-        """Check that a published psi stands beside its own DINO."""
+        """Check that a published psi is used with its own DINO."""
         PSI.require_tower(backbones["psi"], backbones["dinov2"])
 
     @classmethod
@@ -131,7 +131,7 @@ def cleaning_map(features: WindowFeatures, q: Tensor, masks: Tensor) -> Tensor:
     """Return the map F, float (B, Q, P), of where the heads that fit a class look (background cleaning, section 3.4).
 
     Args:
-        features: Of the windows.
+        features: Features of the windows.
         q: Queries, float (Q, C).
         masks: M, float (B, Q, P); F gets its range.
     """
@@ -150,9 +150,9 @@ def head_weights(heads: Tensor, q: Tensor) -> Tensor:
 
 
 def _to_range_of(attention: Tensor, masks: Tensor) -> Tensor:
-    """Maps, float (B, Q, P), in the range of ``masks``; extrema over all classes and patches of a window.
+    """Map ``attention``, float (B, Q, P), to the range of ``masks``, over all classes and patches of a window.
 
-    The official divisor is the maximum, not max - min, so that the top of the range is not quite reached.
+    The official code divides by the maximum instead of max - min, so the upper end of the range is not reached.
     """
     low, high = attention.amin((1, 2), keepdim=True), attention.amax((1, 2), keepdim=True)
     bottom, top = masks.amin((1, 2), keepdim=True), masks.amax((1, 2), keepdim=True)

@@ -21,18 +21,18 @@ from ovbench.utils.paths import asset
 FIRST, HIDDEN = "linear_layer", "hidden_layers"
 METADATA = "psi"  # key in a safetensors file
 PARTNERS = ("clip", "dinov2")
-OLD_SECOND = "linear_layer2."  # how early official files name the second layer
+OLD_SECOND = "linear_layer2."  # names of the second layer in early official files
 
 
 class Psi(nn.Module):
-    """psi(t) = W_b tanh(W_a t + b_a) + b_b, with the tensor names of the official checkpoints.
+    """The map psi(t) = W_b tanh(W_a t + b_a) + b_b, with the tensor names of the official checkpoints.
 
     Args:
-        text_width: Width of the text features, which come unnormalised.
+        text_width: Width of the text features, which are not normalised.
         width: Width of the patch tokens.
         hidden: Number of hidden layers.
-        unit_text: psi normalises the text features.
-        trained_with: Hashes of the backbones ("clip", "dinov2") that it was trained between, if its file tells.
+        unit_text: Whether psi normalises the text features.
+        trained_with: Hashes of the backbones ("clip", "dinov2") of its training, if its file has them.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Psi(nn.Module):
         return x
 
     def metadata(self) -> dict[str, str]:
-        """Return the metadata of its safetensors file, in one entry: the library does not keep the order of several."""
+        """Return the metadata of its safetensors file in one entry, because the order of several is not fixed."""
         told = {"text": "unit" if self.unit_text else "raw", **self.trained_with}
         return {METADATA: json.dumps(told, sort_keys=True)}
 
@@ -89,7 +89,7 @@ def load_psi(path: Path) -> Psi:
         psi.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError):
         raise InputError(
-            f'"{path}" is no psi of Talk2DINO: it holds {_summary(state)}',
+            f'"{path}" is not a psi of Talk2DINO: it has {_summary(state)}',
             fix=f"give a file with {FIRST} and {HIDDEN}.0, each with weight and bias",
         ) from None
     return psi.eval().requires_grad_(False)
@@ -128,7 +128,7 @@ def check_widths(psi: Psi, *, text: int | None = None, vision: int | None = None
 
 
 def check_partners(psi: Psi, sha256: Mapping[str, str]) -> None:
-    """Check that psi was trained between the backbones in use; others of equal widths would label at random.
+    """Check that psi was trained with the backbones in use; with others of equal width, labels would be random.
 
     Args:
         psi: The projection.
@@ -146,7 +146,7 @@ def check_partners(psi: Psi, sha256: Mapping[str, str]) -> None:
 
 
 class PsiWeights(NamedWeights):
-    """psi from a file, by a short name of configs/weights.toml, or the one of mini."""
+    """The psi of a file, of a short name in configs/weights.toml, or of mini."""
 
     def load(self, spec: str) -> Loaded:
         """Load psi from its file."""
@@ -159,7 +159,7 @@ class PsiWeights(NamedWeights):
         return []
 
     def _file(self, spec: str) -> Path:
-        """A published file comes without a hash, so it is not downloaded: the message says where it goes."""
+        """Return the file of a spec; a published file has no known hash, so it is never downloaded."""
         parsed, where = self.parse(spec), f"{self.name}={spec}"
         if parsed.file:
             return given_file(str(parsed.file), where)
@@ -178,9 +178,9 @@ class PsiWeights(NamedWeights):
         return path
 
     def require_tower(self, spec: str, dinov2: str) -> None:
-        """Check that a published psi, known by its name or the name of its file, stands beside its own DINO.
+        """Check that a published psi (by its name or file name) is used with its own DINO.
 
-        Another DINO of the same width would run and label at random.
+        With another DINO of the same width, labels would be random.
 
         Raises:
             InputError: If it belongs to another one.
