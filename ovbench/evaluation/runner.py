@@ -70,6 +70,14 @@ def group_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
     return groups
 
 
+class _CellLedger(NamedTuple):
+    """A planned cell with the header and the folder of its ledger."""
+
+    cell: PlannedCell
+    header: dict[str, Any]
+    folder: Path
+
+
 class _DueImages(NamedTuple):
     """The images of a cell that must run, as numbers in the split.
 
@@ -111,47 +119,26 @@ def run_cells(
     pipeline, cells = _pipeline(cells)
     approximate = pipeline.method.approximations()
     headers = [ledger_header(cell, pipeline) for cell in cells]
-    folders = [job.out / run_name(header) for header in headers]
-    if job.fresh and processes.is_main:
-        for cell, header, folder in zip(cells, headers, folders, strict=True):
-            _set_aside(cell, header, folder, notify)
-    processes.barrier()
-    todo = []
-    if processes.is_main:
-        for planned in zip(cells, headers, folders, strict=True):
-            _notify_other_code(*planned[1:], job.out, notify)
-            todo.append(_due_images(*planned, pipeline, job.show, notify))
-    todo = processes.broadcast(todo)
+    ledgers = [_CellLedger(cell, head, job.out / run_name(head)) for cell, head in zip(cells, headers, strict=True)]
+    todo = _images_to_run(ledgers, pipeline, job, processes, notify)
     run = processes.broadcast(_run(cells[0], [images.newest for images in todo]))
     mine = processes.take(sorted({number for images in todo for number in (*images.due, *images.shown)}))
     title = f"{cells[0].cell.method} on " + ", ".join(cell.cell.dataset for cell in cells)
     with ExitStack() as stack:
         targets = [
-            _target(cell, folder, images, job, run, stack.enter_context(LedgerWriter(folder, part, header)))
-            for cell, folder, header, images in zip(cells, folders, headers, todo, strict=True)
-            for part in (_part_name(cell, processes),)
+            _target(one, images, job, run, stack.enter_context(_open_ledger(one, processes)))
+            for one, images in zip(ledgers, todo, strict=True)
         ]
-        for cell, folder, header, target, images in (
-            zip(cells, folders, headers, targets, todo, strict=True) if processes.is_main else ()
-        ):
-            for number in images.changed:
-                item = cell.dataset.items[number]
-                target.ledger.add(Entry(item.id, None, None, {}, number, run=run, void=True))
-            if cell.shard is not None:
-                _leave_for_merge(cell, folder, header, approximate)
+        for one, target, images in zip(ledgers, targets, todo, strict=True) if processes.is_main else ():
+            _void_changed(target, images, run)
+            if one.cell.shard is not None:
+                _leave_for_merge(one, approximate)
         bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not processes.is_main))
 
         def records() -> list[CellResult]:
             bar.close()
-            timing = {
-                "started": run["started"],
-                "total_s": round(time.perf_counter() - start, 3),
-                "processes": processes.size,
-                "shared_with": [cell.cell.dataset for cell in cells],
-                "peak_memory": env.peak_memory(cells[0].device),
-            }
-            planned = zip(cells, headers, folders, strict=True)
-            return [_record(*each, job, run, timing, approximate, write=processes.is_main) for each in planned]
+            timing = _timing(cells, run, time.perf_counter() - start, processes)
+            return [_record(one, job, run, timing, approximate, write=processes.is_main) for one in ledgers]
 
         try:
             evaluate(
@@ -182,8 +169,25 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _set_aside(cell: PlannedCell, header: Mapping[str, Any], folder: Path, notify: Notify) -> None:
+def _images_to_run(
+    ledgers: Sequence[_CellLedger], pipeline: Pipeline, job: Job, processes: ProcessGroup, notify: Notify
+) -> list[_DueImages]:
+    """Return the images of each cell that must run, after ``fresh`` has moved earlier ledgers."""
+    if job.fresh and processes.is_main:
+        for one in ledgers:
+            _set_aside(one, notify)
+    processes.barrier()
+    todo = []
+    if processes.is_main:
+        for one in ledgers:
+            _notify_other_code(one, job.out, notify)
+            todo.append(_due_images(one, pipeline, job.show, notify))
+    return processes.broadcast(todo)
+
+
+def _set_aside(ledger: _CellLedger, notify: Notify) -> None:
     """Move the earlier ledger and records of a cell to a folder that is never read; other shards stay."""
+    cell, header, folder = ledger
     shard = cell.shard
     prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
     ending = f"-{prefix.rstrip('-')}.json" if shard else ".json"
@@ -195,8 +199,9 @@ def _set_aside(cell: PlannedCell, header: Mapping[str, Any], folder: Path, notif
         notify(f"the earlier ledger of {folder.name} and its records are kept in {target}")
 
 
-def _notify_other_code(header: Mapping[str, Any], folder: Path, out: Path, notify: Notify) -> None:
+def _notify_other_code(ledger: _CellLedger, out: Path, notify: Notify) -> None:
     """Report why earlier counts with the same settings are not reused."""
+    _, header, folder = ledger
     if folder.is_dir():
         return
     for other in sorted(out.glob(f"{folder.name[:-8]}*/"), key=lambda path: path.stat().st_mtime, reverse=True):
@@ -207,10 +212,9 @@ def _notify_other_code(header: Mapping[str, Any], folder: Path, out: Path, notif
             return
 
 
-def _due_images(
-    cell: PlannedCell, header: dict[str, Any], folder: Path, pipeline: Pipeline, show: int, notify: Notify
-) -> _DueImages:
+def _due_images(planned: _CellLedger, pipeline: Pipeline, show: int, notify: Notify) -> _DueImages:
     """Return the images that must run; counts of changed files are not used."""
+    cell, header, folder = planned
     ledger, maps = read_ledger(folder, header), region_maps(pipeline)
     if maps is not None:
         maps.expect({item.id: item.image_path for item in cell.dataset.items}, cell.wanted)
@@ -267,23 +271,49 @@ def _run(cell: PlannedCell, newest: Sequence[str]) -> dict[str, Any]:
     return {"started": started, "ovbench": package_version(), "git": env.git_revision(), "device": device}
 
 
-def _target(
-    cell: PlannedCell, folder: Path, images: _DueImages, job: Job, run: dict[str, Any], ledger: LedgerWriter
-) -> Target:
-    pictures = Pictures(folder, cell.dataset.card.classes, job.show)
+def _open_ledger(ledger: _CellLedger, processes: ProcessGroup) -> LedgerWriter:
+    """Open the part of this process; a shard has parts of its own."""
+    shard = ledger.cell.shard
+    prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
+    return LedgerWriter(ledger.folder, f"{prefix}{processes.rank}", ledger.header)
+
+
+def _void_changed(target: Target, images: _DueImages, run: dict[str, Any]) -> None:
+    """Note in the ledger that the counts of changed images are not valid."""
+    for number in images.changed:
+        image = target.dataset.items[number].id
+        target.ledger.add(Entry(image, None, None, {}, number, run=run, void=True))
+
+
+def _target(planned: _CellLedger, images: _DueImages, job: Job, run: dict[str, Any], ledger: LedgerWriter) -> Target:
+    cell = planned.cell
+    pictures = Pictures(planned.folder, cell.dataset.card.classes, job.show)
     shown = frozenset(cell.dataset.items[n].id for n in images.shown)
     due = frozenset(cell.dataset.items[n].id for n in images.due)
     return Target(cell.dataset, ledger, due | shown, pictures.save, shown, run)
 
 
+def _timing(
+    cells: Sequence[PlannedCell], run: dict[str, Any], seconds: float, processes: ProcessGroup
+) -> dict[str, Any]:
+    return {
+        "started": run["started"],
+        "total_s": round(seconds, 3),
+        "processes": processes.size,
+        "shared_with": [cell.cell.dataset for cell in cells],
+        "peak_memory": env.peak_memory(cells[0].device),
+    }
+
+
 def _record(
-    cell: PlannedCell, header: dict[str, Any], folder: Path, job: Job, run: dict[str, Any], timing: dict[str, Any],
-    approximate: dict[str, Any], *, write: bool,
+    planned: _CellLedger, job: Job, run: dict[str, Any], timing: dict[str, Any], approximate: dict[str, Any], *,
+    write: bool,
 ) -> CellResult:  # fmt: skip
     """Compute the record from the present content of the ledger, and write it.
 
     A record with the same content is not replaced, because its time and software are those of the counts.
     """
+    cell, header, folder = planned
     path, ledger = job.out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
     before, wanted = _earlier(path), cell.wanted
     entries = Ledger()
@@ -318,9 +348,8 @@ def _earlier(path: Path) -> dict[str, Any] | None:
         return None  # no record, or not readable: it will be written again
 
 
-def _leave_for_merge(
-    cell: PlannedCell, folder: Path, header: Mapping[str, Any], approximate: Mapping[str, Any]
-) -> None:
+def _leave_for_merge(ledger: _CellLedger, approximate: Mapping[str, Any]) -> None:
+    cell, header, folder = ledger
     how = cell.execution
     device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
     numbers = range(len(cell.dataset.items))[: cell.limit]
@@ -334,8 +363,3 @@ def _leave_for_merge(
         **({"approximate": approximate} if approximate else {}),
     }
     leave_for_merge(folder, cell.shard, cell.all_wanted, facts)
-
-
-def _part_name(cell: PlannedCell, processes: ProcessGroup) -> str:
-    shard = f"shard{cell.shard.number}of{cell.shard.of}-" if cell.shard else ""
-    return f"{shard}{processes.rank}"

@@ -42,18 +42,7 @@ class Precomputed(RegionSource):
         return [f"{folder}; give --set regions.folder=DIR"]
 
     def names(self, images: Mapping[str, Path], wanted: Collection[str]) -> dict[Path, str]:
-        """Return the name of each map: the id, else the stem in the folder of the id, else the stem if it is unique.
-
-        Args:
-            images: All images of a dataset, by id.
-            wanted: Ids of the images whose maps are needed.
-
-        Returns:
-            Name by path of the image.
-
-        Raises:
-            InputError: If two images would get the same map, or no image has one.
-        """
+        """Return the name of each map: the id, otherwise the stem in the folder of the id, otherwise a unique stem."""
         folder, stems = Path(self.folder), Counter(path.stem for path in images.values())
         names, lost = {}, []
         for image_id in wanted:

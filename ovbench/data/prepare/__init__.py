@@ -14,6 +14,8 @@ from ovbench.data.prepare.work import Step, link_all, run_steps
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import Registry
 
+# A converter takes the card, the folders to search and the folder of the dataset. It returns the steps, or raises
+# InputError if labels or images are not found.
 CONVERTERS = Registry(
     "converter",
     {

@@ -26,14 +26,7 @@ SEGMENTATION = "_seg.png"
 def steps(card: Card, sources: tuple[Path, ...], root: Path, *, image_format: str = "jpg") -> list[Step]:
     """Return the steps for every validation image: the image and its 16-bit label.
 
-    Args:
-        card: The card of the dataset.
-        sources: The folders to search.
-        root: The folder of the dataset.
-        image_format: "jpg" compresses the smaller image again, as the published preparation does; "png" is lossless.
-
-    Raises:
-        InputError: If the release is not found, or an image is missing.
+    With ``image_format`` "jpg" a resized image is compressed again, as in the published preparation; "png" is lossless.
     """
     folder = find(sources, FOLDERS, f"**/*{SEGMENTATION}")
     if folder is None:

@@ -17,16 +17,7 @@ RAW, CONVERTED, IMAGE = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png", "_l
 
 
 def steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """Return the steps of ``_gtFine_labelTrainIds.png`` for the val cities: 0..18, 255 is ignored.
-
-    Args:
-        card: The card of the dataset.
-        sources: The folders to search.
-        root: The folder of the dataset.
-
-    Raises:
-        InputError: If labels or images are not found.
-    """
+    """Return the steps of ``_gtFine_labelTrainIds.png`` for the val cities: 0..18, 255 is ignored."""
     labels, images = find(sources, [LABELS], f"*/*{RAW}"), find(sources, [IMAGES], f"*/*{IMAGE}")
     if labels is None:
         raise nothing_found(f"Cityscapes labels (CITY/*{RAW})", sources, [LABELS])

@@ -24,30 +24,12 @@ CONVERTED = "TrainIds"  # in the names of converted files, which are beside the 
 
 
 def stuff_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """Return the steps of ``_labelTrainIds.png``: 171 classes, 255 is ignored.
-
-    Args:
-        card: The card of the dataset.
-        sources: The folders to search.
-        root: The folder of the dataset.
-
-    Raises:
-        InputError: If labels or images are not found.
-    """
+    """Return the steps of ``_labelTrainIds.png``: 171 classes, 255 is ignored."""
     return _steps(card, sources, root, "_labelTrainIds.png")
 
 
 def object_steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """Return the steps of ``_instanceTrainIds.png``: 80 things as 1..80; all other pixels are background 0.
-
-    Args:
-        card: The card of the dataset.
-        sources: The folders to search.
-        root: The folder of the dataset.
-
-    Raises:
-        InputError: If labels or images are not found.
-    """
+    """Return the steps of ``_instanceTrainIds.png``: 80 things as 1..80; all other pixels are background 0."""
     return _steps(card, sources, root, "_instanceTrainIds.png")
 
 

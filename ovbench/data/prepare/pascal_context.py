@@ -29,16 +29,7 @@ CLASSES_459 = 459
 
 
 def steps_60(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """Return the steps of ``SegmentationClassContext/ID.png`` (0 is background) and the split file of phase "val".
-
-    Args:
-        card: The card of the dataset.
-        sources: The folders to search.
-        root: The folder of the dataset.
-
-    Raises:
-        InputError: If labels or images are not found.
-    """
+    """Return the steps of ``SegmentationClassContext/ID.png`` (0 is background) and the split file of phase "val"."""
     path = next((p for s in sources for name in DETAIL if (p := s / name).is_file()), None)
     if path is None:
         raise nothing_found("trainval_merged.json", sources, DETAIL)
@@ -116,16 +107,7 @@ def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], 
 
 
 def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
-    """Return the steps of ``annotations_detectron2/pc459_val/ID.tif`` (16 bits, 0..458) for the val split.
-
-    Args:
-        card: The card of the dataset.
-        sources: The folders to search.
-        root: The folder of the dataset.
-
-    Raises:
-        InputError: If labels or images are not found.
-    """
+    """Return the steps of ``annotations_detectron2/pc459_val/ID.tif`` (16 bits, 0..458) for the val split."""
     folder = find(sources, LABEL_MAPS, "*.mat")
     if folder is None:
         raise nothing_found("label maps (ID.mat)", sources, LABEL_MAPS)
