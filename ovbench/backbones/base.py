@@ -1,4 +1,7 @@
-"""Entries of the registry BACKBONES, and the frozen networks that they load."""
+"""Entries of the registry BACKBONES, and the frozen networks that they load.
+
+Commands look at names without loading a network: torch is imported in the functions that need it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch import nn
-
-from ovbench.backbones.checkpoint import tensor_hash
 from ovbench.backbones.preprocess import Normalisation
 from ovbench.config.backbone_spec import BackboneSpec, lay_over, options_over, parse_spec
 from ovbench.config.published_weights import published
@@ -17,6 +17,8 @@ from ovbench.utils.errors import InputError, OvbenchError, first_line, last_line
 from ovbench.utils.registry import HERE
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ovbench.backbones.text import TextEncoder
 
 USUAL_ACTIVATION = "gelu"
@@ -75,6 +77,8 @@ class Loaded(NamedTuple):
             text: Its text tower.
             use: How it is used; its ``normalisation`` is required if a method gives it windows.
         """
+        from torch import nn
+
         use = use or Use()
         parts = {"vision": vision.eval().requires_grad_(False)}
         if isinstance(getattr(text, "model", None), nn.Module):
@@ -87,6 +91,8 @@ def network_hash(model: nn.Module, use: Use, usual: Normalisation | None) -> str
 
     The usual adds nothing, so that hashes in older records stay valid.
     """
+    from ovbench.backbones.checkpoint import tensor_hash
+
     digest, unusual = tensor_hash(model), use.unusual(usual)
     return hashlib.sha256(f"{digest} {json.dumps(unusual, sort_keys=True)}".encode()).hexdigest() if unusual else digest
 

@@ -1,4 +1,7 @@
-"""CLIP models of open_clip: a model with its pretrained tag, or an architecture with the tensors of a file."""
+"""CLIP models of open_clip: a model with its pretrained tag, or an architecture with the tensors of a file.
+
+Commands look at names without loading a network: torch is imported in the functions that need it.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,18 @@ import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from ovbench.backbones.base import Loaded, NamedWeights, Use, network_hash
-from ovbench.backbones.checkpoint import fill, keep_own_positions, read_tensors, without_prefix
-from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.hub import Source, given_file
 from ovbench.backbones.libraries import explained, quiet
-from ovbench.backbones.names import open_clip_names
 from ovbench.backbones.preprocess import OPENAI, Normalisation
-from ovbench.backbones.text import TextEncoder
 from ovbench.config.backbone_spec import MINI, BackboneSpec
 from ovbench.config.published_weights import published
 from ovbench.utils.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's files
@@ -39,6 +39,10 @@ class Clip(NamedWeights):
 
     def load(self, spec: str) -> Loaded:
         """Load both towers, with the activation, normalisation and temperature of the weights."""
+        from ovbench.backbones.checkpoint import read_tensors
+        from ovbench.backbones.clip import ClipVision
+        from ovbench.backbones.text import TextEncoder
+
         parsed, quick, interpolation = self.parse(spec), False, ""
         where = f"{self.name}={spec}"
         state: dict[str, Tensor] = read_tensors(given_file(str(parsed.file), where)) if parsed.file else {}
@@ -81,6 +85,9 @@ class Clip(NamedWeights):
         return _normalisation_of_tag(parsed, f"{self.name}={spec}")
 
     def _fill(self, model: nn.Module, state: dict[str, Tensor], parsed: BackboneSpec) -> None:
+        from ovbench.backbones.checkpoint import fill, keep_own_positions, without_prefix
+        from ovbench.backbones.names import open_clip_names
+
         state = open_clip_names({key: value for key, value in state.items() if key not in NOT_WEIGHTS})
         state = without_prefix(state, model.state_dict(), parsed.file)
         table = state.get("visual.positional_embedding")
@@ -90,6 +97,7 @@ class Clip(NamedWeights):
 
 
 CLIP = Clip("clip", "CLIP: image and text towers, from open_clip")
+PRESENCE = Clip("presence", "a second CLIP, which tells what is in an image", table="clip")
 
 
 def clip_architecture(spec: BackboneSpec, where: str) -> Mapping[str, Any]:

@@ -1,25 +1,25 @@
-"""DINO, DINOv2 and DINOv3 models of timm: a pretrained model, or an architecture with the tensors of a file."""
+"""DINO, DINOv2 and DINOv3 models of timm: a pretrained model, or an architecture with the tensors of a file.
+
+Commands look at names without loading a network: torch is imported in the functions that need it.
+"""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from ovbench.backbones.base import Loaded, NamedWeights, Use, network_hash
-from ovbench.backbones.checkpoint import fill, keep_own_positions, read_tensors, without_prefix
-from ovbench.backbones.dino import DinoVision
-from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.hub import Source, given_file
 from ovbench.backbones.libraries import explained, quiet
-from ovbench.backbones.names import timm_names
 from ovbench.backbones.preprocess import IMAGENET, Normalisation
 from ovbench.config.backbone_spec import MINI, BackboneSpec
 from ovbench.config.published_weights import published
 from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.registry import load_target
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -33,9 +33,14 @@ class Dino(NamedWeights):
 
     usual = IMAGENET
 
-    def __init__(self, name: str, title: str, tower: type[nn.Module]):
+    def __init__(self, name: str, title: str, tower: str):
         super().__init__(name, title)
-        self.tower = tower
+        self._tower = tower  # "module:class"
+
+    @property
+    def tower(self) -> type[nn.Module]:
+        """The class of the tower."""
+        return load_target(self._tower, where=self.name)
 
     def load(self, spec: str) -> Loaded:
         """Load the ViT with its tower and the normalisation of the weights."""
@@ -98,6 +103,9 @@ class Dino(NamedWeights):
             return timm.create_model(parsed.architecture, pretrained=True, num_classes=0, **overlay)
 
     def _fill(self, vit: nn.Module, parsed: BackboneSpec) -> None:
+        from ovbench.backbones.checkpoint import fill, keep_own_positions, read_tensors, without_prefix
+        from ovbench.backbones.names import timm_names
+
         state = {key.removeprefix("backbone."): value for key, value in read_tensors(parsed.file).items()}
         state = timm_names({key: value for key, value in state.items() if not key.startswith(("head.", "dino_head."))})
         state = timm_names(without_prefix(state, vit.state_dict(), parsed.file))
@@ -109,6 +117,7 @@ class Dino(NamedWeights):
     def _require_vit(self, parsed: BackboneSpec, where: str) -> None:
         """Check by the architecture that the tower can be built."""
         import timm
+        import torch
 
         with torch.device("meta"), quiet():
             vit = timm.create_model(parsed.architecture.partition(".")[0], pretrained=False, num_classes=0)
@@ -120,8 +129,13 @@ class Dino(NamedWeights):
             ) from None
 
 
-DINO = Dino("dino", "DINO with learned positions (v1, v2 with registers), from timm", DinoVision)
-DINOV2 = Dino("dinov2", "any DINO (v1, v2, v3), final tokens and attention, from timm", Dinov2Vision)
+DINO = Dino(
+    "dino", "DINO with learned positions (v1, v2 with registers), from timm", tower="ovbench.backbones.dino:DinoVision"
+)
+DINOV2 = Dino(
+    "dinov2", "any DINO (v1, v2, v3), final tokens and attention, from timm",
+    tower="ovbench.backbones.dinov2:Dinov2Vision",
+)  # fmt: skip
 
 
 def timm_tag(spec: BackboneSpec, where: str) -> Any:

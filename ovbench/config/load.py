@@ -129,7 +129,7 @@ def resolve(
         >>> resolve("corrclip", "mini", {"pamr_dilations": [8, 16], "tau": "0.2"}).params.tau
         0.2
     """
-    entry = METHODS.load(method)
+    entry = METHODS.declaration(method)
     merged = merge(layers_of(method, dataset, protocol)).tables
     among_settings = backbones_among_settings(entry, overrides or {})
     overrides = {key: value for key, value in (overrides or {}).items() if key not in among_settings}
@@ -207,7 +207,7 @@ def cell_of(plain: Mapping[str, Any]) -> Cell:
     return Cell(
         method=method,
         dataset=plain["dataset"],
-        params=validate(METHODS.load(method).Params, plain["params"], f"parameters of {method}"),
+        params=validate(METHODS.declaration(method).Params, plain["params"], f"parameters of {method}"),
         protocol=validate(Protocol, plain["protocol"], f"protocol of {method}"),
         backbones=dict(plain["backbones"]),
         regions=dict(plain["regions"]),

@@ -25,7 +25,7 @@ from ovbench.data.descriptions import stand_in
 from ovbench.evaluation.distributed import ProcessGroup, Shard, parse_shard
 from ovbench.evaluation.record import Arguments
 from ovbench.inference.precision import FP32, Execution, choose_batch
-from ovbench.regions.provider import open_source
+from ovbench.regions.base import open_source
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import METHODS

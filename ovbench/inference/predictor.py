@@ -23,7 +23,7 @@ from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
 from ovbench.methods.blame import check_features, expect
 from ovbench.methods.ops import Box, Decision, Pad
-from ovbench.regions.base import resized_ids
+from ovbench.regions.ids import resized_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 from ovbench.utils.images import resize_image, resized_size
 

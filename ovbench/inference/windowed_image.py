@@ -11,7 +11,7 @@ from torch import Tensor
 from ovbench.inference.sliding_window import stack
 from ovbench.methods.base import Batch, WindowedImage
 from ovbench.methods.ops import Box
-from ovbench.regions.base import resized_ids
+from ovbench.regions.ids import resized_ids
 
 PAD_REGION = 10000  # as in the official code; larger if a region map uses this id
 FEWEST_SLOTS = 32

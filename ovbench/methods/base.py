@@ -7,7 +7,7 @@ queries. A method sees tensors only: no path, no dataset name, no label.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from ovbench.backbones.base import Loaded
 from ovbench.backbones.normalization import renormalise
 from ovbench.backbones.preprocess import OPENAI, Normalisation
+from ovbench.methods.declarations import Declaration, Needs
 from ovbench.methods.ops import Box, Decision, Pad, class_probabilities, uncut
+from ovbench.methods.params import NoParams
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import find_backbone
+
+__all__ = ["Backbones", "Batch", "Method", "Needs", "NoParams", "PatchFeatures", "Queries", "WindowedImage"]
 
 
 class Queries(NamedTuple):
@@ -43,22 +47,6 @@ class Queries(NamedTuple):
     def to(self, device: torch.device) -> Queries:
         """Return the queries on a device."""
         return Queries(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
-
-
-class Needs(NamedTuple):
-    """Hold what a method needs from the pipeline.
-
-    Attributes:
-        backbones: names in the registry of backbones, or of ``load_NAME`` functions beside the method.
-        regions: whether it needs region maps.
-        optional: backbones that it uses only if they are configured.
-        original: whether ``encode_image`` reads the image at its original size.
-    """
-
-    backbones: tuple[str, ...]
-    regions: bool = False
-    optional: tuple[str, ...] = ()
-    original: bool = False
 
 
 Note = Callable[[str, Any], None]
@@ -179,19 +167,13 @@ class Backbones(Mapping[str, nn.Module]):
         return cls(**{name: one.vision for name, one in loaded.items()})
 
 
-@dataclass(frozen=True)
-class NoParams:
-    """For methods without hyper-parameters."""
-
-
-class Method(nn.Module):
+class Method(Declaration, nn.Module):
     """Base class of methods whose dense features are in CLIP's joint space; override ``encode`` at least.
+
+    See `Declaration` for ``Params``, ``needs`` and ``sees``.
 
     Attributes:
         pipeline: class that runs the method, "module:class" with the interface of `Pipeline`.
-        Params: dataclass of the hyper-parameters.
-        needs: backbones and regions that the method needs.
-        sees: backbone for which windows are normalised, unless the protocol gives other constants.
         reads: backbone whose text encoder encodes the queries.
         normalisation: these constants; the predictor sets them.
         raw_text: if true, queries are means of unnormalised text features.
@@ -204,9 +186,6 @@ class Method(nn.Module):
     """
 
     pipeline: ClassVar[str] = "ovbench.inference.pipeline:Pipeline"
-    Params: ClassVar[type] = NoParams
-    needs: ClassVar[Needs] = Needs(backbones=("clip",))
-    sees: ClassVar[str] = "clip"
     reads: ClassVar[str] = "clip"
     normalisation: Normalisation = OPENAI
     raw_text: ClassVar[bool] = False
@@ -220,19 +199,6 @@ class Method(nn.Module):
         self.params = params if params is not None else self.Params()
         for name in (*self.needs.backbones, *self.needs.optional):
             setattr(self, name, backbones.get(name))
-
-    @classmethod
-    def parameter_names(cls) -> list[str]:
-        """Return the names of the hyper-parameters."""
-        return [field.name for field in fields(cls.Params)]
-
-    @classmethod
-    def check_specs(cls, backbones: Mapping[str, str]) -> None:
-        """Check before loading that backbones, given by their specs, fit together.
-
-        Raises:
-            InputError: they do not.
-        """
 
     @classmethod
     def check_backbones(cls, loaded: Mapping[str, Loaded], protocol: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -21,73 +20,14 @@ from torch import Tensor
 from ovbench.backbones.clip import Heads
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 from ovbench.backbones.normalization import per_channel
-from ovbench.backbones.open_clip_models import Clip
-from ovbench.methods.base import Batch, Method, Needs, Queries, WindowedImage
+from ovbench.methods.base import Batch, Method, Queries, WindowedImage
 from ovbench.methods.cass_spectral import Principal, match_range, principal, recompose, stretch
+from ovbench.methods.declarations import CASSDeclaration
 from ovbench.methods.naclip import neighbourhood
-from ovbench.utils.errors import UsageError
 from ovbench.utils.pillow_resize import resize_like_pillow
 
 MISREAD_STD = (0.229, 0.224, 0.255)  # official inverse normalisation: ImageNet's std, but 0.255 instead of 0.225
 TOP_PATCHES = 2  # patches that a query is moved towards
-
-CHOICES = {
-    "attention": ("distilled", "keys", "queries"),
-    "matching": ("complementary", "similar", "sequential"),
-    "class_token": ("image", "window"),
-}
-
-PRESENCE = Clip("presence", "a second CLIP for CASS, which tells what is in an image", table="clip")
-
-
-@dataclass(frozen=True)
-class CASSParams:
-    """Parameters of CASS; the defaults are those of the official code.
-
-    Attributes:
-        gamma: Weight gamma of the class token's similarity to the queries (0: off).
-        alpha: Weight alpha of the patches that a query is moved towards (0: off).
-        cluster_distance: Distance at which the clustering of similar queries is cut.
-        class_token: "image" (class token of the whole image) or "window" (of each window).
-        attention: "distilled", "keys" (CLIP's key graph alone) or "queries" (q k^T without the Gaussian).
-        matching: "complementary" (most different heads), "similar" or "sequential" (same index, plain mean).
-        tie_order: Gain of an ordered pair of heads, decides between tied assignments (0: rounding decides).
-        swap: Exchange the two indices of a match, as the code does; paper: off.
-        rank: Eigenvalues kept of DINO's graph (none: the graph itself).
-        energy: Eta, keep the fewest eigenvalues with this fraction of their sum, ``rank`` at most; paper: 0.95.
-        stretch: Scale the kept eigenvalues (dynamic eigenscaling).
-        eigenvalues: Largest eigenvalues compared by the matching.
-        fusion: Factor of the spectral distance in the fusion weight w; paper: 1.
-        match_ranges: Map DINO's keys and graphs to the range of CLIP's; paper: off.
-        misread_colours: Show DINO the wrong colours and the square shape of the official code; paper: off.
-        gaussian_std: Standard deviation of NACLIP's Gaussian, in patches.
-    """
-
-    gamma: float = 0.25
-    alpha: float = 0.04
-    cluster_distance: float = 0.1
-    class_token: str = "image"
-    attention: str = "distilled"
-    matching: str = "complementary"
-    tie_order: float = 0.0
-    swap: bool = True
-    rank: int | None = 10
-    energy: float | None = None
-    stretch: bool = True
-    eigenvalues: int = 20
-    fusion: float = 10.0
-    match_ranges: bool = True
-    misread_colours: bool = True
-    gaussian_std: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UsageError(f'{name} is "{getattr(self, name)}"', where="cass", fix="one of " + ", ".join(known))
-        for name in ("rank", "eigenvalues"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more", where="cass")
-
 
 class CASSFeatures(NamedTuple):
     """The features of windows, all of length 1.
@@ -115,7 +55,7 @@ class Pairs(NamedTuple):
     weight: Tensor
 
 
-class CASS(Method):
+class CASS(CASSDeclaration, Method):
     """Attend by the fused key graphs of CLIP and DINO, and move the queries towards the image.
 
     Paper: Kim et al., "Distilling Spectral Graph for Object-Context Aware Open-Vocabulary Semantic Segmentation",
@@ -123,8 +63,6 @@ class CASS(Method):
     form.
     """
 
-    Params = CASSParams
-    needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"), optional=("presence",))  # presence: a second CLIP
     enlarges_once: ClassVar[bool] = False
 
     @property

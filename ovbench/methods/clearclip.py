@@ -6,16 +6,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.clip import Heads
-from ovbench.methods.last_block import LastBlock, NoResidual
+from ovbench.methods.declarations import ClearCLIPDeclaration
+from ovbench.methods.last_block import LastBlock
 
 
-class ClearCLIP(LastBlock):
+class ClearCLIP(ClearCLIPDeclaration, LastBlock):
     """Attend by query-query similarity in the last block, without residual and feed-forward.
 
     Paper: Lan et al., "ClearCLIP", ECCV 2024. Code: mc-lan/ClearCLIP ad68a40.
     """
-
-    Params = NoResidual
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:
         """Return softmax(q q^T) v."""

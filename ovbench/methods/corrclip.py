@@ -6,8 +6,7 @@ of the features at hand; M mask class tokens (MCT). The lowest region id present
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,57 +14,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from ovbench.methods.base import Batch, Method, Needs, PatchFeatures
-from ovbench.regions.base import Ranks, majority_labels, nearest_ids, rank_ids
-from ovbench.utils.errors import unknown
+from ovbench.methods.base import Batch, Method, PatchFeatures
+from ovbench.methods.declarations import CorrCLIPDeclaration
+from ovbench.regions.ids import Ranks, majority_labels, nearest_ids, rank_ids
 
 SPATIAL_DEPTH = {12: 5, 24: 12, 32: 28}  # blocks averaged by the spatial branch, by depth of the tower; else depth - 4
-
-SIMILARITIES = ("q-k", "q-q", "k-k", "x-x", "qk-qk", "uniform")
-
-
-@dataclass(frozen=True)
-class CorrCLIPParams:
-    """Parameters of CorrCLIP; the defaults are the paper's, and those after ``spatial_depth`` are for ablations.
-
-    With ``scope``, ``value`` and the last four off, ClearCLIP remains.
-
-    Attributes:
-        tau: Temperature tau of the attention softmax.
-        eps: Radius of mask merging (DBSCAN), a cosine distance.
-        alpha: Weight alpha of the spatial branch.
-        beta: Weight beta of the semantic branch.
-        spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
-        scope: Scope reconstruction; off: every patch attends to every patch.
-        value: Value reconstruction; off: weights softmax(q q^T) of ClearCLIP, scope and merging from CLIP's q-q.
-        similarity: "qk-qk" (q + k), "q-k", "q-q", "k-k", "x-x" (output tokens), "uniform" (qk-qk, then equal weights).
-        similarity_from: Tower whose last block is compared, "dino" or "clip".
-        mask_merging: Merge regions with similar mean features.
-        spatial_branch: Add the values of lower blocks.
-        mask_class_tokens: Add the semantic branch.
-        map_correction: Give each region of the image its most frequent label.
-    """
-
-    tau: float = 0.25
-    eps: float = 0.2
-    alpha: float = 1.0
-    beta: float = 0.5
-    spatial_depth: int | None = None
-    scope: bool = True
-    value: bool = True
-    similarity: str = "qk-qk"
-    similarity_from: str = "dino"
-    mask_merging: bool = True
-    spatial_branch: bool = True
-    mask_class_tokens: bool = True
-    map_correction: bool = True
-
-    def __post_init__(self) -> None:
-        if self.similarity not in SIMILARITIES:
-            raise unknown("similarity", self.similarity, SIMILARITIES)
-        if self.similarity_from not in ("dino", "clip"):
-            raise unknown("tower", self.similarity_from, ("dino", "clip"), where="similarity_from")
-
 
 class Correlation(NamedTuple):
     """The correlation of the patches.
@@ -94,14 +47,12 @@ class Tokens(NamedTuple):
     classes: Tensor | None
 
 
-class CorrCLIP(Method):
+class CorrCLIP(CorrCLIPDeclaration, Method):
     """Attend by DINO correlations inside regions, and add a class token for every region.
 
     Paper: Zhang et al., "CorrCLIP", ICCV 2025, arXiv 2411.10086. Code: zdk258/CorrCLIP 103bc18, folder CorrCLIPv1.
     """
 
-    Params = CorrCLIPParams
-    needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"), regions=True)
     windowwise = True
 
     def encode(self, batch: Batch) -> PatchFeatures:

@@ -6,9 +6,7 @@ classes that survive the redundancy purification.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,49 +16,18 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ovbench.methods.base import Backbones, Batch, Method, Queries
+from ovbench.methods.declarations import FreeCPDeclaration
 from ovbench.methods.freecp_boxes import above_threshold, box_union, contour_boxes
 from ovbench.methods.gem import GEM
 from ovbench.methods.last_block import LastBlock
 from ovbench.methods.ops import Decision
+from ovbench.methods.params import FreeCPParams
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS
 
 CROP = 112  # side in pixels of every crop, whatever the shape of its box
 CROPS_AT_ONCE = 64
 EPS = 1e-8
-
-
-@dataclass(frozen=True)
-class FreeCPParams:
-    """Parameters of FreeCP; the defaults are those of the official code.
-
-    The code differs from the paper in three points. ``definitions="paper"`` has the paper's form: the spatial
-    consistency is divided by the union instead of the sum (``rp_thres`` then has another scale), boxes keep the last
-    row and column of the grid, and GEM's affinity is the mean over all heads instead of the first head.
-
-    Attributes:
-        base: Method that is purified; the official code has gem, clearclip, maskclip-freecp and sclip-freecp.
-        temperature: Factor s of the cosines before the softmax (none: exp(logit_scale) of the checkpoint, about 100).
-        rp_thres: A class survives in a window if its spatial consistency S exceeds this.
-        ap_thres: Classes are ambiguous if the soft IoU of their maps is at least this.
-        definitions: "official" or "paper".
-        redundancy: Redundancy purification, off for ablations.
-        ambiguity: Ambiguity purification, off for ablations.
-    """
-
-    base: str = "gem"
-    temperature: float | None = None
-    rp_thres: float = 0.1
-    ap_thres: float = 0.7
-    definitions: str = "official"
-    redundancy: bool = True
-    ambiguity: bool = True
-
-    def __post_init__(self) -> None:
-        if self.definitions not in ("official", "paper"):
-            raise UsageError(f'"{self.definitions}" is no value for "definitions"', fix='give "official" or "paper"')
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise UsageError("temperature must be positive", where="freecp")
 
 
 class Purifiable(NamedTuple):
@@ -139,14 +106,13 @@ class Vocabulary(NamedTuple):
         return lowest.scatter_reduce(1, self.member.expand_as(logits), logits, "amax")
 
 
-class FreeCP(Method):
+class FreeCP(FreeCPDeclaration, Method):
     """Refine the class maps of a base method and remove redundant and ambiguous classes from each window.
 
     Paper: Chen et al., "Training-Free Class Purification for Open-Vocabulary Semantic Segmentation", ICCV 2025,
     arXiv 2508.00557. Code: chenqi1126/FreeCP 6946aa7. The base is a method that changes only CLIP's last block.
     """
 
-    Params = FreeCPParams
     windowwise = True
 
     def __init__(self, backbones: Backbones, params: FreeCPParams | None = None):

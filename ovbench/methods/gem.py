@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -11,33 +10,17 @@ from torch import Tensor, nn
 
 from ovbench.backbones.clip import Watch
 from ovbench.methods.base import PatchFeatures
-from ovbench.methods.last_block import LastBlock, Residual
+from ovbench.methods.declarations import GEMDeclaration
+from ovbench.methods.last_block import LastBlock
 
 
-@dataclass(frozen=True)
-class GEMParams(Residual):
-    """Parameters of GEM.
-
-    Attributes:
-        residual: The path accumulates; if false, its last term alone is the result.
-        depth: The path runs beside the last ``depth - 1`` blocks.
-        iterations: Number of self-self attention steps on queries, keys and values before they weigh the values.
-        temperature: Factor tau of the logits (none: from the mean norm of the tokens).
-    """
-
-    depth: int = 7
-    iterations: int = 1
-    temperature: float | None = None
-
-
-class GEM(LastBlock):
+class GEM(GEMDeclaration, LastBlock):
     """Add the self-self attention of the upper blocks in a path g beside the unchanged stream x.
 
     Paper: Bousselham et al., "Grounding Everything", CVPR 2024. Code: WalBouss/GEM 5fa677c.
     g starts as the x that enters the first of these blocks. No feed-forward is added to g.
     """
 
-    Params = GEMParams
     smooth_positions = True
 
     def dense(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -11,28 +10,7 @@ from torch import Tensor
 
 from ovbench.backbones.clip import Heads, Watch
 from ovbench.methods.base import Batch, Method, PatchFeatures
-
-
-@dataclass(frozen=True)
-class Residual:
-    """Keep the residual stream and the feed-forward of the last block by default.
-
-    Attributes:
-        residual: Keep both in the last block, as in every other block.
-    """
-
-    residual: bool = True
-
-
-@dataclass(frozen=True)
-class NoResidual:
-    """Drop the residual stream and the feed-forward of the last block by default.
-
-    Attributes:
-        residual: Keep both in the last block, as in every other block.
-    """
-
-    residual: bool = False
+from ovbench.methods.params import Residual
 
 
 class LastBlock(Method):

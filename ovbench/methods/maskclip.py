@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ovbench.methods.base import NoParams
 from ovbench.methods.last_block import LastBlock
+from ovbench.methods.params import NoParams
 
 
 class MaskCLIP(LastBlock):

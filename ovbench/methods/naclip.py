@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.clip import Heads
-from ovbench.methods.last_block import LastBlock, NoResidual
+from ovbench.methods.declarations import NACLIPDeclaration
+from ovbench.methods.last_block import LastBlock
 
 
-@dataclass(frozen=True)
-class NACLIPParams(NoResidual):
-    """Parameters of NACLIP.
-
-    Attributes:
-        gaussian_std: Standard deviation of the Gaussian, in patches.
-        residual: The "vanilla" architecture of the official code instead of "reduced".
-    """
-
-    gaussian_std: float = 5.0
-
-
-class NACLIP(LastBlock):
+class NACLIP(NACLIPDeclaration, LastBlock):
     """Attend by key-key similarity plus a Gaussian of the distance, without residual and feed-forward.
 
     Paper: Hajimiri et al., "Pay Attention to Your Neighbours", WACV 2025. Code: sinahmr/NACLIP 0cac3a6.
     The published numbers include PAMR, which is a setting of the protocol here (``refine = "pamr"``).
     """
 
-    Params = NACLIPParams
     enlarges_once = False  # the official code resizes to the resized image first, even without windows
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:

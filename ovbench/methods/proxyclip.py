@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.methods.base import Batch, Method, Needs, PatchFeatures
+from ovbench.methods.base import Batch, Method, PatchFeatures
+from ovbench.methods.declarations import ProxyCLIPDeclaration
 
 
-@dataclass(frozen=True)
-class ProxyCLIPParams:
-    """Parameters of ProxyCLIP.
-
-    Attributes:
-        beta: Patches attend to each other if their similarity is at least beta times the mean similarity.
-        gamma: Factor of the remaining logits; larger is sharper.
-    """
-
-    beta: float = 1.2
-    gamma: float = 3.0
-
-
-class ProxyCLIP(Method):
+class ProxyCLIP(ProxyCLIPDeclaration, Method):
     """Apply the attention of DINO to the values of CLIP's last block, without residual and feed-forward.
 
     Paper: Lan et al., "ProxyCLIP", ECCV 2024. Code: mc-lan/ProxyCLIP e7b767f.
     All heads have the same weights. The features are on the grid of DINO, L = gh * gw.
     """
 
-    Params = ProxyCLIPParams
-    needs: ClassVar[Needs] = Needs(backbones=("clip", "dino"))
     windowwise = True
 
     def encode(self, batch: Batch) -> PatchFeatures:

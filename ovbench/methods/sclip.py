@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.clip import Heads
-from ovbench.methods.base import NoParams, Queries
-from ovbench.methods.last_block import LastBlock, Residual
+from ovbench.methods.base import Queries
+from ovbench.methods.declarations import SCLIPDeclaration
+from ovbench.methods.last_block import LastBlock
 from ovbench.methods.ops import Decision, largest
+from ovbench.methods.params import NoParams
 from ovbench.utils.errors import say_once
 
 
-@dataclass(frozen=True)
-class SCLIPParams(Residual):
-    """Parameters of SCLIP.
-
-    Attributes:
-        residual: Keep the residual stream and the feed-forward of the last block.
-        area_thd: A foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
-    """
-
-    area_thd: float = 0.0
-
-
-class SCLIP(LastBlock):
+class SCLIP(SCLIPDeclaration, LastBlock):
     """Attend by query-query plus key-key similarity in the last block; residual and feed-forward stay.
 
     Paper: Wang et al., "SCLIP", ECCV 2024. Code: wangf3014/SCLIP b56bd30.
     """
-
-    Params = SCLIPParams
 
     def mix(self, heads: Heads, grid: tuple[int, int]) -> Tensor:
         """Return (softmax(q q^T) + softmax(k k^T)) v; the rows of the weights sum to 2, as in the official code."""

@@ -1,20 +1,19 @@
-"""Base class of region sources, and operations on region ids that several methods use."""
+"""Base class of region sources. Commands read the settings of a source, so importing one loads no NumPy or torch."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ovbench.utils.errors import InputError
+from ovbench.utils.registry import REGIONS
 
-Maker = Callable[[np.ndarray, str], np.ndarray]  # image uint8 (H, W, 3), stem of its file -> region map int32 (H, W)
+if TYPE_CHECKING:
+    import numpy as np
+
+Maker = Callable[["np.ndarray", str], "np.ndarray"]  # image uint8 (H, W, 3), stem of its file -> map int32 (H, W)
 
 
 class RegionSource:
@@ -112,6 +111,8 @@ def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.nd
     Raises:
         InputError: If the shape is not the size of the image, or an id is not an integer of 32 bits.
     """
+    import numpy as np
+
     regions = np.asarray(regions)
     if regions.ndim == 3 and 1 in (regions.shape[0], regions.shape[2]):
         regions = regions.squeeze(0 if regions.shape[0] == 1 else 2)
@@ -132,93 +133,12 @@ def checked_map(regions: np.ndarray, size: tuple[int, int], where: str) -> np.nd
     return regions.astype(np.int32)
 
 
-class Ranks(NamedTuple):
-    """The ids of several maps, renumbered 0..count-1 in ascending order in each map.
-
-    Attributes:
-        rank: int64, shape of the ids.
-        count: int64 (B,), distinct ids per map.
-        value: int64 (B, M), id of each rank, with M the largest count or ``slots``; padded with the lowest id.
-    """
-
-    rank: Tensor
-    count: Tensor
-    value: Tensor
-
-
-def nearest_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize region ids by nearest neighbour (torch ``nearest``, not ``nearest-exact``).
+def open_source(settings: Mapping[str, Any]) -> tuple[str, RegionSource]:
+    """Return the name and the source of a regions table.
 
     Args:
-        ids: int64 (B, h, w).
-        size: Target size (H, W).
-
-    Returns:
-        int64 (B, H, W).
+        settings: ``source`` and the settings of that source.
     """
-    return F.interpolate(ids[:, None].double(), size, mode="nearest")[:, 0].long()
-
-
-def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a region map on the host, with the pixels that `nearest_ids` takes.
-
-    Args:
-        regions: int (h, w).
-        size: Target size (H, W).
-
-    Returns:
-        (H, W), of the same type.
-    """
-    height, width = regions.shape
-    rows = nearest_ids(torch.arange(height).view(1, -1, 1), (size[0], 1)).flatten().numpy()
-    columns = nearest_ids(torch.arange(width).view(1, 1, -1), (1, size[1])).flatten().numpy()
-    return regions[rows[:, None], columns]
-
-
-def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
-    """Renumber the ids of each map by ascending value, with one sort for all maps.
-
-    Args:
-        ids: int64 (B, ...).
-        slots: Length of ``Ranks.value``, at most the cells of a map (default: the largest number of ids in a map).
-
-    Returns:
-        The ranks and their ids.
-    """
-    low = int(ids.min())
-    span = int(ids.max()) - low + 1
-    offset = torch.arange(len(ids), device=ids.device) * span
-    keys, inverse = torch.unique(ids.flatten(1) - low + offset[:, None], return_inverse=True)
-    owner = keys // span
-    count = torch.bincount(owner, minlength=len(ids))
-    first = count.cumsum(0) - count
-    length = min(slots, ids[0].numel()) if slots else int(count.max())
-    column = torch.arange(length, device=ids.device).expand(len(ids), -1)
-    column = torch.where(column < count[:, None], column, 0)
-    value = keys[first[:, None] + column] - offset[:, None] + low
-    return Ranks((inverse - first[:, None]).view_as(ids), count, value)
-
-
-def majority_labels(labels: Tensor, regions: Tensor) -> Tensor:
-    """Give every region its most frequent label, except the region with the lowest id.
-
-    Of equally frequent labels the smallest wins, as with ``torch.mode`` on the CPU.
-
-    Args:
-        labels: int64 (H, W), at least 0.
-        regions: int64 (H, W), region ids.
-
-    Returns:
-        int64 (H, W).
-    """
-    rank = rank_ids(regions[None]).rank[0]
-    classes = int(labels.max()) + 1
-    pairs, count = torch.unique(rank * classes + labels, return_counts=True)  # sparse: a region has few labels
-    region, label = pairs // classes, pairs % classes
-    # sort by region, then descending count, then label: the first pair of a region wins
-    order = (region * (int(count.max()) + 1) + (count.max() - count)).argsort(stable=True)
-    region, label = region[order], label[order]
-    leads = torch.ones_like(region, dtype=torch.bool)
-    leads[1:] = region[1:] != region[:-1]
-    winner = label[leads]
-    return torch.where(rank == 0, labels, winner[rank])
+    own = dict(settings)
+    name = own.pop("source")
+    return name, REGIONS.load(name)(**own)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import cv2
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ovbench.regions.base import RegionSource
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Felzenszwalb(RegionSource):
         from skimage.segmentation import felzenszwalb
 
         regions = felzenszwalb(image / 255.0, scale=self.scale, sigma=self.sigma, min_size=self.min_size)
-        return regions.astype(np.int32) + 1
+        return regions.astype("int32") + 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class FelzenszwalbResized(Felzenszwalb):
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         """Return the region map int32 (H, W) of an image uint8 (H, W, 3)."""
+        import cv2
+
         from ovbench.utils.images import resize_image, resized_size
 
         h, w = image.shape[:2]

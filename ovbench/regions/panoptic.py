@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ovbench.regions.base import Maker
 from ovbench.regions.transformers_models import WITH_PROCESSOR, Files, HubRegions, load_pretrained
 from ovbench.utils.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class PanopticRegions(HubRegions):
 
     def start(self, device: str = "cpu") -> Maker:
         """Load model and processor onto a device and return the function that makes maps."""
+        import torch
         from transformers import AutoImageProcessor
 
         processor = _processor(AutoImageProcessor, self.weights)

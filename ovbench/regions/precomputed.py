@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, ClassVar
-
-import numpy as np
+from typing import IO, TYPE_CHECKING, ClassVar
 
 from ovbench.regions.base import RegionSource, checked_map
 from ovbench.utils.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 WIDEST_ID = 8  # bytes
 
@@ -88,6 +89,8 @@ class Precomputed(RegionSource):
 
     def _read(self, archive: zipfile.ZipFile, path: Path, size: tuple[int, int]) -> np.ndarray:
         """Read the array, but only if its header has the size of the image, so that memory is bounded."""
+        import numpy as np
+
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         if self.key not in names:
             held = ", ".join(names) or "nothing"
@@ -105,6 +108,8 @@ class Precomputed(RegionSource):
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     """Read shape and dtype from the header of an npy stream."""
+    import numpy as np
+
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     version = np.lib.format.read_magic(stream)
     if version not in read:

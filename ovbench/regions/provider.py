@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ovbench.regions.base import Maker, RegionSource, checked_map
+from ovbench.regions.base import Maker, RegionSource, checked_map, open_source
 from ovbench.regions.map_store import RegionStore
 from ovbench.utils.errors import InputError
-from ovbench.utils.registry import REGIONS
 
 log = logging.getLogger("ovbench")
 
@@ -103,17 +102,6 @@ class Regions:
             if not self.source.concurrent:
                 return self._maker(image, stem)
         return self._maker(image, stem)
-
-
-def open_source(settings: Mapping[str, Any]) -> tuple[str, RegionSource]:
-    """Return the name and the source of a regions table.
-
-    Args:
-        settings: ``source`` and the settings of that source.
-    """
-    own = dict(settings)
-    name = own.pop("source")
-    return name, REGIONS.load(name)(**own)
 
 
 def open_regions(settings: Mapping[str, Any], device: str = "cpu", *, cache: bool = True) -> Regions:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from ovbench.backbones.hub import fetch_published, given_file, published_file
 from ovbench.regions.base import Maker, RegionSource
-from ovbench.regions.paint import paint_masks
 from ovbench.utils.errors import unknown
 
 if TYPE_CHECKING:
+    import numpy as np
     from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.modeling import Sam
 
@@ -70,6 +68,8 @@ class SamRegions(RegionSource):
         """Load SAM onto a device and return the function that makes maps."""
         from segment_anything import SamAutomaticMaskGenerator
 
+        from ovbench.regions.paint import paint_masks
+
         sam = load_sam(self.model, self._file()).to(device)
         generator = SamAutomaticMaskGenerator(
             sam, points_per_side=self.points, pred_iou_thresh=self.iou, stability_score_thresh=self.stability
@@ -124,5 +124,7 @@ def generated(generator: SamAutomaticMaskGenerator, image: np.ndarray) -> np.nda
     Returns:
         bool (N, H, W).
     """
+    import numpy as np
+
     found = generator.generate(image)
     return np.stack([mask["segmentation"] for mask in found]) if found else np.zeros((0, *image.shape[:2]), bool)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ovbench.regions.base import RegionSource
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -30,4 +32,4 @@ class Slic(RegionSource):
         from skimage.segmentation import slic
 
         regions = slic(image, n_segments=self.segments, compactness=self.compactness, sigma=self.sigma, start_label=1)
-        return regions.astype(np.int32)
+        return regions.astype("int32")

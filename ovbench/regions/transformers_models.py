@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ovbench.backbones.checkpoint import file_sha256
 from ovbench.backbones.hub import fetch_file, local_file, require_connection
 from ovbench.regions.base import RegionSource
 from ovbench.utils.errors import InputError, first_line
@@ -59,6 +58,8 @@ def fetch_files(weights: str, files: Files) -> None:
 
 def weights_hash(weights: str, files: Files) -> str:
     """Return the sha256 over the hashes of the files in use."""
+    from ovbench.backbones.checkpoint import file_sha256
+
     return hashlib.sha256("".join(file_sha256(fetch_file(weights, *names)) for names in files).encode()).hexdigest()
 
 

@@ -104,9 +104,9 @@ def _settings_of(
 
 def _missing(cell: Cell) -> list[str]:
     """Return what the cell needs but is not given or not on this machine."""
-    from ovbench.regions.provider import open_source
+    from ovbench.regions.base import open_source
 
-    found, entry = [], METHODS.load(cell.method)
+    found, entry = [], METHODS.declaration(cell.method)
     if cell.backbones and None not in cell.backbones.values():
         try:
             entry.check_specs(cell.backbones)

@@ -31,6 +31,7 @@ class Registry:
         builtin: Entries as ``"module:attribute"``.
         group: Entry point group in which other packages add entries; "" for none.
         base: The class, as ``"module:attribute"``, that entries of other packages must subclass.
+        declared: The table, as ``"module:attribute"``, of what is known of entries without importing them.
         adapt: Instead of ``base``, a function of an object and its name that returns the entry or raises TypeError.
         elsewhere: The function that loads a name with a colon, such as ``FILE.py:Class``.
     """
@@ -42,11 +43,12 @@ class Registry:
         *,
         group: str = "",
         base: str = "",
+        declared: str = "",
         adapt: str = "",
         elsewhere: str | None = None,
     ):
         self.kind, self.group, self.base, self.adapt, self.elsewhere = kind, group, base, adapt, elsewhere
-        self._builtin = dict(builtin)
+        self.declared, self._builtin = declared, dict(builtin)
 
     def entries(self) -> dict[str, str]:
         """Return every known name with its target; a built-in entry goes before a plug-in of the same name."""
@@ -86,6 +88,14 @@ class Registry:
         if not (isinstance(found, type) and issubclass(found, base)):
             raise broken_plugin(points[0], self.kind, f"{found!r} is no subclass of {self.base.replace(':', '.')}")
         return found
+
+    def declaration(self, name: str) -> Any:
+        """Return what is known of an entry without importing it, or the entry itself; raises as `load`."""
+        if self.declared and name in self._builtin and all(p.name != name for p in entry_points(self.group)):
+            declared = load_target(self.declared, where=self.kind)
+            if name in declared:
+                return declared[name]
+        return self.load(name)
 
     def adapted(self, found: Any, name: str) -> Any:
         """Return the entry for an object of another package.
@@ -173,6 +183,7 @@ METHODS = Registry(
     },
     group="ovbench.methods",
     base="ovbench.methods.base:Method",
+    declared="ovbench.methods.declarations:DECLARATIONS",
     elsewhere="ovbench.methods.plugins:load_method",
 )
 
@@ -182,8 +193,8 @@ BACKBONES = Registry(
         "clip": "ovbench.backbones.open_clip_models:CLIP",
         "dino": "ovbench.backbones.timm_models:DINO",
         "dinov2": "ovbench.backbones.timm_models:DINOV2",
-        "presence": "ovbench.methods.cass:PRESENCE",
-        "psi": "ovbench.methods.talk2dino.projection:PSI",
+        "presence": "ovbench.backbones.open_clip_models:PRESENCE",
+        "psi": "ovbench.methods.talk2dino.psi_weights:PSI",
         "reference": "ovbench.methods.reme.reference_backbone:REFERENCE",
     },
     group="ovbench.backbones",

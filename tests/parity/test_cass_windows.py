@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from ovbench.methods.base import Backbones, Queries
-from ovbench.methods.cass import CASS, CASSFeatures, CASSParams
+from ovbench.methods.cass import CASS, CASSFeatures
 from ovbench.methods.naclip import neighbourhood
+from ovbench.methods.params import CASSParams
 from ovbench.parity.adapters.cass import AFTER_DRAWS, SameDraws
 from ovbench.parity.check import check_case
 from ovbench.parity.compare_stages import NOT_COMPUTED, PASS

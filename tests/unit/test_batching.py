@@ -13,15 +13,16 @@ from ovbench.inference.predictor import Predictor
 from ovbench.inference.sliding_window import window_grid
 from ovbench.inference.windowed_image import PAD_REGION, region_slots
 from ovbench.methods.base import Backbones, PatchFeatures, Queries
-from ovbench.methods.cass import CASS, CASSParams
+from ovbench.methods.cass import CASS
 from ovbench.methods.corrclip import CorrCLIP
 from ovbench.methods.freecp import FreeCP
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
+from ovbench.methods.params import CASSParams
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP
-from ovbench.regions.base import nearest_ids, rank_ids, resized_ids
+from ovbench.regions.ids import nearest_ids, rank_ids, resized_ids
 from ovbench.utils.errors import ScoreError
 
 NOISE = np.random.default_rng(0)

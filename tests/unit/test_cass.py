@@ -16,8 +16,9 @@ from ovbench.config.load import Protocol, resolve
 from ovbench.config.suites import load_suite
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries, WindowedImage
-from ovbench.methods.cass import CASS, CASSParams, cluster, first_largest
+from ovbench.methods.cass import CASS, cluster, first_largest
 from ovbench.methods.cass_spectral import match_range, principal, recompose, stretch
+from ovbench.methods.params import CASSParams
 from ovbench.parity.towers import clip_module
 from ovbench.utils.errors import UsageError
 from ovbench.utils.pillow_resize import resize_like_pillow

@@ -14,8 +14,9 @@ from ovbench.inference.predictor import Predictor
 from ovbench.inference.sliding_window import pad_to_multiple
 from ovbench.methods.base import Batch, Queries
 from ovbench.methods.clearclip import ClearCLIP
-from ovbench.methods.corrclip import SIMILARITIES, CorrCLIP, CorrCLIPParams
-from ovbench.regions.base import majority_labels
+from ovbench.methods.corrclip import CorrCLIP
+from ovbench.methods.params import SIMILARITIES, CorrCLIPParams
+from ovbench.regions.ids import majority_labels
 from ovbench.utils.errors import UsageError
 
 

@@ -12,8 +12,9 @@ from ovbench.backbones.clip import ClipVision
 from ovbench.config.load import Protocol
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries
-from ovbench.methods.freecp import FreeCP, FreeCPParams, components, soft_iou
+from ovbench.methods.freecp import FreeCP, components, soft_iou
 from ovbench.methods.freecp_boxes import above_threshold, box_union, contour_boxes
+from ovbench.methods.params import FreeCPParams
 from ovbench.parity.towers import clip_module
 from ovbench.utils.errors import OvbenchError, UsageError
 

@@ -16,10 +16,10 @@ from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
-from ovbench.methods.gem import GEM, GEMParams
-from ovbench.methods.last_block import Residual
+from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP, MaskCLIPFreeCP
 from ovbench.methods.naclip import NACLIP, neighbourhood
+from ovbench.methods.params import GEMParams, Residual
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP, SCLIPFreeCP, without_small_classes
 from ovbench.parity.recorder import Recorder

@@ -18,7 +18,8 @@ from ovbench.methods.bilinear import enlarge
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.ops import Decision, class_probabilities
-from ovbench.methods.sclip import SCLIP, SCLIPParams
+from ovbench.methods.params import SCLIPParams
+from ovbench.methods.sclip import SCLIP
 from ovbench.parity.recorder import Recorder
 from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ovbench.regions.base import majority_labels, nearest_ids, rank_ids
+from ovbench.regions.ids import majority_labels, nearest_ids, rank_ids
 from ovbench.regions.paint import paint_masks
 
 

@@ -7,14 +7,8 @@ import torch.nn.functional as F
 
 from ovbench.methods.base import Queries
 from ovbench.methods.ops import Decision
-from ovbench.methods.reme.method import (
-    ReME,
-    ReMEParams,
-    best_query,
-    class_affinity,
-    retrieve,
-    weighted,
-)
+from ovbench.methods.params import ReMEParams
+from ovbench.methods.reme.method import ReME, best_query, class_affinity, retrieve, weighted
 from ovbench.methods.reme.pooling import patch_shares, pooled
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
 from ovbench.methods.reme.search import nearest

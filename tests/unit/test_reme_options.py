@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ovbench.methods.ops import Decision
+from ovbench.methods.params import ReMEParams
 from ovbench.methods.reme.method import class_affinity, retrieve, weighted
 from ovbench.methods.reme.pooling import ZETAS, mask_shares, pooled, segment_embeddings
 from ovbench.methods.reme.reference_bank import ReferenceBank
@@ -139,7 +140,7 @@ def test_a_threshold_makes_background_of_what_is_unlikely():
     from ovbench.config.load import Protocol
     from ovbench.inference.predictor import Predictor
     from ovbench.methods.base import Backbones, Queries
-    from ovbench.methods.reme.method import ReME, ReMEParams
+    from ovbench.methods.reme.method import ReME
 
     class Tower(torch.nn.Module):
         patch, width = 4, 3

@@ -9,60 +9,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.base import Loaded
-from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
+from ovbench.methods.base import Backbones, Batch, Method, Queries
+from ovbench.methods.declarations import ReMEDeclaration
 from ovbench.methods.ops import Decision, Pad
 from ovbench.methods.reme.approximate_search import FaissIndex, measure_recall
 from ovbench.methods.reme.pooling import segment_embeddings
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
 from ovbench.methods.reme.search import Nearest, nearest, similarities
-from ovbench.regions.base import rank_ids
 from ovbench.regions.cover import complete
+from ovbench.regions.ids import rank_ids
 from ovbench.utils.errors import InputError, UsageError
 
 LABELS_AT_ONCE = 8192
 WEIGHTS_AT_ONCE = 1 << 24  # elements of the gathered rows in the top-K form
-
-
-@dataclass(frozen=True)
-class ReMEParams:
-    """Parameters of ReME.
-
-    Attributes:
-        visual_scale: beta_v, factor of the cosines in the softmax of equation 1 [D]; with the paper's 1, every segment
-            gets the same label.
-        text_scale: beta_t, factor of the cosines in the softmax of equation 2 [D]; the paper has 1.
-        visual_topk: Number of most similar reference segments in the softmax of equation 1; 0 takes all.
-        block: Reference segments that are compared at once; limits the memory, without effect on the result.
-        search: "exact", or "faiss" for an approximate search of the ``visual_topk`` segments.
-        probes: Cells of the FAISS index that are searched.
-    """
-
-    visual_scale: float = 30.0
-    text_scale: float = 40.0
-    visual_topk: int = 0
-    block: int = 65536
-    search: str = "exact"
-    probes: int = 32
-
-    def __post_init__(self) -> None:
-        checks = (
-            (self.visual_scale > 0 and self.text_scale > 0, "visual_scale and text_scale must be positive"),
-            (self.visual_topk >= 0, "visual_topk must be 0 (all) or more"),
-            (self.block > 0 and self.probes > 0, "block and probes must be positive"),
-            (self.search in ("exact", "faiss"), 'search must be "exact" or "faiss"'),
-            (self.search == "exact" or self.visual_topk > 0, "faiss finds the most similar few: give visual_topk"),
-        )
-        for holds, message in checks:
-            if not holds:
-                raise UsageError(message, where="parameters of reme")
 
 
 class Segments(NamedTuple):
@@ -72,12 +38,8 @@ class Segments(NamedTuple):
     map: Tensor
 
 
-class ReME(Method):
+class ReME(ReMEDeclaration, Method):
     """Label segments of the whole image, without windows (crop 0)."""
-
-    Params = ReMEParams
-    needs: ClassVar[Needs] = Needs(backbones=("clip", "dinov2", "reference"), regions=True)
-    sees = "dinov2"
 
     def __init__(self, backbones: Backbones, params: Any = None):
         super().__init__(backbones, params)

@@ -7,38 +7,19 @@ their width; M heads of the last block; Q queries.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.base import Loaded
-from ovbench.methods.base import Backbones, Batch, Method, Needs, Queries
+from ovbench.methods.base import Backbones, Batch, Method, Queries
+from ovbench.methods.declarations import Talk2DINODeclaration
 from ovbench.methods.ops import Decision, Pad, class_probabilities, uncut
-from ovbench.methods.talk2dino.projection import PSI, check_partners, check_widths
+from ovbench.methods.talk2dino.projection import check_partners, check_widths
 
 EPS = 1e-6  # of every normalisation
-
-
-@dataclass(frozen=True)
-class Talk2DINOParams:
-    """Parameters of Talk2DINO.
-
-    Attributes:
-        side: Height and width in pixels that windows are resized to; 0 does not resize.
-        clean: Clean the background (section 3.4).
-        lambda_bg: lambda, weight of the background cleaning.
-        attn_scale: Factor of the class token's attention logits.
-        bg_thresh: Score of a background class without a query.
-    """
-
-    side: int = 448
-    clean: bool = False
-    lambda_bg: float = 0.2
-    attn_scale: float = 0.125
-    bg_thresh: float = 0.55
 
 
 class WindowFeatures(NamedTuple):
@@ -55,12 +36,9 @@ class WindowFeatures(NamedTuple):
     grid: tuple[int, int]
 
 
-class Talk2DINO(Method):
+class Talk2DINO(Talk2DINODeclaration, Method):
     """Compare patches of DINOv2 with psi of the class names; attention heads that fit a class raise its foreground."""
 
-    Params = Talk2DINOParams
-    needs: ClassVar[Needs] = Needs(backbones=("clip", "dinov2", "psi"))
-    sees = "dinov2"
     raw_text = True
     background_channel = True
     enlarges_once = False
@@ -69,11 +47,6 @@ class Talk2DINO(Method):
     def __init__(self, backbones: Backbones, params: Any = None):
         super().__init__(backbones, params)
         check_widths(self.psi, vision=self.dinov2.width)
-
-    @classmethod
-    def check_specs(cls, backbones: Mapping[str, str]) -> None:
-        """Check that a published psi is used with its own DINO."""
-        PSI.require_tower(backbones["psi"], backbones["dinov2"])
 
     @classmethod
     def check_backbones(cls, loaded: Mapping[str, Loaded], protocol: Any) -> None:

@@ -12,12 +12,12 @@ from ovbench.methods.base import Batch, Method
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
-from ovbench.methods.gem import GEM, GEMParams
-from ovbench.methods.last_block import NoResidual, Residual
+from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
-from ovbench.methods.naclip import NACLIP, NACLIPParams, neighbourhood
-from ovbench.methods.proxyclip import ProxyCLIP, ProxyCLIPParams
-from ovbench.methods.sclip import SCLIP, SCLIPParams
+from ovbench.methods.naclip import NACLIP, neighbourhood
+from ovbench.methods.params import GEMParams, NACLIPParams, NoResidual, ProxyCLIPParams, Residual, SCLIPParams
+from ovbench.methods.proxyclip import ProxyCLIP
+from ovbench.methods.sclip import SCLIP
 from ovbench.parity.adapters.common import Values, common_values, label, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.recorder import Recorder

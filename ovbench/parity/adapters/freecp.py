@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.methods.base import Queries
-from ovbench.methods.freecp import FreeCP, FreeCPParams
+from ovbench.methods.freecp import FreeCP
+from ovbench.methods.params import FreeCPParams
 from ovbench.parity.adapters.common import Values, common_values, label, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.recorder import Recorder

@@ -16,9 +16,9 @@ from ovbench.backbones.names import timm_names
 from ovbench.config.load import Protocol
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
+from ovbench.methods.params import Talk2DINOParams
 from ovbench.methods.talk2dino.method import (
     Talk2DINO,
-    Talk2DINOParams,
     WindowFeatures,
     cleaning_map,
     head_embeddings,

@@ -17,12 +17,12 @@ from ovbench.backbones.text import TextEncoder, embed_queries
 from ovbench.config.load import Protocol
 from ovbench.methods.base import Backbones
 from ovbench.methods.clip import CLIP
-from ovbench.methods.last_block import NoResidual
 from ovbench.methods.maskclip import MaskCLIP
+from ovbench.methods.params import NoResidual
 from ovbench.methods.reme.method import patch_tokens
 from ovbench.methods.reme.pooling import segment_embeddings
-from ovbench.regions.base import rank_ids
 from ovbench.regions.cover import complete
+from ovbench.regions.ids import rank_ids
 from ovbench.utils.images import resize_image, resized_size
 
 CACHED_PHRASES = 20000

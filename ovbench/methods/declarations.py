@@ -1,0 +1,159 @@
+"""What commands know of the methods of ovbench before they load torch: parameters, backbones and regions.
+
+A method's class inherits its declaration. The declaration of a method that is not listed here, such as a plug-in's, is
+its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import ClassVar, NamedTuple
+
+from ovbench.methods.params import (
+    CASSParams,
+    CorrCLIPParams,
+    FreeCPParams,
+    GEMParams,
+    NACLIPParams,
+    NoParams,
+    NoResidual,
+    ProxyCLIPParams,
+    ReMEParams,
+    SCLIPParams,
+    Talk2DINOParams,
+)
+from ovbench.utils.registry import BACKBONES
+
+
+class Needs(NamedTuple):
+    """Hold what a method needs from the pipeline.
+
+    Attributes:
+        backbones: names in the registry of backbones, or of ``load_NAME`` functions beside the method.
+        regions: whether it needs region maps.
+        optional: backbones that it uses only if they are configured.
+        original: whether ``encode_image`` reads the image at its original size.
+    """
+
+    backbones: tuple[str, ...]
+    regions: bool = False
+    optional: tuple[str, ...] = ()
+    original: bool = False
+
+
+class Declaration:
+    """State what a method needs and which parameters it has.
+
+    Attributes:
+        Params: Dataclass of the hyper-parameters.
+        needs: Backbones and regions that the method needs.
+        sees: Backbone for which windows are normalised, unless the protocol gives other constants.
+    """
+
+    Params: ClassVar[type] = NoParams
+    needs: ClassVar[Needs] = Needs(backbones=("clip",))
+    sees: ClassVar[str] = "clip"
+
+    @classmethod
+    def parameter_names(cls) -> list[str]:
+        """Return the names of the hyper-parameters."""
+        return [field.name for field in fields(cls.Params)]
+
+    @classmethod
+    def check_specs(cls, backbones: Mapping[str, str]) -> None:
+        """Check before loading that backbones, given by their specs, fit together.
+
+        Raises:
+            InputError: They do not.
+        """
+
+
+class ClearCLIPDeclaration(Declaration):
+    """Declare ClearCLIP."""
+
+    Params = NoResidual
+
+
+class SCLIPDeclaration(Declaration):
+    """Declare SCLIP."""
+
+    Params = SCLIPParams
+
+
+class NACLIPDeclaration(Declaration):
+    """Declare NACLIP."""
+
+    Params = NACLIPParams
+
+
+class GEMDeclaration(Declaration):
+    """Declare GEM."""
+
+    Params = GEMParams
+
+
+class ProxyCLIPDeclaration(Declaration):
+    """Declare ProxyCLIP."""
+
+    Params = ProxyCLIPParams
+    needs = Needs(backbones=("clip", "dino"))
+
+
+class CorrCLIPDeclaration(Declaration):
+    """Declare CorrCLIP."""
+
+    Params = CorrCLIPParams
+    needs = Needs(backbones=("clip", "dino"), regions=True)
+
+
+class CASSDeclaration(Declaration):
+    """Declare CASS."""
+
+    Params = CASSParams
+    needs = Needs(backbones=("clip", "dino"), optional=("presence",))  # presence: a second CLIP
+
+
+class FreeCPDeclaration(Declaration):
+    """Declare FreeCP."""
+
+    Params = FreeCPParams
+
+
+class Talk2DINODeclaration(Declaration):
+    """Declare Talk2DINO."""
+
+    Params = Talk2DINOParams
+    needs = Needs(backbones=("clip", "dinov2", "psi"))
+    sees = "dinov2"
+
+    @classmethod
+    def check_specs(cls, backbones: Mapping[str, str]) -> None:
+        """Check that a published psi is used with its own DINO."""
+        BACKBONES.load("psi").require_tower(backbones["psi"], backbones["dinov2"])
+
+
+class ReMEDeclaration(Declaration):
+    """Declare ReME."""
+
+    Params = ReMEParams
+    needs = Needs(backbones=("clip", "dinov2", "reference"), regions=True)
+    sees = "dinov2"
+
+
+DECLARATIONS: dict[str, type[Declaration]] = {
+    "cass": CASSDeclaration,
+    "clearclip": ClearCLIPDeclaration,
+    "clip": Declaration,
+    "corrclip": CorrCLIPDeclaration,
+    "freecp": FreeCPDeclaration,
+    "gem": GEMDeclaration,
+    "maskclip": Declaration,
+    "maskclip-freecp": Declaration,
+    "naclip": NACLIPDeclaration,
+    "proxyclip": ProxyCLIPDeclaration,
+    "reme": ReMEDeclaration,
+    "sclip": SCLIPDeclaration,
+    "sclip-freecp": Declaration,
+    "talk2dino": Talk2DINODeclaration,
+}

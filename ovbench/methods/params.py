@@ -1,0 +1,273 @@
+"""Parameters of the methods of ovbench. Commands read them, so importing this file loads no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ovbench.utils.errors import UsageError, unknown
+
+SIMILARITIES = ("q-k", "q-q", "k-k", "x-x", "qk-qk", "uniform")
+CASS_CHOICES = {
+    "attention": ("distilled", "keys", "queries"),
+    "matching": ("complementary", "similar", "sequential"),
+    "class_token": ("image", "window"),
+}
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """For methods without hyper-parameters."""
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Keep the residual stream and the feed-forward of the last block by default.
+
+    Attributes:
+        residual: Keep both in the last block, as in every other block.
+    """
+
+    residual: bool = True
+
+
+@dataclass(frozen=True)
+class NoResidual:
+    """Drop the residual stream and the feed-forward of the last block by default.
+
+    Attributes:
+        residual: Keep both in the last block, as in every other block.
+    """
+
+    residual: bool = False
+
+
+@dataclass(frozen=True)
+class SCLIPParams(Residual):
+    """Parameters of SCLIP.
+
+    Attributes:
+        residual: Keep the residual stream and the feed-forward of the last block.
+        area_thd: A foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
+    """
+
+    area_thd: float = 0.0
+
+
+@dataclass(frozen=True)
+class NACLIPParams(NoResidual):
+    """Parameters of NACLIP.
+
+    Attributes:
+        gaussian_std: Standard deviation of the Gaussian, in patches.
+        residual: The "vanilla" architecture of the official code instead of "reduced".
+    """
+
+    gaussian_std: float = 5.0
+
+
+@dataclass(frozen=True)
+class GEMParams(Residual):
+    """Parameters of GEM.
+
+    Attributes:
+        residual: The path accumulates; if false, its last term alone is the result.
+        depth: The path runs beside the last ``depth - 1`` blocks.
+        iterations: Number of self-self attention steps on queries, keys and values before they weigh the values.
+        temperature: Factor tau of the logits (none: from the mean norm of the tokens).
+    """
+
+    depth: int = 7
+    iterations: int = 1
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class ProxyCLIPParams:
+    """Parameters of ProxyCLIP.
+
+    Attributes:
+        beta: Patches attend to each other if their similarity is at least beta times the mean similarity.
+        gamma: Factor of the remaining logits; larger is sharper.
+    """
+
+    beta: float = 1.2
+    gamma: float = 3.0
+
+
+@dataclass(frozen=True)
+class CorrCLIPParams:
+    """Parameters of CorrCLIP; the defaults are the paper's, and those after ``spatial_depth`` are for ablations.
+
+    With ``scope``, ``value`` and the last four off, ClearCLIP remains.
+
+    Attributes:
+        tau: Temperature tau of the attention softmax.
+        eps: Radius of mask merging (DBSCAN), a cosine distance.
+        alpha: Weight alpha of the spatial branch.
+        beta: Weight beta of the semantic branch.
+        spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
+        scope: Scope reconstruction; off: every patch attends to every patch.
+        value: Value reconstruction; off: weights softmax(q q^T) of ClearCLIP, scope and merging from CLIP's q-q.
+        similarity: "qk-qk" (q + k), "q-k", "q-q", "k-k", "x-x" (output tokens), "uniform" (qk-qk, then equal weights).
+        similarity_from: Tower whose last block is compared, "dino" or "clip".
+        mask_merging: Merge regions with similar mean features.
+        spatial_branch: Add the values of lower blocks.
+        mask_class_tokens: Add the semantic branch.
+        map_correction: Give each region of the image its most frequent label.
+    """
+
+    tau: float = 0.25
+    eps: float = 0.2
+    alpha: float = 1.0
+    beta: float = 0.5
+    spatial_depth: int | None = None
+    scope: bool = True
+    value: bool = True
+    similarity: str = "qk-qk"
+    similarity_from: str = "dino"
+    mask_merging: bool = True
+    spatial_branch: bool = True
+    mask_class_tokens: bool = True
+    map_correction: bool = True
+
+    def __post_init__(self) -> None:
+        if self.similarity not in SIMILARITIES:
+            raise unknown("similarity", self.similarity, SIMILARITIES)
+        if self.similarity_from not in ("dino", "clip"):
+            raise unknown("tower", self.similarity_from, ("dino", "clip"), where="similarity_from")
+
+
+@dataclass(frozen=True)
+class CASSParams:
+    """Parameters of CASS; the defaults are those of the official code.
+
+    Attributes:
+        gamma: Weight gamma of the class token's similarity to the queries (0: off).
+        alpha: Weight alpha of the patches that a query is moved towards (0: off).
+        cluster_distance: Distance at which the clustering of similar queries is cut.
+        class_token: "image" (class token of the whole image) or "window" (of each window).
+        attention: "distilled", "keys" (CLIP's key graph alone) or "queries" (q k^T without the Gaussian).
+        matching: "complementary" (most different heads), "similar" or "sequential" (same index, plain mean).
+        tie_order: Gain of an ordered pair of heads, decides between tied assignments (0: rounding decides).
+        swap: Exchange the two indices of a match, as the code does; paper: off.
+        rank: Eigenvalues kept of DINO's graph (none: the graph itself).
+        energy: Eta, keep the fewest eigenvalues with this fraction of their sum, ``rank`` at most; paper: 0.95.
+        stretch: Scale the kept eigenvalues (dynamic eigenscaling).
+        eigenvalues: Largest eigenvalues compared by the matching.
+        fusion: Factor of the spectral distance in the fusion weight w; paper: 1.
+        match_ranges: Map DINO's keys and graphs to the range of CLIP's; paper: off.
+        misread_colours: Show DINO the wrong colours and the square shape of the official code; paper: off.
+        gaussian_std: Standard deviation of NACLIP's Gaussian, in patches.
+    """
+
+    gamma: float = 0.25
+    alpha: float = 0.04
+    cluster_distance: float = 0.1
+    class_token: str = "image"
+    attention: str = "distilled"
+    matching: str = "complementary"
+    tie_order: float = 0.0
+    swap: bool = True
+    rank: int | None = 10
+    energy: float | None = None
+    stretch: bool = True
+    eigenvalues: int = 20
+    fusion: float = 10.0
+    match_ranges: bool = True
+    misread_colours: bool = True
+    gaussian_std: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, known in CASS_CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f'{name} is "{getattr(self, name)}"', where="cass", fix="one of " + ", ".join(known))
+        for name in ("rank", "eigenvalues"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UsageError(f"{name} must be 1 or more", where="cass")
+
+
+@dataclass(frozen=True)
+class FreeCPParams:
+    """Parameters of FreeCP; the defaults are those of the official code.
+
+    The code differs from the paper in three points. ``definitions="paper"`` has the paper's form: the spatial
+    consistency is divided by the union instead of the sum (``rp_thres`` then has another scale), boxes keep the last
+    row and column of the grid, and GEM's affinity is the mean over all heads instead of the first head.
+
+    Attributes:
+        base: Method that is purified; the official code has gem, clearclip, maskclip-freecp and sclip-freecp.
+        temperature: Factor s of the cosines before the softmax (none: exp(logit_scale) of the checkpoint, about 100).
+        rp_thres: A class survives in a window if its spatial consistency S exceeds this.
+        ap_thres: Classes are ambiguous if the soft IoU of their maps is at least this.
+        definitions: "official" or "paper".
+        redundancy: Redundancy purification, off for ablations.
+        ambiguity: Ambiguity purification, off for ablations.
+    """
+
+    base: str = "gem"
+    temperature: float | None = None
+    rp_thres: float = 0.1
+    ap_thres: float = 0.7
+    definitions: str = "official"
+    redundancy: bool = True
+    ambiguity: bool = True
+
+    def __post_init__(self) -> None:
+        if self.definitions not in ("official", "paper"):
+            raise UsageError(f'"{self.definitions}" is no value for "definitions"', fix='give "official" or "paper"')
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise UsageError("temperature must be positive", where="freecp")
+
+
+@dataclass(frozen=True)
+class Talk2DINOParams:
+    """Parameters of Talk2DINO.
+
+    Attributes:
+        side: Height and width in pixels that windows are resized to; 0 does not resize.
+        clean: Clean the background (section 3.4).
+        lambda_bg: lambda, weight of the background cleaning.
+        attn_scale: Factor of the class token's attention logits.
+        bg_thresh: Score of a background class without a query.
+    """
+
+    side: int = 448
+    clean: bool = False
+    lambda_bg: float = 0.2
+    attn_scale: float = 0.125
+    bg_thresh: float = 0.55
+
+
+@dataclass(frozen=True)
+class ReMEParams:
+    """Parameters of ReME.
+
+    Attributes:
+        visual_scale: beta_v, factor of the cosines in the softmax of equation 1 [D]; with the paper's 1, every segment
+            gets the same label.
+        text_scale: beta_t, factor of the cosines in the softmax of equation 2 [D]; the paper has 1.
+        visual_topk: Number of most similar reference segments in the softmax of equation 1; 0 takes all.
+        block: Reference segments that are compared at once; limits the memory, without effect on the result.
+        search: "exact", or "faiss" for an approximate search of the ``visual_topk`` segments.
+        probes: Cells of the FAISS index that are searched.
+    """
+
+    visual_scale: float = 30.0
+    text_scale: float = 40.0
+    visual_topk: int = 0
+    block: int = 65536
+    search: str = "exact"
+    probes: int = 32
+
+    def __post_init__(self) -> None:
+        checks = (
+            (self.visual_scale > 0 and self.text_scale > 0, "visual_scale and text_scale must be positive"),
+            (self.visual_topk >= 0, "visual_topk must be 0 (all) or more"),
+            (self.block > 0 and self.probes > 0, "block and probes must be positive"),
+            (self.search in ("exact", "faiss"), 'search must be "exact" or "faiss"'),
+            (self.search == "exact" or self.visual_topk > 0, "faiss finds the most similar few: give visual_topk"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise UsageError(message, where="parameters of reme")
