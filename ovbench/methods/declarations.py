@@ -20,6 +20,7 @@ from ovbench.methods.params import (
     NoResidual,
     ProxyCLIPParams,
     ReMEParams,
+    Residual,
     SCLIPParams,
     Talk2DINOParams,
 )
@@ -67,6 +68,12 @@ class Declaration:
         Raises:
             InputError: They do not.
         """
+
+
+class MaskCLIPDeclaration(Declaration):
+    """Declare MaskCLIP."""
+
+    Params = Residual
 
 
 class ClearCLIPDeclaration(Declaration):
@@ -148,7 +155,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "corrclip": CorrCLIPDeclaration,
     "freecp": FreeCPDeclaration,
     "gem": GEMDeclaration,
-    "maskclip": Declaration,
+    "maskclip": MaskCLIPDeclaration,
     "maskclip-freecp": Declaration,
     "naclip": NACLIPDeclaration,
     "proxyclip": ProxyCLIPDeclaration,

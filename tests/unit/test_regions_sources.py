@@ -118,7 +118,7 @@ def test_sam2_predictor_agrees_with_the_library(tmp_path):
     pytest.importorskip(NEEDED)
     from transformers import Sam2ImageProcessor, Sam2Model, Sam2Processor
 
-    from ovbench.regions.sam2 import Sam2Predictor
+    from ovbench.regions.sam2_predictor import Sam2Predictor
 
     folder = region_models.save_sam2(tmp_path / "sam2")
     image = np.ascontiguousarray(picture(70, 70)[:64, :64])
