@@ -13,12 +13,12 @@ from ovbench.cli import cli
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 HEAD = """# Command line
 
-Written by `scripts/make_cli_docs.py` from the commands themselves. Data goes to stdout, progress to stderr.
+This page is written by `scripts/make_cli_docs.py` from the commands. Data goes to stdout, progress to stderr.
 
 Exit codes: 0 done, 1 internal error or a failed check, 2 wrong usage, 3 bad input (data, weights, settings), 4 some
 images failed, 5 the gate failed, 130 and 143 interrupted, 141 the reader of stdout closed the pipe.
 
-Names of methods, benchmarks, suites and layouts complete in the shell, after
+The shell completes names of methods, benchmarks, suites and layouts after
 `eval "$(_OVBENCH_COMPLETE=bash_source ovbench)"` in `~/.bashrc` (`zsh_source` in `~/.zshrc`; for fish
 `_OVBENCH_COMPLETE=fish_source ovbench | source`).
 """

@@ -18,22 +18,22 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "published.md"
 BENCHMARKS = ("voc21", "pc60", "coco-object", "voc20", "pc59", "coco-stuff", "cityscapes", "ade150", "pc459", "ade847")
 HEAD = """# Published figures
 
-Written by `scripts/make_published_docs.py` from `configs/official.csv`, `configs/published_runs.toml` and
-`results/published/`. For each method: the figures (mIoU in percent) whose settings ovbench reproduces, with the run
-that measures them, and why it does not reproduce the others. Settings are windows, names, prompts, thresholds, networks
-and region source; what was *measured* so far is on [another page](measured.md). `ovbench show METHOD BENCHMARK` prints
-the same for one pair, setting by setting.
+This page is written by `scripts/make_published_docs.py` from `configs/official.csv`, `configs/published_runs.toml` and
+`results/published/`. It lists the published figures of each method (mIoU in percent): first those whose settings
+ovbench reproduces, with the run that measures them, then the others, with the reason. Settings are windows, class
+names, prompts, thresholds, networks and region source. [Another page](measured.md) lists what has been *measured*.
+`ovbench show METHOD BENCHMARK` prints the settings of one pair.
 
-On pc459 and ade847 the figures count void pixels as the published code does (`--label-rule official`, the default).
+The figures on pc459 and ade847 count void pixels as the published code does (`--label-rule official`, the default).
 """
 NEEDS = {
-    "corrclip": "Region maps: the authors' (`--set regions=precomputed --set regions.folder=DIR`), or those of the "
-    "named source. The thresholds behind the authors' maps are in the paper only.",
-    "freecp": "The paper's descriptions: `ovbench describe import`, see [FreeCP](freecp.md). Without them no run is in "
-    "setting.",
-    "reme": "There is no official code; where the paper states no value, it is ovbench's. The reference set is the "
-    "user's.",
-    "talk2dino": "The authors' psi, see [Talk2DINO](talk2dino.md).",
+    "corrclip": "Use the region maps of the authors (`--set regions=precomputed --set regions.folder=DIR`) or of the "
+    "given source. Only the paper states the thresholds of the authors' maps.",
+    "freecp": "Use the descriptions of the paper (`ovbench describe import`, see [FreeCP](freecp.md)). Without them no "
+    "run has the published settings.",
+    "reme": "There is no official code; where the paper gives no value, ovbench has chosen one. Build the reference "
+    "set yourself.",
+    "talk2dino": "Use the psi of the authors, see [Talk2DINO](talk2dino.md).",
 }
 
 
@@ -51,10 +51,10 @@ def _section(method: str) -> Iterator[str]:
     found = [one for name in BENCHMARKS for one in published_for(method, name, title)]
     ours = [(row, run) for row, run, in_protocol in found if in_protocol and run is not None]
     if ours:
-        yield "In setting:\n"
+        yield "With the published settings:\n"
         yield from _table(ours)
     else:
-        yield "No published figure is in setting.\n"
+        yield "ovbench has the settings of no published figure.\n"
     yield from _others([(row, run) for row, run, in_protocol in found if not in_protocol])
     yield from _without(method)
 
@@ -81,7 +81,7 @@ def _command(run: PublishedRun) -> str:
 def _others(found: list[tuple[PublishedFigure, PublishedRun | None]]) -> Iterator[str]:
     if not found:
         return
-    yield "Not in setting:\n"
+    yield "With other settings:\n"
     yield "| variant | reported by | benchmarks | why |"
     yield "|---|---|---|---|"
     rows: dict[tuple[str, str, str], list[str]] = {}
@@ -90,7 +90,7 @@ def _others(found: list[tuple[PublishedFigure, PublishedRun | None]]) -> Iterato
         why = "ovbench does not have this variant"
         if run is not None:
             official = not no_official_setting(run.method, row.benchmark)
-            why = "measured in a protocol of the table's own" if official else "no official setting"
+            why = "the table has another protocol" if official else "no official setting"
         rows.setdefault((f"{row.method}: {row.variant}{refined}", row.reported_by, why), []).append(row.benchmark)
     for (variant, source, why), names in rows.items():
         yield f"| {escape(variant)} | {escape(source)} | {', '.join(names)} | {why} |"
@@ -104,7 +104,7 @@ def _without(method: str) -> Iterator[str]:
         if reason := no_official_setting(method, name):
             reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
-        which = "every benchmark" if len(names) == len(BENCHMARKS) else ", ".join(names)
+        which = "all benchmarks" if len(names) == len(BENCHMARKS) else ", ".join(names)
         yield f"No official setting on {which}: {reason}.\n"
 
 

@@ -14,8 +14,8 @@ from ovbench.utils.typed import type_options
 PAGE = Path(__file__).parents[1] / "docs" / "record.md"
 HEAD = """# The record
 
-`ovbench eval` writes one JSON file for every cell (method x dataset x settings). This page lists its fields. It is made
-from the type `ovbench.evaluation.record.Record` by `scripts/make_record_docs.py`.
+`ovbench eval` writes one JSON file for every cell (method x dataset x settings). This page lists its fields. It is
+written from the type `ovbench.evaluation.record.Record` by `scripts/make_record_docs.py`.
 
 - The schema has version {version}. Records of all earlier versions can be read. A record of a newer version is refused.
 - Unknown fields, wrong types and scores that are not finite are refused, with the name of the field.

@@ -87,7 +87,7 @@ class Card:
         source: Where to download it.
         classes_file: File of the class names.
         path: File of the card.
-        prepare: Converter in ovbench.data.prepare; None if the download is used as it is.
+        prepare: Converter in ovbench.data.prepare; None if the download is used unchanged.
         variant: Default name variant; None for the canonical names.
         generator: "module:function" that draws the dataset; shipped cards only.
         generated_folder: Folder of the drawn dataset in the cache; it gets a new name if the drawing changes.

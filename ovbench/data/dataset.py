@@ -119,7 +119,7 @@ class Dataset:
         return Sample(self.items[index].id, pixels, label, image_file, raw.file)
 
     def read_image_file(self, index: int) -> DecodedImage:
-        """Read an image upright, or as it is stored if its label was made for the stored pixels.
+        """Read an image upright, or its stored pixels if its label was made for these.
 
         Args:
             index: Position in the split, from 0.

@@ -164,7 +164,7 @@ def describe(name: str) -> type[ThirdPartyMethod] | None:
         name: ``FILE.py:Class`` or ``module:Class``.
 
     Raises:
-        InputError: If the module cannot be imported, or it has no such class.
+        InputError: If the module cannot be imported or does not have the class.
         UsageError: If the class is neither a method nor a segmentor.
     """
     module, _, attribute = name.rpartition(":")

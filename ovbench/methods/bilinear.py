@@ -118,7 +118,7 @@ def _reach(source: int, target: int, targets: slice) -> tuple[int, int]:
 
 
 def _enlarge(maps: Tensor, vertical: Axis | None, horizontal: Axis | None) -> Tensor:
-    """Resize maps (..., h, w) along one or both axes; None leaves an axis as it is."""
+    """Resize maps (..., h, w) along one or both axes; None leaves an axis unchanged."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if horizontal is not None:
         across = (*maps.shape[:-1], len(horizontal.fraction))

@@ -25,7 +25,7 @@ from ovbench.methods.params import FreeCPParams
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS
 
-CROP = 112  # side in pixels of every crop, whatever the shape of its box
+CROP = 112  # side in pixels of every crop, for boxes of any shape
 CROPS_AT_ONCE = 64
 EPS = 1e-8
 

@@ -50,7 +50,7 @@ def box_ends(start: np.ndarray, length: np.ndarray, size: int, official: bool) -
 def box_union(masks: np.ndarray, official: bool) -> np.ndarray:
     """Return the union of the bounding boxes of the components of each mask.
 
-    All masks are searched in one mosaic. Boxes around holes lie inside the boxes of their components.
+    All masks are searched in one mosaic. Boxes around holes are inside the boxes of their components.
 
     Args:
         masks: uint8 (K, h, w), 8-connected.

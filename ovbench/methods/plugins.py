@@ -33,7 +33,7 @@ def load_method(name: str) -> Any:
         A subclass of `Method`.
 
     Raises:
-        InputError: If the module cannot be imported, with file and line, or it has no such class.
+        InputError: If the module cannot be imported (with file and line) or does not have the class.
         UsageError: If the class is neither a method nor a segmentor.
     """
     source, _, attribute = name.rpartition(":")

@@ -5,7 +5,7 @@ the IoU of each class give the variance and the bias of the mean. The set of cla
 class whose only image is left out keeps its IoU.
 
 Why not the percentiles of a bootstrap: with many rare classes, a resample lacks some of them and repeats the images of
-others. Then all resamples lie on one side of the estimate and the interval excludes it (847 classes, 5,000 images:
+others. Then all resamples are on one side of the estimate and the interval excludes it (847 classes, 5,000 images:
 27.60 with 26.99 to 27.54). BCa and the basic bootstrap have the same fault. In simulations
 (scripts/bench/interval_coverage.py) both cover less than the form below, which also needs no random numbers:
 
@@ -178,7 +178,7 @@ def jackknife(counts: ImageCounts) -> Jackknife:
 
 
 def _entries(counts: ImageCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return image, class, union and intersection wherever the union is not empty, sorted by image and class."""
+    """Return image, class, union and intersection of non-empty unions, sorted by image and class."""
     table = counts.union.tocoo()
     kept = table.data > 0
     rows, columns, union = table.row[kept], table.col[kept], table.data[kept].astype(np.float64)

@@ -94,7 +94,7 @@ def build_maps(
     Args:
         tasks: The images.
         settings: Regions table of the source.
-        devices: Devices, used in turn by the workers.
+        devices: Devices of the workers, in a cycle.
         workers: Number of processes; 1 runs in this process.
         advance: Called after each image.
 

@@ -12,7 +12,7 @@ SPECIAL = re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[\\`*|\[\]$~]|(?<!\S)#
 
 
 def escape(text: str) -> str:
-    r"""Return a text that Markdown shows as it is: no markup, no HTML, no mention of a user.
+    r"""Escape a text for Markdown: no markup, no HTML, no mention of a user.
 
     Example:
         >>> escape("a_b *c* <d> @e")

@@ -39,11 +39,11 @@ def test_every_method_has_a_section():
     [
         ("clip", "| `-m clip` |  |  |  | 41.8 | 9.2 | 4.4 | 5.5 | 2.1 |  |  | ClearCLIP README Table 2 |"),
         ("clip", "| CLIP: CLIP ViT-B/16 | CASS 2411.17150 Table 1 | voc21, pc60, coco-object, voc20, pc59, coco-stuff, "
-                 "cityscapes, ade150 | measured in a protocol of the table's own |"),
+                 "cityscapes, ade150 | the table has another protocol |"),
         ("corrclip", "| `-m corrclip --set regions=sam2-32` | 74.8 | 44.2 | 43.7 | 88.8 | 48.8 | 31.6 | 49.4 | 26.9 |"),
         ("corrclip", "EntitySeg, sam-masks | CorrCLIPv1 README"),
         ("freecp", "| `-m freecp --set base=clearclip` | 64.5 | 35.7 | 36.9 | 81.5 | 39.3 | 26.1 | 34.4 | 18.9 |"),
-        ("reme", "No published figure is in setting."),
+        ("reme", "ovbench has the settings of no published figure."),
         ("sclip", "No official setting on pc459, ade847: wangf3014/SCLIP has no configuration for it."),
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 There is no official code; [D] marks a choice that the paper leaves open. Symbols: K segments of the image; M reference
 segments, N reference labels, O their binary matrix (M, N); Q queries, C classes; D1 visual and D2 text width. All
-embeddings are normalised here, whatever their stored length.
+embeddings are normalised here, so their stored length does not matter.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def verify_set(folder: Path) -> list[str]:
         One sentence per problem; empty for a valid set.
 
     Raises:
-        InputError: If the folder holds no set.
+        InputError: If the folder has no set.
     """
     manifest = read_manifest(folder)
     problems = [*_files(folder, manifest), *_encoders(folder, manifest)]

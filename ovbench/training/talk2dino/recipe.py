@@ -28,7 +28,7 @@ class Recipe:
         lr: Learning rate of Adam.
         seed: Seed of the first weights and of the order of the pairs.
         loss_divisor: "batch_squared" divides the loss by the squared batch (so Adam's epsilon matters), "one" does not.
-        text: "raw" gives psi the text features of CLIP as they are, "unit" scales them to length 1.
+        text: "raw" gives psi the unnormalised text features of CLIP, "unit" scales them to length 1.
         temperature: "fixed" at 0.07, or "learned" from there.
         false_negatives: Other pairs with the same image or text are negatives ("kept"), or are left out ("masked").
         schedule: "constant" or "cosine" learning rate.
