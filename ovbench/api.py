@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ovbench.inference.pipeline import Pipeline
-    from ovbench.results.found import Found
+    from ovbench.results.record_files import Found
 
     Image = np.ndarray | PIL.Image.Image | torch.Tensor
 
@@ -257,7 +257,7 @@ def records(folder: str | Path = "runs") -> pandas.DataFrame:
         >>> sorted(ovbench.records("runs").method.unique())
         ['clip', 'maskclip']
     """
-    from ovbench.results.found import apart_by_data, find_records
+    from ovbench.results.record_files import apart_by_data, find_records
 
     found: list[Found] = apart_by_data(find_records(Path(folder)))
     return _table((one.record, one.path) for one in found)

@@ -47,9 +47,9 @@ class Clip(NamedWeights):
         where = f"{self.name}={spec}"
         state: dict[str, Tensor] = read_tensors(given_file(str(parsed.file), where)) if parsed.file else {}
         if parsed.architecture == MINI:
-            from ovbench.backbones import mini
+            from ovbench.backbones import mini_models
 
-            model, tokenizer = mini.load_clip(), mini.tokenizer()
+            model, tokenizer = mini_models.load_clip(), mini_models.tokenizer()
         elif parsed.file:
             quick = _quick_gelu_of_file(parsed, state, where)
             model, tokenizer = _bare_model(parsed, quick), _tokenizer(parsed, where)

@@ -48,9 +48,9 @@ class Dino(NamedWeights):
         if parsed.file:
             given_file(str(parsed.file), where)
         if parsed.architecture == MINI:
-            from ovbench.backbones import mini
+            from ovbench.backbones import mini_models
 
-            vit = mini.load_dino(self.name)
+            vit = mini_models.load_dino(self.name)
         else:
             vit = self._timm_model(parsed, where)
         if parsed.file:

@@ -51,7 +51,7 @@ def table(
             click.echo(f"{name:26} {load_layout(name).title}")
         return
     from ovbench.config.load import override_pairs
-    from ovbench.results.found import apart_by_data, find_records
+    from ovbench.results.record_files import apart_by_data, find_records
     from ovbench.results.tables import layout_table, record_table
     from ovbench.results.writers import FORMATS
     from ovbench.utils.errors import InputError

@@ -13,7 +13,7 @@ from ovbench.evaluation.record import read_record
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.interval import Difference, counts_in_order, image_iou, paired_difference
 from ovbench.results.console import plain
-from ovbench.results.counted import read_counts
+from ovbench.results.record_counts import read_counts
 from ovbench.utils.differences import Mismatch, mismatches
 from ovbench.utils.errors import InputError
 

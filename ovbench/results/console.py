@@ -66,7 +66,7 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
         records: The records of a run.
         labels: Labels of the rows of a suite by settings hash; without them, a row shows the method and its deviations.
     """
-    from ovbench.results.found import deviations_of
+    from ovbench.results.record_files import deviations_of
 
     table = Table(title="mIoU in percent", title_justify="left")
     # labels of a suite already show what differs, so the method is added only if there are several

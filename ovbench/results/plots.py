@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovbench.evaluation.record import read_record
-from ovbench.results.found import Found, apart_by_data, deviations_of, find_records
+from ovbench.results.record_files import Found, apart_by_data, deviations_of, find_records
 from ovbench.results.tables import record_table
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import write_bytes

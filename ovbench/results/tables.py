@@ -12,8 +12,15 @@ from ovbench.config.official import no_official_setting, published_label_rule
 from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published
 from ovbench.data.card import list_cards
-from ovbench.results.found import Found, deviations_of, newest, records_of_run, rule_as_published, why_not_averaged
 from ovbench.results.layouts import LayoutRow, TableLayout
+from ovbench.results.record_files import (
+    Found,
+    deviations_of,
+    newest,
+    records_of_run,
+    rule_as_published,
+    why_not_averaged,
+)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ovbench.backbones.checkpoint import file_sha256
 from ovbench.data.card import Card, load_card, vocabulary
 from ovbench.data.descriptions import OFFICIAL_MODEL, DescriptionSet, read_prompts, write_set
 from ovbench.training.chat import ChatClient
-from ovbench.training.descriptions import PROMPT, describe, local
+from ovbench.training.write_descriptions import PROMPT, describe, local
 from ovbench.utils.paths import cache_root
 from ovbench.utils.provenance import choose_device
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ovbench.training.caption_files import ImageCaption, index_captions, read_captions
-from ovbench.training.talk2dino.captions import pair
+from ovbench.training.talk2dino.captioned_images import pair
 from ovbench.utils.errors import InputError
 
 EXPECTED = [

@@ -22,7 +22,7 @@ from ovbench.data.descriptions import (
 from ovbench.inference.text_embedding import with_descriptions
 from ovbench.methods.base import Queries
 from ovbench.training.chat import KEY_VARIABLE, ChatClient
-from ovbench.training.descriptions import describe, local, sentences_of
+from ovbench.training.write_descriptions import describe, local, sentences_of
 from ovbench.utils.errors import InputError, UsageError, say_once
 from ovbench.utils.paths import cache_root, shipped
 

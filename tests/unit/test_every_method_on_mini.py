@@ -15,7 +15,7 @@ from ovbench.utils.registry import METHODS
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.names())
 def test_labels_are_never_read_and_images_do_not_matter_to_each_other(method, tmp_path, monkeypatch):
-    monkeypatch.setattr("ovbench.training.reference_set.mini.IMAGES", 8)  # of reme's reference set, which is built here
+    monkeypatch.setattr("ovbench.training.reference_set.mini_set.IMAGES", 8)  # of the set of reme
     dataset = open_dataset(load_card("mini"))
     image, other = dataset.read_image(0)[:150, :170], dataset.read_image(1)[:90, :110]
     pipeline = build_pipeline(resolve(method, "mini"))

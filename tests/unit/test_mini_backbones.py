@@ -10,19 +10,19 @@ from ovbench.utils.paths import asset
 
 torch = pytest.importorskip("torch")
 
-from ovbench.backbones import mini  # noqa: E402
+from ovbench.backbones import mini_models  # noqa: E402
 
 SIDE = 32  # pixels; 4 x 4 patches
 
 
 @pytest.fixture(scope="module")
 def clip():
-    return mini.load_clip()
+    return mini_models.load_clip()
 
 
 @pytest.fixture(scope="module")
 def dino():
-    return mini.load_dino()
+    return mini_models.load_dino()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_files_are_small():
 
 
 def test_tokens_that_training_never_saw_share_a_row(clip):
-    tokens = mini.tokenizer()(["red zebra", "red umbrella", "red ring"])
+    tokens = mini_models.tokenizer()(["red zebra", "red umbrella", "red ring"])
     with torch.no_grad():
         zebra, umbrella, ring = clip.encode_text(tokens, normalize=True)
     assert torch.allclose(zebra, umbrella, atol=1e-6)
@@ -68,7 +68,8 @@ def test_clip_names_crops_of_one_material(clip, pure_crops):
     images = normalised(crops, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
     with torch.no_grad():
         seen = clip.encode_image(interpolate(images, (112, 112), mode="bilinear"), normalize=True)
-        words = clip.encode_text(mini.tokenizer()([f"a photo of {w}." for w in world.STUFF_NAMES]), normalize=True)
+        tokens = mini_models.tokenizer()([f"a photo of {w}." for w in world.STUFF_NAMES])
+        words = clip.encode_text(tokens, normalize=True)
     assert ((seen @ words.T).argmax(1).numpy() == classes).mean() > 0.6
 
 
@@ -94,7 +95,7 @@ def test_final_tokens_of_the_dinov2_tell_classes_apart(pure_crops):
     crops, classes = pure_crops
     with torch.no_grad():
         images = normalised(crops, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        tokens = mini.load_dino("dinov2").forward_features(images)
+        tokens = mini_models.load_dino("dinov2").forward_features(images)
     f = torch.nn.functional.normalize(tokens[:, 1:], dim=-1)
     known = [c for c in range(28) if (classes == c).sum() == 6]
     prototypes = torch.stack([f[classes == c][::2].mean((0, 1)) for c in known])

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="pyarrow is an extra")
 
-from ovbench.methods.reme.tables import arrow, write_table
+from ovbench.methods.reme.parquet import arrow, write_table
 from ovbench.training.reference_set.chunks import STAGES, StageFiles, list_images, split_into_chunks
 from ovbench.training.reference_set.groups import Cohesion, group_pairs
 from ovbench.training.reference_set.stages import pair_chunk, pair_schema

@@ -13,8 +13,8 @@ import pytest
 from ovbench.config.load import file_settings, resolve
 from ovbench.config.published_runs import PublishedRun
 from ovbench.evaluation.record import COUNTS, SCHEMA
-from ovbench.results.found import deviation, deviations_of, find_records
 from ovbench.results.layouts import LayoutRow, TableLayout, load_layout
+from ovbench.results.record_files import deviation, deviations_of, find_records
 from ovbench.results.tables import layout_table, record_table
 from ovbench.results.writers import FORMATS
 from ovbench.utils.errors import InputError, UsageError

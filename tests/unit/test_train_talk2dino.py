@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.training.talk2dino import features as feature_pass
-from ovbench.training.talk2dino.captions import CaptionedImages
+from ovbench.training.talk2dino.captioned_images import CaptionedImages
 from ovbench.training.talk2dino.contrast import false_negatives, info_nce, select_heads
 from ovbench.training.talk2dino.features import FeatureTable, compute_images, missing_files, plan_images
 from ovbench.training.talk2dino.loop import (

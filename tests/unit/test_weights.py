@@ -179,11 +179,11 @@ def test_a_file_cut_off(tmp_path, small_clip):
 
 
 def test_a_file_alone_keeps_the_configured_architecture(tmp_path):
-    from ovbench.backbones import mini
+    from ovbench.backbones import mini_models
     from ovbench.config.load import resolve
 
     path = tmp_path / "mine.safetensors"
-    model = mini.load_clip()
+    model = mini_models.load_clip()
     with torch.no_grad():
         model.visual.proj.mul_(2)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)

@@ -39,7 +39,7 @@ SHARD_ROWS = 100_000
 MINI = "mini"
 # Sets that are built on first use. The builder is in a later room, so its functions are named and then imported, as for
 # the generator of a card.
-GENERATED = "ovbench.training.reference_set.mini:mini_set"
+GENERATED = "ovbench.training.reference_set.mini_set:mini_set"
 VARIANT = "ovbench.training.reference_set.merge_sets:variant"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ovbench.results.found import deviations_of
+from ovbench.results.record_files import deviations_of
 from ovbench.results.report.error_images import ErrorImage, RelabelOptions, label_again
 from ovbench.results.report.page_data import input_data, prediction_data, run_data
 from ovbench.results.report.ranking import ImageScores, rank_images

@@ -9,8 +9,8 @@ from typing import Any
 
 from ovbench.evaluation.record import read_record
 from ovbench.metrics.confusion import PixelCounts
-from ovbench.results.counted import read_counts
-from ovbench.results.found import Found, find_records
+from ovbench.results.record_counts import read_counts
+from ovbench.results.record_files import Found, find_records
 from ovbench.utils.errors import InputError
 
 

@@ -16,7 +16,7 @@ from ovbench.backbones.base import Loaded
 from ovbench.backbones.build import load_backbone, missing_weights
 from ovbench.config.load import templates
 from ovbench.evaluation.distributed import ProcessGroup, Shard
-from ovbench.methods.reme import tables
+from ovbench.methods.reme import parquet
 from ovbench.methods.reme.reference_bank import Encoder
 from ovbench.methods.reme.reference_store import SetWriter, visual_chunks
 from ovbench.regions.provider import Regions, open_regions
@@ -82,7 +82,7 @@ def build_set(sources: Sources, plan: Plan, device: str, processes: ProcessGroup
         InputError: If images, captions or weights are missing; checked before any image is read.
         UsageError: If an extra or a setting is missing.
     """
-    tables.arrow()
+    parquet.arrow()
     chunks = split_into_chunks(list_images(sources.images, sources.limit), sources.chunk_size)
     chunks = chunks if sources.shard is None else sources.shard.take(chunks)
     if not chunks:
@@ -285,25 +285,25 @@ def _write_tables(
     writer: SetWriter, files: StageFiles, chunks: Sequence[str], base: finish.BasePairs,
     filtered: finish.FilterResult, made: Assignment,
 ) -> None:  # fmt: skip
-    pa = tables.arrow()
+    pa = parquet.arrow()
     columns = ["image", "region", "y1", "x1", "y2", "x2", "area"]
     schema = pa.schema([stages.pair_schema().field(name) for name in columns])
 
     def segments() -> Iterator[Any]:
         for number, chunk in enumerate(chunks):
-            table = tables.read_table(files.path("pairs", chunk), columns)
+            table = parquet.read_table(files.path("pairs", chunk), columns)
             _, first = stages.paired_segments(table)
             low, high = np.searchsorted(made.segments, base.first[number : number + 2])
             yield table.take(first[made.segments[low:high] - base.first[number]])
 
-    writer.written("segments.parquet", lambda path: tables.write_table(path, segments(), schema))
+    writer.written("segments.parquet", lambda path: parquet.write_table(path, segments(), schema))
     roots = np.array(base.roots, object)
     labels = pa.table({"phrase": made.labels, "root": roots[made.root], "synonym": made.copied})
-    writer.written("labels.parquet", lambda path: tables.write_table(path, [labels], labels.schema))
+    writer.written("labels.parquet", lambda path: parquet.write_table(path, [labels], labels.schema))
     dropped = np.isin(np.arange(len(base.roots)), filtered.dropped)
     values = {"root": base.roots, "size": filtered.groups.sizes, "w": filtered.cohesion.w, "dropped": dropped}
     table = pa.table(values)
-    writer.written("roots.parquet", lambda path: tables.write_table(path, [table], table.schema))
+    writer.written("roots.parquet", lambda path: parquet.write_table(path, [table], table.schema))
 
 
 def _warnings(counts: Mapping[str, int]) -> list[str]:

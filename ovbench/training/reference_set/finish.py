@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ovbench.methods.reme.tables import read_table
+from ovbench.methods.reme.parquet import read_table
 from ovbench.training.reference_set.ambiguous import ambiguous_roots, beyond_knee
 from ovbench.training.reference_set.assign import Assignment, assign
 from ovbench.training.reference_set.chunks import StageFiles

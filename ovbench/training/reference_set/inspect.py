@@ -10,8 +10,8 @@ import torch
 from rich.table import Table
 
 from ovbench.backbones.checkpoint import file_sha256
+from ovbench.methods.reme.parquet import read_table
 from ovbench.methods.reme.reference_store import load_set, read_manifest, shard_encoder, shard_names
-from ovbench.methods.reme.tables import read_table
 from ovbench.utils.errors import InputError
 
 TABLE_ROWS = {"segments.parquet": "final_segments", "labels.parquet": "final_labels", "roots.parquet": "base_roots"}

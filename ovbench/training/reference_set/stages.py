@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 
 from ovbench.data.decode import read_image
-from ovbench.methods.reme.tables import arrow, notes_of, read_table, write_table
+from ovbench.methods.reme.parquet import arrow, notes_of, read_table, write_table
 from ovbench.regions.provider import Regions
 from ovbench.training.reference_set.captioning import Captioner, UnreadableImage
 from ovbench.training.reference_set.chunks import ImageChunk, SourceImage, StageFiles, read_lines

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ovbench.data.decode import read_image
-from ovbench.methods.reme.tables import read_table
+from ovbench.methods.reme.parquet import read_table
 from ovbench.training.reference_set.chunks import IMAGES, StageFiles
 from ovbench.training.reference_set.finish import BasePairs, FilterResult
 from ovbench.training.reference_set.stages import paired_segments

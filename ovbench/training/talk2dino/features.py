@@ -26,7 +26,7 @@ from ovbench.backbones.dinov2 import Dinov2Vision
 from ovbench.backbones.text import TextEncoder
 from ovbench.data.decode import read_image
 from ovbench.methods.talk2dino.method import WindowFeatures, image_embeddings
-from ovbench.training.talk2dino.captions import CaptionedImages
+from ovbench.training.talk2dino.captioned_images import CaptionedImages
 from ovbench.utils.files import write_bytes
 from ovbench.utils.paths import cache_root
 

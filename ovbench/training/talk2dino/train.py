@@ -19,7 +19,7 @@ from ovbench.backbones.build import load_backbone, missing_weights
 from ovbench.config.load import override_pairs
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.training.caption_files import read_captions
-from ovbench.training.talk2dino.captions import CaptionedImages, Unpaired, pair
+from ovbench.training.talk2dino.captioned_images import CaptionedImages, Unpaired, pair
 from ovbench.training.talk2dino.features import (
     FeatureFile,
     FeatureTable,
