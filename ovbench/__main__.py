@@ -12,7 +12,7 @@ def main() -> None:
     """Run the command line and exit."""
     import click
 
-    from ovbench.cli import ReaderGone, cli
+    from ovbench.cli import ClosedPipe, cli
     from ovbench.utils.errors import OvbenchError, Terminated, first_line
     from ovbench.utils.paths import ensure_home
 
@@ -27,7 +27,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         sys.exit(_fail("interrupted", 130))
-    except ReaderGone:
+    except ClosedPipe:
         # no message, and nothing for Python to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ovbench.inference.pipeline import Pipeline
-    from ovbench.results.record_files import Found
+    from ovbench.results.record_files import RecordFile
 
     Image = np.ndarray | PIL.Image.Image | torch.Tensor
 
@@ -106,7 +106,7 @@ def load(
     from ovbench.data.card import load_card
     from ovbench.inference.pipeline import build_pipeline
     from ovbench.inference.precision import PRECISIONS, Execution, execute, refuse_tf32
-    from ovbench.utils.errors import say_once, unknown
+    from ovbench.utils.errors import unknown, warn_once
     from ovbench.utils.provenance import choose_device
 
     if precision not in PRECISIONS:
@@ -121,7 +121,7 @@ def load(
     pipeline = build_pipeline(cell, classes, number).to(chosen)
     execute(pipeline.method, Execution(precision))
     if not card.generator and (note := toy_note(cell.backbones)):
-        say_once(note)
+        warn_once(note)
     return Segmenter(pipeline, card.classes if classes is None else [synonyms[0] for synonyms in classes])
 
 
@@ -259,7 +259,7 @@ def records(folder: str | Path = "runs") -> pandas.DataFrame:
     """
     from ovbench.results.record_files import apart_by_data, find_records
 
-    found: list[Found] = apart_by_data(find_records(Path(folder)))
+    found: list[RecordFile] = apart_by_data(find_records(Path(folder)))
     return _table((one.record, one.path) for one in found)
 
 

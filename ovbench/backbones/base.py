@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovbench.backbones.preprocess import Normalisation
-from ovbench.config.backbone_spec import BackboneSpec, lay_over, options_over, parse_spec
+from ovbench.config.backbone_spec import BackboneSpec, options_over, parse_spec, replace_spec
 from ovbench.config.published_weights import published
 from ovbench.utils.errors import InputError, OvbenchError, first_line, last_line
 from ovbench.utils.registry import HERE
@@ -152,7 +152,7 @@ class Backbone:
         """Return the normalisation of the input without loading the network; None if it sees no image or is unknown."""
         return None
 
-    def lay_over(self, given: str, configured: str | None) -> str | None:
+    def replace_spec(self, given: str, configured: str | None) -> str | None:
         """Return the spec that results if ``given`` replaces the configured one; None for options without a spec."""
         return None if given.startswith("?") and not configured else options_over(given, configured)
 
@@ -176,9 +176,9 @@ class NamedWeights(Backbone):
         """Split a spec into architecture, tag and file."""
         return parse_spec(self.name, spec, self.table)
 
-    def lay_over(self, given: str, configured: str | None) -> str | None:
+    def replace_spec(self, given: str, configured: str | None) -> str | None:
         """Return the spec that results; a file alone keeps the configured architecture."""
-        return lay_over(self.name, configured, given, self.table)
+        return replace_spec(self.name, configured, given, self.table)
 
     def same(self, one: str, other: str) -> bool:
         """Return whether two specs name the same weights, one of them perhaps by a short name."""

@@ -34,16 +34,16 @@ COMMANDS = {
 }
 
 
-class ReaderGone(Exception):
+class ClosedPipe(Exception):
     """The reader of stdout has closed the pipe, as ``| head`` does; click itself would exit with code 1."""
 
 
 @contextmanager
-def _reader_gone() -> Iterator[None]:
+def _closed_pipe() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        raise ReaderGone from error
+        raise ClosedPipe from error
 
 
 class LazyGroup(click.Group):
@@ -51,12 +51,12 @@ class LazyGroup(click.Group):
 
     def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
         """Parse the command line, which prints ``--help``."""
-        with _reader_gone():  # --help is printed here
+        with _closed_pipe():  # --help is printed here
             return super().make_context(*arguments, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        with _reader_gone():
+        with _closed_pipe():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -69,7 +69,7 @@ def parse_spec(backbone: str, text: str, table: str = "") -> BackboneSpec:
     return BackboneSpec(name, tag)
 
 
-def lay_over(backbone: str, configured: str | None, given: str, table: str = "") -> str:
+def replace_spec(backbone: str, configured: str | None, given: str, table: str = "") -> str:
     """Return the name that results if ``given`` (with ``--weights``) replaces the configured one.
 
     Raises:
@@ -130,7 +130,7 @@ def configured_backbones(
     for name, spec in given.items():
         if name not in chosen:
             raise unknown("backbone", name, chosen, where=f"method {method}")
-        chosen[name] = find_backbone(name, entry.__module__).lay_over(spec, chosen[name])
+        chosen[name] = find_backbone(name, entry.__module__).replace_spec(spec, chosen[name])
     chosen = {name: spec for name, spec in chosen.items() if spec is not None or name not in needs.optional}
     absent = [] if incomplete else [name for name, spec in chosen.items() if spec is None]
     for backbone in (find_backbone(name, entry.__module__) for name in absent):

@@ -11,7 +11,7 @@ from ovbench.config import PROTOCOLS
 from ovbench.config.backbone_spec import backbones_among_settings, configured_backbones
 from ovbench.config.method_files import settings_path
 from ovbench.config.schema import Cell, CommonFile, MethodFile, Protocol, Tables, as_in_file, templates
-from ovbench.utils.errors import InputError, OvbenchError, UsageError, say_once, unknown
+from ovbench.utils.errors import InputError, OvbenchError, UsageError, unknown, warn_once
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import BACKBONES, METHODS, REGIONS, find_backbone
 from ovbench.utils.toml import read_toml
@@ -173,7 +173,7 @@ def _protocol(
             where=where,
             fix="remove mean and std from the settings file, or give both with --set",
         )
-    say_once(f"mean and std are set by hand: {trained}")
+    warn_once(f"mean and std are set by hand: {trained}")
     return made
 
 

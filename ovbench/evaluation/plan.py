@@ -76,14 +76,14 @@ class PlannedCell:
     @property
     def wanted(self) -> list[str]:
         """Return the ids of the images of the record, in split order."""
-        return self.all_wanted if self.shard is None else self.shard.take(self.all_wanted)
+        return self.all_image_ids if self.shard is None else self.shard.take(self.all_image_ids)
 
     @property
-    def all_wanted(self) -> list[str]:
+    def all_image_ids(self) -> list[str]:
         """Return the ids of the images of all shards."""
         return [item.id for item in self.dataset.items][: self.limit]
 
-    def shares_features(self, other: PlannedCell) -> bool:
+    def has_same_features(self, other: PlannedCell) -> bool:
         """Return whether both cells label the same images from the same features, so that they can run together.
 
         All must be equal except dataset, class names, scale and threshold.

@@ -62,7 +62,7 @@ def group_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
     """Group the cells that can run together, in the order of the request."""
     groups: list[list[PlannedCell]] = []
     for cell in cells:
-        fitting = next((group for group in groups if group[0].shares_features(cell)), None)
+        fitting = next((group for group in groups if group[0].has_same_features(cell)), None)
         if fitting is None:
             groups.append([cell])
         else:
@@ -362,4 +362,4 @@ def _leave_for_merge(ledger: _CellLedger, approximate: Mapping[str, Any]) -> Non
         "arguments": cell.arguments,
         **({"approximate": approximate} if approximate else {}),
     }
-    leave_for_merge(folder, cell.shard, cell.all_wanted, facts)
+    leave_for_merge(folder, cell.shard, cell.all_image_ids, facts)

@@ -24,7 +24,7 @@ from ovbench.methods.bilinear import enlarge, enlarged_tiles
 from ovbench.methods.blame import check_features, expect
 from ovbench.methods.ops import Box, Decision, Pad
 from ovbench.regions.ids import resized_ids
-from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
+from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once
 from ovbench.utils.images import resize_image, resized_size
 
 PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch size of the tower that reads the queries
@@ -79,7 +79,7 @@ class Predictor:
         """
         decision = Decision(protocol.logit_scale, protocol.prob_thd, queries.background)
         if decision.threshold != protocol.prob_thd:
-            say_once(
+            warn_once(
                 f"prob_thd = {protocol.prob_thd:g} is not used, because the classes have no background for "
                 "pixels below it; name one (background in the card), or set prob_thd=0"
             )

@@ -16,7 +16,7 @@ from ovbench.backbones.text import average_queries, embed_queries, text_key
 from ovbench.config.load import templates
 from ovbench.data.descriptions import find_set, read_set
 from ovbench.methods.base import Queries
-from ovbench.utils.errors import InputError, UsageError, say_once
+from ovbench.utils.errors import InputError, UsageError, warn_once
 from ovbench.utils.files import write_bytes
 from ovbench.utils.paths import cache_root
 
@@ -76,12 +76,12 @@ def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         pass
     except OSError as error:
-        say_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed again")
+        warn_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed again")
     embeddings = compute().cpu()
     try:
         write_bytes(path, pack_tensor(embeddings))
     except InputError as error:
-        say_once(f"query vectors are not cached: {error.what} ({path.parent})")
+        warn_once(f"query vectors are not cached: {error.what} ({path.parent})")
     return embeddings
 
 
@@ -107,7 +107,7 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
     missing = {n: first for (n, _, first), s in zip(pairs, sentences, strict=True) if not s and n != queries.background}
     if missing:
         count, which = f"{len(missing)} of {len(vocabulary)} classes", ", ".join(missing.values())
-        say_once(
+        warn_once(
             f'no description of {count} in "{name}" ({which:.80}): their prompts are used; see ovbench describe'
         )
     for (_, query, _), own in zip(pairs, sentences, strict=True):

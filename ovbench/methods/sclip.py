@@ -12,7 +12,7 @@ from ovbench.methods.declarations import SCLIPDeclaration
 from ovbench.methods.last_block import LastBlock
 from ovbench.methods.ops import Decision, largest
 from ovbench.methods.params import NoParams
-from ovbench.utils.errors import say_once
+from ovbench.utils.errors import warn_once
 
 
 class SCLIP(SCLIPDeclaration, LastBlock):
@@ -34,7 +34,7 @@ class SCLIP(SCLIPDeclaration, LastBlock):
     def map_queries(self, queries: Queries) -> Queries:
         """Warn once if the area threshold has no effect."""
         if self.params.area_thd and queries.background is None:
-            say_once(
+            warn_once(
                 f"area_thd = {self.params.area_thd:g} is not used, because the dataset has no background class; "
                 "name one (background in the card), or set area_thd=0"
             )

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ovbench.evaluation.record import read_record
-from ovbench.results.record_files import Found, apart_by_data, deviations_of, find_records
+from ovbench.results.record_files import RecordFile, apart_by_data, deviations_of, records_at
 from ovbench.results.tables import record_table
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import write_bytes
@@ -20,20 +19,20 @@ FORMATS = (".png", ".svg")
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito: colour-blind safe
 
 
-def gather(paths: Sequence[Path]) -> list[Found]:
+def gather(paths: Sequence[Path]) -> list[RecordFile]:
     """Read records, and all records of folders.
 
     Raises:
         InputError: If there is no record with a score.
     """
-    found = [f for path in paths for f in (find_records(path) if path.is_dir() else [Found(path, read_record(path))])]
+    found = [one for path in paths for one in records_at(path)]
     found = [f for f in found if f.record["metrics"]["mIoU"] is not None]
     if not found:
         raise InputError("no record with a score", where=", ".join(map(str, paths)), fix="run ovbench eval first")
     return apart_by_data(found)
 
 
-def draw(kind: str, records: Sequence[Found], out: Path) -> None:
+def draw(kind: str, records: Sequence[RecordFile], out: Path) -> None:
     """Draw records and write the plot.
 
     Args:
@@ -61,7 +60,7 @@ def draw(kind: str, records: Sequence[Found], out: Path) -> None:
     write_bytes(out, buffer.getvalue())
 
 
-def _size(kind: str, records: Sequence[Found]) -> tuple[float, float]:
+def _size(kind: str, records: Sequence[RecordFile]) -> tuple[float, float]:
     """Return width and height in inches; the height depends on the number of rows."""
     rows = {
         "classes": len(records[0].record["per_class"]) * (0.1 + 0.09 * len(records)),
@@ -71,7 +70,7 @@ def _size(kind: str, records: Sequence[Found]) -> tuple[float, float]:
     return 8.0, min(max(rows + 1.2, 2.5), 120.0)
 
 
-def _name(found: Found) -> str:
+def _name(found: RecordFile) -> str:
     """Return the method with its deviations from the published settings, and * for part of a benchmark."""
     changed = deviations_of(found.record)
     name = found.record["cell"]["method"] + (f" ({changed})" if changed else "")
@@ -83,7 +82,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _classes(axes: Axes, records: Sequence[Found]) -> None:
+def _classes(axes: Axes, records: Sequence[RecordFile]) -> None:
     """Draw the IoU of every class as bars, one colour per record of one benchmark."""
     names = [row["class"] for row in records[0].record["per_class"]]
     if any([row["class"] for row in f.record["per_class"]] != names for f in records):
@@ -102,7 +101,7 @@ def _classes(axes: Axes, records: Sequence[Found]) -> None:
     axes.legend(fontsize=7)
 
 
-def _heatmap(axes: Axes, records: Sequence[Found]) -> None:
+def _heatmap(axes: Axes, records: Sequence[RecordFile]) -> None:
     """Draw methods by benchmarks, with the newest complete record of each cell."""
     table = record_table(records)
     values = [[float("nan") if c.measured is None else c.measured for c in row.cells] for row in table.rows]
@@ -118,7 +117,7 @@ def _heatmap(axes: Axes, records: Sequence[Found]) -> None:
     axes.set_title("mIoU in percent" + _partial(records))
 
 
-def _cost(axes: Axes, records: Sequence[Found]) -> None:
+def _cost(axes: Axes, records: Sequence[RecordFile]) -> None:
     """Draw the seconds of labelling per image against mIoU, one point per record."""
     if len({f.record["cell"]["dataset"] for f in records}) > 1:
         raise UsageError("mIoU of different benchmarks has no common axis", fix="give records of one benchmark")
@@ -138,7 +137,7 @@ def _cost(axes: Axes, records: Sequence[Found]) -> None:
     axes.set_title(_plain(records[0].record["cell"]["dataset"]) + _partial(records))
 
 
-def _ablation(axes: Axes, records: Sequence[Found]) -> None:
+def _ablation(axes: Axes, records: Sequence[RecordFile]) -> None:
     """Draw the mIoU of every record with its 95 % interval, in the given order."""
     for number, found in enumerate(records):
         metrics = found.record["metrics"]
@@ -158,10 +157,10 @@ def _ablation(axes: Axes, records: Sequence[Found]) -> None:
     axes.set_title(("" if several else _plain(records[0].record["cell"]["dataset"])) + _partial(records))
 
 
-def _partial(records: Sequence[Found]) -> str:
+def _partial(records: Sequence[RecordFile]) -> str:
     return "  (* only part of the benchmark)" if any(f.partial for f in records) else ""
 
 
-KINDS: dict[str, Callable[[Axes, Sequence[Found]], None]] = {
+KINDS: dict[str, Callable[[Axes, Sequence[RecordFile]], None]] = {
     "classes": _classes, "heatmap": _heatmap, "cost": _cost, "ablation": _ablation
 }  # fmt: skip

@@ -14,7 +14,7 @@ from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.utils.errors import InputError
 
 
-class Counted(NamedTuple):
+class RecordCounts(NamedTuple):
     """A ledger's header, the counts of the record's images by id in split order, and remarks on the ledger."""
 
     header: dict[str, Any]
@@ -22,7 +22,7 @@ class Counted(NamedTuple):
     remarks: list[str]
 
 
-def read_counts(path: Path, record: Mapping[str, Any]) -> Counted:
+def read_counts(path: Path, record: Mapping[str, Any]) -> RecordCounts:
     """Read the counts that the record at ``path`` was computed from.
 
     Raises:
@@ -45,7 +45,7 @@ def read_counts(path: Path, record: Mapping[str, Any]) -> Counted:
     except InputError as error:
         damaged = "; ".join(ledger.remarks())
         raise InputError(error.what + (f" ({damaged})" if damaged else ""), fix=error.fix) from error
-    return Counted(header, counts, ledger.remarks())
+    return RecordCounts(header, counts, ledger.remarks())
 
 
 def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str]:

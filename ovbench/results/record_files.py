@@ -26,7 +26,7 @@ from ovbench.utils.files import read_json
 MUST_AGREE = ("weights", "versions.ovbench")
 
 
-class Found(NamedTuple):
+class RecordFile(NamedTuple):
     """A record and the file that it was read from."""
 
     path: Path
@@ -39,7 +39,7 @@ class Found(NamedTuple):
         return self.record["status"] != "complete" or data["images"] < data["split_images"]
 
 
-def find_records(folder: Path) -> list[Found]:
+def find_records(folder: Path) -> list[RecordFile]:
     """Read all records below a folder of runs; those that cannot be read are named in a warning and skipped.
 
     Raises:
@@ -53,13 +53,18 @@ def find_records(folder: Path) -> list[Found]:
             continue  # moved by --fresh
         try:
             if is_record(read_json(path)):
-                found.append(Found(path, read_record(path)))
+                found.append(RecordFile(path, read_record(path)))
         except InputError as error:
             logging.getLogger("ovbench").warning("skipped: %s", error)
     return found
 
 
-def apart_by_data(records: Sequence[Found]) -> list[Found]:
+def records_at(path: Path) -> list[RecordFile]:
+    """Read a record, or all records below a folder; see `find_records`."""
+    return find_records(path) if path.is_dir() else [RecordFile(path, read_record(path))]
+
+
+def apart_by_data(records: Sequence[RecordFile]) -> list[RecordFile]:
     """Return the records with a different dataset name for each different dataset.
 
     Two cards of users may have the same name, or the name of a shipped benchmark.
@@ -84,7 +89,7 @@ def _data_of(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([data.get(field) for field in fields]).encode()).hexdigest()
 
 
-def _renamed(found: Found, kinds: Mapping[str, Mapping[str, str]]) -> Found:
+def _renamed(found: RecordFile, kinds: Mapping[str, Mapping[str, str]]) -> RecordFile:
     name = found.record["cell"]["dataset"]
     alike = kinds.get(name, {})
     if not _is_own(found.record) or (len(alike) < 2 and name not in list_cards()):
@@ -95,7 +100,7 @@ def _renamed(found: Found, kinds: Mapping[str, Mapping[str, str]]) -> Found:
     return found._replace(record={**found.record, "cell": cell})
 
 
-def newest(records: Iterable[Found]) -> Found | None:
+def newest(records: Iterable[RecordFile]) -> RecordFile | None:
     """Return the best record of a cell: complete before partial, then more images, then the newest."""
     return max(
         records, default=None,
@@ -104,8 +109,8 @@ def newest(records: Iterable[Found]) -> Found | None:
 
 
 def records_of_run(
-    run: PublishedRun, records: Sequence[Found], columns: Sequence[str], protocol: str, settings: Mapping[str, str]
-) -> dict[str, Found]:
+    run: PublishedRun, records: Sequence[RecordFile], columns: Sequence[str], protocol: str, settings: Mapping[str, str]
+) -> dict[str, RecordFile]:
     """Select for each benchmark the best record that measured a published run.
 
     Any reference set matches a run that does not name one, but its options must be those of the run. Precomputed region
@@ -136,7 +141,7 @@ def records_of_run(
     return chosen
 
 
-def _base(found: Found) -> str:
+def _base(found: RecordFile) -> str:
     """Return the reference set of a record without its options, "" if there is none."""
     return found.record["cell"]["backbones"].get("reference", "").partition("?")[0]
 
@@ -165,7 +170,7 @@ def rule_as_published(record: Mapping[str, Any]) -> bool:
     return published_label_rule(dataset) == "correct" or record["dataset"]["label_rule"] == "official"
 
 
-def why_not_averaged(found: Sequence[Found]) -> str:
+def why_not_averaged(found: Sequence[RecordFile]) -> str:
     """Return why the values of these records must not be averaged; "" if they may be."""
     for key in MUST_AGREE:
         values = {}

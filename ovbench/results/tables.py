@@ -14,7 +14,7 @@ from ovbench.config.setting_changes import changes_from_published
 from ovbench.data.card import list_cards
 from ovbench.results.layouts import LayoutRow, TableLayout
 from ovbench.results.record_files import (
-    Found,
+    RecordFile,
     deviations_of,
     newest,
     records_of_run,
@@ -84,7 +84,7 @@ class ComparisonTable:
     metric: str = "mIoU"
 
 
-def layout_table(layout: TableLayout, records: Sequence[Found], protocol: str = "paper",
+def layout_table(layout: TableLayout, records: Sequence[RecordFile], protocol: str = "paper",
                  settings: Mapping[str, str] | None = None) -> ComparisonTable:  # fmt: skip
     """Build the table of a paper with the records that measure its rows.
 
@@ -94,7 +94,7 @@ def layout_table(layout: TableLayout, records: Sequence[Found], protocol: str = 
         protocol: Protocol of the records.
         settings: Settings that replace those of every row.
     """
-    by_method: dict[str, list[Found]] = {}
+    by_method: dict[str, list[RecordFile]] = {}
     for found in records:
         by_method.setdefault(found.record["cell"]["method"], []).append(found)
     notes = [layout.note] if layout.note else []
@@ -123,14 +123,14 @@ def layout_table(layout: TableLayout, records: Sequence[Found], protocol: str = 
 
 
 def _measured(
-    run: PublishedRun | None, by_method: Mapping[str, Sequence[Found]], layout: TableLayout, protocol: str,
+    run: PublishedRun | None, by_method: Mapping[str, Sequence[RecordFile]], layout: TableLayout, protocol: str,
     settings: Mapping[str, str],
-) -> dict[str, Found]:  # fmt: skip
+) -> dict[str, RecordFile]:  # fmt: skip
     candidates = by_method.get(run.method, ()) if run else ()
     return records_of_run(run, candidates, layout.columns, protocol, settings) if candidates else {}
 
 
-def _changed_settings(run: PublishedRun | None, measured: Mapping[str, Found], protocol: str) -> str:
+def _changed_settings(run: PublishedRun | None, measured: Mapping[str, RecordFile], protocol: str) -> str:
     """Return how the settings of records differ from those of a row, except for the reference set, as text."""
     changed: dict[str, None] = {}
     for dataset, found in measured.items():
@@ -145,7 +145,7 @@ def _joined(*parts: str) -> str:
     return "; ".join(filter(None, parts))
 
 
-def _own_protocol(row: LayoutRow, measured: Mapping[str, Found], layout: TableLayout, protocol: str) -> TableRow:
+def _own_protocol(row: LayoutRow, measured: Mapping[str, RecordFile], layout: TableLayout, protocol: str) -> TableRow:
     """Build a row of measured values only, for a method that the table has with another protocol."""
     source = row.other.sources[0] if row.other.sources else "its official code"
     asked = _changed_settings(row.other, measured, protocol)
@@ -154,7 +154,7 @@ def _own_protocol(row: LayoutRow, measured: Mapping[str, Found], layout: TableLa
     return made if layout.average else replace(made, average=TableCell())
 
 
-def _of_maps(row: TableRow, measured: Mapping[str, Found]) -> list[str]:
+def _of_maps(row: TableRow, measured: Mapping[str, RecordFile]) -> list[str]:
     names = [name for name, found in measured.items() if found.record["cell"]["regions"].get("source") == "precomputed"]
     return [f"{row.name}: precomputed region maps on {', '.join(names)}, assumed to be the authors'"] if names else []
 
@@ -175,7 +175,7 @@ def _not_measured(layout: TableLayout) -> list[str]:
 
 
 def _row(
-    row: LayoutRow, measured: Mapping[str, Found], columns: Sequence[str], metric: str = "mIoU", changed: str = ""
+    row: LayoutRow, measured: Mapping[str, RecordFile], columns: Sequence[str], metric: str = "mIoU", changed: str = ""
 ) -> tuple[TableRow, list[str]]:
     """Build a row and its notes; ``changed`` describes how measured settings differ from published ones."""
     compared = not changed
@@ -198,7 +198,7 @@ def _row(
     return TableRow(row.group, row.label, row.detail, cells, whole), notes
 
 
-def _cell(published: str | None, found: Found | None, metric: str, compared: bool) -> TableCell:
+def _cell(published: str | None, found: RecordFile | None, metric: str, compared: bool) -> TableCell:
     if found is None or found.record["metrics"][metric] is None:
         return TableCell(published)
     metrics, data = found.record["metrics"], found.record["dataset"]
@@ -211,7 +211,7 @@ def _cell(published: str | None, found: Found | None, metric: str, compared: boo
     )  # fmt: skip
 
 
-def _pair(found: Found) -> tuple[str, str]:
+def _pair(found: RecordFile) -> tuple[str, str]:
     return found.record["cell"]["method"], found.record["cell"]["dataset"]
 
 
@@ -222,7 +222,7 @@ def _mean_as_printed(values: Sequence[str | None], printed: str | None) -> str:
     return str((sum(numbers) / len(numbers)).quantize(Decimal(1).scaleb(-max(digits)), ROUND_HALF_UP))
 
 
-def _average(cells: Sequence[TableCell], found: Sequence[Found], wanted: int) -> tuple[TableCell, str]:
+def _average(cells: Sequence[TableCell], found: Sequence[RecordFile], wanted: int) -> tuple[TableCell, str]:
     """Return the mean over all columns, and why there is none ("" if a value is missing)."""
     values = [cell.measured for cell in cells if cell.measured is not None]
     if not values or len(values) < wanted:
@@ -233,9 +233,9 @@ def _average(cells: Sequence[TableCell], found: Sequence[Found], wanted: int) ->
     return TableCell(measured=sum(values) / len(values), partial=any(cell.partial for cell in cells)), ""
 
 
-def record_table(records: Sequence[Found]) -> ComparisonTable:
+def record_table(records: Sequence[RecordFile]) -> ComparisonTable:
     """Build a table of records: one row per method and its deviations, one column per benchmark."""
-    rows: dict[tuple[str, str], dict[str, list[Found]]] = {}
+    rows: dict[tuple[str, str], dict[str, list[RecordFile]]] = {}
     for found in records:
         cell = found.record["cell"]
         rows.setdefault((cell["method"], deviations_of(found.record)), {}).setdefault(cell["dataset"], []).append(found)

@@ -124,6 +124,6 @@ def _below(path: Path, folders: Iterable[Path]) -> bool:
 
 
 @functools.cache
-def say_once(message: str) -> None:
+def warn_once(message: str) -> None:
     """Print a warning to standard error, once in a process."""
     logging.getLogger("ovbench").warning(message)

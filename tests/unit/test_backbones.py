@@ -56,7 +56,7 @@ def test_a_second_clip_has_the_names_of_the_first():
     assert BACKBONES.load("presence").names() == BACKBONES.load("clip").names()
     assert BACKBONES.load("presence").same("openai-l", "ViT-L-14-quickgelu/openai")
     with pytest.raises(UsageError, match=r"presence=w\.pt"):
-        BACKBONES.load("presence").lay_over("w.pt", None)
+        BACKBONES.load("presence").replace_spec("w.pt", None)
 
 
 def test_the_hash_of_a_network_of_a_plug_in_holds_how_it_is_used():

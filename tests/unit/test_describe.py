@@ -23,7 +23,7 @@ from ovbench.inference.text_embedding import with_descriptions
 from ovbench.methods.base import Queries
 from ovbench.training.chat import KEY_VARIABLE, ChatClient
 from ovbench.training.write_descriptions import describe, local, sentences_of
-from ovbench.utils.errors import InputError, UsageError, say_once
+from ovbench.utils.errors import InputError, UsageError, warn_once
 from ovbench.utils.paths import cache_root, shipped
 
 
@@ -183,7 +183,7 @@ def test_described_and_other_classes(tmp_path, loaded, caplog):
     names = (("wall", "floor"), ("cat", "kitten"), ("dog", "puppy"), ("owl",))
     prompts = torch.nn.functional.normalize(torch.randn(7, 8), dim=-1)
     queries = Queries(prompts, torch.tensor([0, 0, 1, 1, 2, 2, 3]), background=0)
-    say_once.cache_clear()
+    warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, "ovbench"):
         for _ in range(2):
             described = with_descriptions(queries, names, str(path), loaded).descriptions

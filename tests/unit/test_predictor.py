@@ -21,7 +21,7 @@ from ovbench.methods.ops import Decision, class_probabilities
 from ovbench.methods.params import SCLIPParams
 from ovbench.methods.sclip import SCLIP
 from ovbench.parity.recorder import Recorder
-from ovbench.utils.errors import InputError, ScoreError, UsageError, say_once
+from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8)
 EMBEDDINGS = torch.randn(7, 12, generator=torch.Generator().manual_seed(5))
@@ -127,7 +127,7 @@ def test_pixels_below_the_threshold_go_to_the_background_wherever_it_stands(towe
 
 
 def test_a_vocabulary_without_background_has_no_threshold_which_is_said_once(towers, caplog):
-    say_once.cache_clear()
+    warn_once.cache_clear()
     nameless, thresholded = QUERIES._replace(background=None), Protocol(crop=64, stride=40, prob_thd=0.3)
     found = [Predictor(MaskCLIP(towers), thresholded, [nameless]).label_resized(IMAGE, (300, 260))[0] for _ in range(2)]
     assert np.array_equal(found[0], label(MaskCLIP(towers), Protocol(crop=64, stride=40)))

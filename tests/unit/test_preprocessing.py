@@ -213,7 +213,7 @@ def test_dino_sees_the_picture_whatever_clip_was_given(method, own):
 )
 def test_names_of_the_field(kind, name, ours):
     backbone = BACKBONES.load(kind)
-    assert backbone.lay_over(name, None) == ours
+    assert backbone.replace_spec(name, None) == ours
     assert backbone.parse(name) == backbone.parse(ours) and backbone.same(name, ours)
 
 

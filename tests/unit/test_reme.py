@@ -9,7 +9,7 @@ from ovbench.methods.base import Queries
 from ovbench.methods.ops import Decision
 from ovbench.methods.params import ReMEParams
 from ovbench.methods.reme.method import ReME, best_query, class_affinity, retrieve, weighted
-from ovbench.methods.reme.pooling import patch_shares, pooled
+from ovbench.methods.reme.pooling import patch_weights, pooled
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
 from ovbench.methods.reme.search import nearest
 from ovbench.regions.cover import complete, uncovered_components
@@ -92,7 +92,7 @@ def test_best_query_of_a_class():
 
 def test_shares_are_exact_block_means_on_a_multiple():
     segment = torch.randint(0, 6, (24, 36), generator=torch.Generator().manual_seed(3))
-    shares = patch_shares(segment, (4, 6), 6)
+    shares = patch_weights(segment, (4, 6), 6)
     masks = torch.stack([(segment == k).float() for k in range(6)])
     assert torch.allclose(shares, F.avg_pool2d(masks, 6).flatten(1))
 
@@ -100,7 +100,7 @@ def test_shares_are_exact_block_means_on_a_multiple():
 def test_no_segment_is_without_weight_however_small():
     segment = torch.zeros(31, 47, dtype=torch.long)
     segment[30, 46] = 1
-    shares = patch_shares(segment, (3, 4), 2)
+    shares = patch_weights(segment, (3, 4), 2)
     assert shares[1].sum() > 0 and torch.allclose(shares.sum(0), torch.ones(12))
     assert torch.isfinite(pooled(torch.randn(12, 5), shares)).all()
 

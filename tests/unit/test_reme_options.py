@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from ovbench.methods.ops import Decision
 from ovbench.methods.params import ReMEParams
 from ovbench.methods.reme.method import class_affinity, retrieve, weighted
-from ovbench.methods.reme.pooling import ZETAS, mask_shares, pooled, segment_embeddings
+from ovbench.methods.reme.pooling import ZETAS, mask_weights, pooled, segment_embeddings
 from ovbench.methods.reme.reference_bank import ReferenceBank
 from ovbench.methods.reme.search import nearest
 from ovbench.training.reference_set.ambiguous import ambiguous_roots, beyond_knee, gated
@@ -38,7 +38,7 @@ def masks_of(rng, k=6, shape=(24, 36)):
 
 def test_area_is_the_covered_share_of_each_patch(rng):
     masks = masks_of(rng)
-    assert torch.allclose(mask_shares(masks, (4, 6)), F.avg_pool2d(masks.float(), 6).flatten(1))
+    assert torch.allclose(mask_weights(masks, (4, 6)), F.avg_pool2d(masks.float(), 6).flatten(1))
 
 
 def test_bilinear_has_aligned_corners(rng):
@@ -52,14 +52,14 @@ def test_bilinear_has_aligned_corners(rng):
     lower = value[:, top + 1][:, :, left] * (1 - dx) + value[:, top + 1][:, :, left + 1] * dx
     plain = (upper * (1 - dy) + lower * dy).flatten(1)
     seen = plain.sum(1) > 0
-    assert seen.any() and torch.allclose(mask_shares(masks, (4, 6), "bilinear")[seen].double(), plain[seen], atol=1e-5)
+    assert seen.any() and torch.allclose(mask_weights(masks, (4, 6), "bilinear")[seen].double(), plain[seen], atol=1e-5)
 
 
 def test_nearest_reads_one_pixel_of_each_patch(rng):
     masks = masks_of(rng)
     plain = masks[:, ::6, ::6].flatten(1).float()
     seen = plain.sum(1) > 0
-    assert seen.any() and torch.equal(mask_shares(masks, (4, 6), "nearest")[seen], plain[seen])
+    assert seen.any() and torch.equal(mask_weights(masks, (4, 6), "nearest")[seen], plain[seen])
 
 
 @pytest.mark.parametrize("zeta", ["bilinear", "nearest"])
@@ -67,7 +67,7 @@ def test_a_mask_that_sampling_misses_takes_the_patch_under_its_centroid(zeta):
     mask = torch.zeros(2, 24, 36, dtype=torch.bool)
     mask[0, 8:11, 20:22] = True  # centroid (9.5, 21): patch row 1, column 3
     mask[1, 23, 34] = True  # beside the corner
-    shares = mask_shares(mask, (4, 6), zeta)
+    shares = mask_weights(mask, (4, 6), zeta)
     assert shares.nonzero().tolist() == [[0, 1 * 6 + 3], [1, 3 * 6 + 5]]
     assert torch.isfinite(pooled(torch.randn(24, 3), shares)).all()
 
@@ -78,15 +78,15 @@ def test_a_partition_is_pooled_as_its_masks_are(rng, zeta, monkeypatch):
     segment = torch.from_numpy(rng.integers(0, 5, (4, 6)).repeat(6, 0).repeat(6, 1))
     tokens = torch.randn(24, 7, generator=torch.Generator().manual_seed(0))
     together = segment_embeddings(tokens, (4, 6), segment, 5, zeta)
-    alone = [pooled(tokens, mask_shares((segment == k)[None], (4, 6), zeta))[0] for k in range(5)]
+    alone = [pooled(tokens, mask_weights((segment == k)[None], (4, 6), zeta))[0] for k in range(5)]
     assert torch.allclose(together, torch.stack(alone), atol=1e-6)
 
 
 def test_overlapping_masks_do_not_see_each_other(rng):
     masks = masks_of(rng)
     for zeta in ZETAS:
-        alone = torch.cat([mask_shares(mask[None], (4, 6), zeta) for mask in masks])
-        assert torch.equal(mask_shares(masks, (4, 6), zeta), alone)
+        alone = torch.cat([mask_weights(mask[None], (4, 6), zeta) for mask in masks])
+        assert torch.equal(mask_weights(masks, (4, 6), zeta), alone)
 
 
 def make_bank(rng, settings=None, kind=torch.float32):

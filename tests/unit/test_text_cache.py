@@ -13,13 +13,13 @@ from ovbench.backbones.build import Loaded, load_backbone
 from ovbench.backbones.text import TextEncoder
 from ovbench.inference import cache
 from ovbench.inference import text_embedding as queries
-from ovbench.utils.errors import InputError, say_once
+from ovbench.utils.errors import InputError, warn_once
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path))
-    say_once.cache_clear()
+    warn_once.cache_clear()
     return tmp_path / "text"
 
 
@@ -70,7 +70,7 @@ def test_entries_of_others_are_skipped_with_one_warning(folder, clip, monkeypatc
 def test_a_cache_that_is_a_file_costs_one_warning(tmp_path, monkeypatch, clip, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "file"))
-    say_once.cache_clear()
+    warn_once.cache_clear()
     assert torch.equal(embedded(clip), embedded(clip))
     assert caplog.text.count("not cached") == 1
 

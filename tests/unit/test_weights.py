@@ -18,7 +18,7 @@ from ovbench.backbones.base import Use, network_hash
 from ovbench.backbones.checkpoint import file_sha256, read_tensors
 from ovbench.backbones.open_clip_models import NOT_WEIGHTS
 from ovbench.backbones.preprocess import OPENAI
-from ovbench.config.backbone_spec import BackboneSpec, lay_over, parse_spec
+from ovbench.config.backbone_spec import BackboneSpec, parse_spec, replace_spec
 from ovbench.config.published_weights import published
 from ovbench.evaluation.plan import require_weights
 from ovbench.utils.errors import InputError, UsageError
@@ -227,13 +227,13 @@ def test_grammar(tmp_path):
     for wrong in ("@file.pt", "ViT-B-16@", "file.safetensors"):
         with pytest.raises(UsageError):
             parse_spec("clip", wrong)
-    assert lay_over("clip", "ViT-B-16-quickgelu/openai", "a/b.pt") == "ViT-B-16-quickgelu@a/b.pt"
-    assert lay_over("clip", "ViT-B-16-quickgelu@old.pt", "new.pt") == "ViT-B-16-quickgelu@new.pt"
-    assert lay_over("clip", "metaclip-b", "new.pt") == "ViT-B-16-quickgelu@new.pt"
-    assert lay_over("clip", "ViT-B-16/openai", "metaclip-l") == "metaclip-l"
-    assert lay_over("clip", "ViT-B-16/openai", "ViT-L-14@new.pt") == "ViT-L-14@new.pt"
+    assert replace_spec("clip", "ViT-B-16-quickgelu/openai", "a/b.pt") == "ViT-B-16-quickgelu@a/b.pt"
+    assert replace_spec("clip", "ViT-B-16-quickgelu@old.pt", "new.pt") == "ViT-B-16-quickgelu@new.pt"
+    assert replace_spec("clip", "metaclip-b", "new.pt") == "ViT-B-16-quickgelu@new.pt"
+    assert replace_spec("clip", "ViT-B-16/openai", "metaclip-l") == "metaclip-l"
+    assert replace_spec("clip", "ViT-B-16/openai", "ViT-L-14@new.pt") == "ViT-L-14@new.pt"
     with pytest.raises(UsageError, match="the architecture of"):
-        lay_over("clip", None, "new.pt")
+        replace_spec("clip", None, "new.pt")
 
 
 def test_published_names_are_known_to_their_libraries():

@@ -22,31 +22,31 @@ def segment_embeddings(
         grid: Rows and columns of the patches, with P = rows * columns.
         segment: Segment of each pixel, 0 to ``count`` - 1, int64 (H, W).
         count: Number of segments.
-        zeta: "area", "bilinear" or "nearest"; see `patch_shares` and `mask_shares`.
+        zeta: "area", "bilinear" or "nearest"; see `patch_weights` and `mask_weights`.
 
     Returns:
         Unit vectors, float (count, D).
     """
     if zeta == "area":
-        return pooled(tokens, patch_shares(segment, grid, count))
+        return pooled(tokens, patch_weights(segment, grid, count))
     chunks = torch.arange(count, device=segment.device).split(MASKS_PER_BLOCK)
-    return pooled(tokens, torch.cat([mask_shares(segment == ids[:, None, None], grid, zeta) for ids in chunks]))
+    return pooled(tokens, torch.cat([mask_weights(segment == ids[:, None, None], grid, zeta) for ids in chunks]))
 
 
-def pooled(tokens: Tensor, shares: Tensor) -> Tensor:
+def pooled(tokens: Tensor, weights: Tensor) -> Tensor:
     """Return the weighted means S_k = sum_p a_kp F_p / sum_p a_kp, scaled to length 1.
 
     Args:
         tokens: F, float (P, D).
-        shares: The weights a, float (K, P).
+        weights: The weights a, float (K, P).
 
     Returns:
         Unit vectors, float (K, D).
     """
-    return F.normalize(shares @ tokens / shares.sum(1, keepdim=True), dim=-1)
+    return F.normalize(weights @ tokens / weights.sum(1, keepdim=True), dim=-1)
 
 
-def patch_shares(segment: Tensor, grid: tuple[int, int], count: int) -> Tensor:
+def patch_weights(segment: Tensor, grid: tuple[int, int], count: int) -> Tensor:
     """Return the fraction of each patch's pixels that belong to each segment: zeta "area".
 
     A pixel belongs to the patch that contains its centre, so even the smallest segment has a weight. The paper does not
@@ -68,7 +68,7 @@ def patch_shares(segment: Tensor, grid: tuple[int, int], count: int) -> Tensor:
     return pixels.float() / pixels.sum(0).clamp(min=1)
 
 
-def mask_shares(masks: Tensor, grid: tuple[int, int], zeta: str = "area") -> Tensor:
+def mask_weights(masks: Tensor, grid: tuple[int, int], zeta: str = "area") -> Tensor:
     """Return the weights of masks, which may overlap and leave gaps.
 
     A mask that is too small to be sampled gets weight 1 at the patch of its centroid.
@@ -82,12 +82,12 @@ def mask_shares(masks: Tensor, grid: tuple[int, int], zeta: str = "area") -> Ten
         Weights, float (K, rows * columns), from 0 to 1.
     """
     if zeta == "area":
-        return torch.stack([patch_shares(mask.long(), grid, 2)[1] for mask in masks])
+        return torch.stack([patch_weights(mask.long(), grid, 2)[1] for mask in masks])
     form = {"mode": "bilinear", "align_corners": True} if zeta == "bilinear" else {"mode": "nearest"}
-    shares = F.interpolate(masks[None].float(), grid, **form)[0].flatten(1)
-    for k in (shares.sum(1) == 0).nonzero()[:, 0].tolist():
-        shares[k, _centroid_patch(masks[k], grid)] = 1.0
-    return shares
+    weights = F.interpolate(masks[None].float(), grid, **form)[0].flatten(1)
+    for k in (weights.sum(1) == 0).nonzero()[:, 0].tolist():
+        weights[k, _centroid_patch(masks[k], grid)] = 1.0
+    return weights
 
 
 def _centroid_patch(mask: Tensor, grid: tuple[int, int]) -> int:

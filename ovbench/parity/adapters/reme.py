@@ -15,7 +15,7 @@ from ovbench.methods.reme.method import (
     retrieve,
     weighted,
 )
-from ovbench.methods.reme.pooling import mask_shares, pooled
+from ovbench.methods.reme.pooling import mask_weights, pooled
 from ovbench.methods.reme.reference_bank import ReferenceBank
 from ovbench.methods.reme.search import nearest
 from ovbench.parity.adapters.common import Values
@@ -85,7 +85,7 @@ def _masks(case: Case) -> Values:
     masks = np.concatenate([masks, [added == number for number in range(1, added.max() + 1)]]).astype(bool)
     features = torch.from_numpy(case.inputs["features"]).float()
     grid = tuple(features.shape[:2])
-    segments = pooled(features.flatten(0, 1), mask_shares(torch.from_numpy(masks), grid, p.get("zeta", "area")))
+    segments = pooled(features.flatten(0, 1), mask_weights(torch.from_numpy(masks), grid, p.get("zeta", "area")))
     queries = ensemble(torch.from_numpy(case.inputs["text_templates"]).float().transpose(0, 1))
     a2 = class_affinity(bank.labels, queries, p["text_scale"])
     p_query = _retrieved(case, bank, segments, bank.spread(a2), p.get("visual_topk"))

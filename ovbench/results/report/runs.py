@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovbench.evaluation.record import read_record
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.results.record_counts import read_counts
-from ovbench.results.record_files import Found, find_records
+from ovbench.results.record_files import RecordFile, records_at
 from ovbench.utils.errors import InputError
 
 
@@ -36,7 +35,7 @@ class ReportRun:
     @property
     def partial(self) -> bool:
         """Return whether only a part of the benchmark was scored."""
-        return Found(self.path, self.record).partial
+        return RecordFile(self.path, self.record).partial
 
     @property
     def name(self) -> str:
@@ -50,7 +49,7 @@ def gather(paths: Sequence[Path]) -> list[ReportRun]:
     Raises:
         InputError: If there is no record, or one is damaged.
     """
-    found = [f for path in paths for f in (find_records(path) if path.is_dir() else [Found(path, read_record(path))])]
+    found = [one for path in paths for one in records_at(path)]
     if not found:
         raise InputError("no record", where=", ".join(map(str, paths)), fix="run ovbench eval first")
     return [_run(f) for f in {f.path.resolve(): f for f in found}.values()]
@@ -65,7 +64,7 @@ def notes_of(runs: Sequence[ReportRun]) -> dict[str, list[str]]:
     return notes
 
 
-def _run(found: Found) -> ReportRun:
+def _run(found: RecordFile) -> ReportRun:
     run = ReportRun(found.path, found.record)
     run.notes += [f"{image} failed: {reason}" for image, reason in found.record["failed"].items()]
     try:
