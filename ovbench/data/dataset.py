@@ -22,7 +22,7 @@ from ovbench.data.decode import (
 from ovbench.data.diagnose import FileReport, colours, with_label
 from ovbench.data.find import FoundFiles, Item, data_roots, find, path_of
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
-from ovbench.data.sample import Reading, examine
+from ovbench.data.sample import LabelReading, examine
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.paths import cache_root
 
@@ -71,7 +71,7 @@ class Dataset:
     labels: LabelMap
     label_rule: str = "correct"
     subset_sha256: str | None = None
-    reading: Reading | None = None
+    reading: LabelReading | None = None
 
     def __len__(self) -> int:
         return len(self.items)

@@ -17,7 +17,7 @@ RARE = frozenset(("reduced twice", "reduced"))  # problems that absent classes s
 NAMED = 6  # number of class names in a line
 
 
-class Reading(NamedTuple):
+class LabelReading(NamedTuple):
     """The encoding of the labels of a dataset, with remarks.
 
     Attributes:
@@ -35,7 +35,7 @@ class Reading(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def examine(card: Card, found: FoundFiles) -> Reading:
+def examine(card: Card, found: FoundFiles) -> LabelReading:
     """Read a sample of labels and the headers of their images.
 
     Args:
@@ -63,7 +63,7 @@ def examine(card: Card, found: FoundFiles) -> Reading:
     one_bit = all(report.label_mode == "1" for report in readable)
     palette = {value: colour for report in readable for value, colour in colours(report).items()}
     remarks += _odd(card, found, reports)
-    return Reading(encoding, one_bit, palette, _line(card, found, encoding, readable), tuple(remarks))
+    return LabelReading(encoding, one_bit, palette, _line(card, found, encoding, readable), tuple(remarks))
 
 
 def _report(item: Item) -> FileReport:

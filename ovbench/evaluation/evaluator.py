@@ -26,7 +26,7 @@ READ_AHEAD = 3  # images that are read, with their regions, while another image 
 READERS = 8  # threads that read if images share batches
 
 
-class Labelled(NamedTuple):
+class LabelledImage(NamedTuple):
     """An image with its labels, uint16 (H, W)."""
 
     sample: Sample
@@ -53,7 +53,7 @@ class Target(NamedTuple):
     run: dict[str, Any] | None = None
 
 
-class Read(NamedTuple):
+class LoadedImage(NamedTuple):
     """An image that is ready to be labelled; for each target its sample, an error, or None if it is not due."""
 
     image: np.ndarray
@@ -111,11 +111,11 @@ def evaluate(
 
 
 def _predictions(
-    pipeline: Pipeline, reads: Iterator[tuple[int, Future[Read]]], batch: int
-) -> Iterator[tuple[Read | None, Prediction]]:
+    pipeline: Pipeline, reads: Iterator[tuple[int, Future[LoadedImage]]], batch: int
+) -> Iterator[tuple[LoadedImage | None, Prediction]]:
     """Yield every image when it is finished; an image that cannot be read is yielded immediately."""
     batcher = WindowBatcher(pipeline.predictor, batch) if batch else ImageByImage(pipeline.predictor)
-    held: dict[int, Read] = {}
+    held: dict[int, LoadedImage] = {}
     for index, future in reads:
         try:
             held[index] = read = future.result()
@@ -130,14 +130,14 @@ def _predictions(
 
 def _labelled(
     pipeline: Pipeline, sample: Sample, predicted: np.ndarray, target: Target
-) -> Labelled | MethodError:
+) -> LabelledImage | MethodError:
     """Return the image with its labels, or an error if shape or range of the labels does not fit the dataset."""
     name, classes = pipeline.cell.method, len(target.dataset.card.classes)
     if predicted.shape != sample.label.shape:
         return MethodError(f"{name} returned labels of shape {predicted.shape}, expected {sample.label.shape}")
     if predicted.max(initial=0) >= classes:
         return MethodError(f"{name} returned the label {predicted.max()}, expected 0 to {classes - 1}")
-    return Labelled(sample, predicted)
+    return LabelledImage(sample, predicted)
 
 
 def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | None:
@@ -146,14 +146,14 @@ def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | 
         return pipeline.regions(image, path)
 
 
-def _timed(held: dict[int, Read], result: Prediction) -> tuple[Read, Prediction]:
+def _timed(held: dict[int, LoadedImage], result: Prediction) -> tuple[LoadedImage, Prediction]:
     read = held.pop(result.number)
     seconds = {**read.seconds, **result.seconds, "label": sum(result.seconds.values())}
     return read, result._replace(seconds=seconds)
 
 
 def _add_entry(
-    target: Target, index: int, result: Labelled | OvbenchError, seconds: dict[str, float],
+    target: Target, index: int, result: LabelledImage | OvbenchError, seconds: dict[str, float],
     region_file: FileIdentity | None,
 ) -> None:  # fmt: skip
     image_id = target.dataset.items[index].id
@@ -174,10 +174,10 @@ def _add_entry(
 
 def _read_ahead(
     pipeline: Pipeline, targets: Sequence[Target], indices: Sequence[int], ahead: int
-) -> Iterator[tuple[int, Future[Read]]]:
+) -> Iterator[tuple[int, Future[LoadedImage]]]:
     """Yield images in order, decoded ahead by threads; the measured seconds do not include idle time."""
 
-    def read(index: int) -> Read:
+    def read(index: int) -> LoadedImage:
         start = time.perf_counter()
         first = targets[0].dataset
         picture = first.read_image_file(index)
@@ -186,7 +186,7 @@ def _read_ahead(
         region_file = _region_file(pipeline, first.items[index].image_path)
         regions = _regions(pipeline, picture.pixels, first.items[index].image_path)
         seconds = {"read": middle - start, "regions": time.perf_counter() - middle}
-        return Read(picture.pixels, regions, samples, seconds, region_file)
+        return LoadedImage(picture.pixels, regions, samples, seconds, region_file)
 
     threads = 2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)
     return read_ahead(read, indices, ahead=ahead, threads=threads)

@@ -19,7 +19,7 @@ Advance = Callable[[], None]
 
 
 @dataclass
-class Built:
+class BuildResult:
     """The result of a build.
 
     Attributes:
@@ -35,7 +35,7 @@ class Built:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-class Task(NamedTuple):
+class MapTask(NamedTuple):
     """One image to segment.
 
     Attributes:
@@ -74,19 +74,19 @@ def region_settings(source: str, overrides: Mapping[str, str]) -> dict[str, Any]
     return regions_table(source, {key.removeprefix("regions."): text for key, text in overrides.items()})
 
 
-def tasks_of(dataset: Dataset, limit: int | None = None) -> list[Task]:
+def tasks_of(dataset: Dataset, limit: int | None = None) -> list[MapTask]:
     """Return the first ``limit`` images of a dataset, by default all."""
-    return [Task(*item, dataset.card.white) for item in dataset.items[:limit]]
+    return [MapTask(*item, dataset.card.white) for item in dataset.items[:limit]]
 
 
 def build_maps(
-    tasks: Sequence[Task],
+    tasks: Sequence[MapTask],
     settings: Mapping[str, Any],
     *,
     devices: Sequence[str] = ("cpu",),
     workers: int = 1,
     advance: Advance = lambda: None,
-) -> Built:
+) -> BuildResult:
     """Make the maps that are missing or damaged in the cache.
 
     A second call resumes an interrupted build. An image that fails is recorded and does not stop the build.
@@ -109,7 +109,7 @@ def build_maps(
     if not source.cached:
         raise UsageError(f'the maps of "{name}" are files already, so none can be built', fix="choose another source")
     source.fetch()
-    built = Built(RegionStore(name, source).folder)
+    built = BuildResult(RegionStore(name, source).folder)
     for done in each_with(partial(_maker, dict(settings), devices), tasks, workers):
         if done.error:
             built.failed[done.id] = done.error
@@ -119,14 +119,14 @@ def build_maps(
     return built
 
 
-def _maker(settings: Mapping[str, Any], devices: Sequence[str], number: int) -> Callable[[Task], MapResult]:
+def _maker(settings: Mapping[str, Any], devices: Sequence[str], number: int) -> Callable[[MapTask], MapResult]:
     """Open the source for one worker and return the function that makes the map of an image."""
     name, source = open_source(settings)
     device = devices[number % len(devices)]
     return partial(_make, Regions(name, source, device, RegionStore(name, source), must_store=True))
 
 
-def _make(regions: Regions, task: Task) -> MapResult:
+def _make(regions: Regions, task: MapTask) -> MapResult:
     """Make or find the map of one image."""
     try:
         image = read_image_file(task.path, task.label, task.white).pixels

@@ -29,7 +29,7 @@ CONVERTERS = Registry(
 )
 
 
-class Prepared(NamedTuple):
+class PreparedDataset(NamedTuple):
     """A prepared dataset and the numbers of files that were written or existed before."""
 
     dataset: str
@@ -47,7 +47,7 @@ def prepare(
     image_format: str | None = None,
     begin: Callable[[int], None] = lambda steps: None,
     advance: Callable[[int], None] = lambda done: None,
-) -> Prepared:
+) -> PreparedDataset:
     """Convert a download; files that exist are skipped, so a second call does nothing.
 
     Images are hard-linked if the file system can.
@@ -86,7 +86,7 @@ def prepare(
     steps = convert(card, (own, source, root), root, **options)
     begin(len(steps))
     done = run_steps(steps, workers=workers, advance=advance)
-    return Prepared(card.name, root, done.written + unpacked, done.already_there)
+    return PreparedDataset(card.name, root, done.written + unpacked, done.already_there)
 
 
 def as_published(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:

@@ -169,9 +169,9 @@ def _embedding(
 
 def _segment_ahead(plan: Plan, chunks: Sequence[ImageChunk], workers: int, leads: bool) -> None:
     """Make the region maps of all images and cache them, in several processes."""
-    from ovbench.regions.build_maps import Task, build_maps
+    from ovbench.regions.build_maps import MapTask, build_maps
 
-    tasks = [Task(image.id, image.path) for chunk in chunks for image in chunk.images]
+    tasks = [MapTask(image.id, image.path) for chunk in chunks for image in chunk.images]
     if tasks:
         with _bar("segments", len(tasks), leads) as bar:
             build_maps(tasks, plan.cell.regions, workers=workers, advance=bar.update)
