@@ -90,6 +90,11 @@ def network_hash(model: nn.Module, use: Use, usual: Normalisation | None) -> str
     """Return the sha256 over the tensors of a network and what is unusual in its use (`Use.unusual`).
 
     The usual adds nothing, so that hashes in older records stay valid.
+
+    Args:
+        model: The network.
+        use: How it is used.
+        usual: The normalisation of most networks of its type.
     """
     from ovbench.backbones.checkpoint import tensor_hash
 

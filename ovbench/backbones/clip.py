@@ -81,7 +81,13 @@ class ClipVision(nn.Module):
         return self.visual.ln_pre(torch.cat([cls, tokens], 1) + positions), tuple(grid)
 
     def trunk(self, tokens: Tensor, *, until: int | None = -1, watch: Watch | None = None) -> Tensor:
-        """Return tokens, float (B, N, C), after the blocks before ``until`` (default: all but the last; None: all)."""
+        """Return tokens, float (B, N, C), after the blocks before ``until`` (default: all but the last; None: all).
+
+        Args:
+            tokens: float (B, N, C), tokens that enter the first block.
+            until: Number of blocks to run; by default all but the last, None for all.
+            watch: Called with the attention weights of every block that runs.
+        """
         for block in self.blocks[:until]:
             tokens = self.feed_forward(block, tokens + self.attention(block, block.ln_1(tokens), watch))
         return tokens
@@ -104,6 +110,11 @@ class ClipVision(nn.Module):
         """Return the self-attention of a block on tokens after its ``ln_1``, float (B, N, C).
 
         With ``watch`` the weights are computed one head at a time, so that only (B, N, N) of them are in memory.
+
+        Args:
+            block: A block of the tower.
+            normed: float (B, N, C), tokens after ``ln_1``.
+            watch: Called with the attention weights of every head.
         """
         q, k, v = self.project_heads(block, normed)
         if watch is None:

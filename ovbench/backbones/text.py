@@ -84,6 +84,11 @@ def embed_queries(encoder: TextEncoder, queries: Sequence[str], templates: Seque
     """Return one unit vector per query, float (Q, D): the mean over templates of normalised features.
 
     Equal queries are encoded once.
+
+    Args:
+        encoder: The text tower.
+        queries: Class names and synonyms.
+        templates: Prompts with ``{}``.
     """
     features, row = _prompt_features(encoder, queries, templates)
     return ensemble(features)[row]
@@ -95,7 +100,13 @@ def ensemble(features: Tensor) -> Tensor:
 
 
 def average_queries(encoder: TextEncoder, queries: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Return the mean over templates of unnormalised features, float (Q, D)."""
+    """Return the mean over templates of unnormalised features, float (Q, D).
+
+    Args:
+        encoder: The text tower.
+        queries: Class names and synonyms.
+        templates: Prompts with ``{}``.
+    """
     features, row = _prompt_features(encoder, queries, templates)
     return features.mean(1)[row]
 

@@ -72,6 +72,12 @@ def parse_spec(backbone: str, text: str, table: str = "") -> BackboneSpec:
 def replace_spec(backbone: str, configured: str | None, given: str, table: str = "") -> str:
     """Return the name that results if ``given`` (with ``--weights``) replaces the configured one.
 
+    Args:
+        backbone: The registered name, such as "clip".
+        configured: The configured name, or None.
+        given: The given name; a file alone keeps the configured architecture.
+        table: The table of short names; by default ``backbone``.
+
     Raises:
         UsageError: If a file is given and no architecture is configured.
     """

@@ -57,6 +57,11 @@ def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]
     adds one set of windows, prompts and class names for all methods, and the common table of the dataset again, except
     for protocol settings that ``keeps`` in the method's file lists.
 
+    Args:
+        method: Name of a method.
+        dataset: Name of a dataset.
+        protocol: "paper" or "common".
+
     Raises:
         UsageError: If the protocol is not known.
         InputError: If a settings file is malformed.

@@ -57,6 +57,14 @@ def check_method(
 ) -> list[CheckResult]:  # fmt: skip
     """Run all checks on the first two images of a benchmark.
 
+    Args:
+        method: Name of a method, or ``FILE.py:Class``.
+        dataset: Name or card of the benchmark.
+        settings: Settings by name, as texts.
+        weights: Backbones by name.
+        data_root: Folder of the benchmarks.
+        device: Device of the networks.
+
     Raises:
         OvbenchError: If the method cannot be built.
     """

@@ -81,7 +81,13 @@ def region_maps(pipeline: Any) -> Any:
 
 
 def image_files(dataset: Dataset, index: int, maps: Any = None) -> dict[str, Path]:
-    """Return the files that an image's counts depend on: image, label, and region map if it is a file."""
+    """Return the files that an image's counts depend on: image, label, and region map if it is a file.
+
+    Args:
+        dataset: The images and labels.
+        index: Position of the image in the split, from 0.
+        maps: The region maps; None if the method has none.
+    """
     item = dataset.items[index]
     regions = None if maps is None else maps.file(item.image_path)
     return {"image": item.image_path, "label": item.label_path, **({"regions": regions} if regions else {})}
@@ -314,7 +320,13 @@ def record_stem(header: Mapping[str, Any]) -> str:
 
 
 def record_name(header: Mapping[str, Any], limit: int | None, shard: Shard | None = None) -> str:
-    """Return the file name of a record; it also depends on the limit and the shard."""
+    """Return the file name of a record; it also depends on the limit and the shard.
+
+    Args:
+        header: Header of the ledger.
+        limit: Number of first images; None for all.
+        shard: The shard; None for all images.
+    """
     first = "" if limit is None else f"-first{int(limit)}"
     return record_stem(header) + first + (f"-shard{shard.number}of{shard.of}" if shard else "") + ".json"
 

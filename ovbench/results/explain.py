@@ -28,6 +28,13 @@ def explain(
 ) -> dict[str, Any]:
     """Describe the settings of a method on a dataset, even if this machine cannot run it.
 
+    Args:
+        method: Name of a method.
+        dataset: Name of a dataset.
+        overrides: Settings by name, as texts.
+        backbones: Backbones by name.
+        protocol: "paper" or "common".
+
     Returns:
         A dict with these keys:
         ``settings``: one row per setting with table, setting, value, published (see `_published`), from (the file that

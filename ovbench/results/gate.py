@@ -135,6 +135,11 @@ def _name(cell: Mapping[str, Any]) -> str:
 def refuse_unasked_code(cells: Sequence[Mapping[str, Any]], named: Collection[str], path: Path) -> None:
     """Refuse to run code that only the baseline names.
 
+    Args:
+        cells: Cells of the baseline.
+        named: Methods that the command names.
+        path: File of the baseline, for the message.
+
     Raises:
         UsageError: If the method of a cell is a file or a module and is not among ``named``.
     """
@@ -151,6 +156,12 @@ def refuse_other_settings(
     base: Mapping[str, Any], cell: Mapping[str, Any], chosen: Collection[str], path: Path
 ) -> None:
     """Compare the settings of a cell with those of the baseline, except for the keys ``chosen`` with ``--set``.
+
+    Args:
+        base: The cell of the baseline.
+        cell: The planned cell, as plain data.
+        chosen: Keys that may differ.
+        path: File of the baseline, for the message.
 
     Raises:
         InputError: If a setting differs.

@@ -17,6 +17,11 @@ class Mismatch(NamedTuple):
 def mismatches(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[Mismatch]:
     """List the leaves of two nested dicts that differ, in the order of their keys.
 
+    Args:
+        first: A nested dict.
+        second: Another one.
+        prefix: Prefix of the dotted keys.
+
     Example:
         >>> mismatches({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4})
         [Mismatch(key='a.c', first=2, second=3), Mismatch(key='d', first=None, second=4)]

@@ -36,6 +36,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 def refuse_unknown_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:
     """Check that all keys of a table are known.
 
+    Args:
+        table: The table.
+        known: The known keys.
+        where: File and table, for the message.
+
     Raises:
         InputError: For the first unknown key, with close matches.
     """

@@ -64,6 +64,12 @@ def validate(
 def parse_text(text: str, hint: Any, key: str, where: str = "--set") -> Any:
     """Convert a text of the command line to a type; the items of a tuple are separated by commas.
 
+    Args:
+        text: The text.
+        hint: The type.
+        key: Name of the setting, for the message.
+        where: Option or file, for the message.
+
     Raises:
         UsageError: If the text is not a value of the type.
 
@@ -87,6 +93,11 @@ def parse_text(text: str, hint: Any, key: str, where: str = "--set") -> Any:
 
 def parse_values(given: Mapping[str, Any], hints: Mapping[str, Any], where: str = "--set") -> dict[str, Any]:
     """Convert settings that are given as texts to the types of their fields; other values are unchanged.
+
+    Args:
+        given: Settings by name.
+        hints: Types by name.
+        where: Option or file, for the message.
 
     Raises:
         UsageError: If a name is unknown, or a text is not a value of its type.

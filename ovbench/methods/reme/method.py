@@ -176,7 +176,13 @@ def retrieve(segments: Tensor, bank: ReferenceBank, values: Tensor, scale: float
 
 
 def weighted(found: Nearest, values: Tensor, scale: float) -> Tensor:
-    """Return the result of `retrieve`, float (K, V), with a softmax over the reference segments in ``found`` only."""
+    """Return the result of `retrieve`, float (K, V), with a softmax over the reference segments in ``found`` only.
+
+    Args:
+        found: The most similar reference segments.
+        values: V, float (M, V).
+        scale: beta_v.
+    """
     weights = (scale * found.cosine).masked_fill(found.row < 0, -torch.inf).softmax(1)
     rows = found.row.clamp(min=0)
     step = max(WEIGHTS_AT_ONCE // max(rows.shape[1] * values.shape[1], 1), 1)

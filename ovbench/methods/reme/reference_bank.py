@@ -57,7 +57,15 @@ class ReferenceBank(nn.Module):
     def from_pairs(
         cls, segments: Tensor, labels: Tensor, rows: Tensor, columns: Tensor, settings: dict[str, Any] | None = None
     ) -> ReferenceBank:
-        """Make a bank from the rows and columns, int (Z,), of the ones of O_ref, in any order."""
+        """Make a bank from the rows and columns, int (Z,), of the ones of O_ref, in any order.
+
+        Args:
+            segments: S_ref, float (M, D1).
+            labels: L_ref, float (N, D2).
+            rows: int (Z,).
+            columns: int (Z,).
+            settings: See `ReferenceBank`.
+        """
         order = torch.argsort(rows.long(), stable=True)
         starts = F.pad(torch.bincount(rows.long(), minlength=len(segments)).cumsum(0), (1, 0))
         return cls(segments, labels, starts, columns[order].int(), settings=settings)

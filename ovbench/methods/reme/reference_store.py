@@ -239,7 +239,13 @@ class SetWriter:
 def visual_chunks(
     rows: Callable[[np.ndarray], np.ndarray], segments: Sequence[int], size: int = 16384
 ) -> Iterator[np.ndarray]:
-    """Yield the visual embeddings of segments, float16 (up to ``size``, D1)."""
+    """Yield the visual embeddings of segments, float16 (up to ``size``, D1).
+
+    Args:
+        rows: Reads the embeddings of segments, float16 (N, D1).
+        segments: Numbers of the segments.
+        size: Rows per chunk.
+    """
     chosen = np.asarray(segments)
     for start in range(0, len(chosen), size):
         yield rows(chosen[start : start + size])

@@ -148,7 +148,13 @@ class VisualEncoder:
 
 @torch.inference_mode()
 def embed_texts(encoder: TextEncoder, texts: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-    """Return the embeddings of texts (equation A2), float32 (N, D)."""
+    """Return the embeddings of texts (equation A2), float32 (N, D).
+
+    Args:
+        encoder: The text tower.
+        texts: The texts.
+        templates: Prompts with ``{}``.
+    """
     if not texts:
         return np.empty((0, 0), np.float32)
     return embed_queries(encoder, texts, templates).float().cpu().numpy()

@@ -179,7 +179,15 @@ def mapped(path: Path, name: str = "visual") -> np.ndarray:
 
 
 def stored_cohesion(path: Path, base: BasePairs, groups: Groups, rows: VisualFeatures, advance: Advance) -> Cohesion:
-    """Return the cohesion of the base pairs, from ``path`` if an earlier run stored it there."""
+    """Return the cohesion of the base pairs, from ``path`` if an earlier run stored it there.
+
+    Args:
+        path: File of the cohesion.
+        base: The base pairs.
+        groups: The pairs of each root.
+        rows: Reads the visual features of segments.
+        advance: Called with the number of finished pairs.
+    """
     try:
         found = load(path.read_bytes())
         if len(found["score"]) == len(base.pairs) and len(found["w"]) == len(base.roots):
@@ -196,6 +204,12 @@ def filter_pairs(
     base: BasePairs, cohesive: Cohesion, build: BuildSettings, listed: frozenset[str] = frozenset()
 ) -> FilterResult:
     """Apply the ambiguous-label filter and the group filter, in the order of the settings.
+
+    Args:
+        base: The base pairs.
+        cohesive: Cohesion of the base pairs.
+        build: The settings.
+        listed: Roots to drop with the filter "list".
 
     Raises:
         InputError: If no pair is left.

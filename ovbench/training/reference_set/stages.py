@@ -86,7 +86,14 @@ def _whole_lines(draft: Path) -> set[str]:
 
 
 def phrase_chunk(files: StageFiles, chunk: ImageChunk, parse: Parser, advance: Advance) -> None:
-    """Write the noun phrases of each image of a chunk, with their roots."""
+    """Write the noun phrases of each image of a chunk, with their roots.
+
+    Args:
+        files: The files of the stages.
+        chunk: The images.
+        parse: Gives the noun phrases of a caption.
+        advance: Called with the number of finished images.
+    """
     lines = []
     for row in read_lines(files.path("captions", chunk.name)):
         phrases, empty = unique_phrases(row["captions"], parse)
@@ -110,7 +117,15 @@ def pair_schema() -> Any:
 def pair_chunk(
     files: StageFiles, chunk: ImageChunk, regions: Regions, encoder: PairingEncoder, advance: Advance
 ) -> None:
-    """Write the base pairs of a chunk, sorted by image and region, with their CLIP score; failed images are noted."""
+    """Write the base pairs of a chunk, sorted by image and region, with their CLIP score; failed images are noted.
+
+    Args:
+        files: The files of the stages.
+        chunk: The images.
+        regions: Source of the segments.
+        encoder: Encoder of segments and phrases.
+        advance: Called with the number of finished images.
+    """
     phrases = {row["image"]: row for row in read_lines(files.path("phrases", chunk.name))}
     texts = sorted({text for row in phrases.values() for text, _ in row["phrases"]})  # the same batches in every run
     embeddings = dict(zip(texts, encoder.phrases(texts), strict=True)) if texts else {}
@@ -175,7 +190,16 @@ def paired_segments(table: Any) -> tuple[np.ndarray, np.ndarray]:
 def feature_chunk(
     files: StageFiles, chunk: ImageChunk, regions: Regions, encoder: VisualEncoder, sha256: str, advance: Advance
 ) -> None:
-    """Write the visual embeddings, float16 (rows, D1), of the paired segments of a chunk, in the order of its pairs."""
+    """Write the visual embeddings, float16 (rows, D1), of the paired segments of a chunk, in the order of its pairs.
+
+    Args:
+        files: The files of the stages.
+        chunk: The images.
+        regions: Source of the segments.
+        encoder: Encoder of segments.
+        sha256: Hash of the encoder.
+        advance: Called with the number of finished images.
+    """
     table = read_table(files.path("pairs", chunk.name), ["image", "region"])
     _, first = paired_segments(table)
     images, region = np.array(table["image"].to_pylist(), object)[first], table["region"].to_numpy()[first]

@@ -32,7 +32,16 @@ def report_page(
     manifest: Mapping[str, Any], base: BasePairs, filtered: FilterResult, similar: SynonymPairs, files: StageFiles,
     images: Path | None,
 ) -> bytes:  # fmt: skip
-    """Return a self-contained HTML page; without the folder of the images it has no examples."""
+    """Return a self-contained HTML page; without the folder of the images it has no examples.
+
+    Args:
+        manifest: Manifest of the set.
+        base: The base pairs.
+        filtered: Decisions of the filters.
+        similar: The synonyms.
+        files: The files of the stages.
+        images: Folder of the images, or None.
+    """
     counts = [(name.replace("_", " "), f"{n:,}") for name, n in manifest["counts"].items()]
     beside = [
         _section("Counts", ["stage", "number"], counts),

@@ -64,7 +64,14 @@ class FeatureTable:
 
 
 def plan_images(pairs: CaptionedImages, tower_sha256: str, side: int, attn_scale: float) -> list[FeatureFile]:
-    """Return the cache files of the image embeddings; name, size and modification time identify an image."""
+    """Return the cache files of the image embeddings; name, size and modification time identify an image.
+
+    Args:
+        pairs: The images and captions.
+        tower_sha256: Hash of the DINO.
+        side: Side of the square crops in pixels.
+        attn_scale: Factor of the class token's attention logits.
+    """
     images = []
     for name in pairs.names:
         status = (pairs.folder / name).stat()
@@ -138,7 +145,14 @@ def compute_captions(
     pairs: CaptionedImages, files: Sequence[FeatureFile], encoder: TextEncoder,
     *, advance: Advance = lambda count: None,
 ) -> None:  # fmt: skip
-    """Compute and write the text features of some files, float (N, D), not normalised."""
+    """Compute and write the text features of some files, float (N, D), not normalised.
+
+    Args:
+        pairs: All captions.
+        files: The files to write.
+        encoder: The text tower of CLIP.
+        advance: Called with the number of new captions.
+    """
     for file in files:
         texts = pairs.texts[file.start : file.stop]
         hashes = [np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in texts]
@@ -149,7 +163,13 @@ def compute_captions(
 
 @torch.inference_mode()
 def embed_images(tower: Dinov2Vision, images: Tensor, attn_scale: float) -> Tensor:
-    """Return the embeddings, float (B, heads, C), of normalised images, float (B, 3, side, side)."""
+    """Return the embeddings, float (B, heads, C), of normalised images, float (B, 3, side, side).
+
+    Args:
+        tower: The frozen DINO.
+        images: float (B, 3, side, side), normalised.
+        attn_scale: Factor of the class token's attention logits.
+    """
     x, attention, grid = tower(images)
     return image_embeddings(WindowFeatures(x, attn_scale * attention, grid)).float()
 

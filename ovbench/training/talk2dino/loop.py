@@ -121,7 +121,14 @@ def new_training(recipe: Recipe, text_width: int, width: int, steps: int, device
 
 
 def with_optimiser(psi: Psi, scale: Tensor, recipe: Recipe, steps: int) -> TrainingState:
-    """Return a state with Adam over psi and, if it is learned, over ``scale``, the log of the logit scale."""
+    """Return a state with Adam over psi and, if it is learned, over ``scale``, the log of the logit scale.
+
+    Args:
+        psi: The network.
+        scale: float (), log of the logit scale.
+        recipe: The settings.
+        steps: Length of the training, for the schedule of the learning rate.
+    """
     scale = nn.Parameter(scale.detach(), requires_grad=recipe.temperature == "learned")
     learned = [*psi.parameters(), *([scale] if scale.requires_grad else [])]
     optimiser = Adam(learned, lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
@@ -130,7 +137,14 @@ def with_optimiser(psi: Psi, scale: Tensor, recipe: Recipe, steps: int) -> Train
 
 
 def cross_entropy(state: TrainingState, batch: PairBatch, recipe: Recipe, data: TrainingData | None = None) -> Tensor:
-    """Return the loss of a batch before the divisor, in nats; ``data`` is needed to mask false negatives."""
+    """Return the loss of a batch before the divisor, in nats; ``data`` is needed to mask false negatives.
+
+    Args:
+        state: psi and the scale.
+        batch: The pairs.
+        recipe: The settings.
+        data: All pairs, to find false negatives.
+    """
     text = unit(state.psi(batch.texts))
     selected = select_heads(text, batch.images)
     similarity = text @ selected.vectors.T
@@ -141,7 +155,14 @@ def cross_entropy(state: TrainingState, batch: PairBatch, recipe: Recipe, data: 
 
 
 def take_step(state: TrainingState, batch: PairBatch, recipe: Recipe, data: TrainingData | None = None) -> float:
-    """Update psi once and return the loss after the divisor."""
+    """Update psi once and return the loss after the divisor.
+
+    Args:
+        state: The state; it is changed.
+        batch: The pairs.
+        recipe: The settings.
+        data: All pairs, to find false negatives.
+    """
     state.optimiser.zero_grad(set_to_none=True)
     entropy = cross_entropy(state, batch, recipe, data)
     loss = entropy / len(batch.pairs) ** 2 if recipe.loss_divisor == "batch_squared" else entropy
