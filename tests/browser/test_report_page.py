@@ -229,7 +229,7 @@ def test_the_keyboard_turns_pages_and_chooses_images(shown):
     shown.keys(Keys.ENTER)
     assert shown.title() == shown.rows()[1]
     assert shown.driver.switch_to.active_element.text == shown.title()
-    assert "No picture" in shown.one(".viewer").text and not shown.one(".viewer canvas").is_displayed()
+    assert "No image" in shown.one(".viewer").text and not shown.one(".viewer canvas").is_displayed()
     next(b for b in shown.all(".viewer button") if b.text == "Next image").click()
     assert shown.title() == shown.rows()[2]
 

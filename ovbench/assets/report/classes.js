@@ -26,8 +26,8 @@ function showClasses(run, other, body, choose) {
   const narrow = () => table.show(rows.filter((n) => run.classes[n].toLowerCase().includes(search.value.toLowerCase())));
   narrow();
   body.replaceChildren(
-    make("p", { class: "quiet" }, "Labelled and predicted: share of all labelled pixels. ",
-      run.images.ids.length ? "Intervals are of a jackknife over images; a class opens the images that err on it." : ""),
+    make("p", { class: "quiet" }, "Labelled and predicted: fraction of all labelled pixels. ",
+      run.images.ids.length ? "Intervals: jackknife over images. Click a class to list the images with errors in it." : ""),
     make("div", { class: "tools" }, make("label", {}, "Find a class", search)), table.element);
 }
 
@@ -40,7 +40,7 @@ function differences(value, digits) {
 function showConfusions(run, body, choose) {
   if (!run.confusions.length) {
     body.replaceChildren(make("p", {}, run.images.ids.length ? "No pixel was labelled wrongly."
-      : "Not known: they are counted per image, and no ledger was beside this record."));
+      : "Unknown, because there is no ledger beside this record."));
     return;
   }
   const table = new Table({
@@ -60,6 +60,6 @@ function showConfusions(run, body, choose) {
     .some((n) => className(run, n).toLowerCase().includes(search.value.toLowerCase()))));
   narrow();
   body.replaceChildren(
-    make("p", { class: "quiet" }, "The largest pairs by pixels and by share, and the largest few of every class. A pair opens its images."),
+    make("p", { class: "quiet" }, "The largest pairs by pixels and by fraction, and some pairs of every class. Click a pair to list its images."),
     make("div", { class: "tools" }, make("label", {}, "Find a class", search)), table.element);
 }

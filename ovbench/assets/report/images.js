@@ -29,10 +29,10 @@ class Browser {
     this.pictured = make("input", { type: "checkbox", change: () => this.filter() });
     const reset = make("button", { type: "button", click: () => this.reset() }, "Show all");
     body.replaceChildren(
-      make("p", { class: "quiet" }, "Loss: points that the run's mIoU would gain if this image alone were labelled perfectly. "
-        + "Own mIoU: the mean over classes with pixels in the image. "
-        + "The two classes keep the images with pixels of the true class that were predicted as the other, and count them; "
-        + "the same class twice: pixels that were right. In the list, arrow keys go from image to image, page keys turn pages."),
+      make("p", { class: "quiet" }, "Loss: gain in mIoU of the run, in points, if only this image were labelled perfectly. "
+        + "Own mIoU: mean IoU over the classes with pixels in the image. "
+        + "The two class lists select images with pixels of the true class that were predicted as the other class, and count "
+        + "these pixels. In the list, arrow keys select an image and page keys turn pages."),
       make("div", { class: "tools" },
         make("label", {}, "True class", this.truth), make("label", {}, "Predicted class", this.guess),
         make("label", {}, "Name contains", this.name),

@@ -40,7 +40,7 @@ async function showRun() {
   showClasses(run, other, find("#classes-body"), choose);
   showConfusions(run, find("#confusions-body"), choose);
   browser = run.images.ids.length ? new Browser(run, other, find("#images-body"), browser) : null;
-  if (!browser) find("#images-body").replaceChildren(make("p", {}, "Not known: no ledger with the counts of every image was beside this record."));
+  if (!browser) find("#images-body").replaceChildren(make("p", {}, "Unknown, because there is no ledger with the counts of every image beside this record."));
   document.documentElement.dataset.shown = [chosen.value, versus].filter(Boolean).join("-");
 }
 

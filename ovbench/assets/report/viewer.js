@@ -40,7 +40,7 @@ class Viewer {
     this.list();
     const known = run.pictures[run.images.ids[image]];
     this.missing.hidden = Boolean(known);
-    this.missing.textContent = "No picture: this file holds those of the images that lost most; --images sets how many.";
+    this.missing.textContent = "No image: the file has only the images that cost most mIoU; --images sets their number.";
     if (!known) { this.picture.hidden = true; return; }
     const layers = await openPicture(run, documents(known.element));
     if (this.run !== run || this.image !== image) return;
@@ -49,7 +49,7 @@ class Viewer {
     this.canvas.height = layers.height;
     this.canvas.style.width = `min(100%, ${SHOWN_HEIGHT * layers.width / layers.height}rem)`;
     this.picture.hidden = false;
-    if (layers.moved) this.facts.textContent += ` The picture was labelled again: ${whole(layers.moved)} of `
+    if (layers.moved) this.facts.textContent += ` The image was labelled again: ${whole(layers.moved)} of `
       + `${whole(layers.pixels)} pixels are not as the run counted them.`;
     this.draw();
   }
@@ -134,7 +134,7 @@ class Viewer {
   }
 
   switch(number) {
-    const button = make("button", { type: "button", class: "link", "aria-pressed": "false", title: "Show this class alone" },
+    const button = make("button", { type: "button", class: "link", "aria-pressed": "false", title: "Show only this class" },
       this.run.classes[number]);
     button.addEventListener("click", () => {
       this.lit = this.lit === number ? null : number;
