@@ -6,7 +6,7 @@ steps of a block and the projection separately. N = 1 + gh*gw tokens, class toke
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -41,7 +41,7 @@ class ClipVision(nn.Module):
         InputError: If the tower has no class token, or pools by attention.
     """
 
-    heavy: ClassVar[tuple[str, ...]] = ("trunk",)  # see `ovbench.inference.precision`
+    heavy: ClassVar[tuple[str, ...]] = ("trunk", "states")  # see `ovbench.inference.precision`
 
     def __init__(self, visual: nn.Module, temperature: float = 100.0, normalisation: Normalisation = OPENAI):
         super().__init__()
@@ -91,6 +91,15 @@ class ClipVision(nn.Module):
         for block in self.blocks[:until]:
             tokens = self.feed_forward(block, tokens + self.attention(block, block.ln_1(tokens), watch))
         return tokens
+
+    def states(self, tokens: Tensor, depths: Sequence[int], *, watch: Watch | None = None) -> tuple[Tensor, ...]:
+        """Return tokens, float (B, N, C), as they are after each of these numbers of blocks; 0: as they enter."""
+        found = {0: tokens}
+        for depth, block in enumerate(self.blocks[: max(depths)], 1):
+            tokens = self.feed_forward(block, tokens + self.attention(block, block.ln_1(tokens), watch))
+            if depth in depths:
+                found[depth] = tokens
+        return tuple(found[depth] for depth in depths)
 
     def project_heads(self, block: nn.Module, normed: Tensor) -> Heads:
         """Return queries, keys and values of a block from tokens after its ``ln_1``, float (B, N, C)."""

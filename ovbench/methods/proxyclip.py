@@ -37,10 +37,23 @@ class ProxyCLIP(ProxyCLIPDeclaration, Method):
         return PatchFeatures(self.clip.project(mixed), grid)
 
     def attention(self, similarity: Tensor) -> Tensor:
-        """Return the weights softmax((S - beta mean(S)) gamma) of cosines S, without the negative entries.
+        """Return the attention weights, float (B, L, L), of cosines float (B, L, L)."""
+        return proxy_attention(similarity, self.params.beta, self.params.gamma)
 
-        A patch always attends to itself. The official code gives NaN for a row without entries (a flat window).
-        """
-        excess = (similarity - self.params.beta * similarity.mean((1, 2), keepdim=True)) * self.params.gamma
-        itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
-        return excess.masked_fill((excess < 0) & ~itself, -torch.inf).softmax(-1)
+
+def proxy_attention(similarity: Tensor, beta: float, gamma: float) -> Tensor:
+    """Return softmax((S - beta mean(S)) gamma) over rows, without the negative entries.
+
+    A patch always attends to itself. ProxyCLIP's code gives NaN for a row without entries (a flat window).
+
+    Args:
+        similarity: S, float (B, L, L), cosines; the mean is over one window.
+        beta: factor of the mean.
+        gamma: factor of the remaining logits.
+
+    Returns:
+        float (B, L, L).
+    """
+    excess = (similarity - beta * similarity.mean((1, 2), keepdim=True)) * gamma
+    itself = torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
+    return excess.masked_fill((excess < 0) & ~itself, -torch.inf).softmax(-1)

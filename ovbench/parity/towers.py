@@ -53,7 +53,10 @@ def clip_module(spec: dict[str, Any]) -> nn.Module:
 
 def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
     visual = clip_module(spec)
-    visual.load_state_dict({k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.")})
+    whole = any(key.startswith("visual.") for key in weights)  # a whole CLIP, or its vision tower alone
+    visual.load_state_dict(
+        {k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.") or not whole}
+    )
     return ClipVision(visual, math.exp(spec["logit_scale"])) if "logit_scale" in spec else ClipVision(visual)
 
 

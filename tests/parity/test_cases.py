@@ -21,8 +21,10 @@ FULL = Path(__file__).parents[3] / "shared" / "parity"
 
 # these have every stage; a new "not computed" must be a decision, not an accident
 ALL_STAGES = {
-    "cass", "clearclip", "corrclip", "freecp", "gem", "maskclip", "naclip", "proxyclip", "reme", "sclip", "talk2dino"
+    "cass", "clearclip", "corrclip", "dihclip", "freecp", "gem", "maskclip", "naclip", "proxyclip", "reme", "scclip",
+    "sclip", "sfp", "talk2dino",
 }  # fmt: skip
+TOO_LARGE = {"dihclip", "scclip", "sfp"}  # twelve blocks each: their cases lie beside the checkout only
 EQUATIONS = {"reme"}  # no official code exists; the expected values come from a NumPy reference of the equations
 
 
@@ -80,7 +82,7 @@ def test_a_case_lies_in_the_folder_of_its_kind():
 
 
 def test_every_method_with_an_adapter_has_cases_in_the_repository():
-    assert {folder.parent.name for folder in cases(OFFICIAL) + cases(REGRESSION)} >= ALL_STAGES
+    assert {folder.parent.name for folder in cases(OFFICIAL) + cases(REGRESSION)} >= ALL_STAGES - TOO_LARGE
 
 
 def test_the_cases_stay_small():

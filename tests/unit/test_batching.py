@@ -15,13 +15,16 @@ from ovbench.inference.windowed_image import PAD_REGION, region_slots
 from ovbench.methods.base import Backbones, PatchFeatures, Queries
 from ovbench.methods.cass import CASS
 from ovbench.methods.corrclip import CorrCLIP
+from ovbench.methods.dihclip import DiHCLIP, DiHCLIPParams
 from ovbench.methods.freecp import FreeCP
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.params import CASSParams
 from ovbench.methods.proxyclip import ProxyCLIP
+from ovbench.methods.scclip import SCCLIP, SCCLIPParams
 from ovbench.methods.sclip import SCLIP
+from ovbench.methods.sfp import SFP, SFPParams
 from ovbench.regions.ids import nearest_ids, rank_ids, resized_ids
 from ovbench.utils.errors import ScoreError
 
@@ -34,11 +37,15 @@ REGIONS[4] = np.arange(70 * 200).reshape(70, 200) // 150  # more regions than th
 EMBEDDINGS = torch.randn(7, 12, generator=torch.Generator().manual_seed(5))
 QUERIES = Queries(torch.nn.functional.normalize(EMBEDDINGS, dim=-1), torch.tensor([0, 0, 1, 2, 2, 2, 3]))
 PROTOCOL = Protocol(short_side=0, crop=64, stride=40, pad=16)
+LEVELS = {"pre_level": 3, "post_level": 1, "multi_start": 1, "multi_end": 4}
 METHODS = {
     "maskclip": MaskCLIP,
     "gem": GEM,
     "naclip": NACLIP,
     "sclip": SCLIP,
+    "scclip": lambda towers: SCCLIP(towers, SCCLIPParams(**LEVELS)),
+    "sfp": lambda towers: SFP(towers, SFPParams(**LEVELS)),
+    "dihclip": lambda towers: DiHCLIP(towers, DiHCLIPParams(**LEVELS, heads=1)),
     "proxyclip": ProxyCLIP,
     "corrclip": CorrCLIP,
     "freecp": FreeCP,

@@ -12,11 +12,14 @@ from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
+from ovbench.methods.dihclip import DiHCLIP, DiHCLIPParams
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.proxyclip import ProxyCLIP
+from ovbench.methods.scclip import SCCLIP, SCCLIPParams
 from ovbench.methods.sclip import SCLIP
+from ovbench.methods.sfp import SFP, SFPParams
 
 # the first four as they are called inside and outside of inference mode; lift_fresh is a tensor of host values
 ASKING = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "_unique2", "lift_fresh")
@@ -37,7 +40,15 @@ class Listening(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP])
+LEVELS = {"pre_level": 3, "post_level": 1, "multi_start": 1, "multi_end": 4}
+CALIBRATED = [
+    lambda towers: SCCLIP(towers, SCCLIPParams(**LEVELS)),
+    lambda towers: SFP(towers, SFPParams(**LEVELS)),
+    lambda towers: DiHCLIP(towers, DiHCLIPParams(**LEVELS, heads=1)),
+]
+
+
+@pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP, *CALIBRATED])
 @pytest.mark.parametrize("batch", [0, 8])
 def test_nothing_is_asked_before_the_decision(method, batch):
     towers = Backbones(**{name: tower.float() for name, tower in small_towers().items()})

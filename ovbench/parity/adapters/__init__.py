@@ -14,17 +14,21 @@ from ovbench.utils.errors import InputError
 from ovbench.utils.registry import load_target
 
 _BASELINES = "ovbench.parity.adapters.baselines"
+_SELF_CALIBRATED = "ovbench.parity.adapters.self_calibrated"
 ADAPTERS = {
     "cass": "ovbench.parity.adapters.cass:cass",
     "clearclip": f"{_BASELINES}:clearclip",
     "corrclip": "ovbench.parity.adapters.corrclip:corrclip",
+    "dihclip": f"{_SELF_CALIBRATED}:dihclip",
     "freecp": "ovbench.parity.adapters.freecp:freecp",
     "gem": f"{_BASELINES}:gem",
     "maskclip": f"{_BASELINES}:maskclip",
     "naclip": f"{_BASELINES}:naclip",
     "proxyclip": f"{_BASELINES}:proxyclip",
     "reme": "ovbench.parity.adapters.reme:reme",
+    "scclip": f"{_SELF_CALIBRATED}:scclip",
     "sclip": f"{_BASELINES}:sclip",
+    "sfp": f"{_SELF_CALIBRATED}:sfp",
     "talk2dino": "ovbench.parity.adapters.talk2dino:talk2dino",
 }
 
