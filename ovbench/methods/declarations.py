@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple
 from ovbench.methods.params import (
     CASSParams,
     CorrCLIPParams,
+    DiHCLIPParams,
     FreeCPParams,
     GEMParams,
     NACLIPParams,
@@ -21,7 +22,9 @@ from ovbench.methods.params import (
     ProxyCLIPParams,
     ReMEParams,
     Residual,
+    SCCLIPParams,
     SCLIPParams,
+    SFPParams,
     Talk2DINOParams,
 )
 from ovbench.utils.registry import BACKBONES
@@ -86,6 +89,24 @@ class SCLIPDeclaration(Declaration):
     """Declare SCLIP."""
 
     Params = SCLIPParams
+
+
+class SCCLIPDeclaration(Declaration):
+    """Declare SC-CLIP."""
+
+    Params = SCCLIPParams
+
+
+class SFPDeclaration(Declaration):
+    """Declare SFP."""
+
+    Params = SFPParams
+
+
+class DiHCLIPDeclaration(Declaration):
+    """Declare DiH-CLIP."""
+
+    Params = DiHCLIPParams
 
 
 class NACLIPDeclaration(Declaration):
@@ -153,6 +174,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "clearclip": ClearCLIPDeclaration,
     "clip": Declaration,
     "corrclip": CorrCLIPDeclaration,
+    "dihclip": DiHCLIPDeclaration,
     "freecp": FreeCPDeclaration,
     "gem": GEMDeclaration,
     "maskclip": MaskCLIPDeclaration,
@@ -160,7 +182,9 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "naclip": NACLIPDeclaration,
     "proxyclip": ProxyCLIPDeclaration,
     "reme": ReMEDeclaration,
+    "scclip": SCCLIPDeclaration,
     "sclip": SCLIPDeclaration,
     "sclip-freecp": Declaration,
+    "sfp": SFPDeclaration,
     "talk2dino": Talk2DINODeclaration,
 }

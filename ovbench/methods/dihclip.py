@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ovbench.methods.base import Backbones
-from ovbench.methods.self_calibration import CalibrationParams, Note, Prepared, SelfCalibrated
+from ovbench.methods.base import Backbones, Note
+from ovbench.methods.declarations import DiHCLIPDeclaration
+from ovbench.methods.params import DiHCLIPParams
+from ovbench.methods.self_calibration import Prepared, SelfCalibrated
 from ovbench.utils.errors import UsageError
 
 EPS = 1e-6  # inside the logarithm of the entropy
 
 
-@dataclass(frozen=True)
-class DiHCLIPParams(CalibrationParams):
-    """Set the head selection of DiH-CLIP; the other parameters are those of `CalibrationParams`.
-
-    Attributes:
-        heads: number of heads that are selected, those of the lowest entropy (0: no selection, each head mixes its own
-            values as usual).
-        pre_output: add the output of the selected heads to the pre level; off for ablations.
-    """
-
-    heads: int = 4
-    pre_output: bool = True
-
-    def __post_init__(self) -> None:
-        if self.heads < 0:
-            raise UsageError("heads must be 0 or more", where="dihclip")
-
-
-class DiHCLIP(SelfCalibrated):
+class DiHCLIP(DiHCLIPDeclaration, SelfCalibrated):
     """Mix all values by the attention of the heads of lowest entropy, at the pre level and in the last block.
 
     Paper: "DIH-CLIP: Unleashing the Diversity of Multi-Head Self-Attention for Training-Free Open-Vocabulary Semantic
@@ -44,7 +27,6 @@ class DiHCLIP(SelfCalibrated):
     fp32.
     """
 
-    Params = DiHCLIPParams
     advice: ClassVar[str] = "pre_level=16, post_level=6, multi_start=8, multi_end=19, res_cls=0.1"
 
     def __init__(self, backbones: Backbones, params: DiHCLIPParams | None = None):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ovbench.utils.errors import UsageError, unknown
 
 SIMILARITIES = ("q-k", "q-q", "k-k", "x-x", "qk-qk", "uniform")
+SCCLIP_DETECTORS = ("distance", "lof")
+SFP_CHOICES = {"detector": ("som", "norm", "distance"), "multi_attention": ("similarity", "same")}
 CASS_CHOICES = {
     "attention": ("distilled", "keys", "queries"),
     "matching": ("complementary", "similar", "sequential"),
@@ -52,6 +54,116 @@ class SCLIPParams(Residual):
     """
 
     area_thd: float = 0.0
+
+
+@dataclass(frozen=True)
+class CalibrationParams:
+    """Parameters that SC-CLIP, SFP and DiH-CLIP share; the defaults are the official ones for ViT-B/16.
+
+    Attributes:
+        pre_level: Block whose patches give S; blocks count from 0.
+        post_level: Block whose patches give T.
+        multi_start: First of the blocks whose tokens are summed.
+        multi_end: The block after the last of them.
+        res_cls: Weight of the class token that is added to every patch.
+        beta: Cosines below it count as 0 where S and T average tokens.
+        average: Average tokens with S before and with T after the last block.
+        calibrate: Use M in the attention of the last block.
+        multi: Add the sum of the middle levels.
+        area_thd: A foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
+    """
+
+    pre_level: int = 8
+    post_level: int = 3
+    multi_start: int = 3
+    multi_end: int = 10
+    res_cls: float = 0.3
+    beta: float = 0.4
+    average: bool = True
+    calibrate: bool = True
+    multi: bool = True
+    area_thd: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.multi_start >= self.multi_end:
+            raise UsageError(
+                f"multi_end is {self.multi_end}, multi_start {self.multi_start}", fix="give a larger multi_end"
+            )
+
+
+@dataclass(frozen=True)
+class SCCLIPParams(CalibrationParams):
+    """Parameters of SC-CLIP, with those of `CalibrationParams`.
+
+    Attributes:
+        repair: Replace anomaly tokens by the mean of their neighbours.
+        detector: Score of a token: "distance" (ratios of squared k-distances, as the code) or "lof" (local outlier
+            factor, as the paper).
+        neighbours: Number k of nearest neighbours in the score.
+        contamination: Fraction of the tokens of a window that are anomalies, those with the largest scores.
+    """
+
+    repair: bool = True
+    detector: str = "distance"
+    neighbours: int = 30
+    contamination: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.detector not in SCCLIP_DETECTORS:
+            raise unknown("detector", self.detector, SCCLIP_DETECTORS, where="scclip")
+        if self.neighbours < 1:
+            raise UsageError("neighbours must be 1 or more", where="scclip")
+        if not 0 < self.contamination < 1:
+            raise UsageError("contamination must be between 0 and 1", where="scclip")
+
+
+@dataclass(frozen=True)
+class SFPParams(CalibrationParams):
+    """Parameters of SFP, with those of `CalibrationParams`.
+
+    Attributes:
+        repair: Replace outliers by the mean of their neighbours.
+        repair_pre: Replace them at the pre level too; code until December 2025: off.
+        detector: "som" (attention of the class token), "norm" (longest tokens) or "distance" (score of SC-CLIP).
+        outliers: Largest number of outliers in a window of any size, with "som" and "norm".
+        res_scale: The attention of the class token counts ``res_cls * res_scale`` times.
+        multi_attention: Attention of the summed levels: "similarity" (M alone) or "same" (as in the last block; code
+            until December 2025).
+    """
+
+    repair: bool = True
+    repair_pre: bool = True
+    detector: str = "som"
+    outliers: int = 10
+    res_scale: float = 5.0
+    multi_attention: str = "similarity"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in SFP_CHOICES.items():
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known, where="sfp")
+        if self.outliers < 1:
+            raise UsageError("outliers must be 1 or more", where="sfp", fix="give repair=false for none")
+
+
+@dataclass(frozen=True)
+class DiHCLIPParams(CalibrationParams):
+    """Parameters of DiH-CLIP, with those of `CalibrationParams`.
+
+    Attributes:
+        heads: Number of heads that are selected, those of lowest entropy (0: each head mixes its own values).
+        pre_output: Add the output of the selected heads at the pre level.
+    """
+
+    heads: int = 4
+    pre_output: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.heads < 0:
+            raise UsageError("heads must be 0 or more", where="dihclip")
 
 
 @dataclass(frozen=True)

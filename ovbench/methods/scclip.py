@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.methods.self_calibration import (
-    CalibrationParams,
-    Note,
-    Prepared,
-    SelfCalibrated,
-    above_quantile,
-    outlier_factors,
-    repair,
-)
-from ovbench.utils.errors import UsageError
-
-DETECTORS = ("distance", "lof")
+from ovbench.methods.base import Note
+from ovbench.methods.declarations import SCCLIPDeclaration
+from ovbench.methods.self_calibration import Prepared, SelfCalibrated, above_quantile, outlier_factors, repair
 
 
-@dataclass(frozen=True)
-class SCCLIPParams(CalibrationParams):
-    """Set the anomaly tokens of SC-CLIP; the other parameters are those of `CalibrationParams`.
-
-    Attributes:
-        repair: replace anomaly tokens by the mean of their neighbours; off for ablations.
-        detector: score of a token, "distance" (ratios of squared k-distances, as in the code) or "lof" (the paper: the
-            local outlier factor).
-        neighbours: number k of nearest neighbours of the score.
-        contamination: fraction of tokens with the largest scores, which are anomalies.
-    """
-
-    repair: bool = True
-    detector: str = "distance"
-    neighbours: int = 30
-    contamination: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.detector not in DETECTORS:
-            raise UsageError(f'detector is "{self.detector}"', where="scclip", fix="one of " + ", ".join(DETECTORS))
-        if self.neighbours < 1 or not 0 < self.contamination < 1:
-            raise UsageError("neighbours must be 1 or more, contamination between 0 and 1", where="scclip")
-
-
-class SCCLIP(SelfCalibrated):
+class SCCLIP(SCCLIPDeclaration, SelfCalibrated):
     """Repair anomaly tokens, then average and attend by the similarity of middle tokens, and add middle levels.
 
     Paper: Bai et al., "Self-Calibrated CLIP for Training-Free Open-Vocabulary Segmentation", arXiv 2411.15869. Code:
@@ -54,7 +20,6 @@ class SCCLIP(SelfCalibrated):
     windows only; ours for all.
     """
 
-    Params = SCCLIPParams
     advice: ClassVar[str] = "pre_level=16, post_level=6, multi_start=8, multi_end=19, res_cls=0.1"
 
     def prepare(self, t: dict[int, Tensor], grid: tuple[int, int], note: Note) -> Prepared:

@@ -7,8 +7,6 @@ patches of middle blocks; M attention weights (B, N, N) made from S.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,51 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.backbones.clip import Watch
-from ovbench.methods.base import Backbones, PatchFeatures
+from ovbench.methods.base import Backbones, Note, PatchFeatures, no_note
+from ovbench.methods.params import CalibrationParams
 from ovbench.methods.proxyclip import proxy_attention
 from ovbench.methods.sclip import SCLIP
 from ovbench.utils.errors import UsageError, say_once
 
 EPS = 1e-6  # added to sums of similarities before dividing by them
 
-Note = Callable[[str, Any], None]
-
-
-@dataclass(frozen=True)
-class CalibrationParams:
-    """Set what the three methods have in common; the defaults are the official ones for the 12 blocks of ViT-B/16.
-
-    Attributes:
-        pre_level: block, counted from 0, whose patches give S.
-        post_level: block whose patches give T.
-        multi_start: first of the blocks whose tokens are summed.
-        multi_end: the block after the last of them.
-        res_cls: weight of the class token that is added to every patch.
-        beta: cosines below it count as 0 where S and T average tokens.
-        average: average tokens with S before and with T after the last block; off for ablations.
-        calibrate: use M in the attention of the last block; off for ablations.
-        multi: add the summed levels; off for ablations.
-        area_thd: a foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
-    """
-
-    pre_level: int = 8
-    post_level: int = 3
-    multi_start: int = 3
-    multi_end: int = 10
-    res_cls: float = 0.3
-    beta: float = 0.4
-    average: bool = True
-    calibrate: bool = True
-    multi: bool = True
-    area_thd: float = 0.0
-
 
 class Prepared(NamedTuple):
     """Hold what a method makes of the tokens before they are calibrated.
 
     Attributes:
-        x: float (B, N, C), the patches that go through the last block.
-        guide: float (B, N, C), the patches of the pre level, whose cosines are S.
+        x: float (B, N, C), patches that go through the last block.
+        guide: float (B, N, C), patches of the pre level, whose cosines are S.
     """
 
     x: Tensor
@@ -70,7 +38,6 @@ class Prepared(NamedTuple):
 class SelfCalibrated(SCLIP):
     """Run the steps of SC-CLIP's code; override `prepare` and `attend`. Windows and decision are SCLIP's."""
 
-    Params: ClassVar[type] = CalibrationParams
     cut_attention: ClassVar[bool] = False  # whether M is made from the cut S
     advice: ClassVar[str] = ""  # the levels for another size of the tower, as settings
 
@@ -86,8 +53,6 @@ class SelfCalibrated(SCLIP):
                     where=type(self).__name__,
                     fix=f"give {', '.join([*levels, 'multi_end'])} for a tower of {self.clip.layers} blocks",
                 )
-        if p.multi_start >= p.multi_end:
-            raise UsageError(f"multi_end {p.multi_end} is not above multi_start {p.multi_start}", where="parameters")
         usual = all(getattr(p, name) == getattr(CalibrationParams, name) for name in levels)
         if self.clip.layers != 12 and usual:
             say_once(
@@ -95,9 +60,7 @@ class SelfCalibrated(SCLIP):
                 + (f": ViT-L/14 has {self.advice}" if self.advice else "")
             )
 
-    def dense(
-        self, windows: Tensor, note: Note = lambda name, value: None, watch: Watch | None = None
-    ) -> PatchFeatures:
+    def dense(self, windows: Tensor, note: Note = no_note, watch: Watch | None = None) -> PatchFeatures:
         """Return the patch features of windows float (B, 3, h, w); see `LastBlock.dense`."""
         p = self.params
         embedded, grid = self.clip.embed(windows)

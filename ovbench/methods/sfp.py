@@ -2,70 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ovbench.methods.self_calibration import (
-    CalibrationParams,
-    Note,
-    Prepared,
-    SelfCalibrated,
-    above_quantile,
-    outlier_factors,
-    repair,
-)
-from ovbench.utils.errors import UsageError
+from ovbench.methods.base import Note
+from ovbench.methods.declarations import SFPDeclaration
+from ovbench.methods.self_calibration import Prepared, SelfCalibrated, above_quantile, outlier_factors, repair
 
-DETECTORS = ("som", "norm", "distance")
 NEIGHBOURS, CONTAMINATION = 30, 0.05  # of the detector "distance"
-
-
-@dataclass(frozen=True)
-class SFPParams(CalibrationParams):
-    """Set the purifier of SFP; the other parameters are those of `CalibrationParams`.
-
-    Attributes:
-        repair: replace outliers by the mean of their neighbours; off for ablations.
-        repair_pre: also at the pre level; the code until December 2025: off.
-        detector: "som" (attention of the class token), "norm" (largest tokens) or "distance" (SC-CLIP's score).
-        outliers: largest number of outliers in a window, whatever its size.
-        res_scale: the attention of the class token counts ``res_cls * res_scale`` times.
-        multi_attention: attention of the summed levels: "similarity" (M alone) or "same" (as in the last block; the
-            code until December 2025).
-    """
-
-    repair: bool = True
-    repair_pre: bool = True
-    detector: str = "som"
-    outliers: int = 10
-    res_scale: float = 5.0
-    multi_attention: str = "similarity"
-
-    def __post_init__(self) -> None:
-        for name, known in (("detector", DETECTORS), ("multi_attention", ("similarity", "same"))):
-            if getattr(self, name) not in known:
-                raise UsageError(f'{name} is "{getattr(self, name)}"', where="sfp", fix="one of " + ", ".join(known))
-        if self.outliers < 1:
-            raise UsageError("outliers must be 1 or more", where="sfp", fix="give repair=false for none")
 
 
 class ClassAttention(NamedTuple):
     """Hold mean attention weights of one block, each float (B, N).
 
     Attributes:
-        to_patch: of the class token to each patch.
-        to_itself: of each patch to itself.
+        to_patch: Weight of the class token to each patch.
+        to_itself: Weight of each patch to itself.
     """
 
     to_patch: Tensor
     to_itself: Tensor
 
 
-class SFP(SelfCalibrated):
+class SFP(SFPDeclaration, SelfCalibrated):
     """Repair the patches that the class token attends to more than they do, then calibrate the last block.
 
     Paper: "Feature Purification Matters: Suppressing Outlier Propagation for Training-Free Open-Vocabulary Semantic
@@ -76,7 +38,6 @@ class SFP(SelfCalibrated):
     integrator are not in the code, so not here.
     """
 
-    Params = SFPParams
     cut_attention: ClassVar[bool] = True
 
     def used_levels(self) -> set[int]:

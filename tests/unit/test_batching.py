@@ -15,16 +15,16 @@ from ovbench.inference.windowed_image import PAD_REGION, region_slots
 from ovbench.methods.base import Backbones, PatchFeatures, Queries
 from ovbench.methods.cass import CASS
 from ovbench.methods.corrclip import CorrCLIP
-from ovbench.methods.dihclip import DiHCLIP, DiHCLIPParams
+from ovbench.methods.dihclip import DiHCLIP
 from ovbench.methods.freecp import FreeCP
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
-from ovbench.methods.params import CASSParams
+from ovbench.methods.params import CASSParams, DiHCLIPParams, SCCLIPParams, SFPParams
 from ovbench.methods.proxyclip import ProxyCLIP
-from ovbench.methods.scclip import SCCLIP, SCCLIPParams
+from ovbench.methods.scclip import SCCLIP
 from ovbench.methods.sclip import SCLIP
-from ovbench.methods.sfp import SFP, SFPParams
+from ovbench.methods.sfp import SFP
 from ovbench.regions.ids import nearest_ids, rank_ids, resized_ids
 from ovbench.utils.errors import ScoreError
 

@@ -12,14 +12,15 @@ from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
-from ovbench.methods.dihclip import DiHCLIP, DiHCLIPParams
+from ovbench.methods.dihclip import DiHCLIP
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
+from ovbench.methods.params import DiHCLIPParams, SCCLIPParams, SFPParams
 from ovbench.methods.proxyclip import ProxyCLIP
-from ovbench.methods.scclip import SCCLIP, SCCLIPParams
+from ovbench.methods.scclip import SCCLIP
 from ovbench.methods.sclip import SCLIP
-from ovbench.methods.sfp import SFP, SFPParams
+from ovbench.methods.sfp import SFP
 
 # the first four as they are called inside and outside of inference mode; lift_fresh is a tensor of host values
 ASKING = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "_unique2", "lift_fresh")

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ovbench.methods.dihclip import DiHCLIP, DiHCLIPParams, attention
-from ovbench.methods.scclip import SCCLIP, SCCLIPParams
+from ovbench.methods.dihclip import DiHCLIP, attention
+from ovbench.methods.params import DiHCLIPParams, SCCLIPParams, SFPParams
+from ovbench.methods.scclip import SCCLIP
 from ovbench.methods.self_calibration import SelfCalibrated
-from ovbench.methods.sfp import SFP, SFPParams
+from ovbench.methods.sfp import SFP
 from ovbench.parity.adapters.baselines import baseline
 from ovbench.parity.adapters.common import Values
 from ovbench.parity.case import Case
