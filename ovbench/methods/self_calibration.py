@@ -18,7 +18,7 @@ from ovbench.methods.base import Backbones, Note, PatchFeatures, no_note
 from ovbench.methods.params import CalibrationParams
 from ovbench.methods.proxyclip import proxy_attention
 from ovbench.methods.sclip import SCLIP
-from ovbench.utils.errors import UsageError, say_once
+from ovbench.utils.errors import UsageError, warn_once
 
 EPS = 1e-6  # added to sums of similarities before dividing by them
 
@@ -55,7 +55,7 @@ class SelfCalibrated(SCLIP):
                 )
         usual = all(getattr(p, name) == getattr(CalibrationParams, name) for name in levels)
         if self.clip.layers != 12 and usual:
-            say_once(
+            warn_once(
                 f"the levels of {type(self).__name__} are those for 12 blocks; this tower has {self.clip.layers}"
                 + (f": ViT-L/14 has {self.advice}" if self.advice else "")
             )
