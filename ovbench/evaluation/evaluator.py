@@ -26,7 +26,7 @@ READ_AHEAD = 3  # images that are read, with their regions, while another image 
 READERS = 8  # threads that read if images share batches
 
 
-class LabelledImage(NamedTuple):
+class LabelledSample(NamedTuple):
     """An image with its labels, uint16 (H, W)."""
 
     sample: Sample
@@ -130,14 +130,14 @@ def _predictions(
 
 def _labelled(
     pipeline: Pipeline, sample: Sample, predicted: np.ndarray, target: Target
-) -> LabelledImage | MethodError:
+) -> LabelledSample | MethodError:
     """Return the image with its labels, or an error if shape or range of the labels does not fit the dataset."""
     name, classes = pipeline.cell.method, len(target.dataset.card.classes)
     if predicted.shape != sample.label.shape:
         return MethodError(f"{name} returned labels of shape {predicted.shape}, expected {sample.label.shape}")
     if predicted.max(initial=0) >= classes:
         return MethodError(f"{name} returned the label {predicted.max()}, expected 0 to {classes - 1}")
-    return LabelledImage(sample, predicted)
+    return LabelledSample(sample, predicted)
 
 
 def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | None:
@@ -153,7 +153,7 @@ def _timed(held: dict[int, LoadedImage], result: Prediction) -> tuple[LoadedImag
 
 
 def _add_entry(
-    target: Target, index: int, result: LabelledImage | OvbenchError, seconds: dict[str, float],
+    target: Target, index: int, result: LabelledSample | OvbenchError, seconds: dict[str, float],
     region_file: FileIdentity | None,
 ) -> None:  # fmt: skip
     image_id = target.dataset.items[index].id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -121,3 +122,13 @@ def test_only_integrations_import_mmengine_and_mmseg():
         if one.module.split(".")[0] in HEAVY_FRAMEWORKS and room_of(name) != "integrations"
     ]
     assert not found, found
+
+
+def test_every_class_name_stands_once():
+    places = defaultdict(list)
+    for path in FILES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert len(places) > 100
+    assert not {name: found for name, found in places.items() if len(found) > 1}
