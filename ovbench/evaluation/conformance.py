@@ -17,7 +17,6 @@ from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
 from ovbench.evaluation.plan import require_weights
-from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.methods.base import Batch
 from ovbench.methods.blame import blame
@@ -135,6 +134,8 @@ def _neighbours(inputs: CheckInputs) -> tuple[str, str]:
     method = inputs.pipeline.method
     if "encode" not in dir(method) or not hasattr(inputs.pipeline.predictor, "vocabularies"):
         return NOT_APPLICABLE, "a segmentor of mmsegmentation gets one image at a time"
+    if method.needs.join:
+        return NOT_APPLICABLE, "the windows of an image are joined"
     batches: list[Batch] = []
     encode = method.encode
     method.encode = lambda batch: batches.append(batch) or encode(batch)
@@ -180,7 +181,7 @@ def _mixed_batches(inputs: CheckInputs) -> tuple[str, str]:
 
 def _label_mixed(inputs: CheckInputs, order: tuple[int, ...]) -> np.ndarray:
     """Return the labels of the first image after labelling both images in this order."""
-    batches = WindowBatcher(inputs.pipeline.predictor, MIXED)
+    batches = inputs.pipeline.predictor.batcher(MIXED)
     results = []
     for number in order:
         regions = inputs.pipeline.regions(inputs.images[number], inputs.paths[number])

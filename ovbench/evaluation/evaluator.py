@@ -15,7 +15,7 @@ from ovbench.data.dataset import Dataset, Sample
 from ovbench.data.decode import DecodedImage, FileIdentity
 from ovbench.evaluation.identity import identity_of, region_maps
 from ovbench.evaluation.ledger import Entry, LedgerWriter
-from ovbench.inference.batching import ImageByImage, Prediction, WindowBatcher
+from ovbench.inference.batching import Prediction
 from ovbench.inference.pipeline import Pipeline
 from ovbench.methods.blame import MethodError, blamed
 from ovbench.metrics.confusion import count_pixels
@@ -114,7 +114,7 @@ def _predictions(
     pipeline: Pipeline, reads: Iterator[tuple[int, Future[LoadedImage]]], batch: int
 ) -> Iterator[tuple[LoadedImage | None, Prediction]]:
     """Yield every image when it is finished; an image that cannot be read is yielded immediately."""
-    batcher = WindowBatcher(pipeline.predictor, batch) if batch else ImageByImage(pipeline.predictor)
+    batcher = pipeline.predictor.batcher(batch)
     held: dict[int, LoadedImage] = {}
     for index, future in reads:
         try:

@@ -1,29 +1,36 @@
-"""Images through a predictor: one after another, or with the windows of several images in batches of fixed size.
+"""Images through the steps of a method, with windows of one or of several images in a batch.
 
-In shared batches, every forward pass has the same shape: the last batch is padded, and the features of a window do not
-depend on the other windows of its batch. So an image gets the same labels whichever images are before or beside it, to
-the last bit if the device computes a row of a batch equally at every position; `ovbench check` tests this.
+There is one path: windows are encoded in batches; the features of an image are scored in the order of its windows, a
+fixed number at a time, or all together if the method joins them; after the last window the image is finished. An image
+alone is a batch of its own windows. In batches with windows of several images, every forward pass has the same shape:
+the last batch is padded, and the features of a window do not depend on the other windows of its batch. So an image gets
+the same labels whichever images are before or beside it, to the last bit if the device computes a row of a batch
+equally at every position; `ovbench check` tests this.
+
+If memory runs out, the same work is repeated with less at once: half of the batch in `encode`, elsewhere the image
+alone with fewer windows, queries and pixels at once. If nothing less is possible, the image fails, and the run
+continues.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ovbench.inference.predictor import Predictor
 from ovbench.inference.sliding_window import WindowMean
+from ovbench.inference.steps import Steps
 from ovbench.inference.windowed_image import Window, gather, region_slots
 from ovbench.methods.base import WindowedImage
 from ovbench.methods.blame import blame
-from ovbench.utils.errors import InputError, ScoreError
+from ovbench.utils.errors import OvbenchError, ScoreError, warn_once
+
+FEATURE_BUDGET = 4 << 30  # bytes of features of unfinished images on a GPU; more are kept in the memory of the host
 
 
 class Prediction(NamedTuple):
@@ -36,44 +43,8 @@ class Prediction(NamedTuple):
     """
 
     number: int
-    labels: list[np.ndarray] | InputError | ScoreError
+    labels: list[np.ndarray] | OvbenchError
     seconds: dict[str, float]
-
-
-def _prediction(
-    number: int, seconds: dict[str, float], method: Any, label: Callable[[], list[np.ndarray]]
-) -> Prediction:
-    try:
-        return Prediction(number, label(), seconds)
-    except (InputError, ScoreError) as error:
-        return Prediction(number, error, seconds)
-    except (Exception, SystemExit) as error:  # an error in the method's code fails the image, not the run
-        return Prediction(number, blame(error, method), seconds)
-
-
-class ImageByImage:
-    """Label each image as soon as it is added."""
-
-    def __init__(self, predictor: Any):
-        self.predictor = predictor
-
-    def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Prediction]:
-        """Label an image.
-
-        Args:
-            number: any number, returned with the prediction.
-            image: uint8 (H, W, 3), RGB.
-            regions: int32 (H, W), the region map.
-
-        Yields:
-            The predictions that are finished.
-        """
-        self.predictor.seconds = seconds = {}
-        yield _prediction(number, seconds, self.predictor.method, lambda: self.predictor.label(image, regions))
-
-    def flush(self) -> Iterator[Prediction]:
-        """Return the predictions of all pending images; here there are none."""
-        return iter(())
 
 
 class BatchKey(NamedTuple):
@@ -84,17 +55,27 @@ class BatchKey(NamedTuple):
 
 
 class PendingImage:
-    """Hold an image with windows that are not encoded yet.
+    """Hold an image with windows that are not scored yet.
 
-    Features arrive in window order, and ``windows_at_once`` of them are scored together, as if the image were alone.
+    Attributes:
+        number: the number given to ``add``.
+        prepared: the image.
+        key: what windows of other images in its batches have in common with its own; None: its batches are its own.
+        seconds: time of each stage.
+        at_once: number of windows that are scored together; 0: those that were encoded together.
+        means: merged scores, one per vocabulary.
+        features: of its next windows, in order.
+        waiting: number of these windows.
+        on_device: bytes of these features on the device.
+        scored: number of windows that are scored.
     """
 
-    def __init__(self, number: int, prepared: WindowedImage, key: BatchKey, predictor: Predictor):
-        self.number, self.prepared, self.key = number, prepared, key
-        self.seconds, self.at_once = predictor.seconds, predictor.windows_at_once
-        self.means: list[WindowMean] = predictor.means(prepared)
+    def __init__(self, number: int, prepared: WindowedImage, key: BatchKey | None, steps: Steps):
+        self.number, self.prepared, self.key, self.seconds = number, prepared, key, steps.seconds
+        self.at_once = len(prepared.boxes) if steps.method.needs.join else 0 if key is None else steps.limits.windows
+        self.means: list[WindowMean] = steps.means(prepared)
         self.features: list[Any] = []
-        self.scored = 0
+        self.waiting = self.on_device = self.scored = 0
 
 
 class QueuedWindow(NamedTuple):
@@ -104,15 +85,29 @@ class QueuedWindow(NamedTuple):
     window: Window
 
 
-class WindowBatcher:
-    """Label images as they fill batches of ``size`` windows; at most ``size`` images are pending.
+class Encoded(NamedTuple):
+    """Hold the features of some windows of an image, or the error of the image."""
 
-    Only windows of the protocol's full size share batches. A smaller image, or one without windows, would find few
-    others of its shape and is labelled alone.
+    owner: PendingImage
+    count: int
+    features: Any
+
+
+class WindowBatcher:
+    """Label images from batches of their windows; at most ``size`` images are pending.
+
+    Windows share batches only if the method encodes each independently, has no context of an image, and if they have
+    the protocol's full size: a smaller image would find few others of its shape. All other images are labelled as soon
+    as they are added, each with its own batches.
+
+    Args:
+        steps: the steps of the method.
+        size: number of windows of several images in a batch; 0: each image has its own batches.
     """
 
-    def __init__(self, predictor: Predictor, size: int):
-        self.predictor, self.asked, self.size = predictor, size, size
+    def __init__(self, steps: Steps, size: int = 0):
+        self.steps, self.asked, self.size = steps, size, size
+        self.shares = size > 0 and steps.method.windowwise and steps.protocol.crop > 0
         self.pending: dict[int, PendingImage] = {}  # in the order of `add`
         self.queues: dict[BatchKey, deque[QueuedWindow]] = {}
 
@@ -127,116 +122,215 @@ class WindowBatcher:
         Yields:
             The predictions that are finished.
         """
-        self.predictor.seconds = seconds = {}
-        try:
-            prepared = self.predictor.with_context(self.predictor.prepare(image, regions))
-        except (InputError, ScoreError) as error:
-            yield Prediction(number, error, seconds)
-            return
-        except (Exception, SystemExit) as error:  # also a shape that cannot be resized
-            yield Prediction(number, blame(error, self.predictor.method), seconds)
-            return
-        if prepared.context is not None or prepared.boxes[0].size != (self.predictor.protocol.crop,) * 2:
-            yield _prediction(number, seconds, self.predictor.method, lambda: self.predictor.label_prepared(prepared))
-            return
-        slots = region_slots(regions, prepared.size, prepared.boxes)
-        owner = self.pending[number] = PendingImage(
-            number, prepared, BatchKey(prepared.pad_region, slots), self.predictor
-        )
-        queue = self.queues.setdefault(owner.key, deque())
-        queue.extend(QueuedWindow(owner, Window(prepared, box)) for box in prepared.boxes)
-        while len(queue) >= self.size:
-            yield from self._run(owner.key)
-        while len(self.pending) > self.asked:
-            yield from self._run(self._oldest_key())
+        self.steps.seconds = {}
+        owner = self._tried(number, lambda: self._pending(number, image, regions))
+        if isinstance(owner, Prediction):
+            yield owner
+        elif owner.key is None:
+            yield self._tried(number, lambda: self._labels(owner))
+        else:
+            self.pending[number] = owner
+            queue = self.queues.setdefault(owner.key, deque())
+            queue.extend(_windows(owner))
+            while len(queue) >= self.size:
+                yield from self._run(owner.key)
+            while len(self.pending) > self.asked:
+                yield from self._run(self._oldest_key())
 
     def flush(self) -> Iterator[Prediction]:
         """Yield the predictions of all pending images."""
         while self.pending:
             yield from self._run(self._oldest_key())
 
+    def label(self, prepared: WindowedImage) -> list[np.ndarray]:
+        """Label an image alone.
+
+        Returns:
+            uint16 (H, W), one map per vocabulary.
+
+        Raises:
+            ScoreError: if memory is too small, or scores are NaN or infinite; exceptions of the method are not changed.
+        """
+        return self._labels(PendingImage(0, self.steps.with_context(prepared), None, self.steps))
+
+    def _pending(self, number: int, image: np.ndarray, regions: np.ndarray | None) -> PendingImage:
+        prepared = self.steps.with_context(self.steps.prepare(image, regions))
+        full = prepared.boxes[0].size == (self.steps.protocol.crop,) * 2
+        shared = self.shares and full and prepared.context is None
+        key = BatchKey(prepared.pad_region, region_slots(regions, prepared.size, prepared.boxes)) if shared else None
+        return PendingImage(number, prepared, key, self.steps)
+
+    def _tried(self, number: int, run: Callable[[], Any]) -> Any:
+        return attempt(number, run, self.steps.seconds, self.steps.method)
+
     def _oldest_key(self) -> BatchKey:
         return next(iter(self.pending.values())).key
 
     def _run(self, key: BatchKey) -> Iterator[Prediction]:
         """Run one batch from the front of a queue."""
-        queue = self.queues[key]
-        members = [queue.popleft() for _ in range(min(self.size, len(queue)))]
+        members = _next(self.queues[key], self.size)
         members = [queued for queued in members if queued.owner.number in self.pending]  # the other images have failed
-        for queued, features in self._encoded(members) if members else ():
-            if queued.owner.number not in self.pending:
+        for encoded in self._encoded(members) if members else ():
+            owner = encoded.owner
+            if owner.number not in self.pending:
                 continue
-            self.predictor.seconds = queued.owner.seconds
-            take = partial(self._take, queued.owner, features)
-            prediction = _prediction(queued.owner.number, queued.owner.seconds, self.predictor.method, take)
-            if prediction.labels is not None:
-                del self.pending[queued.owner.number]
+            self.steps.seconds = owner.seconds
+            prediction = self._tried(owner.number, lambda e=encoded: self._taken(e))
+            if prediction is not None:
+                del self.pending[owner.number]
                 yield prediction
 
-    def _encoded(self, members: list[QueuedWindow]) -> list[tuple[QueuedWindow, Any]]:
-        """Return each window with its features, or with the error of its image."""
+    def _labels(self, owner: PendingImage) -> list[np.ndarray]:
+        """Label an image alone; if memory runs out, repeat it with less at once, and keep that if it was enough."""
+        before = self.steps.limits
+        try:
+            labels = self._attempt(owner)
+            return self._with_less(owner) if labels is None else labels
+        except ScoreError:
+            self.steps.limits = before
+            raise
+
+    def _with_less(self, owner: PendingImage) -> list[np.ndarray]:
+        """Label an image alone after memory ran out, with less and less at once."""
+        before, labels = self.steps.limits, None
+        while labels is None:
+            limits = self.steps.limits.smaller()
+            if limits is None:
+                self.steps.limits = before
+                raise _out_of_memory("the scores of this image")
+            warn_once(f"out of memory on {self.steps.device}: continuing with less at once")
+            self.steps.limits = limits
+            labels = self._attempt(PendingImage(owner.number, owner.prepared, None, self.steps))
+        return labels
+
+    def _attempt(self, owner: PendingImage) -> list[np.ndarray] | None:
+        """Return the labels of an image alone, None if memory runs out."""
+        queue, labels = deque(_windows(owner)), None
+        try:
+            while queue:
+                for encoded in self._encoded(_next(queue, self.steps.limits.windows)):
+                    labels = self._take(encoded)
+        except torch.cuda.OutOfMemoryError:
+            return None
+        return labels
+
+    def _taken(self, encoded: Encoded) -> list[np.ndarray] | None:
+        """Take the features of a window; if memory runs out, label its image alone."""
+        try:
+            return self._take(encoded)
+        except torch.cuda.OutOfMemoryError:
+            pass  # repeated below, where the exception no longer holds the memory
+        owner = encoded.owner
+        owner.features.clear()
+        return self._with_less(owner)
+
+    def _take(self, encoded: Encoded) -> list[np.ndarray] | None:
+        """Add the features of an image's next windows; return the labels after the last one, otherwise None."""
+        (owner, count, features), steps = encoded, self.steps
+        if isinstance(features, BaseException):
+            raise features
+        owner.features.append(self._kept(owner, features))
+        owner.waiting += count
+        boxes = owner.prepared.boxes[owner.scored : owner.scored + (owner.at_once or count)]
+        if owner.waiting < len(boxes):
+            return None
+        if owner.at_once:
+            features = _joined(owner.features, steps.device)
+        owner.features, owner.waiting, owner.on_device = [], 0, 0
+        if steps.method.needs.join:
+            features = steps.join(owner.prepared, features)
+        steps.score(owner.prepared, owner.means, features, boxes)
+        del features, encoded
+        owner.scored += len(boxes)
+        return steps.finish(owner.prepared, owner.means) if owner.scored == len(owner.prepared.boxes) else None
+
+    def _kept(self, owner: PendingImage, features: Any) -> Any:
+        """Return features to keep: themselves, or a copy on the host if those of unfinished images fill the budget."""
+        size = _bytes(features)
+        if owner.at_once and sum(one.on_device for one in {owner, *self.pending.values()}) + size > FEATURE_BUDGET:
+            return _on_host(features)
+        owner.on_device += size
+        return features
+
+    def _encoded(self, members: list[QueuedWindow]) -> list[Encoded]:
+        """Return the features of windows, or the error of their image."""
         start, found = time.perf_counter(), None
         try:
-            found = self._encode(members)
+            found = self.steps.encode(self._batch(members))
         except torch.cuda.OutOfMemoryError:
-            pass  # retried below, where the exception no longer holds the memory
-        except (InputError, ScoreError) as error:
-            found = error
+            pass  # repeated below, where the exception no longer holds the memory
         except (Exception, SystemExit) as error:
-            found = blame(error, self.predictor.method)
+            return self._image_by_image(members, error)
         if found is None:
             return self._in_halves(members)
-        if isinstance(found, Exception):
-            return self._image_by_image(members, found)
         seconds = (time.perf_counter() - start) / len(members)
         for queued in members:
             queued.owner.seconds["encode"] = queued.owner.seconds.get("encode", 0.0) + seconds
-        return [(queued, _row(found, number)) for number, queued in enumerate(members)]
+        if members[0].owner.key is None:
+            return [Encoded(members[0].owner, len(members), found)]
+        return [Encoded(queued.owner, 1, _row(found, number)) for number, queued in enumerate(members)]
 
-    def _encode(self, members: list[QueuedWindow]) -> Any:
-        windows = [queued.window for queued in members]
-        padded = windows + windows[-1:] * (self.size - len(windows))
-        return self.predictor.encode(gather(padded, slots=members[0].owner.key.region_slots))
+    def _batch(self, members: list[QueuedWindow]) -> Any:
+        windows, key = [queued.window for queued in members], members[0].owner.key
+        if key is None:
+            return gather(windows)
+        return gather(windows + windows[-1:] * (self.size - len(windows)), slots=key.region_slots)
 
-    def _in_halves(self, members: list[QueuedWindow]) -> list[tuple[QueuedWindow, Any]]:
-        """Encode with half the batch size, because memory ran out."""
-        if self.size == 1:
-            error = ScoreError("the device has too little memory for one window", fix="choose another --device")
-            return [(queued, error) for queued in members]
-        if self.size == self.asked:
-            print(f"out of memory on {self.predictor.device}: continuing with smaller batches", file=sys.stderr)
-        self.size //= 2
-        pairs: list[tuple[QueuedWindow, Any]] = []
-        while len(pairs) < len(members):
-            pairs += self._encoded(members[len(pairs) : len(pairs) + self.size])
-        return pairs
+    def _in_halves(self, members: list[QueuedWindow]) -> list[Encoded]:
+        """Encode with half as many windows at once, because memory ran out."""
+        alone = members[0].owner.key is None
+        size = (len(members) if alone else self.size) // 2
+        if size == 0:
+            return [Encoded(queued.owner, 1, _out_of_memory("one window")) for queued in members]
+        warn_once(f"out of memory on {self.steps.device}: continuing with less at once")
+        if alone:
+            self.steps.limits = self.steps.limits._replace(windows=size)
+        else:
+            self.size = size
+        left, found = deque(members), []
+        while left:
+            found += self._encoded(_next(left, min(size, self.steps.limits.windows if alone else self.size)))
+        return found
 
-    def _image_by_image(self, members: list[QueuedWindow], error: Exception) -> list[tuple[QueuedWindow, Any]]:
+    def _image_by_image(self, members: list[QueuedWindow], error: BaseException) -> list[Encoded]:
         """Encode the windows of each image separately, to find the image that the method refuses."""
         owners = list(dict.fromkeys(queued.owner for queued in members))
         if len(owners) == 1:
-            return [(queued, error) for queued in members]
+            return [Encoded(owners[0], len(members), error)]
         by_image = [[queued for queued in members if queued.owner is owner] for owner in owners]
-        return [pair for windows in by_image for pair in self._encoded(windows)]
+        return [encoded for windows in by_image for encoded in self._encoded(windows)]
 
-    def _take(self, owner: PendingImage, features: Any) -> list[np.ndarray] | None:
-        """Add the features of an image's next window; return the labels after the last one, otherwise None."""
-        if isinstance(features, Exception):
-            raise features
-        owner.features.append(features)
-        boxes = owner.prepared.boxes[owner.scored : owner.scored + owner.at_once]
-        if len(owner.features) < len(boxes):
-            return None
-        joined, owner.features, scored = _joined(owner.features), [], False
-        try:
-            self.predictor.score(owner.prepared, owner.means, joined, boxes)
-            scored = True
-        except torch.cuda.OutOfMemoryError:
-            del joined
-        if not scored:
-            return self.predictor.label_prepared(owner.prepared)  # alone, with fewer windows at once
-        owner.scored += len(boxes)
-        return self.predictor.finish(owner.prepared, owner.means) if owner.scored == len(owner.prepared.boxes) else None
+
+def attempt(number: int, run: Callable[[], Any], seconds: dict[str, float], method: Any) -> Any:
+    """Return what a function gives, labels as a `Prediction`; an error fails the image only.
+
+    Args:
+        number: the number of the image.
+        run: returns label maps, or any other value.
+        seconds: time of each stage.
+        method: whose code runs.
+    """
+    try:
+        found = run()
+    except torch.cuda.OutOfMemoryError:
+        found = _out_of_memory("this image")
+    except OvbenchError as error:
+        found = error
+    except (Exception, SystemExit) as error:
+        found = blame(error, method)
+    return Prediction(number, found, seconds) if isinstance(found, (list, OvbenchError)) else found
+
+
+def _out_of_memory(what: str) -> ScoreError:
+    return ScoreError(f"the device has too little memory for {what}", fix="choose another --device")
+
+
+def _windows(owner: PendingImage) -> list[QueuedWindow]:
+    return [QueuedWindow(owner, Window(owner.prepared, box)) for box in owner.prepared.boxes]
+
+
+def _next(queue: deque[QueuedWindow], count: int) -> list[QueuedWindow]:
+    return [queue.popleft() for _ in range(min(count, len(queue)))]
 
 
 def _row(features: Any, number: int) -> Any:
@@ -244,9 +338,28 @@ def _row(features: Any, number: int) -> Any:
     return _each(features, lambda tensors: tensors[0][number : number + 1], [features])
 
 
-def _joined(features: list[Any]) -> Any:
+def _joined(features: list[Any], device: torch.device) -> Any:
     """Concatenate the features of windows; a copy, so that the memory layout is always that of one batch."""
-    return _each(features[0], torch.cat, features)
+    return _each(features[0], lambda tensors: torch.cat([t.to(device, non_blocking=True) for t in tensors]), features)
+
+
+def _on_host(features: Any) -> Any:
+    """Copy features to the memory of the host, from a GPU without waiting for it."""
+
+    def copied(tensors: list[Tensor]) -> Tensor:
+        (one,) = tensors
+        if one.device.type != "cuda":
+            return one.cpu()
+        return torch.empty(one.shape, dtype=one.dtype, pin_memory=True).copy_(one, non_blocking=True)
+
+    return _each(features, copied, [features])
+
+
+def _bytes(features: Any) -> int:
+    """Return the size of features in bytes."""
+    if isinstance(features, Tensor):
+        return features.numel() * features.element_size()
+    return sum(map(_bytes, features)) if isinstance(features, tuple) and hasattr(features, "_fields") else 0
 
 
 def _each(first: Any, make: Callable[[list[Tensor]], Tensor], features: list[Any]) -> Any:

@@ -1,24 +1,37 @@
 """From merged window scores to one label per pixel of the original image.
 
-Labels are computed in two equivalent forms, which differ by rounding only. By maps: `class_probabilities`, then
-`decide`, for methods with their own probabilities. By queries: `Leading` keeps the best query of each pixel while
-scores arrive some queries at a time, so that no map per query is held.
+`LabelMaps` computes the labels of an image in one of two equivalent forms, which differ by rounding only. By maps:
+`class_probabilities`, then `decide`, for methods with their own probabilities. By queries: `Leading` keeps the best
+query of each pixel while scores arrive some queries at a time, so that no map per query is held.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from ovbench.inference.pamr import PAMR
+from ovbench.inference.windowed_image import Fragment
+from ovbench.methods.base import Method, Queries, WindowedImage
+from ovbench.methods.bilinear import enlarge, enlarged_tiles
+from ovbench.methods.blame import expect
 from ovbench.methods.ops import Decision, largest
 
 # Elements of a tile: small enough for the cache of a CPU, large enough for few launches on a GPU.
 TILE_CPU, TILE_GPU = 1 << 18, 1 << 26
+CHUNK_CPU, CHUNK_GPU = 1 << 20, 1 << 28  # elements of the maps of some queries that are in memory at once
 
 
-def tile_elements(device: torch.device) -> int:
-    """Return the number of elements that a tile should have."""
-    return TILE_CPU if device.type == "cpu" else TILE_GPU
+def tile_elements(device: torch.device, parts: int = 1) -> int:
+    """Return the number of elements that a tile should have; fewer by ``parts`` if memory is short."""
+    return (TILE_CPU if device.type == "cpu" else TILE_GPU) // parts
+
+
+def chunk_elements(device: torch.device, parts: int = 1) -> int:
+    """Return the number of elements that the maps of some queries should have; fewer if memory is short."""
+    return (CHUNK_CPU if device.type == "cpu" else CHUNK_GPU) // parts
 
 
 def decide(probabilities: Tensor, decision: Decision) -> Tensor:
@@ -77,3 +90,93 @@ def _or_background(labels: Tensor, best: Tensor, decision: Decision) -> Tensor:
     if decision.threshold > 0:
         return labels.masked_fill(best < decision.threshold, decision.background)
     return labels
+
+
+class LabelMaps:
+    """Compute the label map of an image from its merged scores.
+
+    Attributes:
+        method: the method.
+        refine: PAMR at the original size, or None.
+        parts: how many times smaller than usual chunks of queries and tiles are, because memory is short.
+        adjusts: whether the method changes merged scores.
+        by_queries: whether class probabilities are computed in the usual way, so that `Leading` gives the labels.
+    """
+
+    def __init__(self, method: Method, refine: PAMR | None):
+        self.method, self.refine, self.parts = method, refine, 1
+        self.adjusts = type(method).adjust is not Method.adjust
+        self.by_queries = type(method).probabilities is Method.probabilities
+
+    def adjusted(self, prepared: WindowedImage, merged: Tensor, queries: Queries) -> Tensor:
+        """Return merged scores float (Q, h, w) as the method adjusts them."""
+        prepared.note("merged_scores", merged)
+        if not self.adjusts:
+            return merged
+        rows = len(merged) if self.by_queries else None  # a method with its own probabilities may merge queries
+        adjusted = expect(self.method.adjust(merged, queries, prepared), (rows, None, None), self.method, "adjust")
+        prepared.note("adjusted_scores", adjusted)
+        return adjusted
+
+    def labels(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Return the label map int32 (H, W) of merged scores float (Q, h, w)."""
+        if self.refine is None and self.method.pixelwise:
+            labels = self._by_tiles(prepared, merged, queries, decision)
+        else:
+            labels = self._by_maps(prepared, merged, queries, decision)
+        prepared.note("labels_raw", labels)
+        labels = self.method.refine_labels(labels, prepared.regions)
+        labels = expect(labels, prepared.original, self.method, "refine_labels", floating=False)
+        prepared.note("labels", labels)
+        return labels.to(torch.int32)
+
+    def _probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        given = self.method.probabilities(scores, queries, decision)
+        return expect(given, (None, *scores.shape[1:]), self.method, "probabilities")
+
+    def _by_tiles(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Return labels int64 (H, W), computed from one tile of the original size at a time."""
+        labels = torch.empty(prepared.original, dtype=torch.int64, device=merged.device)
+        for tile in enlarged_tiles(merged, prepared.original, tile_elements(merged.device, self.parts)):
+            position = (tile.rows, tile.columns)
+            size = (len(merged), *prepared.original)
+            prepared.note("full_scores", Fragment(tile.values, (slice(None), *position), size))
+            if self.by_queries:
+                labels[position] = Leading(queries.class_index, decision).add(tile.values).labels()
+                continue
+            probabilities = self._probabilities(tile.values, queries, decision)
+            size = (len(probabilities), *prepared.original)
+            prepared.note("probabilities", Fragment(probabilities, (slice(None), *position), size))
+            labels[position] = decide(probabilities, decision)
+        return labels
+
+    def _by_maps(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
+        """Return labels int64 (H, W) where scores are needed at full size, some queries at a time if possible.
+
+        This is for scores that are refined, and for methods that look at more than one pixel.
+        """
+        if self.by_queries:
+            leading = Leading(queries.class_index, decision)
+            for _, chunk in self._full_scores(prepared, merged):
+                leading.add(chunk)
+            return leading.labels()
+        full = merged.new_empty((len(merged), *prepared.original))
+        for rows, chunk in self._full_scores(prepared, merged):
+            full[rows] = chunk
+        probabilities = self._probabilities(full, queries, decision)
+        prepared.note("probabilities", probabilities)
+        return decide(probabilities, decision)
+
+    def _full_scores(self, prepared: WindowedImage, merged: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield some queries at a time with their scores (K, H, W) at the original size, refined if necessary."""
+        size = prepared.original
+        weights = None if self.refine is None else self.refine.weights(enlarge(prepared.resized, size))
+        step = max(chunk_elements(merged.device, self.parts) // (size[0] * size[1]), 1)
+        for start in range(0, len(merged), step):
+            full = enlarge(merged[start : start + step], size)
+            rows = slice(start, start + len(full))
+            prepared.note("full_scores", Fragment(full, (rows,), (len(merged), *size)))
+            if weights is not None:
+                full = self.refine.refine(full, weights)
+                prepared.note("refined_scores", Fragment(full, (rows,), (len(merged), *size)))
+            yield rows, full

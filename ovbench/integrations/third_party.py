@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ import torch
 
 from ovbench.backbones.build import Loaded
 from ovbench.config.load import Cell
+from ovbench.inference.batching import Prediction, attempt
 from ovbench.inference.pipeline import Classes, named_classes
 from ovbench.methods.base import Method, Needs
 from ovbench.methods.blame import CannotBuild, MethodError
@@ -222,7 +223,7 @@ class WorkerPredictor:
         self.process: WorkerProcess | None = None
         self.crashes: list[str] = []
 
-    def add(self, classes: Sequence[Sequence[str]]) -> None:
+    def add_vocabulary(self, classes: Sequence[Sequence[str]]) -> None:
         """Add a vocabulary, one list of synonyms per class; each one needs its own model."""
         self.vocabularies.append([list(names) for names in classes])
         self.close()
@@ -265,6 +266,19 @@ class WorkerPredictor:
         return self.process.ask(
             "build", settings=settings, classes=classes, device=device, threads=torch.get_num_threads()
         )
+
+    def batcher(self, size: int = 0) -> WorkerPredictor:
+        """Return this object: such a class labels one image at a time."""
+        return self
+
+    def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Prediction]:
+        """Yield the prediction of an image; see `WindowBatcher.add`."""
+        self.seconds = seconds = {}
+        yield attempt(number, lambda: self.label(image), seconds, self.method)
+
+    def flush(self) -> Iterator[Prediction]:
+        """Yield the predictions of pending images: none."""
+        return iter(())
 
     def label(self, image: np.ndarray, regions: np.ndarray | None = None) -> list[np.ndarray]:
         """Label an image.
@@ -349,7 +363,7 @@ class ThirdPartyPipeline:
 
     def add_vocabulary(self, cell: Cell, classes: Classes, background: int | None) -> None:
         """Add a model, because such a class has its own class names."""
-        self.predictor.add(classes)
+        self.predictor.add_vocabulary(classes)
         self._loaded = {}
 
     def set_vocabulary(self, classes: Classes, background: int | None = None) -> None:

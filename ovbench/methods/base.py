@@ -265,6 +265,22 @@ class Method(Declaration, nn.Module):
         """Return the features of a batch of windows, independent of any vocabulary."""
         raise TypeError(f"{type(self).__name__} does not define encode")
 
+    def join(self, features: Any, image: WindowedImage) -> Any:
+        """Return the features of all windows of an image after the windows have seen each other.
+
+        Called if ``needs.join`` is given, with what ``encode`` returned; therefore ``encode`` must return tensors, or
+        NamedTuples of tensors, with the window as first axis. The result must depend on this image alone. The memory of
+        a step over all pairs of cells grows with the square of the number of windows: compute it in blocks.
+
+        Args:
+            features: of all windows, in the order of ``image.boxes``.
+            image: the resized image, its windows, and the context of ``encode_image``.
+
+        Returns:
+            What ``score`` reads; here the features as they are.
+        """
+        return features
+
     def score(self, features: PatchFeatures, queries: Queries) -> Tensor:
         """Return the scores of every cell for every query, float (B, Q, gh, gw); here the cosine."""
         tokens = nn.functional.normalize(features.tokens, dim=-1)

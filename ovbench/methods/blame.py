@@ -135,23 +135,24 @@ def _defined(code: Any, function: str = "encode") -> str | None:
     return f"{defined.co_filename}, line {defined.co_firstlineno}" if defined else None
 
 
-def check_features(value: Any, windows: int, method: Any) -> None:
+def check_features(value: Any, windows: int, method: Any, function: str = "encode") -> None:
     """Check that a method returned the PatchFeatures that the inherited ``score`` reads.
 
     Args:
-        value: What ``encode`` returned.
+        value: What was returned.
         windows: Number of windows of the batch.
         method: The method.
+        function: Name of the function that returned it.
 
     Raises:
         MethodError: If type, grid or shape is wrong.
     """
     if not isinstance(value, PatchFeatures):
-        what = f"{_name(method)}.encode returned {_described(value)}, expected PatchFeatures"
-        raise MethodError(what, where=_defined(method))
+        what = f"{_name(method)}.{function} returned {_described(value)}, expected PatchFeatures"
+        raise MethodError(what, where=_defined(method, function))
     try:
         cells = value.grid[0] * value.grid[1]
     except (TypeError, IndexError):
-        what = f"{_name(method)}.encode returned the grid {value.grid!r}, expected (gh, gw)"
-        raise MethodError(what, where=_defined(method)) from None
-    expect(value.tokens, (windows, cells, None), method, "encode")
+        what = f"{_name(method)}.{function} returned the grid {value.grid!r}, expected (gh, gw)"
+        raise MethodError(what, where=_defined(method, function)) from None
+    expect(value.tokens, (windows, cells, None), method, function)

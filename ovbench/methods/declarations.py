@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from ovbench.methods.params import (
     CASSParams,
@@ -38,12 +38,15 @@ class Needs(NamedTuple):
         regions: whether it needs region maps.
         optional: backbones that it uses only if they are configured.
         original: whether ``encode_image`` reads the image at its original size.
+        join: "windows" if ``join`` and ``score`` get the features of all windows of an image together; "image" if
+            ``join`` also returns features of one grid over the resized image, so that ``score`` returns (1, Q, gh, gw).
     """
 
     backbones: tuple[str, ...]
     regions: bool = False
     optional: tuple[str, ...] = ()
     original: bool = False
+    join: Literal["", "windows", "image"] = ""
 
 
 class Declaration:

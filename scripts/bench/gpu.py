@@ -32,7 +32,6 @@ from torch import nn
 from ovbench.backbones.clip import ClipVision
 from ovbench.config.load import Protocol
 from ovbench.data.decode import read_image
-from ovbench.inference.batching import ImageByImage, WindowBatcher
 from ovbench.inference.decision import Leading, tile_elements
 from ovbench.inference.precision import PRECISIONS, Execution, execute, refuse_tf32
 from ovbench.inference.predictor import Predictor
@@ -127,7 +126,7 @@ def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, An
     number = 4 if quick else 64
 
     def run(batch: int) -> None:
-        batcher = WindowBatcher(predictor, batch) if batch else ImageByImage(predictor)
+        batcher = predictor.batcher(batch)
         done = sum(1 for n in range(number) for _ in batcher.add(n, image)) + sum(1 for _ in batcher.flush())
         assert done == number
 

@@ -90,12 +90,13 @@ def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
     from ovbench.config.load import resolve
     from ovbench.inference.pipeline import build_pipeline
     from ovbench.inference.predictor import Predictor
+    from ovbench.inference.steps import Limits
     from ovbench.utils.errors import ScoreError
 
     pipeline = build_pipeline(resolve("maskclip", "mini"), (("a",), ("b",)))
     assert isinstance(pipeline.predictor, Predictor)
     monkeypatch.setattr(pipeline.method, "score", lambda features, queries: torch.full((1, 2, 3, 3), torch.nan))
-    pipeline.predictor.windows_at_once = 1
+    pipeline.predictor.limits = Limits(1)
     with pytest.raises(ScoreError, match="MaskCLIP returned scores that are NaN or infinite"):
         pipeline.label(torch.zeros(60, 60, 3, dtype=torch.uint8).numpy())
 

@@ -8,7 +8,7 @@ import torch
 from towers import small_towers
 
 from ovbench.config.load import Protocol
-from ovbench.inference.batching import ImageByImage, WindowBatcher
+from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.predictor import Predictor
 from ovbench.inference.sliding_window import window_grid
 from ovbench.inference.windowed_image import PAD_REGION, region_slots
@@ -26,7 +26,7 @@ from ovbench.methods.scclip import SCCLIP
 from ovbench.methods.sclip import SCLIP
 from ovbench.methods.sfp import SFP
 from ovbench.regions.ids import nearest_ids, rank_ids, resized_ids
-from ovbench.utils.errors import ScoreError
+from ovbench.utils.errors import ScoreError, warn_once
 
 NOISE = np.random.default_rng(0)
 SIZES = [(64, 150), (130, 170), (64, 64), (90, 64), (70, 200), (40, 64)]  # from one window to twelve, and too small
@@ -107,7 +107,7 @@ def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
 
 def test_shared_batches_change_no_label_of_the_plain_way(towers):
     ours = predictor(MaskCLIP(towers))
-    plain, order = run(ImageByImage(ours), range(6)), [2, 4, 1, 0, 5, 3]
+    plain, order = run(WindowBatcher(ours), range(6)), [2, 4, 1, 0, 5, 3]
     for size in (1, 8, 96):
         together = run(WindowBatcher(ours, size), order)
         assert all(np.mean(together[n] == plain[n]) > 0.999 for n in order)  # ties apart, as the shapes are others
@@ -175,14 +175,15 @@ def test_a_batch_that_the_method_refuses_fails_one_image(towers):
     assert all(np.array_equal(labels, expected[n]) for n, labels in found.items())
 
 
-def test_out_of_memory_halves_the_batch_and_says_so_once(towers, capsys):
+def test_out_of_memory_halves_the_batch_and_says_so_once(towers, caplog):
     expected = run(WindowBatcher(predictor(MaskCLIP(towers)), 8), range(6))
     method = watched(towers, room=3)
     batcher = WindowBatcher(predictor(method), 12)
+    warn_once.cache_clear()
     found = run(batcher, range(6))
     assert batcher.size == 3 and {shape[0] for shape in method.seen} == {12, 6, 3, 1}  # 1: the image too small to share
     assert all(np.mean(labels == expected[n]) > 0.999 for n, labels in found.items())
-    assert capsys.readouterr().err.count("continuing with smaller batches") == 1
+    assert [r.message for r in caplog.records] == ["out of memory on cpu: continuing with less at once"]
     hopeless = run(WindowBatcher(predictor(watched(towers, room=0)), 4), range(6))
     assert all("too little memory for one window" in str(error) for error in hopeless.values())
 

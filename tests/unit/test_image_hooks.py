@@ -7,7 +7,7 @@ from torch.nn.functional import avg_pool2d
 from towers import small_towers
 
 from ovbench.config.load import Protocol
-from ovbench.inference.batching import ImageByImage, WindowBatcher
+from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Method, Needs, Queries
 from ovbench.methods.bilinear import enlarge
@@ -109,7 +109,7 @@ def test_the_original_image_is_at_hand_and_batches_hold_one_image(towers):
     assert method.windowwise == MaskCLIP.windowwise
     predictor = Predictor(method, PROTOCOLS[0], [QUERIES])
     expected = {turn: predictor.label(IMAGE[:, :width])[0] for turn, width in enumerate((170, 150, 165))}
-    for batcher in (ImageByImage(predictor), WindowBatcher(predictor, 7)):
+    for batcher in (WindowBatcher(predictor), WindowBatcher(predictor, 7)):
         found = [p for turn, width in enumerate((170, 150, 165)) for p in batcher.add(turn, IMAGE[:, :width])]
         found += batcher.flush()
         assert all(np.array_equal(p.labels[0], expected[p.number]) for p in found) and len(found) == 3

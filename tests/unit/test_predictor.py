@@ -10,9 +10,9 @@ from towers import small_towers
 
 from ovbench.config.load import Protocol
 from ovbench.inference import decision as reduce
-from ovbench.inference import predictor as labeller_module
 from ovbench.inference.decision import decide
 from ovbench.inference.predictor import Predictor
+from ovbench.inference.steps import Limits
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.maskclip import MaskCLIP
@@ -76,7 +76,7 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_listener_hears_of_the_path_that_runs_and_changes_nothing(towers, monkeypatch, make, protocol):
     monkeypatch.setattr(reduce, "TILE_CPU", 1 << 10)
-    monkeypatch.setattr(labeller_module, "CHUNK_CPU", 1)  # one query at a time
+    monkeypatch.setattr(reduce, "CHUNK_CPU", 1)  # one query at a time
     method = make(towers)
     label(method, protocol)  # constants are made once
     with Operations() as alone:
@@ -107,7 +107,7 @@ def test_the_labels_do_not_depend_on_tiles_and_chunks(towers, monkeypatch, make,
     method, protocol = make(towers), Protocol(crop=64, stride=40, refine=refine, pamr_iterations=2)
     expected = label(method, protocol)
     monkeypatch.setattr(reduce, "TILE_CPU", 1 << 10)
-    monkeypatch.setattr(labeller_module, "CHUNK_CPU", 1)
+    monkeypatch.setattr(reduce, "CHUNK_CPU", 1)
     assert np.array_equal(label(method, protocol), expected)
 
 
@@ -142,7 +142,7 @@ def test_a_vocabulary_without_background_has_no_threshold_which_is_said_once(tow
 def test_no_map_of_all_queries_exists_at_full_size(towers, monkeypatch):
     sizes = []
     monkeypatch.setattr(reduce, "TILE_CPU", 1 << 10)
-    monkeypatch.setattr(labeller_module, "CHUNK_CPU", 300 * 260)
+    monkeypatch.setattr(reduce, "CHUNK_CPU", 300 * 260)
     add = reduce.Leading.add
     monkeypatch.setattr(reduce.Leading, "add", lambda self, s: sizes.append(s.numel()) or add(self, s))
     label(MaskCLIP(towers), Protocol(crop=64, stride=40))
@@ -163,14 +163,15 @@ class LittleMemory(MaskCLIP):
         return super().encode(batch)
 
 
-def test_out_of_memory_halves_the_windows_once_for_all(towers, capsys):
+def test_out_of_memory_halves_the_windows_once_for_all(towers, caplog):
     protocol = Protocol(crop=64, stride=40)
     expected = label(MaskCLIP(towers), protocol)
     predictor = Predictor(LittleMemory(towers), protocol, [QUERIES])
+    warn_once.cache_clear()
     for _ in range(2):
         assert np.array_equal(predictor.label_resized(IMAGE, (300, 260))[0], expected)
-    assert predictor.windows_at_once == 3
-    assert capsys.readouterr().err == "out of memory on cpu: continuing with fewer windows at once\n"
+    assert predictor.limits == Limits(3)
+    assert [r.message for r in caplog.records] == ["out of memory on cpu: continuing with less at once"]
 
 
 def test_out_of_memory_with_one_window_fails_the_image(towers):

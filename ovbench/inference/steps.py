@@ -1,0 +1,285 @@
+"""The steps of one image through a method: resize, windows, features, scores, merged scores, labels."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ovbench.backbones.normalization import per_channel
+from ovbench.backbones.preprocess import Normalisation
+from ovbench.config.load import Protocol
+from ovbench.inference.decision import LabelMaps, chunk_elements
+from ovbench.inference.pamr import PAMR
+from ovbench.inference.sliding_window import WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.inference.windowed_image import Fragment, pad_region
+from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no_note
+from ovbench.methods.bilinear import enlarge
+from ovbench.methods.blame import check_features, expect
+from ovbench.methods.ops import Box, Decision, Pad
+from ovbench.regions.ids import resized_ids
+from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once
+from ovbench.utils.images import resize_image, resized_size
+
+PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch size of the tower that reads the queries
+MOST_PARTS = 1 << 12
+
+
+class Limits(NamedTuple):
+    """Hold how much is computed at once.
+
+    Attributes:
+        windows: windows of one image that are encoded together, if it is alone, or scored together.
+        parts: how many times smaller than usual chunks of queries and tiles are.
+    """
+
+    windows: int = 16
+    parts: int = 1
+
+    def smaller(self) -> Limits | None:
+        """Return the limits to try after memory ran out, None if there are none."""
+        return None if self.parts >= MOST_PARTS else Limits(max(self.windows // 2, 1), self.parts * 8)
+
+
+class Steps:
+    """Run the steps of a method with its protocol, for one or several vocabularies, on the device of the method.
+
+    The steps of an image are `prepare`, `with_context`, `encode` for batches of its windows, `join` if the method looks
+    at all windows together, `score`, and `finish`. `ovbench.inference.batching` calls them in this order.
+    """
+
+    def __init__(self, method: Method, protocol: Protocol, vocabularies: list[Queries]):
+        self.method = method.eval()
+        self.method.normalisation = Normalisation(tuple(protocol.mean), tuple(protocol.std))
+        self.protocol = protocol
+        self.vocabularies: list[Queries] = []
+        self.decisions: list[Decision] = []
+        for queries in vocabularies:
+            self.add_vocabulary(queries, protocol)
+        tower = getattr(method, method.reads, None) or getattr(method, method.sees, None)
+        self.patch = getattr(tower, "patch", 0)  # 0: of a third party's tower, whose patch is not known
+        self.pad_multiple = self.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
+        if protocol.crop and self._is_below_patch(protocol.crop + -protocol.crop % (self.pad_multiple or 1)):
+            raise UsageError(
+                f"windows of crop = {protocol.crop} pixels are smaller than a patch of {self.patch} pixels",
+                fix=f"set crop to at least {self.patch}, or to 0 for whole images",
+            )
+        pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
+        self.maps = LabelMaps(method, pamr if protocol.refine == "pamr" else None)
+        self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
+        self.whole = protocol.crop == 0
+        self.at_original = self.whole and method.enlarges_once and not self.maps.adjusts
+        # then cell scores can be enlarged tile by tile in the decision
+        self.as_cells = (
+            self.at_original and self.refine_windows is None and type(method).window_scores is Method.window_scores
+        )
+        self.limits = Limits()
+        self.seconds: dict[str, float] = {}
+
+    def add_vocabulary(self, queries: Queries, protocol: Protocol) -> None:
+        """Score one more vocabulary from the same features.
+
+        Args:
+            queries: the text side.
+            protocol: its ``logit_scale`` and ``prob_thd`` are used.
+        """
+        decision = Decision(protocol.logit_scale, protocol.prob_thd, queries.background)
+        if decision.threshold != protocol.prob_thd:
+            warn_once(
+                f"prob_thd = {protocol.prob_thd:g} is not used, because the classes have no background for "
+                "pixels below it; name one (background in the card), or set prob_thd=0"
+            )
+        self.vocabularies = [*self.vocabularies, queries]
+        self.decisions.append(decision)
+
+    def clear_vocabularies(self) -> None:
+        """Remove all vocabularies."""
+        self.vocabularies, self.decisions = [], []
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the method."""
+        return next(self.method.parameters()).device
+
+    @contextmanager
+    def stage(self, name: str):
+        """Add the time of a stage; on a GPU, the time to queue the work, except for "decide", which waits for it."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def prepare(self, image: np.ndarray, regions: np.ndarray | None = None) -> WindowedImage:
+        """Resize an image and divide it into windows.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, at its original size.
+            regions: int32 (H, W), the region map, for methods that need one.
+        """
+        with self.stage("resize"):
+            size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
+            return self.windowed(resize_image(image, size), image.shape[:2], regions, pixels=image)
+
+    @torch.inference_mode()
+    def windowed(
+        self,
+        resized: np.ndarray,
+        original: tuple[int, int],
+        regions: np.ndarray | None = None,
+        note: Note = no_note,
+        pixels: np.ndarray | None = None,
+    ) -> WindowedImage:
+        """Copy a resized image to the device and divide it into windows.
+
+        Args:
+            resized: uint8 (h, w, 3), RGB, resized by the protocol.
+            original: size (H, W) before resizing.
+            regions: int32 (H, W), the region map, for methods that need one.
+            note: called with intermediate quantities.
+            pixels: uint8 (H, W, 3), RGB, the image before resizing, for methods that need it.
+
+        Raises:
+            InputError: if the image has windows smaller than a patch.
+            UsageError: if the method needs the image before resizing and it is not given.
+        """
+        self.vocabularies = [queries.to(self.device) for queries in self.vocabularies]
+        size = resized.shape[:2]
+        boxes = window_grid(size, self.protocol.crop, self.protocol.stride)
+        pad = pad_to_multiple(boxes[0].size, 0 if self.whole else self.pad_multiple)  # a whole image is never padded
+        height, width = (side + sum(added) for side, added in zip(boxes[0].size, (pad[2:], pad[:2]), strict=True))
+        if self._is_below_patch(min(height, width)):
+            raise InputError(
+                f"the image has windows of {width}x{height} pixels, less than a patch of {self.patch} pixels",
+                fix="exclude the image, or set pad or a larger short_side",
+            )
+        map_ = None if regions is None else self._upload(regions).long()
+        resized_map = None if regions is None else self._upload(resized_ids(regions, size)).long()
+        seen = None
+        if self.method.needs.original:
+            if pixels is None:
+                raise UsageError(f"{type(self.method).__name__} needs the image at its original size")
+            seen = self._upload(pixels)
+        note("windows", boxes)
+        image = self._normalise(resized)
+        return WindowedImage(image, original, boxes, pad, seen, map_, resized_map, pad_region(regions), None, note)
+
+    def _is_below_patch(self, side: int) -> bool:
+        return side < self.patch
+
+    def _normalise(self, image: np.ndarray) -> Tensor:
+        pixels = self._upload(image).permute(2, 0, 1).float()
+        mean, std = (per_channel(tuple(values), pixels) for values in (self.protocol.mean, self.protocol.std))
+        return (pixels - mean) / std
+
+    def _upload(self, values: np.ndarray) -> Tensor:
+        """Copy values to the device; to a GPU through pinned memory, so that the host does not wait."""
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
+    @torch.inference_mode()
+    def with_context(self, prepared: WindowedImage) -> WindowedImage:
+        """Return the image with what the method computes once for it."""
+        with self.stage("encode"):
+            return prepared._replace(context=self.method.encode_image(prepared))
+
+    @torch.inference_mode()
+    def encode(self, batch: Batch) -> Any:
+        """Return the method's features of a batch, checked."""
+        batch.note("batch_windows", batch.windows)
+        features = self.method.encode(batch)
+        if type(self.method).score is Method.score and not self.method.needs.join:
+            check_features(features, len(batch.windows), self.method)
+        batch.note("features", features)
+        return features
+
+    @torch.inference_mode()
+    def join(self, prepared: WindowedImage, features: Any) -> Any:
+        """Return the features of all windows of an image as the method joins them, checked."""
+        with self.stage("join"):
+            joined = self.method.join(features, prepared)
+        if type(self.method).score is Method.score:
+            count = 1 if self.method.needs.join == "image" else len(prepared.boxes)
+            check_features(joined, count, self.method, "join")
+        prepared.note("joined", joined)
+        return joined
+
+    def means(self, prepared: WindowedImage) -> list[WindowMean]:
+        """Return an empty `WindowMean` per vocabulary.
+
+        It has the resized size of the image. A whole image that is enlarged once has its original size, or stays cells
+        until the decision.
+        """
+        size = prepared.original if self.at_original else prepared.size
+        return [WindowMean(None if self.as_cells else size) for _ in self.vocabularies]
+
+    @torch.inference_mode()
+    def score(self, prepared: WindowedImage, means: list[WindowMean], features: Any, boxes: list[Box]) -> None:
+        """Score some windows and add the scores to the means of their image.
+
+        Args:
+            prepared: the image.
+            means: one per vocabulary.
+            features: from `encode` or `join`.
+            boxes: the windows of these features.
+        """
+        if self.method.needs.join == "image":
+            boxes, prepared = [Box(0, 0, *prepared.size)], prepared._replace(pad=Pad(0, 0, 0, 0))
+        with self.stage("score"):
+            for queries, mean in zip(self.vocabularies, means, strict=True):
+                scores = expect(
+                    self.method.score(features, queries), (len(boxes), None, None, None), self.method, "score"
+                )
+                prepared.note("patch_scores", scores)
+                self._add_scores(prepared, boxes, scores, mean)
+
+    @torch.inference_mode()
+    def finish(self, prepared: WindowedImage, means: list[WindowMean]) -> list[np.ndarray]:
+        """Compute the labels of an image after all of its windows are scored.
+
+        Returns:
+            uint16 (H, W), one map per vocabulary.
+
+        Raises:
+            ScoreError: scores are NaN or infinite. This is checked last, because the host must wait for the answer.
+        """
+        self.maps.parts = self.limits.parts
+        with self.stage("decide"):
+            merged = [
+                self.maps.adjusted(prepared, mean.result(), queries)
+                for mean, queries in zip(means, self.vocabularies, strict=True)
+            ]
+            finite = torch.stack([scores.sum().isfinite() for scores in merged])
+            labels = [
+                self.maps.labels(prepared, scores, queries, decision)
+                for scores, queries, decision in zip(merged, self.vocabularies, self.decisions, strict=True)
+            ]
+            if not finite.all():
+                raise ScoreError(f"{type(self.method).__name__} returned scores that are NaN or infinite")
+            return [map_.cpu().numpy().astype(np.uint16) for map_ in labels]
+
+    def _add_scores(self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: WindowMean) -> None:
+        """Add cell scores (B, Q, gh, gw) to the mean, some queries at a time to limit memory."""
+        if self.as_cells:
+            mean.add(scores, [Box(0, 0, *scores.shape[2:])])
+            return
+        targets = [Box(0, 0, *prepared.original)] if self.at_original else boxes
+        count, queries, size = len(scores), scores.shape[1], targets[0].size
+        step = max(chunk_elements(self.device, self.limits.parts) // (count * size[0] * size[1]), 1)
+        for start in range(0, queries, step):
+            chunk = self.method.window_scores(scores[:, start : start + step], size, prepared.pad)
+            chunk = expect(chunk, (len(scores), None, *size), self.method, "window_scores")
+            if self.refine_windows is not None:
+                chunk = self._refined(chunk, cut(prepared.resized, boxes, Pad(0, 0, 0, 0)))
+            rows = slice(start, start + chunk.shape[1])
+            prepared.note("window_scores", Fragment(chunk, (slice(None), rows), (count, queries, *size)))
+            mean.add(chunk, targets, start, queries)
+
+    def _refined(self, scores: Tensor, guides: Tensor) -> Tensor:
+        """Refine window scores (B, Q, h, w) along the edges of their windows (B, 3, h', w')."""
+        pamr, size = self.refine_windows, tuple(scores.shape[-2:])
+        return torch.stack(
+            [pamr.refine(s, pamr.weights(enlarge(g, size))) for s, g in zip(scores, guides, strict=True)]
+        )
