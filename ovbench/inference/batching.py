@@ -62,6 +62,7 @@ class PendingImage:
         prepared: the image.
         key: what windows of other images in its batches have in common with its own; None: its batches are its own.
         seconds: time of each stage.
+        limits: how much was computed at once when it was added.
         at_once: number of windows that are scored together; 0: those that were encoded together.
         means: merged scores, one per vocabulary.
         features: of its next windows, in order.
@@ -71,7 +72,8 @@ class PendingImage:
     """
 
     def __init__(self, number: int, prepared: WindowedImage, key: BatchKey | None, steps: Steps):
-        self.number, self.prepared, self.key, self.seconds = number, prepared, key, steps.seconds
+        self.number, self.prepared, self.key = number, prepared, key
+        self.seconds, self.limits = steps.seconds, steps.limits
         self.at_once = len(prepared.boxes) if steps.method.needs.join else 0 if key is None else steps.limits.windows
         self.means: list[WindowMean] = steps.means(prepared)
         self.features: list[Any] = []
@@ -194,13 +196,16 @@ class WindowBatcher:
         """Label an image alone after memory ran out, with less and less at once."""
         before, labels = self.steps.limits, None
         while labels is None:
-            limits = self.steps.limits.smaller()
+            limits = self.steps.limits
+            if limits == owner.limits:  # otherwise another image has lowered them
+                limits = limits.smaller()
             if limits is None:
                 self.steps.limits = before
                 raise _out_of_memory("the scores of this image")
             warn_once(f"out of memory on {self.steps.device}: continuing with less at once")
             self.steps.limits = limits
-            labels = self._attempt(PendingImage(owner.number, owner.prepared, None, self.steps))
+            owner = PendingImage(owner.number, owner.prepared, None, self.steps)
+            labels = self._attempt(owner)
         return labels
 
     def _attempt(self, owner: PendingImage) -> list[np.ndarray] | None:
