@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.files import read_text
 from ovbench.utils.toml import read_toml
 
 CANONICAL = "canonical"
@@ -39,7 +40,7 @@ def read_classes_file(path: str | Path) -> Queries:
         InputError: If the file is missing, empty, not UTF-8 or has another form, if two classes have the same name, or
             if there are more than `MOST_CLASSES`.
     """
-    text, where = _text(Path(path)), str(path)
+    text, where = read_text(Path(path), "class list"), str(path)
     classes = _from_json(text, where) if text.lstrip()[:1] in ("[", "{") else _from_lines(text, where)
     if not classes:
         raise InputError("no class in the list", where=where, fix=HOW)
@@ -190,7 +191,7 @@ def read_published_list(path: Path) -> Queries:
     Raises:
         InputError: If the file cannot be read.
     """
-    lines = _text(path).split("\n")
+    lines = read_text(path, "class list").split("\n")
     if lines[-1] == "":
         lines.pop()
     return tuple(tuple(line.split(SEPARATOR)) if line else () for line in lines)
@@ -237,14 +238,3 @@ def _families(folder: Path) -> frozenset[str]:
         named |= {family for lists in _same_lists(lists_folder).values() for family in lists}
         named |= {path.name.split(".")[1] for path in lists_folder.glob("*.*.txt")}
     return frozenset(named)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f'no class list "{path}"', fix="check the path") from None
-    except OSError as error:
-        raise InputError(f'cannot read the class list "{path}": {error.strerror}') from None
-    except UnicodeDecodeError:
-        raise InputError(f'the class list "{path}" is not UTF-8 text', fix="save it as UTF-8") from None

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ovbench.data.card import Card, Layout
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.files import read_text
 from ovbench.utils.toml import read_toml, refuse_unknown_keys
 
 SUFFIXES = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".png",), (".tif", ".tiff"), (".bmp",), (".webp",), (".gif",))
@@ -272,10 +273,7 @@ def read_split(path: Path) -> list[str] | None:
     """
     if not path.is_file():
         return None
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'cannot read the split file "{path}": {error}') from None
+    return [line.strip() for line in read_text(path, "split file").splitlines() if line.strip()]
 
 
 def _by_path(ids: Iterable[str], pattern: str) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ovbench.data.card import Card, Encoding, Layout
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import read_text
 
 IGNORED = 65535  # not scored
 NO_CLASS = 65534  # scored, matches no class
@@ -123,7 +124,7 @@ def read_table(path: Path, classes: int | None = None) -> dict[int, int | None]:
         InputError: If the file cannot be read, or a line is malformed or out of range.
     """
     found: dict[int, int | None] = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(map(str.strip, read_text(path, "label table").splitlines()), 1):
         if not line or line.startswith("#"):
             continue
         try:
@@ -134,13 +135,6 @@ def read_table(path: Path, classes: int | None = None) -> dict[int, int | None]:
         if classes is not None and not (0 <= int(raw) <= 65535 and (value == "-" or 0 <= int(value) < classes)):
             raise InputError(f'"{line}" is out of range', where=f"{path}, line {number}")
     return found
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f'cannot read the label table "{path}": {error}') from None
 
 
 def value_counts(values: np.ndarray) -> dict[int, int]:

@@ -111,6 +111,26 @@ def read_json(path: Path) -> Any:
         raise InputError(f"malformed JSON: {error}", where=str(path)) from error
 
 
+def read_text(path: Path, what: str) -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        what: Name of its content for the message, such as "class list".
+
+    Raises:
+        InputError: If the file is missing, cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f'no {what} "{path}"', fix="check the path") from None
+    except OSError as error:
+        raise InputError(f'cannot read the {what} "{path}": {error.strerror}') from None
+    except UnicodeDecodeError:
+        raise InputError(f'the {what} "{path}" is not UTF-8 text', fix="save it as UTF-8") from None
+
+
 def temporary_path(path: Path) -> Path:
     """Return a new path beside ``path`` whose name identifies the writer for `remove_leftovers`.
 

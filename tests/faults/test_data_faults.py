@@ -268,7 +268,7 @@ def test_an_empty_split(tmp_path):
     for command in ("verify", "subset"):
         fails(r"the split file is empty \(.*Segmentation/val.txt\)", command, "voc21", "--data-root", tmp_path)
     split.write_bytes(b"\xff\xfe")
-    fails(r"cannot read the split file", "verify", "voc21", "--data-root", tmp_path)
+    fails(r"the split file .* is not UTF-8", "verify", "voc21", "--data-root", tmp_path)
 
 
 @pytest.mark.parametrize("what", ["image", "label"])

@@ -30,6 +30,7 @@ from ovbench.training.reference_set.settings import Plan, stage_settings
 from ovbench.training.reference_set.summary import report_page
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import read_text
 from ovbench.utils.version import package_version
 
 TEXT_BATCH_SIZE = 4096
@@ -268,10 +269,7 @@ def _names_hash(chunks: Sequence[str]) -> str:
 def _listed(path: str) -> frozenset[str]:
     if not path:
         return frozenset()
-    try:
-        return frozenset(line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip())
-    except OSError as error:
-        raise InputError(f'cannot read the list of roots "{path}": {error.strerror}') from None
+    return frozenset(line.strip() for line in read_text(Path(path), "list of roots").splitlines() if line.strip())
 
 
 def _label_chunks(encoder: Any, labels: Sequence[str], names: Sequence[str], bar: tqdm) -> Iterator[np.ndarray]:

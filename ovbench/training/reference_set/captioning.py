@@ -14,6 +14,7 @@ from ovbench.training.caption_files import index_captions
 from ovbench.training.chat import ChatClient
 from ovbench.training.reference_set.chunks import SourceImage
 from ovbench.utils.errors import InputError, UsageError, first_line
+from ovbench.utils.files import read_text
 from ovbench.utils.paths import shipped
 
 Captioner = Callable[[SourceImage], list[str]]
@@ -86,20 +87,14 @@ def read_prompt(file: Path | None) -> str:
     Raises:
         InputError: If the file cannot be read.
     """
-    try:
-        return (file or shipped("configs", "caption_prompt.txt")).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise InputError(f'cannot read the prompt "{file}": {error.strerror}') from None
+    return read_text(file or shipped("configs", "caption_prompt.txt"), "prompt").strip()
 
 
 def _folder(folder: Path, image: SourceImage) -> list[str]:
     path = (folder / image.id).with_suffix(".txt")
     if not path.is_file():
         return []
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the captions: {first_line(error)}", where=str(path)) from None
+    return [line.strip() for line in read_text(path, "caption file").splitlines() if line.strip()]
 
 
 def _file(path: Path) -> Captioner:
