@@ -1,7 +1,6 @@
-"""What commands know of the methods of ovbench before they load torch: parameters, backbones and regions.
+"""Declarations of the methods of ovbench, read without torch: parameters, backbones and regions.
 
-A method's class inherits its declaration. The declaration of a method that is not listed here, such as a plug-in's, is
-its class.
+The class of a method inherits its declaration. For other methods, such as plug-ins, the class is the declaration.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from ovbench.utils.registry import BACKBONES
 
 
 class Needs(NamedTuple):
-    """Hold what a method needs from the pipeline.
+    """What a method needs from the pipeline.
 
     Attributes:
-        backbones: names in the registry of backbones, or of ``load_NAME`` functions beside the method.
-        regions: whether it needs region maps.
-        optional: backbones that it uses only if they are configured.
-        original: whether ``encode_image`` reads the image at its original size.
+        backbones: Names in the registry of backbones, or of ``load_NAME`` functions beside the method.
+        regions: Whether it needs region maps.
+        optional: Backbones that it uses only if they are configured.
+        original: Whether ``encode_image`` reads the image at its original size.
         join: "windows" if ``join`` and ``score`` get the features of all windows of an image together; "image" if
             ``join`` also returns features of one grid over the resized image, so that ``score`` returns (1, Q, gh, gw).
     """
@@ -50,7 +49,7 @@ class Needs(NamedTuple):
 
 
 class Declaration:
-    """State what a method needs and which parameters it has.
+    """The needs and the parameters of a method.
 
     Attributes:
         Params: Dataclass of the hyper-parameters.
@@ -72,87 +71,87 @@ class Declaration:
         """Check before loading that backbones, given by their specs, fit together.
 
         Raises:
-            InputError: They do not.
+            InputError: If they do not.
         """
 
 
 class MaskCLIPDeclaration(Declaration):
-    """Declare MaskCLIP."""
+    """The declaration of MaskCLIP."""
 
     Params = Residual
 
 
 class ClearCLIPDeclaration(Declaration):
-    """Declare ClearCLIP."""
+    """The declaration of ClearCLIP."""
 
     Params = NoResidual
 
 
 class SCLIPDeclaration(Declaration):
-    """Declare SCLIP."""
+    """The declaration of SCLIP."""
 
     Params = SCLIPParams
 
 
 class SCCLIPDeclaration(Declaration):
-    """Declare SC-CLIP."""
+    """The declaration of SC-CLIP."""
 
     Params = SCCLIPParams
 
 
 class SFPDeclaration(Declaration):
-    """Declare SFP."""
+    """The declaration of SFP."""
 
     Params = SFPParams
 
 
 class DiHCLIPDeclaration(Declaration):
-    """Declare DiH-CLIP."""
+    """The declaration of DiH-CLIP."""
 
     Params = DiHCLIPParams
 
 
 class NACLIPDeclaration(Declaration):
-    """Declare NACLIP."""
+    """The declaration of NACLIP."""
 
     Params = NACLIPParams
 
 
 class GEMDeclaration(Declaration):
-    """Declare GEM."""
+    """The declaration of GEM."""
 
     Params = GEMParams
 
 
 class ProxyCLIPDeclaration(Declaration):
-    """Declare ProxyCLIP."""
+    """The declaration of ProxyCLIP."""
 
     Params = ProxyCLIPParams
     needs = Needs(backbones=("clip", "dino"))
 
 
 class CorrCLIPDeclaration(Declaration):
-    """Declare CorrCLIP."""
+    """The declaration of CorrCLIP."""
 
     Params = CorrCLIPParams
     needs = Needs(backbones=("clip", "dino"), regions=True)
 
 
 class CASSDeclaration(Declaration):
-    """Declare CASS."""
+    """The declaration of CASS."""
 
     Params = CASSParams
     needs = Needs(backbones=("clip", "dino"), optional=("presence",))  # presence: a second CLIP
 
 
 class FreeCPDeclaration(Declaration):
-    """Declare FreeCP."""
+    """The declaration of FreeCP."""
 
     Params = FreeCPParams
 
 
 class Talk2DINODeclaration(Declaration):
-    """Declare Talk2DINO."""
+    """The declaration of Talk2DINO."""
 
     Params = Talk2DINOParams
     needs = Needs(backbones=("clip", "dinov2", "psi"))
@@ -165,7 +164,7 @@ class Talk2DINODeclaration(Declaration):
 
 
 class ReMEDeclaration(Declaration):
-    """Declare ReME."""
+    """The declaration of ReME."""
 
     Params = ReMEParams
     needs = Needs(backbones=("clip", "dinov2", "reference"), regions=True)

@@ -1,4 +1,4 @@
-"""Parameters of the methods of ovbench. Commands read them, so importing this file loads no torch."""
+"""Parameters of the methods of ovbench; importing this file does not load torch, so commands start fast."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CASS_CHOICES = {
 
 @dataclass(frozen=True)
 class NoParams:
-    """For methods without hyper-parameters."""
+    """No parameters."""
 
 
 @dataclass(frozen=True)
 class Residual:
-    """Keep the residual stream and the feed-forward of the last block by default.
+    """Parameters of methods that keep the residual stream and the feed-forward of the last block by default.
 
     Attributes:
         residual: Keep both in the last block, as in every other block.
@@ -35,7 +35,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class NoResidual:
-    """Drop the residual stream and the feed-forward of the last block by default.
+    """Parameters of methods that drop the residual stream and the feed-forward of the last block by default.
 
     Attributes:
         residual: Keep both in the last block, as in every other block.
@@ -183,8 +183,8 @@ class GEMParams(Residual):
     """Parameters of GEM.
 
     Attributes:
-        residual: The path accumulates; if false, its last term alone is the result.
-        depth: The path runs beside the last ``depth - 1`` blocks.
+        residual: Add the terms of all blocks; off: only the last term.
+        depth: The path has the last ``depth - 1`` blocks.
         iterations: Number of self-self attention steps on queries, keys and values before they weigh the values.
         temperature: Factor tau of the logits (none: from the mean norm of the tokens).
     """
@@ -211,7 +211,7 @@ class ProxyCLIPParams:
 class CorrCLIPParams:
     """Parameters of CorrCLIP; the defaults are the paper's, and those after ``spatial_depth`` are for ablations.
 
-    With ``scope``, ``value`` and the last four off, ClearCLIP remains.
+    With ``scope``, ``value`` and the last four off, CorrCLIP equals ClearCLIP.
 
     Attributes:
         tau: Temperature tau of the attention softmax.
@@ -220,7 +220,7 @@ class CorrCLIPParams:
         beta: Weight beta of the semantic branch.
         spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
         scope: Scope reconstruction; off: every patch attends to every patch.
-        value: Value reconstruction; off: weights softmax(q q^T) of ClearCLIP, scope and merging from CLIP's q-q.
+        value: Value reconstruction; off: weights softmax(q q^T) of ClearCLIP, scope and merging with CLIP's q-q.
         similarity: "qk-qk" (q + k), "q-k", "q-q", "k-k", "x-x" (output tokens), "uniform" (qk-qk, then equal weights).
         similarity_from: Tower whose last block is compared, "dino" or "clip".
         mask_merging: Merge regions with similar mean features.
@@ -259,9 +259,9 @@ class CASSParams:
         alpha: Weight alpha of the patches that a query is moved towards (0: off).
         cluster_distance: Distance at which the clustering of similar queries is cut.
         class_token: "image" (class token of the whole image) or "window" (of each window).
-        attention: "distilled", "keys" (CLIP's key graph alone) or "queries" (q k^T without the Gaussian).
+        attention: "distilled", "keys" (only CLIP's key graph) or "queries" (q k^T without the Gaussian).
         matching: "complementary" (most different heads), "similar" or "sequential" (same index, plain mean).
-        tie_order: Gain of an ordered pair of heads, decides between tied assignments (0: rounding decides).
+        tie_order: Gain of an ordered pair of heads, which breaks ties of assignments (0: rounding decides).
         swap: Exchange the two indices of a match, as the code does; paper: off.
         rank: Eigenvalues kept of DINO's graph (none: the graph itself).
         energy: Eta, keep the fewest eigenvalues with this fraction of their sum, ``rank`` at most; paper: 0.95.
@@ -269,7 +269,7 @@ class CASSParams:
         eigenvalues: Largest eigenvalues compared by the matching.
         fusion: Factor of the spectral distance in the fusion weight w; paper: 1.
         match_ranges: Map DINO's keys and graphs to the range of CLIP's; paper: off.
-        misread_colours: Show DINO the wrong colours and the square shape of the official code; paper: off.
+        misread_colours: Give DINO wrong colours and a square input, as the official code does; paper: off.
         gaussian_std: Standard deviation of NACLIP's Gaussian, in patches.
     """
 
@@ -378,7 +378,7 @@ class ReMEParams:
             (self.visual_topk >= 0, "visual_topk must be 0 (all) or more"),
             (self.block > 0 and self.probes > 0, "block and probes must be positive"),
             (self.search in ("exact", "faiss"), 'search must be "exact" or "faiss"'),
-            (self.search == "exact" or self.visual_topk > 0, "faiss finds the most similar few: give visual_topk"),
+            (self.search == "exact" or self.visual_topk > 0, "faiss needs visual_topk: it finds only similar segments"),
         )
         for holds, message in checks:
             if not holds:
