@@ -54,7 +54,7 @@ def label(case: Case, method: Method, queries: Queries | None = None) -> Recorde
     resized = ours if resized is None else resized
     predictor.label_resized(resized, image.shape[:2], case.inputs.get("masks"), note=notes, pixels=image)
     if "probabilities" not in notes.notes:  # the predictor did not need them: compute them from the scores
-        scores = notes.once("refined_scores" if predictor.refine else "full_scores")
+        scores = notes.once("refined_scores" if predictor.maps.refine else "full_scores")
         notes("probabilities", class_probabilities(scores, queries.class_index, predictor.decisions[0]))
     return notes
 
