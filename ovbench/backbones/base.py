@@ -162,7 +162,7 @@ class Backbone:
         return None if given.startswith("?") and not configured else options_over(given, configured)
 
     def same(self, one: str, other: str) -> bool:
-        """Return whether two specs name the same weights."""
+        """Return whether two specs have the same weights."""
         return one == other
 
     def names(self) -> list[str]:
@@ -186,7 +186,7 @@ class NamedWeights(Backbone):
         return replace_spec(self.name, configured, given, self.table)
 
     def same(self, one: str, other: str) -> bool:
-        """Return whether two specs name the same weights, one of them perhaps by a short name."""
+        """Return whether two specs have the same weights, also if one is a short name."""
         return self.parse(one) == self.parse(other)
 
     def names(self) -> list[str]:
@@ -246,5 +246,5 @@ def as_backbone(found: Any, name: str) -> Backbone:
         return found
     load = getattr(found, "load", found)
     if not callable(load):
-        raise TypeError(f"{load!r} is no backbone: an object with load(spec) and missing(spec), or load itself")
+        raise TypeError(f"{load!r} is not a backbone: an object with load(spec) and missing(spec), or load itself")
     return PluginBackbone(name, load, found)

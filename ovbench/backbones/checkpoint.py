@@ -64,7 +64,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         state = read_archive(path) if is_torchscript(path) else _torch(path)
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
-        raise InputError(f'"{path}" holds no tensors', fix="give a file with a state dict")
+        raise InputError(f'"{path}" has no tensors', fix="give a file with a state dict")
     for mark in INERT:
         tensors = {key.replace(mark, ""): value for key, value in tensors.items()}
     while all(key.startswith("module.") for key in tensors):
@@ -87,7 +87,7 @@ def _torch(path: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f'"{path}" holds more than tensors and was not opened ({_refused(path) or first_line(error)})',
+            f'"{path}" contains more than tensors and was not opened ({_refused(path) or first_line(error)})',
             fix="save its state dict alone, best as safetensors",
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -180,7 +180,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, path: Path, f
         key = different[0]
         problem = f"{key} is {_shape(state[key])}, expected {_shape(want[key])}"
     elif absent:
-        held = f"; it holds {surplus[0]}" if surplus else ""
+        held = f"; it has {surplus[0]}" if surplus else ""
         problem = f"{len(absent)} of {len(want)} tensors are missing, first {absent[0]}{held}"
     elif surplus:
         problem = f"it has {len(surplus)} tensors too many, first {surplus[0]}"

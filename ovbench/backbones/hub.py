@@ -86,7 +86,7 @@ def fetch_file(source: str, *names: str) -> Path:
                 problem = error
     raise InputError(
         f"{names[0]} of {source} is not on this machine and could not be downloaded ({first_line(problem)})",
-        fix="run once with a connection, copy the file to this machine, or name a local file",
+        fix="run once with a connection, copy the file to this machine, or give a local file",
     )
 
 
@@ -115,7 +115,7 @@ def require_connection(url: str, absent: Sequence[str]) -> None:
     if reason:
         raise InputError(
             f"missing weights: {', '.join(absent)} ({reason})",
-            fix="run once with a connection, copy the files to this machine, or name a local file",
+            fix="run once with a connection, copy the files to this machine, or give a local file",
         )
 
 

@@ -97,7 +97,7 @@ class Clip(NamedWeights):
 
 
 CLIP = Clip("clip", "CLIP: image and text towers, from open_clip")
-PRESENCE = Clip("presence", "a second CLIP, which tells what is in an image", table="clip")
+PRESENCE = Clip("presence", "a second CLIP, which decides what an image contains", table="clip")
 
 
 def clip_architecture(spec: BackboneSpec, where: str) -> Mapping[str, Any]:

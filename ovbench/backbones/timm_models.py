@@ -125,7 +125,7 @@ class Dino(NamedWeights):
             self.tower(vit)
         except AttributeError:
             raise InputError(
-                f"{parsed.architecture} is no network for {self.name}: it is not a ViT", where=where
+                f"{parsed.architecture} is not a network for {self.name}: it is not a ViT", where=where
             ) from None
 
 

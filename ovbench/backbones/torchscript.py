@@ -102,7 +102,7 @@ class Reader(pickle.Unpickler):
             ("torch", "device"): str,
         }
         if (module, name) not in known:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no tensor")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not a tensor")
         return known[module, name]
 
     def persistent_load(self, pid: Any) -> Tensor:

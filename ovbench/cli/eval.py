@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--compile", "compiled", is_flag=True, help="Run the backbones' blocks with torch.compile.")
 @click.option(
     "--batch", type=click.IntRange(min=0), metavar="N",
-    help="Number of windows per batch, a multiple of 8; a batch may hold windows of several images. 0: one image per "
+    help="Number of windows per batch, a multiple of 8; a batch may have windows of several images. 0: one image per "
     "batch. [default: 32 on a GPU, 0 on the CPU]",
 )  # fmt: skip
 @options.data_root

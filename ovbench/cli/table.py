@@ -63,7 +63,7 @@ def table(
     if layout is None:
         records = [f for f in records if not datasets or f.record["cell"]["dataset"] in datasets]
         if not records:
-            raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or name a --layout")
+            raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or give a --layout")
         made = record_table(records)
     else:
         loaded = load_layout(layout, datasets)

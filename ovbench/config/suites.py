@@ -109,7 +109,7 @@ def load_suite(
             if not (own_weights and _own_backbones(dataset))
         ]
     if not found:
-        raise InputError("no run is left", where=file, fix="name a dataset with --dataset")
+        raise InputError("no run is left", where=file, fix="give a dataset with --dataset")
     return found
 
 

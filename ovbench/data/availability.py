@@ -25,7 +25,7 @@ def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
 
     The states are "absent", "unprepared" (downloaded, `ovbench data prepare` is the next step), "incomplete",
     "present", "verified" (unchanged since `ovbench data verify` accepted it), "built in" (generated on first use) and
-    "broken" (a plug-in that cannot be loaded; ``broken`` says why).
+    "broken" (a plug-in that cannot be loaded; ``broken`` has the reason).
 
     Args:
         data_root: The folder to search; by default the configured ones.

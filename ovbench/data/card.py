@@ -219,7 +219,7 @@ def load_card(name_or_path: str) -> Card:
         if point.name == name_or_path:
             found = load_plugin(point, "dataset")
             if not isinstance(found, (str, Path)):
-                raise broken_plugin(point, "dataset", f"{found!r} is no path of a card")
+                raise broken_plugin(point, "dataset", f"{found!r} is not the path of a card")
             return _parse(Path(found), is_shipped=False)
     raise unknown("dataset", name_or_path, list_cards())
 
@@ -275,7 +275,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
 
 
 def _ordinary(classes: int) -> Encoding:
-    """The default encoding: class indices; 255 is ignored, or 65535 if 255 is a class."""
+    """Return the default encoding: class indices; 255 is ignored, or 65535 if 255 is a class."""
     void = 255 if classes <= WIDE else 65535
     return Encoding("index", void=(void,), means=f"class indices, {void} = ignored", stated=False)
 
@@ -316,7 +316,7 @@ def _check(card: Card, where: str) -> None:
 
 
 def _check_encoding(encoding: Encoding, card: Card, where: str) -> None:
-    """Void must not hide a class, and 16 bits must hold every value."""
+    """Check that no void value is a class, and that all values have at most 16 bits."""
     count, given = len(card.classes), encoding.values
     if given and (encoding.shift or encoding.table):
         raise InputError('"values" stands alone, without "shift" or "table"', where=where)

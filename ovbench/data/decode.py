@@ -299,7 +299,7 @@ def _orientation(data: bytes) -> int:
         return 1
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.getexif()  # a PNG may hold it after its pixels
+            image.getexif()  # in a PNG it may be after the pixels
             exif = Image.Exif()
             exif.load(image.info.get("exif", b""))
         tag = exif.get(ORIENTATION, 1)
@@ -309,7 +309,7 @@ def _orientation(data: bytes) -> int:
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror pixels (H, W, ...) as an orientation tag says."""
+    """Rotate and flip pixels (H, W, ...) by an orientation tag."""
     if orientation in TURNED:
         pixels = pixels.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
@@ -344,7 +344,7 @@ def _refuse_mode(image: Image.Image, data: bytes, path: Path) -> None:
     if image.mode == "LA":
         raise _unfit(path, "has an alpha channel beside its values (LA)", "save it as a one-channel PNG")
     if image.mode == "F":
-        raise _unfit(path, "holds 32-bit floats, not class values", "save it as a one-channel PNG of integers")
+        raise _unfit(path, "has 32-bit floats, not class values", "save it as a one-channel PNG of integers")
     if image.mode not in ONE_CHANNEL:
         raise _unfit(
             path,

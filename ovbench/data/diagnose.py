@@ -173,7 +173,7 @@ def _mask(card: Card, encoding: Encoding, files: Counter) -> list[Problem]:
     if encoding.stated or len(card.classes) != 2 or set(files) != {0, 255}:
         return []
     text = (
-        "the labels hold only 0 and 255, and 255 is ignored by default, so the second class would never occur: write "
+        "the labels have only 0 and 255, and 255 is ignored by default, so the second class would never occur: write "
         "[encoding.mask] and values = [0, 255] in the card if 255 is the second class, or [encoding.index] and "
         "void = [255] to ignore it"
     )

@@ -222,7 +222,7 @@ def _refuse_other(found: Mapping[str, Any], header: Mapping[str, Any], part: Pat
     if other:
         name, there, now = other[0]
         raise InputError(
-            f'the folder holds another run: "{name}" is {short_text(there)} there and {short_text(now)} now',
+            f'the folder belongs to another run: "{name}" is {short_text(there)} there and {short_text(now)} now',
             where=str(part),
             fix="choose another --out",
         )

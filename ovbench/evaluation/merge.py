@@ -156,7 +156,7 @@ def _refuse_unfinished(one: ShardLedger, found: Mapping[str, Entry]) -> None:
 def _write_ledger(folder: Path, header: Mapping[str, Any], entries: Sequence[Entry]) -> None:
     others = [part for part in folder.glob("part-*.jsonl") if part.name != f"part-{MERGED}.jsonl"]
     if others:
-        raise InputError("the folder holds another ledger", where=str(folder), fix="choose another --out")
+        raise InputError("the folder has another ledger", where=str(folder), fix="choose another --out")
     (folder / f"part-{MERGED}.jsonl").unlink(missing_ok=True)  # from an earlier merge
     with LedgerWriter(folder, MERGED, header) as ledger:
         for entry in entries:

@@ -183,7 +183,7 @@ class Record(Typed):
     metrics: MetricFields = _about("scores over all classes")
     per_class: list[ClassFields] = _about("scores by class")
     failed: dict[str, str] = _about("images that could not be scored, with the reason")
-    ledger: str = _about("folder beside the record that holds the counts of every image")
+    ledger: str = _about("folder beside the record with the counts of every image")
     time: TimeFields = _about("start, seconds, memory")
     notes: list[str] = _about("warning for readers of the scores", default_factory=list)
 

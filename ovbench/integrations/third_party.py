@@ -187,7 +187,7 @@ def describe(name: str) -> type[ThirdPartyMethod] | None:
         classes = ", ".join(found["classes"]) or "no class"
         raise InputError(f'no "{attribute}" in it', where=module, fix=f"it defines {classes}")
     if found["type"] == "other":
-        fix = "name a subclass of ovbench.methods.base.Method or of mmseg's BaseSegmentor"
+        fix = "give a subclass of ovbench.methods.base.Method or of mmseg's BaseSegmentor"
         raise UsageError(f'"{name}" is not a method', fix=fix)
     return None
 

@@ -327,7 +327,7 @@ class FreeCPParams:
 
     def __post_init__(self) -> None:
         if self.definitions not in ("official", "paper"):
-            raise UsageError(f'"{self.definitions}" is no value for "definitions"', fix='give "official" or "paper"')
+            raise UsageError(f'"{self.definitions}" is not a value of "definitions"', fix='give "official" or "paper"')
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise UsageError("temperature must be positive", where="freecp")
 

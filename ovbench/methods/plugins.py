@@ -59,7 +59,7 @@ def load_method(name: str) -> Any:
 
 
 def _refuse(name: str) -> Any:
-    raise UsageError(f'"{name}" is not a method', fix="name a subclass of ovbench.methods.base.Method")
+    raise UsageError(f'"{name}" is not a method', fix="give a subclass of ovbench.methods.base.Method")
 
 
 @functools.lru_cache(maxsize=16)

@@ -86,7 +86,7 @@ def read_case(folder: str | Path) -> Case:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f'cannot read "{path}"', fix="name a folder that holds a case.json") from error
+        raise InputError(f'cannot read "{path}"', fix="give a folder with a case.json") from error
     except ValueError as error:
         raise InputError(f"malformed JSON: {error}", where=str(path)) from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
@@ -121,7 +121,7 @@ def _stage(name: str, info: dict[str, Any]) -> Stage:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:  # no member gives more than its directory says
+        with zipfile.ZipFile(path) as archive:  # a member never has more bytes than its directory states
             size = sum(member.file_size for member in archive.infolist())
         if size > LARGEST:
             raise InputError(f"the arrays take {size >> 20} MiB unpacked, more than {LARGEST >> 20}", where=str(path))

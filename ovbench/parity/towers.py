@@ -53,7 +53,7 @@ def clip_module(spec: dict[str, Any]) -> nn.Module:
 
 def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
     visual = clip_module(spec)
-    whole = any(key.startswith("visual.") for key in weights)  # a whole CLIP, or its vision tower alone
+    whole = any(key.startswith("visual.") for key in weights)  # a complete CLIP, or only its vision tower
     visual.load_state_dict(
         {k.removeprefix("visual."): v for k, v in weights.items() if k.startswith("visual.") or not whole}
     )

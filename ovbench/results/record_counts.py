@@ -59,14 +59,14 @@ def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str
     else:
         candidates = [[*entries], sorted(entries)]
     if len(candidates[0]) < images:
-        raise InputError(f"its ledger holds {len(candidates[0])} of the {images} images of the record", fix=repeat)
+        raise InputError(f"its ledger has {len(candidates[0])} of the {images} images of the record", fix=repeat)
     for order in candidates:
         if ids_sha256(order[:images]) == wanted:
             return order[:images]
     if len(entries) == images:
         return sorted(entries)  # several processes wrote in another order; the caller compares the counts
     raise InputError(
-        f"its ledger holds {len(entries)} images, and it is not known which {images} the record covers",
+        f"its ledger has {len(entries)} images, and it is not known which {images} the record covers",
         fix=f"{repeat}; the new record covers all counted images",
     )
 

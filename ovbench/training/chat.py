@@ -114,5 +114,5 @@ class ChatClient:
 def _headers() -> dict[str, str]:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not (key.isascii() and key.isprintable()):  # urllib's own message would print the key
-        raise UsageError("the key holds characters that a header cannot", where=f"${KEY_VARIABLE}", fix="set it again")
+        raise UsageError("the key has characters that are invalid in a header", where=f"${KEY_VARIABLE}", fix="set it")
     return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})

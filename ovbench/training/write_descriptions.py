@@ -107,7 +107,7 @@ def local(model: str, device: str = "cpu") -> Callable[[str], str]:
     try:
         from transformers import pipeline
     except ImportError as error:
-        fix = 'pip install "ovbench[describe]", or name a server with --base-url'
+        fix = 'pip install "ovbench[describe]", or give a server with --base-url'
         raise InputError("a local model needs transformers", fix=fix) from error
     try:
         generate = pipeline("text-generation", model=model, device=device)

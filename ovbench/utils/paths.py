@@ -30,7 +30,7 @@ def shipped(*names: str) -> Path:
     The wheel contains both folders; an editable installation reads them from the checkout.
 
     Args:
-        names: The path below the folder that holds both, for example ``"configs", "weights.toml"``.
+        names: The path below the common folder, for example ``"configs", "weights.toml"``.
 
     Returns:
         The path, whether it exists or not.
@@ -56,7 +56,7 @@ def ensure_home() -> None:
     """Create a temporary home folder if the process has none.
 
     Containers often have neither ``HOME`` nor an entry in passwd, and libraries ask for a home folder too. The folder
-    is removed when the process ends. If no cache folder is set, a warning on stderr says that nothing is kept.
+    is removed when the process ends. If no cache folder is set, a warning on stderr says that nothing is cached.
     """
     try:
         Path.home()

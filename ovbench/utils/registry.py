@@ -86,7 +86,7 @@ class Registry:
                 raise broken_plugin(points[0], self.kind, first_line(error)) from None
         base = load_target(self.base, where=self.kind)
         if not (isinstance(found, type) and issubclass(found, base)):
-            raise broken_plugin(points[0], self.kind, f"{found!r} is no subclass of {self.base.replace(':', '.')}")
+            raise broken_plugin(points[0], self.kind, f"{found!r} is not a subclass of {self.base.replace(':', '.')}")
         return found
 
     def declaration(self, name: str) -> Any:

@@ -88,7 +88,7 @@ def parse_text(text: str, hint: Any, key: str, where: str = "--set") -> Any:
         return _scalar(hint).validate_strings(text)
     except ValidationError as error:
         expected = " or ".join(_expected(error.errors(include_url=False)))
-        raise UsageError(f'"{text}" is no value for "{key}"', where=where, fix=f"give {expected}") from None
+        raise UsageError(f'"{text}" is not a value of "{key}"', where=where, fix=f"give {expected}") from None
 
 
 def parse_values(given: Mapping[str, Any], hints: Mapping[str, Any], where: str = "--set") -> dict[str, Any]:

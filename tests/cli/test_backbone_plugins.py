@@ -136,7 +136,7 @@ def test_counts_of_a_tower_whose_code_changed_are_not_taken(ovbench, package, fi
 WRONG = {
     "no tower": ("def load(spec):\n    return 3\n", "gives an object of int"),
     "a mistake": ("def load(spec):\n    return {}[spec]\n", "KeyError: 'one'"),
-    "no function": ("load = 3\n", "3 is no backbone"),
+    "no function": ("load = 3\n", "3 is not a backbone"),
     "an unknown file": (
         "def load(spec): ...\ndef missing(spec):\n    return ['radio.pt of someone/radio']\n",
         "radio.pt of someone/radio",

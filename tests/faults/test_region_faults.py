@@ -304,7 +304,7 @@ def test_what_can_be_asked_wrongly(mini_cache):
 
     assert 'did you mean "slic"' in fails("--regions", "slick")
     assert 'did you mean "segments"' in fails("--regions", "slic", "--set", "segment=4")
-    assert "is no value for" in fails("--regions", "slic", "--set", "segments=many")
+    assert "is not a value of" in fails("--regions", "slic", "--set", "segments=many")
     assert "files already" in fails("--regions", "precomputed", "--set", f"folder={mini_cache}")
 
 

@@ -133,7 +133,7 @@ def test_a_hostile_checkpoint(ovbench, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Hostile()}, tmp_path / "clip.pt")
     done = ovbench(*evaluate(tmp_path / "runs", "--weights", f"clip=ViT-B-16@{tmp_path / 'clip.pt'}"))
-    assert done.code == 3 and "holds more than tensors and was not opened" in done.err
+    assert done.code == 3 and "contains more than tensors and was not opened" in done.err
     assert left(tmp_path) == ["clip.pt"] and not (tmp_path / "this-must-never-exist").exists()
 
 

@@ -72,7 +72,7 @@ def test_a_class_is_made_an_entry_under_its_name():
         title = "a tower"
 
     assert as_backbone(Own, "own").name == "own" and as_backbone(Own, "own").title == "a tower"
-    with pytest.raises(TypeError, match="is no backbone"):
+    with pytest.raises(TypeError, match="is not a backbone"):
         as_backbone(int, "own")
 
 

@@ -60,7 +60,7 @@ def test_a_module_of_torch_compile_inside_the_network(clip_state, tmp_path):
 
 def test_what_does_not_fit_shows_both_sides(clip_state, tmp_path):
     torch.save({f"odd_{key}": value for key, value in clip_state.items()}, tmp_path / "w.pt")
-    with pytest.raises(InputError, match=r"tensors are missing, first .*; it holds odd_.*--weights clip=ARCHITECTURE@"):
+    with pytest.raises(InputError, match=r"tensors are missing, first .*; it has odd_.*--weights clip=ARCHITECTURE@"):
         weights.load_backbone("clip", f"checkpoint-clip@{tmp_path / 'w.pt'}")
 
 

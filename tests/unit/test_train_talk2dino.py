@@ -204,9 +204,9 @@ def test_recipes():
     assert changed == dataclasses.replace(recipe, epochs=2, text="unit")
     for settings, message in (
         ({"epoch": "2"}, 'did you mean "epochs"'),
-        ({"text": "row"}, '"row" is no value for "text"'),
+        ({"text": "row"}, '"row" is not a value of "text"'),
         ({"batch": "0"}, "give a number above 0"),
-        ({"lr": "fast"}, 'no value for "lr"'),
+        ({"lr": "fast"}, 'not a value of "lr"'),
     ):
         with pytest.raises(UsageError, match=message):
             load_recipe("paper", settings)

@@ -76,7 +76,7 @@ def test_texts_are_parsed_by_type():
     given = {"tau": "1", "steps": "8, 16", "depth": "none", "exact": "off", "name": "3"}
     assert parse_values(given, hints) == {"tau": 1.0, "steps": (8, 16), "depth": None, "exact": False, "name": "3"}
     for text, hint in (("soft", float), ("nan", float), ("1,x", tuple[int, ...]), ("", int), ("maybe", bool)):
-        with pytest.raises(UsageError, match=f'"{text}" is no value for "key"'):
+        with pytest.raises(UsageError, match=f'"{text}" is not a value of "key"'):
             parse_text(text, hint, "key")
     with pytest.raises(UsageError, match='did you mean "tau"'):
         parse_values({"tua": "1"}, hints)
@@ -94,7 +94,7 @@ def test_typed_values_stay_typed_beside_texts():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"tau": "soft"}, '"soft" is no value for "tau" (--set); give a number'),
+        ({"tau": "soft"}, '"soft" is not a value of "tau" (--set); give a number'),
         ({"tau": [0.2]}, '"tau" must be a number, got [0.2]'),
         ({"stride": 0}, '"stride" must be a number above 0, got 0'),
         ({"prob_thd": 1.0}, '"prob_thd" must be a number below 1'),

@@ -156,7 +156,7 @@ class Hostile:
 def test_a_pickle_with_code_is_refused(tmp_path, capsys, small_clip):
     path = tmp_path / "clip.pt"
     torch.save({"state_dict": Hostile()}, path)
-    with pytest.raises(InputError, match="holds more than tensors and was not opened"):
+    with pytest.raises(InputError, match="contains more than tensors and was not opened"):
         read_tensors(path)
     assert "never run" not in capsys.readouterr().out
 

@@ -42,7 +42,7 @@ COLOUR_WORDS: dict[str, tuple[str, ...]] = {
     "pink": ("pink", "rose"),
     "black": ("black", "dark"),
 }
-# Pattern -> (adjectives, nouns for "with ..."). The plain pattern is named only now and then.
+# Pattern -> (adjectives, nouns for "with ..."). The plain pattern is named only sometimes.
 PATTERNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "plain": (("plain",), ()),
     "striped": (("striped", "stripy"), ("stripes", "lines")),
@@ -58,7 +58,7 @@ SHAPES: dict[str, tuple[str, ...]] = {
     "diamond": ("diamond", "kite"),
 }
 
-# The things of the evaluation. No two have the same colour and pattern, so a few patches are enough to tell them apart.
+# The things of the evaluation. No two have the same colour and pattern, so few patches distinguish them.
 THINGS: tuple[tuple[str, str, str], ...] = (
     ("red", "plain", "ring"),
     ("yellow", "plain", "triangle"),

@@ -50,7 +50,7 @@ def write_validation(root: Path) -> None:
     The decoded pixels are the same on every platform. Two processes may write at the same time.
 
     Args:
-        root: The folder; it appears only when it is complete. If it holds files already, nothing is written.
+        root: The folder; it appears only when it is complete. If it already has files, nothing is written.
     """
     root = Path(root)
     if root.is_dir() and any(root.iterdir()):
@@ -91,7 +91,7 @@ def write_training(root: Path, n: int, seed: int = 0, *, cut: int = 0, cuts: int
         cuts: Number of squares per drawing.
 
     Raises:
-        FileExistsError: If the folder holds files already.
+        FileExistsError: If the folder already has files.
     """
     root = Path(root)
     if root.is_dir() and any(root.iterdir()):

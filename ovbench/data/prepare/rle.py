@@ -53,7 +53,7 @@ def decode_rle(rle: dict[str, Any], *, where: str, size: tuple[int, int] | None 
 def _runs(text: str | bytes) -> list[int]:
     """Decode the compressed form.
 
-    A character holds 5 bits (plus 48), low bits first; bit 5 is set if more follow. From the third number on, the value
+    A character has 5 bits (plus 48), low bits first; bit 5 is set if more follow. From the third number on, the value
     is the difference to the number two before.
     """
     data = text.encode("ascii") if isinstance(text, str) else text

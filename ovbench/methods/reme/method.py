@@ -45,7 +45,7 @@ class ReME(ReMEDeclaration, Method):
         super().__init__(backbones, params)
         if self.reference.visual_width != self.dinov2.width:
             raise InputError(
-                f"the reference set holds visual features of width {self.reference.visual_width}, "
+                f"the reference set has visual features of width {self.reference.visual_width}, "
                 f"but the encoder gives {self.dinov2.width}",
                 fix="use the encoder that the set was built with, or build the set again",
             )

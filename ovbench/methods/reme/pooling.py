@@ -15,7 +15,7 @@ def segment_embeddings(
 ) -> Tensor:
     """Pool patch tokens under the segments of a partition (equation A1).
 
-    Tokens are not normalised before the mean; the paper does not say.
+    Tokens are not normalised before the mean; the paper does not state it.
 
     Args:
         tokens: Patch tokens, float (P, D).

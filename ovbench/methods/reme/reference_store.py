@@ -10,7 +10,7 @@
     ambiguous.csv, synonyms.csv, report.html
     stages/                       intermediate files of the build, see `ovbench.training.reference_set.chunks`
 
-The manifest is written last and removed first, so a folder with a manifest holds a complete set.
+The manifest is written last and removed first, so a folder with a manifest has a complete set.
 """
 
 from __future__ import annotations

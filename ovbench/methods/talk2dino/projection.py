@@ -71,7 +71,7 @@ def load_psi(path: Path) -> Psi:
     """Load psi from an official checkpoint or a file of `ovbench train talk2dino`, float32, frozen, on the CPU.
 
     Raises:
-        InputError: If the file is missing or damaged, or holds other tensors.
+        InputError: If the file is missing or damaged, or has other tensors.
     """
     state = {k.replace(OLD_SECOND, f"{HIDDEN}.0."): v.float() for k, v in read_tensors(path).items()}
     try:

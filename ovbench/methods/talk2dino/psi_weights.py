@@ -44,7 +44,7 @@ class PsiWeights(NamedWeights):
             raise InputError(
                 f'the psi "{parsed.architecture}" is not on this machine',
                 fix=f"put {entries[parsed.architecture]['url']} into {weights_folder()}, "
-                "or name a file: --weights psi=FILE",
+                "or give a file: --weights psi=FILE",
             )
         return path
 

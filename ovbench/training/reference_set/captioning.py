@@ -162,7 +162,7 @@ def _server(model: str, prompt: str, base_url: str) -> Captioner:
 def _data_url(image: SourceImage) -> str:
     """Return the image as a data URL, re-encoded unless it is PNG or JPEG.
 
-    It is decoded first, because a server does not tell a damaged image from another bad request.
+    It is decoded first, because a server reports a damaged image like any other bad request.
     """
     subtype, pixels = "png" if image.path.suffix.lower() == ".png" else "jpeg", _pixels(image)
     if image.path.suffix.lower() in (".png", ".jpg", ".jpeg"):

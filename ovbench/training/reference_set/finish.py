@@ -29,7 +29,7 @@ from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_bytes
 
 Advance = Callable[[int], object]
-SAME_WORD = 0.9999  # from this cosine, the text tower cannot tell two roots apart, so they are not synonyms
+SAME_WORD = 0.9999  # from this cosine on, two roots are equal for the text tower, so they are not synonyms
 WARN_FRACTION = 0.25  # an ambiguous-label filter that drops more of the pairs is suspicious
 
 

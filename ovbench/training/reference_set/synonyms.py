@@ -106,7 +106,7 @@ def find_synonyms(
 
 
 def neighbours(pairs: np.ndarray) -> dict[int, list[int]]:
-    """Return the synonyms of each root; a pair holds in both directions, and synonyms of synonyms do not count."""
+    """Return the synonyms of each root; a pair counts in both directions, and synonyms of synonyms do not count."""
     found: dict[int, set[int]] = {}
     for a, b in pairs.tolist():
         found.setdefault(a, set()).add(b)

@@ -36,7 +36,7 @@ Advance = Callable[[int], None]
 
 
 class FeatureFile(NamedTuple):
-    """Rows ``start`` to ``stop`` of a feature table, and the file that holds them."""
+    """Rows ``start`` to ``stop`` of a feature table, and their file."""
 
     start: int
     stop: int

@@ -212,7 +212,7 @@ def train(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file of a training, and plain data (recipe, hashes) that tell it from another training."""
+    """The checkpoint file of a training, and plain data (recipe, hashes) that identify the training."""
 
     path: Path
     belongs_to: dict[str, Any]
