@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     help="Evaluate the rows of a suite, such as a paper's table; --dataset replaces its benchmarks.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images.")
-@click.option(
-    "--subset", type=click.Path(path_type=Path), metavar="FILE", help="Only the images of a subset manifest."
-)
+@click.option("--subset", type=click.Path(path_type=Path), metavar="FILE", help="Only the images of a subset manifest.")
 @click.option(
     "--classes", type=click.Path(path_type=Path), metavar="FILE", help="Other class names, one line per class."
 )

@@ -23,9 +23,7 @@ from ovbench.cli import options
     "--card", "cards", multiple=True, type=click.Path(dir_okay=False), metavar="CARD.toml",
     help="Your own card of a benchmark that a record names. Repeatable.",
 )  # fmt: skip
-@click.option(
-    "--run-code", is_flag=True, help="Also run the code of methods that a record names as FILE.py or module."
-)
+@click.option("--run-code", is_flag=True, help="Also run the code of methods that a record names as FILE.py or module.")
 @options.device
 @options.data_root
 def report(

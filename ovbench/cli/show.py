@@ -36,9 +36,7 @@ def show(
     from ovbench.results.explain import explain
 
     name = load_card(dataset).name
-    found = explain(
-        method, name, override_pairs(settings, "--set"), override_pairs(weights, "--weights"), protocol
-    )
+    found = explain(method, name, override_pairs(settings, "--set"), override_pairs(weights, "--weights"), protocol)
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return

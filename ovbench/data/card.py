@@ -23,6 +23,8 @@ __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classe
 
 ENTRY_POINTS = "ovbench.datasets"
 WIDE = 255  # with more classes, 255 is one of them
+
+
 @dataclass(frozen=True)
 class Encoding:
     """The class of each raw label value: ``raw - shift``, its index in ``values``, or its entry in a table.

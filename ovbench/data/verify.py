@@ -212,9 +212,7 @@ def _gaps(card: Card, found: FoundFiles, partial_copy: bool) -> list[Problem]:
         problems.append(Problem("other pictures", len(found.others), f"{len(found.others)} {text}", False))
     count, expected = len(ids), card.image_count
     if expected and (count > expected or (count < expected and not partial_copy)):
-        advice = (
-            "; --partial accepts a subset" if count < expected else "; remove the images that are not in the split"
-        )
+        advice = "; --partial accepts a subset" if count < expected else "; remove the images that are not in the split"
         problems.append(make("count", abs(count - expected), f"{count} images, the split has {expected}{advice}"))
     if card.ids_sha256 and count == expected and ids_sha256(sorted(ids)) != card.ids_sha256:
         problems.append(make("other images", count, "the image ids differ from the ids of the split"))

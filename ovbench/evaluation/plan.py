@@ -136,9 +136,7 @@ def plan(job: Job, processes: ProcessGroup) -> list[PlannedCell]:
     device, shard = env.choose_device(job.device, processes.local_rank), parse_shard(job.shard)
     rows = _rows(job)
     cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}
-    cells = [
-        resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows
-    ]
+    cells = [resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows]
     _refuse_equal(cells, rows)
     _refuse_one_name(cards.values())
     if processes.is_main:

@@ -29,6 +29,7 @@ from ovbench.utils.pillow_resize import resize_like_pillow
 MISREAD_STD = (0.229, 0.224, 0.255)  # official inverse normalisation: ImageNet's std, but 0.255 instead of 0.225
 TOP_PATCHES = 2  # patches that a query is moved towards
 
+
 class CASSFeatures(NamedTuple):
     """The features of windows, all of length 1.
 

@@ -18,7 +18,8 @@ from ovbench.methods.base import Batch, Method, PatchFeatures
 from ovbench.methods.declarations import CorrCLIPDeclaration
 from ovbench.regions.ids import Ranks, majority_labels, nearest_ids, rank_ids
 
-SPATIAL_DEPTH = {12: 5, 24: 12, 32: 28}  # blocks averaged by the spatial branch, by depth of the tower (default: depth - 4)
+SPATIAL_DEPTH = {12: 5, 24: 12, 32: 28}  # blocks in the spatial branch, by depth of the tower (default: depth - 4)
+
 
 class Correlation(NamedTuple):
     """The correlation of the patches.

@@ -65,9 +65,7 @@ def published_results() -> list[PublishedFigure]:
         raise InputError(f"the columns are wrong: {error}", where=str(path)) from error
 
 
-def published_for(
-    method: str, benchmark: str, title: str
-) -> list[tuple[PublishedFigure, PublishedRun | None, bool]]:
+def published_for(method: str, benchmark: str, title: str) -> list[tuple[PublishedFigure, PublishedRun | None, bool]]:
     """Return all published figures of a method on a benchmark.
 
     Args:

@@ -44,9 +44,7 @@ class DescribeRequest:
     out: Path | None = None
 
 
-def describe_dataset(
-    request: DescribeRequest, progress: Callable[[str, int], None]
-) -> tuple[Path, DescriptionSet]:
+def describe_dataset(request: DescribeRequest, progress: Callable[[str, int], None]) -> tuple[Path, DescriptionSet]:
     """Describe the classes of a dataset with a language model, and resume from an existing file.
 
     Args:
