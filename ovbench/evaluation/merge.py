@@ -15,7 +15,7 @@ from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.distributed import Shard
 from ovbench.evaluation.identity import record_name, run_name
 from ovbench.evaluation.ledger import Entry, LedgerWriter, read_header, read_ledger
-from ovbench.evaluation.record import build_record
+from ovbench.evaluation.record import build_record, write_record
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json
@@ -84,9 +84,7 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     asked = first.manifest.get("arguments")
     arguments = {**asked, "shard": None} if isinstance(asked, dict) else None
     record = build_record(header, first.manifest["images"], entries, made, timing, target.name, about, arguments)
-    path = out / record_name(header, limit)
-    write_json(path, record)
-    return record, path
+    return record, write_record(out / record_name(header, limit), record)
 
 
 def _plain(header: Mapping[str, Any]) -> dict[str, Any]:

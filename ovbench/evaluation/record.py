@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
 from ovbench.config.backbone_spec import toy_note
 from ovbench.data.dataset import ids_sha256
 from ovbench.evaluation.ledger import Entry
-from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.metrics.confusion import ClassPixels, Confusion, PixelCounts
 from ovbench.metrics.interval import miou_interval, stack_counts
 from ovbench.metrics.iou import scores
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import read_json
+from ovbench.utils.files import read_json, write_json
 from ovbench.utils.typed import STRICT, Typed, validate
 
 SCHEMA = 2  # 1: without arguments
 BIASED = "an earlier version took percentiles of a bootstrap, which are biased with rare classes; run the cell again"
-COUNTS = ("intersection", "union", "predicted", "labelled")
+COUNTS = ClassPixels._fields
+ROUNDING = 1e-9  # largest difference of a score from the one that its counts give
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Text = str | None
@@ -196,6 +199,25 @@ class Record(Typed):
                 raise ValueError(f'"{name}" is not of {classes} classes')
         return self
 
+    @model_validator(mode="after")
+    def _scores_follow_from_counts(self) -> Record:
+        pixels = ClassPixels(*(np.array(getattr(self.counts, name), np.int64) for name in COUNTS))
+        if (pixels.union != pixels.predicted + pixels.labelled - pixels.intersection).any():
+            raise ValueError('"counts.union" is not predicted + labelled - intersection')
+        expected = score_fields(pixels, self.dataset.classes)
+        for name, value in expected["metrics"].items():
+            _expect_score(f"metrics.{name}", getattr(self.metrics, name), value)
+        for number, (one, right) in enumerate(zip(self.per_class, expected["per_class"], strict=True)):
+            _expect_score(f"per_class[{number}].iou", one.iou, right["iou"])
+            _expect_score(f"per_class[{number}].acc", one.acc, right["acc"])
+        return self
+
+
+def _expect_score(key: str, found: float | None, expected: float | None) -> None:
+    both = found is not None and expected is not None
+    if abs(found - expected) > ROUNDING if both else found is not expected:
+        raise ValueError(f'"{key}" is {found}, but the counts give {expected}')
+
 
 class NewerRecordError(InputError):
     """A record of a newer version of ovbench, whose schema is not known."""
@@ -244,7 +266,7 @@ def build_record(
         "weights": header["weights"],
         **{key: header[key] for key in ("files", "code") if key in header},
         **made_with,
-        **score_fields(confusion, tuple(classes)),
+        **score_fields(confusion, classes),
         "failed": {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None},
         "ledger": ledger,
         "time": {
@@ -267,12 +289,17 @@ def _interval(counts: Sequence[PixelCounts], classes: int) -> dict[str, Any]:
     return {"mIoU_interval": [found.interval.low, found.interval.high]}
 
 
-def score_fields(confusion: Confusion, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields that are computed from the counts."""
-    result = scores(confusion)
+def score_fields(pixels: Confusion | ClassPixels, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the fields that are computed from the counts.
+
+    Args:
+        pixels: Counts of all images.
+        classes: Class names in label order.
+    """
+    result = scores(pixels)
     averaged = int(sum(not math.isnan(v) for v in result.iou))
     return {
-        "counts": {name: [int(n) for n in getattr(confusion, name)] for name in COUNTS},
+        "counts": {name: [int(n) for n in getattr(pixels, name)] for name in COUNTS},
         "metrics": {
             "mIoU": _number(result.miou), "mAcc": _number(result.macc), "aAcc": _number(result.aacc),
             "classes_in_mean": averaged,
@@ -294,7 +321,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
     Raises:
         NewerRecordError: If a newer version of ovbench wrote it.
-        InputError: If the file is not a complete record, with the first field that does not fit.
+        InputError: If the file is not a complete record, with the first field that does not fit, or a score is not the one
+            that the counts give.
     """
     record = read_json(path)
     version = record.get("schema") if isinstance(record, dict) else None
@@ -309,6 +337,47 @@ def read_record(path: Path) -> dict[str, Any]:
     if version == 1 and record["metrics"].get("mIoU_interval"):
         record["metrics"] |= {"mIoU_interval": None, "mIoU_no_interval": BIASED}
     return record
+
+
+def read_earlier(path: Path) -> dict[str, Any] | None:
+    """Return the record that a run replaces, None if there is none or it is not complete.
+
+    Raises:
+        NewerRecordError: If a newer version of ovbench wrote it; it must not be overwritten.
+    """
+    try:
+        return read_record(path)
+    except NewerRecordError:
+        raise
+    except InputError:
+        return None
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> Path:
+    """Write a record; a partial one goes to a file of its own beside a complete one, which stays.
+
+    Args:
+        path: Where a complete record goes.
+        record: The record.
+
+    Returns:
+        The file of the record.
+
+    Raises:
+        InputError: If the file cannot be written, or a newer version of ovbench wrote the one that it would replace.
+    """
+    earlier, beside = read_earlier(path), path.with_name(f"{path.stem}-partial.json")
+    if record["status"] == "complete" or earlier is None or earlier["status"] != "complete":
+        write_json(path, record)
+        beside.unlink(missing_ok=True)
+        return path
+    images, started = earlier["dataset"]["images"], earlier["time"]["started"][:16].replace("T", " ")
+    when = f", {started} UTC" if started else ""
+    logging.getLogger("ovbench").warning(
+        "this run is partial: the complete record of earlier stays (%s, %d images%s)", path, images, when
+    )
+    write_json(beside, record)
+    return beside
 
 
 def is_record(found: Any) -> bool:

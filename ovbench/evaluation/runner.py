@@ -38,14 +38,13 @@ from ovbench.evaluation.ledger import (
 )
 from ovbench.evaluation.merge import leave_for_merge
 from ovbench.evaluation.plan import Job, PlannedCell
-from ovbench.evaluation.record import NewerRecordError, build_record, read_record
+from ovbench.evaluation.record import build_record, read_earlier, write_record
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.precision import execute, refuse_tf32
 from ovbench.inference.visualize import Pictures
 from ovbench.utils import provenance as env
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import write_json
 from ovbench.utils.version import package_version
 
 Notify = Callable[[str], object]
@@ -192,7 +191,7 @@ def _set_aside(ledger: _CellLedger, notify: Notify) -> None:
     prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
     ending = f"-{prefix.rstrip('-')}.json" if shard else ".json"
     named = (path for path in folder.parent.glob(f"{record_stem(header)}*.json") if path.name.endswith(ending))
-    records = [path for path in named if (_earlier(path) or {}).get("ledger") == folder.name]
+    records = [path for path in named if (read_earlier(path) or {}).get("ledger") == folder.name]
     stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S-%f")
     target = set_aside(folder, records, folder.parent / EARLIER / stamp, prefix)
     if target is not None:
@@ -315,7 +314,7 @@ def _record(
     """
     cell, header, folder = planned
     path, ledger = job.out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
-    before, wanted = _earlier(path), cell.wanted
+    before, wanted = read_earlier(path), cell.wanted
     entries = Ledger()
     entries.update({image: ledger[image] for image in wanted if image in ledger})
     runs = run_summaries(entries)
@@ -329,23 +328,12 @@ def _record(
     record = build_record(header, wanted, entries, made, timing, folder.name, about, cell.arguments)
     if before is not None and not now and _lasting(before) == _lasting(record):
         return CellResult(before, path)
-    if write:
-        write_json(path, record)
-    return CellResult(record, path)
+    return CellResult(record, write_record(path, record) if write else path)
 
 
 def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record without its times and arguments."""
     return {key: value for key, value in record.items() if key not in ("schema", "arguments", "time")}
-
-
-def _earlier(path: Path) -> dict[str, Any] | None:
-    try:
-        return read_record(path)
-    except NewerRecordError:
-        raise  # it must not be overwritten
-    except InputError:
-        return None  # no record, or not readable: it will be written again
 
 
 def _leave_for_merge(ledger: _CellLedger, approximate: Mapping[str, Any]) -> None:

@@ -51,6 +51,15 @@ def _indices(values: np.ndarray, classes: int) -> np.ndarray:
     return np.where((values < 0) | (values >= classes), classes, values)
 
 
+class ClassPixels(NamedTuple):
+    """Sums of a confusion matrix by class, each int64 (C,); see the properties of `Confusion`."""
+
+    intersection: np.ndarray
+    union: np.ndarray
+    predicted: np.ndarray
+    labelled: np.ndarray
+
+
 class Confusion:
     """A sum of pixel counts.
 

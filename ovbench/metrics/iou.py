@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.metrics.confusion import Confusion
+from ovbench.metrics.confusion import ClassPixels, Confusion
 
 
 class Scores(NamedTuple):
@@ -31,11 +31,11 @@ class Scores(NamedTuple):
     dice: np.ndarray
 
 
-def scores(confusion: Confusion) -> Scores:
+def scores(confusion: Confusion | ClassPixels) -> Scores:
     """Compute all scores of a confusion matrix.
 
     Args:
-        confusion: The counts of all images.
+        confusion: The counts of all images, or their sums by class.
 
     Returns:
         The scores per class and their means.

@@ -22,9 +22,6 @@ from ovbench.evaluation.record import is_record, read_record, value_at
 from ovbench.utils.errors import InputError, OvbenchError
 from ovbench.utils.files import read_json
 
-# fields of a record that must be equal if values are averaged
-MUST_AGREE = ("weights", "versions.ovbench")
-
 
 class RecordFile(NamedTuple):
     """A record and the file that it was read from."""
@@ -172,12 +169,16 @@ def rule_as_published(record: Mapping[str, Any]) -> bool:
 
 def why_not_averaged(found: Sequence[RecordFile]) -> str:
     """Return why the values of these records must not be averaged; "" if they may be."""
-    for key in MUST_AGREE:
-        values = {}
-        for one in found:
-            values.setdefault(str(value_at(one.record, key)), one.record["cell"]["dataset"])
-        if len(values) > 1:
-            return f"different {key} on " + " and ".join(values.values())
+    weights, code = {}, {}
+    for one in found:
+        weights.setdefault(str(one.record["weights"]), one)
+        code.setdefault(_code_of(one.record), one)
+    if len(weights) > 1:
+        return "different weights on " + _datasets(weights)
+    if len(code) > 1:
+        versions = {key: value_at(one.record, "versions.ovbench", "") for key, one in code.items()}
+        named = versions if len(set(versions.values())) > 1 else {key: key[:8] for key in code}
+        return f"different code of ovbench ({', '.join(named.values())}) on " + _datasets(code)
     deviations = {}
     for one in found:
         deviations.setdefault(deviations_of(one.record), one.record["cell"]["dataset"])
@@ -185,6 +186,15 @@ def why_not_averaged(found: Sequence[RecordFile]) -> str:
         texts = (f"{dataset}: {text or 'as published'}" for text, dataset in deviations.items())
         return "different settings (" + "; ".join(texts) + ")"
     return ""
+
+
+def _code_of(record: Mapping[str, Any]) -> str:
+    """Return a hash of the code that can change a label; older records have only the version."""
+    return str(value_at(record, "code.ovbench") or value_at(record, "versions.ovbench", "unknown"))
+
+
+def _datasets(by_value: Mapping[str, Found]) -> str:
+    return " and ".join(one.record["cell"]["dataset"] for one in by_value.values())
 
 
 def deviations_of(record: Mapping[str, Any]) -> str:

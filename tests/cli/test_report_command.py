@@ -4,11 +4,14 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from ovbench.data.card import load_card
 from ovbench.evaluation.ledger import LedgerWriter, read_header, read_ledger
+from ovbench.evaluation.record import COUNTS, score_fields
 from ovbench.inference.cache import cache_root
+from ovbench.metrics.confusion import ClassPixels
 from ovbench.utils.files import read_json, write_json
 
 LIMIT = 4
@@ -90,16 +93,17 @@ def test_pictures_that_differ_from_the_run_are_told(ovbench, runs, tmp_path):
             if image == unlike:
                 entry.counts.pixels[places] += [-7, 7]
             ledger.add(entry)
-    total = {name: list(values) for name, values in record["counts"].items()}
+    total = ClassPixels(*(np.array(record["counts"][name]) for name in COUNTS))
     moved = entries[unlike].counts
     for at, change in zip(places, (-7, 7), strict=True):
         label, guess = int(moved.label[at]), int(moved.predicted[at])
-        total["labelled"][label] += change
-        total["predicted"][guess] += change
+        total.labelled[label] += change
+        total.predicted[guess] += change
+        total.union[[label, guess] if label != guess else label] += change
         if label == guess:
-            total["intersection"][label] += change
+            total.intersection[label] += change
     record["weights"]["clip"]["sha256"] = "0" * 64
-    write_json(tmp_path / "changed.json", {**record, "counts": total})
+    write_json(tmp_path / "changed.json", {**record, **score_fields(total, record["dataset"]["classes"])})
     done = ovbench("report", tmp_path / "changed.json", "--out", tmp_path / "page.html")
     assert done.code == 0, done.err
     assert "1 of 4 images are not exactly as the run counted them" in done.err and f"in {unlike}" in done.err

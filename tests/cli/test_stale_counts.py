@@ -131,7 +131,7 @@ def test_a_run_that_was_killed_over_changed_files_leaves_no_mixture(run, data, t
     with monkeypatch.context() as patch:
         patch.setattr("ovbench.evaluation.runner.evaluate", killed)
         run(data, code=130)
-    (path,) = (tmp_path / "runs").glob("*.json")
+    (path,) = (tmp_path / "runs").glob("*-partial.json")
     assert json.loads(path.read_text())["dataset"]["images"] == 0
     assert counted(run(data)) == 3
 
@@ -217,6 +217,23 @@ def test_a_helper_beside_the_file_of_a_method(run, data, tmp_path, monkeypatch):
     again = run(data, method=f"{tmp_path / 'mine.py'}:Mine")
     assert "differs in code.method" in again.err and counted(again) == 3
     assert again.json()["counts"] != first["counts"] and len(records(tmp_path)) == 1
+
+
+def test_a_partial_run_leaves_the_complete_record(run, ovbench, data, tmp_path, caplog):
+    """Also one of other code, another device or changed data; a complete run replaces both."""
+    complete = run(data).json()
+    (path,) = (tmp_path / "runs").glob("*.json")
+    before, image = path.read_bytes(), (data / "images/b.png").read_bytes()
+    (data / "images/b.png").write_bytes(image[:60])
+    partial = run(data, code=4)
+    assert path.read_bytes() == before and partial.json()["dataset"]["images"] == 2
+    beside = path.with_name(f"{path.stem}-partial.json")
+    assert json.loads(beside.read_text()) == partial.json() and f"record: {beside}" in partial.err
+    assert f"the complete record of earlier stays ({path}, 3 images" in caplog.text
+    table = ovbench("table", "--runs", tmp_path / "runs", "--format", "json").json()
+    assert [row["cells"]["card"]["measured"] for row in table["rows"]] == [100 * complete["metrics"]["mIoU"]]
+    (data / "images/b.png").write_bytes(image)
+    assert run(data).json()["status"] == "complete" and not beside.exists()
 
 
 def test_our_own_code_and_libraries(run, data, monkeypatch, tmp_path):

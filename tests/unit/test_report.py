@@ -10,7 +10,8 @@ import pytest
 from report_runs import random_counts, write_run
 
 from ovbench.config.load import cell_of, resolve
-from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.evaluation.record import COUNTS, score_fields
+from ovbench.metrics.confusion import ClassPixels, Confusion, PixelCounts
 from ovbench.metrics.interval import LEVEL, iou_intervals, stack_counts
 from ovbench.metrics.iou import scores
 from ovbench.results.report.error_images import RelabelOptions, label_again, moved_pixels
@@ -203,8 +204,8 @@ def test_what_is_not_there_is_said(tmp_path):
 
     assert "no ledger beside the record" in note(ledger="gone")
     assert "has other settings" in note(settings_sha256="1" * 64)
-    swapped = {**record["counts"], "intersection": record["counts"]["intersection"][::-1]}
-    assert "another run" in note(counts=swapped)
+    swapped = ClassPixels(*(np.array(record["counts"][name])[::-1] for name in COUNTS))
+    assert "another run" in note(**score_fields(swapped, NAMES))
     told = note(dataset={**record["dataset"], "images": 2, "ids_sha256": "0" * 64})
     assert "not known which 2 the record covers" in told
 

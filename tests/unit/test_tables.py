@@ -8,11 +8,13 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ovbench.config.load import file_settings, resolve
 from ovbench.config.published_runs import PublishedRun
-from ovbench.evaluation.record import COUNTS, SCHEMA
+from ovbench.evaluation.record import SCHEMA, score_fields
+from ovbench.metrics.confusion import ClassPixels
 from ovbench.results.layouts import LayoutRow, TableLayout, load_layout
 from ovbench.results.record_files import deviation, deviations_of, find_records
 from ovbench.results.tables import layout_table, record_table
@@ -40,17 +42,19 @@ LAYOUT = TableLayout(
 def write(tmp_path):
     """Writes a record; keywords change the resolved cell and the rest of the record."""
 
-    def make(method, benchmark, miou, *, images=100, started="2026-01-01", settings=None, protocol="paper", **changes):
-        cell = resolve(method, benchmark, settings, None, protocol)
+    def make(
+        method, benchmark, miou, *, images=100, started="2026-01-01", settings=None, protocol="paper",
+        predicted=None, labelled=10_000, **changes,
+    ):  # fmt: skip
+        cell, hit = resolve(method, benchmark, settings, None, protocol), round(10_000 * miou)
+        predicted = hit if predicted is None else predicted
+        pixels = ClassPixels(*(np.array([n]) for n in (hit, predicted + labelled - hit, predicted, labelled)))
+        scored = score_fields(pixels, ["sky"])
+        scored["metrics"]["mIoU_interval"] = [miou - 0.01, miou + 0.01]
         record = {
             "schema": SCHEMA, "status": "complete", "cell": cell.as_dict(), "settings_sha256": cell.digest(),
             "dataset": DATASET | {"images": images}, "weights": WEIGHTS, "versions": {"ovbench": "0.1.0"},
-            "device": {}, "counts": {name: [1] for name in COUNTS}, "failed": {}, "ledger": "none",
-            "metrics": {
-                "mIoU": miou, "mIoU_interval": [miou - 0.01, miou + 0.01], "mAcc": 0.5, "aAcc": 0.5,
-                "classes_in_mean": 1,
-            },
-            "per_class": [{"class": "sky", "iou": 1.0, "acc": 1.0}], "time": {"started": started}, **changes,
+            "device": {}, **scored, "failed": {}, "ledger": "none", "time": {"started": started}, **changes,
         }  # fmt: skip
         write_json(tmp_path / f"{len(list(tmp_path.iterdir()))}.json", record)
 
@@ -100,7 +104,8 @@ def test_other_settings_are_not_the_paper_s_row(write, tmp_path):
     ("changes", "reason"),
     [
         ({"weights": {"clip": {"name": "a", "sha256": "b"}}}, "different weights"),
-        ({"versions": {"ovbench": "0.0.9"}}, "different versions.ovbench"),
+        ({"versions": {"ovbench": "0.0.9"}}, "different code of ovbench (0.1.0, 0.0.9)"),
+        ({"code": {"ovbench": "b" * 64}}, "different code of ovbench (0.1.0, bbbbbbbb)"),
     ],
 )
 def test_unlike_protocols_are_not_averaged(write, tmp_path, changes, reason):
@@ -109,6 +114,34 @@ def test_unlike_protocols_are_not_averaged(write, tmp_path, changes, reason):
     made = table(tmp_path)
     assert made.rows[0].average.measured is None
     assert any("no measured average" in note and reason in note for note in made.notes)
+
+
+def test_the_code_decides_what_is_averaged_not_the_version(write, tmp_path):
+    """A commit that touches a page only gives another version, and the same code."""
+    write("clip", "voc20", 0.4, code={"ovbench": "a" * 64}, versions={"ovbench": "0.1.0+1"})
+    write("clip", "pc59", 0.1, code={"ovbench": "a" * 64}, versions={"ovbench": "0.1.0+2"})
+    assert table(tmp_path).rows[0].average.measured == pytest.approx(25)
+    write("clip", "pc59", 0.2, code={"ovbench": "b" * 64}, versions={"ovbench": "0.1.0+2"}, started="2026-02-02")
+    made = table(tmp_path)
+    assert made.rows[0].average.measured is None
+    assert any("different code of ovbench (0.1.0+1, 0.1.0+2) on voc20 and pc59" in note for note in made.notes)
+
+
+def test_a_score_that_is_not_of_its_counts_is_named_and_skipped(write, tmp_path, caplog):
+    write("clip", "voc20", 0.4)
+    whole = json.loads((tmp_path / "0.json").read_text())
+    for name, key, value in (("mean", "metrics", "mIoU"), ("class", "per_class", "acc"), ("none", "metrics", "aAcc")):
+        found = json.loads(json.dumps(whole))
+        (found[key] if key == "metrics" else found[key][0])[value] = None if name == "none" else 0.99
+        write_json(tmp_path / f"{name}.json", found)
+    write_json(tmp_path / "union.json", {**whole, "counts": {**whole["counts"], "union": [999]}})
+    assert [found.path.name for found in find_records(tmp_path)] == ["0.json"]
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    for text in (
+        '"metrics.mIoU" is 0.99, but the counts give 0.4 (', '"per_class[0].acc" is 0.99', '"metrics.aAcc" is None',
+        '"counts.union" is not predicted + labelled - intersection',
+    ):  # fmt: skip
+        assert text in said, said
 
 
 def test_without_a_layout_every_deviation_is_a_row(write, tmp_path):
@@ -142,8 +175,7 @@ def test_every_format_holds_every_number(write, tmp_path):
 
 
 def test_another_metric_of_the_records_is_shown_without_an_interval(write, tmp_path):
-    metrics = {"mIoU": 0.4, "mIoU_interval": [0.3, 0.5], "mAcc": 0.5, "aAcc": 0.72, "classes_in_mean": 1}
-    write("clip", "voc20", 0.4, metrics=metrics)
+    write("clip", "voc20", 0.36, labelled=5000, predicted=7600)  # mIoU 0.4
     layout = replace(LAYOUT, metric="aAcc")
     made = layout_table(layout, find_records(tmp_path))
     assert json.loads(FORMATS["json"](made, True))["metric"] == "aAcc"
