@@ -321,8 +321,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
     Raises:
         NewerRecordError: If a newer version of ovbench wrote it.
-        InputError: If the file is not a complete record, with the first field that does not fit, or a score is not the one
-            that the counts give.
+        InputError: If the file is not a complete record, with the first field that does not fit, or a score is not the
+            one that the counts give.
     """
     record = read_json(path)
     version = record.get("schema") if isinstance(record, dict) else None
