@@ -193,7 +193,7 @@ def _code_of(record: Mapping[str, Any]) -> str:
     return str(value_at(record, "code.ovbench") or value_at(record, "versions.ovbench", "unknown"))
 
 
-def _datasets(by_value: Mapping[str, Found]) -> str:
+def _datasets(by_value: Mapping[str, RecordFile]) -> str:
     return " and ".join(one.record["cell"]["dataset"] for one in by_value.values())
 
 
