@@ -3,10 +3,10 @@
     python scripts/count_ties.py --dataset mini --limit 20
     python scripts/count_ties.py --dataset voc20 --limit 50 --weights clip=openai-b --weights dino=dino-b8
 
-The assignment of the largest total distance is often not the only one: where two heads lie on the same side of two
-others, exchanging their partners changes nothing. Rounding then chooses, so other devices, libraries and number formats
-can choose otherwise; cass's parameter tie_order settles it. A window counts as tied if another assignment comes within
---tolerance of the best total distance (sums of h distances in fp32 carry errors of about 1e-6).
+The assignment with the largest total distance is often not unique: if two heads are on the same side of two others,
+exchanging their partners changes nothing. Then rounding decides, and other devices, libraries and number formats may
+decide differently; the parameter tie_order of cass breaks ties. A window counts as tied if the total distance of
+another assignment is within --tolerance of the best one (sums of H distances in fp32 have errors of about 1e-6).
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from ovbench.utils.images import resize_image, resized_size
 
 
 def gap(distance: np.ndarray) -> float:
-    """How much total distance f[g, h] the best assignment has over the second best: forbidding each of its pairs in
-    turn finds all that differ from it. Fewer heads of DINO than of CLIP are taken as often as needed."""
+    """Return by how much the best assignment of distances, float (G, H), exceeds the second best.
+
+    Each pair of the best assignment is forbidden once. If DINO has fewer heads than CLIP, they are repeated.
+    """
     g, h = distance.shape
     distance = np.tile(distance.astype(np.float64), (-(-h // g), 1))
     rows, columns = linear_sum_assignment(distance, maximize=True)
@@ -45,7 +47,7 @@ def gap(distance: np.ndarray) -> float:
 
 
 def distances(arguments: argparse.Namespace) -> np.ndarray:
-    """Distances f[windows, heads of DINO, heads of CLIP] of the first images of a benchmark."""
+    """Return the distances of the first images of a benchmark, float (windows, heads of DINO, heads of CLIP)."""
     weights = override_pairs(tuple(arguments.weights), "--weights")
     cell = resolve("cass", arguments.dataset, {"gamma": "0", "alpha": "0"}, weights)
     towers = {kind: load_backbone(kind, cell.backbones[kind]).vision for kind in ("clip", "dino")}

@@ -1,9 +1,8 @@
-"""Keep one window of an official CASS case, from the keys of both towers on, small enough for the repository.
+"""Write one window of an official CASS case, beginning with the keys of both towers, as a small file.
 
     python scripts/extract_cass_window.py ../shared/parity/cass/city_pamr tests/data/parity/cass_window/city_pamr.npz
 
-What the official code made of these keys, and of the features and the text, belongs to the window; graphs and attention
-are those of one head.
+The file has the official results from these keys, the features and the text; graphs and attention are of one head.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ The shell completes names of methods, benchmarks, suites and layouts after
 
 
 def page() -> str:
-    """The whole page; the same for the same commands."""
+    """Return the page."""
     context = click.Context(cli, info_name="ovbench")
     sections = [HEAD]
     for name in cli.list_commands(context):
@@ -48,7 +48,7 @@ def _sections(command: click.Command, name: str, level: int) -> Iterator[str]:
 
 
 def _help(text: str) -> Iterator[str]:
-    """Paragraphs as they are; a block that click would not wrap becomes code."""
+    """Yield paragraphs; a block that click would not wrap becomes code."""
     for block in inspect.cleandoc(text).split("\n\n"):
         if block.startswith("\b\n"):
             yield f"```\n{block.removeprefix(chr(8) + chr(10))}\n```\n"

@@ -16,7 +16,7 @@ HEAD = "| case | kind | expected values come from | compared |\n|---|---|---|---
 
 
 def table() -> str:
-    """One row per case: what it is, where its expected values come from, and which quantities are compared."""
+    """Return one row per case: its kind, the origin of its expected values, and the compared quantities."""
     data = ROOT / "tests" / "data"
     rows = []
     for path in sorted(data.glob("*/*/*/case.json")):
@@ -40,7 +40,7 @@ def row(path: Path, raw: dict[str, Any], stages: list[str]) -> str:
 
 
 def page(text: str) -> str:
-    """The page with its table written anew."""
+    """Return the page with a new table."""
     start, end = map(re.escape, MARKS)
     return re.sub(f"(?<={start}).*(?={end})", lambda _: table(), text, flags=re.DOTALL)
 

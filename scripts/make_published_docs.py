@@ -38,7 +38,7 @@ NEEDS = {
 
 
 def page() -> str:
-    """The whole page; the same for the same data."""
+    """Return the page."""
     assert set(BENCHMARKS) == set(list_cards()) - {"mini", "mini-bg"}
     return "\n".join([HEAD, *(line for method in METHODS.names() for line in _section(method))])
 
@@ -60,7 +60,7 @@ def _section(method: str) -> Iterator[str]:
 
 
 def _table(found: list[tuple[PublishedFigure, PublishedRun]]) -> Iterator[str]:
-    """A row per run and source, a column per benchmark."""
+    """Yield a table with a row per run and source, and a column per benchmark."""
     yield "| run | " + " | ".join(BENCHMARKS) + " | reported by |"
     yield "|---|" + "--:|" * len(BENCHMARKS) + "---|"
     cells: dict[tuple[str, str], dict[str, str]] = {}
@@ -98,7 +98,7 @@ def _others(found: list[tuple[PublishedFigure, PublishedRun | None]]) -> Iterato
 
 
 def _without(method: str) -> Iterator[str]:
-    """Benchmarks without an official configuration."""
+    """Yield the benchmarks without an official configuration."""
     reasons: dict[str, list[str]] = {}
     for name in BENCHMARKS:
         if reason := no_official_setting(method, name):

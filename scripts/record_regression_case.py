@@ -1,11 +1,11 @@
-"""Record a regression case for the test suite: the settings of a parity case, a smaller random tower, our own numbers.
+"""Record a regression case for the tests: settings of a parity case, a smaller random tower, values of ovbench.
 
     python scripts/record_regression_case.py path/to/parity/cass/voc21_whole tests/data/regression/cass/small
 
-Some parity cases hold too many weights for the repository. This script keeps the settings and the classes of such a
-case at half the size in pixels. The expected values come from this package, at a commit that passes the official cases.
-A regression case shows that a number has changed. It is no evidence about the official code: its "kind" is
-"regression" and its "official" is null.
+Some parity cases have too many weights for the repository. This script uses the settings and classes of such a case at
+half the size in pixels. The expected values come from ovbench, at a commit that passes the official cases. A regression
+case shows that a number has changed and says nothing about the official code: its "kind" is "regression" and its
+"official" is null.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def smaller_inputs(
 
 
 def choose_texts(folder: Path, window: int, generator: torch.Generator) -> None:
-    """Replace the text embeddings by directions in which the patches of a window differ, so that classes compete."""
+    """Replace the text embeddings by directions in which patches of a window differ, so that classes compete."""
     values = run(read_case(folder))
     stage = "w_patch_feature" if "w_patch_feature" in values else "patch_feats"
     features = torch.from_numpy(numpy_value(values[stage](window)))
@@ -125,7 +125,7 @@ def choose_texts(folder: Path, window: int, generator: torch.Generator) -> None:
 
 
 def random_weights(spec: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
-    """Weights as fp16, matrices scaled so that a random tower tells its patches apart."""
+    """Return fp16 weights, with matrices scaled so that the patches of a random tower differ."""
     prefix, module = {"clip_vit": ("visual.", clip_module), "dino_vit": ("", dino_module)}[spec["kind"]]
     shapes = {name: value.shape for name, value in module(spec).state_dict().items()}
     made = {}

@@ -1,8 +1,8 @@
-"""Copy a parity case, keeping only some of its stages: how the small cases under tests/data/parity were made.
+"""Copy a parity case with only some of its stages, as for the small cases in tests/data/parity.
 
     python scripts/slim_case.py SOURCE TARGET STAGE [STAGE ...]
 
-The label map is always kept, and so are inputs and weights.
+The label map, inputs and weights are always copied.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def slim(source: Path, target: Path, stages: list[str]) -> None:
-    """Write the case ``source`` to the folder ``target`` with the named stages only; KeyError for a name it lacks."""
+    """Write the case ``source`` to the folder ``target`` with only these stages; KeyError for an unknown stage."""
     case = json.loads((source / "case.json").read_text())
     case["stages"] = {name: case["stages"][name] for name in stages}
     target.mkdir(parents=True)

@@ -1,9 +1,9 @@
-"""Time CASS against the forward passes that it cannot do without; prints JSON.
+"""Time CASS against its unavoidable forward passes; prints JSON.
 
     python scripts/bench/cass.py --windows 6                       random ViT-B/16 and DINO ViT-B/8, 224 pixels
     python scripts/bench/cass.py --weights clip=mini --weights dino=mini --side 128 --windows 8
 
-Unavoidable are CLIP up to its last block and DINO up to the keys of its last block, both on the same batch of windows.
+These are CLIP up to its last block and DINO up to the keys of its last block, on the same batch of windows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ovbench.methods.params import CASSParams
 
 
 def random_towers() -> dict[str, nn.Module]:
-    """The architectures of the official settings; times do not depend on the weights."""
+    """Return the architectures of the official settings; times do not depend on the weights."""
     import timm
     from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 

@@ -1,10 +1,10 @@
-"""Measure the engine on this machine, in one process, alternating; writes results/benchmarks/engine.{json,md}.
+"""Measure the speed of labelling and counting, in one process; writes results/benchmarks/engine.{json,md}.
 
-python scripts/bench/engine.py                  all of it, in some seven minutes of one core
+python scripts/bench/engine.py                  everything, about seven minutes on one core
 python scripts/bench/engine.py --only loop --only ledger
 
-Times are the least of several alternating repeats, in seconds of wall time and of processor time: on a machine that
-others use, the second is the one to believe.
+Times are the smallest of several alternating repeats, in seconds of wall time and of processor time. On a machine with
+other work, processor time is more reliable.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PARTS = ("loop", "overhead", "overhead_real", "text", "ledger", "start_up", "sca
 
 
 def with_classes(pipeline: Pipeline, classes: int) -> None:
-    """Random words in place of the vocabulary: their number matters here, not their sense."""
+    """Replace the vocabulary by random embeddings; only their number matters here."""
     words = pipeline.predictor.vocabularies[0]
     embeddings = torch.randn(classes, words.embeddings.shape[1], generator=torch.Generator().manual_seed(0))
     words = words._replace(embeddings=F.normalize(embeddings, dim=1), class_index=torch.arange(classes))
@@ -50,8 +50,11 @@ def with_classes(pipeline: Pipeline, classes: int) -> None:
 
 @torch.inference_mode()
 def straightforward(pipeline: Pipeline, image: np.ndarray, label: np.ndarray, totals: Tensor) -> np.ndarray:
-    """One window at a time, each padded to a canvas of the whole image; softmax and argmax at full size; histograms in
-    floating point."""
+    """Label and count an image in the simple form, for comparison.
+
+    Windows are processed one by one, each padded to the size of the image; softmax and argmax run at full size; and
+    histograms are floating point.
+    """
     predictor, method = pipeline.predictor, pipeline.method
     (queries,), protocol = predictor.vocabularies, predictor.protocol
     normalised = predictor._normalise(image)
@@ -75,7 +78,7 @@ def straightforward(pipeline: Pipeline, image: np.ndarray, label: np.ndarray, to
 
 
 def loop(size: tuple[int, int], repeats: int) -> list[dict[str, Any]]:
-    """Label and count one image by the engine and by the straightforward loop."""
+    """Time labelling and counting one image with ovbench and in the simple form."""
     pipeline = build_pipeline(resolve("maskclip", "mini"), (("thing",),))
     noise = np.random.default_rng(0)
     image = noise.integers(0, 255, (*size, 3), np.uint8)
@@ -100,7 +103,7 @@ def loop(size: tuple[int, int], repeats: int) -> list[dict[str, Any]]:
 
 
 def overheads(make: Callable[[str], Task], methods: list[str], repeats: int) -> list[dict[str, Any]]:
-    """A row for each method."""
+    """Return one row per method."""
     rows = []
     for name in methods:
         print(f"  {name}", file=sys.stderr)
@@ -109,7 +112,7 @@ def overheads(make: Callable[[str], Task], methods: list[str], repeats: int) -> 
 
 
 def text_cache(repeats: int) -> dict[str, Any]:
-    """Words of mini through the text tower, and from the cache."""
+    """Time the text embeddings of mini, computed and from the cache."""
     from ovbench.backbones.build import load_backbone
     from ovbench.inference import text_embedding as queries
 
@@ -131,7 +134,7 @@ def text_cache(repeats: int) -> dict[str, Any]:
 
 
 def ledger(repeats: int) -> dict[str, Any]:
-    """Counting and one durable line per image of 512 x 683 with 150 classes in 12 of them."""
+    """Time counting and one durable line per image of 512 x 683 pixels with 12 of 150 classes."""
     noise = np.random.default_rng(0)
     label = noise.integers(0, 12, (512, 683)).astype(np.uint16)
     predicted = noise.integers(0, 15, (512, 683)).astype(np.uint16)
@@ -156,13 +159,13 @@ def command(*arguments: str, environment: dict[str, str] | None = None) -> float
 
 
 def start_up(repeats: int) -> dict[str, float]:
-    """Seconds until the command has answered."""
+    """Return the seconds until the command has finished."""
     calls = {"help": ["--help"], "list methods": ["list", "methods"]}
     return {name: min(command("-m", "ovbench", *call) for _ in range(repeats)) for name, call in calls.items()}
 
 
 def scaling(images: int) -> dict[str, Any]:
-    """One and two processes on the same images of mini, start-up included and taken off."""
+    """Time one and two processes on the same images of mini, with and without start-up."""
     found: dict[str, Any] = {"images": images, "threads_per_process": 1}
     for size in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
@@ -200,7 +203,7 @@ def both(spent: dict[str, float]) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The findings in Markdown."""
+    """Return the results as Markdown."""
     machine = found["machine"]
     lines = [
         "# The engine, measured",

@@ -1,11 +1,11 @@
-"""What a GPU makes of the engine; writes results/benchmarks/gpu.json. Without a GPU it says so and measures nothing.
+"""Measure ovbench on a GPU; writes results/benchmarks/gpu.json. Without a GPU, it measures nothing.
 
-python scripts/bench/gpu.py                         all of it
-python scripts/bench/gpu.py --device cpu --quick    the same code on toy sizes, to see that it runs; nothing is written
+python scripts/bench/gpu.py                         everything
+python scripts/bench/gpu.py --device cpu --quick    the same code with small sizes, as a test; nothing is written
 
-Windows per second of the CLIP towers against batch, precision and compilation, as a share of what matrix products of
-the same precision reach on this device; whole images per second against `--batch`; deciding among 847 classes, which is
-bound by memory traffic; and how many images the readers can deliver.
+Measured are: windows per second of CLIP towers by batch, precision and compilation, as a fraction of the speed of
+matrix products with the same precision; images per second by `--batch`; the decision among 847 classes, which is
+limited by memory bandwidth; and images per second of the readers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ovbench.utils.files import write_json
 
 
 class Tower(NamedTuple):
-    """A vision tower by its numbers, and the side of the windows that it sees."""
+    """The size of a vision tower, and the side of its windows in pixels."""
 
     name: str
     width: int
@@ -62,7 +62,7 @@ class Tower(NamedTuple):
         return ClipVision(visual)
 
     def flops(self) -> float:
-        """Of the matrix products of one window through all blocks, a multiplication and an addition counted as two."""
+        """Return the operations of all matrix products for one window; multiplication and addition count as two."""
         tokens = (self.side // self.patch) ** 2 + 1
         return self.layers * (24 * tokens * self.width**2 + 4 * tokens**2 * self.width)
 
@@ -73,14 +73,14 @@ TOY = (Tower("toy", 64, 2, 2, 16, 64),)
 
 
 def seconds(device: torch.device, function: Callable[[], object], repeats: int) -> float:
-    """Of the fastest of several calls; the first, which compiles and warms up, is not counted."""
+    """Return the seconds of the fastest of several calls, after one call to compile and warm up."""
     function()
     return fastest(function, repeats, device)
 
 
 @torch.inference_mode()
 def ceilings(device: torch.device, side: int, repeats: int) -> dict[str, float]:
-    """FLOP/s of square matrix products in every precision, and bytes/s of a copy."""
+    """Return FLOP/s of square matrix products in every precision, and bytes/s of a copy."""
     found = {}
     for name, dtype in PRECISIONS.items():
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -93,7 +93,7 @@ def ceilings(device: torch.device, side: int, repeats: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def towers(device: torch.device, quick: bool, ceiling: dict[str, float], repeats: int) -> list[dict[str, Any]]:
-    """Windows per second."""
+    """Measure windows per second."""
     rows = []
     batches = (1, 4) if quick else (1, 2, 6, 16, 32, 64, 128)
     for tower, precision, compiled in itertools.product(TOY if quick else REAL, PRECISIONS, (False, True)):
@@ -116,7 +116,7 @@ def towers(device: torch.device, quick: bool, ceiling: dict[str, float], repeats
 
 
 def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, Any]]:
-    """Whole images of VOC's size per second, from pixels on the host to labels on the host, 21 classes."""
+    """Measure images of VOC's size per second, from pixels to labels on the host, with 21 classes."""
     tower = TOY[0] if quick else REAL[0]
     words = F.normalize(torch.randn(21, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
     method = MaskCLIP(Backbones(clip=tower.build())).to(device)
@@ -138,8 +138,10 @@ def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, An
 
 @torch.inference_mode()
 def many_classes(device: torch.device, quick: bool, ceiling: dict[str, float], repeats: int) -> dict[str, Any]:
-    """Deciding among 847 classes at full size: enlarged, softmax, the largest; its traffic is at least a write and two
-    reads of the enlarged scores and one write and read of the probabilities."""
+    """Measure the decision among 847 classes at full size: resize, softmax, maximum.
+
+    It writes the resized scores once and reads them twice, and writes and reads the probabilities, at least.
+    """
     classes, size = (20, (60, 80)) if quick else (847, (512, 683))
     scores, index = (
         torch.randn(classes, size[0] // 2, size[1] // 2, device=device),
@@ -160,7 +162,7 @@ def many_classes(device: torch.device, quick: bool, ceiling: dict[str, float], r
 
 
 def readers(folder: Path, quick: bool) -> list[dict[str, Any]]:
-    """JPEG files of VOC's size decoded per second, by threads."""
+    """Measure decoded JPEG files of VOC's size per second, by number of threads."""
     number = 8 if quick else 400
     noise = np.random.default_rng(0).integers(0, 255, (47, 63, 3), np.uint8)
     path = folder / "image.jpg"

@@ -1,14 +1,14 @@
-"""How often the 95 % interval of mIoU holds the truth, by simulation; writes results/benchmarks/interval_coverage.json.
+"""Simulate the coverage of the 95 % interval of mIoU; writes results/benchmarks/interval_coverage.json.
 
 python scripts/bench/interval_coverage.py
 
-A population of images is drawn with classes of long-tailed frequency (Zipf, by kind of scene), two to ten of them in an
-image, with sizes, difficulty and errors that all classes of an image share; most missed pixels go to other classes of
-the image, the rest to a few classes that the class is mistaken for everywhere. From the population, whose IoU is the
-truth, samples are drawn with replacement. An interval should hold the mean of the true IoU over the sample's classes.
-Beside the jackknife of ovbench stand bootstraps of 300 resamples: percentiles with classes dropping out of resamples
-("percentile") and with a fixed set of classes ("fixed"), the basic form and BCa with a fixed set. "difference" is
-the paired interval of a second run that errs on the same images.
+A population of images is drawn. The frequencies of classes have a long tail (Zipf, by type of image); an image has two
+to ten classes with correlated sizes, difficulty and errors. Most missed pixels get another class of the image, the
+others one of a few similar classes. The IoU of the population is the truth. Samples are drawn with replacement, and an
+interval should contain the mean of the true IoU over the classes of the sample. The jackknife of ovbench is compared
+with bootstraps of 300 resamples: percentiles with the classes of each resample ("percentile") or a fixed set of classes
+("fixed"), and the basic form and BCa with a fixed set. "difference" is the paired interval of a second run with errors
+on the same images.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ RESAMPLES = 300
 
 
 class World(NamedTuple):
-    """``log_share`` f64[s, c] of classes by kind of scene, ``size`` and ``quality`` f64[2, c] of the two runs, and the
-    ``mistaken`` classes i64[c, 3]."""
+    """The parameters of a population.
+
+    ``log_share`` is float64 (S, C), by type of image; ``size`` and ``quality`` are float64 (2, C), by run; ``mistaken``
+    are the similar classes, int64 (C, 3).
+    """
 
     log_share: np.ndarray
     size: np.ndarray
@@ -52,7 +55,7 @@ def draw_world(classes: int, rng: np.random.Generator) -> World:
 
 
 def draw_images(world: World, count: int, per_image: int, rng: np.random.Generator) -> list[ImageCounts]:
-    """The counts of both runs."""
+    """Return the counts of both runs."""
     scenes, classes = world.log_share.shape
     number = np.minimum(1 + rng.poisson(per_image - 1, count), classes)
     order = np.argsort(-(world.log_share[rng.integers(0, scenes, count)] + rng.gumbel(size=(count, classes))), 1)
@@ -79,7 +82,7 @@ def _run(world, quality, image, label, pixels, hardness, order, number, rng) -> 
 
 
 def bootstraps(counts: ImageCounts, rng: np.random.Generator) -> dict[str, tuple[float, float]]:
-    """Other intervals of mIoU."""
+    """Return bootstrap intervals of mIoU."""
     one, images = jackknife(counts), counts.union.shape[0]
     weights = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -101,7 +104,7 @@ def take(counts: ImageCounts, rows: np.ndarray) -> ImageCounts:
 
 
 class Tally:
-    """How often intervals held, how often they excluded their own estimate, and how wide they were."""
+    """How often intervals contain the truth, how often they exclude their estimate, and their width."""
 
     def __init__(self):
         self.held, self.excluded, self.half = defaultdict(list), defaultdict(int), []
@@ -119,7 +122,7 @@ class Tally:
 
 
 def simulate(classes: int, images: int, runs: list[ImageCounts], samples: int, others: int, rng, tally: Tally) -> int:
-    """Tally ``samples`` samples, the first ``others`` of them by bootstraps too; how many had no interval."""
+    """Add samples to the tally, the first ``others`` also with bootstraps; return how many have no interval."""
     truth = [jackknife(run).iou for run in runs]
     refused = 0
     for number in range(samples):

@@ -1,10 +1,10 @@
-"""The ledger's lines against SQLite, in one run; writes results/benchmarks/ledger.json.
+"""Compare the lines of the ledger with SQLite, in one run; writes results/benchmarks/ledger.json.
 
 python scripts/bench/ledger.py
 
-Both keep the counts of an image durably before the next is noted. SQLite holds the three lists as bytes of int64 in a
-row, in WAL mode: with synchronous=FULL, which is as durable as a flushed line, and with NORMAL, which may lose the last
-images when the power fails. Figures are ratios to the lines; absolute times belong to this disk.
+Both store the counts of an image durably before the next image. SQLite stores the three lists as int64 bytes in a row,
+in WAL mode: with synchronous=FULL, which is as durable as a flushed line, and with NORMAL, which may lose the last
+images in a power failure. Figures are ratios to the lines; absolute times depend on the disk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEADER = {"cell": "a benchmark of the ledger"}
 
 
 class Lines:
-    """Our ledger: a checksummed line of JSON for each image."""
+    """The ledger: one JSON line with a checksum per image."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -48,7 +48,7 @@ class Lines:
 
 
 class Rows:
-    """A table of SQLite, one transaction for each image."""
+    """A table of SQLite, with one transaction per image."""
 
     def __init__(self, folder: Path, synchronous: str):
         folder.mkdir()
@@ -86,7 +86,7 @@ WAYS: dict[str, Callable[[Path], Any]] = {
 
 
 def images(classes: int, number: int) -> list[PixelCounts]:
-    """Counts as images have them: a dozen classes in the label, a few more in the prediction."""
+    """Return typical counts: a dozen classes in the label, a few more in the prediction."""
     noise = np.random.default_rng(0)
     found = []
     for _ in range(number):
@@ -97,7 +97,7 @@ def images(classes: int, number: int) -> list[PixelCounts]:
 
 
 def measure(classes: int, number: int, repeats: int, root: Path) -> dict[str, Any]:
-    """Per way the median seconds of noting an image, and of reading one back, over alternating repeats; and bytes."""
+    """Return for each form the median seconds to store and to read an image, and the bytes."""
     counts = images(classes, number)
     notes: dict[str, list[float]] = {way: [] for way in WAYS}
     reads: dict[str, list[float]] = {way: [] for way in WAYS}

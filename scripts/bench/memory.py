@@ -1,4 +1,4 @@
-"""Label one large image with a large vocabulary and print the memory that it took above the loaded model, as JSON.
+"""Label one large image with a large vocabulary; print its memory above the loaded model, as JSON.
 
 python scripts/bench/memory.py --classes 847 --size 1536 2048
 """
@@ -18,7 +18,7 @@ from ovbench.inference.pipeline import build_pipeline
 
 
 def resident(name: str) -> int:
-    """Bytes of resident memory of this process: ``VmRSS`` now, ``VmHWM`` at the peak since `forget_peak` (Linux)."""
+    """Return bytes of resident memory: ``VmRSS`` now, ``VmHWM`` at the peak since `forget_peak` (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 

@@ -1,4 +1,4 @@
-"""A method's whole time over that of the forward passes it cannot do without."""
+"""Compare the time of a method with the time of its unavoidable forward passes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VOC_SIZE = (375, 500)
 
 
 class Task(NamedTuple):
-    """Images u8[h, w, 3] with their region maps and labels, and the method that labels them."""
+    """Images, uint8 (h, w, 3), with region maps and labels, and the method that labels them."""
 
     pipeline: Pipeline
     images: list[np.ndarray]
@@ -48,7 +48,7 @@ class Task(NamedTuple):
 
 
 def alternate(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """The least wall and processor seconds of each function, which run in turn."""
+    """Return the smallest wall and processor seconds of each function; the functions alternate."""
     best = {name: {"wall_s": float("inf"), "cpu_s": float("inf")} for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
@@ -60,7 +60,7 @@ def alternate(functions: dict[str, Callable[[], object]], repeats: int) -> dict[
 
 
 def on_mini(name: str, images: int) -> Task:
-    """The towers of mini, on images of mini; without PAMR, as below."""
+    """Return the towers of mini with images of mini, without PAMR."""
     dataset = open_dataset(load_card("mini"))
     samples = [dataset.read(number) for number in range(images)]
     pipeline = build_pipeline(resolve(name, "mini", {"refine": ""}), [(c,) for c in dataset.card.classes])
@@ -68,7 +68,7 @@ def on_mini(name: str, images: int) -> Task:
 
 
 def of_real_size(name: str) -> Task:
-    """Towers of the published sizes with random weights, the settings for voc20, and one picture of VOC's size."""
+    """Return towers of the published sizes with random weights, settings of voc20, and an image of VOC's size."""
     import real_towers
 
     given = {"reference": "random"} if name == "reme" else {}
@@ -86,19 +86,19 @@ def of_real_size(name: str) -> Task:
 
 
 def _task(pipeline: Pipeline, images: list, labels: list, classes: int) -> Task:
-    """Region maps are made before, as if they came from the cache."""
+    """Return a task with region maps, as if they came from the cache."""
     return Task(pipeline, images, [pipeline.regions(image) for image in images], labels, classes)
 
 
 @contextmanager
 def _own_cache() -> Iterator[None]:
-    """Vectors of no text are not kept."""
+    """Use an empty cache."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict("os.environ", {"OVBENCH_CACHE": folder}):
         yield
 
 
 def measure(name: str, task: Task, repeats: int) -> dict[str, Any]:
-    """One row: label and count, over all blocks of the towers on the same images in the same batches."""
+    """Return one row: labelling and counting, against all blocks of the towers on the same batches."""
     calls = forwards_of(task)
     best = alternate({"whole": task.run, "forwards": lambda: replay(task.pipeline, calls)}, repeats)
     stages = {stage: round(spent, 3) for stage, spent in task.pipeline.predictor.seconds.items()}
@@ -120,7 +120,7 @@ def measure(name: str, task: Task, repeats: int) -> dict[str, Any]:
 
 
 def forwards_of(task: Task) -> list[tuple[str, Tensor]]:
-    """Which towers see which images when the task runs: windows, whole images, or regions cut from windows."""
+    """Return the inputs of each tower in a task: windows, images, or crops of regions."""
     calls: list[tuple[str, Tensor]] = []
     with ExitStack() as stack:
         for kind in TOWERS:
@@ -144,7 +144,7 @@ def _heard(kind: str, go: Callable, calls: list[tuple[str, Tensor]]) -> Callable
 def replay(
     pipeline: Pipeline, calls: list[tuple[str, Tensor]], dense: Callable[[Tensor], Any] | None = None
 ) -> None:
-    """The forward passes alone; windows through ``dense`` where it is given, the first call being of windows."""
+    """Run only the forward passes; the first call, of windows, goes through ``dense`` if it is given."""
     for kind, images in calls:
         if dense is not None and images.shape[-2:] == calls[0][1].shape[-2:]:
             dense(images)
@@ -153,7 +153,7 @@ def replay(
 
 
 def forward(vision: Any, images: Tensor) -> None:
-    """All blocks of a tower, once."""
+    """Run all blocks of a tower once."""
     if hasattr(vision, "trunk"):
         vision.project(vision.trunk(vision.embed(images)[0], until=None))
     elif hasattr(vision, "last_tokens"):

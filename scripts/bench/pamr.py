@@ -17,8 +17,10 @@ from ovbench.inference.pamr import OFFSETS, pamr
 
 
 def pamr_by_convolution(scores: Tensor, guide: Tensor, dilations: tuple[int, ...], iterations: int) -> Tensor:
-    """The same refinement as its authors write it: dilated convolutions with one-hot kernels gather every neighbour of
-    every map, f[q, neighbours, H, W], in every iteration."""
+    """Refine scores as the code of its authors does.
+
+    Dilated convolutions with one-hot kernels gather all neighbours, float (Q, neighbours, H, W), in every iteration.
+    """
     picks = torch.zeros(len(OFFSETS), 1, 3, 3, dtype=guide.dtype, device=guide.device)
     for number, (dy, dx) in enumerate(OFFSETS):
         picks[number, 0, 1 + dy, 1 + dx] = 1

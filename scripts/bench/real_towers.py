@@ -1,4 +1,4 @@
-"""Backbones of the published architectures with random weights: as much work as the real ones, and nothing to fetch."""
+"""Backbones of the published architectures with random weights: the same work as real ones, without a download."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NAMES = {"reference": "random"}
 
 
 class RandomText:
-    """Directions instead of sentences: their number matters here, not their sense."""
+    """A text encoder with random embeddings; only their number matters here."""
 
     def encode(self, prompts: list[str]) -> Tensor:
         return torch.randn(len(prompts), WIDTHS["text"], generator=torch.Generator().manual_seed(0))
 
 
 def load(kind: str, spec: str, module: str = "") -> Loaded:
-    """In place of `ovbench.backbones.build.load_backbone`."""
+    """Replace `ovbench.backbones.build.load_backbone`."""
     torch.manual_seed(0)
     vision = _reference() if kind == "reference" else _network(kind, parse_spec(kind, spec).architecture)
     text: Any = RandomText() if kind == "clip" else None

@@ -1,11 +1,10 @@
-"""Time and memory of `ovbench reference build` against the number of images: linear, and flat.
+"""Measure time and memory of `ovbench reference build` by the number of images.
 
     python scripts/bench/reference_scale.py --images 2500 5000 10000 20000 --out /tmp/scale
 
-Draws small coloured pictures with captions, builds a set from the first N of them in a process of its own, and prints
-one JSON line per size: seconds per image by the clock and of the processor, peak resident memory, counts. Mini's
-encoders and SLIC regions, so that what is measured is the pipeline and not a network; every image is new, so nothing
-comes from a cache.
+It draws small images with captions, builds a set from the first N images in a new process, and prints one JSON line per
+size: wall and processor seconds per image, peak resident memory, and counts. The encoders of mini and SLIC regions are
+used, so that the time of networks is small. Every image is new, so nothing comes from a cache.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ SIDE = 64
 
 
 def draw(folder: Path, count: int, seed: int) -> Path:
-    """``count`` pictures of two things on a ground, and their captions; the file of the captions."""
+    """Draw ``count`` images of two things on a ground, and return the file of their captions."""
     rng = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True)
     with (folder / "captions.jsonl").open("w") as captions:
@@ -49,7 +48,7 @@ def draw(folder: Path, count: int, seed: int) -> Path:
 
 
 def measure(folder: Path, out: Path) -> dict[str, object]:
-    """Build a set in this process; time and memory."""
+    """Build a set in this process; return time and memory."""
     from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.training.reference_set.builder import Sources, build_set
     from ovbench.training.reference_set.settings import resolve_plan

@@ -1,4 +1,4 @@
-"""Shared by the scripts that time one function against another."""
+"""Helpers of the scripts that compare the times of functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def fastest(function: Callable[[], Any], repeats: int, device: torch.device) -> float:
-    """Seconds of the fastest of several runs, the device's work included."""
+    """Return the seconds of the fastest of several runs, with the work of the device."""
     times = []
     for _ in range(repeats):
         _wait(device)
@@ -27,6 +27,6 @@ def _wait(device: torch.device) -> None:
 
 
 def ran_on(device: torch.device) -> dict[str, Any]:
-    """What the times depend on."""
+    """Return the machine and versions on which times depend."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
