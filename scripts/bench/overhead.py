@@ -23,6 +23,7 @@ from ovbench.metrics.confusion import count_pixels
 
 GOALS = {
     "clip": 1.15, "maskclip": 1.15, "clearclip": 1.15, "sclip": 1.15, "naclip": 1.15, "gem": None, "proxyclip": None,
+    "scclip": 1.15, "sfp": 1.15, "dihclip": 1.15,
     "talk2dino": 1.1, "corrclip": 1.2, "cass": 1.25, "freecp": 1.3, "reme": 1.3,
 }  # fmt: skip
 WHY = {  # a goal is missed
