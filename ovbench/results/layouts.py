@@ -31,21 +31,74 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
+
+from pydantic import Field, model_validator
 
 from ovbench.config.published_runs import PublishedRun, RowKey, published_runs
 from ovbench.config.suites import load_suite
 from ovbench.results.published import PAS_20B, PublishedFigure, figures, published_results, read_published
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
-from ovbench.utils.toml import read_toml, refuse_unknown_keys
+from ovbench.utils.toml import read_toml
+from ovbench.utils.typed import Items, Typed, validate
 
-KEYS = ("title", "source", "note", "columns", "metric", "average", "lower_is_better", "group")
 FILTERS = {"methods": "method", "variants": "variant", "postprocess": "postprocess", "groups": "group"}
-GROUP_KEYS = ("title", "reported_by", "figures", "where", "suite", "row", *FILTERS)
-ROW_KEYS = ("label", "reported_by", "method", "variant", "postprocess", "setting", "suite_row")
 METRICS = {"mIoU": "mIoU", "mAcc": "mAcc", "pAcc": "aAcc"}  # name in papers: name in a record
 NOT_COMPARABLE = "[protocol?]"
+
+
+class RowOfGroup(Typed):
+    """A table [[group.row]] of a layout."""
+
+    label: str | None = None
+    reported_by: str | None = None
+    method: str | None = None
+    variant: str | None = None
+    postprocess: str | None = None
+    setting: str | None = None
+    suite_row: str | None = None
+
+
+class LayoutGroup(Typed):
+    """A table [[group]] of a layout."""
+
+    title: str
+    reported_by: str | None = None
+    figures: str | None = None
+    where: dict[str, str | Items[str]] = Field(default_factory=dict)
+    suite: str | None = None
+    methods: Items[str] | None = None
+    variants: Items[str] | None = None
+    postprocess: Items[str] | None = None
+    groups: Items[str] | None = None
+    row: Items[RowOfGroup] = ()
+
+    @model_validator(mode="after")
+    def _named(self) -> LayoutGroup:
+        if (self.figures or self.suite) and any(row.label is None for row in self.row):
+            raise ValueError('needs a "label" in every row')
+        return self
+
+
+class LayoutFile(Typed):
+    """A file in configs/tables/."""
+
+    title: str | None = None
+    source: str = ""
+    note: str = ""
+    columns: Annotated[Items[str], Field(min_length=1)]
+    metric: str = "mIoU"
+    average: bool = True
+    lower_is_better: Items[str] = ()
+    group: Annotated[Items[LayoutGroup], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _known(self) -> LayoutFile:
+        for column in self.lower_is_better:
+            if column not in self.columns:
+                raise ValueError(f'"lower_is_better" names "{column}", which is no column')
+        return self
 
 
 class PrintedAverage(NamedTuple):
@@ -126,51 +179,44 @@ def load_layout(name: str, datasets: Sequence[str] = ()) -> TableLayout:
     path = Path(name) if name.endswith(".toml") else shipped("configs", "tables", f"{name}.toml")
     if not path.is_file() and not name.endswith(".toml"):
         raise unknown("layout", name, layout_names())
-    table = read_toml(path)
-    refuse_unknown_keys(table, KEYS, path.name)
-    if not table.get("columns") or not table.get("group"):
-        raise InputError("a layout needs columns and [[group]] tables", where=path.name)
-    metric = table.get("metric", "mIoU")
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS, where=path.name)
-    columns = tuple(datasets) or tuple(table["columns"])
-    rows = [row for group in table["group"] for row in _group_rows(group, columns, path.name)]
+    file = validate(LayoutFile, read_toml(path), path.name)
+    if file.metric not in METRICS:
+        raise unknown("metric", file.metric, METRICS, where=path.name)
+    columns = tuple(datasets) or file.columns
+    rows = tuple(row for group in file.group for row in _group_rows(group, columns, path.name))
     return TableLayout(
-        table.get("title", name), table.get("source", ""), table.get("note", ""), columns, tuple(rows), METRICS[metric],
-        table.get("average", True), tuple(table.get("lower_is_better", ())),
+        file.title or name, file.source, file.note, columns, rows, METRICS[file.metric], file.average,
+        file.lower_is_better,
     )  # fmt: skip
 
 
-def _group_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
-    refuse_unknown_keys(dict(group), GROUP_KEYS, where)
-    for row in group.get("row", ()):
-        refuse_unknown_keys(row, ROW_KEYS, where)
-    if "figures" in group or "suite" in group:
+def _group_rows(group: LayoutGroup, columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
+    if group.figures or group.suite:
         yield from _figure_rows(group, columns, where)
-    elif "row" in group:
-        for row in group["row"]:
-            keys = tuple(row.get(key, group.get(key)) for key in ("reported_by", "method", "variant", "postprocess"))
-            made = _published_row(group["title"], keys, columns, where, row.get("label"))
-            yield made if "reported_by" in group else replace(made, detail=f"{made.detail}; {keys[0]}")
+    elif group.row:
+        for row in group.row:
+            keys = (row.reported_by or group.reported_by, row.method, row.variant, row.postprocess)
+            made = _published_row(group.title, keys, columns, where, row.label)
+            yield made if group.reported_by else replace(made, detail=f"{made.detail}; {keys[0]}")
     else:
-        wanted = {field: group[key] for key, field in FILTERS.items() if key in group}
+        wanted = {field: values for key, field in FILTERS.items() if (values := getattr(group, key)) is not None}
         found = [
             (r.reported_by, r.method, r.variant, r.postprocess)
             for r in _results()
-            if r.reported_by == group.get("reported_by") and all(getattr(r, f) in v for f, v in wanted.items())
+            if r.reported_by == group.reported_by and all(getattr(r, f) in v for f, v in wanted.items())
         ]
         if not found:
-            raise InputError(f'no published row for the group "{group.get("title")}"', where=where)
+            raise InputError(f'no published row for the group "{group.title}"', where=where)
         for keys in dict.fromkeys(found):
-            yield _published_row(group["title"], keys, columns, where)
+            yield _published_row(group.title, keys, columns, where)
 
 
 def _published_row(
-    title: str, keys: tuple[str, ...], columns: tuple[str, ...], where: str, label: str | None = None
+    title: str, keys: tuple[str | None, ...], columns: tuple[str, ...], where: str, label: str | None = None
 ) -> LayoutRow:
     rows = [r for r in _results() if (r.reported_by, r.method, r.variant, r.postprocess) == keys]
     if not rows:
-        raise InputError(f"no published row {keys}", where=where)
+        raise InputError(f'no published row "{", ".join(map(str, keys))}"', where=where)
     method, variant, postprocess = keys[1:]
     values = {r.benchmark: r.value for r in rows if r.benchmark in columns}
     refined = "" if postprocess == "none" else f", {postprocess}"
@@ -186,27 +232,27 @@ def _runs_of(key: RowKey, reported_by: str) -> dict[str, PublishedRun | None]:
     return {"run" if run is None or reported_by in run.sources else "other": run}
 
 
-def _figure_rows(group: Mapping[str, Any], columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
+def _figure_rows(group: LayoutGroup, columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
     """Yield the rows of another file with the runs of a suite, or with the published runs of the same name."""
-    found = figures(group["figures"], group.get("where", {}), where) if "figures" in group else {}
+    found = figures(group.figures, group.where, where) if group.figures else {}
     runs = {}
-    if "suite" in group:  # "" instead of a benchmark, because on some the suite leaves rows out
-        runs = {r.label: PublishedRun(r.method, r.overrides, r.weights) for r in load_suite(group["suite"], [""])}
-    if "row" not in group:
+    if group.suite:  # "" instead of a benchmark, because on some the suite leaves rows out
+        runs = {r.label: PublishedRun(r.method, r.overrides, r.weights) for r in load_suite(group.suite, [""])}
+    if not group.row:
         for (label, detail), values in (found or {(name, ""): {} for name in runs}).items():
             key = (label, detail, "none")
-            which = {"run": runs.get(label)} if runs else _runs_of(key, group.get("reported_by", ""))
-            yield _figure_row(LayoutRow(group["title"], label, detail, values, **which), columns)
-    for row in group.get("row", ()):
-        values, records_of_run = {}, row.get("suite_row", row["label"])
-        if "setting" in row:
-            values = next((cells for (label, _), cells in found.items() if label == row["setting"]), {})
+            which = {"run": runs.get(label)} if runs else _runs_of(key, group.reported_by or "")
+            yield _figure_row(LayoutRow(group.title, label, detail, values, **which), columns)
+    for row in group.row:
+        label, values = row.label or "", {}
+        records_of_run = row.suite_row or label
+        if row.setting:
+            values = next((cells for (name, _), cells in found.items() if name == row.setting), {})
             if not values:
-                raise unknown("published figure", row["setting"], {label for label, _ in found}, where=where)
+                raise unknown("published figure", row.setting, {name for name, _ in found}, where=where)
         if runs and records_of_run not in runs:
             raise unknown("row of the suite", records_of_run, runs, where=where)
-        made = LayoutRow(group["title"], row["label"], "", values, run=runs.get(records_of_run))
-        yield _figure_row(made, columns)
+        yield _figure_row(LayoutRow(group.title, label, "", values, run=runs.get(records_of_run)), columns)
 
 
 def _figure_row(row: LayoutRow, columns: tuple[str, ...]) -> LayoutRow:
@@ -218,7 +264,7 @@ def _figure_row(row: LayoutRow, columns: tuple[str, ...]) -> LayoutRow:
     return replace(row, published=shown, printed_average=means[0] if means and of_these else None)
 
 
-def _printed_average(keys: tuple[str, ...], columns: tuple[str, ...]) -> PrintedAverage:
+def _printed_average(keys: tuple[str | None, ...], columns: tuple[str, ...]) -> PrintedAverage:
     for row in read_published("averages"):
         same = (row["reported_by"], row["method"], row["variant"], row["postprocess"]) == keys
         if same and set(row["benchmarks"].split()) == set(columns):

@@ -176,6 +176,18 @@ HEAD = 'columns = ["voc21"]\n[[group]]\ntitle = "a"\n'
         (HEAD + 'figures = "mess"\n[[group.row]]\nlabel = "x"\nsetting = "SAN-X"', 'unknown published figure "SAN-X"'),
         (HEAD + 'suite = "corrclip-table2"\n[[group.row]]\nlabel = "x"', 'unknown row of the suite "x"'),
         (HEAD + 'reported_by = "nobody"', 'no published row for the group "a"'),
+        (HEAD + '[[group.row]]\nmethod = "CASS"', 'no published row "None, CASS, None, None"'),
+        ("colums = 3\n" + HEAD, 'unknown key "colums" .*did you mean "columns"'),
+        (HEAD + 'reported = "x"', r'unknown key "group\[0\].reported" .*did you mean "reported_by"'),
+        (HEAD + '[[group.row]]\nsuite_rows = "x"', r'unknown key "group\[0\].row\[0\].suite_rows"'),
+        (HEAD + 'postprocess = "none"', r'"group\[0\].postprocess" must be a list'),
+        (HEAD + 'figures = "mess"\nwhere = { model = 3 }', r'"group\[0\].where.model" must be a text or a list'),
+        (HEAD + 'suite = "corrclip-table2"\n[[group.row]]\nsetting = "x"', 'needs a "label" in every row'),
+        ('columns = []\n[[group]]\ntitle = "a"', '"columns" must be a list of 1 or more'),
+        ('columns = ["voc21"]\ngroup = []', '"group" must be a list of 1 or more'),
+        ('columns = ["voc21"]\n[[group]]\nfigures = "mess"', r'"group\[0\].title" is missing'),
+        ('average = "no"\n' + HEAD, '"average" must be true or false'),
+        ('lower_is_better = ["voc20"]\n' + HEAD, 'names "voc20", which is no column'),
     ],
 )
 def test_mistakes_in_a_layout_are_named(tmp_path, text, message):
