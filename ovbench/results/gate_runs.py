@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from ovbench.config.load import override_pairs
 from ovbench.evaluation.distributed import ProcessGroup
@@ -15,6 +14,8 @@ from ovbench.evaluation.runner import run_cells
 from ovbench.results.compare import CountedRun, load_run
 from ovbench.results.gate import (
     TOLERANCE,
+    Baseline,
+    BaselineCell,
     Verdict,
     baseline_of,
     judge,
@@ -56,8 +57,8 @@ def update_baseline(request: GateRequest) -> None:
             raise UsageError("a new baseline needs methods and benchmarks", fix="give --method and --dataset")
         old = read_baseline(request.baseline, counts=False)
         _refuse_unknown(request, old)
-        refuse_unasked_code(old["cells"], request.methods, request.baseline)
-        pairs, limit = list(map(_pair, old["cells"])), limit or old["limit"]
+        refuse_unasked_code(old.cells, request.methods, request.baseline)
+        pairs, limit = list(map(_pair, old.cells)), limit or old.limit
     write_json(request.baseline, baseline_of(_measure(request, pairs, limit), limit))
 
 
@@ -77,7 +78,7 @@ def check_baseline(request: GateRequest, *, tolerance: float = TOLERANCE, paired
         raise UsageError("--dataset and --limit are for --update: a check runs the images of the baseline")
     base = read_baseline(request.baseline)
     _refuse_unknown(request, base)
-    cells = [c for c in base["cells"] if not request.methods or c["cell"]["method"] in request.methods]
+    cells = [c for c in base.cells if not request.methods or c.cell.method in request.methods]
     refuse_unasked_code(cells, request.methods, request.baseline)
     chosen = override_pairs(request.settings, "--set")
 
@@ -85,19 +86,19 @@ def check_baseline(request: GateRequest, *, tolerance: float = TOLERANCE, paired
         for cell, now in zip(cells, planned, strict=True):
             refuse_other_settings(cell, now.cell.as_dict(), chosen, request.baseline)
 
-    runs = _measure(request, list(map(_pair, cells)), base["limit"], same_settings)
+    runs = _measure(request, list(map(_pair, cells)), base.limit, same_settings)
     return [judge(cell, run, tolerance=tolerance, paired=paired) for cell, run in zip(cells, runs, strict=True)]
 
 
-def _refuse_unknown(request: GateRequest, base: Mapping[str, Any]) -> None:
-    known = [c["cell"]["method"] for c in base["cells"]]
+def _refuse_unknown(request: GateRequest, base: Baseline) -> None:
+    known = [c.cell.method for c in base.cells]
     for method in request.methods:
         if method not in known:
             raise unknown("method", method, known, where=str(request.baseline))
 
 
-def _pair(cell: Mapping[str, Any]) -> tuple[str, str]:
-    return cell["cell"]["method"], cell["cell"]["dataset"]
+def _pair(cell: BaselineCell) -> tuple[str, str]:
+    return cell.cell.method, cell.cell.dataset
 
 
 def _measure(

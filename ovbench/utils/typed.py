@@ -226,6 +226,7 @@ def _one_expected(one: Mapping[str, Any]) -> str:
     if name in BOUNDS:
         key, text = BOUNDS[name]
         bound = context[key]
+        text = text.replace("a list", "a table") if context.get("field_type") == "Dictionary" else text
         return text.format(f"{bound:g}" if isinstance(bound, float) else bound)
     if name == "literal_error":
         return context["expected"].replace("'", '"')
