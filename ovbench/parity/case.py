@@ -2,23 +2,79 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import read_json
+from ovbench.utils.typed import STRICT, Typed, validate
 
-FORMAT = 1
 LARGEST = 1 << 29  # bytes of the arrays in one file; those of the recorded cases take less than a hundredth
+
+
+Tolerance = Annotated[float, Field(ge=0)]
+Agreement = Annotated[float, Field(gt=0, le=1)]
+
+
+class Noted(Typed):
+    """A table of case.json, where the recorder may leave notes under other keys."""
+
+    model_config = ConfigDict(**{**STRICT, "extra": "allow"}, frozen=True)
+
+
+class StageFields(Noted):
+    """A stage in case.json; ``atol_VARIANT`` is the tolerance of a variant."""
+
+    __pydantic_extra__: dict[str, Any]
+    meaning: str = ""
+    atol: Tolerance = 0
+    rtol: Tolerance = 0
+    min_agreement: Agreement | None = None
+
+    @model_validator(mode="after")
+    def _variants(self) -> StageFields:
+        for key, value in self.__pydantic_extra__.items():
+            if key.startswith("atol_") and not (isinstance(value, (int, float)) and 0 <= value < math.inf):
+                raise ValueError(f'has no tolerance in "{key}", but {value!r}')
+        return self
+
+
+class LabelFields(Noted):
+    """The label map in case.json."""
+
+    array: str = "labels"
+    min_agreement: Agreement = 1.0
+
+
+class Observed(Noted):
+    """What was observed while recording; without a window, all of them."""
+
+    window: Annotated[int, Field(ge=0)] | None = None
+
+
+class CaseFile(Noted):
+    """The file case.json."""
+
+    format: Literal[1]
+    method: str
+    case: str
+    models: dict[str, dict[str, Any]] | None = None
+    params: dict[str, Any]
+    classes: list[list[str]] | None = None
+    stages: dict[str, StageFields]
+    labels: LabelFields = LabelFields()
+    observed: Observed = Observed()
 
 
 @dataclass(frozen=True)
@@ -51,7 +107,7 @@ class Case:
     labels: Stage
     inputs: dict[str, np.ndarray]
     weights: dict[str, Tensor]
-    raw: dict[str, Any]
+    file: CaseFile
 
     def class_index(self) -> list[int]:
         """Return the class of each query, in flattened order."""
@@ -83,40 +139,25 @@ def read_case(folder: str | Path) -> Case:
     """
     folder = Path(folder)
     path = folder / "case.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f'cannot read "{path}"', fix="give a folder with a case.json") from error
-    except ValueError as error:
-        raise InputError(f"malformed JSON: {error}", where=str(path)) from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        version = raw.get("format") if isinstance(raw, dict) else None
-        raise InputError(f"case format {version}, expected {FORMAT}", where=str(path))
+    file = validate(CaseFile, read_json(path), str(path), fix="give a folder with a recorded case")
     weights = folder / "weights.safetensors"
+    stages = (Stage(name, s.meaning, s.atol, s.rtol, s.min_agreement) for name, s in file.stages.items())
     try:
-        stages = tuple(_stage(name, info) for name, info in raw["stages"].items())
-        labels = raw.get("labels") or {}
         return Case(
             folder=folder,
-            method=raw["method"],
-            name=raw["case"],
-            models=raw.get("models") or {},
-            params=raw["params"],
-            classes=[list(queries) for queries in raw.get("classes") or []],
-            stages=tuple(s for s in stages if s.name != labels.get("array")),
-            labels=Stage(labels.get("array", "labels"), "label map", 0, 0, labels.get("min_agreement", 1.0)),
+            method=file.method,
+            name=file.case,
+            models=file.models or {},
+            params=file.params,
+            classes=file.classes or [],
+            stages=tuple(stage for stage in stages if stage.name != file.labels.array),
+            labels=Stage(file.labels.array, "label map", 0, 0, file.labels.min_agreement),
             inputs=_arrays(folder / "inputs.npz"),
             weights=load_file(weights) if weights.is_file() else {},
-            raw=raw,
+            file=file,
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"the case lacks or misuses the field {error}", where=str(path)) from error
     except SafetensorError as error:
         raise InputError(f"damaged weights: {error}", where=str(weights)) from error
-
-
-def _stage(name: str, info: dict[str, Any]) -> Stage:
-    return Stage(name, info.get("meaning", ""), info.get("atol", 0), info.get("rtol", 0), info.get("min_agreement"))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

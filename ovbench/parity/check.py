@@ -45,7 +45,7 @@ def check_case(folder: str | Path) -> CaseReport:
     rows = []
     for stage in (*case.stages, case.labels):
         name = stage.name.rsplit("_w", 1)[0] if stage.window() is not None and stage.name not in values else stage.name
-        window = stage.window() if stage.window() is not None else _observed_window(case.raw)
+        window = stage.window() if stage.window() is not None else case.file.observed.window
         ours: np.ndarray | None = numpy_value(values[name](window)) if name in values else None
         rows.append(compare(stage, ours, expected[stage.name], steps))
         rows.extend(_variants(case, stage, name, window, values, expected, steps))
@@ -62,12 +62,8 @@ def _variants(
         if of != name or not variant:
             continue
         target = f"{stage.name}_{variant}"
-        atol = case.raw["stages"].get(stage.name, {}).get(f"atol_{variant}", stage.atol)
+        recorded = case.file.stages.get(stage.name)
+        atol = recorded.model_extra.get(f"atol_{variant}", stage.atol) if recorded else stage.atol
         renamed = replace(stage, name=f"{stage.name} ({variant.replace('_', ' ')})", atol=atol)
         ours = numpy_value(values[key](window))
         yield compare(renamed, ours, expected.get(target, expected[stage.name]), steps)
-
-
-def _observed_window(raw: dict[str, Any]) -> int | None:
-    window = (raw.get("observed") or {}).get("window")
-    return window if isinstance(window, int) else None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 import zipfile
 from pathlib import Path
@@ -147,11 +148,18 @@ def test_the_run_does_not_look_at_the_expectation(copy, monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "case.json").unlink(), "cannot read"),
+        (lambda f: (f / "case.json").unlink(), "cannot read the file"),
         (lambda f: (f / "case.json").write_text("{"), "malformed JSON"),
         (lambda f: (f / "inputs.npz").write_bytes(b"PK\x03\x04"), "cannot read the arrays"),
         (lambda f: (f / "weights.safetensors").write_bytes(b"\x00" * 9), "damaged weights"),
-        (lambda f: edit(f, format=2), "case format 2"),
+        (lambda f: edit(f, format=2), '"format" must be 1, got 2'),
+        (lambda f: edit(f, params=[]), '"params" must be a table'),
+        (lambda f: edit(f, classes=["cat"]), r'"classes\[0\]" must be a list'),
+        (lambda f: edit(f, stages={"x": {"atol": "1"}}), '"stages.x.atol" must be a number'),
+        (lambda f: edit(f, stages={"x": {"atol": -1}}), '"stages.x.atol" must be a number of 0 or more'),
+        (lambda f: edit(f, stages={"x": {"atol": math.inf}}), '"stages.x.atol" must be a finite number'),
+        (lambda f: edit(f, stages={"x": {"atol_same_draws": math.nan}}), 'no tolerance in "atol_same_draws"'),
+        (lambda f: edit(f, labels={"min_agreement": 0}), '"labels.min_agreement" must be a number above 0'),
         (lambda f: edit(f, method="someseg"), 'no parity check for the method "someseg"'),
         (lambda f: edit(f, params={}), "lacks"),
         (lambda f: edit(f, models={"clip": {"kind": "rnn"}}), "unknown kind of model"),
