@@ -142,18 +142,16 @@ def fetch_published(kind: str, name: str) -> Path:
     require_connection(entry["url"], [f"{path} (from {entry['url']})"])
     import torch
 
-    from ovbench.backbones.checkpoint import file_sha256
-
     with replacing(path) as temporary:
         try:
-            torch.hub.download_url_to_file(entry["url"], str(temporary), progress=False)
+            torch.hub.download_url_to_file(entry["url"], str(temporary), entry["sha256"], progress=False)
+        except RuntimeError:  # of the hash
+            raise InputError(f"{entry['url']} sent other bytes than the published ones", fix="try again") from None
         except OSError as error:  # urllib's errors are among them
             raise InputError(
                 f"{path.name} could not be downloaded ({first_line(error)})",
                 where=f"looked in {path.parent}",
             ) from None
-        if file_sha256(temporary) != entry["sha256"]:
-            raise InputError(f"{entry['url']} sent other bytes than the published ones", fix="try again")
     return path
 
 

@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml
+from ovbench.utils.typed import Typed, validate
+
+
+class ShortName(Typed):
+    """A spec with a short name."""
+
+    spec: str
+    licence: str
+
+
+class WeightsEntry(Typed):
+    """A file, and the DINOv2 that it belongs to if it is a psi; without a hash, it is not downloaded."""
+
+    file: str
+    url: Annotated[str, Field(pattern="^https://")]
+    licence: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    dinov2: str | None = None
+
+
+class WeightsFile(Typed):
+    """The file configs/weights.toml."""
+
+    clip: dict[str, ShortName] = Field(default_factory=dict)
+    dino: dict[str, ShortName] = Field(default_factory=dict)
+    dinov2: dict[str, ShortName] = Field(default_factory=dict)
+    psi: dict[str, WeightsEntry] = Field(default_factory=dict)
+    sam: dict[str, WeightsEntry] = Field(default_factory=dict)
+    names: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    path = shipped("configs", "weights.toml")
+    return validate(WeightsFile, read_toml(path), path.name).model_dump(exclude_none=True)
 
 
 def published(table: str) -> dict[str, Any]:
-    """Return a table of configs/weights.toml, such as "clip" or "sam": entries by short name; {} if there is none."""
-    return read_toml(shipped("configs", "weights.toml")).get(table, {})
+    """Return a table of configs/weights.toml by short name, such as "clip" or "sam"; empty if there is none."""
+    return _tables().get(table, {})

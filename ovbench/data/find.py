@@ -12,7 +12,8 @@ from typing import NamedTuple
 from ovbench.data.card import Card, Layout
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import read_text
-from ovbench.utils.toml import read_toml, refuse_unknown_keys
+from ovbench.utils.toml import read_toml
+from ovbench.utils.typed import Items, Typed, validate
 
 SUFFIXES = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".png",), (".tif", ".tiff"), (".bmp",), (".webp",), (".gif",))
 
@@ -94,18 +95,19 @@ def config_file() -> Path:
     return (Path(base) if base else Path.home() / ".config") / "ovbench" / "config.toml"
 
 
+class UserConfig(Typed):
+    """The user's config file."""
+
+    data_root: str | Items[str] = ()
+
+
 def _configured() -> list[str]:
     path = config_file()
     if not path.is_file():
         return []
-    table = read_toml(path)
-    refuse_unknown_keys(table, ["data_root"], str(path))
-    value = table.get("data_root", [])
-    value = [value] if isinstance(value, str) else value
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        fix = 'write data_root = "/data" or data_root = ["/data", "/more"]'
-        raise InputError('"data_root" must be a folder or a list of folders', where=str(path), fix=fix)
-    return value
+    fix = 'write data_root = "/data" or data_root = ["/data", "/more"]'
+    roots = validate(UserConfig, read_toml(path), str(path), fix=fix).data_root
+    return [roots] if isinstance(roots, str) else list(roots)
 
 
 def find(card: Card, roots: Iterable[Path]) -> FoundFiles:

@@ -177,7 +177,7 @@ CELL = ("cells", 0)
         (at(*CELL, "weights", "del"), '"cells[0].weights"'),
         (at(*CELL, "classes", []), '"cells[0].classes"'),
         (at(*CELL, "images", {}), '"cells[0].images" must be a table of 1 or more'),
-        (at(*CELL, "images", "mini_0000", [[0], [0], [float("nan")]]), 'images.mini_0000[2][0]" must be a whole number'),
+        (at(*CELL, "images", "mini_0000", [[0], [0], [float("nan")]]), 'mini_0000[2][0]" must be a whole number'),
         (at(*CELL, "images", "mini_0000", [[0], [0], [-4]]), 'images.mini_0000[2][0]" must be a number above 0'),
         (at(*CELL, "images", "mini_0000", [[99], [0], [4]]), '"cells[0]" has counts of the image "mini_0000"'),
         (at(*CELL, "images", "mini_0000", [[0], [0, 1], [4]]), '"cells[0]" has counts of the image "mini_0000"'),

@@ -11,13 +11,14 @@ from ovbench.methods.reme.method import class_affinity, retrieve, weighted
 from ovbench.methods.reme.pooling import ZETAS, mask_weights, pooled, segment_embeddings
 from ovbench.methods.reme.reference_bank import ReferenceBank
 from ovbench.methods.reme.search import nearest
+from ovbench.training.reference_set import settings
 from ovbench.training.reference_set.ambiguous import ambiguous_roots, beyond_knee, gated
 from ovbench.training.reference_set.assign import assign
 from ovbench.training.reference_set.groups import adaptive_rate, centre, cohesion, group_pairs, kept
 from ovbench.training.reference_set.pairing import best_segments
-from ovbench.training.reference_set.settings import BuildSettings
+from ovbench.training.reference_set.settings import resolve_plan
 from ovbench.training.reference_set.synonyms import find_synonyms, neighbours
-from ovbench.utils.errors import UsageError
+from ovbench.utils.errors import InputError, UsageError
 
 M, N, K, Q = 60, 12, 5, 4
 
@@ -201,8 +202,33 @@ def test_a_quantile_drops_what_lies_below_it():
     groups = group_pairs(np.zeros(10, int), 1)
     stay = kept("fixed", groups, score, score, np.zeros(1), 30, rounding="quantile")
     assert np.flatnonzero(~stay).tolist() == [0]  # the 30 % quantile is 1, and equals of it stay
-    with pytest.raises(UsageError, match="rounding"):
-        BuildSettings(rounding="up")
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("rounding", "up", '"up" is no value for "rounding" .*give "floor", "ceil" or "quantile"'),
+        ("drop_percent", "100", '"100" is no value for "drop_percent" .*give a number below 100'),
+        ("gate_quantile", "nan", '"nan" is no value for "gate_quantile"'),
+        ("synonym_pairs", "-1", '"-1" is no value for "synonym_pairs" .*give a number of 0 or more'),
+        ("ambiguous", "list", 'ambiguous "list" needs ambiguous_list=FILE'),
+    ],
+)
+def test_settings_of_a_build_have_ranges(key, text, message):
+    with pytest.raises(UsageError, match=message):
+        resolve_plan("mini", {key: text})
+
+
+def test_the_settings_file_of_builds_is_a_type(monkeypatch, tmp_path):
+    monkeypatch.setattr(settings, "shipped", lambda *names: tmp_path / names[-1])
+    for text, message in (
+        ("[build]\npairng = 'x'", 'unknown key "build.pairng" .*did you mean "pairing"'),
+        ("[build]\n[benchmark.mini.build]\ndrop_percent = '3'", '"benchmark.mini.build.drop_percent" must be a number'),
+        ("[build]\n[benchmark.mini]\nbuilt = 3", 'unknown key "benchmark.mini.built" .*did you mean "build"'),
+    ):
+        (tmp_path / "reference.toml").write_text(text)
+        with pytest.raises(InputError, match=message):
+            resolve_plan("mini")
 
 
 @pytest.mark.parametrize("mode", ["fixed", "clip-group", "clip", "adaptive"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import open_clip
@@ -307,12 +308,33 @@ def test_cached_weights_are_loaded_without_a_connection(monkeypatch, tmp_path):
 
 
 def test_a_delivered_file_with_other_bytes_is_not_kept(monkeypatch, tmp_path):
-    monkeypatch.setenv("OVBENCH_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("OVBENCH_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setattr(hub, "require_connection", lambda *a: None)
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, to, progress: Path(to).write_bytes(b"other"))
+    (tmp_path / "served").write_bytes(b"bytes")
+    entry = {"file": "sam.pth", "url": (tmp_path / "served").as_uri(), "sha256": sha256(b"bytes").hexdigest()}
+    monkeypatch.setattr(hub, "published", lambda kind: {"right": entry, "wrong": {**entry, "sha256": "0" * 64}})
     with pytest.raises(InputError, match="other bytes than the published ones"):
-        hub.fetch_published("sam", "vit_b")
-    assert not list(tmp_path.iterdir())
+        hub.fetch_published("sam", "wrong")
+    assert not list((tmp_path / "weights").iterdir())
+    assert hub.fetch_published("sam", "right").read_bytes() == b"bytes"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[sam.vit_b]\nfil = "x"', 'unknown key "sam.vit_b.fil" .*did you mean "file"'),
+        ('[clip.b]\nlicence = "MIT"', '"clip.b.spec" is missing'),
+        ('[sam.vit_b]\nfile = "x"\nurl = "http://x"\nlicence = "MIT"', '"sam.vit_b.url" must be a text like'),
+        ('[names]\nclip = 3', '"names.clip" must be a text or a table'),
+    ],
+)
+def test_mistakes_in_the_table_of_weights_are_named(monkeypatch, tmp_path, text, message):
+    from ovbench.config import published_weights
+
+    monkeypatch.setattr(published_weights, "shipped", lambda *names: tmp_path / names[-1])
+    (tmp_path / "weights.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        published_weights._tables.__wrapped__()
 
 
 def test_hash_of_a_folder_changes_with_names_and_contents(tmp_path):

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.backbones.build import Loaded, load_backbone
-from ovbench.config.load import override_pairs, parse_value
+from ovbench.config.load import override_pairs
 from ovbench.methods.reme.reference_store import MANIFEST, content_hash, find_set, read_manifest
 from ovbench.training.reference_set.builder import finish_set
 from ovbench.training.reference_set.chunks import STAGES, StageFiles, read_lines
 from ovbench.training.reference_set.settings import BuildSettings, Plan, resolve_plan
 from ovbench.training.reference_set.stages import chunk_notes
 from ovbench.utils.errors import InputError, UsageError, unknown
+from ovbench.utils.typed import field_types, parse_values, validate
 
 FREE = ("captions",)  # stages whose settings may differ, because captions may come from several files
 
@@ -110,14 +111,12 @@ def _short(value: Any) -> str:
 
 def _plan(manifest: Mapping[str, Any], overrides: Mapping[str, str]) -> Plan:
     """Return the settings of a set with overrides of its last stages."""
-    from typing import get_type_hints
-
-    hints = get_type_hints(BuildSettings)
+    hints = field_types(BuildSettings)
     late = [key for key in hints if key not in ("parser", "spacy_model", "zeta") and not key.startswith("pairing")]
     for key in overrides:
         if key not in late:
             raise unknown("setting of the filters", key, late, where="--set")
-    values = {**manifest["settings"]["build"], **{k: parse_value(t, hints[k], k) for k, t in overrides.items()}}
+    own = parse_values(overrides, hints)
     cell = manifest["settings"]["cell"]
     weights = {role: name for role, name in cell["backbones"].items() if role != "reference"}
     regions = {f"regions.{key}": str(value) for key, value in cell["regions"].items() if key != "source"}
@@ -127,7 +126,8 @@ def _plan(manifest: Mapping[str, Any], overrides: Mapping[str, str]) -> Plan:
         plan = resolve_plan(cell["dataset"], {"parser": "lexicon", **given}, weights)
     except UsageError as error:
         raise InputError(f"the settings of the set are not valid in this version: {error}") from None
-    return plan._replace(build=BuildSettings(**values))
+    values = {**manifest["settings"]["build"], **own}
+    return plan._replace(build=validate(BuildSettings, values, "settings of the set", given=own))
 
 
 def _take(source: Path, target: Path) -> None:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple
 
-from ovbench.config.load import Cell, parse_value, resolve
+from pydantic import Field
+
+from ovbench.config.load import Cell, resolve
 from ovbench.methods.reme.pooling import ZETAS
 from ovbench.training.reference_set.ambiguous import GATE_MIN_SIZE, GATE_QUANTILE
 from ovbench.training.reference_set.ambiguous import MODES as AMBIGUOUS
 from ovbench.training.reference_set.groups import MODES as FILTERS
 from ovbench.training.reference_set.groups import RATES, ROUNDINGS
 from ovbench.training.reference_set.synonyms import SCOPES
-from ovbench.utils.errors import UsageError
 from ovbench.utils.paths import shipped
-from ovbench.utils.toml import read_toml, refuse_unknown_keys
+from ovbench.utils.toml import read_toml
+from ovbench.utils.typed import Typed, field_types, parse_values, partial, validate
 
 PARSERS = ("auto", "spacy", "lexicon")
 PAIRING_FEATURES = ("maskclip", "vanilla", "crop")
+NotNegative = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -49,46 +52,43 @@ class BuildSettings:
         o_rownorm: Scale the rows of O_ref to sum 1, so a segment with many labels does not count more.
     """
 
-    parser: str = "auto"
+    parser: Literal[PARSERS] = "auto"
     spacy_model: str = "en_core_web_sm"
     pairing: str = "ViT-B-16-quickgelu/openai"
-    pairing_features: str = "maskclip"
-    pairing_short_side: int = 448
-    zeta: str = "area"
-    ambiguous: str = "knee_gated"
+    pairing_features: Literal[PAIRING_FEATURES] = "maskclip"
+    pairing_short_side: NotNegative = 448
+    zeta: Literal[ZETAS] = "area"
+    ambiguous: Literal[AMBIGUOUS] = "knee_gated"
     ambiguous_list: str = ""
-    gate_quantile: float = GATE_QUANTILE
-    gate_min_size: int = GATE_MIN_SIZE
+    gate_quantile: Annotated[float, Field(ge=0, le=1)] = GATE_QUANTILE
+    gate_min_size: NotNegative = GATE_MIN_SIZE
     ambiguous_first: bool = True
-    filter: str = "fixed"
-    drop_percent: float = 30.0
-    rate: str = "half"
-    rounding: str = "floor"
-    synonyms: str = "global"
-    synonym_pairs: int = 30
-    synonyms_per_label: int = 1
+    filter: Literal[FILTERS] = "fixed"
+    drop_percent: Annotated[float, Field(ge=0, lt=100)] = 30.0
+    rate: Literal[RATES] = "half"
+    rounding: Literal[ROUNDINGS] = "floor"
+    synonyms: Literal[SCOPES] = "global"
+    synonym_pairs: NotNegative = 30
+    synonyms_per_label: NotNegative = 1
     least_similarity: float = 0.0
     o_rownorm: bool = False
 
     def __post_init__(self) -> None:
-        choices = (
-            ("parser", PARSERS), ("pairing_features", PAIRING_FEATURES), ("ambiguous", AMBIGUOUS),
-            ("filter", FILTERS), ("rate", RATES), ("synonyms", SCOPES),
-            ("zeta", ZETAS), ("rounding", ROUNDINGS),
-        )  # fmt: skip
-        for key, known in choices:
-            if getattr(self, key) not in known:
-                raise UsageError(f'"{key}" is "{getattr(self, key)}"', where="build", fix="use " + ", ".join(known))
-        checks = (
-            (0 <= self.drop_percent < 100, "drop_percent must be at least 0 and below 100"),
-            (0 <= self.gate_quantile <= 1, "gate_quantile must be between 0 and 1"),
-            (self.synonym_pairs >= 0 and self.synonyms_per_label >= 0, "numbers of synonyms must be at least 0"),
-            (self.ambiguous != "list" or self.ambiguous_list != "", 'ambiguous "list" needs ambiguous_list=FILE'),
-            (self.pairing_short_side >= 0, "pairing_short_side must be at least 0 (0 does not resize)"),
-        )
-        for holds, message in checks:
-            if not holds:
-                raise UsageError(message, where="build")
+        if self.ambiguous == "list" and not self.ambiguous_list:
+            raise ValueError('ambiguous "list" needs ambiguous_list=FILE')
+
+
+class BenchmarkTables(Typed):
+    """Tables of a benchmark in configs/reference.toml."""
+
+    build: partial(BuildSettings) = Field(default_factory=dict)  # type: ignore[valid-type]
+
+
+class ReferenceFile(Typed):
+    """The file configs/reference.toml."""
+
+    build: partial(BuildSettings)  # type: ignore[valid-type]
+    benchmark: dict[str, BenchmarkTables] = Field(default_factory=dict)
 
 
 class Plan(NamedTuple):
@@ -113,14 +113,14 @@ def resolve_plan(
     """
     from ovbench.training.reference_set.phrases import choose_parser
 
-    file, hints = read_toml(shipped("configs", "reference.toml")), get_type_hints(BuildSettings)
-    values = {**file["build"], **file.get("benchmark", {}).get(like, {}).get("build", {})}
-    refuse_unknown_keys(values, hints, "reference.toml")
-    own = {key: text for key, text in (overrides or {}).items() if key in hints}
-    values |= {key: parse_value(text, hints[key], key) for key, text in own.items()}
+    path, hints = shipped("configs", "reference.toml"), field_types(BuildSettings)
+    file = validate(ReferenceFile, read_toml(path), path.name)
+    values = {**file.build, **(file.benchmark[like].build if like in file.benchmark else {})}
+    own = parse_values({key: text for key, text in (overrides or {}).items() if key in hints}, hints)
+    values |= own
     weights = dict(weights or {})
     values["pairing"] = weights.pop("pairing", values["pairing"])
-    build = BuildSettings(**values)
+    build = validate(BuildSettings, values, "--set", given=own)
     build = dataclasses.replace(build, parser=choose_parser(build.parser, build.spacy_model))
     rest = {key: text for key, text in (overrides or {}).items() if key not in own}
     cell = resolve("reme", like, rest, {**weights, "reference": ""})
