@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from ovbench.parity.case import Case
 from ovbench.regions.cover import nearest_covered, uncovered_components
 from ovbench.training.reference_set.ambiguous import ambiguous_roots
 from ovbench.training.reference_set.assign import assign
-from ovbench.training.reference_set.groups import adaptive_rate, cohesion, group_pairs, kept
+from ovbench.training.reference_set.groups import Cohesion, Groups, adaptive_rate, cohesion, group_pairs, kept
 from ovbench.training.reference_set.pairing import best_segments
 from ovbench.training.reference_set.synonyms import find_synonyms, nearest_roots, neighbours
 
@@ -106,25 +106,13 @@ def _masks(case: Case) -> Values:
 
 def _building(case: Case) -> Values:
     p, i = case.params, case.inputs
-    roots, phrase_root = i["roots"].tolist(), i["phrase_root"]
-    base = _base_pairs(case)
-
-    def grouped(pairs: np.ndarray) -> Any:
-        groups = group_pairs(phrase_root[pairs[:, 1]], len(roots))
-        return groups, cohesion(lambda rows: i["seg_visual"][rows], pairs[:, 0], groups)
-
-    base_groups, base_cohesion = grouped(base)
-    quantile, least = p["gate_quantile"], p["gate_min_size"]
-
-    def ambiguous(mode: str) -> np.ndarray:
-        listed = set(p.get("ambiguous_list", ()))
-        return ambiguous_roots(mode, roots, base_groups.sizes, base_cohesion.w, listed, quantile, least)
-
-    dropped = ambiguous(p["ambiguous_mode"])
+    base, phrase_root = _base_pairs(case), i["phrase_root"]
+    base_groups, base_cohesion = _grouped(case, base)
+    ambiguous = partial(_ambiguous, case, base_groups, base_cohesion)
+    clear = ~np.isin(phrase_root[base[:, 1]], ambiguous(p["ambiguous_mode"]))
     first = p.get("ambiguous_before_filter", True)
-    clear = ~np.isin(phrase_root[base[:, 1]], dropped)
     pairs = base[clear] if first else base
-    groups, together = grouped(pairs)
+    groups, together = _grouped(case, pairs)
     clip_score = _clip_scores(case, pairs)
 
     def filtered(mode: str) -> np.ndarray:
@@ -136,7 +124,7 @@ def _building(case: Case) -> Values:
     settings = {"pairs": p["k_sim"], "per_label": p.get("k_per_label", 0)}
     similar = find_synonyms("global", i["root_text"], owning, **settings)
     used = find_synonyms(p["synonym_scope"], i["root_text"], owning, **settings)
-    made = assign(final, i["phrases"].tolist(), phrase_root, roots, neighbours(used.pairs))
+    made = assign(final, i["phrases"].tolist(), phrase_root, i["roots"].tolist(), neighbours(used.pairs))
     return {
         "base_pairs": lambda w: base,
         "group_size": lambda w: base_groups.sizes,
@@ -155,6 +143,19 @@ def _building(case: Case) -> Values:
         "final_labels": lambda w: np.array(made.labels),
         "final_O": lambda w: made.pairs,
     }
+
+
+def _grouped(case: Case, pairs: np.ndarray) -> tuple[Groups, Cohesion]:
+    """Return the pairs of each root and their cohesion."""
+    groups = group_pairs(case.inputs["phrase_root"][pairs[:, 1]], len(case.inputs["roots"]))
+    return groups, cohesion(lambda rows: case.inputs["seg_visual"][rows], pairs[:, 0], groups)
+
+
+def _ambiguous(case: Case, groups: Groups, together: Cohesion, mode: str) -> np.ndarray:
+    """Return the roots that an ambiguous-label filter drops."""
+    p, listed = case.params, set(case.params.get("ambiguous_list", ()))
+    roots = case.inputs["roots"].tolist()
+    return ambiguous_roots(mode, roots, groups.sizes, together.w, listed, p["gate_quantile"], p["gate_min_size"])
 
 
 def _base_pairs(case: Case) -> np.ndarray:
