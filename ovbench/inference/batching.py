@@ -1,14 +1,14 @@
-"""Images through the steps of a method, with windows of one or of several images in a batch.
+"""Run the steps of a method on images, with windows of one or of several images in a batch.
 
-There is one path: windows are encoded in batches; the features of an image are scored in the order of its windows, a
-fixed number at a time, or all together if the method joins them; after the last window the image is finished. An image
-alone is a batch of its own windows. In batches with windows of several images, every forward pass has the same shape:
-the last batch is padded, and the features of a window do not depend on the other windows of its batch. So an image gets
-the same labels whichever images are before or beside it, to the last bit if the device computes a row of a batch
-equally at every position; `ovbench check` tests this.
+There is one path. Windows are encoded in batches. The features of an image are scored in the order of its windows, a
+fixed number at a time, or all together if the method joins them. After the last window the image is finished. A single
+image is a batch of its own windows. In batches with windows of several images, every forward pass has the same shape
+(the last batch is padded), and the features of a window do not depend on the other windows of its batch. So the labels
+of an image do not depend on other images, to the last bit if the device computes a row of a batch equally at every
+position; `ovbench check` tests this.
 
-If memory runs out, the same work is repeated with less at once: half of the batch in `encode`, elsewhere the image
-alone with fewer windows, queries and pixels at once. If nothing less is possible, the image fails, and the run
+If memory runs out, the same work is repeated in smaller steps: half of the batch in `encode`, otherwise the single
+image with fewer windows, queries and pixels at once. If the steps cannot be smaller, the image fails, and the run
 continues.
 """
 
@@ -30,16 +30,16 @@ from ovbench.methods.base import WindowedImage
 from ovbench.methods.blame import blame
 from ovbench.utils.errors import OvbenchError, ScoreError, warn_once
 
-FEATURE_BUDGET = 4 << 30  # bytes of features of unfinished images on a GPU; more are kept in the memory of the host
+FEATURE_BUDGET = 4 << 30  # bytes of features of unfinished images on a GPU; more features are stored in host memory
 
 
 class Prediction(NamedTuple):
-    """Hold the result of one image.
+    """The result of one image.
 
     Attributes:
-        number: the number given to ``add``.
+        number: The number given to ``add``.
         labels: uint16 (H, W), one map per vocabulary, or the error.
-        seconds: time of each stage.
+        seconds: Time of each stage.
     """
 
     number: int
@@ -48,27 +48,27 @@ class Prediction(NamedTuple):
 
 
 class BatchKey(NamedTuple):
-    """Hold what windows must have in common, beside their size, to share a batch; see `Batch`."""
+    """Properties that windows in one batch must have in common, besides their size; see `Batch`."""
 
     pad_region: int
     region_slots: int | None
 
 
 class PendingImage:
-    """Hold an image with windows that are not scored yet.
+    """An image with windows that are not scored yet.
 
     Attributes:
-        number: the number given to ``add``.
-        prepared: the image.
-        key: what windows of other images in its batches have in common with its own; None: its batches are its own.
-        seconds: time of each stage.
-        limits: how much was computed at once when it was added.
-        at_once: number of windows that are scored together; 0: those that were encoded together.
-        means: merged scores, one per vocabulary.
-        features: of its next windows, in order.
-        waiting: number of these windows.
+        number: The number given to ``add``.
+        prepared: The image.
+        key: Common properties of the windows in its batches; None: its batches have no windows of other images.
+        seconds: Time of each stage.
+        limits: How much was computed at once when it was added.
+        at_once: Number of windows that are scored together; 0: those that were encoded together.
+        means: Merged scores, one per vocabulary.
+        features: Features of its next windows, in order.
+        waiting: Number of these windows.
         on_device: bytes of these features on the device.
-        scored: number of windows that are scored.
+        scored: Number of windows that are scored.
     """
 
     def __init__(self, number: int, prepared: WindowedImage, key: BatchKey | None, steps: Steps):
@@ -81,14 +81,14 @@ class PendingImage:
 
 
 class QueuedWindow(NamedTuple):
-    """A window that waits for its batch."""
+    """A window in the queue of its batch."""
 
     owner: PendingImage
     window: Window
 
 
 class Encoded(NamedTuple):
-    """Hold the features of some windows of an image, or the error of the image."""
+    """The features of some windows of an image, or the error of the image."""
 
     owner: PendingImage
     count: int
@@ -96,15 +96,15 @@ class Encoded(NamedTuple):
 
 
 class WindowBatcher:
-    """Label images from batches of their windows; at most ``size`` images are pending.
+    """Labels images in batches of their windows; at most ``size`` images are pending.
 
-    Windows share batches only if the method encodes each independently, has no context of an image, and if they have
-    the protocol's full size: a smaller image would find few others of its shape. All other images are labelled as soon
-    as they are added, each with its own batches.
+    Batches have windows of several images only if the method encodes windows independently and has no context of an
+    image, and only for windows of the protocol's full size, because other sizes are rare. All other images are labelled
+    when they are added, each with its own batches.
 
     Args:
-        steps: the steps of the method.
-        size: number of windows of several images in a batch; 0: each image has its own batches.
+        steps: The steps of the method.
+        size: Number of windows of several images in a batch; 0: each image has its own batches.
     """
 
     def __init__(self, steps: Steps, size: int = 0):
@@ -117,7 +117,7 @@ class WindowBatcher:
         """Add an image.
 
         Args:
-            number: any number, returned with the prediction.
+            number: Any number, returned with the prediction.
             image: uint8 (H, W, 3), RGB.
             regions: int32 (H, W), the region map.
 
@@ -145,13 +145,13 @@ class WindowBatcher:
             yield from self._run(self._oldest_key())
 
     def label(self, prepared: WindowedImage) -> list[np.ndarray]:
-        """Label an image alone.
+        """Label a single image.
 
         Returns:
             uint16 (H, W), one map per vocabulary.
 
         Raises:
-            ScoreError: if memory is too small, or scores are NaN or infinite; exceptions of the method are not changed.
+            ScoreError: If memory is too small, or scores are NaN or infinite; exceptions of the method are not changed.
         """
         return self._labels(PendingImage(0, self.steps.with_context(prepared), None, self.steps))
 
@@ -183,7 +183,7 @@ class WindowBatcher:
                 yield prediction
 
     def _labels(self, owner: PendingImage) -> list[np.ndarray]:
-        """Label an image alone; if memory runs out, repeat it with less at once, and keep that if it was enough."""
+        """Label a single image; if memory runs out, repeat it with smaller limits, and keep them if they are enough."""
         before = self.steps.limits
         try:
             labels = self._attempt(owner)
@@ -193,7 +193,7 @@ class WindowBatcher:
             raise
 
     def _with_less(self, owner: PendingImage) -> list[np.ndarray]:
-        """Label an image alone after memory ran out, with less and less at once."""
+        """Label a single image after memory ran out, with smaller and smaller limits."""
         before, labels = self.steps.limits, None
         while labels is None:
             limits = self.steps.limits
@@ -209,7 +209,7 @@ class WindowBatcher:
         return labels
 
     def _attempt(self, owner: PendingImage) -> list[np.ndarray] | None:
-        """Return the labels of an image alone, None if memory runs out."""
+        """Return the labels of a single image, None if memory runs out."""
         queue, labels = deque(_windows(owner)), None
         try:
             while queue:
@@ -220,7 +220,7 @@ class WindowBatcher:
         return labels
 
     def _taken(self, encoded: Encoded) -> list[np.ndarray] | None:
-        """Take the features of a window; if memory runs out, label its image alone."""
+        """Take the features of a window; if memory runs out, label its image on its own."""
         try:
             return self._take(encoded)
         except torch.cuda.OutOfMemoryError:
@@ -250,7 +250,7 @@ class WindowBatcher:
         return steps.finish(owner.prepared, owner.means) if owner.scored == len(owner.prepared.boxes) else None
 
     def _kept(self, owner: PendingImage, features: Any) -> Any:
-        """Return features to keep: themselves, or a copy on the host if those of unfinished images fill the budget."""
+        """Return the features, or a copy in host memory if features of unfinished images exceed the limit."""
         size = _bytes(features)
         if owner.at_once and sum(one.on_device for one in {owner, *self.pending.values()}) + size > FEATURE_BUDGET:
             return _on_host(features)
@@ -307,13 +307,13 @@ class WindowBatcher:
 
 
 def attempt(number: int, run: Callable[[], Any], seconds: dict[str, float], method: Any) -> Any:
-    """Return what a function gives, labels as a `Prediction`; an error fails the image only.
+    """Return the value of a function, label maps as a `Prediction`; after an error only this image has failed.
 
     Args:
-        number: the number of the image.
-        run: returns label maps, or any other value.
-        seconds: time of each stage.
-        method: whose code runs.
+        number: The number of the image.
+        run: Returns label maps, or any other value.
+        seconds: Time of each stage.
+        method: The method whose code runs.
     """
     try:
         found = run()

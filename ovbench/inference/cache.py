@@ -15,7 +15,7 @@ from ovbench.utils.paths import cache_root
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Hold a category (a folder of the cache) or one name in it, with its number of files and bytes."""
+    """A category (a folder of the cache) or one name in it, with its number of files and bytes."""
 
     category: str
     name: str
@@ -60,11 +60,11 @@ def select(names: Sequence[str], root: Path | None = None) -> list[CacheEntry]:
     """Return the entries named "CATEGORY" or "CATEGORY/NAME".
 
     Args:
-        names: the names.
-        root: the cache folder, None for the default.
+        names: The names of entries.
+        root: The cache folder, None for the default.
 
     Raises:
-        UsageError: there is no such entry.
+        UsageError: If there is no such entry.
     """
     have = entries(root)
     chosen = []
@@ -90,14 +90,14 @@ def remove(entry: CacheEntry) -> None:
 
 
 class Damage(NamedTuple):
-    """A file of the cache whose content is not what was written."""
+    """A file of the cache whose content has changed."""
 
     path: Path
     reason: str
 
 
 class Checked(NamedTuple):
-    """Hold the number of checked files, the number of files without a checksum, and the damaged files."""
+    """The number of checked files, the number of files without a checksum, and the damaged files."""
 
     files: int
     unchecked: int
@@ -116,7 +116,7 @@ def verify(entry: CacheEntry) -> Checked:
 
 
 def _check_map(path: Path) -> str | None:
-    """Return "" if the file is whole, the reason if it is not, None if it is no region map."""
+    """Return "" for an undamaged file, otherwise the reason; None if it is not a region map."""
     from ovbench.regions.map_store import SUFFIX, DamagedEntry, unpack
 
     if path.suffix != SUFFIX:
@@ -147,4 +147,4 @@ def _check_weights(path: Path) -> str | None:
     entry = next((entry for entry in published("sam").values() if entry["file"] == path.name), None)
     if entry is None:
         return None
-    return "" if file_sha256(path) == entry["sha256"] else "its hash is not the published one"
+    return "" if file_sha256(path) == entry["sha256"] else "its hash differs from the published one"

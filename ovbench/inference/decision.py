@@ -1,8 +1,8 @@
-"""From merged window scores to one label per pixel of the original image.
+"""Compute one label per pixel of the original image from merged window scores.
 
 `LabelMaps` computes the labels of an image in one of two equivalent forms, which differ by rounding only. By maps:
 `class_probabilities`, then `decide`, for methods with their own probabilities. By queries: `Leading` keeps the best
-query of each pixel while scores arrive some queries at a time, so that no map per query is held.
+query of each pixel while some queries are added at a time, so that not all maps are in memory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CHUNK_CPU, CHUNK_GPU = 1 << 20, 1 << 28  # elements of the maps of some queries 
 
 
 def tile_elements(device: torch.device, parts: int = 1) -> int:
-    """Return the number of elements that a tile should have; fewer by ``parts`` if memory is short."""
+    """Return the number of elements of a tile, divided by ``parts`` if memory is short."""
     return (TILE_CPU if device.type == "cpu" else TILE_GPU) // parts
 
 
 def chunk_elements(device: torch.device, parts: int = 1) -> int:
-    """Return the number of elements that the maps of some queries should have; fewer if memory is short."""
+    """Return the number of elements of the maps of some queries, divided by ``parts`` if memory is short."""
     return (CHUNK_CPU if device.type == "cpu" else CHUNK_GPU) // parts
 
 
@@ -39,7 +39,7 @@ def decide(probabilities: Tensor, decision: Decision) -> Tensor:
 
     Args:
         probabilities: float (C, ...).
-        decision: threshold and background.
+        decision: Threshold and background.
 
     Returns:
         int64 (...).
@@ -49,9 +49,9 @@ def decide(probabilities: Tensor, decision: Decision) -> Tensor:
 
 
 class Leading:
-    """Keep the best query of each pixel: `add` the scores of all queries, then take `labels`.
+    """The best query of each pixel: `add` the scores of all queries, then call `labels`.
 
-    The best class owns the best query, whose probability is ``1 / sum(exp(logit - best logit))``; this sum is kept if
+    The best class has the best query, whose probability is ``1 / sum(exp(logit - best logit))``; this sum is kept if
     there is a threshold. The first of equal queries wins.
     """
 
@@ -63,7 +63,7 @@ class Leading:
         self.total: Tensor | None = None
 
     def add(self, scores: Tensor) -> Leading:
-        """Add the scores of the next queries, float (K, ...); return this object."""
+        """Add the scores of the next queries, float (K, ...); return self."""
         value, row = largest(scores)
         row += self.seen
         self.seen += len(scores)
@@ -93,14 +93,14 @@ def _or_background(labels: Tensor, best: Tensor, decision: Decision) -> Tensor:
 
 
 class LabelMaps:
-    """Compute the label map of an image from its merged scores.
+    """Computes the label map of an image from its merged scores.
 
     Attributes:
-        method: the method.
+        method: The method.
         refine: PAMR at the original size, or None.
-        parts: how many times smaller than usual chunks of queries and tiles are, because memory is short.
-        adjusts: whether the method changes merged scores.
-        by_queries: whether class probabilities are computed in the usual way, so that `Leading` gives the labels.
+        parts: Divisor of the sizes of chunks and tiles, above 1 if memory is short.
+        adjusts: Whether the method changes merged scores.
+        by_queries: Whether the method has the default class probabilities, so that `Leading` can be used.
     """
 
     def __init__(self, method: Method, refine: PAMR | None):
@@ -151,9 +151,9 @@ class LabelMaps:
         return labels
 
     def _by_maps(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """Return labels int64 (H, W) where scores are needed at full size, some queries at a time if possible.
+        """Return labels int64 (H, W) from scores at full size, some queries at a time if possible.
 
-        This is for scores that are refined, and for methods that look at more than one pixel.
+        This is for refined scores, and for methods that use more than one pixel at a time.
         """
         if self.by_queries:
             leading = Leading(queries.class_index, decision)

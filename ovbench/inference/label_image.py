@@ -21,11 +21,11 @@ def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str
     """Return the synonyms of each class, from a file and from single names.
 
     Args:
-        names: one class each, synonyms separated by ";".
-        file: one class per line, None for no file.
+        names: Names of classes, with synonyms separated by ";".
+        file: A file with one class per line, or None.
 
     Raises:
-        UsageError: no class is given, or a name is empty or ambiguous.
+        UsageError: If no class is given, or a name is empty or ambiguous.
     """
     classes = list(read_classes_file(file)) if file else []
     for name in names:
@@ -47,13 +47,13 @@ def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """Hold the labels of an image.
+    """The labels of an image.
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
         labels: uint16 (H, W), indices into ``names``.
-        names: class names.
-        note: warning about the networks, or empty.
+        names: Class names.
+        note: Warning about the networks, or empty.
     """
 
     image: np.ndarray
@@ -82,13 +82,13 @@ def label_image(
 
     Args:
         image: uint8 (H, W, 3), RGB.
-        classes: synonyms of each class.
-        like: dataset whose settings are used.
-        method: name of the method.
-        settings: "KEY=VALUE", replace the dataset's settings.
-        weights: "BACKBONE=NAME", replace the configured weights.
+        classes: Synonyms of each class.
+        like: Dataset whose settings are used.
+        method: Name of the method.
+        settings: "KEY=VALUE" settings, which override those of the dataset.
+        weights: "BACKBONE=NAME" choices, which override the configured ones.
         device: "auto", "cpu", "cuda", ...
-        path: file of the image, for region sources that look maps up by file name.
+        path: File of the image, for region sources that look maps up by file name.
 
     Returns:
         The image with its labels.

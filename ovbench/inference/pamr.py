@@ -1,7 +1,7 @@
-"""Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, visinf/1-stage-wseg): scores follow the image's edges.
+"""Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, visinf/1-stage-wseg), along the edges of an image.
 
-In each iteration, the score of a pixel becomes the weighted mean of its neighbours' scores. The weights are the
-similarities of the neighbours; they depend on the image only and are computed once.
+In each iteration, the score of a pixel becomes the weighted mean of the scores of its neighbours. The weights are
+similarities of pixels; they depend only on the image and are computed once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ TILE = 1 << 24  # elements of the neighbourhood of the rows whose weights are co
 
 @dataclass(frozen=True)
 class PAMR:
-    """Refine score maps.
+    """PAMR with its settings.
 
     Attributes:
-        iterations: number of averaging steps; 0 leaves the scores unchanged.
-        dilations: distance of each ring of eight neighbours, in pixels.
+        iterations: Number of averaging steps; 0 leaves the scores unchanged.
+        dilations: Distance of each ring of eight neighbours, in pixels.
     """
 
     iterations: int = 10
@@ -40,7 +40,7 @@ class PAMR:
 
         Args:
             scores: float (Q, H, W).
-            weights: from `weights`.
+            weights: The weights, from `weights`.
 
         Returns:
             float (Q, H, W).
@@ -67,7 +67,7 @@ def pamr(scores: Tensor, guide: Tensor, dilations: tuple[int, ...], iterations: 
     Args:
         scores: float (Q, H, W), one map per query or class.
         guide: float (3, H, W), the image at the size of the scores.
-        dilations: distance of each ring of neighbours in pixels; the border is repeated outside the image.
+        dilations: Distance of each ring of neighbours in pixels; the border is repeated outside the image.
         iterations: 0 returns the scores unchanged.
 
     Returns:
@@ -85,7 +85,7 @@ def affinities(guide: Tensor, dilations: tuple[int, ...]) -> Tensor:
 
     Args:
         guide: float (3, H, W), the image.
-        dilations: distance of each ring of neighbours in pixels.
+        dilations: Distance of each ring of neighbours in pixels.
 
     Returns:
         float (8 * rings, H, W).

@@ -26,7 +26,7 @@ Classes = Sequence[Sequence[str]]
 
 
 class Pipeline:
-    """Label images with a frozen method.
+    """A frozen method that labels images.
 
     Attributes:
         cell: The resolved method, dataset and settings.
@@ -45,8 +45,8 @@ class Pipeline:
             background: The index of the background class, None if there is none.
 
         Raises:
-            InputError: Weights are missing or do not fit.
-            MethodError: The method's own code failed.
+            InputError: If weights are missing or do not fit.
+            MethodError: If the method's own code failed.
         """
         self.cell = cell
         entry = METHODS.load(cell.method)
@@ -64,7 +64,7 @@ class Pipeline:
         """Add a vocabulary; images are labelled with all vocabularies from the same features.
 
         Args:
-            cell: Equal to the pipeline's cell except dataset, class names, scale and threshold.
+            cell: The pipeline's cell, with another dataset, class names, scale or threshold.
             classes: The synonyms of each class.
             background: The index of the background class, None if there is none.
         """

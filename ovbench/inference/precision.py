@@ -1,6 +1,6 @@
-"""How the backbones run: precision, compilation and batch size. All else is computed in fp32.
+"""Precision, compilation and batch size of the backbones; everything else is computed in fp32.
 
-The transformer blocks do nearly all of the work. Their output is converted to fp32: the last block as changed by a
+Nearly all computation is in the transformer blocks. Their output is converted to fp32, so the changed last block of a
 method, comparisons with queries, merging and decisions are in fp32.
 """
 
@@ -18,12 +18,12 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 class Execution(NamedTuple):
-    """Hold how the backbones run.
+    """Settings of the backbones' computation.
 
     Attributes:
         precision: a name of `PRECISIONS`.
-        compiled: if true, the blocks run through ``torch.compile``.
-        batch: number of windows of several images in a batch; 0: each image has its own batches.
+        compiled: Whether the blocks run with ``torch.compile``.
+        batch: Number of windows of several images in a batch; 0: each image has its own batches.
     """
 
     precision: str = "fp32"
@@ -31,7 +31,7 @@ class Execution(NamedTuple):
     batch: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the form of the record."""
+        """Return the settings as in a record."""
         return {"precision": self.precision, "compile": self.compiled, "batch": self.batch}
 
 
@@ -44,27 +44,27 @@ def choose_batch(asked: int | None, device: str) -> int:
     """Return the number of windows in a shared batch: by default 32 on a GPU, 0 on a CPU.
 
     Args:
-        asked: the user's number, None for the default.
-        device: the torch device.
+        asked: The user's number, None for the default.
+        device: The torch device.
 
     Raises:
-        UsageError: the last bits of a window could depend on its position in a batch of this size.
+        UsageError: If the last bits of a window could depend on its position in a batch of this size.
     """
     if asked is None:
         return BATCH_GPU if torch.device(device).type == "cuda" else 0
     if asked % BATCH_STEP:
-        raise UsageError(f"{asked} is no multiple of {BATCH_STEP}", where="--batch", fix="give 0, 8, 16, 24, ...")
+        raise UsageError(f"{asked} is not a multiple of {BATCH_STEP}", where="--batch", fix="give 0, 8, 16, 24, ...")
     return asked
 
 
 def refuse_tf32() -> None:
-    """Disable TF32, to which PyTorch rounds fp32 convolutions on a GPU by default."""
+    """Disable TF32, which PyTorch uses by default for fp32 convolutions on a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
 
 def execute(method: nn.Module, execution: Execution) -> None:
-    """Set how the ``heavy`` functions of a method's backbones run, in place."""
+    """Set precision and compilation of the ``heavy`` functions of a method's backbones, in place."""
     if execution._replace(batch=0) == FP32:
         return
     for module in list(method.modules()):

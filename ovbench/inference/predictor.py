@@ -10,17 +10,17 @@ from ovbench.methods.base import Note, WindowedImage, no_note
 
 
 class Predictor(Steps):
-    """Label images with a method and its protocol, for one or several vocabularies.
+    """A method with its protocol that labels images, for one or several vocabularies.
 
-    `label` labels one image alone: the shape of its batches depends on this image only. `batcher` labels many images
-    on the same path, where batches may have windows of several images.
+    `label` labels a single image, and the shape of its batches depends on this image only. `batcher` labels many images
+    on the same path, in batches that may have windows of several images.
     """
 
     def batcher(self, size: int = 0) -> WindowBatcher:
-        """Return the object that takes images and gives their labels.
+        """Return a batcher, which labels the images that are added.
 
         Args:
-            size: number of windows of several images in a batch; 0: each image has its own batches.
+            size: Number of windows of several images in a batch; 0: each image has its own batches.
         """
         return WindowBatcher(self, size)
 
@@ -35,8 +35,8 @@ class Predictor(Steps):
             uint16 (H, W), one map per vocabulary.
 
         Raises:
-            InputError: if the image is smaller than a patch.
-            ScoreError: if the method fails, memory is too small, or scores are NaN or infinite.
+            InputError: If the image is smaller than a patch.
+            ScoreError: If the method fails, memory is too small, or scores are NaN or infinite.
         """
         return self._label(self.prepare(image, regions))
 

@@ -1,4 +1,4 @@
-"""Sliding windows: their position, cutting and padding, and how their scores are merged.
+"""Sliding windows: positions, cutting, padding, and merging of their scores.
 
 The geometry is mmsegmentation's (``EncoderDecoder.slide_inference``): windows at multiples of the stride, the last one
 of each row and column pushed back inside the image. Sizes are ``(h, w)``, boxes half-open ``(y1, x1, y2, x2)``.
@@ -18,9 +18,9 @@ def window_grid(size: tuple[int, int], crop: int, stride: int) -> list[Box]:
 
     Args:
         size: (h, w) of the resized image.
-        crop: side of a window; 0 for one window over the whole image. A shorter side of the image gives a window of
+        crop: Side of a window; 0 for one window over the whole image. A shorter side of the image gives a window of
             this length.
-        stride: distance of windows.
+        stride: Distance of windows.
     """
     h, w = size
     if crop == 0:
@@ -51,9 +51,9 @@ def cut(image: Tensor, boxes: list[Box], pad: Pad, value: float = 0) -> Tensor:
 
     Args:
         image: (..., H, W).
-        boxes: the windows.
-        pad: padding of every window.
-        value: value of padded pixels.
+        boxes: The windows.
+        pad: Padding of every window.
+        value: Value of padded pixels.
 
     Returns:
         (B, ..., h, w).
@@ -68,7 +68,7 @@ def stack(windows: list[Tensor], pad: Pad, value: float = 0) -> Tensor:
 
 
 class WindowMean:
-    """Average overlapping window scores in fp32: `add` every window, then take `result` once.
+    """The mean of overlapping window scores in fp32: `add` every window, then call `result` once.
 
     Args:
         size: (h, w) of the map, None for the size of the only window.
@@ -84,9 +84,9 @@ class WindowMean:
 
         Args:
             scores: float (B, Q, h, w).
-            boxes: position of each window.
-            start: number of the first query in ``scores``.
-            queries: number of all queries, None if ``scores`` has all.
+            boxes: Position of each window.
+            start: Number of the first query in ``scores``.
+            queries: Number of all queries, None if ``scores`` has all.
         """
         if self.total is None:
             size = self.size or tuple(scores.shape[2:])
@@ -99,5 +99,5 @@ class WindowMean:
                 self.count[box.y1 : box.y2, box.x1 : box.x2] += 1
 
     def result(self) -> Tensor:
-        """Return the mean, float (Q, H, W); divides the sums in place, because a second map would double the memory."""
+        """Return the mean, float (Q, H, W); the sums are divided in place, to save memory."""
         return self.total.div_(self.count)

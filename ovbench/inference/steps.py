@@ -25,28 +25,28 @@ from ovbench.regions.ids import resized_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once
 from ovbench.utils.images import resize_image, resized_size
 
-PAD_TO_PATCH = -1  # in a protocol: windows are padded to the patch size of the tower that reads the queries
+PAD_TO_PATCH = -1  # value of ``pad``: windows are padded to the patch size of the tower that encodes the queries
 MOST_PARTS = 1 << 12
 
 
 class Limits(NamedTuple):
-    """Hold how much is computed at once.
+    """Limits of what is computed at once.
 
     Attributes:
-        windows: windows of one image that are encoded together, if it is alone, or scored together.
-        parts: how many times smaller than usual chunks of queries and tiles are.
+        windows: Windows of a single image that are encoded or scored together.
+        parts: Divisor of the sizes of chunks and tiles.
     """
 
     windows: int = 16
     parts: int = 1
 
     def smaller(self) -> Limits | None:
-        """Return the limits to try after memory ran out, None if there are none."""
+        """Return smaller limits, for use after memory ran out; None if there are none."""
         return None if self.parts >= MOST_PARTS else Limits(max(self.windows // 2, 1), self.parts * 8)
 
 
 class Steps:
-    """Run the steps of a method with its protocol, for one or several vocabularies, on the device of the method.
+    """The steps of a method with its protocol, for one or several vocabularies, on the device of the method.
 
     The steps of an image are `prepare`, `with_context`, `encode` for batches of its windows, `join` if the method looks
     at all windows together, `score`, and `finish`. `ovbench.inference.batching` calls them in this order.
@@ -61,7 +61,7 @@ class Steps:
         for queries in vocabularies:
             self.add_vocabulary(queries, protocol)
         tower = getattr(method, method.reads, None) or getattr(method, method.sees, None)
-        self.patch = getattr(tower, "patch", 0)  # 0: of a third party's tower, whose patch is not known
+        self.patch = getattr(tower, "patch", 0)  # 0 for a tower of a third party, whose patch is not known
         self.pad_multiple = self.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
         if protocol.crop and self._is_below_patch(protocol.crop + -protocol.crop % (self.pad_multiple or 1)):
             raise UsageError(
@@ -73,7 +73,7 @@ class Steps:
         self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
         self.whole = protocol.crop == 0
         self.at_original = self.whole and method.enlarges_once and not self.maps.adjusts
-        # then cell scores can be enlarged tile by tile in the decision
+        # cell scores can then be enlarged tile by tile in the decision
         self.as_cells = (
             self.at_original and self.refine_windows is None and type(method).window_scores is Method.window_scores
         )
@@ -81,11 +81,11 @@ class Steps:
         self.seconds: dict[str, float] = {}
 
     def add_vocabulary(self, queries: Queries, protocol: Protocol) -> None:
-        """Score one more vocabulary from the same features.
+        """Add a vocabulary, which is scored from the same features.
 
         Args:
-            queries: the text side.
-            protocol: its ``logit_scale`` and ``prob_thd`` are used.
+            queries: Embeddings of the vocabulary.
+            protocol: A protocol, of which ``logit_scale`` and ``prob_thd`` are used.
         """
         decision = Decision(protocol.logit_scale, protocol.prob_thd, queries.background)
         if decision.threshold != protocol.prob_thd:
@@ -136,14 +136,14 @@ class Steps:
 
         Args:
             resized: uint8 (h, w, 3), RGB, resized by the protocol.
-            original: size (H, W) before resizing.
+            original: Size (H, W) before resizing.
             regions: int32 (H, W), the region map, for methods that need one.
-            note: called with intermediate quantities.
+            note: Called with intermediate quantities.
             pixels: uint8 (H, W, 3), RGB, the image before resizing, for methods that need it.
 
         Raises:
-            InputError: if the image has windows smaller than a patch.
-            UsageError: if the method needs the image before resizing and it is not given.
+            InputError: If the image has windows smaller than a patch.
+            UsageError: If the method needs the image before resizing and it is not given.
         """
         self.vocabularies = [queries.to(self.device) for queries in self.vocabularies]
         size = resized.shape[:2]
@@ -175,13 +175,13 @@ class Steps:
         return (pixels - mean) / std
 
     def _upload(self, values: np.ndarray) -> Tensor:
-        """Copy values to the device; to a GPU through pinned memory, so that the host does not wait."""
+        """Copy values to the device; to a GPU via pinned memory, so that the host does not wait."""
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     @torch.inference_mode()
     def with_context(self, prepared: WindowedImage) -> WindowedImage:
-        """Return the image with what the method computes once for it."""
+        """Return the image with the context that the method computes once per image."""
         with self.stage("encode"):
             return prepared._replace(context=self.method.encode_image(prepared))
 
@@ -197,7 +197,7 @@ class Steps:
 
     @torch.inference_mode()
     def join(self, prepared: WindowedImage, features: Any) -> Any:
-        """Return the features of all windows of an image as the method joins them, checked."""
+        """Return the joined features of all windows of an image, checked."""
         with self.stage("join"):
             joined = self.method.join(features, prepared)
         if type(self.method).score is Method.score:
@@ -209,8 +209,8 @@ class Steps:
     def means(self, prepared: WindowedImage) -> list[WindowMean]:
         """Return an empty `WindowMean` per vocabulary.
 
-        It has the resized size of the image. A whole image that is enlarged once has its original size, or stays cells
-        until the decision.
+        It has the resized size of the image. For an image without windows whose cell scores are enlarged once, it has
+        the original size, or the size of the cells until the decision.
         """
         size = prepared.original if self.at_original else prepared.size
         return [WindowMean(None if self.as_cells else size) for _ in self.vocabularies]
@@ -220,10 +220,10 @@ class Steps:
         """Score some windows and add the scores to the means of their image.
 
         Args:
-            prepared: the image.
-            means: one per vocabulary.
-            features: from `encode` or `join`.
-            boxes: the windows of these features.
+            prepared: The image.
+            means: One per vocabulary.
+            features: Features from `encode` or `join`.
+            boxes: The windows of these features.
         """
         if self.method.needs.join == "image":
             boxes, prepared = [Box(0, 0, *prepared.size)], prepared._replace(pad=Pad(0, 0, 0, 0))
@@ -243,7 +243,7 @@ class Steps:
             uint16 (H, W), one map per vocabulary.
 
         Raises:
-            ScoreError: scores are NaN or infinite. This is checked last, because the host must wait for the answer.
+            ScoreError: If scores are NaN or infinite; checked last, because the host waits for the device.
         """
         self.maps.parts = self.limits.parts
         with self.stage("decide"):

@@ -1,4 +1,4 @@
-"""The text side of a vocabulary, encoded once and kept in the cache."""
+"""Embed the queries of a vocabulary, with a cache."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def build_queries(
     """Embed every synonym of every class, or read the vectors from the cache.
 
     Args:
-        vocabulary: synonyms of each class.
-        prompt_set: name of the prompt templates.
-        clip: the text encoder and its hash.
-        background: index of the background class, None if there is none.
-        raw: if true, vectors are not normalised.
-        background_channel: if true, the background class may have no query.
+        vocabulary: Synonyms of each class.
+        prompt_set: Name of the prompt templates.
+        clip: The text encoder and its hash.
+        background: Index of the background class, None if there is none.
+        raw: Whether vectors are unnormalised.
+        background_channel: Whether the background class may have no query.
 
     Returns:
         Queries with float32 (Q, D) embeddings.
 
     Raises:
-        UsageError: the backbone has no text encoder, or a class has no query.
+        UsageError: If the backbone has no text encoder, or a class has no query.
     """
     if clip.text is None:
         raise UsageError(f'the backbone "{clip.spec}" has no text encoder', fix="choose a CLIP model")
@@ -66,9 +66,10 @@ def _embeddings(flat: list[str], prompt_set: str, clip: Loaded, raw: bool) -> Te
 
 
 def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """Return ``compute()``, kept in the cache under ``key``.
+    """Return ``compute()``, cached with the key ``key``.
 
-    A damaged, outdated or unreadable entry is computed again. A cache that cannot be read or written gives one message.
+    A damaged, outdated or unreadable entry is computed again. If the cache cannot be read or written, a warning is
+    printed once.
     """
     path = cache_root() / "text" / f"{key}.safetensors"
     try:
@@ -89,13 +90,13 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
     """Add to each query a vector from the sentences of a set (see `ovbench.data.descriptions`).
 
     Each sentence is encoded and L2-normalised; the vector is their mean, L2-normalised. A class without a description
-    keeps the vector of its prompts, with one message.
+    keeps the vector of its prompts, with a warning.
 
     Args:
-        queries: the queries.
-        vocabulary: synonyms of each class.
-        name: name of the set.
-        clip: the text encoder and its hash.
+        queries: The queries.
+        vocabulary: Synonyms of each class.
+        name: Name of the set.
+        clip: The text encoder and its hash.
 
     Returns:
         The queries with ``descriptions``.

@@ -1,4 +1,4 @@
-"""Pictures of label maps: beside the image, the truth and the errors, with a legend."""
+"""Draw label maps beside the image, the ground truth and the errors, with a legend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ovbench.data.dataset import Sample
 from ovbench.utils.files import write_bytes
 
-GOLDEN = 0.618033988749895  # steps of the golden ratio spread any number of hues evenly
+GOLDEN = 0.618033988749895  # steps by the golden ratio give evenly spread hues for any number of classes
 BLEND = 0.65  # opacity of a label over the image
 RIGHT, WRONG, UNSCORED = (46, 160, 67), (218, 54, 51), (160, 160, 160)
 GAP, LINE, FONT_SIZE = 8, 20, 14
@@ -33,7 +33,7 @@ def paint(image: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     Args:
         image: uint8 (H, W, 3), RGB.
         labels: (H, W), class indices.
-        classes: number of classes.
+        classes: Number of classes.
 
     Returns:
         uint8 (H, W, 3).
@@ -45,13 +45,13 @@ def paint(image: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def errors(image: np.ndarray, predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Colour an image: green where prediction and truth agree, red where they differ, grey where it is not scored.
+    """Colour an image: green for correct pixels, red for wrong ones, grey for pixels that are not scored.
 
     Args:
         image: uint8 (H, W, 3), RGB.
         predicted: (H, W), class indices.
         truth: (H, W), class indices.
-        classes: number of classes; larger labels are not scored.
+        classes: Number of classes; larger labels are not scored.
 
     Returns:
         uint8 (H, W, 3).
@@ -69,7 +69,7 @@ def comparison(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, name
         image: uint8 (H, W, 3), RGB.
         truth: (H, W), class indices.
         predicted: (H, W), class indices.
-        names: class names.
+        names: Class names.
     """
     count = len(names)
     panels = [
@@ -87,7 +87,7 @@ def labelled(image: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> 
     Args:
         image: uint8 (H, W, 3), RGB.
         predicted: (H, W), class indices.
-        names: class names.
+        names: Class names.
     """
     panels = [("image", image), ("prediction", paint(image, predicted, len(names)))]
     return _sheet(panels, [int(i) for i in np.unique(predicted)], names)
@@ -126,12 +126,12 @@ def _flow(names: Sequence[str], width: int, font: ImageFont.FreeTypeFont) -> tup
 
 
 class Pictures:
-    """Draw comparisons of the first images of a dataset, one PNG each.
+    """Drawings of the first images of a dataset, one PNG file each.
 
     Args:
-        folder: where the files are written.
-        names: class names.
-        count: number of images to draw.
+        folder: Folder of the files.
+        names: Class names.
+        count: Number of images to draw.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], count: int):
@@ -141,15 +141,15 @@ class Pictures:
         return self.folder / f"{image_id.replace('/', '_')}.png"
 
     def is_missing(self, number: int, image_id: str) -> bool:
-        """Return whether the picture of this image is wanted but not written yet."""
+        """Return whether the drawing of this image is missing."""
         return number < self.count and not self._path(image_id).exists()
 
     def save(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
-        """Write the picture of an image if it is wanted.
+        """Write the drawing of an image, if it is one of the first images.
 
         Args:
-            number: number of the image in the split.
-            sample: the image with its truth.
+            number: Number of the image in the split.
+            sample: The image with its truth.
             predicted: uint16 (H, W).
         """
         if number < self.count:
@@ -157,7 +157,7 @@ class Pictures:
 
 
 def save_png(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, atomically."""
+    """Write an image as PNG, atomically."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     write_bytes(path, buffer.getvalue())

@@ -13,17 +13,17 @@ from ovbench.methods.base import Batch, WindowedImage
 from ovbench.methods.ops import Box
 from ovbench.regions.ids import resized_ids
 
-PAD_REGION = 10000  # as in the official code; larger if a region map uses this id
+PAD_REGION = 10000  # as in the official code; a larger id if a region map has this one
 FEWEST_SLOTS = 32
 
 
 class Fragment(NamedTuple):
-    """Hold some values of a large quantity, noted as they are computed.
+    """Some values of a large quantity, noted when they are computed.
 
     Attributes:
-        values: the values.
-        index: their position in the whole tensor.
-        size: shape of the whole tensor.
+        values: The values.
+        index: Their position in the whole tensor.
+        size: Shape of the whole tensor.
     """
 
     values: Tensor
@@ -46,7 +46,7 @@ def pad_region(regions: np.ndarray | None) -> int:
 def region_slots(regions: np.ndarray | None, size: tuple[int, int], boxes: Sequence[Box]) -> int | None:
     """Return a power of two that is at least the number of regions in any window, padding included.
 
-    It depends on this map only, and images with similar maps get the same number, so that they can share batches.
+    It depends only on this map; images with similar maps get the same number, so their windows can be in one batch.
 
     Args:
         regions: int32 (H, W), the map at the original size.
@@ -75,8 +75,8 @@ def gather(windows: Sequence[Window], *, slots: int | None = None) -> Batch:
     """Return a batch of windows of one shape.
 
     Args:
-        windows: the windows. If all are of one image, the batch also holds its region map, context and note.
-        slots: see `Batch.region_slots`; given if the windows are of several images.
+        windows: The windows. If all are of one image, the batch also has its region map, context and note.
+        slots: See `Batch.region_slots`; required if the windows are of several images.
     """
     first, alone = windows[0].prepared, slots is None and all(w.prepared is windows[0].prepared for w in windows)
     regions = None

@@ -1,7 +1,7 @@
-"""What a method is: ``encode`` and ``score`` over a batch of windows, and what it needs.
+"""The base class of methods: ``encode`` and ``score`` on batches of windows.
 
-``encode`` does not depend on a vocabulary, so its features serve several vocabularies; ``score`` compares them with
-queries. A method sees tensors only: no path, no dataset name, no label.
+``encode`` does not depend on a vocabulary, so several vocabularies use the same features; ``score`` compares them with
+queries. A method gets tensors only: no path, no dataset name, no label.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["Backbones", "Batch", "Method", "Needs", "NoParams", "PatchFeatures",
 
 
 class Queries(NamedTuple):
-    """Hold the text side of a vocabulary.
+    """The embedded queries of a vocabulary.
 
     Attributes:
         embeddings: float (Q, D), one row per query.
         class_index: int64 (Q,), class of each query.
-        background: index of the background class, None if there is none.
+        background: Index of the background class, None if there is none.
         descriptions: float (Q, D), embeddings of sentences that describe each query, for methods that use them.
         presence: float (Q, D), the queries in the space of a second CLIP.
         clusters: int64 (Q,), groups of similar queries, if the method has formed them.
@@ -53,23 +53,23 @@ Note = Callable[[str, Any], None]
 
 
 def no_note(name: str, value: Any) -> None:
-    """Drop an intermediate quantity: nobody listens."""
+    """Ignore an intermediate quantity, without a listener."""
 
 
 class WindowedImage(NamedTuple):
-    """Hold one image on the device, with its windows.
+    """One image on the device, with its windows.
 
     Attributes:
         resized: float (3, h, w), resized and normalised.
-        original: size (H, W) before resizing.
-        boxes: windows in scan order, all of one size, in pixels of the resized image.
-        pad: padding of every window.
+        original: Size (H, W) before resizing.
+        boxes: Windows in scan order, all of one size, in pixels of the resized image.
+        pad: Padding of every window.
         pixels: uint8 (H, W, 3), RGB, at the original size; None unless ``needs.original``.
         regions: int64 (H, W), region ids at the original size; None unless the method needs them.
         resized_regions: int64 (h, w).
-        pad_region: region id of padded pixels.
-        context: what ``encode_image`` returned.
-        note: called with name and value of intermediate quantities; large ones arrive in several fragments.
+        pad_region: Region id of padded pixels.
+        context: The value of ``encode_image``.
+        note: Called with name and value of intermediate quantities; large ones come in several fragments.
     """
 
     resized: Tensor
@@ -91,20 +91,20 @@ class WindowedImage(NamedTuple):
 
 @dataclass
 class Batch:
-    """Hold windows of one shape.
+    """Windows of one shape.
 
     Attributes:
         windows: float (B, 3, h, w), RGB, normalised with the protocol's mean and std, padded with zeros.
         regions: int64 (B, h, w), region ids, padded with ``pad_region``; None unless the method needs them.
-        pad_region: region id of padded pixels.
-        region_slots: upper bound for the number of regions of a window; the length of an axis over regions, so
-            that no shape depends on the other windows. None if all windows are of one image: then the largest number
-            in a window is enough.
+        pad_region: Region id of padded pixels.
+        region_slots: Upper bound for the number of regions of a window; the length of an axis over regions, so that no
+            shape depends on the other windows. None if all windows are of one image: then the largest number in a
+            window is enough.
         region_map: int64 (H, W), region ids of the whole image at its original size, for methods without windows.
-        boxes: position of each window in its resized image, without padding.
+        boxes: Position of each window in its resized image, without padding.
         sizes: (h, w) of the resized image of each window.
-        context: what ``encode_image`` returned for the image of the windows.
-        note: called with name and value of intermediate quantities, for parity tests and debugging.
+        context: What ``encode_image`` returned for the image of the windows.
+        note: Called with name and value of intermediate quantities, for parity tests and debugging.
     """
 
     windows: Tensor
@@ -119,7 +119,7 @@ class Batch:
 
 
 class PatchFeatures(NamedTuple):
-    """Hold dense features of windows.
+    """Dense features of windows.
 
     Attributes:
         tokens: float (B, N, D), row-major over the grid.
@@ -131,7 +131,7 @@ class PatchFeatures(NamedTuple):
 
 
 class Backbones(Mapping[str, nn.Module]):
-    """Map names to the frozen networks of a method, also as attributes: ``Backbones(clip=tower).clip``."""
+    """The frozen networks of a method by name, also as attributes: ``Backbones(clip=tower).clip``."""
 
     def __init__(self, **networks: nn.Module | None):
         self._networks = {name: network for name, network in networks.items() if network is not None}
@@ -153,10 +153,10 @@ class Backbones(Mapping[str, nn.Module]):
 
     @classmethod
     def of(cls, method: type[Method], loaded: Mapping[str, Loaded]) -> Backbones:
-        """Take the networks that a method needs.
+        """Select the networks that a method needs.
 
         Raises:
-            UsageError: a backbone is missing, or the method does not use it.
+            UsageError: If a backbone is missing, or the method does not use it.
         """
         needs = method.needs
         absent = [name for name in needs.backbones if name not in loaded]
@@ -168,20 +168,20 @@ class Backbones(Mapping[str, nn.Module]):
 
 
 class Method(Declaration, nn.Module):
-    """Base class of methods whose dense features are in CLIP's joint space; override ``encode`` at least.
+    """Base class of methods whose dense features are in CLIP's joint space; subclasses define at least ``encode``.
 
     See `Declaration` for ``Params``, ``needs`` and ``sees``.
 
     Attributes:
-        pipeline: class that runs the method, "module:class" with the interface of `Pipeline`.
-        reads: backbone whose text encoder encodes the queries.
-        normalisation: these constants; the predictor sets them.
-        raw_text: if true, queries are means of unnormalised text features.
-        background_channel: if true, the method scores a background class that has no query.
-        pixelwise: if true, ``probabilities`` uses one pixel at a time and may be called on a tile of the image.
-        windowwise: if true, ``encode`` uses each window independently and returns tensors, or NamedTuples of tensors,
+        pipeline: Class that runs the method, "module:class" with the interface of `Pipeline`.
+        reads: Backbone whose text encoder encodes the queries.
+        normalisation: Constants of the windows' normalisation; set by the predictor.
+        raw_text: Whether queries are means of unnormalised text features.
+        background_channel: Whether the method scores a background class without a query.
+        pixelwise: Whether ``probabilities`` uses one pixel at a time, so it may be called on a tile of the image.
+        windowwise: Whether ``encode`` uses each window independently and returns tensors, or NamedTuples of tensors,
             with the window as first axis, so that windows of several images may share a batch.
-        enlarges_once: if true and one window covers the whole image, cell scores are enlarged directly to the original
+        enlarges_once: If true and one window covers the whole image, cell scores are enlarged directly to the original
             size, otherwise first to the resized image; as in the method's official code.
     """
 
@@ -205,7 +205,7 @@ class Method(Declaration, nn.Module):
         """Check that loaded backbones fit each other and the protocol.
 
         Raises:
-            InputError: they do not. Here: the backbone that sees the windows was trained with another normalisation,
+            InputError: If they do not. Here: the backbone that sees the windows was trained with another normalisation,
                 which is known only after loading.
         """
         seeing = loaded.get(cls.sees)
@@ -224,19 +224,19 @@ class Method(Declaration, nn.Module):
         """Return the queries of a vocabulary.
 
         Args:
-            embed: encodes them with the text encoder of the backbone of this name.
+            embed: Encodes the queries with the text encoder of a backbone, by its name.
         """
         return embed(self.reads)
 
     def approximations(self) -> dict[str, Any]:
-        """Return the approximations of this run with their measured error, for the record; empty if all is exact."""
+        """Return the approximations of this run with their measured error, for the record; empty if there are none."""
         return {}
 
     def seen_by(self, tower: Any, images: Tensor) -> Tensor:
         """Convert normalised images to the normalisation of another backbone.
 
         Args:
-            tower: the backbone.
+            tower: The backbone.
             images: float (B, 3, h, w), normalised with ``self.normalisation``.
 
         Returns:
@@ -249,12 +249,12 @@ class Method(Declaration, nn.Module):
         return queries
 
     def encode_image(self, image: WindowedImage) -> Any:
-        """Compute what is needed once per image, before its windows are encoded.
+        """Compute a context once per image, before its windows are encoded.
 
-        A method that defines it gets batches of one image at a time.
+        If a method defines it, each batch has windows of one image only.
 
         Args:
-            image: the image with its windows; its original pixels are there if ``needs.original`` is true.
+            image: The image with its windows, and with its original pixels if ``needs.original`` is true.
 
         Returns:
             Any value; it becomes ``Batch.context`` and ``WindowedImage.context``.
@@ -266,18 +266,18 @@ class Method(Declaration, nn.Module):
         raise TypeError(f"{type(self).__name__} does not define encode")
 
     def join(self, features: Any, image: WindowedImage) -> Any:
-        """Return the features of all windows of an image after the windows have seen each other.
+        """Combine the features of all windows of an image.
 
-        Called if ``needs.join`` is given, with what ``encode`` returned; therefore ``encode`` must return tensors, or
-        NamedTuples of tensors, with the window as first axis. The result must depend on this image alone. The memory of
+        Called if ``needs.join`` is given, with what ``encode`` returned; so ``encode`` must return tensors, or
+        NamedTuples of tensors, with the window as first axis. The result must depend on this image only. The memory of
         a step over all pairs of cells grows with the square of the number of windows: compute it in blocks.
 
         Args:
-            features: of all windows, in the order of ``image.boxes``.
-            image: the resized image, its windows, and the context of ``encode_image``.
+            features: Of all windows, in the order of ``image.boxes``.
+            image: The resized image, its windows, and the context of ``encode_image``.
 
         Returns:
-            What ``score`` reads; here the features as they are.
+            The input of ``score``; here the unchanged features.
         """
         return features
 
@@ -288,14 +288,14 @@ class Method(Declaration, nn.Module):
         return cosines.transpose(1, 2).unflatten(2, features.grid)
 
     def window_scores(self, scores: Tensor, size: tuple[int, int], pad: Pad) -> Tensor:
-        """Enlarge cell scores to the pixels of the window; these are averaged where windows overlap.
+        """Enlarge cell scores to the pixels of the window, which are averaged where windows overlap.
 
-        Must treat each query independently, because it may be called on some queries at a time.
+        It must treat each query independently, because it may be called with some queries at a time.
 
         Args:
             scores: float (B, Q, gh, gw).
             size: (h, w) of the window without padding.
-            pad: padding of the window, which is cut off.
+            pad: Padding of the window, which is removed.
 
         Returns:
             float (B, Q, h, w).
@@ -303,15 +303,15 @@ class Method(Declaration, nn.Module):
         return uncut(scores, size, pad)
 
     def adjust(self, scores: Tensor, queries: Queries, image: WindowedImage) -> Tensor:
-        """Change the merged scores of an image, all queries at once; here they stay as they are.
+        """Change the merged scores of an image, all queries at once; here they are unchanged.
 
         The result is enlarged to the original size. It may be a coarser map, and it may have one row per class instead
-        of one per query if the method defines ``probabilities``. It must depend on this image alone.
+        of one per query if the method defines ``probabilities``. It must depend on this image only.
 
         Args:
             scores: float32 (Q, h, w), mean over the windows, at the size of the resized image; may be changed in place.
-            queries: the text side.
-            image: the resized image, its original size, regions, windows, and the context of ``encode_image``.
+            queries: The queries.
+            image: The resized image, its original size, regions, windows, and the context of ``encode_image``.
 
         Returns:
             float (Q, h', w').
@@ -323,8 +323,8 @@ class Method(Declaration, nn.Module):
 
         Args:
             scores: float (Q, H, W) at the original size, or a tile of it if the method is ``pixelwise``.
-            queries: the text side.
-            decision: scale, threshold and background.
+            queries: The queries.
+            decision: Scale, threshold and background.
 
         Returns:
             float (C, H, W).

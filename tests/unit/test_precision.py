@@ -70,7 +70,7 @@ def test_tf32_is_off_and_the_record_says_what_is_on():
 
 def test_batches_are_shared_on_a_gpu_or_where_asked_for():
     assert (choose_batch(None, "cpu"), choose_batch(None, "cuda:1"), choose_batch(16, "cpu")) == (0, 32, 16)
-    with pytest.raises(UsageError, match=r"12 is no multiple of 8 \(--batch\)"):
+    with pytest.raises(UsageError, match=r"12 is not a multiple of 8 \(--batch\)"):
         choose_batch(12, "cpu")
 
 
