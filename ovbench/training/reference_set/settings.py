@@ -78,7 +78,7 @@ class BuildSettings:
             raise ValueError('ambiguous "list" needs ambiguous_list=FILE')
 
 
-class BenchmarkTables(Typed):
+class BenchmarkBuild(Typed):
     """Tables of a benchmark in configs/reference.toml."""
 
     build: partial(BuildSettings) = Field(default_factory=dict)  # type: ignore[valid-type]
@@ -88,7 +88,7 @@ class ReferenceFile(Typed):
     """The file configs/reference.toml."""
 
     build: partial(BuildSettings)  # type: ignore[valid-type]
-    benchmark: dict[str, BenchmarkTables] = Field(default_factory=dict)
+    benchmark: dict[str, BenchmarkBuild] = Field(default_factory=dict)
 
 
 class Plan(NamedTuple):
