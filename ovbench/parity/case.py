@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import re
 import zipfile
@@ -168,5 +169,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             raise InputError(f"the arrays take {size >> 20} MiB unpacked, more than {LARGEST >> 20}", where=str(path))
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, MemoryError, zlib.error, zipfile.BadZipFile) as error:
+    except (
+        OSError, ValueError, EOFError, MemoryError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
         raise InputError(f"cannot read the arrays: {error}", where=str(path)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections import Counter
@@ -84,7 +85,9 @@ class Precomputed(RegionSource):
                 return checked_map(self._read(archive, path, image.shape[:2]), image.shape[:2], str(path))
         except FileNotFoundError:
             raise InputError(f'no region map "{path}"', fix="name it by the image id, with .npz") from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
+        ) as error:  # fmt: skip
             raise InputError(f"cannot read the region map: {error}", where=str(path), fix="copy it again") from None
 
     def _read(self, archive: zipfile.ZipFile, path: Path, size: tuple[int, int]) -> np.ndarray:

@@ -184,6 +184,19 @@ def test_arrays_that_unpack_to_more_than_they_may(copy, monkeypatch):
         check_case(copy)
 
 
+@pytest.mark.parametrize("form", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_altered_bytes_in_an_array(copy, form):
+    content = io.BytesIO()
+    np.save(content, np.random.default_rng(0).integers(0, 9, 5000))
+    with zipfile.ZipFile(copy / "inputs.npz", "w", form) as archive:
+        archive.writestr("image.npy", content.getvalue())
+    data = bytearray((copy / "inputs.npz").read_bytes())
+    data[1000:1040] = bytes(255 - value for value in data[1000:1040])
+    (copy / "inputs.npz").write_bytes(data)
+    with pytest.raises(InputError, match="cannot read the arrays"):
+        check_case(copy)
+
+
 def test_an_array_that_claims_more_than_it_holds(copy):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 50,)})
