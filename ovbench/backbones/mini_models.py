@@ -6,6 +6,7 @@ token shares one row. See ``ovbench/assets/mini/MODEL_CARD.md``.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,7 @@ def load_dino(name: str = "dino") -> timm.models.VisionTransformer:
     return model.eval()
 
 
+@functools.cache  # reading its table takes longer than loading the CLIP
 def tokenizer() -> open_clip.SimpleTokenizer:
     """Return open_clip's standard tokenizer with the context length of the CLIP."""
     import open_clip
