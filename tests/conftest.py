@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +12,47 @@ from types import SimpleNamespace
 import pytest
 
 SHARED = Path(__file__).parents[2] / "shared"
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side; torch, which reads it, is not imported yet
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory) -> Path:
+    """One cache for the session and all its pytest-xdist workers, so that `mini` is drawn once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
 
 
 @pytest.fixture(autouse=True)
-def own_places(monkeypatch, tmp_path_factory):
-    """Empty configuration; one cache for the whole session, so that `mini` is drawn once."""
+def own_places(monkeypatch, tmp_path_factory, session_cache):
+    """Empty configuration, no data, the cache of the session."""
     monkeypatch.delenv("OVBENCH_DATA", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
-    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("OVBENCH_CACHE", str(session_cache))
+
+
+@pytest.fixture(scope="session")
+def drawn_mini(session_cache) -> Path:
+    """The folder of `mini`; two workers do not draw it at once."""
+    from filelock import FileLock
+
+    from ovbench.data.card import load_card
+    from ovbench.data.dataset import open_dataset
+
+    with pytest.MonkeyPatch.context() as patch, FileLock(session_cache.with_name("mini.lock")):
+        patch.setenv("OVBENCH_CACHE", str(session_cache))
+        return open_dataset(load_card("mini")).items[0].image_path.parents[2]
+
+
+@pytest.fixture
+def own_mini(drawn_mini, session_cache, monkeypatch, tmp_path) -> Path:
+    """A copy of `mini` that a test may damage, in a cache of its own but for the query vectors."""
+    cache = tmp_path / "own-cache"
+    copy = shutil.copytree(drawn_mini, cache / "generated" / drawn_mini.name)
+    (session_cache / "text").mkdir(exist_ok=True)
+    (cache / "text").symlink_to(session_cache / "text", target_is_directory=True)
+    monkeypatch.setenv("OVBENCH_CACHE", str(cache))
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from ovbench.results.gate import Verdict
 from ovbench.results.gate_report import gate_markdown, verdict_table, write_junit
 
 LIMIT = 12  # images enough for an interval
+SMALL = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56")  # a sixteenth of the pixels
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def runs(tmp_path_factory):
 
 
 def record(ovbench, runs, *more):
-    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", LIMIT, "--out", runs, "--json", *more)
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", LIMIT, "--out", runs, "--json", *SMALL, *more)
     assert done.code == 0, done.err
     (path,) = [line.split(": ", 1)[1] for line in done.err.splitlines() if line.startswith("record: ")]
     return path
@@ -66,14 +67,14 @@ def test_a_record_changed_by_hand_is_refused(ovbench, runs, tmp_path, change, me
 @pytest.mark.slow
 def test_unlike_benchmarks_are_not_compared(ovbench, runs):
     first = record(ovbench, runs)
-    done = ovbench("eval", "-m", "maskclip", "-d", "mini-bg", "--limit", 3, "--out", runs, "--json")
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini-bg", "--limit", 3, "--out", runs, "--json", *SMALL)
     (other,) = [line.split(": ", 1)[1] for line in done.err.splitlines() if line.startswith("record: ")]
     done = ovbench("compare", first, other)
     assert done.code == 3 and "not comparable" in done.err
 
 
 def test_few_images_have_no_interval(ovbench, runs, tmp_path):
-    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 3, "--out", tmp_path, "--json")
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 3, "--out", tmp_path, "--json", *SMALL)
     (path,) = tmp_path.glob("*.json")
     found = ovbench("compare", path, path, "--json").json()
     assert done.code == 0 and found["interval"] is None and found["no_interval"] == "fewer than 10 images"
@@ -84,14 +85,14 @@ def test_few_images_have_no_interval(ovbench, runs, tmp_path):
 def test_gate_passes_what_is_equal_and_fails_what_was_broken(ovbench, tmp_path):
     """Dropping DINO's correlations and the map correction is what a broken CorrCLIP looks like."""
     base = tmp_path / "base.json"
-    done = ovbench("gate", "--baseline", base, "--update", "-m", "corrclip", "-d", "mini", "--limit", LIMIT)
+    done = ovbench("gate", "--baseline", base, "--update", "-m", "corrclip", "-d", "mini", "--limit", LIMIT, *SMALL)
     assert done.code == 0, done.err
     files = ("--markdown", tmp_path / "gate.md", "--junit", tmp_path / "gate.xml")
-    equal = ovbench("gate", "--baseline", base, "--json", *files)
+    equal = ovbench("gate", "--baseline", base, "--json", *files, *SMALL)
     assert equal.code == 0 and equal.json()[0]["change"] == 0 and equal.json()[0]["low"] == 0
     assert "| corrclip on mini |" in (tmp_path / "gate.md").read_text()
     broken = ovbench(
-        "gate", "--baseline", base, *files, "--set", "value=false", "--set", "scope=false",
+        "gate", "--baseline", base, *files, *SMALL, "--set", "value=false", "--set", "scope=false",
         "--set", "mask_class_tokens=false", "--set", "map_correction=false",
     )  # fmt: skip
     assert broken.code == 5, broken.out

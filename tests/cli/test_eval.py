@@ -84,11 +84,8 @@ def test_show_writes_pictures(ovbench, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_unreadable_image_fails_alone(ovbench, tmp_path, monkeypatch):
+def test_an_unreadable_image_fails_alone(ovbench, own_mini, tmp_path):
     """The rest is counted, the record is partial and names the image, and the exit code says so."""
-    import shutil
-
-    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
     dataset = open_dataset(load_card("mini"))
     broken = dataset.items[1].image_path
     broken.write_bytes(broken.read_bytes()[:2000])
@@ -97,7 +94,6 @@ def test_an_unreadable_image_fails_alone(ovbench, tmp_path, monkeypatch):
     assert done.code == 4
     assert record["status"] == "partial" and list(record["failed"]) == [dataset.items[1].id]
     assert record["dataset"]["images"] == 2 and "Traceback" not in done.err
-    shutil.rmtree(tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

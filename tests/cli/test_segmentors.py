@@ -92,19 +92,14 @@ def test_two_repositories_with_modules_of_the_same_names_do_not_meet(ovbench, re
     assert [predicted(record) for record in records] == [[6], [15]]
     hashes = {record["weights"][key]["sha256"] for record in records for key in ("model", "code")}
     assert len(hashes) == 4
-    alone = evaluate(ovbench, tmp_path / "alone", second).json()
-    assert alone["counts"] == records[1]["counts"] and alone["weights"]["code"] == records[1]["weights"]["code"]
     loaded = {name.partition(".")[0] for name in sys.modules}
     assert not loaded & {"clip", "prompts", "pamr", "segmentor"}
 
-
-def test_an_edited_helper_is_other_code(ovbench, repository, tmp_path):
-    name = repository("a", 2)
-    before = evaluate(ovbench, tmp_path / "runs", name).json()
-    (tmp_path / "a/prompts/templates.py").write_text("SHIFT = 3\n")
-    after = evaluate(ovbench, tmp_path / "other", name).json()
-    assert predicted(before) == [6] and predicted(after) == [7]
-    assert before["weights"]["code"] != after["weights"]["code"]
+    (tmp_path / "a/prompts/templates.py").write_text("SHIFT = 3\n")  # an edited helper is other code
+    alone = evaluate(ovbench, tmp_path / "second", second).json()
+    edited = evaluate(ovbench, tmp_path / "new", first).json()
+    assert alone["counts"] == records[1]["counts"] and alone["weights"] == records[1]["weights"]
+    assert predicted(edited) == [7] and edited["weights"]["code"] != records[0]["weights"]["code"]
 
 
 def test_settings_come_from_the_constructor(repository):
@@ -124,6 +119,8 @@ WRONG = {
     "import os; os._exit(7)": "Segmentor crashed: its process ended with exit code 7",
     "import os, signal; os.kill(os.getpid(), signal.SIGKILL)": "was ended by SIGKILL, perhaps because memory ran out",
     "return data_samples[:0]": "IndexError",
+    "shape = data_samples[0].metainfo['ori_shape']; data = torch.full((1, *shape), 999); "
+    "data_samples[0].set_data({'pred_sem_seg': PixelData(data=data)}); return data_samples": "labels 999..999 for 28",
 }
 
 
@@ -131,7 +128,7 @@ def test_images_that_a_segmentor_cannot_do_fail_by_themselves(ovbench, repositor
     cases = "\n".join(f"        if call == {number}: {line}" for number, line in enumerate(WRONG))
     log = str(tmp_path / "calls")
     name = repository("a", 2, f"open({log!r}, 'a').write('.'); call = len(open({log!r}).read()) - 1\n{cases}")
-    done = evaluate(ovbench, tmp_path / "runs", name, images=6)
+    done = evaluate(ovbench, tmp_path / "runs", name, images=7)
     record = done.json()
     assert done.code == 4 and "defect" not in done.err and record["dataset"]["images"] == 1
     for reason, (line, words) in zip(record["failed"].values(), WRONG.items(), strict=True):
@@ -141,13 +138,13 @@ def test_images_that_a_segmentor_cannot_do_fail_by_themselves(ovbench, repositor
 
 
 def test_a_segmentor_that_cannot_be_built(ovbench, repository, tmp_path):
-    name, other = repository("a", 2), repository("b", 5)
+    name = repository("a", 2)
     (tmp_path / "a/clip/clip.py").write_text("NUMBER = 1\ndef load(name):\n    raise OSError('no weights')\n")
     done = evaluate(ovbench, tmp_path / "runs", name)
     assert done.code == 3 and "Segmentor cannot be built: OSError: no weights (" in done.err
     assert f"{tmp_path}/a/clip/clip.py, line 3)" in done.err and "--set NAME=VALUE" in done.err
-    both = evaluate(ovbench, tmp_path / "both", name, other)
-    assert both.code == 4 and predicted(both.json()) == [15] and "failed: " in both.err
+    both = evaluate(ovbench, tmp_path / "both", name, "clip")
+    assert both.code == 4 and both.json()["cell"]["method"] == "clip" and "failed: " in both.err
 
 
 @pytest.mark.parametrize("text", ["raise RuntimeError('boom')", "import sys; sys.exit(0)", "def ("])

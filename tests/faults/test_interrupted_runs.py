@@ -15,6 +15,10 @@ IMAGES = 5
 COMMAND = ("eval", "-m", "maskclip", "-d", "mini", "--limit", str(IMAGES), "--json", "--out")
 
 
+def torchrun(processes):
+    return ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+
+
 def start(out, *more, launcher=()):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     head = [sys.executable, *launcher] if launcher else [sys.executable]
@@ -25,46 +29,80 @@ def start(out, *more, launcher=()):
     )  # fmt: skip
 
 
+def comparable(text):
+    return {key: value for key, value in json.loads(text).items() if key not in ("time", "git")}
+
+
 def record_of(process):
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
-    return {key: value for key, value in json.loads(out).items() if key not in ("time", "git")}
+    return comparable(out)
+
+
+@pytest.fixture
+def run(ovbench):
+    """``run(out, ...)``: the record of the command in this process, on one thread like the others."""
+
+    def evaluate(out, *more):
+        done = ovbench(*COMMAND, out, *more)
+        assert done.code == 0, done.err
+        return comparable(done.out)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield evaluate
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, request):
-    """The record of a run that nothing disturbed."""
-    cache = os.environ.get("OVBENCH_CACHE") or str(tmp_path_factory.getbasetemp() / "cache")
-    os.environ["OVBENCH_CACHE"] = cache
-    return record_of(start(tmp_path_factory.mktemp("whole")))
+def made():
+    return {}
+
+
+@pytest.fixture
+def uninterrupted(run, made, tmp_path_factory):
+    """``uninterrupted(...)``: the record of a run that nothing disturbed."""
+
+    def record(*more):
+        if more not in made:
+            made[more] = run(tmp_path_factory.mktemp("whole"), *more)
+        return made[more]
+
+    return record
 
 
 def wait_for_images(out: Path, process, count):
     """Until the ledger holds so many images."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        if sum(path.read_bytes().count(b' {"image":') for path in out.glob("*/part-*.jsonl")) >= count:
+        if images_in(out) >= count:
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     raise AssertionError("the run never got that far")
 
 
-@pytest.mark.slow
-def test_killed_and_repeated(uninterrupted, tmp_path):
-    process = start(tmp_path)
-    wait_for_images(tmp_path, process, 2)
+def images_in(out: Path):
+    return sum(path.read_bytes().count(b' {"image":') for path in out.glob("*/part-*.jsonl"))
+
+
+def stop(process, out: Path):
+    """Kill the process when some of its images are in the ledger."""
+    wait_for_images(out, process, 1)
     process.kill()
     process.communicate()
-    assert not list(tmp_path.glob("*.json"))
-    again = start(tmp_path)
-    record = record_of(again)
-    assert record == uninterrupted
+    assert images_in(out) < IMAGES and not list(out.glob("*.json"))
+
+
+@pytest.mark.slow
+def test_killed_and_repeated(run, uninterrupted, tmp_path):
+    stop(start(tmp_path), tmp_path)
+    assert run(tmp_path) == uninterrupted()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop(uninterrupted, tmp_path, number, code):
+def test_asked_to_stop(run, uninterrupted, tmp_path, number, code):
     process = start(tmp_path)
     wait_for_images(tmp_path, process, 1)
     process.send_signal(number)
@@ -73,17 +111,16 @@ def test_asked_to_stop(uninterrupted, tmp_path, number, code):
     (path,) = tmp_path.glob("*.json")
     partial = json.loads(path.read_text())
     assert partial["status"] == "partial" and 1 <= partial["dataset"]["images"] < IMAGES
-    assert record_of(start(tmp_path)) == uninterrupted
+    assert run(tmp_path) == uninterrupted()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_count_every_image_once(uninterrupted, tmp_path, processes):
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    assert record_of(start(tmp_path, launcher=launcher)) == uninterrupted
+def test_several_processes_count_every_image_once(run, uninterrupted, tmp_path, processes):
+    assert record_of(start(tmp_path, launcher=torchrun(processes))) == uninterrupted()
     parts = sorted(tmp_path.glob("*/part-*.jsonl"))
-    assert len(parts) == processes
-    assert sum(path.read_bytes().count(b' {"image":') for path in parts) == IMAGES
+    assert len(parts) == processes and images_in(tmp_path) == IMAGES
+    assert run(tmp_path) == uninterrupted() and images_in(tmp_path) == IMAGES  # all parts are read again
 
 
 def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
@@ -102,16 +139,11 @@ def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [(), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")])
-def test_shared_batches_give_one_record_stopped_or_split(tmp_path, launcher):
-    whole = record_of(start(tmp_path / "whole", "--batch", "8"))
+def test_shared_batches_give_one_record_stopped_and_split(run, uninterrupted, ovbench, tmp_path):
+    whole = uninterrupted("--batch", "8")
     assert whole["device"]["batch"] == 8
-    process = start(tmp_path / "again", "--batch", "8", launcher=launcher)
-    wait_for_images(tmp_path / "again", process, 1)
-    process.kill()
-    process.communicate()
-    assert record_of(start(tmp_path / "again", "--batch", "8", launcher=launcher)) == whole
-    other = start(tmp_path / "again")
-    _, err = other.communicate(timeout=120)
-    assert other.returncode == 0 and "differs in execution.batch" in err
-    assert len(list((tmp_path / "again").glob("*.json"))) == 2
+    stop(start(tmp_path, "--batch", "8"), tmp_path)
+    assert record_of(start(tmp_path, "--batch", "8", launcher=torchrun(2))) == whole
+    other = ovbench(*COMMAND, tmp_path)
+    assert other.code == 0 and "differs in execution.batch" in other.err
+    assert len(list(tmp_path.glob("*.json"))) == 2

@@ -112,10 +112,16 @@ def test_an_archive_cut_off(tmp_path, keep):
         read(tmp_path)
 
 
-def test_a_flipped_bit_in_an_archive(tmp_path):
-    npz(tmp_path / "a.npz", instance_mask=np.random.default_rng(0).integers(0, 1000, (30, 40)))
+@pytest.mark.parametrize("form", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("damage", [1, 40])
+def test_altered_bytes_in_an_archive(tmp_path, form, damage):
+    values = np.random.default_rng(0).integers(0, 1000, (30, 40))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", form) as archive, archive.open("instance_mask.npy", "w") as stream:
+        np.save(stream, values)
+    assert read(tmp_path).tolist() == values.tolist()
     data = bytearray((tmp_path / "a.npz").read_bytes())
-    data[len(data) // 2] ^= 16
+    for at in range(len(data) // 2, len(data) // 2 + damage):
+        data[at] ^= 16
     (tmp_path / "a.npz").write_bytes(bytes(data))
     with pytest.raises(InputError, match="cannot read the region map"):
         read(tmp_path)
@@ -212,19 +218,9 @@ def test_a_folder_whose_weights_do_not_fit_its_config(tmp_path):
 
 
 @pytest.fixture
-def mini_cache(tmp_path, monkeypatch):
-    """A cache of its own whose drawn benchmark is the session's."""
-    from ovbench.data.card import load_card
-    from ovbench.data.dataset import open_dataset
-    from ovbench.utils.paths import cache_root
-
-    open_dataset(load_card("mini"))
-    shared = cache_root() / "generated"
-    own = tmp_path / "cache"
-    own.mkdir()
-    (own / "generated").symlink_to(shared, target_is_directory=True)
-    monkeypatch.setenv("OVBENCH_CACHE", str(own))
-    return own
+def mini_cache(own_mini):
+    """A cache of its own with the drawn benchmark."""
+    return own_mini.parents[1]
 
 
 def build(*more: str):
