@@ -28,6 +28,8 @@ def test_continuous_integration_runs_the_line_of_the_readme_on_two_pythons():
     assert any(step.get("run") == "bash .ci/run" for step in jobs["tests"]["steps"])
     oldest = re.search(r">=(3\.\d+)", read_toml(ROOT / "pyproject.toml")["project"]["requires-python"])[1]
     assert oldest in jobs["tests"]["strategy"]["matrix"]["python"]
+    named = re.findall(r"tests/\S+\.py", text(".ci", "run"))
+    assert named and all((ROOT / name).is_file() for name in named)
 
 
 def test_every_page_is_in_the_navigation_of_the_site():

@@ -80,6 +80,7 @@ def test_activation_and_colours_of_every_tag_are_those_of_open_clip():
 def test_short_names_have_the_usual_colours():
     """They are answered without the libraries; here with them."""
     for kind in ("clip", "dino", "dinov2"):
+        assert published(kind)
         for entry in published(kind).values():
             name, _, tag = entry["spec"].partition("/")
             said = open_clip.get_pretrained_cfg(name, tag) if tag else timm.get_pretrained_cfg(name).to_dict()

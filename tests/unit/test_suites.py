@@ -16,7 +16,7 @@ def test_every_row_of_every_shipped_suite_resolves(name, dataset):
     rows = load_suite(name, [dataset], lent)
     cells = [resolve(row.method, row.dataset, row.overrides, row.weights) for row in rows]
     assert len({cell.digest() for cell in cells}) == len(cells)
-    assert all(cell.dataset == dataset for cell in cells)
+    assert cells and all(cell.dataset == dataset for cell in cells)
 
 
 def test_table_2_goes_from_clearclip_to_the_complete_method():
