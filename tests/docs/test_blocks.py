@@ -74,7 +74,8 @@ def test_the_config_file_of_the_page_names_the_data_roots(tmp_path, monkeypatch)
 def test_the_encoding_of_the_page_belongs_to_a_card(tmp_path):
     (tmp_path / "mine.toml").write_text(blocks("datasets.md")[1][1] + blocks("datasets.md")[2][1])
     (tmp_path / "classes.txt").write_text("background\nlesion\n")
-    assert "mask" in load_card(str(tmp_path / "mine.toml")).encodings
+    (encoding,) = load_card(str(tmp_path / "mine.toml")).encodings
+    assert encoding.name == "mask" and encoding.values == (0, 255)
 
 
 def test_the_descriptions_of_the_page_are_read(tmp_path):
