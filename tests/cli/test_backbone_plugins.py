@@ -122,6 +122,7 @@ def test_a_package_announces_a_tower_and_a_method_that_needs_it(ovbench, package
     assert done.json()["cell"]["backbones"] == {"radio": "one"}
 
 
+@pytest.mark.slow
 def test_counts_of_a_tower_whose_code_changed_are_not_taken(ovbench, package, file, tmp_path):
     place = package(TOWER + "\nnormalisation = OWN\n")
     file.write_text(METHOD)
@@ -144,6 +145,7 @@ WRONG = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", WRONG)
 def test_what_is_wrong_with_a_tower_is_one_sentence(ovbench, package, tmp_path, monkeypatch, text):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

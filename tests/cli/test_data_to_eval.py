@@ -88,6 +88,7 @@ def test_the_official_rule_drops_the_class_255(data, tmp_path):
     assert kept == void > 0 == sum(correct["predicted"]) - sum(correct["labelled"])
 
 
+@pytest.mark.slow
 def test_the_rule_of_the_published_figures_is_the_default_of_the_paper_s_protocol(data, tmp_path):
     root, _ = data
     for number, (name, words, rule) in enumerate(

@@ -44,6 +44,7 @@ def test_a_cache_that_cannot_be_made_is_a_problem(monkeypatch, tmp_path):
     assert found.state == "problem" and "OVBENCH_CACHE" in found.fix
 
 
+@pytest.mark.slow
 def test_this_machine(ovbench, monkeypatch, tmp_path):
     done = ovbench("doctor", "--json")
     found = done.json()

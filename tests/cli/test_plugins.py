@@ -102,6 +102,7 @@ def test_settings_beside_the_file(ovbench, own, tmp_path):
     assert evaluate(ovbench, tmp_path, "-m", f"{own}:CLIP").json()["cell"]["params"] == {"gain": 3.0}
 
 
+@pytest.mark.slow
 def test_a_segmentor_of_mmsegmentation_runs_through_its_predict(ovbench, third, tmp_path):
     done = evaluate(ovbench, tmp_path, "-m", f"{third}:Bright", "--set", "chosen=2")
     assert done.code == 0, done.err
@@ -138,11 +139,13 @@ def test_the_kit_finds_who_opens_labels(ovbench, own):
     assert [row["check"] for row in done.json() if row["verdict"] == "fail"] == ["opens no file of the benchmark"]
 
 
+@pytest.mark.slow
 def test_the_kit_on_a_segmentor_of_mmsegmentation(ovbench, third):
     found = {row["check"]: row["verdict"] for row in ovbench("check", f"{third}:Bright", "--json").json()}
     assert "fail" not in found.values() and found["independent of batch neighbours"] == "not applicable"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded(ovbench, own, tmp_path):
     (tmp_path / "broken.py").write_text("import nothing_like_this\n")
     for name, code, words in (

@@ -28,6 +28,7 @@ def built(ovbench, tmp_path):
     return tmp_path / "ref", told
 
 
+@pytest.mark.slow
 def test_build_info_verify(built, ovbench):
     ref, told = built
     assert told.code == 0 and "planned:" in told.err and str(ref / "report.html") in told.out.replace("\n", "")
@@ -40,6 +41,7 @@ def test_build_info_verify(built, ovbench):
     assert damaged.code == 3 and "labels.parquet" in damaged.json()["problems"][0]
 
 
+@pytest.mark.slow
 def test_merge_with_other_filters(built, ovbench, tmp_path):
     done = ovbench("reference", "merge", built[0], "--out", tmp_path / "other", "--set", "synonyms=off", "--json")
     assert done.code == 0 and done.json()["counts"]["synonym_pairs"] == 0
@@ -65,6 +67,7 @@ def test_the_method_asks_for_a_set(ovbench):
     assert told.code == 2 and "needs a reference set" in told.err and "ovbench reference build" in told.err
 
 
+@pytest.mark.slow
 def test_approximate_search_is_named_and_measured_in_the_record(built, ovbench, tmp_path):
     pytest.importorskip("faiss", reason="FAISS is an extra")
     measured = ovbench("reference", "recall", built[0], "--topk", 2, "--probes", 1, "--rows", 20, "--json").json()

@@ -128,6 +128,7 @@ def own_card(runs, tmp_path):
     return tmp_path / "own.toml"
 
 
+@pytest.mark.slow
 def test_a_card_of_ones_own(ovbench, own_card, tmp_path):
     """A record does not say where its card was; without it there is a page without pictures."""
     here = ("--data-root", tmp_path)

@@ -69,6 +69,7 @@ def test_bad_input(ovbench, tmp_path, scene, arguments, code, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_picture_is_labelled_upright(ovbench, tmp_path, scene):
     """A camera held upright stores the picture lying, with a tag that says so."""
     turned, exif = Image.open(scene).transpose(Image.Transpose.ROTATE_90), Image.Exif()

@@ -36,6 +36,7 @@ def marks(found):
     return {f"{row['table']}.{row['setting']}": (row["value"], row["published"]) for row in found["settings"]}
 
 
+@pytest.mark.slow
 def test_each_setting_is_marked_against_the_nearest_published_run():
     found = shown("corrclip", "voc21", "--set", "regions=felzenszwalb", "--set", "tau=0.5")
     told = marks(found)
@@ -47,6 +48,7 @@ def test_each_setting_is_marked_against_the_nearest_published_run():
     assert any("sam2-hiera-large" in name for name in own["missing"])
 
 
+@pytest.mark.slow
 def test_figures_say_whether_they_are_of_these_settings():
     told = {(row["reported_by"], row["variant"]): row["settings"] for row in shown("clip", "voc20")["published"]}
     assert told["ClearCLIP README Table 2", "CLIP ViT-B/16"] == "these"

@@ -83,6 +83,7 @@ def test_a_repeated_command_keeps_the_record_and_tells_the_date(run, data, tmp_p
     assert made["time"]["counted"] == first["time"]["counted"] and made["time"]["images_counted_now"] == 0
 
 
+@pytest.mark.slow
 def test_a_grown_ledger_tells_both_revisions(run, data, monkeypatch):
     for number, limit in ((1, "2"), (2, "3")):
         monkeypatch.setattr(
@@ -106,6 +107,7 @@ def test_a_changed_file_is_counted_again(run, data, tmp_path, kind):
     assert len(records(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_copy_with_other_dates_is_the_same(run, data, tmp_path):
     first = run(data).json()
     for path in data.rglob("*.png"):
@@ -113,6 +115,7 @@ def test_a_copy_with_other_dates_is_the_same(run, data, tmp_path):
     assert run(data).json() == first
 
 
+@pytest.mark.slow
 def test_other_data_of_the_same_names(run, data, tmp_path):
     clean = run(data).json()
     fog = write_data(tmp_path / "fog", seed=2)
@@ -121,6 +124,7 @@ def test_other_data_of_the_same_names(run, data, tmp_path):
     assert run(data).json()["counts"] == clean["counts"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_over_changed_files_leaves_no_mixture(run, data, tmp_path, monkeypatch):
     run(data)
     shutil.copytree(write_data(tmp_path / "fog", seed=2), data, dirs_exist_ok=True)
@@ -153,12 +157,14 @@ def test_a_corrected_card_is_another_ledger(run, data, more, field):
     assert again.json()["ledger"] != first["ledger"]
 
 
+@pytest.mark.slow
 def test_more_images_in_the_folder_are_another_list(run, data):
     run(data)
     write_data(data, ids=(*IDS, "d"))
     assert counted(run(data)) == 4
 
 
+@pytest.mark.slow
 def test_class_names_precision_and_weights_do_not_collide(run, data, tmp_path):
     (tmp_path / "words.txt").write_text("street\nlawn\nheaven\n")
     first = run(data).json()
@@ -167,6 +173,7 @@ def test_class_names_precision_and_weights_do_not_collide(run, data, tmp_path):
     assert run(data).json() == first and len(records(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_files_that_settings_name(run, data, tmp_path):
     descriptions = {name: [f"a {name}."] for name in ("road", "grass", "sky")}
     plain = {"format": 1, "vocabulary": "", "model": "m", "prompt": "{name}", "descriptions": descriptions}
@@ -179,6 +186,7 @@ def test_files_that_settings_name(run, data, tmp_path):
     assert "differs in files.protocol.descriptions" in again.err and counted(again) == counted(first) == 3
 
 
+@pytest.mark.slow
 def test_region_maps_are_noted_image_by_image(run, data, tmp_path):
     maps = tmp_path / "maps"
     maps.mkdir()
@@ -203,6 +211,7 @@ class Mine(CLIP):
 '''
 
 
+@pytest.mark.slow
 def test_a_helper_beside_the_file_of_a_method(run, data, tmp_path, monkeypatch):
     import sys
 
@@ -257,6 +266,7 @@ def test_our_own_code_and_libraries(run, data, monkeypatch, tmp_path):
     assert json.loads(path.read_text()) == back.json()
 
 
+@pytest.mark.slow
 def test_fresh_moves_no_ledger_of_other_code(run, data, monkeypatch, tmp_path):
     first = run(data).json()
     with monkeypatch.context() as patch:
@@ -268,6 +278,7 @@ def test_fresh_moves_no_ledger_of_other_code(run, data, monkeypatch, tmp_path):
     assert kept.name == first["ledger"]  # the record was of the other code's ledger, which stays where it is
 
 
+@pytest.mark.slow
 def test_fresh_keeps_the_earlier_ledger_and_its_records(run, data, ovbench, tmp_path):
     first = run(data)
     before = {path.name: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")}
@@ -282,6 +293,7 @@ def test_fresh_keeps_the_earlier_ledger_and_its_records(run, data, ovbench, tmp_
     assert first.json()["counts"] == again.json()["counts"]
 
 
+@pytest.mark.slow
 def test_fresh_under_a_running_run_is_refused(run, data, tmp_path):
     run(data)
     (folder,) = (tmp_path / "runs").glob("*/")
@@ -292,6 +304,7 @@ def test_fresh_under_a_running_run_is_refused(run, data, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")} == before
 
 
+@pytest.mark.slow
 def test_a_fresh_shard_leaves_the_other_shards(run, data, tmp_path):
     for shard in ("1/2", "2/2"):
         run(data, "--shard", shard)
@@ -301,6 +314,7 @@ def test_a_fresh_shard_leaves_the_other_shards(run, data, tmp_path):
     assert counted(run(data, "--shard", "2/2")) == 1
 
 
+@pytest.mark.slow
 def test_a_new_picture_does_not_count_an_image_twice(run, data, tmp_path):
     first = run(data).json()
     (folder,) = (tmp_path / "runs").glob("*/")
@@ -310,6 +324,7 @@ def test_a_new_picture_does_not_count_an_image_twice(run, data, tmp_path):
     assert (folder / "part-0.jsonl").read_bytes() == lines
 
 
+@pytest.mark.slow
 def test_an_id_that_stands_twice_in_the_split(run, data):
     text = (data / "card.toml").read_text()
     (data / "card.toml").write_text(text + 'ids = "val.txt"\n')
@@ -318,6 +333,7 @@ def test_an_id_that_stands_twice_in_the_split(run, data):
     assert "1 of 3 ids listed more than once, first b" in refused.err
 
 
+@pytest.mark.slow
 def test_cards_of_one_name(run, ovbench, tmp_path):
     one, other = write_data(tmp_path / "one", title="One"), write_data(tmp_path / "other", seed=1, title="Other")
     first, second = run(one).json(), run(other).json()
@@ -333,6 +349,7 @@ def test_cards_of_one_name(run, ovbench, tmp_path):
     assert both.code == 2 and 'two cards are called "card"' in both.err
 
 
+@pytest.mark.slow
 def test_shards_of_unlike_data_are_not_merged(run, ovbench, data, tmp_path):
     fog = write_data(tmp_path / "fog", seed=2)
     run(data, "--shard", "1/2", out="s1")
@@ -342,6 +359,7 @@ def test_shards_of_unlike_data_are_not_merged(run, ovbench, data, tmp_path):
     assert done.code == 3 and '"data_sha256" is' in done.err and not (tmp_path / "merged").exists()
 
 
+@pytest.mark.slow
 def test_merge_writes_only_where_it_is_told(run, ovbench, data, tmp_path):
     for number in (1, 2):
         run(data, "--shard", f"{number}/2", out=f"s{number}")
@@ -361,6 +379,7 @@ def test_merge_writes_only_where_it_is_told(run, ovbench, data, tmp_path):
     assert "malformed shard" in ovbench("merge", *folders, "--out", tmp_path / "other").err
 
 
+@pytest.mark.slow
 def test_compare_takes_the_images_of_the_record_and_refuses_a_ledger_that_lacks_some(run, ovbench, data, tmp_path):
     run(data, "--limit", "2")
     run(data)

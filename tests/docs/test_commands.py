@@ -197,6 +197,7 @@ def test_the_method_in_the_readme_is_the_one_in_the_package():
     assert [block.rstrip() for block in shown] == [ast.get_source_segment(source, written)]
 
 
+@pytest.mark.slow
 def test_the_card_in_the_readme_is_run(tmp_path, ovbench):
     from PIL import Image
 

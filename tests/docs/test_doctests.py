@@ -29,6 +29,7 @@ def test_the_examples_of_a_module(module):
     assert done.attempted and not done.failed
 
 
+@pytest.mark.slow
 def test_the_page_of_the_api():
     done = doctest.testfile(str(PACKAGE.parent / "docs" / "api.md"), module_relative=False)
     assert done.attempted > 10 and not done.failed

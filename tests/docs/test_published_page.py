@@ -26,6 +26,7 @@ def maker():
     return module
 
 
+@pytest.mark.slow
 def test_the_page_is_current():
     assert maker().page() == PAGE, "stale: run python scripts/make_published_docs.py"
 
@@ -51,6 +52,7 @@ def test_what_is_known_stands_in_its_section(method, line):
     assert line in SECTIONS[method]
 
 
+@pytest.mark.slow
 def test_a_command_of_the_page_measures_what_it_says():
     lines = [line for line in PAGE.splitlines() if line.startswith("| `-m ")]
     assert len(lines) > 30

@@ -80,8 +80,12 @@ def line_of(text, part):
     return next(number for number, line in enumerate(text.splitlines(), 1) if part in line)
 
 
+LINES = [*((line, 0) for line in (*RAISES, *RETURNS)), ("sys.exit(0)", 8), ("return None", 8)]
+FAST = (next(iter(RAISES)), next(iter(RETURNS)))
+
+
 @pytest.mark.parametrize(
-    ("line", "batch"), [*((line, 0) for line in (*RAISES, *RETURNS)), ("sys.exit(0)", 8), ("return None", 8)]
+    ("line", "batch"), [pytest.param(*pair, marks=[] if pair[0] in FAST else [pytest.mark.slow]) for pair in LINES]
 )
 def test_an_image_that_the_method_cannot_do_fails_by_itself(run, tmp_path, line, batch):
     text = METHOD.replace("HERE", line)
@@ -96,6 +100,7 @@ def test_an_image_that_the_method_cannot_do_fails_by_itself(run, tmp_path, line,
     assert f"failed: 1: {mine['failed']['1']}" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", OTHERS)
 def test_every_function_of_a_method_is_held_to_what_it_returns(run, tmp_path, function):
     wrong, words = OTHERS[function]

@@ -66,6 +66,7 @@ def test_a_broken_plugin_is_listed_as_broken_and_used_by_nobody(ovbench, plugin,
         assert BROKEN[text] in done.err and "defect" not in done.err
 
 
+@pytest.mark.slow
 def test_the_table_and_doctor_name_what_is_broken(ovbench, plugin):
     file = plugin("raise RuntimeError('boom')")
     said = f'the method "bad" of bad-plugin 1.0 is broken: RuntimeError: boom ({file}, line 2)'

@@ -73,6 +73,7 @@ def copy(built, tmp_path):
     return tmp_path / "set"
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_used_are_named_and_the_others_kept(built):
     out, manifest = built
     assert manifest["without_caption"] == ["mute"] and manifest["without_noun"] == ["verb"]
@@ -151,6 +152,7 @@ def test_a_variant_is_made_once(copy, monkeypatch):
         find_set(f"{copy}?filter")
 
 
+@pytest.mark.slow
 def test_a_set_keeps_its_reading_of_masks_and_labels(built, world, tmp_path):
     """Whoever looks a segment up pools it as the set was pooled; a set with another reading is another set."""
     from ovbench.methods.reme.reference_store import content_hash
@@ -172,6 +174,7 @@ def test_a_set_keeps_its_reading_of_masks_and_labels(built, world, tmp_path):
     assert bank.matrix().sum(1).tolist() == pytest.approx([1.0] * len(bank.segments))
 
 
+@pytest.mark.slow
 def test_the_same_images_twice_are_refused(built, copy, world, tmp_path):
     with pytest.raises(InputError, match="in two sets"):
         merge_sets([built[0], copy], tmp_path / "all")

@@ -27,6 +27,7 @@ def test_a_ledger_is_read(path):
     assert all(entry.counts.pixels.sum() > 0 and entry.data is None and entry.run is None for entry in read.values())
 
 
+@pytest.mark.slow
 def test_table_compare_report_and_plot(ovbench, tmp_path):
     table = ovbench("table", "--runs", HERE, "--format", "json")
     assert table.code == 0, table.err

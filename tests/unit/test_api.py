@@ -86,6 +86,7 @@ def test_evaluate_refuses_an_unknown_option():
         package.evaluate("clip", "mini", limt=3)
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_record_of_the_command(ovbench, tmp_path):
     done = package.evaluate("naclip", "mini", limit=1, out=tmp_path, settings={"pamr_dilations": [8]}, device="cpu")
     command = ("-m", "naclip", "-d", "mini", "--limit", 1, "--set", "pamr_dilations=8", "--device", "cpu", "--json")

@@ -16,6 +16,7 @@ from ovbench.utils.registry import METHODS
 @pytest.mark.parametrize("method", METHODS.names())
 def test_labels_are_never_read_and_images_do_not_matter_to_each_other(method, own_mini, monkeypatch):
     monkeypatch.setattr("ovbench.training.reference_set.mini_set.IMAGES", 8)  # of the set of reme
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # which is built without further processes
     dataset = open_dataset(load_card("mini"))
     image, other = dataset.read_image(0)[:150, :170], dataset.read_image(1)[:90, :110]
     expected = build_pipeline(resolve(method, "mini")).label(image)

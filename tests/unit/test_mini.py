@@ -118,6 +118,7 @@ def _write(root):
     write.write_validation(root)
 
 
+@pytest.mark.slow
 def test_two_writers_at_once(tmp_path):
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write, args=(tmp_path / "mini",)) for _ in range(2)]
