@@ -1,10 +1,10 @@
-"""Trains the small CLIP of `mini` on image-text pairs drawn from its training world.
+"""Train the small CLIP of `mini` on pairs of drawn images and captions.
 
-Supervision is image-level only: a crop or scene and a caption that is true of it. Three pooled image vectors are
-contrasted with the captions: the class token; the mean over patches of the last block's value path; and the same of the
-mean output of the middle blocks. Pairs of a batch whose caption happens to be true of the other's image are left out of
-the negatives. From a certain step on, most batches are mosaics: crops laid side by side in one image, each contrasted,
-by the mean over its own patches, with its own caption (Wu et al., CLIM, AAAI 2024).
+Supervision is at image level: a crop or image with a true caption. Three pooled image vectors are contrasted with the
+captions: the class token; the mean over patches of the last block's value path; and the same for the mean output of the
+middle blocks. A caption that is also true for another image of the batch is not a negative of this image. From a
+certain step on, most batches are mosaics: several crops in one image, where the mean over the patches of a crop is
+contrasted with its caption (Wu et al., CLIM, AAAI 2024).
 
     python scripts/train_mini/clip.py --work /tmp/mini --steps 5200
     python scripts/train_mini/clip.py --work /tmp/mini --export ovbench/assets/mini
@@ -38,8 +38,9 @@ MODEL = {
 
 
 class Kind(NamedTuple):
-    """A kind of batch: how often it comes; the size (pixels), number, zoom range and share around things of its crops;
-    how many crops a mosaic has on a side (1: none)."""
+    """A type of batch: its frequency; size in pixels, number, zoom range and fraction around things of its crops; and
+    the crops per side of a mosaic (1: no mosaic).
+    """
 
     weight: float
     size: int
@@ -49,7 +50,7 @@ class Kind(NamedTuple):
     side: int = 1
 
 
-# Class tokens and texts come first; mosaics then teach patches to keep to their own neighbourhood.
+# Class tokens and texts are trained first; mosaics then train patches to attend to their neighbourhood.
 CROPS = (
     Kind(0.45, 32, 320, (0.8, 1.5), 0.7),
     Kind(0.35, 64, 128, (0.7, 1.3), 0.7),
@@ -69,7 +70,7 @@ WEIGHTS = {"class token": 1.0, "values": 1.0, "middle values": 0.7}
 
 
 class Words:
-    """The rows of the token embedding that training needs: compact row numbers, 0 for every other token."""
+    """The rows of the token embedding for training: compact row numbers, 0 for every other token."""
 
     def __init__(self) -> None:
         self._tokenizer = open_clip.SimpleTokenizer(context_length=MODEL["text_cfg"]["context_length"])
@@ -91,7 +92,7 @@ class Words:
         return [self._row.get(i, 0) for i in self._tokenizer.encode(word)]
 
     def encode(self, texts: list[str], rng: np.random.RandomState) -> torch.Tensor:
-        """Rows i64[b,longest]; words are at times replaced by the row of unknown tokens."""
+        """Return rows, int64 (B, longest); some words are replaced by the row of unknown tokens."""
         limit = MODEL["text_cfg"]["context_length"]
         rows = [[r for word in t.split() for r in self.encode_word(word)][: limit - 2] for t in texts]
         rows = [[r if rng.uniform() > WORD_DROP else 0 for r in line] for line in rows]
@@ -102,7 +103,7 @@ class Words:
 
 
 def build(rows: int) -> open_clip.CLIP:
-    """The model with a token embedding of `rows` rows."""
+    """Return the model with a token embedding of `rows` rows."""
     torch.manual_seed(0)
     text = open_clip.CLIPTextCfg(**{**MODEL["text_cfg"], "vocab_size": rows})
     model = open_clip.CLIP(MODEL["embed_dim"], open_clip.CLIPVisionCfg(**MODEL["vision_cfg"]), text)
@@ -111,12 +112,12 @@ def build(rows: int) -> open_clip.CLIP:
 
 
 def attend(block: torch.nn.Module, x: torch.Tensor, causal: bool = False) -> torch.Tensor:
-    """One ordinary block, x f[b,n,c]."""
+    """Run an ordinary block on x, float (B, N, C)."""
     b, n, c = x.shape
     a = block.attn
     qkv = F.linear(block.ln_1(x), a.in_proj_weight, a.in_proj_bias)
     q, k, v = qkv.view(b, n, 3, a.num_heads, -1).permute(2, 0, 3, 1, 4)
-    # plain products: on a CPU several times faster to differentiate than the fused kernel
+    # plain products: on a CPU their gradient is several times faster than that of the fused kernel
     weights = q @ (k * q.shape[-1] ** -0.5).transpose(-1, -2)
     if causal:
         weights = weights + torch.full((n, n), -1e4, dtype=weights.dtype).triu(1)
@@ -126,8 +127,9 @@ def attend(block: torch.nn.Module, x: torch.Tensor, causal: bool = False) -> tor
 
 
 def values(block: torch.nn.Module, x: torch.Tensor, side: int) -> torch.Tensor:
-    """Mean of the value path out_proj(v(ln_1(x))) over the patches of each crop of a mosaic, f[b,1+n,c] to
-    f[b*side*side,c]."""
+    """Return the mean of the value path out_proj(v(ln_1(x))) over the patches of each crop: float (B, 1 + N, C) to
+    float (B * side * side, C).
+    """
     b, n, c = x.shape
     a, cell = block.attn, round((n - 1) ** 0.5) // side
     y = block.ln_1(x)[:, 1:].view(b, side, cell, side, cell, c).mean(dim=(2, 4)).view(-1, c)
@@ -137,12 +139,12 @@ def values(block: torch.nn.Module, x: torch.Tensor, side: int) -> torch.Tensor:
 def encode_images(
     model: open_clip.CLIP, images: torch.Tensor, mosaic: int, rng: np.random.RandomState
 ) -> dict[str, torch.Tensor]:
-    """The pooled vectors of each crop, f[b,d], normalised; a mosaic has `mosaic` crops on a side and no class token."""
+    """Return normalised pooled vectors of each crop, float (B, D); a mosaic has no class token."""
     v = model.visual
     x = v.conv1(images)
     b, c, side, _ = x.shape
     whole = MODEL["vision_cfg"]["image_size"] // MODEL["vision_cfg"]["patch_size"]
-    oy, ox = rng.randint(whole - side + 1, size=2)  # a crop stands anywhere in the position table
+    oy, ox = rng.randint(whole - side + 1, size=2)  # a crop may be at any position of the table
     table = v.positional_embedding[1:].view(whole, whole, c)[oy : oy + side, ox : ox + side].reshape(-1, c)
     x = x.flatten(2).transpose(1, 2) + table
     cls = (v.class_embedding + v.positional_embedding[0]).expand(b, 1, c)
@@ -161,7 +163,7 @@ def encode_images(
 
 
 def encode_texts(model: open_clip.CLIP, rows: torch.Tensor) -> torch.Tensor:
-    """f[b,d], normalised; rows i64[b,n] end with the largest row number."""
+    """Return normalised vectors, float (B, D); rows, int64 (B, N), end with the largest row number."""
     x = model.token_embedding(rows) + model.positional_embedding[: rows.shape[1]]
     for block in model.transformer.resblocks:
         x = attend(block, x, causal=True)
@@ -170,15 +172,16 @@ def encode_texts(model: open_clip.CLIP, rows: torch.Tensor) -> torch.Tensor:
 
 
 def contrast(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, also_true: torch.Tensor) -> torch.Tensor:
-    """Symmetric InfoNCE; also_true bool[b,b] marks captions (columns) true of other images (rows): no negatives."""
+    """Return the symmetric InfoNCE; captions (columns) in also_true are not negatives of an image (row)."""
     logits = (scale * images @ texts.T).masked_fill(also_true, -1e4)
     target = torch.arange(len(images))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 class Batch(NamedTuple):
-    """images f[m,3,s,s], mosaics of side x side crops; text rows i64[b,n]; also_true bool[b,b] marks the captions
-    (columns) true of other crops (rows); the generator of the step's other choices."""
+    """Images, float (M, 3, S, S), mosaics of side x side crops; text rows, int64 (B, N); also_true, bool (B, B),
+    marks the captions (columns) that are true for crops (rows); and the random generator of the step.
+    """
 
     images: torch.Tensor
     rows: torch.Tensor
@@ -188,14 +191,14 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    """Draws the batch of a step; the same step always gives the same batch."""
+    """Draws batches; the same step always gives the same batch."""
 
     def __init__(self, pool: Pool, words: Words, seed: int):
         self._pool, self._words, self._seed = pool, words, seed
         self._implied = captions.implied().astype(np.float32)
 
     def draw(self, step: int) -> Batch:
-        """The batch of a step."""
+        """Return the batch of a step."""
         rng = np.random.RandomState((self._seed * 1_000_003 + step) % (1 << 32))
         stream = Stream((self._seed << 32) + step)
         kinds = MOSAICS if step >= MOSAICS_FROM else CROPS
@@ -219,7 +222,7 @@ class Batches:
 
 
 class Run:
-    """What a checkpoint holds: the model, its moving average, the optimiser, the steps and seconds so far."""
+    """The content of a checkpoint: model, moving average, optimiser, finished steps and seconds."""
 
     def __init__(self, rows: int):
         self.model = build(rows)
@@ -232,19 +235,19 @@ class Run:
         self.step, self.seconds = 0, 0.0
 
     def load(self, path: Path) -> None:
-        """Continues from a checkpoint."""
+        """Resume from a checkpoint."""
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
 
     def save(self, path: Path, seconds: float) -> None:
-        """Writes a checkpoint."""
+        """Write a checkpoint."""
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": self.average}
         save(path, {**state, "step": self.step, "seconds": seconds})
 
     def update(self, loss: torch.Tensor, learning_rate: float) -> None:
-        """One step of the optimiser and of the moving average."""
+        """Update the weights and their moving average once."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -257,7 +260,7 @@ class Run:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Trains to --steps from the checkpoint in --work if there is one."""
+    """Train to --steps, from the checkpoint in --work if there is one."""
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     words = Words()
@@ -283,7 +286,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Writes clip.safetensors (fp16, only the token rows in use) and clip.json (open_clip model config) to --export."""
+    """Write clip.safetensors (fp16, only the used token rows) and clip.json (open_clip configuration) to --export."""
     words = Words()
     state = {**torch.load(options.work / "clip.pt", weights_only=True)["average"]}
     rows = state.pop("token_embedding.weight")

@@ -1,11 +1,10 @@
-"""Trains the small DINO vision transformer of `mini` by self-distillation on its training scenes. No text, no labels.
+"""Train the small DINO of `mini` by self-distillation on its training images, without text and labels.
 
-Every scene gives one large view; inside it lie windows, each of which is also seen as a small view of its own (shifted,
-scaled, turned, in other light). Student and teacher are compared, with lightly's DINOLoss, on two things: the class
-token (large against small view), and the query + key features of the last block, averaged over the window in the large
-view and over the whole small view (and, for the student, at single patches). The second makes patches of one material
-alike wherever they lie. Windows of different images are kept from crowding;
-too much of it would tear materials apart, so the run is short.
+Every image gives one large view. Windows of it are also shown as small views (shifted, scaled, rotated, with other
+light). Student and teacher are compared with lightly's DINOLoss on the class token (large and small view), and on the
+query + key features of the last block, averaged over the window in the large view and over the small view (for the
+student also at single patches). The second loss makes patches of the same material similar. Another loss separates
+windows of different images. The run is short, because this loss would in the end also separate patches of one material.
 
     python scripts/train_mini/dino.py --work /tmp/mini --steps 1200
     python scripts/train_mini/dino.py --work /tmp/mini --export ovbench/assets/mini
@@ -36,7 +35,7 @@ CLASS_TOKEN_WEIGHT, CROWDING_WEIGHT = 0.5, 0.25
 
 
 class Views(NamedTuple):
-    """large f[b,3,96,96], small f[b*k,3,32,32], and the top left patch of each window in its large view, i64[b,k,2]."""
+    """Large views, float (B, 3, 96, 96), small ones, float (B * K, 3, 32, 32), and the first patch of each window."""
 
     large: torch.Tensor
     small: torch.Tensor
@@ -44,7 +43,7 @@ class Views(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Per window: class token of its view, mean of query + key, query + key at one random patch, each f[m,c]."""
+    """For each window: class token, mean of query + key, and query + key at a random patch, each float (M, C)."""
 
     cls: torch.Tensor
     mean: torch.Tensor
@@ -52,7 +51,7 @@ class Features(NamedTuple):
 
 
 def draw(pool: Pool, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels u8 of the large and the small views, and the corners."""
+    """Return uint8 pixels of the large and the small views, and the corners."""
     large, small = np.empty((IMAGES, LARGE, LARGE, 3), np.uint8), np.empty((IMAGES, WINDOWS, SMALL, SMALL, 3), np.uint8)
     corner = rng.randint((LARGE - SMALL) // PATCH + 1, size=(IMAGES, WINDOWS, 2))
     for i in range(IMAGES):
@@ -75,12 +74,12 @@ def draw(pool: Pool, rng: np.random.RandomState) -> tuple[np.ndarray, np.ndarray
 
 
 def tensors(large: np.ndarray, small: np.ndarray, corner: np.ndarray, rng: np.random.RandomState) -> Views:
-    """The views in light of their own."""
+    """Return the views, each with other light."""
     return Views(*(normalised(jitter(x, rng)) for x in (large, small)), torch.from_numpy(corner))
 
 
 def tokens(vit: VisionTransformer, x: torch.Tensor, offset: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class token after the last block f[b,c] and query + key of its patches f[b,g,g,c]; positions from `offset` on."""
+    """Return class tokens, float (B, C), and query + key of patches, float (B, g, g, C), at positions from `offset`."""
     x = vit.patch_embed.proj(x)
     b, c, g, _ = x.shape
     x = placed(vit, x.flatten(2).transpose(1, 2), offset)
@@ -92,7 +91,7 @@ def tokens(vit: VisionTransformer, x: torch.Tensor, offset: np.ndarray) -> tuple
 
 
 def features(vit: VisionTransformer, views: Views, rng: np.random.RandomState) -> tuple[Features, Features]:
-    """Of every window, as seen in the large and in the small views."""
+    """Return the features of every window in the large and in the small views."""
     n = SMALL // PATCH
     whole = MODEL["img_size"] // PATCH
     cls_large, large = tokens(vit, views.large, rng.randint(whole - LARGE // PATCH + 1, size=2))
@@ -120,8 +119,10 @@ class Student(torch.nn.Module):
 
 
 def crowding(f: torch.Tensor) -> torch.Tensor:
-    """How close features f[b*k,c] of windows of different images lie: log of the mean of exp(4 cosine), the uniformity
-    loss of Wang and Isola (ICML 2020) with t = 2 up to a constant."""
+    """Return the similarity of features, float (B * K, C), of different images: log of the mean of exp(4 cosine).
+
+    This is the uniformity loss of Wang and Isola (ICML 2020) with t = 2, up to a constant.
+    """
     f = F.normalize(f, dim=-1)
     image = torch.arange(len(f)) // WINDOWS
     other = image[:, None] != image[None]
@@ -131,14 +132,14 @@ def crowding(f: torch.Tensor) -> torch.Tensor:
 def step_loss(
     student: Student, teacher: Student, losses: list[DINOLoss], pool: Pool, rng: np.random.RandomState
 ) -> torch.Tensor:
-    """The loss of one step on fresh views."""
+    """Return the loss of one step on new views."""
     pixels = draw(pool, rng)
     with torch.no_grad():
         t_large, t_small = features(teacher.vit, tensors(*pixels, rng), rng)
         t_cls = [teacher.heads[0](t_large.cls).float()]
         t_mean = [teacher.heads[1](f.mean).float() for f in (t_large, t_small)]
     s_large, s_small = features(student.vit, tensors(*pixels, rng), rng)
-    # DINOLoss leaves out pairs of equal position: the class token of the large view has no partner but the small view's
+    # DINOLoss skips pairs with equal position: the class token of the large view is compared only with the small view
     s_cls = [student.heads[0](f.cls).float() for f in (s_large, s_small)]
     s_mean = [student.heads[1](f).float() for f in (s_large.mean, s_small.mean, s_large.patch, s_small.patch)]
     with torch.autocast("cpu", enabled=False):

@@ -1,9 +1,9 @@
-"""Trains the small DINOv2-like vision transformer of `mini` on its training scenes. No text, no labels.
+"""Train the small DINOv2-like vision transformer of `mini` on its training images, without text and labels.
 
-Two views of a place, in light of their own, one turned and a little shifted. As in DINOv2, the teacher's assignment of
-every patch to prototypes (balanced over the batch by Sinkhorn-Knopp, as in SwAV) is what the student has to find at the
-same place of the other view, also where patches were masked; class tokens are compared by lightly's DINOLoss. So it is
-the final patch tokens that come to tell materials apart, where dino.py trains the query + key features.
+A place is shown in two views with different light, one of them rotated and slightly shifted. As in DINOv2, the teacher
+assigns every patch to prototypes (balanced over the batch by Sinkhorn-Knopp, as in SwAV), and the student predicts the
+assignment at the same place of the other view, also for masked patches. Class tokens are compared with lightly's
+DINOLoss. So the final patch tokens distinguish materials, whereas dino.py trains the query + key features.
 
     python scripts/train_mini/dinov2.py --work /tmp/mini --steps 1500
     python scripts/train_mini/dinov2.py --work /tmp/mini --export ovbench/assets/mini
@@ -36,7 +36,7 @@ CLASS_TOKEN_WEIGHT = 0.25
 
 
 class Turn(NamedTuple):
-    """A turn by some quarters, then perhaps a flip, of the last two of the axes ``dims``."""
+    """A rotation by multiples of 90 degrees and an optional flip of the axes ``dims``."""
 
     quarters: int
     flip: bool
@@ -50,7 +50,7 @@ class Turn(NamedTuple):
 
 
 def draw(pool: Pool, rng: np.random.RandomState) -> tuple[np.ndarray, Turn]:
-    """Pixels u8[2,b,96,96,3] of a place in each of b scenes, seen twice, and how the second view is to be turned."""
+    """Return two views of a place in each of B images, uint8 (2, B, 96, 96, 3), and the rotation of the second view."""
     views = np.empty((2, IMAGES, VIEW, VIEW, 3), np.uint8)
     for i in range(IMAGES):
         image, _ = pool.scene(rng.randint(len(pool)))
@@ -67,8 +67,8 @@ def draw(pool: Pool, rng: np.random.RandomState) -> tuple[np.ndarray, Turn]:
 
 
 def lit(images: np.ndarray, rng: np.random.RandomState) -> torch.Tensor:
-    """u8[b,s,s,3] in another light, overall and sloping over the image, in another tint, with noise, some out of focus;
-    normalised, f[b,3,s,s]."""
+    """Return images, uint8 (B, S, S, 3), with another light (also as a gradient), tint and noise, some blurred, as
+    normalised float (B, 3, S, S)."""
     b = len(images)
 
     def each(low: float, high: float, channels: int = 1) -> np.ndarray:
@@ -84,14 +84,14 @@ def lit(images: np.ndarray, rng: np.random.RandomState) -> torch.Tensor:
 
 
 class Seen(NamedTuple):
-    """Logits over the prototypes: of the class tokens f[b,k] and of the patches f[b*g*g,k]."""
+    """Logits of the prototypes for class tokens, float (B, K), and patches, float (B * g * g, K)."""
 
     cls: torch.Tensor
     patches: torch.Tensor
 
 
 class Network(torch.nn.Module):
-    """The transformer, the token that stands for masked patches, and projection heads for class token and patches."""
+    """The transformer, the token of masked patches, and projection heads for class token and patches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,9 @@ class Network(torch.nn.Module):
         self.heads = torch.nn.ModuleList(DINOProjectionHead(width, 256, 64, PROTOTYPES) for _ in range(2))
 
     def forward(self, x: torch.Tensor, offset: np.ndarray, masked: torch.Tensor | None = None) -> Seen:
-        """Images f[b,3,s,s], whose positions are those of the whole grid from ``offset`` on; ``masked`` bool[b,g*g]."""
+        """Return the logits of images, float (B, 3, S, S), at positions from ``offset``; ``masked`` is bool (B, g *
+        g).
+        """
         x = self.vit.patch_embed.proj(x).flatten(2).transpose(1, 2)
         if masked is not None:
             x = torch.where(masked[..., None], self.mask.to(x.dtype), x)
@@ -110,8 +112,8 @@ class Network(torch.nn.Module):
 
 
 def targets(views: list[Seen], turn: Turn) -> torch.Tensor:
-    """What the student has to find at the patches of both views: the teacher's assignment of the same place in the
-    other one, f[2*b*g*g,k]."""
+    """Return the target of the student at the patches of both views: the teacher's assignment of the same place in the
+    other view, float (2 * B * g * g, K)."""
     assigned = sinkhorn(torch.cat([v.patches for v in views]), iterations=3, epsilon=TEACHER_TEMP)
     first, second = assigned.view(2, IMAGES, GRID, GRID, PROTOTYPES)
     return torch.stack([turn.back(second, (1, 2)), turn.there(first, (1, 2))]).reshape(-1, PROTOTYPES)
@@ -120,7 +122,7 @@ def targets(views: list[Seen], turn: Turn) -> torch.Tensor:
 def step_loss(
     student: Network, teacher: Network, losses: list[DINOLoss], pool: Pool, rng: np.random.RandomState
 ) -> torch.Tensor:
-    """The loss of one step on fresh views."""
+    """Return the loss of one step on new views."""
     (first, second), turn = draw(pool, rng)
     views = [lit(first, rng), turn.there(lit(second, rng), (2, 3))]
     with torch.no_grad():

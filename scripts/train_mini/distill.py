@@ -1,4 +1,4 @@
-"""Self-distillation as dino.py and dinov2.py run it: a student, and a teacher that is its moving average."""
+"""Self-distillation for dino.py and dinov2.py: a student, and a teacher that is its moving average."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from timm.models.vision_transformer import VisionTransformer
 
 
 def normalised(images: np.ndarray) -> torch.Tensor:
-    """f32[b,s,s,3] in 0..1 as the transformers take them, f[b,3,s,s]."""
+    """Normalise images, float32 (B, S, S, 3) in 0..1, to float (B, 3, S, S)."""
     x = (images - np.array(IMAGENET_MEAN, np.float32)) / np.array(IMAGENET_STD, np.float32)
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
 
 
 def placed(vit: VisionTransformer, patches: torch.Tensor, offset: np.ndarray) -> torch.Tensor:
-    """Embedded patches f[b,g*g,c] behind the class token, f[b,1+g*g,c], with the positions that a square of the whole
-    grid has from ``offset`` on."""
+    """Return embedded patches, float (B, g * g, C), after the class token, with the positions of a square of the grid
+    from ``offset`` on, as float (B, 1 + g * g, C).
+    """
     b, n, c = patches.shape
     g, (whole, _) = math.isqrt(n), vit.patch_embed.grid_size
     table = vit.pos_embed[0, 1:].view(whole, whole, c)
@@ -37,9 +38,10 @@ def placed(vit: VisionTransformer, patches: torch.Tensor, offset: np.ndarray) ->
 
 
 class Plan(NamedTuple):
-    """What is trained and how: the ``name`` of its files, arguments of timm's VisionTransformer, what makes a network
-    (with the transformer as ``vit``), the number of its DINOLosses and of their prototypes, teacher's and student's
-    temperature, the teacher's momentum at both ends, the learning rate's peak, and the loss of a step on fresh views.
+    """The settings of a training: ``name`` of its files, arguments of timm's VisionTransformer, function that builds
+    a network (with the transformer as ``vit``), number of its DINOLosses and their prototypes, temperatures of
+    teacher and student, first and last momentum of the teacher, peak of the learning rate, and the loss of a step on
+    new views.
     """
 
     name: str
@@ -54,7 +56,7 @@ class Plan(NamedTuple):
 
 
 class Run:
-    """What a checkpoint holds: student, teacher, centres of the losses, optimiser, steps and seconds so far."""
+    """The content of a checkpoint: student, teacher, centres of the losses, optimiser, finished steps and seconds."""
 
     def __init__(self, plan: Plan, seed: int):
         torch.manual_seed(seed)
@@ -69,7 +71,7 @@ class Run:
         self.step, self.seconds = 0, 0.0
 
     def load(self, path: Path) -> None:
-        """Continues from a checkpoint."""
+        """Resume from a checkpoint."""
         state = torch.load(path, weights_only=True)
         for name in ("student", "teacher", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
@@ -78,12 +80,12 @@ class Run:
         self.step, self.seconds = state["step"], state["seconds"]
 
     def save(self, path: Path, seconds: float) -> None:
-        """Writes a checkpoint."""
+        """Write a checkpoint."""
         state = {name: getattr(self, name).state_dict() for name in ("student", "teacher", "optimizer")}
         save(path, {**state, "centres": [x.center for x in self.losses], "step": self.step, "seconds": seconds})
 
     def update(self, loss: torch.Tensor, learning_rate: float, momentum: float) -> None:
-        """One step of the student, then one of the teacher."""
+        """Update the student, then the teacher, once."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.zero_grad(set_to_none=True)
@@ -96,10 +98,10 @@ class Run:
 
 
 def train(plan: Plan, options: argparse.Namespace) -> None:
-    """Trains to --steps from the checkpoint in --work if there is one."""
+    """Train to --steps, from the checkpoint in --work if there is one."""
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    timm.layers.set_fused_attn(False)  # plain products are faster to differentiate on a CPU
+    timm.layers.set_fused_attn(False)  # the gradient of plain products is faster on a CPU
     pool = Pool(options.work / "pool", options.scenes)
     run, path = Run(plan, options.seed), options.work / f"{plan.name}.pt"
     if path.exists():
@@ -120,7 +122,7 @@ def train(plan: Plan, options: argparse.Namespace) -> None:
 
 
 def export(plan: Plan, options: argparse.Namespace) -> None:
-    """Writes the teacher, NAME.safetensors (fp16) and NAME.json (arguments of VisionTransformer), to --export."""
+    """Write the teacher, NAME.safetensors (fp16) and NAME.json (arguments of VisionTransformer), to --export."""
     state = torch.load(options.work / f"{plan.name}.pt", weights_only=True)["teacher"]
     weights = {k.removeprefix("vit."): t.half().contiguous() for k, t in state.items() if k.startswith("vit.")}
     options.export.mkdir(parents=True, exist_ok=True)

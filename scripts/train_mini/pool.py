@@ -1,5 +1,5 @@
-"""What the training scripts share: a pool of scenes of the `mini` training world, drawn once, random crops of it,
-learning rate, checkpoints and command line."""
+"""Helpers of the training scripts: a pool of training images of `mini`, drawn once, random crops, learning rate,
+checkpoints and command line."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _FIRST_THING = 12
 
 
 class Crop(NamedTuple):
-    """image u8[s,s,3] RGB and the share of each entity in it, f64[entities]."""
+    """An image, uint8 (S, S, 3), RGB, and the fraction of each entity, float64 (entities,)."""
 
     image: np.ndarray
     shares: np.ndarray
 
 
 class Pool:
-    """Scenes kept as flat memory-mapped arrays: pixels, entity maps, sizes, and some places on things."""
+    """Training images in flat memory-mapped arrays: pixels, entity maps, sizes, and some places on things."""
 
     def __init__(self, folder: Path, scenes: int):
         self._folder = Path(folder)
@@ -65,16 +65,16 @@ class Pool:
         (self._folder / f"done_{scenes}").touch()
 
     def scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image u8[h,w,3] and entity map u8[h,w]."""
+        """Return an image, uint8 (H, W, 3), and its entity map, uint8 (H, W)."""
         h, w = self._sizes[index]
         span = slice(self._starts[index], self._starts[index + 1])
         return self._pixels[span].reshape(h, w, 3), self._entities[span].reshape(h, w)
 
     def crop(self, rng: np.random.RandomState, size: int, zoom: tuple[float, float], on_things: float) -> Crop:
-        """A square crop of a random scene, brought to `size` pixels.
+        """Return a square crop of a random image, resized to `size` pixels.
 
         `zoom` is the range of the scale relative to a short side of 224 pixels; with probability `on_things`
-        the crop lies around a place on a thing.
+        the crop is around a place on a thing.
         """
         index = rng.randint(len(self))
         image, entities = self.scene(index)
@@ -97,7 +97,9 @@ class Pool:
 
 
 def jitter(images: np.ndarray, rng: np.random.RandomState, strength: float = 1.0) -> np.ndarray:
-    """Light changes of brightness, contrast and tint, and noise: u8[b,s,s,3] -> f32[b,s,s,3] in 0..1."""
+    """Change brightness, contrast and tint slightly and add noise: uint8 (B, S, S, 3) to float32 (B, S, S, 3) in
+    0..1.
+    """
     b = len(images)
     x = images.astype(np.float32) / 255.0
     gain = 1.0 + strength * rng.uniform(-0.2, 0.2, (b, 1, 1, 1))
@@ -108,7 +110,7 @@ def jitter(images: np.ndarray, rng: np.random.RandomState, strength: float = 1.0
 
 
 def rate(step: int, steps: int, peak: float) -> float:
-    """Learning rate: linear warm-up, then a cosine to 2 % of the peak."""
+    """Return the learning rate: linear warm-up, then a cosine to 2 % of the peak."""
     if step < WARMUP:
         return peak * (step + 1) / WARMUP
     t = (step - WARMUP) / max(steps - WARMUP, 1)
@@ -116,7 +118,7 @@ def rate(step: int, steps: int, peak: float) -> float:
 
 
 def save(path: Path, state: dict) -> None:
-    """Writes a checkpoint beside its place, then renames."""
+    """Write a checkpoint to a temporary file and rename it."""
     draft = path.with_suffix(".tmp")
     torch.save(state, draft)
     draft.replace(path)
@@ -126,7 +128,7 @@ def command_line(
     description: str | None, steps: int, train: Callable[[argparse.Namespace], None],
     export: Callable[[argparse.Namespace], None],
 ) -> None:  # fmt: skip
-    """Trains, or with --export writes out what has been trained."""
+    """Train, or with --export write the trained network."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the pool and the checkpoint")
     parser.add_argument("--steps", type=int, default=steps)
