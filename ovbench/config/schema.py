@@ -64,7 +64,16 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Cell:
-    """A method on a dataset with its settings, fully resolved; plain data except for ``params``."""
+    """A method on a dataset with its settings, fully resolved.
+
+    Attributes:
+        method: Name of the method.
+        dataset: Name of the dataset.
+        params: The method's parameters, a dataclass.
+        protocol: Settings around the method.
+        backbones: Specs of the backbones by name.
+        regions: Name of the region source ("source") and its settings; empty if the method needs no regions.
+    """
 
     method: str
     dataset: str

@@ -54,7 +54,15 @@ class Target(NamedTuple):
 
 
 class LoadedImage(NamedTuple):
-    """An image that is ready to be labelled; for each target its sample, an error, or None if it is not due."""
+    """An image that is ready to be labelled.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        regions: int32 (H, W), or None.
+        samples: For each target the sample, an error, or None if the image is not due.
+        seconds: Time of each stage.
+        region_file: The file of the region map, if it was read from one.
+    """
 
     image: np.ndarray
     regions: np.ndarray | None

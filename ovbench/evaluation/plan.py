@@ -33,7 +33,30 @@ from ovbench.utils.registry import METHODS
 
 @dataclass(frozen=True)
 class Job:
-    """The user's request: every method on every dataset, or the rows of a suite on its own or these datasets."""
+    """The user's request: every method on every dataset, or the rows of a suite on its own or these datasets.
+
+    Attributes:
+        methods: Names of methods.
+        datasets: Names or cards of datasets.
+        suite: Name of a suite, instead of methods.
+        limit: Use only the first images.
+        subset: Manifest of a subset.
+        classes: File of other class names.
+        settings: Settings, as texts of the command line or typed values.
+        weights: Backbones, as texts of the command line or by name.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "fp32", "fp16" or "bf16".
+        compiled: Compile the blocks of the backbones.
+        batch: Windows per batch of several images; 0 for one image per batch, None for the default of the device.
+        data_root: Folder of the datasets.
+        label_rule: "correct" or "official"; None for the default of the protocol.
+        protocol: "paper" or "common".
+        out: Folder of ledgers and records.
+        show: Number of overlays to save.
+        shard: "K/N", or None for all images.
+        fresh: Move earlier ledgers and count all images again.
+        fail_fast: Stop at the first failed image.
+    """
 
     methods: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
@@ -41,7 +64,7 @@ class Job:
     limit: int | None = None
     subset: Path | None = None
     classes: Path | None = None
-    settings: tuple[str, ...] | Mapping[str, Any] = ()  # texts of the command line, or typed values
+    settings: tuple[str, ...] | Mapping[str, Any] = ()
     weights: tuple[str, ...] | Mapping[str, str] = ()
     device: str = "auto"
     precision: str = "fp32"
@@ -59,7 +82,21 @@ class Job:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell whose settings, vocabulary and files are checked."""
+    """A cell whose settings, vocabulary and files are checked.
+
+    Attributes:
+        cell: The resolved settings.
+        dataset: The images, of the subset if there is one.
+        vocabulary: The queries of each class.
+        device: Device of the networks.
+        limit: Number of first images; None for all.
+        shard: The shard; None for all images.
+        label: Label of the suite's row.
+        execution: Precision, compilation and batch size.
+        split_images: Number of images of the whole split.
+        split_sha256: Hash of the image ids of the whole split.
+        arguments: The arguments as passed.
+    """
 
     cell: Cell
     dataset: Dataset
@@ -69,9 +106,9 @@ class PlannedCell:
     shard: Shard | None = None
     label: str = ""
     execution: Execution = FP32
-    split_images: int = 0  # of the whole split, also if a subset is evaluated
+    split_images: int = 0
     split_sha256: str = ""
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # the arguments as passed
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def wanted(self) -> list[str]:

@@ -96,7 +96,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Case:
-    """A case without its expected values, which are read only after the method has run."""
+    """A case without its expected values, which are read only after the method has run.
+
+    Attributes:
+        folder: Folder of the case.
+        method: Name of the method.
+        name: Name of the case.
+        models: Architecture of each model.
+        params: Settings of the run, by their official names.
+        classes: Synonyms of each class.
+        stages: The recorded stages.
+        labels: The recorded label map.
+        inputs: Arrays that the method reads.
+        weights: Tensors, with the names "MODEL.KEY".
+        file: The content of case.json.
+    """
 
     folder: Path
     method: str
