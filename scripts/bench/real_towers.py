@@ -25,6 +25,9 @@ NAMES = {"reference": "random"}
 class RandomText:
     """A text encoder with random embeddings; only their number matters here."""
 
+    def require_room(self, queries: list[str], templates: list[str], what: str = "") -> None:
+        """Accept every query."""
+
     def encode(self, prompts: list[str]) -> Tensor:
         return torch.randn(len(prompts), WIDTHS["text"], generator=torch.Generator().manual_seed(0))
 
