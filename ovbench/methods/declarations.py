@@ -15,6 +15,7 @@ from ovbench.methods.params import (
     DiHCLIPParams,
     FreeCPParams,
     GEMParams,
+    GLACLIPParams,
     NACLIPParams,
     NoParams,
     NoResidual,
@@ -130,6 +131,13 @@ class ProxyCLIPDeclaration(Declaration):
     needs = Needs(backbones=("clip", "dino"))
 
 
+class GLACLIPDeclaration(Declaration):
+    """Declare GLA-CLIP."""
+
+    Params = GLACLIPParams
+    needs = Needs(backbones=("clip", "dino"), join="windows")
+
+
 class CorrCLIPDeclaration(Declaration):
     """The declaration of CorrCLIP."""
 
@@ -179,6 +187,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "dihclip": DiHCLIPDeclaration,
     "freecp": FreeCPDeclaration,
     "gem": GEMDeclaration,
+    "glaclip": GLACLIPDeclaration,
     "maskclip": MaskCLIPDeclaration,
     "maskclip-freecp": Declaration,
     "naclip": NACLIPDeclaration,

@@ -10,6 +10,7 @@ from ovbench.utils.errors import UsageError, unknown
 SIMILARITIES = ("q-k", "q-q", "k-k", "x-x", "qk-qk", "uniform")
 SCCLIP_DETECTORS = ("distance", "lof")
 SFP_CHOICES = {"detector": ("som", "norm", "distance"), "multi_attention": ("similarity", "same")}
+GLA_BASES = ("proxyclip", "clearclip", "sclip")
 CASS_CHOICES = {
     "attention": ("distilled", "keys", "queries"),
     "matching": ("complementary", "similar", "sequential"),
@@ -205,6 +206,33 @@ class ProxyCLIPParams:
 
     beta: float = 1.2
     gamma: float = 3.0
+
+
+@dataclass(frozen=True)
+class GLACLIPParams:
+    """Parameters of GLA-CLIP.
+
+    Attributes:
+        base: Whose keys, values and last block: "proxyclip", "clearclip" or "sclip".
+        threshold: Patches with a larger cosine are the set of a proxy anchor; the paper's script names 0.6, 0.55 acts.
+        rounds: How often the proxy anchor becomes the mean of its set.
+        beta_alpha: beta = 1 + beta_alpha ln(1 + W) for W windows: patches below beta times the mean similarity are cut.
+        gamma_alpha: gamma = 1 + gamma_alpha / c for c patches in the set, the factor of the logits.
+    """
+
+    base: str = "proxyclip"
+    threshold: float = 0.55
+    rounds: int = 2
+    beta_alpha: float = 0.3
+    gamma_alpha: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.base not in GLA_BASES:
+            raise unknown("base", self.base, GLA_BASES, where="glaclip")
+        if not 0 < self.threshold < 1:
+            raise UsageError("threshold must be between 0 and 1", where="glaclip")
+        if self.rounds < 1:
+            raise UsageError("rounds must be 1 or more", where="glaclip")
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,37 @@ class ProxyCLIP(ProxyCLIPDeclaration, Method):
     windowwise = True
 
     def encode(self, batch: Batch) -> PatchFeatures:
-        """Return features float (B, L, C) of the windows on the grid of DINO."""
-        proxy, grid = self.dino.last_tokens(self.seen_by(self.dino, batch.windows))  # (B, L, C_dino)
-        batch.note("dino_feature", proxy)
-        proxy = F.normalize(proxy, dim=-1)
+        """Return features float (B, L, D) of the windows on the grid of DINO."""
+        proxy, values, grid = self.proxies_and_values(batch)
         similarity = proxy @ proxy.mT  # S, (B, L, L)
         batch.note("dino_similarity", similarity)
+        return PatchFeatures(self.project_mixed(self.attention(similarity) @ values), grid)
 
+    def proxies_and_values(self, batch: Batch) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Return DINO's tokens (B, L, C_dino), normalised, CLIP's values (B, L, C) on DINO's grid, and the grid."""
+        proxy, grid = self.dino.last_tokens(self.seen_by(self.dino, batch.windows))
+        batch.note("dino_feature", proxy)
         tokens, clip_grid = self.clip.embed(batch.windows)
         x = self.clip.trunk(tokens)  # (B, 1 + N, C), N patches of the CLIP grid
         batch.note("tokens_before_last", x)
         last = self.clip.blocks[-1]
         v = self.clip.values(last, last.ln_1(x[:, 1:])).mT.unflatten(2, clip_grid)  # (B, C, h, w)
         v = F.interpolate(v, grid, mode="bilinear", align_corners=False).flatten(2).mT  # (B, L, C)
-        mixed = last.ls_1(last.attn.out_proj(self.attention(similarity) @ v))
-        return PatchFeatures(self.clip.project(mixed), grid)
+        return F.normalize(proxy, dim=-1), v, grid
+
+    def project_mixed(self, mixed: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return mixed values in the joint space.
+
+        Args:
+            mixed: float (B, L, C), before the output projection of the last block.
+            residual: float (B, L, C), tokens before the last block, None to drop them and the feed-forward.
+
+        Returns:
+            float (B, L, D).
+        """
+        last = self.clip.blocks[-1]
+        attended = last.ls_1(last.attn.out_proj(mixed))
+        return self.clip.project(attended if residual is None else self.clip.feed_forward(last, residual + attended))
 
     def attention(self, similarity: Tensor) -> Tensor:
         """Return the attention weights, float (B, L, L), of cosines float (B, L, L)."""

@@ -173,6 +173,7 @@ METHODS = Registry(
         "dihclip": "ovbench.methods.dihclip:DiHCLIP",
         "freecp": "ovbench.methods.freecp:FreeCP",
         "gem": "ovbench.methods.gem:GEM",
+        "glaclip": "ovbench.methods.glaclip:GLACLIP",
         "maskclip": "ovbench.methods.maskclip:MaskCLIP",
         "maskclip-freecp": "ovbench.methods.maskclip:MaskCLIPFreeCP",
         "naclip": "ovbench.methods.naclip:NACLIP",

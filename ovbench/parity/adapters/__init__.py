@@ -22,6 +22,7 @@ ADAPTERS = {
     "dihclip": f"{_SELF_CALIBRATED}:dihclip",
     "freecp": "ovbench.parity.adapters.freecp:freecp",
     "gem": f"{_BASELINES}:gem",
+    "glaclip": "ovbench.parity.adapters.glaclip:glaclip",
     "maskclip": f"{_BASELINES}:maskclip",
     "naclip": f"{_BASELINES}:naclip",
     "proxyclip": f"{_BASELINES}:proxyclip",
