@@ -63,7 +63,8 @@ def _values(notes: Recorder, mixed: list[Tensor]) -> Values:
         name: lambda w, n=name: joined(n)
         for name in ("similarity", "proxy", "proxy_similarity", "scaled", "attention", "values")
     }
-    return values | common_values(notes) | {
+    values |= common_values(notes)
+    return values | {
         "keys": lambda w: joined("keys")[:, 0],
         "dino_features": lambda w: joined("dino_feature"),
         "tokens_before_last": lambda w: joined("tokens_before_last"),
