@@ -29,7 +29,7 @@ class TableCell:
 
     ``images`` of ``split_images`` were scored. Ranks are 1 or 2 within a block and column, otherwise None. ``rule`` is
     the label rule of the measured value, on benchmarks where it matters. ``compared`` is true if both values have the
-    same protocol.
+    same protocol. ``notes`` are the warnings of the record.
     """
 
     published: str | None = None
@@ -43,6 +43,7 @@ class TableCell:
     rank_measured: int | None = None
     rule: str | None = None
     compared: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def difference(self) -> float | None:
@@ -116,6 +117,7 @@ def layout_table(layout: TableLayout, records: Sequence[RecordFile], protocol: s
     left = sum(f.path not in used and f.record["cell"]["dataset"] in layout.columns for f in records)
     if left:
         notes.append(f"{left} record(s) on these benchmarks have other settings than every row, or are older")
+    notes += _of_records(rows, layout.columns)
     ranked = _ranked(rows, [name in layout.lower_is_better for name in layout.columns])
     return ComparisonTable(
         layout.title, layout.source, layout.columns, ranked, tuple(notes), layout.average, layout.metric
@@ -157,6 +159,16 @@ def _own_protocol(row: LayoutRow, measured: Mapping[str, RecordFile], layout: Ta
 def _of_maps(row: TableRow, measured: Mapping[str, RecordFile]) -> list[str]:
     names = [name for name, found in measured.items() if found.record["cell"]["regions"].get("source") == "precomputed"]
     return [f"{row.name}: precomputed region maps on {', '.join(names)}, assumed to be the authors'"] if names else []
+
+
+def _of_records(rows: Sequence[TableRow], columns: Sequence[str]) -> list[str]:
+    """Return the warnings of the records in the cells, each with its row and columns."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for column, cell in zip(columns, row.cells, strict=True):
+            for note in cell.notes:
+                where.setdefault((row.name, note), []).append(column)
+    return [f"{name} on {', '.join(names)}: {note}" for (name, note), names in where.items()]
 
 
 def _of_protocols(layout: TableLayout) -> list[str]:
@@ -208,6 +220,7 @@ def _cell(published: str | None, found: RecordFile | None, metric: str, compared
         data["images"], data["split_images"], str(found.path),
         rule=data["label_rule"] if published_label_rule(found.record["cell"]["dataset"]) != "correct" else None,
         compared=compared and rule_as_published(found.record) and not no_official_setting(*_pair(found)),
+        notes=tuple(found.record.get("notes", ())),
     )  # fmt: skip
 
 
@@ -246,6 +259,7 @@ def record_table(records: Sequence[RecordFile]) -> ComparisonTable:
         row, said = _row(LayoutRow("", method, changed, {}), chosen, columns)
         made.append(row)
         notes += said
+    notes += _of_records(made, columns)
     return ComparisonTable("measured mIoU in percent", "", columns, _ranked(made, [False] * len(columns)), tuple(notes))
 
 

@@ -35,7 +35,7 @@ RULE_LEGEND = (
 )
 CSV_FIELDS = (
     "group", "row", "detail", "benchmark", "published", "measured", "difference", "low", "high", "images",
-    "split_images", "partial", "rank_published", "rank_measured", "label_rule", "record",
+    "split_images", "partial", "rank_published", "rank_measured", "label_rule", "record", "notes",
 )  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a formula in a spreadsheet
 
@@ -214,7 +214,7 @@ def as_csv(table: ComparisonTable, intervals: bool) -> str:
             writer.writerow(
                 [*map(csv_text, (row.group, row.label, row.detail, name)), cell.published, cell.measured,
                  cell.difference, low, high, cell.images, cell.split_images, cell.partial, cell.rank_published,
-                 cell.rank_measured, cell.rule, csv_text(cell.record or "")]
+                 cell.rank_measured, cell.rule, csv_text(cell.record or ""), csv_text("; ".join(cell.notes))]
             )  # fmt: skip
     return buffer.getvalue()
 

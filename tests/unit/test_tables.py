@@ -17,6 +17,8 @@ from ovbench.evaluation.record import SCHEMA, score_fields
 from ovbench.metrics.confusion import ClassPixels
 from ovbench.results.layouts import LayoutRow, TableLayout, load_layout
 from ovbench.results.record_files import deviation, deviations_of, find_records
+from ovbench.results.report.runs import gather
+from ovbench.results.suite_table import suite_page
 from ovbench.results.tables import layout_table, record_table
 from ovbench.results.writers import FORMATS
 from ovbench.utils.errors import InputError, UsageError
@@ -172,6 +174,20 @@ def test_every_format_holds_every_number(write, tmp_path):
     rows = list(csv.DictReader(io.StringIO(texts["csv"])))
     assert len(rows) == 9 and rows[3]["published"] == "70.0" and float(rows[3]["difference"]) == pytest.approx(-2)
     assert json.loads(texts["json"])["rows"][1]["cells"]["voc20"]["rank_published"] == 1
+
+
+def test_the_warnings_of_records_stand_below_every_table(write, tmp_path):
+    write("maskclip", "voc20", 0.68, notes=["clip is a <toy> network"])
+    said = "on voc20: clip is a <toy> network"
+    for made in (table(tmp_path), record_table(find_records(tmp_path))):
+        assert any(note.endswith(said) for note in made.notes)
+        for name, form in FORMATS.items():
+            text = form(made, False).replace("\\", "")
+            assert re.search(r"clip is a\s+(<toy>|&lt;toy&gt;|\{?textless\{?\}?toy\S*)\s+network", text), name
+    (run,) = gather([tmp_path])
+    assert "clip is a <toy> network" in run.notes
+    page = suite_page("s", "t", "", [found.record for found in find_records(tmp_path)], {})
+    assert "clip is a &lt;toy&gt; network" in page
 
 
 def test_another_metric_of_the_records_is_shown_without_an_interval(write, tmp_path):

@@ -65,7 +65,7 @@ def notes_of(runs: Sequence[ReportRun]) -> dict[str, list[str]]:
 
 
 def _run(found: RecordFile) -> ReportRun:
-    run = ReportRun(found.path, found.record)
+    run = ReportRun(found.path, found.record, notes=list(found.record.get("notes", ())))
     run.notes += [f"{image} failed: {reason}" for image, reason in found.record["failed"].items()]
     try:
         counted = read_counts(found.path, found.record)
