@@ -215,7 +215,8 @@ def evaluate(
     Example:
         >>> import ovbench
         >>> done = ovbench.evaluate("clip", "mini", limit=1, device="cpu")
-        >>> done[0]["status"], done.to_dataframe().loc[0, "images"].item()
+        >>> record, table = done[0], done.to_dataframe()
+        >>> record["status"], table.loc[0, "images"].item()
         ('complete', 1)
     """
     import dataclasses
