@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ovbench.config.load import resolve
+from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.ledger import Entry, LedgerWriter
-from ovbench.evaluation.record import build_record
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.files import write_json
 

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 LOCK = ".lock"  # suffix of the hidden file beside a part that its writer locks
-EARLIER = "earlier"  # folder below --out for the ledgers that --fresh replaces
 
 
 class Entry(NamedTuple):

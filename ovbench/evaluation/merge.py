@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.distributed import Shard
 from ovbench.evaluation.identity import record_name, run_name
 from ovbench.evaluation.ledger import Entry, LedgerWriter, read_header, read_ledger
-from ovbench.evaluation.record import build_record, write_record
+from ovbench.evaluation.record import write_record
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json

@@ -11,16 +11,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from ovbench.config.backbone_spec import toy_note
-from ovbench.data.dataset import ids_sha256
-from ovbench.evaluation.ledger import Entry
-from ovbench.metrics.confusion import ClassPixels, Confusion, PixelCounts
-from ovbench.metrics.interval import miou_interval, stack_counts
+from ovbench.metrics.confusion import ClassPixels, Confusion
 from ovbench.metrics.iou import scores
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json
 from ovbench.utils.typed import STRICT, Typed, validate
 
+EARLIER = "earlier"  # folder below --out for the ledgers and records that --fresh replaces
 SCHEMA = 2  # 1: without arguments
 BIASED = "an earlier version took percentiles of a bootstrap, which are biased with rare classes; run the cell again"
 COUNTS = ClassPixels._fields
@@ -221,72 +218,6 @@ def _expect_score(key: str, found: float | None, expected: float | None) -> None
 
 class NewerRecordError(InputError):
     """A record of a newer version of ovbench, whose schema is not known."""
-
-
-def build_record(
-    header: Mapping[str, Any],
-    wanted: Sequence[str],
-    entries: Mapping[str, Entry],
-    made_with: Mapping[str, Any],
-    timing: Mapping[str, Any],
-    ledger: str,
-    about: Mapping[str, Any] | None = None,
-    arguments: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Compute a record from the entries of a ledger, as JSON data of the type `Record`.
-
-    Args:
-        header: The ledger's header.
-        wanted: Ids of the images that were asked for.
-        entries: The ledger's entries by image.
-        made_with: Versions, revision and device.
-        timing: Times of the run; the seconds of every stage, summed over images, are added.
-        ledger: Name of the ledger's folder, which is beside the record.
-        about: Limit and shard.
-        arguments: The arguments as passed, see `Arguments`.
-    """
-    scored = [i for i in wanted if i in entries and entries[i].counts is not None]
-    classes = header["dataset"]["classes"]
-    confusion = Confusion(len(classes))
-    seconds: dict[str, float] = {}
-    for image in scored:
-        confusion.add(entries[image].counts)
-        for stage, spent in entries[image].seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
-    record = {
-        "schema": SCHEMA,
-        "status": "complete" if len(scored) == len(wanted) else "partial",
-        **({"arguments": arguments} if arguments is not None else {}),
-        "cell": header["cell"],
-        "settings_sha256": header["settings_sha256"],
-        "dataset": {
-            **header["dataset"], "images": len(scored), "images_asked_for": len(wanted),
-            "ids_sha256": ids_sha256(scored), **(about or {}),
-        },
-        "weights": header["weights"],
-        **{key: header[key] for key in ("files", "code") if key in header},
-        **made_with,
-        **score_fields(confusion, classes),
-        "failed": {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None},
-        "ledger": ledger,
-        "time": {
-            "started": "", **timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}
-        },
-    }  # fmt: skip
-    record["metrics"] |= _interval([entries[image].counts for image in scored], len(classes))
-    note = "" if header["dataset"]["layout"] == "generated" else toy_note(header["cell"]["backbones"])
-    if note:
-        record["notes"] = [note]
-    made = Record.model_validate(record)
-    return made.model_dump(mode="json", by_alias=True, exclude_unset=True)
-
-
-def _interval(counts: Sequence[PixelCounts], classes: int) -> dict[str, Any]:
-    """Return the interval of mIoU; None with the reason if there is none."""
-    found = miou_interval(stack_counts(counts, classes))
-    if found.interval is None:
-        return {"mIoU_interval": None, "mIoU_no_interval": found.why}
-    return {"mIoU_interval": [found.interval.low, found.interval.high]}
 
 
 def score_fields(pixels: Confusion | ClassPixels, classes: Sequence[str]) -> dict[str, Any]:

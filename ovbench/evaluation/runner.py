@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.evaluator import Target, evaluate
@@ -27,7 +28,6 @@ from ovbench.evaluation.identity import (
     unchanged,
 )
 from ovbench.evaluation.ledger import (
-    EARLIER,
     FORMAT,
     Entry,
     Ledger,
@@ -38,7 +38,7 @@ from ovbench.evaluation.ledger import (
 )
 from ovbench.evaluation.merge import leave_for_merge
 from ovbench.evaluation.plan import Job, PlannedCell
-from ovbench.evaluation.record import build_record, read_earlier, write_record
+from ovbench.evaluation.record import EARLIER, read_earlier, write_record
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.precision import execute, refuse_tf32
 from ovbench.inference.visualize import Pictures

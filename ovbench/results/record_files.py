@@ -17,8 +17,7 @@ from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published, setting_changes
 from ovbench.config.suites import settings_over
 from ovbench.data.card import list_cards
-from ovbench.evaluation.ledger import EARLIER
-from ovbench.evaluation.record import is_record, read_record, value_at
+from ovbench.evaluation.record import EARLIER, is_record, read_record, value_at
 from ovbench.utils.errors import InputError, OvbenchError
 from ovbench.utils.files import read_json
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from ovbench.evaluation import identity
-from ovbench.evaluation.ledger import EARLIER, LedgerWriter
+from ovbench.evaluation.ledger import LedgerWriter
+from ovbench.evaluation.record import EARLIER
 
 IDS = ("a", "b", "c")
 SMALL = ("--set", "short_side=48", "--set", "crop=48", "--set", "stride=48", "--set", "pad=0", "--weights", "clip=mini")
