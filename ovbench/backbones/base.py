@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ovbench.backbones.hub import Source
 from ovbench.backbones.preprocess import Normalisation
 from ovbench.config.backbone_spec import BackboneSpec, options_over, parse_spec, replace_spec
 from ovbench.config.published_weights import published
@@ -188,6 +189,12 @@ class NamedWeights(Backbone):
     def same(self, one: str, other: str) -> bool:
         """Return whether two specs have the same weights, also if one is a short name."""
         return self.parse(one) == self.parse(other)
+
+    def published_source(self, parsed: BackboneSpec, *files: str) -> Source | None:
+        """Return where published weights come from, known without the library that loads them; None for others."""
+        spec = f"{parsed.architecture}/{parsed.tag}" if parsed.tag else parsed.architecture
+        hub = next((entry.get("hub") for entry in published(self.table).values() if entry.get("spec") == spec), None)
+        return Source(hub, files) if hub and not parsed.file else None
 
     def names(self) -> list[str]:
         """Return the short names of configs/weights.toml."""

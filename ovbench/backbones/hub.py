@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from ovbench.config.published_weights import published
 from ovbench.utils.errors import InputError, first_line
@@ -51,6 +50,10 @@ def local_file(source: str, *names: str) -> Path | None:
     """Return the first of the named files in the folder ``source`` or the hub's cache of that repository, or None."""
     if Path(source).is_dir():
         return next((path for path in (Path(source) / name for name in names) if path.is_file()), None)
+    from huggingface_hub import constants
+
+    if not Path(constants.HF_HUB_CACHE, f"models--{source.replace('/', '--')}").is_dir():
+        return None  # the rest of the library takes a third of a second to import
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -105,6 +108,8 @@ def require_connection(url: str, absent: Sequence[str]) -> None:
     Raises:
         InputError: If it cannot be reached, or downloads are switched off.
     """
+    from urllib.request import getproxies  # loads the HTTP client
+
     parts = urlsplit(url)
     reason = "downloads are switched off" if offline() else None
     if reason is None and not getproxies().get(parts.scheme):

@@ -74,7 +74,7 @@ class Clip(NamedWeights):
         if parsed.file:
             clip_architecture(parsed, where)
             return []
-        source = clip_source(parsed, where)
+        source = self.published_source(parsed, *FILES) or clip_source(parsed, where)
         return [] if source.find() else [str(source)]
 
     def normalisation(self, spec: str) -> Normalisation:

@@ -71,10 +71,12 @@ class Dino(NamedWeights):
             return []
         if parsed.architecture == MINI:
             return []
-        source = timm_source(parsed, where)
+        known = self.published_source(parsed, *FILES)
+        source = known or timm_source(parsed, where)
         if source.find():
             return []
-        self._require_vit(parsed, where)
+        if known is None:
+            self._require_vit(parsed, where)
         return [str(source)]
 
     def normalisation(self, spec: str) -> Normalisation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS, where="--protocol")
-    common = validate(CommonFile, read_toml(shipped("configs", "common.toml")), "common.toml")
+    common = _common_file()
     own, path = method_config(method), settings_path(method)
     brought = path is not None and path != shipped("configs", "methods", f"{method}.toml")
     file = str(path) if brought else f"configs/methods/{method}.toml"
@@ -80,6 +81,11 @@ def layers_of(method: str, dataset: str, protocol: str = "paper") -> list[Layer]
         for_all = Layer("configs/common.toml [common]", "", _given(common.common))
         return [*base, shared, special, *(_without(layer, own.keeps) for layer in (for_all, shared))]
     return [*base, shared, special]
+
+
+@functools.cache
+def _common_file() -> CommonFile:
+    return validate(CommonFile, read_toml(shipped("configs", "common.toml")), "common.toml")
 
 
 def _given(tables: Tables | None) -> dict[str, dict[str, Any]]:

@@ -13,9 +13,10 @@ from ovbench.utils.typed import Typed, validate
 
 
 class ShortName(Typed):
-    """A spec with a short name."""
+    """A spec with a short name, and the repository from which open_clip or timm downloads it."""
 
     spec: str
+    hub: str
     licence: str
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from types import UnionType
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
@@ -111,10 +111,11 @@ def parse_values(given: Mapping[str, Any], hints: Mapping[str, Any], where: str 
     }
 
 
-def field_types(cls: type) -> dict[str, Any]:
+@functools.cache
+def field_types(cls: type) -> Mapping[str, Any]:
     """Return the types of a dataclass's fields by name, with their ranges."""
     hints = get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+    return MappingProxyType({field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init})
 
 
 @functools.cache
