@@ -222,7 +222,8 @@ def evaluate(
     import dataclasses
 
     from ovbench.evaluation.distributed import ProcessGroup
-    from ovbench.evaluation.plan import Job, plan
+    from ovbench.evaluation.plan import plan
+    from ovbench.evaluation.request import Job
     from ovbench.evaluation.runner import group_cells, run_cells
     from ovbench.utils.errors import unknown
 

@@ -66,16 +66,19 @@ def evaluate(**arguments: Any) -> int:
     ovbench eval -m corrclip -d ade150 --data-root /data --limit 100
     ovbench eval --suite corrclip-table2 -d mini
     """
-    _refuse_unknown(arguments["methods"], arguments["datasets"])
-    from ovbench.evaluation.distributed import ProcessGroup
-    from ovbench.evaluation.plan import Job, plan
-    from ovbench.evaluation.run_groups import run_groups
-    from ovbench.results.console import show, summary_table
+    from ovbench.evaluation.request import Job, check_request
 
     as_json, page = arguments.pop("as_json"), arguments.pop("page")
     if page is not None and arguments["suite"] is None:
         raise click.UsageError("--page writes the rows of a suite; give --suite.")
-    job, processes = Job(**arguments), ProcessGroup()
+    job = Job(**arguments)
+    check_request(job)  # a mistake is answered before torch is imported, which takes seconds
+    from ovbench.evaluation.distributed import ProcessGroup
+    from ovbench.evaluation.plan import plan
+    from ovbench.evaluation.run_groups import run_groups
+    from ovbench.results.console import show, summary_table
+
+    processes = ProcessGroup()
     cells = plan(job, processes)
     if processes.is_main:
         _print_plan(cells)
@@ -121,19 +124,6 @@ def _print_record(record: dict[str, Any], path: Path, classes: bool) -> None:
     for image, reason in record["failed"].items():
         click.echo(f"failed: {image}: {reason}", err=True)
     click.echo(f"record: {path}", err=True)
-
-
-def _refuse_unknown(methods: tuple[str, ...], datasets: tuple[str, ...]) -> None:
-    """Refuse a name with a typing mistake before torch is imported."""
-    from ovbench.data.card import load_card
-    from ovbench.utils.errors import unknown
-    from ovbench.utils.registry import METHODS
-
-    for name in methods:
-        if ":" not in name and name not in METHODS.entries():
-            raise unknown("method", name, METHODS.entries())
-    for name in datasets:
-        load_card(name)
 
 
 def _write_page(path: Path, suite: str, records: list[dict[str, Any]], labels: dict[str, str]) -> None:

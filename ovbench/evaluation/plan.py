@@ -7,77 +7,28 @@ import functools
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ovbench.backbones.build import missing_weights
 from ovbench.backbones.hub import require_connection
 from ovbench.config.backbone_spec import toy_note
-from ovbench.config.load import Cell, override_pairs, resolve
+from ovbench.config.load import Cell
 from ovbench.config.nearest_published import NearestPublished, nearest_published
 from ovbench.config.official import published_label_rule
 from ovbench.config.schema import as_in_file
-from ovbench.config.suites import SuiteRow, load_suite
-from ovbench.data.card import Card, load_card, read_classes_file, vocabulary
+from ovbench.config.suites import SuiteRow
+from ovbench.data.card import Card, read_classes_file, vocabulary
 from ovbench.data.classes import refuse_other_order
 from ovbench.data.dataset import Dataset, open_dataset
 from ovbench.data.descriptions import stand_in
-from ovbench.evaluation.distributed import ProcessGroup, Shard, parse_shard
+from ovbench.evaluation.distributed import ProcessGroup, Shard
 from ovbench.evaluation.record import Arguments
+from ovbench.evaluation.request import Job, check_request
 from ovbench.inference.precision import FP32, Execution, choose_batch
 from ovbench.regions.base import open_source
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import METHODS
-
-
-@dataclass(frozen=True)
-class Job:
-    """The user's request: every method on every dataset, or the rows of a suite on its own or these datasets.
-
-    Attributes:
-        methods: Names of methods.
-        datasets: Names or cards of datasets.
-        suite: Name of a suite, instead of methods.
-        limit: Use only the first images.
-        subset: Manifest of a subset.
-        classes: File of other class names.
-        settings: Settings, as texts of the command line or typed values.
-        weights: Backbones, as texts of the command line or by name.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "fp32", "fp16" or "bf16".
-        compiled: Compile the blocks of the backbones.
-        batch: Windows per batch of several images; 0 for one image per batch, None for the default of the device.
-        data_root: Folder of the datasets.
-        label_rule: "correct" or "official"; None for the default of the protocol.
-        protocol: "paper" or "common".
-        out: Folder of ledgers and records.
-        show: Number of overlays to save.
-        shard: "K/N", or None for all images.
-        fresh: Move earlier ledgers and count all images again.
-        fail_fast: Stop at the first failed image.
-    """
-
-    methods: tuple[str, ...] = ()
-    datasets: tuple[str, ...] = ()
-    suite: str | None = None
-    limit: int | None = None
-    subset: Path | None = None
-    classes: Path | None = None
-    settings: tuple[str, ...] | Mapping[str, Any] = ()
-    weights: tuple[str, ...] | Mapping[str, str] = ()
-    device: str = "auto"
-    precision: str = "fp32"
-    compiled: bool = False
-    batch: int | None = None
-    data_root: Path | None = None
-    label_rule: str | None = None
-    protocol: str = "paper"
-    out: Path = Path("runs")
-    show: int = 0
-    shard: str | None = None
-    fresh: bool = False
-    fail_fast: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,12 +121,8 @@ def plan(job: Job, processes: ProcessGroup) -> list[PlannedCell]:
         UsageError: If the request is wrong.
         InputError: If files of datasets or weights are missing.
     """
-    device, shard = env.choose_device(job.device, processes.local_rank), parse_shard(job.shard)
-    rows = _rows(job)
-    cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}
-    cells = [resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows]
-    _refuse_equal(cells, rows)
-    _refuse_one_name(cards.values())
+    rows, cards, cells, shard = check_request(job)
+    device = env.choose_device(job.device, processes.local_rank)
     if processes.is_main:
         splits = {card.name: _split(card, job) for card in cards.values()}
     processes.barrier()  # one process writes a generated dataset
@@ -261,41 +208,6 @@ def require_weights(cells: Iterable[Cell]) -> None:
         require_connection(constants.ENDPOINT, list(dict.fromkeys(absent)))
     for source in sources:
         source.fetch()
-
-
-def _rows(job: Job) -> list[SuiteRow]:
-    settings, weights = override_pairs(job.settings, "--set"), override_pairs(job.weights, "--weights")
-    if job.suite is not None:
-        if job.methods:
-            raise UsageError("a suite names its own methods", where="--suite", fix="remove --method")
-        return load_suite(job.suite, job.datasets, settings, weights)
-    if not job.methods or not job.datasets:
-        raise UsageError("nothing to evaluate", fix="give --method and --dataset, or --suite")
-    return [SuiteRow("", method, name, settings, weights) for method in job.methods for name in job.datasets]
-
-
-def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:
-    """Refuse two rows of a suite with equal settings, because both would write the same record."""
-    first: dict[str, SuiteRow] = {}
-    for cell, row in zip(cells, rows, strict=True):
-        other = first.setdefault(cell.digest(), row)
-        if other is not row and row.label:
-            raise UsageError(
-                f'the rows "{other.label}" and "{row.label}" have the same settings', where=f"{row.dataset}",
-                fix="remove the --set or --weights that makes them equal",
-            )  # fmt: skip
-
-
-def _refuse_one_name(cards: Iterable[Card]) -> None:
-    """Refuse two cards of one name, because records name the dataset by its card."""
-    first: dict[str, Card] = {}
-    for card in cards:
-        other = first.setdefault(card.name, card)
-        if other is not card and other.path != card.path:
-            raise UsageError(
-                f'two cards are called "{card.name}"', where=f"{other.path} and {card.path}",
-                fix='give one of them another name at its top: name = "..."',
-            )  # fmt: skip
 
 
 def _split(card: Card, job: Job) -> Dataset:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ovbench.evaluation.distributed import ProcessGroup
-from ovbench.evaluation.plan import Job, PlannedCell
+from ovbench.evaluation.plan import PlannedCell
+from ovbench.evaluation.request import Job
 from ovbench.evaluation.runner import CellResult, group_cells, run_cells
 from ovbench.methods.blame import MethodError
 

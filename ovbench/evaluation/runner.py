@@ -37,8 +37,9 @@ from ovbench.evaluation.ledger import (
     set_aside,
 )
 from ovbench.evaluation.merge import leave_for_merge
-from ovbench.evaluation.plan import Job, PlannedCell
+from ovbench.evaluation.plan import PlannedCell
 from ovbench.evaluation.record import EARLIER, read_earlier, write_record
+from ovbench.evaluation.request import Job
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.precision import execute, refuse_tf32
 from ovbench.inference.visualize import Pictures

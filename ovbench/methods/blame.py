@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from ovbench.methods.base import PatchFeatures
 from ovbench.utils.errors import OvbenchError, ScoreError, Terminated, first_line, line_below
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OVBENCH = Path(__file__).resolve().parents[1]
 
@@ -86,6 +86,8 @@ def expect(value: Any, shape: Sequence[int | None], method: Any, function: str, 
     Raises:
         MethodError: If type or shape is wrong, with the expected and the returned one.
     """
+    from torch import Tensor  # `list regions` uses this file without torch
+
     if (
         isinstance(value, Tensor)
         and value.dim() == len(shape)
@@ -103,6 +105,8 @@ def expect(value: Any, shape: Sequence[int | None], method: Any, function: str, 
 
 def _described(value: Any) -> str:
     """Describe a value by type, and a tensor also by dtype and shape."""
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     if type(value).__module__ == "numpy" and hasattr(value, "shape"):
@@ -147,6 +151,8 @@ def check_features(value: Any, windows: int, method: Any, function: str = "encod
     Raises:
         MethodError: If type, grid or shape is wrong.
     """
+    from ovbench.methods.base import PatchFeatures
+
     if not isinstance(value, PatchFeatures):
         what = f"{_name(method)}.{function} returned {_described(value)}, expected PatchFeatures"
         raise MethodError(what, where=_defined(method, function))

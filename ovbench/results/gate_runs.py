@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 from ovbench.config.load import override_pairs
 from ovbench.evaluation.distributed import ProcessGroup
-from ovbench.evaluation.plan import Job, PlannedCell, plan
+from ovbench.evaluation.plan import PlannedCell, plan
+from ovbench.evaluation.request import Job
 from ovbench.evaluation.runner import run_cells
 from ovbench.results.compare import CountedRun, load_run
 from ovbench.results.gate import (

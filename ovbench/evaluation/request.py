@@ -1,0 +1,122 @@
+"""The request of a run. Its names and settings are checked without torch, so that a mistake is answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ovbench.config.load import Cell, override_pairs, resolve
+from ovbench.config.suites import SuiteRow, load_suite
+from ovbench.data.card import Card, load_card
+from ovbench.evaluation.distributed import Shard, parse_shard
+from ovbench.utils.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Job:
+    """The user's request: every method on every dataset, or the rows of a suite on its own or these datasets.
+
+    Attributes:
+        methods: Names of methods.
+        datasets: Names or cards of datasets.
+        suite: Name of a suite, instead of methods.
+        limit: Use only the first images.
+        subset: Manifest of a subset.
+        classes: File of other class names.
+        settings: Settings, as texts of the command line or typed values.
+        weights: Backbones, as texts of the command line or by name.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "fp32", "fp16" or "bf16".
+        compiled: Compile the blocks of the backbones.
+        batch: Windows per batch of several images; 0 for one image per batch, None for the default of the device.
+        data_root: Folder of the datasets.
+        label_rule: "correct" or "official"; None for the default of the protocol.
+        protocol: "paper" or "common".
+        out: Folder of ledgers and records.
+        show: Number of overlays to save.
+        shard: "K/N", or None for all images.
+        fresh: Move earlier ledgers and count all images again.
+        fail_fast: Stop at the first failed image.
+    """
+
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    suite: str | None = None
+    limit: int | None = None
+    subset: Path | None = None
+    classes: Path | None = None
+    settings: tuple[str, ...] | Mapping[str, Any] = ()
+    weights: tuple[str, ...] | Mapping[str, str] = ()
+    device: str = "auto"
+    precision: str = "fp32"
+    compiled: bool = False
+    batch: int | None = None
+    data_root: Path | None = None
+    label_rule: str | None = None
+    protocol: str = "paper"
+    out: Path = Path("runs")
+    show: int = 0
+    shard: str | None = None
+    fresh: bool = False
+    fail_fast: bool = False
+
+
+class CheckedRequest(NamedTuple):
+    """The rows of a request with their cells, the cards by name, and the shard."""
+
+    rows: list[SuiteRow]
+    cards: dict[str, Card]
+    cells: list[Cell]
+    shard: Shard | None
+
+
+def check_request(job: Job) -> CheckedRequest:
+    """Resolve the cells of a request.
+
+    Raises:
+        UsageError: If a name or a setting is wrong, or two rows are equal.
+        InputError: If a card or a settings file is wrong.
+    """
+    shard, rows = parse_shard(job.shard), _rows(job)
+    cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}
+    cells = [resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows]
+    _refuse_equal(cells, rows)
+    _refuse_one_name(cards.values())
+    return CheckedRequest(rows, cards, cells, shard)
+
+
+def _rows(job: Job) -> list[SuiteRow]:
+    settings, weights = override_pairs(job.settings, "--set"), override_pairs(job.weights, "--weights")
+    if job.suite is not None:
+        if job.methods:
+            raise UsageError("a suite names its own methods", where="--suite", fix="remove --method")
+        return load_suite(job.suite, job.datasets, settings, weights)
+    if not job.methods or not job.datasets:
+        raise UsageError("nothing to evaluate", fix="give --method and --dataset, or --suite")
+    return [SuiteRow("", method, name, settings, weights) for method in job.methods for name in job.datasets]
+
+
+def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:
+    """Refuse two rows of a suite with equal settings, because both would write the same record."""
+    first: dict[str, SuiteRow] = {}
+    for cell, row in zip(cells, rows, strict=True):
+        other = first.setdefault(cell.digest(), row)
+        if other is not row and row.label:
+            raise UsageError(
+                f'the rows "{other.label}" and "{row.label}" have the same settings', where=f"{row.dataset}",
+                fix="remove the --set or --weights that makes them equal",
+            )  # fmt: skip
+
+
+def _refuse_one_name(cards: Iterable[Card]) -> None:
+    """Refuse two cards of one name, because records name the dataset by its card."""
+    first: dict[str, Card] = {}
+    for card in cards:
+        other = first.setdefault(card.name, card)
+        if other is not card and other.path != card.path:
+            raise UsageError(
+                f'two cards are called "{card.name}"', where=f"{other.path} and {card.path}",
+                fix='give one of them another name at its top: name = "..."',
+            )  # fmt: skip
