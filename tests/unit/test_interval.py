@@ -7,6 +7,7 @@ import pytest
 
 from ovbench.metrics.confusion import Confusion, PixelCounts, count_pixels
 from ovbench.metrics.interval import (
+    _benjamini_hochberg,
     image_iou,
     iou_intervals,
     jackknife,
@@ -175,3 +176,13 @@ def test_scale_of_the_largest_benchmark():
     start = time.process_time()
     first, again = miou_interval(counts), miou_interval(counts)
     assert time.process_time() - start < 4 and first == again and first.interval is not None
+
+
+@pytest.mark.parametrize("count", [1, 2, 150, 847])
+def test_the_correction_for_many_classes_is_that_of_scipy(count):
+    from scipy.stats import false_discovery_control
+
+    rng = np.random.default_rng(count)
+    p = rng.random(count) ** 3
+    p[:: max(2, count // 5)] = p[0]  # ties
+    np.testing.assert_array_equal(_benjamini_hochberg(p), false_discovery_control(p))

@@ -17,8 +17,9 @@ from ovbench.backbones import build as weights
 from ovbench.backbones import hub
 from ovbench.backbones.base import Use, network_hash
 from ovbench.backbones.checkpoint import file_sha256, read_tensors
-from ovbench.backbones.open_clip_models import NOT_WEIGHTS
+from ovbench.backbones.open_clip_models import CLIP, NOT_WEIGHTS, clip_source
 from ovbench.backbones.preprocess import OPENAI
+from ovbench.backbones.timm_models import DINO, DINOV2, timm_source
 from ovbench.config.backbone_spec import BackboneSpec, parse_spec, replace_spec
 from ovbench.config.published_weights import published
 from ovbench.evaluation.plan import require_weights
@@ -300,11 +301,28 @@ def test_unknown_names_get_close_matches():
 
 
 def test_cached_weights_are_loaded_without_a_connection(monkeypatch, tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file(timm.create_model("vit_small_patch8_224", num_classes=0).state_dict(), path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repo, name: str(path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / "models--timm--vit_small_patch8_224.dino"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("a1")
+    (repository / "snapshots" / "a1").mkdir(parents=True)
+    tensors = timm.create_model("vit_small_patch8_224", num_classes=0).state_dict()
+    save_file(tensors, repository / "snapshots" / "a1" / "model.safetensors")
+    assert weights.missing_weights({"dino": "dino-s8"}) == []
     assert weights.load_backbone("dino", "dino-s8").vision.width == 384
+
+
+@pytest.mark.parametrize("backbone", [CLIP, DINO, DINOV2], ids=lambda backbone: backbone.name)
+def test_the_repository_of_published_weights_is_that_of_the_library(backbone):
+    source = clip_source if backbone is CLIP else timm_source
+    names = backbone.names()
+    assert len(names) > 2
+    for name in names:
+        spec = backbone.parse(name)
+        assert backbone.published_source(spec, *source(spec, name).files) == source(spec, name)
+    assert backbone.published_source(spec._replace(architecture="other"), "file") is None
+    assert backbone.published_source(spec._replace(file=Path("own.pt")), "file") is None
 
 
 def test_a_delivered_file_with_other_bytes_is_not_kept(monkeypatch, tmp_path):
