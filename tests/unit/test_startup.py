@@ -51,10 +51,10 @@ MAY_LOAD = {
     ("eval", *MINI, "--shard", "3"): TYPES,
     ("segment", "photo.jpg", "-c", "a", "--like", "minni"): TYPES,
     ("segment", "photo.jpg", "-c", "a", "--like", "mini", "-m", "clipp"): TYPES,
-    ("table", "--runs", "tests/historic"): PRINTS | TYPES,
-    ("table", "--layout", "corrclip-table1", "--format", "markdown"): PRINTS | TYPES | HUB,
-    ("table", "--layout", "corrclip-tabel1"): PRINTS | TYPES,
-    ("compare", *HISTORIC): NUMBERS | PRINTS | TYPES,
+    ("table", "--runs", "tests/historic"): PRINTS | TYPES | {"numpy"},
+    ("table", "--layout", "corrclip-table1", "--format", "markdown"): PRINTS | TYPES | HUB | {"numpy"},
+    ("table", "--layout", "corrclip-tabel1"): PRINTS | TYPES | {"numpy"},
+    ("compare", *HISTORIC): PRINTS | TYPES | NUMBERS,
 }
 CODE = """
 import json, os, sys
