@@ -39,8 +39,10 @@ def test_random_numbers_are_frozen():
     assert hashed(np.array([-1, 3]), np.array([5, 1 << 40]), 9).tolist() == FROZEN_HASHES
 
 
-def test_every_class_is_seen_and_labels_are_in_range():
-    images = [drawing.validation_drawing(i) for i in range(write.VALIDATION_IMAGES)]
+def test_every_class_is_seen_and_labels_are_in_range(drawn_mini):
+    pairs = zip(*(sorted(drawn_mini.glob(f"{kind}/val/*.png")) for kind in ("images", "labels")), strict=True)
+    images = [(decoded(image), decoded(label)) for image, label in pairs]
+    assert len(images) == write.VALIDATION_IMAGES
     assert all(image.shape[:2] == label.shape for image, label in images)
     assert all(200 <= side <= 400 for _, label in images for side in label.shape)
     seen = np.sum([np.bincount(label.ravel(), minlength=256) > 0 for _, label in images], axis=0)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from ovbench.data.mini import drawing, world
+from ovbench.data.mini import world
 from ovbench.utils.paths import asset
 
 torch = pytest.importorskip("torch")
@@ -26,11 +27,13 @@ def dino():
 
 
 @pytest.fixture(scope="module")
-def pure_crops():
+def pure_crops(drawn_mini):
     """Crops of one class from the validation images, u8[n,32,32,3], and classes i64[n]; at most six of a class."""
     crops, classes, count = [], [], np.zeros(28, int)
     for i in range(60):
-        image, label = drawing.validation_drawing(i)
+        image, label = (
+            np.asarray(Image.open(drawn_mini / kind / "val" / f"mini_{i:04d}.png")) for kind in ("images", "labels")
+        )
         for y in range(0, label.shape[0] - SIDE, SIDE // 2):
             for x in range(0, label.shape[1] - SIDE, SIDE // 2):
                 kinds = np.unique(label[y : y + SIDE, x : x + SIDE])
