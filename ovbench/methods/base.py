@@ -34,7 +34,7 @@ class Queries(NamedTuple):
         background: Index of the background class, None if there is none.
         descriptions: float (Q, D), embeddings of sentences that describe each query, for methods that use them.
         presence: float (Q, D), the queries in the space of a second CLIP.
-        clusters: int64 (Q,), groups of similar queries, if the method has formed them.
+        clusters: int64 (K, M), K groups of similar queries, if the method has formed them; padded with the first query.
     """
 
     embeddings: Tensor

@@ -1,7 +1,7 @@
 """CASS: distil the spectral graph of DINO into the last attention of CLIP.
 
 Symbols: B windows; N = gh * gw patches of the CLIP grid; H heads of CLIP; G heads of DINO; E width of a head; R rank;
-D width of the joint space; Q queries; K clusters of queries.
+D width of the joint space; Q queries.
 """
 
 from __future__ import annotations
@@ -13,35 +13,20 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ovbench.backbones.clip import Heads
 from ovbench.backbones.dino import IMAGENET_MEAN, IMAGENET_STD
 from ovbench.backbones.normalization import per_channel
-from ovbench.methods.base import Batch, Method, Queries, WindowedImage
+from ovbench.methods.base import Batch, Queries
 from ovbench.methods.cass_spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.methods.declarations import CASSDeclaration
 from ovbench.methods.naclip import neighbourhood
+from ovbench.methods.presence import Presence, PresenceFeatures
 from ovbench.utils.pillow_resize import resize_like_pillow
 
 MISREAD_STD = (0.229, 0.224, 0.255)  # official inverse normalisation: ImageNet's std, but 0.255 instead of 0.225
-TOP_PATCHES = 2  # patches that a query is moved towards
-
-
-class CASSFeatures(NamedTuple):
-    """The features of windows, all of length 1.
-
-    Attributes:
-        tokens: float (B, N, D), patch features.
-        grid: (gh, gw).
-        presence: float (B, D') or (1, D'), class token of each window or of the image.
-    """
-
-    tokens: Tensor
-    grid: tuple[int, int]
-    presence: Tensor
 
 
 class Pairs(NamedTuple):
@@ -56,7 +41,7 @@ class Pairs(NamedTuple):
     weight: Tensor
 
 
-class CASS(CASSDeclaration, Method):
+class CASS(CASSDeclaration, Presence):
     """Attend by the fused key graphs of CLIP and DINO, and move the queries towards the image.
 
     Paper: Kim et al., "Distilling Spectral Graph for Object-Context Aware Open-Vocabulary Semantic Segmentation",
@@ -64,20 +49,11 @@ class CASS(CASSDeclaration, Method):
     form.
     """
 
-    enlarges_once: ClassVar[bool] = False
-
-    @property
-    def windowwise(self) -> bool:
-        """Return whether windows are independent: not if they need the class token of the image."""
-        return self.params.class_token == "window"
+    linkage: ClassVar[str] = "ward"
 
     # Section 3.2, spectral object-level context distillation: windows to patch features
 
-    def encode_image(self, image: WindowedImage) -> Tensor | None:
-        """Return the class token (1, D') of the whole image, or None if each window has its own."""
-        return self._class_tokens(image.resized[None]) if self.params.class_token == "image" else None
-
-    def encode(self, batch: Batch) -> CASSFeatures:
+    def encode(self, batch: Batch) -> PresenceFeatures:
         """Return patch features and the class token of the windows."""
         embedded, grid = self.clip.embed(batch.windows)
         x = self.clip.trunk(embedded)  # (B, 1 + N, C)
@@ -93,10 +69,10 @@ class CASS(CASSDeclaration, Method):
         elif self.presence is None:
             presence = F.normalize(self.clip.finish_class(x, heads), dim=-1)
         else:
-            presence = self._class_tokens(batch.windows)
-        return CASSFeatures(tokens, grid, presence)
+            presence = self.class_tokens(batch.windows)
+        return PresenceFeatures(tokens, grid, presence)
 
-    def _class_tokens(self, images: Tensor) -> Tensor:
+    def class_tokens(self, images: Tensor) -> Tensor:
         """Return normalised class tokens (B, D') of images, from the second CLIP if it is configured."""
         tower = self.presence or self.clip
         return F.normalize(tower.class_features(self.seen_by(tower, images)), dim=-1)
@@ -216,69 +192,11 @@ class CASS(CASSDeclaration, Method):
         queries = embed(self.reads)
         return queries._replace(presence=embed("presence").embeddings) if self.presence else queries
 
-    def map_queries(self, queries: Queries) -> Queries:
-        """Return the queries with their clusters, computed once per vocabulary."""
-        return queries._replace(clusters=cluster(queries.embeddings, self.params.cluster_distance))
-
-    def score(self, features: CASSFeatures, queries: Queries) -> Tensor:
-        """Return scores float (B, Q, gh, gw): (1 - gamma) patch cosines + gamma class token cosines."""
-        presence = self.presence_scores(features, queries)  # (B, Q) or (1, Q)
-        cosines = features.tokens @ queries.embeddings.T  # (B, N, Q)
-        if self.params.alpha > 0:
-            winners, adjusted = self.move_queries(features, queries, presence, cosines)
-            at = winners[:, None].expand(-1, cosines.shape[1], -1)
-            cosines = cosines.scatter(2, at, features.tokens @ adjusted.mT)
-        scores = (1 - self.params.gamma) * cosines + self.params.gamma * presence[:, None]
-        return scores.mT.unflatten(2, features.grid)
-
-    def presence_scores(self, features: CASSFeatures, queries: Queries) -> Tensor:
+    def presence_scores(self, features: PresenceFeatures, queries: Queries) -> Tensor:
         """Return the cosines of the class token with the unadjusted queries, float (B, Q) or (1, Q)."""
         return features.presence @ (queries.presence if self.presence else queries.embeddings).T
-
-    def move_queries(
-        self, features: CASSFeatures, queries: Queries, presence: Tensor, cosines: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Move the most present query of each cluster towards its most similar patches in the window.
-
-        Returns:
-            The winner of each cluster, int64 (B, K), and its adjusted embedding, float (B, K, D).
-        """
-        winners = first_largest(presence, queries.clusters).expand(len(cosines), -1)
-        likeness = cosines.gather(2, winners[:, None].expand(-1, cosines.shape[1], -1))  # (B, N, K)
-        nearest = likeness.topk(min(TOP_PATCHES, likeness.shape[1]), dim=1).indices  # (B, TOP_PATCHES, K)
-        window = torch.arange(len(cosines), device=winners.device)[:, None, None]
-        mean = F.normalize(features.tokens[window, nearest].mean(1), dim=-1)  # (B, K, D)
-        adjusted = (1 - self.params.alpha) * F.normalize(queries.embeddings[winners], dim=-1) + self.params.alpha * mean
-        return winners, F.normalize(adjusted, dim=-1)
 
 
 def take(of_dino: Tensor, partner: Tensor) -> Tensor:
     """Select from quantities (B, G, ...) of DINO's heads those matched to CLIP's heads, (B, H, ...)."""
     return of_dino[torch.arange(len(partner), device=partner.device)[:, None], partner]
-
-
-def cluster(text: Tensor, distance: float) -> Tensor:
-    """Cluster queries (Q, D) by Ward's linkage on their cosine distances, cut at ``distance``.
-
-    Ward's linkage is defined for Euclidean distances; this is the call of the official code.
-
-    Returns:
-        int64 (Q,), cluster of every query, numbered by first query.
-    """
-    if len(text) == 1:
-        return text.new_zeros(1, dtype=torch.int64)
-    unit = F.normalize(text.double(), dim=-1).cpu()
-    condensed = (1 - unit @ unit.T).clamp(0, 2)[tuple(torch.triu_indices(len(unit), len(unit), 1))]
-    found = fcluster(linkage(condensed.numpy(), method="ward"), t=distance, criterion="distance")
-    number = {label: position for position, label in enumerate(dict.fromkeys(found.tolist()))}
-    return torch.tensor([number[label] for label in found.tolist()], device=text.device)
-
-
-def first_largest(values: Tensor, clusters: Tensor) -> Tensor:
-    """Return the first index of the largest of the values (B, Q) in each of the clusters (Q,), int64 (B, K)."""
-    index = clusters.expand(len(values), -1)
-    count = int(clusters.max()) + 1
-    largest = values.new_full((len(values), count), -torch.inf).scatter_reduce(1, index, values, "amax")
-    position = torch.arange(values.shape[1], device=values.device).expand_as(index)
-    position = torch.where(values == largest.gather(1, index), position, values.shape[1] - 1)
-    return position.new_full((len(values), count), values.shape[1]).scatter_reduce(1, index, position, "amin")

@@ -22,11 +22,13 @@ from ovbench.methods.params import (
     ProxyCLIPParams,
     ReMEParams,
     Residual,
+    RFCLIPParams,
     SCCLIPParams,
     SCLIPParams,
     SFPParams,
     Talk2DINOParams,
 )
+from ovbench.utils.errors import say_once
 from ovbench.utils.registry import BACKBONES
 
 
@@ -152,6 +154,22 @@ class CASSDeclaration(Declaration):
     needs = Needs(backbones=("clip", "dino"), optional=("presence",))  # presence: a second CLIP
 
 
+class RFCLIPDeclaration(Declaration):
+    """Declare RF-CLIP."""
+
+    Params = RFCLIPParams
+
+    @classmethod
+    def check_specs(cls, backbones: Mapping[str, str]) -> None:
+        """Say that the distraction channels belong to OpenAI's weights, if the tower has others."""
+        spec = backbones.get("clip", "")
+        if "/" in spec and not spec.endswith("/openai"):
+            say_once(
+                f"RF-CLIP's distraction channels are those of OpenAI's weights; in {spec} few patches may be repaired "
+                "unless you set channels"
+            )
+
+
 class FreeCPDeclaration(Declaration):
     """The declaration of FreeCP."""
 
@@ -193,6 +211,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "naclip": NACLIPDeclaration,
     "proxyclip": ProxyCLIPDeclaration,
     "reme": ReMEDeclaration,
+    "rfclip": RFCLIPDeclaration,
     "scclip": SCCLIPDeclaration,
     "sclip": SCLIPDeclaration,
     "sclip-freecp": Declaration,

@@ -17,6 +17,14 @@ CASS_CHOICES = {
     "class_token": ("image", "window"),
 }
 
+RFCLIP_CHOICES = {
+    "class_token": ("image", "window"),
+    "linkage": ("complete", "ward"),
+    "repaired": ("all", "distraction"),
+    "attention": ("all", "last"),
+    "decoded": ("both", "tokens", "guide"),
+}
+
 
 @dataclass(frozen=True)
 class NoParams:
@@ -411,3 +419,49 @@ class ReMEParams:
         for holds, message in checks:
             if not holds:
                 raise UsageError(message, where="parameters of reme")
+
+
+@dataclass(frozen=True)
+class RFCLIPParams:
+    """Parameters of RF-CLIP; the defaults compute what the official code computes.
+
+    Attributes:
+        gamma: Weight of the class token's similarity to the queries (0: off).
+        alpha: Weight of the patches that a query is moved towards (0: off).
+        cluster_distance: Distance at which the clustering of similar queries is cut.
+        class_token: "image" (class token of the whole image) or "window" (of each window).
+        linkage: Of the clustering, "complete" or "ward" (CASS).
+        channels: Distraction channels (empty: those of OpenAI's towers, by the width of the tower).
+        sigma: A patch is a distractor if a channel has more than sigma times the mean share.
+        shifted: Subtract the minimum of a token before the shares; paper: off, which is ill-conditioned.
+        repair: Alpha in the paper, weight of the neighbours in the repair of a distractor (0: off).
+        repaired: "all" channels, with the mean of the 3 x 3 patches; paper: "distraction", these channels alone, with
+            the mean of the eight neighbours.
+        refocus: Move attention from sinks to other patches, as the code does if asked; the paper does it always, with
+            receivers from a normalised cut, for which there is no code.
+        enhance: Sum tokens over similar patches.
+        beta: Patches are similar from this cosine on.
+        attention: Key graphs of "all" layers, or of the "last" alone.
+        decoded: "both", the "tokens" before the last block alone, or the "guide" alone.
+    """
+
+    gamma: float = 0.25
+    alpha: float = 0.04
+    cluster_distance: float = 0.1
+    class_token: str = "image"
+    linkage: str = "complete"
+    channels: tuple[int, ...] = ()
+    sigma: float = 5.0
+    shifted: bool = True
+    repair: float = 0.4
+    repaired: str = "all"
+    refocus: bool = False
+    enhance: bool = True
+    beta: float = 0.4
+    attention: str = "all"
+    decoded: str = "both"
+
+    def __post_init__(self) -> None:
+        for name, known in RFCLIP_CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f'{name} is "{getattr(self, name)}"', where="rfclip", fix="one of " + ", ".join(known))

@@ -58,6 +58,21 @@ class LabelFields(Noted):
     min_agreement: Agreement = 1.0
 
 
+class VariantArray(Noted):
+    """An array of expected.npz that another reading of the method gives, with the stage that it is like."""
+
+    like: str
+    atol: Tolerance = 0
+    rtol: Tolerance = 0
+
+
+class Variant(Noted):
+    """Another reading of the method, with its arrays by name and its label map."""
+
+    arrays: dict[str, VariantArray] = {}
+    labels: str
+
+
 class Observed(Noted):
     """What was observed while recording; without a window, all of them."""
 
@@ -75,6 +90,7 @@ class CaseFile(Noted):
     classes: list[list[str]] | None = None
     stages: dict[str, StageFields]
     labels: LabelFields = LabelFields()
+    variants: dict[str, Variant] = {}
     observed: Observed = Observed()
 
 
@@ -136,9 +152,15 @@ class Case:
         """
         arrays = _arrays(self.folder / "expected.npz")
         for stage in (*self.stages, self.labels):
-            if stage.name not in arrays:
-                raise InputError(f'no array "{stage.name}" in expected.npz', where=str(self.folder))
+            self._require(stage.name, arrays)
+        for variant in self.file.variants.values():
+            for name in (*variant.arrays, variant.labels):
+                self._require(name, arrays)
         return arrays
+
+    def _require(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        if name not in arrays:
+            raise InputError(f'no array "{name}" in expected.npz', where=str(self.folder))
 
     def model_weights(self, model: str) -> dict[str, Tensor]:
         """Return the state dict of one model, with the official keys, in fp32."""

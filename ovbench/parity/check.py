@@ -62,14 +62,33 @@ def _variants(
     case: Case, stage: Stage, name: str, window: int | None, values: Values, expected: dict[str, np.ndarray],
     steps: list[int],
 ) -> Iterator[StageResult]:  # fmt: skip
-    """Compare the values "STAGE@VARIANT" with the array "STAGE_VARIANT", with the tolerance "atol_VARIANT" if given."""
+    """Compare values "STAGE@VARIANT" with the array of the case that is like the stage in this variant.
+
+    It is named under "variants" of the case, with its own tolerance; or it is "STAGE_VARIANT" with "atol_VARIANT".
+    """
     for key in values:
         of, _, variant = key.partition("@")
         if of != name or not variant:
             continue
-        target = f"{stage.name}_{variant}"
-        recorded = case.file.stages.get(stage.name)
-        atol = recorded.model_extra.get(f"atol_{variant}", stage.atol) if recorded else stage.atol
-        renamed = replace(stage, name=f"{stage.name} ({variant.replace('_', ' ')})", atol=atol)
+        found = _target(case, stage, variant)
+        if found is None:
+            continue
+        target, atol, rtol = found
+        renamed = replace(stage, name=f"{stage.name} ({variant.replace('_', ' ')})", atol=atol, rtol=rtol)
         ours = numpy_value(values[key](window))
         yield compare(renamed, ours, expected.get(target, expected[stage.name]), steps)
+
+
+def _target(case: Case, stage: Stage, variant: str) -> tuple[str, float, float] | None:
+    """Return the name of the array that a stage has in a variant, with its tolerances; None if it was not recorded."""
+    listed = case.file.variants.get(variant)
+    if listed is None:
+        recorded = case.file.stages.get(stage.name)
+        atol = recorded.model_extra.get(f"atol_{variant}", stage.atol) if recorded else stage.atol
+        return f"{stage.name}_{variant}", atol, stage.rtol
+    if stage.name == case.labels.name:
+        return listed.labels, stage.atol, stage.rtol
+    for name, array in listed.arrays.items():
+        if array.like == stage.name:
+            return name, array.atol, array.rtol
+    return None

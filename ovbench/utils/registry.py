@@ -179,6 +179,7 @@ METHODS = Registry(
         "naclip": "ovbench.methods.naclip:NACLIP",
         "proxyclip": "ovbench.methods.proxyclip:ProxyCLIP",
         "reme": "ovbench.methods.reme.method:ReME",
+        "rfclip": "ovbench.methods.rfclip:RFCLIP",
         "scclip": "ovbench.methods.scclip:SCCLIP",
         "sclip": "ovbench.methods.sclip:SCLIP",
         "sclip-freecp": "ovbench.methods.sclip:SCLIPFreeCP",

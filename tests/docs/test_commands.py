@@ -23,7 +23,8 @@ PAGES = [
     *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "cli.md"),
 ]
 SLOW = (  # whole rows of methods, suites, builds
-    "README.md", "cass.md", "freecp.md", "gate.md", "regions.md", "reme.md", "reproduce.md", "talk2dino.md",
+    "README.md", "cass.md", "freecp.md", "gate.md", "regions.md", "reme.md", "reproduce.md", "rfclip.md",
+    "talk2dino.md",
 )  # fmt: skip
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 NAMES = ["sky", "grass", "road"]

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from ovbench.methods.base import Backbones, Queries
-from ovbench.methods.cass import CASS, CASSFeatures
+from ovbench.methods.cass import CASS
 from ovbench.methods.naclip import neighbourhood
 from ovbench.methods.params import CASSParams
+from ovbench.methods.presence import PresenceFeatures, members
 from ovbench.parity.adapters.cass import AFTER_DRAWS, SameDraws
 from ovbench.parity.check import check_case
 from ovbench.parity.compare_stages import NOT_COMPUTED, PASS
@@ -80,8 +81,8 @@ def test_scores_from_the_features(window):
     method = CASS(Backbones(), window.params)
     text = window["text"]
     queries = method.map_queries(Queries(text, torch.arange(len(text))))
-    assert queries.clusters.tolist() == window["clusters"].tolist()
-    features = CASSFeatures(window["w_patch_feature"][None], window.grid, window["global_vector"])
+    assert queries.clusters.tolist() == members(window["clusters"]).tolist()
+    features = PresenceFeatures(window["w_patch_feature"][None], window.grid, window["global_vector"])
     presence = method.presence_scores(features, queries)
     window.check("global_similarity", presence[0])
     winners, adjusted = method.move_queries(features, queries, presence, features.tokens @ text.T)

@@ -20,8 +20,9 @@ from ovbench.methods.freecp import FreeCP
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
-from ovbench.methods.params import CASSParams, DiHCLIPParams, SCCLIPParams, SFPParams
+from ovbench.methods.params import CASSParams, DiHCLIPParams, RFCLIPParams, SCCLIPParams, SFPParams
 from ovbench.methods.proxyclip import ProxyCLIP
+from ovbench.methods.rfclip import RFCLIP
 from ovbench.methods.scclip import SCCLIP
 from ovbench.methods.sclip import SCLIP
 from ovbench.methods.sfp import SFP
@@ -50,6 +51,7 @@ METHODS = {
     "corrclip": CorrCLIP,
     "freecp": FreeCP,
     "cass": lambda towers: CASS(towers, CASSParams(class_token="window")),
+    "rfclip": lambda towers: RFCLIP(towers, RFCLIPParams(class_token="window", channels=(3, 7), sigma=1.5)),
 }
 
 

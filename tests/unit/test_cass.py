@@ -16,9 +16,10 @@ from ovbench.config.load import Protocol, resolve
 from ovbench.config.suites import load_suite
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries, WindowedImage
-from ovbench.methods.cass import CASS, cluster, first_largest
+from ovbench.methods.cass import CASS
 from ovbench.methods.cass_spectral import match_range, principal, recompose, stretch
 from ovbench.methods.params import CASSParams
+from ovbench.methods.presence import cluster, first_largest, members
 from ovbench.parity.towers import clip_module
 from ovbench.utils.errors import UsageError
 from ovbench.utils.pillow_resize import resize_like_pillow
@@ -234,8 +235,8 @@ def literal_adjustment(tokens, text, presence, clusters, alpha):
     """As the official code: cluster by cluster."""
     adjusted = text.clone()
     for number in range(int(clusters.max()) + 1):
-        members = (clusters == number).nonzero().flatten()
-        winner = members[presence[members].argmax()]
+        group = (clusters == number).nonzero().flatten()
+        winner = group[presence[group].argmax()]
         mean = tokens[(tokens @ text[winner]).topk(min(2, len(tokens))).indices].mean(0)
         mean = torch.nn.functional.normalize(mean, dim=0)
         adjusted[winner] = torch.nn.functional.normalize((1 - alpha) * text[winner] + alpha * mean, dim=0)
@@ -246,7 +247,8 @@ def literal_adjustment(tokens, text, presence, clusters, alpha):
 def test_scores_are_those_of_a_loop_over_windows_and_clusters(class_token):
     method = cass(class_token=class_token, cluster_distance=1.1, alpha=0.3, gamma=0.2)
     vocabulary = queries(method, 9, synonyms=[5])
-    assert 1 < int(vocabulary.clusters.max()) + 1 < 9
+    clusters = cluster(vocabulary.embeddings, 1.1, "ward")
+    assert 1 < len(vocabulary.clusters) == int(clusters.max()) + 1 < 9
     windows = normalised(picture(b=3))
     with torch.inference_mode():
         features = method.encode(Batch(windows, context=method.encode_image(WindowedImage(windows[0], (64, 64), ()))))
@@ -254,22 +256,37 @@ def test_scores_are_those_of_a_loop_over_windows_and_clusters(class_token):
     text = vocabulary.embeddings
     for window, tokens in enumerate(features.tokens):
         presence = features.presence[window if class_token == "window" else 0] @ text.T
-        adjusted = literal_adjustment(tokens, text, presence, vocabulary.clusters, 0.3)
+        adjusted = literal_adjustment(tokens, text, presence, clusters, 0.3)
         expected = 0.8 * tokens @ adjusted.T + 0.2 * presence
         torch.testing.assert_close(found[window].flatten(1).T, expected)
 
 
 def test_the_first_of_equal_queries_wins():
     values = torch.tensor([[0.5, 0.9, 0.9, 0.1, 0.1]])
-    assert first_largest(values, torch.tensor([0, 0, 0, 1, 1])).tolist() == [[1, 3]]
-    assert first_largest(torch.tensor([[0.1, 0.2], [0.2, 0.1]]), torch.tensor([0, 0])).tolist() == [[1], [0]]
+    assert first_largest(values, members(torch.tensor([0, 0, 0, 1, 1]))).tolist() == [[1, 3]]
+    assert first_largest(torch.tensor([[0.1, 0.2], [0.2, 0.1]]), torch.tensor([[0, 1]])).tolist() == [[1], [0]]
+
+
+def test_shorter_clusters_are_padded_with_their_first_query():
+    assert members(torch.tensor([0, 1, 0, 2, 1, 0])).tolist() == [[0, 2, 5], [1, 4, 1], [3, 3, 3]]
 
 
 def test_clusters_are_numbered_by_their_first_query():
     text = torch.eye(6)[[0, 1, 0, 2, 1, 0]] + 0.01 * torch.eye(6)
-    assert cluster(text, 0.1).tolist() == [0, 1, 0, 2, 1, 0]
-    assert cluster(text[:1], 0.1).tolist() == [0]
-    assert len(cluster(text, 0.0).unique()) == 6 and len(cluster(text, 100.0).unique()) == 1
+    for linkage in ("ward", "complete"):
+        assert cluster(text, 0.1, linkage).tolist() == [0, 1, 0, 2, 1, 0]
+        assert cluster(text[:1], 0.1, linkage).tolist() == [0]
+        assert len(cluster(text, 0.0, linkage).unique()) == 6 and len(cluster(text, 100.0, linkage).unique()) == 1
+
+
+def test_complete_linkage_keeps_the_ends_of_a_chain_apart():
+    """Complete linkage needs every pair to be near, single linkage neighbours only."""
+    angle = torch.tensor([0.0, 0.38, 0.8])
+    text = torch.stack([angle.cos(), angle.sin()], -1)
+    farthest = float(1 - angle[2].cos())  # 0.303; neighbours are less than 0.09 apart
+    assert cluster(text, farthest + 0.01, "complete").tolist() == [0, 0, 0]
+    assert cluster(text, farthest - 0.01, "complete").tolist() == [0, 0, 1]
+    assert cluster(text, farthest - 0.01, "single").tolist() == [0, 0, 0]
 
 
 # Switches

@@ -16,8 +16,9 @@ from ovbench.methods.dihclip import DiHCLIP
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
-from ovbench.methods.params import DiHCLIPParams, SCCLIPParams, SFPParams
+from ovbench.methods.params import DiHCLIPParams, RFCLIPParams, SCCLIPParams, SFPParams
 from ovbench.methods.proxyclip import ProxyCLIP
+from ovbench.methods.rfclip import RFCLIP
 from ovbench.methods.scclip import SCCLIP
 from ovbench.methods.sclip import SCLIP
 from ovbench.methods.sfp import SFP
@@ -42,19 +43,22 @@ class Listening(TorchDispatchMode):
 
 
 LEVELS = {"pre_level": 3, "post_level": 1, "multi_start": 1, "multi_end": 4}
-CALIBRATED = [
+FROM_BLOCKS = [
     lambda towers: SCCLIP(towers, SCCLIPParams(**LEVELS)),
     lambda towers: SFP(towers, SFPParams(**LEVELS)),
     lambda towers: DiHCLIP(towers, DiHCLIPParams(**LEVELS, heads=1)),
+    lambda towers: RFCLIP(towers, RFCLIPParams(class_token="window", channels=(3, 7))),
 ]
 
 
-@pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP, *CALIBRATED])
+@pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP, *FROM_BLOCKS])
 @pytest.mark.parametrize("batch", [0, 8])
 def test_nothing_is_asked_before_the_decision(method, batch):
     towers = Backbones(**{name: tower.float() for name, tower in small_towers().items()})
     words = torch.nn.functional.normalize(torch.randn(3, 12), dim=-1)
-    predictor = Predictor(method(towers), Protocol(short_side=0, crop=64, stride=40), [Queries(words, torch.arange(3))])
+    made = method(towers)
+    queries = made.map_queries(Queries(words, torch.arange(3)))
+    predictor = Predictor(made, Protocol(short_side=0, crop=64, stride=40), [queries])
     predictor.label(IMAGE)  # constants are uploaded once
     finish, decided = predictor.finish, []
     predictor.finish = lambda prepared, means: decided.append(means) or [np.zeros(prepared.original, np.uint16)]

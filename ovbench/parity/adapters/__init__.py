@@ -27,6 +27,7 @@ ADAPTERS = {
     "naclip": f"{_BASELINES}:naclip",
     "proxyclip": f"{_BASELINES}:proxyclip",
     "reme": "ovbench.parity.adapters.reme:reme",
+    "rfclip": "ovbench.parity.adapters.rfclip:rfclip",
     "scclip": f"{_SELF_CALIBRATED}:scclip",
     "sclip": f"{_BASELINES}:sclip",
     "sfp": f"{_SELF_CALIBRATED}:sfp",

@@ -16,8 +16,10 @@ from ovbench.methods.base import Queries
 from ovbench.methods.cass import CASS, take
 from ovbench.methods.cass_spectral import Principal, stretch
 from ovbench.methods.params import CASSParams
+from ovbench.methods.presence import Presence
 from ovbench.parity.adapters.common import Values, background, common_values, label
 from ovbench.parity.case import Case
+from ovbench.parity.recorder import Recorder
 from ovbench.parity.towers import backbones
 from ovbench.utils.errors import InputError
 
@@ -96,16 +98,37 @@ def _params(case: Case) -> CASSParams:
 
 
 def _values(case: Case, method: CASS) -> Values:
-    text = torch.from_numpy(case.inputs["text"]).float()
-    queries = method.map_queries(Queries(text, torch.tensor(case.class_index()), background(case)))
-    notes = label(case, method, queries)
+    notes, values = presence_values(case, method)
     at = notes.window
-    features = notes.notes["features"]
-    adjusted = [method.move_queries(f, queries, f.presence @ text.T, f.tokens @ text.T) for f in features]
-    count = [len(f.tokens) for f in features]
 
     def windows(name: str) -> Tensor:
         return torch.cat(notes.notes[name])
+
+    direct = ("dino_spectrum", "clip_spectrum", "distance", "singular_values", "singular_values_scaled")
+    of_window = ("dino_keys", "clip_keys", "dino_keys_mapped", "dino_graph", "fused", "attention")
+    values |= {name: lambda w, n=name: windows(n) for name in direct}
+    values |= {f"w_{name}": lambda w, n=name: at(n, w) for name in of_window}
+    values |= {
+        "w_dino_input": lambda w: at("dino_input", w).permute(1, 2, 0),
+        "match": lambda w: windows("pairs"),
+        "match_weight": lambda w: windows("pair_weight"),
+        "logits_pamr": lambda w: notes.once("refined_scores"),
+    }
+    return values
+
+
+def presence_values(case: Case, method: Presence) -> tuple[Recorder, Values]:
+    """Run a method with the text side of CASS and return its notes and the stages that these methods have."""
+    text = torch.from_numpy(case.inputs["text"]).float()
+    queries = method.map_queries(Queries(text, torch.tensor(case.class_index()), background(case)))
+    notes = label(case, method, queries)
+    features = notes.notes["features"]
+    adjusted = [method.move_queries(f, queries, f.presence @ text.T, f.tokens @ text.T) for f in features]
+    presence = torch.cat([f.presence.expand(len(f.tokens), -1) for f in features])
+
+    def clusters(w: int | None) -> Tensor:
+        number = torch.arange(len(queries.clusters))[:, None].expand_as(queries.clusters)
+        return torch.zeros(len(text), dtype=torch.int64).index_put((queries.clusters,), number)
 
     def replaced(w: int | None) -> Tensor:
         winners = torch.cat([winners for winners, _ in adjusted])
@@ -115,25 +138,15 @@ def _values(case: Case, method: CASS) -> Values:
         winners, vectors = (torch.cat(parts)[w] for parts in zip(*adjusted, strict=True))
         return text.index_put((winners,), vectors)
 
-    whole = method.params.class_token == "image"
-    presence = [f.presence.expand(n, -1) for f, n in zip(features, count, strict=True)]
-    direct = ("dino_spectrum", "clip_spectrum", "distance", "singular_values", "singular_values_scaled")
-    of_window = ("dino_keys", "clip_keys", "dino_keys_mapped", "dino_graph", "fused", "attention")
-    values: Values = {name: lambda w, n=name: windows(n) for name in direct}
-    values |= {f"w_{name}": lambda w, n=name: at(n, w) for name in of_window}
-    values |= {
-        "w_dino_input": lambda w: at("dino_input", w).permute(1, 2, 0),
-        "match": lambda w: windows("pairs"),
-        "match_weight": lambda w: windows("pair_weight"),
-        "w_patch_feature": lambda w: at("features", w),
-        "global_vector": lambda w: features[0].presence if whole else torch.cat(presence),
-        "global_similarity": lambda w: torch.cat(presence) @ text.T,
-        "clusters": lambda w: queries.clusters,
+    values: Values = {
+        "w_patch_feature": lambda w: notes.window("features", w),
+        "global_vector": lambda w: features[0].presence if method.params.class_token == "image" else presence,
+        "global_similarity": lambda w: presence @ text.T,
+        "clusters": clusters,
         "adjusted": replaced,
         "w_adjusted_text": adjusted_text,
-        "window_logits": lambda w: windows("patch_scores"),
+        "window_logits": lambda w: torch.cat(notes.notes["patch_scores"]),
         "logits_full": lambda w: notes.once("full_scores"),
-        "logits_pamr": lambda w: notes.once("refined_scores"),
         "scores": lambda w: notes.once("probabilities"),
     }
-    return values | common_values(notes)
+    return notes, values | common_values(notes)
