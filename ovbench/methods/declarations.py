@@ -28,7 +28,7 @@ from ovbench.methods.params import (
     SFPParams,
     Talk2DINOParams,
 )
-from ovbench.utils.errors import say_once
+from ovbench.utils.errors import warn_once
 from ovbench.utils.registry import BACKBONES
 
 
@@ -164,7 +164,7 @@ class RFCLIPDeclaration(Declaration):
         """Say that the distraction channels belong to OpenAI's weights, if the tower has others."""
         spec = backbones.get("clip", "")
         if "/" in spec and not spec.endswith("/openai"):
-            say_once(
+            warn_once(
                 f"RF-CLIP's distraction channels are those of OpenAI's weights; in {spec} few patches may be repaired "
                 "unless you set channels"
             )
