@@ -69,7 +69,7 @@ class VariantArray(Noted):
 class Variant(Noted):
     """Another reading of the method, with its arrays by name and its label map."""
 
-    arrays: dict[str, VariantArray] = {}
+    arrays: dict[str, VariantArray] = Field(default_factory=dict)
     labels: str
 
 
@@ -90,7 +90,7 @@ class CaseFile(Noted):
     classes: list[list[str]] | None = None
     stages: dict[str, StageFields]
     labels: LabelFields = LabelFields()
-    variants: dict[str, Variant] = {}
+    variants: dict[str, Variant] = Field(default_factory=dict)
     observed: Observed = Observed()
 
 
