@@ -161,7 +161,7 @@ class RFCLIPDeclaration(Declaration):
 
     @classmethod
     def check_specs(cls, backbones: Mapping[str, str]) -> None:
-        """Say that the distraction channels belong to OpenAI's weights, if the tower has others."""
+        """Warn if the tower does not have OpenAI's weights, to which the distraction channels belong."""
         spec = backbones.get("clip", "")
         if "/" in spec and not spec.endswith("/openai"):
             warn_once(
