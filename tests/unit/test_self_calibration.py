@@ -8,7 +8,8 @@ from ovbench.backbones.clip import ClipVision
 from ovbench.config.load import resolve
 from ovbench.methods.base import Backbones, Batch
 from ovbench.methods.dihclip import DiHCLIP
-from ovbench.methods.params import DiHCLIPParams, SCCLIPParams, SFPParams
+from ovbench.methods.freecp import FreeCP
+from ovbench.methods.params import DiHCLIPParams, FreeCPParams, SCCLIPParams, SFPParams
 from ovbench.methods.scclip import SCCLIP
 from ovbench.methods.self_calibration import above_quantile, cosines, outlier_factors, repair
 from ovbench.methods.sfp import SFP
@@ -147,6 +148,14 @@ def test_levels_of_another_depth_are_told(towers, windows, caplog):
     tower = Backbones(clip=ClipVision(clip_module(deep | {"quick_gelu": True})))
     SCCLIP(tower)
     assert "this tower has 14: ViT-L/14 has pre_level=16" in caplog.text
+
+
+def test_freecp_takes_one_as_its_base(windows):
+    size = {"image_size": 32, "patch_size": 8, "width": 16, "heads": 4, "layers": 12, "embed_dim": 8}
+    towers = Backbones(clip=ClipVision(clip_module(size | {"quick_gelu": True})))
+    for base in MADE:
+        purifiable = FreeCP(towers, FreeCPParams(base=base)).encode(Batch(windows.float()))
+        assert purifiable.tokens.shape == (3, 54, 8) and purifiable.transition.shape == (3, 54, 54)
 
 
 def test_equal_patches_give_numbers(towers):
