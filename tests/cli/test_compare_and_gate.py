@@ -15,16 +15,21 @@ LIMIT = 12  # images enough for an interval
 SMALL = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56")  # a sixteenth of the pixels
 
 
+made = {}  # paths of records by folder and settings
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
 def record(ovbench, runs, *more):
+    if (runs, more) in made:
+        return made[runs, more]
     done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", LIMIT, "--out", runs, "--json", *SMALL, *more)
     assert done.code == 0, done.err
-    (path,) = [line.split(": ", 1)[1] for line in done.err.splitlines() if line.startswith("record: ")]
-    return path
+    (made[runs, more],) = [line.split(": ", 1)[1] for line in done.err.splitlines() if line.startswith("record: ")]
+    return made[runs, more]
 
 
 @pytest.mark.slow
@@ -73,6 +78,7 @@ def test_unlike_benchmarks_are_not_compared(ovbench, runs):
     assert done.code == 3 and "not comparable" in done.err
 
 
+@pytest.mark.slow
 def test_few_images_have_no_interval(ovbench, runs, tmp_path):
     done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 3, "--out", tmp_path, "--json", *SMALL)
     (path,) = tmp_path.glob("*.json")
@@ -128,6 +134,7 @@ def all_right(content):
         content["cells"][0]["images"][image] = [[0], [0], [100]]
 
 
+@pytest.mark.slow
 def test_with_few_images_the_tolerance_alone_decides(ovbench, baseline):
     done = ovbench("gate", "--baseline", baseline(all_right))
     assert done.code == 5 and "clip on mini: no interval, fewer than 10 images" in done.err

@@ -75,6 +75,7 @@ def test_every_benchmark_is_verified_and_scored(data, tmp_path):
         assert record["counts"]["labelled"] == expected.tolist()
 
 
+@pytest.mark.slow
 def test_the_official_rule_drops_the_class_255(data, tmp_path):
     root, maps = data
     arguments = ["eval", "-m", "clip", "-d", "ade847", "--data-root", root, "--json", *SMALL]

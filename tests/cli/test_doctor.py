@@ -57,6 +57,7 @@ def test_this_machine(ovbench, monkeypatch, tmp_path):
     assert wrong.code == 3 and any("none" in row["what"] for row in wrong.json() if row["state"] == "problem")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

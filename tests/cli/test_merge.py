@@ -6,10 +6,11 @@ import shutil
 import pytest
 
 IMAGES = 4
+SMALL = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56")
 
 
 def run(ovbench, out, *more):
-    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", IMAGES, "--json", "--out", out, *more)
+    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", IMAGES, "--json", "--out", out, *SMALL, *more)
     assert done.code == 0, done.err
     return done.json()
 

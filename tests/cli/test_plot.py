@@ -29,6 +29,7 @@ def test_every_kind_as_png_and_the_same_svg_twice(ovbench, records, tmp_path, ki
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_drawn(ovbench, records, tmp_path):
     refused = ovbench("plot", "heatmap", records[0], "--out", tmp_path / "a.gif")
     assert refused.code == 2 and "use .png or .svg" in refused.err

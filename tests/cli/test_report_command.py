@@ -70,6 +70,7 @@ def test_the_number_of_pictures_bounds_the_file(ovbench, runs, tmp_path):
     assert sizes == sorted(sizes) and sizes[2] - sizes[0] < 4 * 250_000
 
 
+@pytest.mark.slow
 def test_without_a_ledger_there_is_still_a_page(ovbench, runs, tmp_path):
     path = tmp_path / "alone.json"
     shutil.copy(record_in(runs), path)

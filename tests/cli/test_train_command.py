@@ -101,6 +101,7 @@ def test_settings_change_what_is_trained_and_another_training_is_not_gone_on_wit
     assert train("--set", "lr=0.01", "--fresh").code == 0
 
 
+@pytest.mark.slow
 def test_what_has_no_counterpart_is_refused_or_skipped_but_always_listed(train, data, tmp_path):
     document = json.loads((data / "captions_train.json").read_text())
     kept = [a for a in document["annotations"] if a["image_id"] != 2]

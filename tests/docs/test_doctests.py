@@ -23,7 +23,9 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module", [pytest.param(m, marks=[pytest.mark.slow] if m == "ovbench.api" else []) for m in MODULES]
+)
 def test_the_examples_of_a_module(module):
     done = doctest.testmod(importlib.import_module(module))
     assert done.attempted and not done.failed

@@ -86,6 +86,7 @@ def test_images_that_cannot_be_used_are_named_and_the_others_kept(built):
     assert "data:image/jpeg" in page and "Counts" in page
 
 
+@pytest.mark.slow
 def test_an_image_of_one_segment_takes_its_phrases(built):
     import pyarrow.parquet as pq
 
@@ -93,6 +94,7 @@ def test_an_image_of_one_segment_takes_its_phrases(built):
     assert "z" in images
 
 
+@pytest.mark.slow
 def test_building_again_reuses_every_stage(built, world, monkeypatch):
     from ovbench.training.reference_set import stages
 
@@ -106,6 +108,7 @@ def test_building_again_reuses_every_stage(built, world, monkeypatch):
     assert {name: entry["sha256"] for name, entry in again["files"].items()} == before
 
 
+@pytest.mark.slow
 def test_a_build_that_was_cut_off_goes_on(built, copy, world):
     """A stage's file is gone, the manifest with it, and a caption draft ends in half a line."""
     (copy / "manifest.json").unlink()
@@ -135,6 +138,7 @@ def test_shards_united_are_the_whole(built, world, tmp_path):
     assert united["counts"] == built[1]["counts"] and verify_set(tmp_path / "all") == []
 
 
+@pytest.mark.slow
 def test_filters_can_run_again_without_networks(built, tmp_path):
     free = merge_sets([built[0]], tmp_path / "free", {"filter": "none", "synonyms": "off"})
     assert free["counts"]["pairs_after_filter"] == free["counts"]["base_pairs"] == free["counts"]["final_pairs"]
@@ -142,6 +146,7 @@ def test_filters_can_run_again_without_networks(built, tmp_path):
         merge_sets([built[0]], tmp_path / "no", {"pairing": "other"})
 
 
+@pytest.mark.slow
 def test_a_variant_is_made_once(copy, monkeypatch):
     place = find_set(f"{copy}?filter=none&synonyms=off")
     assert read_manifest(place)["settings"]["build"]["filter"] == "none" and place.parent.parent == copy
@@ -191,12 +196,14 @@ def edit(folder, change):
     path.write_text(json.dumps(manifest))
 
 
+@pytest.mark.slow
 def test_sets_of_different_encoders_are_not_united(built, copy, tmp_path):
     edit(copy, lambda m: m["encoders"]["dinov2"].update(sha256="f" * 64))
     with pytest.raises(InputError, match="differ in dinov2 encoder"):
         merge_sets([built[0], copy], tmp_path / "all")
 
 
+@pytest.mark.slow
 def test_a_set_of_another_encoder_is_not_used(copy):
     from ovbench.config.load import Protocol
     from ovbench.methods.reme.reference_bank import Encoder
@@ -222,6 +229,7 @@ def flip(path):
     path.write_bytes(bytes(data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
@@ -244,6 +252,7 @@ def test_verify_finds_damage(copy, name, damage, message):
             load_set(copy)
 
 
+@pytest.mark.slow
 def test_no_phrase_at_all_is_an_error_that_counts(world, tmp_path):
     draw(tmp_path / "images", ["a", "b"])
     source = captions(tmp_path / "c.jsonl", [("a", "it is running")])
@@ -252,12 +261,14 @@ def test_no_phrase_at_all_is_an_error_that_counts(world, tmp_path):
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_filters_that_leave_nothing_are_an_error(built, tmp_path):
     (tmp_path / "roots.txt").write_text("\n".join(["box", "ball", "ring", "water", "sand", "grass", "gravel"]))
     with pytest.raises(InputError, match="the filters dropped all"):
         merge_sets([built[0]], tmp_path / "out", {"ambiguous": "list", "ambiguous_list": str(tmp_path / "roots.txt")})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "source", "message"),
     [
@@ -344,6 +355,7 @@ def test_an_answer_without_text_is_no_caption(server, tmp_path):
         assert ask(SourceImage("a", tmp_path / "a.png")) == []
 
 
+@pytest.mark.slow
 def test_one_torn_image_does_not_stop_a_model(server, tmp_path):
     """A server would only say that the request is bad, and the build could never go on."""
     draw(tmp_path / "images", ["a", "b"])
@@ -356,6 +368,7 @@ def test_one_torn_image_does_not_stop_a_model(server, tmp_path):
     assert manifest["without_caption"] == [] and manifest["counts"]["images_paired"] == len(Server.asked) == 2
 
 
+@pytest.mark.slow
 def test_captions_that_were_paid_for_are_kept_when_the_server_dies(server, tmp_path):
     draw(tmp_path / "images", ["a", "b", "c"])
     good = {"choices": [{"message": {"content": "a red box on grass"}}]}

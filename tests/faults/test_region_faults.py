@@ -182,6 +182,7 @@ def test_wide_values(tmp_path):
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sam_weights_of_another_size(tmp_path):
     """Named by what the file holds, before four hundred tensors are compared."""
     path = tmp_path / "sam_vit_l_0b3195.pth"
@@ -193,6 +194,7 @@ def test_sam_weights_of_another_size(tmp_path):
     assert "--set regions.model=vit_l" in text and "\n" not in text
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_sam(tmp_path):
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
     message = r"does not fit SAM vit_b: .* tensors are missing.*segment-anything checkpoint"
@@ -200,6 +202,7 @@ def test_weights_that_are_no_sam(tmp_path):
         load_sam("vit_b", tmp_path / "other.pth")
 
 
+@pytest.mark.slow
 def test_a_folder_whose_weights_do_not_fit_its_config(tmp_path):
     pytest.importorskip("transformers")
     from transformers import EomtForUniversalSegmentation
@@ -232,6 +235,7 @@ def maps(cache) -> list:
     return sorted(cache.glob("regions/*/*/*.npz"))
 
 
+@pytest.mark.slow
 def test_a_second_build_makes_nothing_and_a_damaged_entry_is_made_again(mini_cache):
     first = build()
     assert first.exit_code == 0 and "4 maps built, 0 found in the cache" in first.output

@@ -125,6 +125,7 @@ def picture(tmp_path):
     return SourceImage("a", tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_a_model_captions_greedily_and_only_what_it_says_is_kept(tiny, picture, monkeypatch):
     monkeypatch.setattr("ovbench.training.reference_set.captioning.MAX_TOKENS", 5)
     ask = open_captions(f"transformers:{tiny}", "Describe this")

@@ -38,6 +38,7 @@ def same(model: nn.Module, state: dict[str, torch.Tensor]) -> bool:
     return held.keys() == state.keys() and all(torch.equal(held[key], value.float()) for key, value in state.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "model.clip.", "teacher.", "net._orig_mod."]
 )
@@ -169,6 +170,7 @@ def test_transformers_names_of_dinov2_are_the_librarys_own(registers):
     assert {key: value.shape for key, value in renamed.items()} == {key: value.shape for key, value in want.items()}
 
 
+@pytest.mark.slow
 def test_facebooks_names_of_dinov3(tmp_path):
     name = "vit_small_patch16_dinov3"
     state = timm.create_model(name, num_classes=0).state_dict()

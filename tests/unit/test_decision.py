@@ -75,7 +75,10 @@ SURELY = {"ordinary", "wide", "coarse steps", "one query far ahead"}  # kinds wh
 
 @pytest.mark.parametrize("decision", [Decision(), Decision(40.0, 0.2, 0), Decision(40.0, 0.2, 3), Decision(40.0, 0.2)])
 @pytest.mark.parametrize("kind", SCORES)
-@pytest.mark.parametrize(("queries", "classes"), [(4, 4), (9, 4), (30, 30), (101, 60)])
+@pytest.mark.parametrize(
+    ("queries", "classes"),
+    [(4, 4), (9, 4), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in [(30, 30), (101, 60)])],
+)
 @pytest.mark.parametrize(
     ("source", "size"), [((33, 50), (101, 64)), ((21, 21), (60, 83)), ((30, 40), (30, 40)), ((90, 40), (55, 90))]
 )

@@ -152,12 +152,14 @@ def _plus(number):
     return lambda task: (number, task + 1)
 
 
+@pytest.mark.slow
 def test_a_pool_gives_results_in_order_and_builds_once_per_worker():
     assert list(each(abs, range(-20, 0), workers=2)) == list(range(20, 0, -1))
     assert [task for _, task in each_with(_plus, range(6), workers=2)] == [1, 2, 3, 4, 5, 6]
     assert list(each_with(_plus, [1, 2])) == [(0, 2), (0, 3)]
 
 
+@pytest.mark.slow
 def test_an_error_of_a_worker_ends_the_pool():
     with pytest.raises(TypeError):
         list(each(abs, ["text"] * 20, workers=2))

@@ -76,6 +76,7 @@ def test_interval_narrows_with_images():
     assert 2 < wide.half / narrow.half < 8  # about the square root of 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "count"), [(20, 50), (150, 300), (847, 3000)])
 def test_an_interval_holds_its_estimate_however_many_classes_are_rare(classes, count):
     for seed in range(2):
@@ -85,6 +86,7 @@ def test_an_interval_holds_its_estimate_however_many_classes_are_rare(classes, c
         assert 0.001 < half < 0.15
 
 
+@pytest.mark.slow
 def test_most_intervals_hold_the_truth():
     """60 draws of 60 images out of 2,000: at 95 %, more than eight misses are bad luck of 1 in 200."""
     population = stack_counts(many(2000, 30, 0), 30)
@@ -169,6 +171,7 @@ def test_image_iou_is_the_mean_over_the_classes_of_the_image():
     assert image_iou(stack_counts(found, 4)) == pytest.approx([(6 / 8 + 0 + 1) / 3, 0])
 
 
+@pytest.mark.slow
 def test_scale_of_the_largest_benchmark():
     """5,000 images with some 18 cells each of 847 classes: a fraction of a second, twice the same."""
     counts = stack_counts(many(5000, 847, 0), 847)

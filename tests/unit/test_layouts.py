@@ -44,6 +44,7 @@ def figures_of(group):
         yield column, r["value"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", layout_names())
 def test_the_published_side_is_that_of_the_files_in_every_format(name):
     file = read_toml(shipped("configs", "tables", f"{name}.toml"))

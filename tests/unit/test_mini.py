@@ -69,6 +69,7 @@ def test_classes_are_distinct_and_things_differ_in_colour_and_pattern():
     assert len({(c, p) for c, p, _ in world.THINGS}) == len(world.THINGS)
 
 
+@pytest.mark.slow
 def test_held_out_things_are_unseen_but_their_parts_are_not():
     assert len(world.held_out_classes()) >= 4
     seen = {world.thing(n) for n in world.TRAINING_THINGS}

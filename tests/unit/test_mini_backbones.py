@@ -76,6 +76,7 @@ def test_clip_names_crops_of_one_material(clip, pure_crops):
     assert ((seen @ words.T).argmax(1).numpy() == classes).mean() > 0.6
 
 
+@pytest.mark.slow
 def test_dino_is_alike_within_a_class_and_unlike_between(dino, pure_crops):
     crops, classes = pure_crops
     x = normalised(crops, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

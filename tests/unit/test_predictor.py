@@ -73,7 +73,9 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("make", MAKES)
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(
+    "protocol", [PROTOCOLS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in PROTOCOLS[1:])]
+)
 def test_a_listener_hears_of_the_path_that_runs_and_changes_nothing(towers, monkeypatch, make, protocol):
     monkeypatch.setattr(reduce, "TILE_CPU", 1 << 10)
     monkeypatch.setattr(reduce, "CHUNK_CPU", 1)  # one query at a time

@@ -116,6 +116,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch):
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_several_processes_write_the_same_files(tmp_path):
     maps = raw.coco(tmp_path, n=20)
     shutil.copytree(tmp_path, tmp_path / "copy")

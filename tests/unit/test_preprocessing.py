@@ -53,6 +53,7 @@ def usable(architecture: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_towers_that_cannot_work_are_known_by_their_configuration():
     known = {architecture: usable(architecture) for architecture, _ in TAGS}
     assert sum(known.values()) > 30 and not any(known[a] for a in ("RN50", "ViT-B-16-SigLIP", "coca_ViT-B-32"))

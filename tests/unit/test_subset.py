@@ -40,6 +40,7 @@ def test_classes_without_room_and_without_image_are_named(many, tmp_path):
     assert len(choice.absent) == 150 - 39 and len(choice.left_out) == 39 - 1 - 3  # each shows wall and one more
 
 
+@pytest.mark.slow
 def test_the_seed_decides(many):
     first, again, other = (choose_subset(many, 10, seed).manifest for seed in (0, 0, 1))
     assert first == again and first.sha256 == again.sha256 != other.sha256

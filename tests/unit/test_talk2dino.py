@@ -226,6 +226,7 @@ def test_a_published_psi_of_another_dino_is_refused(psi, tmp_path):
         Talk2DINO.check_specs({"psi": psi, "dinov2": "dinov3-b"})
 
 
+@pytest.mark.slow
 def test_psi_is_said_to_be_put_there_by_hand_everywhere(monkeypatch, tmp_path):
     from ovbench.config.published_weights import published
     from ovbench.evaluation.doctor import _weights
