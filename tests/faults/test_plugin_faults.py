@@ -12,8 +12,8 @@ BROKEN = {  # what the plug-in's module says, and what is said of it
     "def broken(:": "SyntaxError",
     "import no_such_module_at_all": "ModuleNotFoundError",
     "OTHER = 1": "AttributeError",
-    "THING = int": "is not a ",
-    "THING = 3": "is not a ",
+    "THING = int": "is not ",
+    "THING = 3": "is not ",
 }
 
 LISTS = (("methods", "method"), ("backbones", "backbone"), ("regions", "regions"), ("datasets", "name"))

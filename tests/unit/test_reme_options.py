@@ -207,10 +207,10 @@ def test_a_quantile_drops_what_lies_below_it():
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("rounding", "up", '"up" is no value for "rounding" .*give "floor", "ceil" or "quantile"'),
-        ("drop_percent", "100", '"100" is no value for "drop_percent" .*give a number below 100'),
-        ("gate_quantile", "nan", '"nan" is no value for "gate_quantile"'),
-        ("synonym_pairs", "-1", '"-1" is no value for "synonym_pairs" .*give a number of 0 or more'),
+        ("rounding", "up", '"up" is not a value of "rounding" .*give "floor", "ceil" or "quantile"'),
+        ("drop_percent", "100", '"100" is not a value of "drop_percent" .*give a number below 100'),
+        ("gate_quantile", "nan", '"nan" is not a value of "gate_quantile"'),
+        ("synonym_pairs", "-1", '"-1" is not a value of "synonym_pairs" .*give a number of 0 or more'),
         ("ambiguous", "list", 'ambiguous "list" needs ambiguous_list=FILE'),
     ],
 )
