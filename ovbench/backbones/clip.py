@@ -93,7 +93,7 @@ class ClipVision(nn.Module):
         return tokens
 
     def states(self, tokens: Tensor, depths: Sequence[int], *, watch: Watch | None = None) -> tuple[Tensor, ...]:
-        """Return tokens, float (B, N, C), as they are after each of these numbers of blocks; 0: as they enter."""
+        """Return tokens, float (B, N, C), after each of these numbers of blocks; 0 gives the input."""
         found = {0: tokens}
         for depth, block in enumerate(self.blocks[: max(depths)], 1):
             tokens = self.feed_forward(block, tokens + self.attention(block, block.ln_1(tokens), watch))
