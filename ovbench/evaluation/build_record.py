@@ -27,7 +27,7 @@ def build_record(
 
     Args:
         header: The ledger's header.
-        wanted: Ids of the images that were asked for.
+        wanted: Ids of the requested images.
         entries: The ledger's entries by image.
         made_with: Versions, revision and device.
         timing: Times of the run; the seconds of every stage, summed over images, are added.

@@ -1,4 +1,4 @@
-"""The request of a run. Its names and settings are checked without torch, so that a mistake is answered at once."""
+"""The request of a run; names and settings are checked without torch, so errors appear at once."""
 
 from __future__ import annotations
 

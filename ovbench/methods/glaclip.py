@@ -17,7 +17,7 @@ BLOCK = 1 << 24  # elements of the similarities of some rows with all keys, whic
 
 
 class WindowTokens(NamedTuple):
-    """Hold what the windows of an image share.
+    """What the windows of an image share.
 
     Attributes:
         keys: K, float (W, M, S, C), normalised; M is 2 for SCLIP, whose two attentions are added, otherwise 1.

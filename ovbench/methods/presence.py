@@ -41,7 +41,7 @@ class Presence(Method):
     which the clustering of queries is cut; and ``class_token``, "image" or "window".
 
     Attributes:
-        linkage: how the clustering of similar queries merges them, a ``method`` of ``scipy.cluster.hierarchy.linkage``.
+        linkage: How the clustering of similar queries merges them, a ``method`` of ``scipy.cluster.hierarchy.linkage``.
     """
 
     enlarges_once: ClassVar[bool] = False
@@ -104,8 +104,8 @@ def cluster(text: Tensor, distance: float, method: str) -> Tensor:
 
     Args:
         text: float (Q, D).
-        distance: height at which the tree is cut.
-        method: linkage as scipy names it, "ward" or "complete".
+        distance: Height at which the tree is cut.
+        method: Linkage as scipy names it, "ward" or "complete".
 
     Returns:
         int64 (Q,), cluster of every query, numbered by first query.

@@ -64,8 +64,8 @@ def proxy_attention(similarity: Tensor, beta: float, gamma: float) -> Tensor:
 
     Args:
         similarity: S, float (B, L, L), cosines; the mean is over one window.
-        beta: factor of the mean.
-        gamma: factor of the remaining logits.
+        beta: Factor of the mean.
+        gamma: Factor of the remaining logits.
 
     Returns:
         float (B, L, L).

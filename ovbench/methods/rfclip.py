@@ -81,7 +81,7 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         Args:
             embedded: float (B, T, C), tokens that enter the first block.
             grid: (gh, gw) of the patches.
-            note: called with the name and value of intermediate tensors.
+            note: Called with the name and value of intermediate tensors.
 
         Returns:
             The levels and key graphs.
@@ -112,12 +112,12 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         """Return the level (B, T, C) after a block, repaired.
 
         Args:
-            block: the block.
+            block: The block.
             x: float (B, T, C), tokens that enter it.
-            heads: their projections.
+            heads: Their projections.
             grid: (gh, gw) of the patches.
-            refocus: whether the attention is redistributed, if the parameters say so.
-            note: called with the name and value of intermediate tensors.
+            refocus: Whether the attention is redistributed, if the parameters say so.
+            note: Called with the name and value of intermediate tensors.
         """
         if refocus and self.params.refocus:
             weights = redistribute((heads.q @ heads.k.mT * heads.q.shape[-1] ** -0.5).softmax(-1))
@@ -138,7 +138,7 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         Args:
             patches: float (B, N, C), tokens without the class token.
             grid: (gh, gw), N = gh * gw.
-            note: called with the name and value of intermediate tensors.
+            note: Called with the name and value of intermediate tensors.
 
         Returns:
             float (B, N, C).
@@ -198,11 +198,11 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         and column are left out after the softmax, so that rows sum to less than 1. No residual, no feed-forward.
 
         Args:
-            name: of the tokens, for the notes.
+            name: Of the tokens, for the notes.
             tokens: float (B, T, C).
             kept: S' float (B, N, N), or None without enhancing.
-            trunk: of the same windows.
-            note: called with the name and value of intermediate tensors.
+            trunk: Of the same windows.
+            note: Called with the name and value of intermediate tensors.
         """
         if kept is not None:  # sums, not means: the layer norm removes the scale
             tokens = torch.cat([tokens[:, :1], kept @ tokens[:, 1:]], 1)

@@ -24,7 +24,7 @@ EPS = 1e-6  # added to sums of similarities before dividing by them
 
 
 class Prepared(NamedTuple):
-    """Hold what a method makes of the tokens before they are calibrated.
+    """What a method makes of the tokens before they are calibrated.
 
     Attributes:
         x: float (B, N, C), patches that go through the last block.
@@ -116,7 +116,7 @@ class SelfCalibrated(SCLIP):
             x: float (B, N, C), patches before ``ln_1``.
             m: M, float (B, N, N).
             step: "last" or "multi", the first part of names of notes.
-            note: called with names and values.
+            note: Called with names and values.
 
         Returns:
             float (B, N, C).
@@ -125,7 +125,7 @@ class SelfCalibrated(SCLIP):
 
 
 class Cosines(NamedTuple):
-    """Hold cosines float (B, N, N), and the same with those below beta set to 0."""
+    """Cosines float (B, N, N), and the same with those below beta set to 0."""
 
     all: Tensor
     cut: Tensor
@@ -181,8 +181,8 @@ def outlier_factors(tokens: Tensor, neighbours: int, *, textbook: bool = False) 
 
     Args:
         tokens: float (B, N, C).
-        neighbours: number of nearest neighbours n(i).
-        textbook: the local outlier factor of Breunig et al.; if false what SC-CLIP's code computes, the mean over n(i)
+        neighbours: Number of nearest neighbours n(i).
+        textbook: The local outlier factor of Breunig et al.; if false what SC-CLIP's code computes, the mean over n(i)
             of d_i / d_j with d the squared distance of a token to its last neighbour. (Its reachability takes the
             k-distance of the token itself instead of its neighbour's.)
 

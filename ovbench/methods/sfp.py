@@ -16,7 +16,7 @@ NEIGHBOURS, CONTAMINATION = 30, 0.05  # of the detector "distance"
 
 
 class ClassAttention(NamedTuple):
-    """Hold mean attention weights of one block, each float (B, N).
+    """Mean attention weights of one block, each float (B, N).
 
     Attributes:
         to_patch: Weight of the class token to each patch.

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-HOLDER = "process "  # how the text of a lock file begins; one that begins otherwise is a marker of filelock
+HOLDER = "process "  # beginning of the text in a lock file; other texts are markers of filelock
 
 
 def lock(path: Path, busy: str, fix: str) -> BaseFileLock:
     """Lock a file without waiting; ``release()`` on the result unlocks it.
 
     The operating system unlocks the file when the process ends, so no lock remains after a crash. The file stays and
-    names its last holder.
+    has the name of its last holder.
 
     Args:
         path: The lock file, in an existing folder.
         busy: The message if another process holds the lock.
-        fix: What to do then.
+        fix: What to do in this case.
 
     Returns:
         The lock.
@@ -35,7 +35,7 @@ def lock(path: Path, busy: str, fix: str) -> BaseFileLock:
         InputError: If another process holds the lock, or the file system has no locks.
         OSError: If the file cannot be opened.
     """
-    from filelock import FileLock, Timeout  # on the first lock: reading results needs none
+    from filelock import FileLock, Timeout  # imported here, because reading results needs no lock
 
     held = FileLock(path, timeout=0, thread_local=False)
     holder = _text(path)
