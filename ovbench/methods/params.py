@@ -224,8 +224,8 @@ class GLACLIPParams:
         base: Whose keys, values and last block: "proxyclip", "clearclip" or "sclip".
         threshold: Patches with a larger cosine are the set of a proxy anchor; the paper's script names 0.6, 0.55 acts.
         rounds: How often the proxy anchor becomes the mean of its set.
-        beta_alpha: Beta = 1 + beta_alpha ln(1 + W) for W windows: patches below beta times the mean similarity are cut.
-        gamma_alpha: Gamma = 1 + gamma_alpha / c for c patches in the set, the factor of the logits.
+        beta_alpha: beta = 1 + beta_alpha ln(1 + W) for W windows: patches below beta times the mean similarity are cut.
+        gamma_alpha: gamma = 1 + gamma_alpha / c for c patches in the set, the factor of the logits.
     """
 
     base: str = "proxyclip"
@@ -300,7 +300,7 @@ class CASSParams:
         tie_order: Gain of an ordered pair of heads, which breaks ties of assignments (0: rounding decides).
         swap: Exchange the two indices of a match, as the code does; paper: off.
         rank: Eigenvalues kept of DINO's graph (none: the graph itself).
-        energy: Eta, keep the fewest eigenvalues with this fraction of their sum, ``rank`` at most; paper: 0.95.
+        energy: eta, keep the fewest eigenvalues with this fraction of their sum, ``rank`` at most; paper: 0.95.
         stretch: Scale the kept eigenvalues (dynamic eigenscaling).
         eigenvalues: Largest eigenvalues compared by the matching.
         fusion: Factor of the spectral distance in the fusion weight w; paper: 1.
@@ -375,7 +375,7 @@ class Talk2DINOParams:
     Attributes:
         side: Height and width in pixels that windows are resized to; 0 does not resize.
         clean: Clean the background (section 3.4).
-        lambda_bg: Lambda, weight of the background cleaning.
+        lambda_bg: lambda, weight of the background cleaning.
         attn_scale: Factor of the class token's attention logits.
         bg_thresh: Score of a background class without a query.
     """
