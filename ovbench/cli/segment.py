@@ -49,19 +49,19 @@ def segment(
     from ovbench.data.card import load_card
     from ovbench.utils.errors import UsageError
 
+    if like is not None:  # a mistake is answered before NumPy and torch are imported, which takes seconds
+        resolve(method, load_card(like).name, override_pairs(settings, "--set"), override_pairs(weights, "--weights"))
+    from ovbench.data.decode import read_image
+    from ovbench.inference.label_image import gather_classes, label_image
+    from ovbench.results.console import plain, share_table, show
+
+    vocabulary = gather_classes(classes, classes_file)
     if like is None:
         raise UsageError(
             "--like is missing: it chooses the settings and networks",
             fix="give --like voc21, ade150, ... for real networks, which are downloaded, or "
             "--like mini for toy networks, which know only drawn images",
         )  # fmt: skip
-    # a mistake is answered before NumPy and torch are imported, which takes seconds
-    resolve(method, load_card(like).name, override_pairs(settings, "--set"), override_pairs(weights, "--weights"))
-    from ovbench.data.decode import read_image
-    from ovbench.inference.label_image import gather_classes, label_image
-    from ovbench.results.console import plain, share_table, show
-
-    vocabulary = gather_classes(classes, classes_file)
     pixels = read_image(image)
     result = label_image(
         pixels, vocabulary, method=method, like=like, settings=settings, weights=weights, device=device, path=image

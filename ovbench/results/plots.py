@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMATS = (".png", ".svg")
+MOST_CLASSES = 200  # in a plot; of more classes, half of them are the best and half the worst
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito: colour-blind safe
 
 
@@ -63,7 +64,7 @@ def draw(kind: str, records: Sequence[RecordFile], out: Path) -> None:
 def _size(kind: str, records: Sequence[RecordFile]) -> tuple[float, float]:
     """Return width and height in inches; the height depends on the number of rows."""
     rows = {
-        "classes": len(records[0].record["per_class"]) * (0.1 + 0.09 * len(records)),
+        "classes": min(len(records[0].record["per_class"]), MOST_CLASSES) * (0.1 + 0.09 * len(records)),
         "heatmap": 0.5 * len(records),
         "ablation": 0.4 * len(records),
     }.get(kind, 4.0)
@@ -82,6 +83,18 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def _shown_classes(found: RecordFile) -> tuple[list[int], str]:
+    """Return the numbers of the classes to draw, and which these are if it is not every class."""
+    scores = [row["iou"] for row in found.record["per_class"]]
+    if len(scores) <= MOST_CLASSES:
+        return [*range(len(scores))], ""
+    ranked = sorted((n for n, iou in enumerate(scores) if iou is not None), key=lambda n: -scores[n])
+    if len(ranked) <= MOST_CLASSES:
+        return ranked, f", the {len(ranked)} of {len(scores)} classes with a score"
+    half = MOST_CLASSES // 2
+    return [*ranked[:half], *ranked[-half:]], f", {half} best and {half} worst of {len(scores)} classes"
+
+
 def _classes(axes: Axes, records: Sequence[RecordFile]) -> None:
     """Draw the IoU of every class as bars, one colour per record of one benchmark."""
     names = [row["class"] for row in records[0].record["per_class"]]
@@ -89,15 +102,16 @@ def _classes(axes: Axes, records: Sequence[RecordFile]) -> None:
         raise UsageError("the records have different classes", fix="give records of one benchmark")
     if len(records) > len(COLOURS):
         raise UsageError(f"{len(records)} records are too many for one plot", fix=f"give {len(COLOURS)} at most")
+    shown, which = _shown_classes(records[0])
     height = 0.8 / len(records)
     for number, found in enumerate(records):
-        places = [row + number * height for row in range(len(names))]
-        scores = [100 * (row["iou"] or 0) for row in found.record["per_class"]]
+        places = [row + number * height for row in range(len(shown))]
+        scores = [100 * (found.record["per_class"][n]["iou"] or 0) for n in shown]
         axes.barh(places, scores, height, align="edge", color=COLOURS[number], label=_name(found))
-    axes.set_yticks([row + 0.4 for row in range(len(names))], map(_plain, names))
-    axes.set_ylim(len(names), 0)
+    axes.set_yticks([row + 0.4 for row in range(len(shown))], [_plain(names[n]) for n in shown])
+    axes.set_ylim(len(shown), 0)
     axes.set_xlabel("IoU in percent")
-    axes.set_title(_plain(records[0].record["cell"]["dataset"]) + _partial(records))
+    axes.set_title(_plain(records[0].record["cell"]["dataset"]) + which + _partial(records))
     axes.legend(fontsize=7)
 
 
