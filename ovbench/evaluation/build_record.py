@@ -9,7 +9,7 @@ from ovbench.config.backbone_spec import toy_note
 from ovbench.data.card import ids_sha256
 from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.record import SCHEMA, Record, score_fields
-from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.metrics.confusion import PixelCounts, sum_by_class
 from ovbench.metrics.interval import miou_interval, stack_counts
 
 
@@ -37,10 +37,9 @@ def build_record(
     """
     scored = [i for i in wanted if i in entries and entries[i].counts is not None]
     classes = header["dataset"]["classes"]
-    confusion = Confusion(len(classes))
+    counts = [entries[image].counts for image in scored]
     seconds: dict[str, float] = {}
     for image in scored:
-        confusion.add(entries[image].counts)
         for stage, spent in entries[image].seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
     record = {
@@ -56,14 +55,14 @@ def build_record(
         "weights": header["weights"],
         **{key: header[key] for key in ("files", "code") if key in header},
         **made_with,
-        **score_fields(confusion, classes),
+        **score_fields(sum_by_class(counts, len(classes)), classes),
         "failed": {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None},
         "ledger": ledger,
         "time": {
             "started": "", **timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}
         },
     }  # fmt: skip
-    record["metrics"] |= _interval([entries[image].counts for image in scored], len(classes))
+    record["metrics"] |= _interval(counts, len(classes))
     note = "" if header["dataset"]["layout"] == "generated" else toy_note(header["cell"]["backbones"])
     if note:
         record["notes"] = [note]

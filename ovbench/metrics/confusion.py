@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,26 @@ class ClassPixels(NamedTuple):
     union: np.ndarray
     predicted: np.ndarray
     labelled: np.ndarray
+
+
+def sum_by_class(images: Iterable[PixelCounts], classes: int) -> ClassPixels:
+    """Sum the counts of images by class, as `Confusion` does, in memory that grows with the number of classes only.
+
+    Args:
+        images: The counts of every image.
+        classes: Number of classes C.
+
+    Raises:
+        IndexError: If a count is of another class.
+    """
+    hit, predicted, labelled = (np.zeros(classes + 1, np.int64) for _ in range(3))
+    for counts in images:
+        right = counts.label == counts.predicted
+        np.add.at(hit, counts.label[right], counts.pixels[right])
+        np.add.at(predicted, counts.predicted, counts.pixels)
+        np.add.at(labelled, counts.label, counts.pixels)
+    hit, predicted, labelled = hit[:-1], predicted[:-1], labelled[:-1]
+    return ClassPixels(hit, predicted + labelled - hit, predicted, labelled)
 
 
 class Confusion:

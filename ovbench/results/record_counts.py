@@ -10,7 +10,7 @@ import numpy as np
 
 from ovbench.data.card import ids_sha256
 from ovbench.evaluation.ledger import Entry, read_header, read_ledger
-from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.metrics.confusion import PixelCounts, sum_by_class
 from ovbench.utils.errors import InputError
 
 
@@ -78,10 +78,8 @@ def _is_about(number: int, data: Mapping[str, Any]) -> bool:
 
 def _refuse_other_counts(counts: Mapping[str, PixelCounts], record: Mapping[str, Any]) -> None:
     """Raise InputError unless the record has the sum of the counts."""
-    total = Confusion(len(record["dataset"]["classes"]))
     try:
-        for one in counts.values():
-            total.add(one)
+        total = sum_by_class(counts.values(), len(record["dataset"]["classes"]))
     except (IndexError, ValueError) as error:
         raise InputError("the ledger counts classes that the record does not have") from error
     if any(part.min(initial=0) < 0 for one in counts.values() for part in one):

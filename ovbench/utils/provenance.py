@@ -13,7 +13,7 @@ from ovbench.utils.version import package_version
 
 PACKAGES = (
     "ovbench", "torch", "torchvision", "open_clip_torch", "timm", "segment-anything", "mmsegmentation", "mmengine",
-    "mmcv-lite", "numpy", "scipy", "scikit-image", "scikit-learn", "opencv-python", "opencv-python-headless", "pillow",
+    "mmcv-lite", "numpy", "scipy", "scikit-image", "opencv-python", "opencv-python-headless", "pillow",
     "transformers", "faiss-cpu",
 )  # fmt: skip
 

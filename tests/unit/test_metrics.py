@@ -10,7 +10,7 @@ import pytest
 
 from ovbench.data.labels import IGNORED, NO_CLASS
 from ovbench.metrics import confusion as confusion_module
-from ovbench.metrics.confusion import Confusion, count_pixels
+from ovbench.metrics.confusion import Confusion, PixelCounts, count_pixels, sum_by_class
 from ovbench.metrics.iou import scores
 
 CASES = json.loads((Path(__file__).parents[1] / "data" / "metric_cases.json").read_text())["cases"]
@@ -96,3 +96,23 @@ def test_the_ignored_value_is_the_one_that_label_maps_hold():
     assert confusion_module.IGNORED == IGNORED
     counts = count_pixels(np.array([[0, 1]]), np.array([[0, IGNORED]]), 2)
     assert counts.pixels.tolist() == [1]
+
+
+@pytest.mark.parametrize("classes", [1, 4, 150])
+def test_sums_by_class_are_those_of_the_matrix(classes):
+    rng, whole = np.random.default_rng(classes), Confusion(classes)
+    images = [count_pixels(*rng.integers(0, classes + 1, (2, 9, 11)), classes) for _ in range(5)]
+    for one in images:
+        whole.add(one)
+    for name, values in sum_by_class(images, classes)._asdict().items():
+        np.testing.assert_array_equal(values, getattr(whole, name))
+    assert [len(values) for values in sum_by_class([], classes)] == [classes] * 4
+    with pytest.raises(IndexError):
+        sum_by_class(images, classes - 1)
+
+
+def test_sums_by_class_need_no_matrix(monkeypatch):
+    shapes, zeros = [], np.zeros
+    monkeypatch.setattr(np, "zeros", lambda shape, *a, **k: shapes.append(np.prod(shape)) or zeros(shape, *a, **k))
+    sum_by_class([PixelCounts(*(np.array([n], np.int64) for n in (7, 8, 2)))], 10_000)
+    assert max(shapes) == 10_001

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.metrics.confusion import Confusion, PixelCounts
+from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.interval import image_iou, stack_counts
 
 MOST_CONFUSIONS = 300  # pairs of classes by pixels, and the same number by fraction
@@ -95,14 +95,15 @@ def confusions(counts: Sequence[PixelCounts], classes: int) -> list[ClassPair]:
     Returns:
         The largest by pixels, the largest by fraction of the true class, and some of every true and predicted class.
     """
-    total = Confusion(classes)
-    for one in counts:
-        total.add(one)
-    matrix = total.matrix[:-1]
-    labelled = matrix.sum(1)
-    rows, columns = matrix.nonzero()
-    rows, columns = rows[rows != columns], columns[rows != columns]
-    pixels = matrix[rows, columns]
+    size = classes + 1  # the matrix itself would have size * size entries
+    label, predicted, counted = (np.concatenate([np.zeros(0, np.int64), *(one[n] for one in counts)]) for n in range(3))
+    keys, place = np.unique(label * size + predicted, return_inverse=True)
+    pixels, labelled = np.zeros(len(keys), np.int64), np.zeros(size, np.int64)
+    np.add.at(pixels, place, counted)
+    np.add.at(labelled, label, counted)
+    rows, columns = keys // size, keys % size
+    wrong = (rows < classes) & (rows != columns)
+    rows, columns, pixels = rows[wrong], columns[wrong], pixels[wrong]
     share = pixels / labelled[rows]
     chosen = {*_largest(pixels, MOST_CONFUSIONS), *_largest(share, MOST_CONFUSIONS)}
     chosen |= {*_largest_of_each(pixels, rows), *_largest_of_each(pixels, columns)}
