@@ -246,7 +246,7 @@ def vocabulary(card: Card, variant: str | None = None) -> Queries:
     path = published_list(card.classes_file, card.name, variant or card.variant or CANONICAL)
     if path is None:
         path = published_list(card.classes_file, card.name, card.variant or CANONICAL)
-    queries = read_classes_file(path) if path == card.classes_file else read_published_list(path)
+    queries = read_classes_file(card.classes_file) if path in (None, card.classes_file) else read_published_list(path)
     if len(queries) != len(card.classes):
         raise InputError(f"{len(queries)} classes instead of {len(card.classes)}", where=str(path))
     return queries

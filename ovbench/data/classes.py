@@ -105,7 +105,7 @@ def _from_lines(text: str, where: str) -> Queries:
     lines = _without_numbers(lines, where)
     for number, line in lines:
         _refuse_foreign(line, f"{where}, line {number}")
-    classes = []
+    classes: list[tuple[str, ...]] = []
     for number, line in lines:
         queries = tuple(q.strip() for q in line.split(";") if q.strip())
         if not queries:
@@ -117,8 +117,8 @@ def _from_lines(text: str, where: str) -> Queries:
 def _without_numbers(lines: list[tuple[int, str]], where: str) -> list[tuple[int, str]]:
     """Remove the numbers of the lines if each line has one, first or last, and they count from 0 or 1."""
     for form, strict in NUMBERED:
-        found = [form.fullmatch(line) for _, line in lines]
-        if len(lines) < 2 or not all(found):
+        found = [match for _, line in lines if (match := form.fullmatch(line))]
+        if len(lines) < 2 or len(found) < len(lines):
             continue
         numbers, names = ([match[group].strip() for match in found] for group in ("number", "name"))
         start = int(numbers[0])

@@ -273,9 +273,9 @@ def _generated(card: Card) -> Path:
     """Return the folder of a generated dataset, written on first use; it appears only when it is complete."""
     from ovbench.utils.registry import load_target
 
-    folder = cache_root() / "generated" / card.generated_folder
+    folder = cache_root() / "generated" / str(card.generated_folder)
     if not folder.is_dir():
-        load_target(card.generator, where=f"{card.name}.toml")(folder)
+        load_target(str(card.generator), where=f"{card.name}.toml")(folder)
     return folder
 
 

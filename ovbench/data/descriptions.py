@@ -88,7 +88,8 @@ def read_set(path: Path) -> DescriptionSet:
     for name, sentences in descriptions.items():
         if not isinstance(sentences, list) or not all(isinstance(s, str) and s.strip() for s in sentences):
             raise InputError(f'the descriptions of "{name}" are not a list of sentences', where=str(path))
-    return DescriptionSet(*(str(raw.get(key, "")) for key in ("vocabulary", "model", "prompt")), descriptions)
+    vocabulary, model, prompt = (str(raw.get(key, "")) for key in ("vocabulary", "model", "prompt"))
+    return DescriptionSet(vocabulary, model, prompt, descriptions)
 
 
 def stand_in(name: str, vocabulary: Sequence[Sequence[str]], background: int | None) -> str:

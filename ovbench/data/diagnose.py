@@ -86,7 +86,7 @@ def diagnose(card: Card, layout: Layout, encoding: Encoding, reports: list[FileR
     if not reports:
         return []
     labels = label_map(encoding, len(card.classes))
-    files = Counter(value for report in reports for value in report.values)
+    files = Counter(value for report in reports for value in report.values or ())
     return [
         *_foreign_values(card, encoding, labels, reports, files),
         *_other_form(card, layout, encoding),
@@ -106,7 +106,7 @@ def _foreign_values(
     foreign = sorted(value for value in files if not labels.admits(np.array(value)))
     if not foreign:
         return []
-    hit = [r.id for r in reports if any(value in r.values for value in foreign)]
+    hit = [r.id for r in reports if any(value in (r.values or ()) for value in foreign)]
     shown = ", ".join(map(str, foreign[:6])) + (", ..." if len(foreign) > 6 else "")
     likely = _explain(card, encoding, sorted(files))
     because = f"; they look like {likely}" if likely else ""
@@ -240,7 +240,7 @@ def _grey_palette(card: Card, layout: Layout, reports: list[FileReport], files: 
 
 
 def _nothing_scored(labels: LabelMap, reports: list[FileReport]) -> list[Problem]:
-    void = [r.id for r in reports if all(labels.table[value] == 65535 for value in r.values)]
+    void = [r.id for r in reports if all(labels.table[value] == 65535 for value in r.values or ())]
     if not void:
         return []
     text = f"{len(void)} labels are ignored in every pixel"

@@ -54,7 +54,7 @@ def examine(card: Card, found: FoundFiles) -> LabelReading:
     if reports and not readable:
         raise InputError(reports[0].trouble[-1][1], where=f"{card.name}, no label of {len(reports)} can be read")
     _refuse_dim(card, found, reports)
-    encoding = choose_encoding(card, found.layout, [report.values for report in readable])
+    encoding = choose_encoding(card, found.layout, [report.values or () for report in readable])
     remarks = []
     for problem in diagnose(card, found.layout, encoding, readable):
         if problem.is_error and _holds(problem, card, found, encoding, readable):
@@ -124,7 +124,7 @@ def _line(card: Card, found: FoundFiles, encoding: Encoding, reports: list[FileR
     pixels = [0] * len(card.classes)
     ignored = total = 0
     for report in reports:
-        for raw, count in report.values.items():
+        for raw, count in (report.values or {}).items():
             label, total = int(table[raw]), total + count
             ignored += count * (label == IGNORED)
             if label < len(pixels):

@@ -170,7 +170,8 @@ def check_files(item: Item, white: int | None = None) -> FileReport:
 
 
 def _mismatch(report: FileReport, label: tuple[int, int]) -> tuple[str, str]:
-    sizes = f"{report.id}: image {report.size[1]}x{report.size[0]}, label {label[1]}x{label[0]}"
+    height, width = report.size or (0, 0)
+    sizes = f"{report.id}: image {width}x{height}, label {label[1]}x{label[0]}"
     return "rotated" if report.size == label[::-1] else "size mismatch", sizes
 
 
@@ -190,7 +191,8 @@ def _count(result: Verification, reports: list[FileReport], labels: LabelMap) ->
             result.images[label] += 1
     sizes = [report.size for report in reports if report.size]
     if sizes:
-        result.sizes = tuple(tuple(f(side) for side in zip(*sizes, strict=True)) for f in (min, max))
+        heights, widths = zip(*sizes, strict=True)
+        result.sizes = (min(heights), min(widths)), (max(heights), max(widths))
 
 
 def _gaps(card: Card, found: FoundFiles, partial_copy: bool) -> list[Problem]:

@@ -35,9 +35,9 @@ def build_record(
         about: Limit and shard.
         arguments: The arguments as passed, see `Arguments`.
     """
-    scored = [i for i in wanted if i in entries and entries[i].counts is not None]
+    found = {i: n for i in wanted if i in entries and (n := entries[i].counts) is not None}
+    scored, counts = list(found), list(found.values())
     classes = header["dataset"]["classes"]
-    counts = [entries[image].counts for image in scored]
     seconds: dict[str, float] = {}
     for image in scored:
         for stage, spent in entries[image].seconds.items():

@@ -182,7 +182,7 @@ def _mixed_batches(inputs: CheckInputs) -> tuple[str, str]:
 def _label_mixed(inputs: CheckInputs, order: tuple[int, ...]) -> np.ndarray:
     """Return the labels of the first image after labelling both images in this order."""
     batches = inputs.pipeline.predictor.batcher(MIXED)
-    results = []
+    results: list[Any] = []
     for number in order:
         regions = inputs.pipeline.regions(inputs.images[number], inputs.paths[number])
         results += batches.add(number, inputs.images[number], regions)

@@ -34,7 +34,7 @@ def software_and_device(
         entries: Entries of the ledger.
         now: The present run, which is used if no image is counted yet.
     """
-    runs = counting_runs(entries) or [now]
+    runs = counting_runs(entries) or [dict(now)]
     devices = [run["device"] for run in runs if "device" in run]  # missing if the line with the device is damaged
     ours = sorted({run["ovbench"] for run in runs if "ovbench" in run})  # the header has only hashes of the code
     return {

@@ -162,8 +162,10 @@ def _plugins() -> Iterator[Finding]:
     from ovbench.data.card import ENTRY_POINTS, load_card
     from ovbench.utils.registry import BACKBONES, METHODS, REGIONS, broken_names, entry_points
 
-    registries = {registry.kind: (registry.group, registry.load) for registry in (METHODS, BACKBONES, REGIONS)}
-    groups = {**registries, "dataset": (ENTRY_POINTS, load_card)}
+    groups: dict[str, tuple[str, Callable[[str], object]]] = {
+        registry.kind: (registry.group, registry.load) for registry in (METHODS, BACKBONES, REGIONS)
+    }
+    groups["dataset"] = (ENTRY_POINTS, load_card)
     for kind, (group, load) in groups.items():
         broken = broken_names(group, load)
         for name in sorted({point.name for point in entry_points(group)} - broken.keys()):

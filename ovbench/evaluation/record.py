@@ -211,9 +211,9 @@ class Record(Typed):
 
 
 def _expect_score(key: str, found: float | None, expected: float | None) -> None:
-    both = found is not None and expected is not None
-    if abs(found - expected) > ROUNDING if both else found is not expected:
-        raise ValueError(f'"{key}" is {found}, but the counts give {expected}')
+    if found is expected or (found is not None and expected is not None and abs(found - expected) <= ROUNDING):
+        return
+    raise ValueError(f'"{key}" is {found}, but the counts give {expected}')
 
 
 class NewerRecordError(InputError):

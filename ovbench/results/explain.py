@@ -51,7 +51,7 @@ def explain(
     for table, values in cell.as_dict().items():
         for key, value in values.items() if isinstance(values, dict) else ():
             layer = set_by.get((table, key))
-            name = {"regions": "regions" if key == "source" else f"regions.{key}"}.get(table, key)
+            name = key if table != "regions" else "regions" if key == "source" else f"regions.{key}"
             origin, source = (layer.origin, layer.source) if layer is not None else ("default", "")
             if name in given or f"{table}.{key}" in given:
                 origin, source = "the command line", ""

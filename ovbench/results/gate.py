@@ -24,7 +24,7 @@ TOLERANCE = 0.002  # a fraction: rounding on another machine changes single pixe
 REMEDY = "write it again: ovbench gate --update"
 ClassIndex = Annotated[int, Field(ge=0)]
 Pixels = Annotated[int, Field(gt=0, lt=2**40)]  # in one count, more than any image has
-ImageCounts = Annotated[tuple[list[ClassIndex], list[ClassIndex], list[Pixels]], Strict(False)]
+CountLists = Annotated[tuple[list[ClassIndex], list[ClassIndex], list[Pixels]], Strict(False)]
 
 
 class BaselineCell(Typed):
@@ -59,7 +59,7 @@ class Baseline(Typed):
 class CountedCell(BaselineCell):
     """A cell with the counts of each image: labels, predictions and pixels."""
 
-    images: Annotated[dict[str, ImageCounts], Field(min_length=1)]
+    images: Annotated[dict[str, CountLists], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _counted(self) -> CountedCell:
@@ -203,16 +203,16 @@ def judge(base: BaselineCell, run: CountedRun, *, tolerance: float = TOLERANCE, 
         if before != now and not (before.get("name") == now.get("name") and _built_here(kind, before["name"])):
             raise InputError(f'the weights of "{kind}" are not those of the baseline', where=base.name, fix=REMEDY)
     classes = len(base.classes)
-    before = counts_in_order(
+    earlier = counts_in_order(
         {i: PixelCounts(*(np.array(p, dtype=np.int64) for p in parts)) for i, parts in base.images.items()},
         ids, classes,
     )  # fmt: skip
     after = counts_in_order(run.counts, ids, classes)
-    d = paired_difference(before, after)
+    d = paired_difference(earlier, after)
     bounds = d.interval if paired else None
     regressed = -d.miou > tolerance and (bounds is None or bounds.high < 0)
     return Verdict(
-        base.name, jackknife(before).miou, jackknife(after).miou, d.miou,
+        base.name, jackknife(earlier).miou, jackknife(after).miou, d.miou,
         None if d.interval is None else d.interval.low, None if d.interval is None else d.interval.high, d.why,
         max(tolerance, 0.0 if bounds is None else bounds.half), mismatches(base.cell.model_dump(), run.record["cell"]),
         not regressed,

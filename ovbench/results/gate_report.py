@@ -20,8 +20,8 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
     """Return one row of text per cell; scores are in percent."""
     return [
         [v.name, f"{100 * v.before:.2f}", f"{100 * v.after:.2f}", f"{100 * v.change:+.2f}",
-         "-" if v.low is None else f"{100 * v.low:+.2f} to {100 * v.high:+.2f}", f"{100 * v.detectable:.2f}",
-         "pass" if v.passed else "FAIL"]
+         "-" if v.low is None or v.high is None else f"{100 * v.low:+.2f} to {100 * v.high:+.2f}",
+         f"{100 * v.detectable:.2f}", "pass" if v.passed else "FAIL"]
         for v in verdicts
     ]  # fmt: skip
 

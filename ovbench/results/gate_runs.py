@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ovbench.config.load import override_pairs
 from ovbench.evaluation.distributed import ProcessGroup
@@ -109,8 +110,8 @@ def _measure(
     """Plan all pairs, ``check`` the planned cells, evaluate them in a temporary folder and load their counts."""
     processes, found = ProcessGroup(), []
     with TemporaryDirectory() as folder:
-        around = {"settings": request.settings, "device": request.device, "data_root": request.data_root}
-        jobs = [Job((method,), (dataset,), limit=limit, out=Path(folder), **around) for method, dataset in pairs]
+        how: dict[str, Any] = {"settings": request.settings, "device": request.device, "data_root": request.data_root}
+        jobs = [Job((method,), (dataset,), limit=limit, out=Path(folder), **how) for method, dataset in pairs]
         planned = [plan(job, processes) for job in jobs]
         check([cell for cells in planned for cell in cells])
         for job, cells in zip(jobs, planned, strict=True):

@@ -31,7 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -217,16 +217,16 @@ def _published_row(
     rows = [r for r in _results() if (r.reported_by, r.method, r.variant, r.postprocess) == keys]
     if not rows:
         raise InputError(f'no published row "{", ".join(map(str, keys))}"', where=where)
-    method, variant, postprocess = keys[1:]
+    reported_by, method, variant, postprocess = rows[0].reported_by, *map(str, keys[1:])
     values = {r.benchmark: r.value for r in rows if r.benchmark in columns}
     refined = "" if postprocess == "none" else f", {postprocess}"
     return LayoutRow(
         title, label or method, f"{variant}{refined}", values, *_printed_average(keys, columns),
-        **_runs_of(keys[1:], keys[0]), mixed=any(NOT_COMPARABLE in r.note for r in rows if r.benchmark in columns),
+        **_runs_of((method, variant, postprocess), reported_by), mixed=any(NOT_COMPARABLE in r.note for r in rows if r.benchmark in columns),
     )  # fmt: skip
 
 
-def _runs_of(key: RowKey, reported_by: str) -> dict[str, PublishedRun | None]:
+def _runs_of(key: RowKey, reported_by: str) -> dict[str, Any]:
     """Return the run that measures a row of a table, or the run of its method with another protocol."""
     run = published_runs().get(key)
     return {"run" if run is None or reported_by in run.sources else "other": run}
@@ -241,7 +241,7 @@ def _figure_rows(group: LayoutGroup, columns: tuple[str, ...], where: str) -> It
     if not group.row:
         for (label, detail), values in (found or {(name, ""): {} for name in runs}).items():
             key = (label, detail, "none")
-            which = {"run": runs.get(label)} if runs else _runs_of(key, group.reported_by or "")
+            which: dict[str, Any] = {"run": runs.get(label)} if runs else _runs_of(key, group.reported_by or "")
             yield _figure_row(LayoutRow(group.title, label, detail, values, **which), columns)
     for row in group.row:
         label, values = row.label or "", {}

@@ -110,7 +110,8 @@ def figures(name: str, where: Mapping[str, Any], place: str) -> dict[tuple[str, 
     """
     if name not in NAMING:
         raise unknown("file of figures", name, NAMING, where=place)
-    naming, found = NAMING[name], {}
+    naming = NAMING[name]
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for field in where:
         if field not in read_published(name)[0]:
             raise unknown(f"field of {name}.csv", field, read_published(name)[0], where=place)

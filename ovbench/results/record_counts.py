@@ -40,7 +40,8 @@ def read_counts(path: Path, record: Mapping[str, Any]) -> RecordCounts:
     ledger = read_ledger(folder, header)
     entries = {image: entry for image, entry in ledger.items() if entry.counts is not None}
     try:
-        counts = {image: entries[image].counts for image in _scored(entries, record)}
+        scored = {image: entries[image].counts for image in _scored(entries, record)}
+        counts = {image: found for image, found in scored.items() if found is not None}
         _refuse_other_counts(counts, record)
     except InputError as error:
         damaged = "; ".join(ledger.remarks())
@@ -52,10 +53,9 @@ def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str
     """Return the ids of the record's images, in split order if the ledger has the numbers."""
     data = record["dataset"]
     images, wanted, repeat = data["images"], data["ids_sha256"], "repeat the run's command"
-    numbered = all(entry.number is not None for entry in entries.values())
-    if numbered:
-        about = (image for image, entry in entries.items() if _is_about(entry.number, data))
-        candidates = [sorted(about, key=lambda image: entries[image].number)]
+    numbers = {image: entry.number for image, entry in entries.items() if entry.number is not None}
+    if len(numbers) == len(entries):
+        candidates = [sorted((image for image, number in numbers.items() if _is_about(number, data)), key=numbers.__getitem__)]
     else:
         candidates = [[*entries], sorted(entries)]
     if len(candidates[0]) < images:

@@ -168,7 +168,8 @@ def rule_as_published(record: Mapping[str, Any]) -> bool:
 
 def why_not_averaged(found: Sequence[RecordFile]) -> str:
     """Return why the values of these records must not be averaged; "" if they may be."""
-    weights, code = {}, {}
+    weights: dict[str, RecordFile] = {}
+    code: dict[str, RecordFile] = {}
     for one in found:
         weights.setdefault(str(one.record["weights"]), one)
         code.setdefault(_code_of(one.record), one)
@@ -178,7 +179,7 @@ def why_not_averaged(found: Sequence[RecordFile]) -> str:
         versions = {key: value_at(one.record, "versions.ovbench", "") for key, one in code.items()}
         named = versions if len(set(versions.values())) > 1 else {key: key[:8] for key in code}
         return f"different code of ovbench ({', '.join(named.values())}) on " + _datasets(code)
-    deviations = {}
+    deviations: dict[str, str] = {}
     for one in found:
         deviations.setdefault(deviations_of(one.record), one.record["cell"]["dataset"])
     if len(deviations) > 1:
@@ -215,7 +216,7 @@ def _protocols(record: Mapping[str, Any]) -> Sequence[str]:
 
 def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS) -> str:
     """Return how a cell differs from the settings of its protocol, or of the protocol with the shortest text."""
-    texts = []
+    texts: list[list[str]] = []
     for protocol in protocols:
         wanted = _as_configured(cell, protocol)
         if wanted is None:
@@ -223,7 +224,8 @@ def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS) -> 
         plain = wanted.as_dict() if isinstance(wanted, Cell) else wanted
         changes = [str(change) for change in setting_changes(plain, cell)]
         texts.append(["protocol common"] * (protocol == "common") + changes)
-    return ", ".join(min(texts, key=len)) if texts else "other settings"
+    shortest = min(texts, key=len, default=["other settings"])
+    return ", ".join(shortest)
 
 
 def _as_configured(cell: Mapping[str, Any], protocol: str) -> Cell | Mapping[str, Any] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
+from typing import Any
 
 from ovbench.config.nearest_published import published_cell
 from ovbench.config.official import no_official_setting, published_label_rule
@@ -128,13 +129,17 @@ def _measured(
     run: PublishedRun | None, by_method: Mapping[str, Sequence[RecordFile]], layout: TableLayout, protocol: str,
     settings: Mapping[str, str],
 ) -> dict[str, RecordFile]:  # fmt: skip
-    candidates = by_method.get(run.method, ()) if run else ()
+    if run is None:
+        return {}
+    candidates = by_method.get(run.method, ())
     return records_of_run(run, candidates, layout.columns, protocol, settings) if candidates else {}
 
 
 def _changed_settings(run: PublishedRun | None, measured: Mapping[str, RecordFile], protocol: str) -> str:
     """Return how the settings of records differ from those of a row, except for the reference set, as text."""
     changed: dict[str, None] = {}
+    if run is None:
+        return ""
     for dataset, found in measured.items():
         for change in changes_from_published(published_cell(run, dataset), found.record["cell"]):
             changed |= {str(change): None} if change.setting != "reference" else {}
@@ -149,7 +154,7 @@ def _joined(*parts: str) -> str:
 
 def _own_protocol(row: LayoutRow, measured: Mapping[str, RecordFile], layout: TableLayout, protocol: str) -> TableRow:
     """Build a row of measured values only, for a method that the table has with another protocol."""
-    source = row.other.sources[0] if row.other.sources else "its official code"
+    source = row.other.sources[0] if row.other and row.other.sources else "its official code"
     asked = _changed_settings(row.other, measured, protocol)
     bare = LayoutRow(row.group, row.label, _joined(row.detail, asked or f"measured with the protocol of {source}"), {})
     made = _row(bare, measured, layout.columns, layout.metric)[0]
@@ -231,8 +236,9 @@ def _pair(found: RecordFile) -> tuple[str, str]:
 def _mean_as_printed(values: Sequence[str | None], printed: str | None) -> str:
     """Return the exact mean with the digits of the printed average, or of the values; halves are rounded up."""
     numbers = [Decimal(value) for value in values if value is not None]
-    digits = [-Decimal(text).as_tuple().exponent for text in ([printed] if printed else map(str, numbers))]
-    return str((sum(numbers) / len(numbers)).quantize(Decimal(1).scaleb(-max(digits)), ROUND_HALF_UP))
+    digits = [len(text.partition(".")[2]) for text in ([printed] if printed else map(str, numbers))]
+    mean = sum(numbers, Decimal(0)) / len(numbers)
+    return str(mean.quantize(Decimal(1).scaleb(-max(digits)), ROUND_HALF_UP))
 
 
 def _average(cells: Sequence[TableCell], found: Sequence[RecordFile], wanted: int) -> tuple[TableCell, str]:
@@ -279,7 +285,7 @@ def _ranked(rows: Sequence[TableRow], lower: Sequence[bool]) -> tuple[TableRow, 
                 best = sorted(set(scores.values()), reverse=not least)[:2]
                 for n, score in scores.items() if len(scores) > 1 else ():
                     if score in best:
-                        rank = {f"rank_{name}": best.index(score) + 1}
+                        rank: dict[str, Any] = {f"rank_{name}": best.index(score) + 1}
                         ranked[n][column] = replace(ranked[n][column], **rank)
     return tuple(
         replace(row, cells=tuple(cells[:-1]), average=cells[-1]) for row, cells in zip(rows, ranked, strict=True)

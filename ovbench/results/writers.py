@@ -102,10 +102,10 @@ def _rich_part(table: ComparisonTable, intervals: bool, columns: Mapping[int, in
 
 
 def _rich_cell(cell: TableCell, intervals: bool) -> Text:
-    text, styles = Text(), {1: "bold", 2: "underline"}
+    text, styles = Text(), {None: "", 1: "bold", 2: "underline"}
     ranks = [cell.rank_published] * (cell.published is not None) + [cell.rank_measured]
     for part, rank in zip(_parts(cell, _plain, intervals), ranks, strict=False):
-        text.append(("\n" if text else "") + part, style=styles.get(rank, ""))
+        text.append(("\n" if text else "") + part, style=styles[rank])
     return text
 
 
@@ -139,7 +139,7 @@ def as_markdown(table: ComparisonTable, intervals: bool) -> str:
     """Return a Markdown table with its notes."""
 
     def mark(text: str, rank: int | None) -> str:
-        return {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(rank, text)
+        return {None: text, 1: f"**{text}**", 2: f"<u>{text}</u>"}[rank]
 
     lines = [f"**{escape(table.title)}**" + (f" ({escape(table.source)})" if table.source else ""), ""]
     lines += table_head(["row", *_heads(table)])
@@ -170,7 +170,7 @@ def as_latex(table: ComparisonTable, intervals: bool) -> str:
     """Return a LaTeX tabular for the package booktabs."""
 
     def mark(text: str, rank: int | None) -> str:
-        return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(rank, text)
+        return {None: text, 1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}[rank]
 
     head = (table.title, table.source, *_notes(table))
     lines = [f"% {' '.join(line.split())}" for line in head if line]
@@ -193,7 +193,7 @@ def as_html(table: ComparisonTable, intervals: bool) -> str:
     """Return an HTML table, without a page around it."""
 
     def mark(text: str, rank: int | None) -> Markup:
-        return Markup({1: "<strong>{}</strong>", 2: "<u>{}</u>"}.get(rank, "{}")).format(text)
+        return Markup({None: "{}", 1: "<strong>{}</strong>", 2: "<u>{}</u>"}[rank]).format(text)
 
     rows = [
         {"row": row, "values": [Markup("<br>").join(_parts(cell, mark, intervals)) for cell in _cells(table, row)]}

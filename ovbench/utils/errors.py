@@ -75,7 +75,7 @@ def unknown(kind: str, name: str, known: Iterable[str], *, where: str | None = N
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
-        fix = "did you mean " + " or ".join(f'"{c}"' for c in close) + "?"
+        fix: str | None = "did you mean " + " or ".join(f'"{c}"' for c in close) + "?"
     else:
         more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
         fix = "known: " + ", ".join(known[:SHOWN]) + more if known else None

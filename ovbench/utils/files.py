@@ -163,7 +163,7 @@ def remove_leftovers(folder: Path) -> None:
             writer = _WRITER.search(entry.name)
             here = writer is not None and writer["machine"] == _machine()
             recent = time.time() - entry.stat(follow_symlinks=False).st_mtime < ABANDONED_S
-            if _runs(int(writer["pid"])) if here else recent:
+            if _runs(int(writer["pid"])) if writer is not None and here else recent:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)

@@ -10,7 +10,8 @@ from functools import partial
 from multiprocessing.queues import Queue
 from typing import Any, ClassVar, TypeVar
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 _FEW = 16  # so few short tasks are finished before worker processes have started
 _LARGEST_CHUNK = 8

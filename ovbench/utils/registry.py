@@ -245,4 +245,4 @@ def find_backbone(name: str, module: str = "") -> Any:
     try:
         return BACKBONES.adapted(brought, name)
     except TypeError as error:
-        raise InputError(f'the backbone "{name}" is broken: {first_line(error)}', where=own.__file__) from None
+        raise InputError(f'the backbone "{name}" is broken: {first_line(error)}', where=str(getattr(own, "__file__", name))) from None

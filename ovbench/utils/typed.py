@@ -53,7 +53,7 @@ def validate(
         InputError: If data does not fit; UsageError if it is about a key in ``given``.
     """
     try:
-        values = _adapter(cls).validate_python(_with_tuples(data, cls))
+        values: Any = _adapter(cls).validate_python(_with_tuples(data, cls))  # type: ignore[arg-type]
         return cls(**values) if _is_plain_dataclass(cls) else values
     except ValidationError as error:
         raise _error(error, data, cls, where, given, fix, what) from None
@@ -121,9 +121,8 @@ def field_types(cls: type) -> Mapping[str, Any]:
 @functools.cache
 def partial(cls: type) -> Any:
     """Return the type of a table with some of a dataclass's fields."""
-    table = TypedDict(cls.__name__, {name: NotRequired[hint] for name, hint in field_types(cls).items()})  # type: ignore
-    table.__pydantic_config__ = STRICT
-    return table
+    fields = {name: NotRequired[hint] for name, hint in field_types(cls).items()}
+    return _table(cls.__name__, fields)
 
 
 def _is_plain_dataclass(cls: Any) -> bool:
@@ -140,9 +139,14 @@ def _adapter(cls: Any) -> TypeAdapter:
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
     fields = {name: hint if name in required else NotRequired[hint] for name, hint in field_types(cls).items()}
-    table = TypedDict(cls.__name__, fields)  # type: ignore[operator]
-    table.__pydantic_config__ = STRICT
-    return TypeAdapter(table)
+    return TypeAdapter(_table(cls.__name__, fields))
+
+
+def _table(name: str, fields: Mapping[str, Any]) -> Any:
+    """Return the strict type of a table with these fields."""
+    table = TypedDict(name, fields)  # type: ignore
+    table.__pydantic_config__ = STRICT  # type: ignore
+    return table
 
 
 def _with_tuples(data: Any, cls: Any) -> Any:

@@ -61,8 +61,8 @@ def _lay_materials(h: int, w: int, u: float, stream: Stream) -> Drawing:
         if not len(rows):
             continue
         box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        size = (rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0])
-        texture = PAINTERS[world.STUFF_NAMES[material]](*map(int, size), u * stream.uniform(0.75, 1.4), stream)
+        height, width = int(rows[-1] + 1 - rows[0]), int(columns[-1] + 1 - columns[0])
+        texture = PAINTERS[world.STUFF_NAMES[material]](height, width, u * stream.uniform(0.75, 1.4), stream)
         image[box] = np.where(here[box][..., None], texture, image[box])
         entities[here] = material
     return Drawing(image, entities, owner.astype(np.uint8))

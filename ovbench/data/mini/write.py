@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -99,7 +100,8 @@ def write_training(root: Path, n: int, seed: int = 0, *, cut: int = 0, cuts: int
 
     def fill(folder: Path) -> None:
         (folder / "images" / "train").mkdir(parents=True)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for i in range(n):
             if i % cuts == 0:
                 whole, stream = training_drawing(seed + i // cuts), Stream(seed + i // cuts)

@@ -100,7 +100,7 @@ def convert_label(path: Path, target: Path) -> None:
 def _code_table() -> np.ndarray:
     table = np.full(65536, VOID, np.uint16)
     for code, value in read_table(shipped("datasets", "tables", "ade847.txt")).items():
-        table[code] = value
+        table[code] = VOID if value is None else value
     return table
 
 

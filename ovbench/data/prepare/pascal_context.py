@@ -114,7 +114,7 @@ def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     there = {p.stem for p in folder.glob("*.mat")}
     own = next((s for base in (root, *sources) for name in SPLITS if (s := read_split(base / name)) is not None), None)
     shipped_ids = read_split(shipped("datasets", "splits", "pascal-context-val.txt"))
-    ids = [i for i in shipped_ids if i in there] if own is None else own
+    ids = [i for i in shipped_ids or () if i in there] if own is None else own
     missing = [i for i in ids if i not in there]
     if missing or not ids:
         gap = (

@@ -106,7 +106,8 @@ class _Comparison:
     """Compare new counts with those of the run; `evaluate` uses it in place of a ledger."""
 
     def __init__(self, run: ReportRun):
-        self.run, self.images = run, []
+        self.run = run
+        self.images: list[ErrorImage] = []
         self._counted = dict(zip(run.ids, run.counts, strict=True))
         self._now: dict[str, PixelCounts] = {}
 

@@ -91,7 +91,8 @@ def _shown(run: ReportRun, ranked: ImageScores) -> dict[str, Any]:
 
 def _provenance(record: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return groups of settings and facts with dotted names."""
-    plain, groups = {}, []
+    plain: dict[str, Any] = {}
+    groups: list[tuple[str, list[tuple[str, str]]]] = []
     for key, value in record.items():
         if key in SHOWN_ELSEWHERE:
             continue
