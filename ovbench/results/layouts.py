@@ -222,7 +222,8 @@ def _published_row(
     refined = "" if postprocess == "none" else f", {postprocess}"
     return LayoutRow(
         title, label or method, f"{variant}{refined}", values, *_printed_average(keys, columns),
-        **_runs_of((method, variant, postprocess), reported_by), mixed=any(NOT_COMPARABLE in r.note for r in rows if r.benchmark in columns),
+        **_runs_of((method, variant, postprocess), reported_by),
+        mixed=any(NOT_COMPARABLE in r.note for r in rows if r.benchmark in columns),
     )  # fmt: skip
 
 

@@ -55,7 +55,8 @@ def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str
     images, wanted, repeat = data["images"], data["ids_sha256"], "repeat the run's command"
     numbers = {image: entry.number for image, entry in entries.items() if entry.number is not None}
     if len(numbers) == len(entries):
-        candidates = [sorted((image for image, number in numbers.items() if _is_about(number, data)), key=numbers.__getitem__)]
+        about = (image for image, number in numbers.items() if _is_about(number, data))
+        candidates = [sorted(about, key=numbers.__getitem__)]
     else:
         candidates = [[*entries], sorted(entries)]
     if len(candidates[0]) < images:

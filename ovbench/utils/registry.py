@@ -245,4 +245,5 @@ def find_backbone(name: str, module: str = "") -> Any:
     try:
         return BACKBONES.adapted(brought, name)
     except TypeError as error:
-        raise InputError(f'the backbone "{name}" is broken: {first_line(error)}', where=str(getattr(own, "__file__", name))) from None
+        where = str(getattr(own, "__file__", name))
+        raise InputError(f'the backbone "{name}" is broken: {first_line(error)}', where=where) from None
