@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import reading
 
 IMAGE_KEYS, CAPTION_KEYS = ("image", "file_name", "image_id"), ("caption", "captions")
 FORMATS = (
@@ -79,14 +80,8 @@ def _read(path: Path) -> Iterator[tuple[int, list[ImageCaption]]]:
     }  # fmt: skip
     if path.suffix.lower() not in readers:
         raise InputError(f'"{path}" is not a known format of captions', fix=f"give {FORMATS}")
-    try:
+    with reading(path, "captions file"):
         yield from readers[path.suffix.lower()](path)
-    except FileNotFoundError:
-        raise InputError(f'no captions file "{path}"', fix="check the path") from None
-    except OSError as error:
-        raise InputError(f'cannot read the captions "{path}": {error.strerror}') from None
-    except UnicodeDecodeError:
-        raise InputError(f'the captions "{path}" are not UTF-8 text', fix="save them as UTF-8") from None
 
 
 def _coco(path: Path) -> Iterator[tuple[int, list[ImageCaption]]]:

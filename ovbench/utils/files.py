@@ -121,8 +121,15 @@ def read_text(path: Path, what: str) -> str:
     Raises:
         InputError: If the file is missing, cannot be read, or is not UTF-8.
     """
-    try:
+    with reading(path, what):
         return path.read_text(encoding="utf-8-sig")
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[None]:
+    """Turn the errors of reading a text file into messages, see `read_text`."""
+    try:
+        yield
     except FileNotFoundError:
         raise InputError(f'no {what} "{path}"', fix="check the path") from None
     except OSError as error:

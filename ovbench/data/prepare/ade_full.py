@@ -12,7 +12,7 @@ from PIL import Image
 from ovbench.data.card import Card
 from ovbench.data.decode import BROKEN
 from ovbench.data.labels import read_table
-from ovbench.data.prepare.work import Step, find, nothing_found, save_label
+from ovbench.data.prepare.work import Step, find, save_label
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import replacing
 from ovbench.utils.paths import shipped
@@ -28,9 +28,7 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path, *, image_format: st
 
     With ``image_format`` "jpg" a resized image is compressed again, as in the published preparation; "png" is lossless.
     """
-    folder = find(sources, FOLDERS, f"**/*{SEGMENTATION}")
-    if folder is None:
-        raise nothing_found(f"full ADE20K labels (PLACE/SCENE/*{SEGMENTATION})", sources, FOLDERS)
+    folder = find(f"full ADE20K labels (PLACE/SCENE/*{SEGMENTATION})", sources, FOLDERS, f"**/*{SEGMENTATION}")
     made = []
     for path in sorted(folder.glob(f"**/*{SEGMENTATION}")):
         stem = path.name.removesuffix(SEGMENTATION)

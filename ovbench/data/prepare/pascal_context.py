@@ -108,9 +108,7 @@ def convert_60(size: tuple[int, int], annotations: list, table: dict[int, int], 
 
 def steps_459(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     """Return the steps of ``annotations_detectron2/pc459_val/ID.tif`` (16 bits, 0..458) for the val split."""
-    folder = find(sources, LABEL_MAPS, "*.mat")
-    if folder is None:
-        raise nothing_found("label maps (ID.mat)", sources, LABEL_MAPS)
+    folder = find("label maps (ID.mat)", sources, LABEL_MAPS, "*.mat")
     there = {p.stem for p in folder.glob("*.mat")}
     own = next((s for base in (root, *sources) for name in SPLITS if (s := read_split(base / name)) is not None), None)
     shipped_ids = read_split(shipped("datasets", "splits", "pascal-context-val.txt"))
@@ -174,9 +172,7 @@ def write_split(ids: list[str], target: Path) -> None:
 
 
 def _image_steps(sources: tuple[Path, ...], root: Path, ids: list[str]) -> list[Step]:
-    folder = find(sources, IMAGES, "*.jpg")
-    if folder is None:
-        raise nothing_found("VOC2010 images", sources, IMAGES)
+    folder = find("VOC2010 images", sources, IMAGES, "*.jpg")
     missing = [i for i in ids if not (folder / f"{i}.jpg").is_file()]
     if missing:
         gap = f"{len(missing)} of {len(ids)} images missing, first {missing[0]}.jpg"

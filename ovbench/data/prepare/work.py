@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ovbench.data.decode import read_raw_label
+from ovbench.data.labels import LabelMap
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import replacing
 from ovbench.utils.processes import each
@@ -91,22 +93,43 @@ def link_all(pairs: list[tuple[Path, Path]]) -> list[Step]:
     return [Step(target, partial(link, source), ()) for source, target in pairs if source != target]
 
 
-def find(sources: tuple[Path, ...], names: list[str], pattern: str, *, without: str = "\0") -> Path | None:
+def find(what: str, sources: tuple[Path, ...], names: list[str], pattern: str, *, without: str = "\0") -> Path:
     """Find the first folder with a file that matches a pattern.
 
     Args:
+        what: The files.
         sources: The folders above.
         names: Folder names below the sources.
         pattern: Glob pattern of the files.
         without: Files whose names contain this text do not count.
 
-    Returns:
-        The folder, or None.
+    Raises:
+        InputError: If there is none.
     """
     for folder in (source / name for source in sources for name in names):
         if folder.is_dir() and any(without not in path.name for path in folder.glob(pattern)):
             return folder
-    return None
+    raise nothing_found(what, sources, names)
+
+
+def convert(raw_path: Path, table: LabelMap, values: str, archive: str, target: Path) -> None:
+    """Convert the values of one label to classes of 8 bits.
+
+    Args:
+        raw_path: The label.
+        table: From its values to classes.
+        values: What its values must be.
+        archive: Where the file should be from.
+        target: The file to write.
+
+    Raises:
+        InputError: If a value is another one.
+    """
+    raw = read_raw_label(raw_path)
+    if not table.admits(raw).all():
+        value = int(raw[~table.admits(raw)][0])
+        raise InputError(f"{value} is not {values}", where=str(raw_path), fix=f"is this file from {archive}?")
+    save_label(table.table[raw].astype(np.uint8), target)  # 65535, ignored, becomes 255
 
 
 def nothing_found(what: str, sources: tuple[Path, ...], names: list[str]) -> InputError:
