@@ -10,6 +10,7 @@ from pathlib import Path
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.files import read_text
 from ovbench.utils.toml import read_toml
+from ovbench.utils.typed import validate
 
 CANONICAL = "canonical"
 SEPARATOR = "; "
@@ -225,7 +226,7 @@ def published_list(classes_file: Path, benchmark: str, family: str) -> Path | No
 @functools.cache
 def _same_lists(folder: Path) -> dict[str, dict[str, str]]:
     path = folder / "families.toml"
-    return read_toml(path) if path.is_file() else {}
+    return validate(dict[str, dict[str, str]], read_toml(path), str(path)) if path.is_file() else {}
 
 
 @functools.cache

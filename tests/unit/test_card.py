@@ -9,6 +9,7 @@ import pytest
 import raw_benchmarks as raw
 
 from ovbench.data.card import list_cards, load_card, read_classes_file, vocabulary
+from ovbench.data.classes import published_list
 from ovbench.data.dataset import IGNORED, open_dataset
 from ovbench.utils.errors import InputError, UsageError
 
@@ -237,3 +238,9 @@ def test_classes_file(tmp_path):
             read_classes_file(path)
     with pytest.raises(InputError, match="no class list"):
         read_classes_file(tmp_path / "other.txt")
+
+
+def test_the_table_of_shared_name_variants_is_checked(tmp_path):
+    (tmp_path / "families.toml").write_text('toys = "corrclip"')
+    with pytest.raises(InputError, match='"toys" must be a table, got \'corrclip\' .*families.toml'):
+        published_list(tmp_path / "toys.txt", "toys", "other")
