@@ -242,5 +242,5 @@ def test_classes_file(tmp_path):
 
 def test_the_table_of_shared_name_variants_is_checked(tmp_path):
     (tmp_path / "families.toml").write_text('toys = "corrclip"')
-    with pytest.raises(InputError, match='"toys" must be a table, got \'corrclip\' .*families.toml'):
+    with pytest.raises(InputError, match=r'"toys" must be a table, got \'corrclip\' .*families\.toml'):
         published_list(tmp_path / "toys.txt", "toys", "other")
