@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.config import PROTOCOLS
@@ -48,6 +49,11 @@ def method_config(method: str) -> MethodFile:
     path = settings_path(method)
     if path is None or not path.is_file():
         return MethodFile()
+    return _method_file(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)  # a table resolves every method many times
+def _method_file(path: Path, changed: int) -> MethodFile:
     return validate(MethodFile, read_toml(path), path.name)
 
 

@@ -20,12 +20,20 @@ from ovbench.utils.provenance import versions
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
+    "--help": ("--help",),
+    "gate --help": ("gate", "--help"),
     "list methods": ("list", "methods"),
-    "show": ("show", "clip", "mini"),
+    "list datasets": ("list", "datasets"),
+    "list regions": ("list", "regions"),
+    "list backbones": ("list", "backbones"),
+    "list suites": ("list", "suites"),
+    "show clip mini": ("show", "clip", "mini"),
+    "show corrclip voc21": ("show", "corrclip", "voc21"),
     "table": ("table", "--runs", "tests/historic"),
     "compare": ("compare", *(str(path) for path in sorted((ROOT / "tests" / "historic").glob("*.json")))),
-    "gate --help": ("gate", "--help"),
-    "usage error": ("eval", "--mthod", "clip"),
+    "unknown option": ("eval", "--mthod", "clip"),
+    "unknown method": ("eval", "-m", "clipp", "-d", "mini"),
+    "unknown setting": ("eval", "-m", "clip", "-d", "mini", "--set", "lenght=1"),
 }
 
 
