@@ -19,6 +19,11 @@ def test_a_declaration_is_that_of_the_class(method):
     assert own[0] is declared.check_specs.__func__
 
 
+def test_every_method_of_ovbench_is_declared():
+    own = {name for name, target in METHODS.entries().items() if target.startswith("ovbench.methods.")}
+    assert own == DECLARATIONS.keys()
+
+
 def test_a_method_without_a_declaration_is_loaded():
     known = Registry(
         "method", {"mine": "ovbench.methods.clip:CLIP"}, declared="ovbench.methods.declarations:DECLARATIONS"
