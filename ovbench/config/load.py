@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -210,7 +209,7 @@ def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str
             own = BACKBONES.load(name).normalisation(spec)
     table = {**(own._asdict() if own else {}), **tables["protocol"]}
     around = validate(Protocol, table, f"protocol of {plain['method']}")
-    return as_in_file({**plain, "params": tables["params"], "protocol": dataclasses.asdict(around)})
+    return as_in_file({**plain, "params": tables["params"], "protocol": around.as_dict()})
 
 
 def cell_of(plain: Mapping[str, Any]) -> Cell:

@@ -20,6 +20,7 @@ from ovbench.utils.typed import STRICT, Items, Typed, partial, validate
 Channels = Annotated[Items[float], Field(min_length=3, max_length=3)]
 Deviations = Annotated[Items[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 Distances = Annotated[Items[Annotated[int, Field(gt=0)]], Field(min_length=1)]
+ADDED = {"resize": "opencv-bilinear", "merge": "scores"}  # settings that older records lack, with their defaults
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config={**STRICT, "strict": False})
@@ -43,6 +44,9 @@ class Protocol:
             merging; "" for neither.
         pamr_iterations: Iterations of PAMR.
         pamr_dilations: Distances of PAMR's neighbours in pixels.
+        resize: How images are resized.
+        merge: Overlapping windows are merged by the mean of their "scores", or of their "probabilities": the softmax over
+            the queries of the scores times ``logit_scale``.
     """
 
     short_side: Annotated[int, Field(ge=0)] = 336
@@ -60,6 +64,13 @@ class Protocol:
     refine: Literal["", "pamr", "pamr-windows"] = ""
     pamr_iterations: Annotated[int, Field(ge=0)] = 10
     pamr_dilations: Distances = (8, 16)
+    resize: Literal["opencv-bilinear", "pil-bicubic"] = "opencv-bilinear"
+    merge: Literal["scores", "probabilities"] = "scores"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as plain data; new ones only if they are set, so that older cells keep their identity."""
+        plain = dataclasses.asdict(self)
+        return {key: value for key, value in plain.items() if key not in ADDED or value != ADDED[key]}
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ class Cell:
             "method": self.method,
             "dataset": self.dataset,
             "params": dataclasses.asdict(self.params),
-            "protocol": dataclasses.asdict(self.protocol),
+            "protocol": self.protocol.as_dict(),
             "backbones": dict(self.backbones),
             "regions": dict(self.regions),
         }

@@ -74,7 +74,7 @@ class Leading:
             self.value = torch.where(ahead, value, before)
         else:
             self.value, self.row = value, row
-        if self.decision.threshold > 0:
+        if self.decision.threshold > 0 and not self.decision.from_probabilities:
             scale = self.decision.logit_scale
             total = (scores - self.value).mul_(scale).exp_().sum(0)
             self.total = total if before is None else total + self.total * ((before - self.value) * scale).exp_()
@@ -83,6 +83,8 @@ class Leading:
     def labels(self) -> Tensor:
         """Return the labels, int64 (...)."""
         labels = self.class_index[self.row]
+        if self.decision.from_probabilities:
+            return _or_background(labels, self.value, self.decision)
         return labels if self.total is None else _or_background(labels, 1 / self.total, self.decision)
 
 

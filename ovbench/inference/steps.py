@@ -72,10 +72,14 @@ class Steps:
         self.maps = LabelMaps(method, pamr if protocol.refine == "pamr" else None)
         self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
         self.whole = protocol.crop == 0
+        self.merges_probabilities = protocol.merge == "probabilities"
         self.at_original = self.whole and method.enlarges_once and not self.maps.adjusts
         # cell scores can then be enlarged tile by tile in the decision
         self.as_cells = (
-            self.at_original and self.refine_windows is None and type(method).window_scores is Method.window_scores
+            self.at_original
+            and self.refine_windows is None
+            and type(method).window_scores is Method.window_scores
+            and not self.merges_probabilities
         )
         self.limits = Limits()
         self.seconds: dict[str, float] = {}
@@ -87,7 +91,9 @@ class Steps:
             queries: Embeddings of the vocabulary.
             protocol: A protocol, of which ``logit_scale`` and ``prob_thd`` are used.
         """
-        decision = Decision(protocol.logit_scale, protocol.prob_thd, queries.background)
+        decision = Decision(
+            protocol.logit_scale, protocol.prob_thd, queries.background, protocol.merge == "probabilities"
+        )
         if decision.threshold != protocol.prob_thd:
             warn_once(
                 f"prob_thd = {protocol.prob_thd:g} is not used, because the classes have no background for "
@@ -121,7 +127,9 @@ class Steps:
         """
         with self.stage("resize"):
             size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
-            return self.windowed(resize_image(image, size), image.shape[:2], regions, pixels=image)
+            return self.windowed(
+                resize_image(image, size, self.protocol.resize), image.shape[:2], regions, pixels=image
+            )
 
     @torch.inference_mode()
     def windowed(
@@ -228,12 +236,12 @@ class Steps:
         if self.method.needs.join == "image":
             boxes, prepared = [Box(0, 0, *prepared.size)], prepared._replace(pad=Pad(0, 0, 0, 0))
         with self.stage("score"):
-            for queries, mean in zip(self.vocabularies, means, strict=True):
+            for queries, mean, decision in zip(self.vocabularies, means, self.decisions, strict=True):
                 scores = expect(
                     self.method.score(features, queries), (len(boxes), None, None, None), self.method, "score"
                 )
                 prepared.note("patch_scores", scores)
-                self._add_scores(prepared, boxes, scores, mean)
+                self._add_scores(prepared, boxes, scores, mean, decision)
 
     @torch.inference_mode()
     def finish(self, prepared: WindowedImage, means: list[WindowMean]) -> list[np.ndarray]:
@@ -260,22 +268,47 @@ class Steps:
                 raise ScoreError(f"{type(self.method).__name__} returned scores that are NaN or infinite")
             return [map_.cpu().numpy().astype(np.uint16) for map_ in labels]
 
-    def _add_scores(self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: WindowMean) -> None:
+    def _add_scores(
+        self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: WindowMean, decision: Decision
+    ) -> None:
         """Add cell scores (B, Q, gh, gw) to the mean, some queries at a time to limit memory."""
         if self.as_cells:
             mean.add(scores, [Box(0, 0, *scores.shape[2:])])
             return
         targets = [Box(0, 0, *prepared.original)] if self.at_original else boxes
+        if self.merges_probabilities:
+            self._add_probabilities(prepared, boxes, targets, scores, mean, decision)
+            return
         count, queries, size = len(scores), scores.shape[1], targets[0].size
         step = max(chunk_elements(self.device, self.limits.parts) // (count * size[0] * size[1]), 1)
         for start in range(0, queries, step):
-            chunk = self.method.window_scores(scores[:, start : start + step], size, prepared.pad)
-            chunk = expect(chunk, (len(scores), None, *size), self.method, "window_scores")
-            if self.refine_windows is not None:
-                chunk = self._refined(chunk, cut(prepared.resized, boxes, Pad(0, 0, 0, 0)))
+            chunk = self._window_scores(prepared, boxes, scores[:, start : start + step], size)
             rows = slice(start, start + chunk.shape[1])
             prepared.note("window_scores", Fragment(chunk, (slice(None), rows), (count, queries, *size)))
             mean.add(chunk, targets, start, queries)
+
+    def _add_probabilities(
+        self, prepared: WindowedImage, boxes: list[Box], targets: list[Box], scores: Tensor, mean: WindowMean,
+        decision: Decision,
+    ) -> None:  # fmt: skip
+        """Add the softmax over all queries of one window at a time."""
+        for number, target in enumerate(targets):
+            one = slice(number, number + 1)
+            window = self._window_scores(prepared, boxes[one], scores[one], target.size)
+            window = (window * decision.logit_scale).softmax(1)
+            size = (len(scores), *window.shape[1:])
+            prepared.note("window_probabilities", Fragment(window, (one,), size))
+            mean.add(window, [target])
+
+    def _window_scores(
+        self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Return cell scores (B, Q, gh, gw) at the size of the windows, refined if necessary."""
+        found = self.method.window_scores(scores, size, prepared.pad)
+        found = expect(found, (len(scores), None, *size), self.method, "window_scores")
+        if self.refine_windows is not None:
+            found = self._refined(found, cut(prepared.resized, boxes, Pad(0, 0, 0, 0)))
+        return found
 
     def _refined(self, scores: Tensor, guides: Tensor) -> Tensor:
         """Refine window scores (B, Q, h, w) along the edges of their windows (B, 3, h', w')."""

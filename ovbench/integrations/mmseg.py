@@ -109,7 +109,8 @@ class OpenVocabSegmentor(BaseSegmentor):
             pixels = read_image(path)
             regions = self.pipeline.regions(pixels, path)
         protocol = self.cell.protocol
-        if image.shape[:2] == resized_size(original, protocol.short_side, protocol.long_side):
+        size = resized_size(original, protocol.short_side, protocol.long_side)
+        if image.shape[:2] == size and (size == original or protocol.resize == "opencv-bilinear"):
             return self.pipeline.predictor.label_resized(image, original, regions, pixels=pixels)[0]
         if image.shape[:2] == original:
             return self.pipeline.predictor.label(image, regions)[0]

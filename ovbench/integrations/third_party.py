@@ -291,7 +291,7 @@ class WorkerPredictor:
             uint16 (H, W), one map per vocabulary.
         """
         size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
-        return self.label_resized(resize_image(image, size), image.shape[:2])
+        return self.label_resized(resize_image(image, size, self.protocol.resize), image.shape[:2])
 
     def label_resized(
         self, resized: np.ndarray, original: tuple[int, int], regions: np.ndarray | None = None

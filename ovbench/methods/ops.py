@@ -66,11 +66,13 @@ class Decision:
         logit_scale: Factor of the cosines before the softmax over queries.
         prob_thd: Pixels whose best class probability is lower become background (0 or no background: no threshold).
         background: Index of the background class, or None.
+        from_probabilities: Whether merged scores are probabilities of the queries already.
     """
 
     logit_scale: float = 40.0
     prob_thd: float = 0.0
     background: int | None = None
+    from_probabilities: bool = False
 
     @property
     def threshold(self) -> float:
@@ -89,7 +91,7 @@ def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision)
     Returns:
         float (classes, ...), probabilities; with synonyms they sum to less than 1.
     """
-    queries = (scores * decision.logit_scale).softmax(0)
+    queries = scores if decision.from_probabilities else (scores * decision.logit_scale).softmax(0)
     classes = int(class_index[-1]) + 1
     if classes == len(class_index):
         return queries

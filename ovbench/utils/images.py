@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from PIL import Image
 
 
 def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tuple[int, int]:
@@ -24,14 +25,19 @@ def resized_size(size: tuple[int, int], short_side: int, long_side: int) -> tupl
     return int(h * factor + 0.5), int(w * factor + 0.5)
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image bilinearly with OpenCV, as ``imrescale`` of mmcv does.
+def resize_image(image: np.ndarray, size: tuple[int, int], rule: str = "opencv-bilinear") -> np.ndarray:
+    """Resize an image.
 
     Args:
         image: uint8 (h, w, 3).
         size: The new (H, W).
+        rule: "opencv-bilinear", as ``imrescale`` of mmcv, or "pil-bicubic", as ``Resize`` of torchvision.
 
     Returns:
         uint8 (H, W, 3); the image itself if it has the size.
     """
-    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    if image.shape[:2] == size:
+        return image
+    if rule == "pil-bicubic":
+        return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from towers import small_towers
 
@@ -17,7 +18,7 @@ from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
-from ovbench.methods.ops import Decision, class_probabilities
+from ovbench.methods.ops import Box, Decision, class_probabilities
 from ovbench.methods.params import SCLIPParams
 from ovbench.methods.sclip import SCLIP
 from ovbench.parity.recorder import Recorder
@@ -196,3 +197,43 @@ def test_an_image_below_a_patch_is_refused_with_its_size_and_padded_where_the_pr
         Predictor(MaskCLIP(towers), Protocol(crop=crop, stride=40), [QUERIES]).label_resized(thin, size)
     padded = Predictor(MaskCLIP(towers), Protocol(crop=64, stride=40, pad=16), [QUERIES])
     assert padded.label_resized(thin, size)[0].shape == size
+
+
+@pytest.mark.parametrize("crop", [0, 64])
+@pytest.mark.parametrize("make", [MaskCLIP, lambda t: SCLIP(t, SCLIPParams(area_thd=1e-6))])
+def test_windows_are_merged_by_the_mean_of_their_probabilities(towers, crop, make):
+    protocol = Protocol(crop=crop, stride=40, prob_thd=0.35, merge="probabilities")
+    labels, notes = heard(make(towers), protocol)
+    windows = notes["window_probabilities"]
+    torch.testing.assert_close(windows.sum(1), torch.ones(windows.shape[0], *windows.shape[2:]))
+    total = torch.zeros(len(QUERIES.embeddings), *notes["merged_scores"].shape[1:])
+    count = torch.zeros(total.shape[1:])
+    boxes = notes["windows"] if crop else [Box(0, 0, *total.shape[1:])]
+    for window, box in zip(windows, boxes, strict=True):
+        box.of(total).add_(window)
+        box.of(count).add_(1)
+    torch.testing.assert_close(notes["merged_scores"], total / count)
+    full = enlarge(total / count, (300, 260))
+    best = torch.stack([full[QUERIES.class_index == c].amax(0) for c in range(4)])
+    expected = torch.where(best.amax(0) < 0.35, 0, best.argmax(0)).numpy()
+    assert np.mean(labels == expected) > 0.999 and 0 < np.mean(best.amax(0).numpy() < 0.35) < 1
+    plain, _ = heard(make(towers), replace(protocol, merge="scores"))
+    assert crop == 0 or not np.array_equal(plain, labels)
+
+
+def test_the_resize_rule_of_the_protocol(towers):
+    image = IMAGE.repeat(2, 0)
+    bilinear, bicubic = (
+        Predictor(MaskCLIP(towers), Protocol(short_side=100, resize=rule), [QUERIES]).prepare(image).resized
+        for rule in ("opencv-bilinear", "pil-bicubic")
+    )
+    assert bilinear.shape == bicubic.shape and not torch.equal(bilinear, bicubic)
+    height, width = bicubic.shape[1:]
+    expected = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    mean, std = (torch.tensor(values) for values in (Protocol().mean, Protocol().std))
+    torch.testing.assert_close(bicubic.permute(1, 2, 0), (torch.from_numpy(expected.copy()).float() - mean) / std)
+
+
+def test_settings_at_the_default_of_older_records_are_not_written():
+    assert not {"resize", "merge"} & set(Protocol().as_dict())
+    assert Protocol(merge="probabilities").as_dict()["merge"] == "probabilities"
