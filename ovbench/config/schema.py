@@ -45,8 +45,8 @@ class Protocol:
         pamr_iterations: Iterations of PAMR.
         pamr_dilations: Distances of PAMR's neighbours in pixels.
         resize: How images are resized.
-        merge: Overlapping windows are merged by the mean of their "scores", or of their "probabilities": the softmax over
-            the queries of the scores times ``logit_scale``.
+        merge: Overlapping windows are merged by the mean of their "scores", or of their "probabilities": the softmax
+            over the queries of the scores times ``logit_scale``.
     """
 
     short_side: Annotated[int, Field(ge=0)] = 336
