@@ -48,15 +48,18 @@ def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
     ("arguments", "code", "message"),
     [
         (("none.png", "-c", "dog", "--like", "mini"), 3, "none.png"),
-        (("{scene}",), 2, "no classes given"),
-        (("{scene}", "-c", " ; "), 2, "an empty class name"),
+        (("{scene}", "--like", "mini"), 2, "no classes given"),
+        (("{scene}", "-c", " ; ", "--like", "mini"), 2, "an empty class name"),
         (("{text}", "-c", "dog", "--like", "mini"), 3, "notes.txt"),
         (("{cut}", "-c", "dog", "--like", "mini"), 3, "cut.png"),
         (("{scene}", "-c", "dog", "-m", "corrclp", "--like", "mini"), 2, 'did you mean "corrclip"'),
         (("{scene}", "-c", "dog", "--like", "vooc21"), 2, 'did you mean "voc21"'),
         (("{scene}", "-c", "dog"), 2, "--like mini for toy networks, which know only drawn images"),
-        (("{scene}", "-c", "dog,red cat"), 2, "for several give -c dog -c 'red cat', for synonyms -c \"dog;red cat\""),
-        (("{scene}", "-c", "dog", "-c", "Dog ; cat"), 3, 'two classes have the same name: "Dog"'),
+        (
+            ("{scene}", "-c", "dog,red cat", "--like", "mini"), 2,
+            "for several give -c dog -c 'red cat', for synonyms -c \"dog;red cat\"",
+        ),  # fmt: skip
+        (("{scene}", "-c", "dog", "-c", "Dog ; cat", "--like", "mini"), 3, 'two classes have the same name: "Dog"'),
     ],
 )
 def test_bad_input(ovbench, tmp_path, scene, arguments, code, message):

@@ -141,6 +141,7 @@ def test_a_run_that_was_killed_over_changed_files_leaves_no_mixture(run, data, t
     assert counted(run(data)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "field"),
     [

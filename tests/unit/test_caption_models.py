@@ -140,6 +140,7 @@ def test_silence_is_no_caption(tmp_path, picture):
     assert open_captions(f"transformers:{silent}", "Describe this")(picture) == []
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_is_told_apart_from_a_model_that_fails(tiny, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
     with pytest.raises(UnreadableImage, match=r"torn\.jpg"):

@@ -70,6 +70,7 @@ def tiny_vit() -> dict[str, torch.Tensor]:
     return timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student_first", [True, False])
 def test_dinos_full_checkpoint_with_its_arguments(student_first, tmp_path):
     vit = tiny_vit()

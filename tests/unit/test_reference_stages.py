@@ -122,6 +122,7 @@ def parse():
     return open_parser("lexicon")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("caption", "phrases"),
     [

@@ -79,7 +79,13 @@ def modules(code: str, *arguments: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("command", MAY_LOAD, ids=" ".join)
+COMMANDS = [  # a process each; the quick tests start those that may load nothing
+    pytest.param(command, id=" ".join(command), marks=[] if may == NOTHING else [pytest.mark.slow])
+    for command, may in MAY_LOAD.items()
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_loads_no_more_than_it_may(command):
     loaded = modules(CODE, *command)
     assert "click" in loaded
