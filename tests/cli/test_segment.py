@@ -56,9 +56,10 @@ def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
         (("{scene}", "-c", "dog", "--like", "vooc21"), 2, 'did you mean "voc21"'),
         (("{scene}", "-c", "dog"), 2, "--like mini for toy networks, which know only drawn images"),
         (
-            ("{scene}", "-c", "dog,red cat", "--like", "mini"), 2,
+            ("{scene}", "-c", "dog,red cat", "--like", "mini"),
+            2,
             "for several give -c dog -c 'red cat', for synonyms -c \"dog;red cat\"",
-        ),  # fmt: skip
+        ),
         (("{scene}", "-c", "dog", "-c", "Dog ; cat", "--like", "mini"), 3, 'two classes have the same name: "Dog"'),
     ],
 )
