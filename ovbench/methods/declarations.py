@@ -19,6 +19,7 @@ from ovbench.methods.params import (
     NACLIPParams,
     NoParams,
     NoResidual,
+    PEARLParams,
     ProxyCLIPParams,
     ReMEParams,
     Residual,
@@ -154,6 +155,12 @@ class CASSDeclaration(Declaration):
     needs = Needs(backbones=("clip", "dino"), optional=("presence",))  # presence: a second CLIP
 
 
+class PEARLDeclaration(Declaration):
+    """Declare PEARL."""
+
+    Params = PEARLParams
+
+
 class RFCLIPDeclaration(Declaration):
     """Declare RF-CLIP."""
 
@@ -209,6 +216,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "maskclip": MaskCLIPDeclaration,
     "maskclip-freecp": Declaration,
     "naclip": NACLIPDeclaration,
+    "pearl": PEARLDeclaration,
     "proxyclip": ProxyCLIPDeclaration,
     "reme": ReMEDeclaration,
     "rfclip": RFCLIPDeclaration,

@@ -17,6 +17,7 @@ CASS_CHOICES = {
     "class_token": ("image", "window"),
 }
 
+PEARL_CHOICES = {"align_solver": ("polar", "svd"), "text": ("diagonal", "full")}
 RFCLIP_CHOICES = {
     "class_token": ("image", "window"),
     "linkage": ("complete", "ward"),
@@ -465,3 +466,43 @@ class RFCLIPParams:
         for name, known in RFCLIP_CHOICES.items():
             if getattr(self, name) not in known:
                 raise UsageError(f'{name} is "{getattr(self, name)}"', where="rfclip", fix="one of " + ", ".join(known))
+
+
+@dataclass(frozen=True)
+class PEARLParams:
+    """Parameters of PEARL; the defaults are those of the official code.
+
+    Attributes:
+        align: Rotate the keys of the last block (PA); otherwise its ordinary attention, without residual.
+        align_solver: "polar" (steps towards the polar factor) or "svd" (the exact one).
+        polar_iters: Number of polar steps.
+        alpha_kk: Weight of the centred key-key term in the attention.
+        propagate: Propagate the merged scores (TLP).
+        grid: Approximate number of cells per side of the solver's grid.
+        text: Part of the text matrix in use: its "diagonal" alone, as the code does, or "full", as the formula reads.
+        agree: Let the text matrix weigh data and edges.
+        tau: Temperature of the text matrix.
+        boost: Added to the diagonal of the text matrix.
+        k_edge: Sharpness of the image edges (0: off).
+        cg_iters: Number of solver steps, far from convergence.
+    """
+
+    align: bool = True
+    align_solver: str = "polar"
+    polar_iters: int = 5
+    alpha_kk: float = 0.08
+    propagate: bool = True
+    grid: int = 80
+    text: str = "diagonal"
+    agree: bool = True
+    tau: float = 0.5
+    boost: float = 10.0
+    k_edge: float = 5.0
+    cg_iters: int = 25
+
+    def __post_init__(self) -> None:
+        for name, known in PEARL_CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UsageError(f'{name} is "{getattr(self, name)}"', where="pearl", fix="one of " + ", ".join(known))
+        if self.grid < 1 or self.tau <= 0:
+            raise UsageError("grid must be 1 or more, and tau positive", where="pearl")

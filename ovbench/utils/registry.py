@@ -177,6 +177,7 @@ METHODS = Registry(
         "maskclip": "ovbench.methods.maskclip:MaskCLIP",
         "maskclip-freecp": "ovbench.methods.maskclip:MaskCLIPFreeCP",
         "naclip": "ovbench.methods.naclip:NACLIP",
+        "pearl": "ovbench.methods.pearl:PEARL",
         "proxyclip": "ovbench.methods.proxyclip:ProxyCLIP",
         "reme": "ovbench.methods.reme.method:ReME",
         "rfclip": "ovbench.methods.rfclip:RFCLIP",

@@ -25,6 +25,7 @@ ADAPTERS = {
     "glaclip": "ovbench.parity.adapters.glaclip:glaclip",
     "maskclip": f"{_BASELINES}:maskclip",
     "naclip": f"{_BASELINES}:naclip",
+    "pearl": "ovbench.parity.adapters.pearl:pearl",
     "proxyclip": f"{_BASELINES}:proxyclip",
     "reme": "ovbench.parity.adapters.reme:reme",
     "rfclip": "ovbench.parity.adapters.rfclip:rfclip",
