@@ -1,6 +1,6 @@
 """PEARL: rotate the keys of the last block towards its queries, and propagate the merged scores along the image.
 
-Symbols: B windows; T = 1 + N tokens, class token first; H heads; E width of a head; s = E^-1/2; Q queries; (hs, ws)
+Symbols: B windows; T = 1 + N tokens, class token first; H heads; E width of a head; s = E^-1/2; Q queries; hs x ws
 cells of the solver's grid.
 """
 

@@ -21,6 +21,7 @@ from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.params import CASSParams, DiHCLIPParams, RFCLIPParams, SCCLIPParams, SFPParams
+from ovbench.methods.pearl import PEARL
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.rfclip import RFCLIP
 from ovbench.methods.scclip import SCCLIP
@@ -51,6 +52,7 @@ METHODS = {
     "corrclip": CorrCLIP,
     "freecp": FreeCP,
     "cass": lambda towers: CASS(towers, CASSParams(class_token="window")),
+    "pearl": PEARL,
     "rfclip": lambda towers: RFCLIP(towers, RFCLIPParams(class_token="window", channels=(3, 7), sigma=1.5)),
 }
 

@@ -17,6 +17,7 @@ from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.params import DiHCLIPParams, RFCLIPParams, SCCLIPParams, SFPParams
+from ovbench.methods.pearl import PEARL
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.rfclip import RFCLIP
 from ovbench.methods.scclip import SCCLIP
@@ -51,7 +52,7 @@ FROM_BLOCKS = [
 ]
 
 
-@pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP, *FROM_BLOCKS])
+@pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP, PEARL, *FROM_BLOCKS])
 @pytest.mark.parametrize("batch", [0, 8])
 def test_nothing_is_asked_before_the_decision(method, batch):
     towers = Backbones(**{name: tower.float() for name, tower in small_towers().items()})
