@@ -21,7 +21,12 @@ def laplacian_system(rows=7, columns=9, seed=0):
     degree = np.asarray(weights.sum(1)).ravel()
     matrix = (scipy.sparse.diags(degree + 0.01 + generator.random(n) * 0.01) - weights).tocsr()
     of = matrix.tocoo()
-    sparse = torch.sparse_coo_tensor(torch.from_numpy(np.stack([of.row, of.col])), torch.from_numpy(of.data), (n, n))
+    sparse = torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack([of.row, of.col])),
+        torch.from_numpy(of.data),
+        (n, n),
+        check_invariants=True,
+    )
     return matrix, sparse, torch.from_numpy(generator.standard_normal((n, 4)))
 
 
