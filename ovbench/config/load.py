@@ -159,7 +159,7 @@ def resolve(
         dataset=dataset,
         params=validate(entry.Params, merged["params"], f"parameters of {method}", given=overrides),
         protocol=_protocol(merged["protocol"], own, seen, overrides, method),
-        backbones=needed,
+        backbones=needed,  # type: ignore[arg-type]  # None only if ``incomplete``
         regions=_regions(merged["regions"], overrides) if entry.needs.regions else {},
     )
 

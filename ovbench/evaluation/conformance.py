@@ -138,7 +138,12 @@ def _neighbours(inputs: CheckInputs) -> tuple[str, str]:
         return NOT_APPLICABLE, "the windows of an image are joined"
     batches: list[Batch] = []
     encode = method.encode
-    method.encode = lambda batch: batches.append(batch) or encode(batch)
+
+    def watched(batch: Batch) -> Any:
+        batches.append(batch)
+        return encode(batch)
+
+    method.encode = watched
     try:
         inputs.label(0)
     finally:

@@ -102,7 +102,7 @@ def evaluate(
     ahead = max(READ_AHEAD, batch)
     for read, (index, labels, seconds) in _predictions(pipeline, _read_ahead(pipeline, targets, indices, ahead), batch):
         if read is None or isinstance(labels, OvbenchError):
-            results = [labels] * len(targets)
+            results: list[Any] = [labels] * len(targets)
         else:
             results = [
                 _labelled(pipeline, sample, predicted, target) if isinstance(sample, Sample) else sample

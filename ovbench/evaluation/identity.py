@@ -265,7 +265,7 @@ def _module_files(module: str, point: EntryPoint | None) -> list[Path]:
 class _Finder(ModuleFinder):
     """A finder that also accepts folders without ``__init__.py``, even if named like a library."""
 
-    def find_module(self, name: str, path: list[str] | None, parent: Any = None) -> Any:
+    def find_module(self, name: str, path: Any, parent: Any = None) -> Any:
         try:
             return super().find_module(name, path, parent)
         except AttributeError:  # the folder has no loader
@@ -275,7 +275,7 @@ class _Finder(ModuleFinder):
     def load_package(self, fqname: str, pathname: str) -> Any:
         if (Path(pathname) / "__init__.py").is_file():
             return super().load_package(fqname, pathname)
-        module = self.add_module(fqname)
+        module: Any = self.add_module(fqname)
         module.__path__ = [pathname]
         return module
 
@@ -287,7 +287,8 @@ def _imported_below(folder: Path, file: Path) -> list[Path]:
         finder.run_script(str(file))
     except (SyntaxError, ValueError, OSError):  # the import fails, or its failure is handled
         return sorted({file, *folder.rglob("*.py")})
-    named = (Path(module.__file__).resolve() for module in finder.modules.values() if module.__file__)
+    files = (getattr(module, "__file__", None) for module in finder.modules.values())
+    named = (Path(name).resolve() for name in files if name)
     return sorted({file, *(path for path in named if path.suffix == ".py")})
 
 

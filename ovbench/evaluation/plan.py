@@ -153,7 +153,8 @@ def _arguments(job: Job, row: SuiteRow) -> dict[str, Any]:
     asked = Arguments(
         method=row.method, dataset=row.dataset, suite=job.suite, row=row.label or None, protocol=job.protocol,
         settings=as_in_file(row.overrides), weights=row.weights, label_rule=job.label_rule, limit=job.limit,
-        shard=job.shard, subset=job.subset and str(job.subset), classes=job.classes and str(job.classes),
+        shard=job.shard, subset=str(job.subset) if job.subset else None,
+        classes=str(job.classes) if job.classes else None,
         device=job.device, precision=job.precision, compile=job.compiled, batch=job.batch,
     )  # fmt: skip
     return asked.model_dump()
@@ -165,7 +166,7 @@ def _require_files(cells: list[Cell]) -> None:
     Raises:
         InputError: If files are missing: their list, and for region maps how else to get them.
     """
-    missing = {}
+    missing: dict[str, tuple[str, list[str]]] = {}
     for cell in cells:
         name, source = open_source(cell.regions) if cell.regions else ("", None)
         if source is not None and source.cached and (absent := source.missing()):

@@ -351,4 +351,5 @@ def _leave_for_merge(ledger: _CellLedger, approximate: Mapping[str, Any]) -> Non
         "arguments": cell.arguments,
         **({"approximate": approximate} if approximate else {}),
     }
+    assert cell.shard is not None  # others are not merged
     leave_for_merge(folder, cell.shard, cell.all_image_ids, facts)

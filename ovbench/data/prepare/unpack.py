@@ -10,8 +10,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from ovbench.data.card import Card
 from ovbench.utils.errors import InputError
@@ -84,10 +85,11 @@ def _open(path: Path) -> Iterator[Iterator[tuple[str, Callable[[], IO[bytes]]]]]
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             names = [info for info in archive.infolist() if not info.is_dir()]
-            yield ((info.filename, lambda info=info: archive.open(info)) for info in names)
+            yield ((info.filename, partial(archive.open, info)) for info in names)
     else:
         with tarfile.open(path) as archive:
-            yield ((info.name, lambda info=info: archive.extractfile(info)) for info in archive if info.isfile())
+            extract = cast(Callable[[tarfile.TarInfo], IO[bytes]], archive.extractfile)  # None only if it is no file
+            yield ((info.name, partial(extract, info)) for info in archive if info.isfile())
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def label_again(
     run.notes += [
         f"image {image} is not shown: the benchmark folder does not have it" for image in ids if image not in numbers
     ]
-    target = Target(dataset, compared, frozenset(ids), compared.seen)
+    target = Target(dataset, compared, frozenset(ids), compared.seen)  # type: ignore[arg-type]
     batch = run.header.get("execution", {}).get("batch", 0)
     evaluate(pipeline, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
     _note_moved(run, compared.images)
