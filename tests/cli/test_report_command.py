@@ -10,7 +10,6 @@ import pytest
 from ovbench.data.card import load_card
 from ovbench.evaluation.ledger import LedgerWriter, read_header, read_ledger
 from ovbench.evaluation.record import COUNTS, score_fields
-from ovbench.inference.cache import cache_root
 from ovbench.metrics.confusion import ClassPixels
 from ovbench.utils.files import read_json, write_json
 
@@ -114,11 +113,10 @@ def test_pictures_that_differ_from_the_run_are_told(ovbench, runs, tmp_path):
 
 
 @pytest.fixture
-def own_card(runs, tmp_path):
+def own_card(drawn_mini, tmp_path):
     """A benchmark of the user's: two drawn scenes under a card of its own."""
-    (drawn,) = (cache_root() / "generated").glob("mini-*")
     for kind in ("images", "labels"):
-        for file in sorted((drawn / kind / "val").iterdir())[:2]:
+        for file in sorted((drawn_mini / kind / "val").iterdir())[:2]:
             (tmp_path / kind).mkdir(exist_ok=True)
             shutil.copy(file, tmp_path / kind)
     (tmp_path / "own.txt").write_text("\n".join(load_card("mini").classes))
