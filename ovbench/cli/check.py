@@ -34,14 +34,17 @@ def check(
     ovbench check corrclip
     ovbench check path/to/my_method.py:MyMethod
     """
-    from ovbench.config.load import override_pairs
+    from ovbench.config.load import override_pairs, resolve
+    from ovbench.data.card import load_card
+
+    overrides, backbones = override_pairs(settings, "--set"), override_pairs(weights, "--weights")
+    resolve(method, load_card(dataset).name, overrides, backbones)  # a mistake is answered before torch is imported
     from ovbench.evaluation.conformance import check_method
     from ovbench.utils.provenance import choose_device
 
     results = check_method(
-        method, dataset, settings=override_pairs(settings, "--set"), weights=override_pairs(weights, "--weights"),
-        data_root=data_root, device=choose_device(device),
-    )  # fmt: skip
+        method, dataset, settings=overrides, weights=backbones, data_root=data_root, device=choose_device(device)
+    )
     if as_json:
         click.echo(json.dumps([result._asdict() for result in results], indent=1))
     else:

@@ -94,11 +94,13 @@ def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
     ovbench data verify voc21 voc20 --json
     """
     from ovbench.data.card import load_card
+
+    cards = [load_card(name) for name in names]  # a mistake is answered before image libraries are imported
     from ovbench.data.verify import verify_and_remember
     from ovbench.utils.errors import InputError
 
     troubles, printed = [], []
-    for card in [load_card(name) for name in names]:
+    for card in cards:
         with _bar(card.name, "image") as bar:
             try:
                 result = verify_and_remember(
@@ -176,10 +178,12 @@ def subset_command(name, count, seed, out, data_root, workers, as_json) -> None:
     ovbench data subset coco-stuff -n 200 --out stuff200.json
     """
     from ovbench.data.card import load_card
+
+    card = load_card(name)
     from ovbench.data.dataset import open_dataset
     from ovbench.data.subset import choose_subset, write_manifest
 
-    dataset = open_dataset(load_card(name), data_root)
+    dataset = open_dataset(card, data_root)
     with _bar(dataset.card.name, "label", total=len(dataset)) as bar:
         choice = choose_subset(dataset, count, seed, workers=workers, advance=bar.update)
     out = out or Path(f"{dataset.card.name}-subset-{count}-{seed}.json")

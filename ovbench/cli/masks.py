@@ -55,10 +55,14 @@ def build(
     ovbench masks build --dataset mini --regions felzenszwalb
     ovbench masks build --dataset ade150 --regions sam2-32 --device cuda:0 --device cuda:1
     """
-    from tqdm import tqdm
-
     from ovbench.config.load import override_pairs
     from ovbench.data.card import load_card
+    from ovbench.utils.registry import REGIONS
+
+    card = load_card(dataset)  # a mistake is answered before torch is imported
+    REGIONS.load(source)
+    from tqdm import tqdm
+
     from ovbench.data.dataset import open_dataset
     from ovbench.regions.build_maps import build_maps, region_settings, tasks_of
     from ovbench.regions.provider import open_source
@@ -66,7 +70,7 @@ def build(
 
     table = region_settings(source, override_pairs(settings, "--set"))
     chosen = [choose_device(name) for name in devices]
-    benchmark = open_dataset(load_card(dataset), data_root)
+    benchmark = open_dataset(card, data_root)
     if workers is None:
         on_cpu = all(device == "cpu" for device in chosen)
         workers = (os.cpu_count() or 1) if on_cpu and open_source(table)[1].concurrent else len(chosen)

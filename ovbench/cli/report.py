@@ -39,13 +39,14 @@ def report(
     ovbench report runs/corrclip-mini-1a2b3c4d.json
     ovbench report runs --images 50 --out runs.html
     """
-    from ovbench.results.report.error_images import RelabelOptions, read_cards
-    from ovbench.results.report.page import build_page
     from ovbench.results.report.runs import gather, notes_of
     from ovbench.utils.files import write_bytes
     from ovbench.utils.text import size_text
 
-    found = gather(runs)
+    found = gather(runs)  # a mistake is answered before torch is imported
+    from ovbench.results.report.error_images import RelabelOptions, read_cards
+    from ovbench.results.report.page import build_page
+
     page = build_page(found, images, RelabelOptions(data_root, device, read_cards(cards), run_code))
     write_bytes(out, page)
     for note, files in notes_of(found).items():

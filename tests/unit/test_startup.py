@@ -54,6 +54,14 @@ MAY_LOAD = {
     ("table", "--runs", "tests/historic"): PRINTS | TYPES | {"numpy"},
     ("table", "--layout", "corrclip-table1", "--format", "markdown"): PRINTS | TYPES | HUB | {"numpy"},
     ("table", "--layout", "corrclip-tabel1"): PRINTS | TYPES | {"numpy"},
+    ("check", "clipp"): TYPES,
+    ("check", "corrclip", "--set", "tua=1"): TYPES,
+    ("masks", "build", "--dataset", "minni", "--regions", "slic"): TYPES,
+    ("masks", "build", "--dataset", "mini", "--regions", "slick"): TYPES,
+    ("data", "verify", "minni"): TYPES,
+    ("data", "subset", "minni", "-n", "3"): TYPES,
+    ("plot", "classes", "none.json", "--out", "a.png"): TYPES | {"numpy"},
+    ("report", "none.json"): TYPES | {"numpy"},
     ("compare", *HISTORIC): PRINTS | TYPES | NUMBERS,
 }
 CODE = """
