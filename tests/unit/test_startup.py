@@ -100,6 +100,12 @@ def test_a_command_loads_no_more_than_it_may(command):
     assert HEAVY & loaded <= MAY_LOAD[command]
 
 
+def test_a_report_without_images_loads_no_torch(tmp_path):
+    loaded = modules(CODE, "report", *HISTORIC, "--images", "0", "--out", str(tmp_path / "report.html"))
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert not {"torch", "torchvision", "open_clip", "timm", "transformers", "skimage", "pandas"} & loaded
+
+
 def test_importing_the_package_loads_nothing():
     loaded = modules("import ovbench; ovbench.__all__\n" + CODE.replace("main()\n", "pass\n", 1), "x")
     assert not HEAVY & loaded

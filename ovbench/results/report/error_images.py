@@ -16,7 +16,6 @@ from ovbench.config.load import Cell, cell_of
 from ovbench.data.card import Card, load_card
 from ovbench.data.dataset import Dataset, Sample, open_dataset
 from ovbench.evaluation.ledger import Entry
-from ovbench.evaluation.plan import require_weights
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.results.report.runs import ReportRun
 from ovbench.utils.errors import InputError, OvbenchError, UsageError
@@ -172,6 +171,7 @@ def _dataset(run: ReportRun, options: RelabelOptions) -> Dataset:
 
 
 def _pipeline(run: ReportRun, cell: Cell, options: RelabelOptions) -> Pipeline:
+    from ovbench.evaluation.plan import require_weights  # a report without images needs no torch
     from ovbench.inference.pipeline import build_pipeline
     from ovbench.inference.precision import Execution, execute, refuse_tf32
 
