@@ -24,11 +24,12 @@ from ovbench.data.descriptions import stand_in
 from ovbench.evaluation.distributed import ProcessGroup, Shard
 from ovbench.evaluation.record import Arguments
 from ovbench.evaluation.request import Job, check_request
-from ovbench.inference.precision import FP32, Execution, choose_batch
+from ovbench.inference.precision import FEATURE_BUDGET, FP32, Execution, choose_batch
 from ovbench.regions.base import open_source
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import METHODS
+from ovbench.utils.text import size_text
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,11 @@ class PlannedCell:
         what = f"{self.cell.method} on {self.cell.dataset}, {len(self.wanted)} images{shard}"
         label = f"{self.label}: " if self.label else ""
         regions = f", regions {self.cell.regions['source']}" if self.cell.regions else ""
+        where = f", on {self.device}"
+        if self.device != "cpu" and METHODS.declaration(self.cell.method).needs.join:
+            where += f" (up to {size_text(FEATURE_BUDGET)} for the features of all windows, the rest in host memory)"
         deviations = self.published.sentence()
-        return f"{label}{what}{backbones}{regions}, on {self.device}" + (f"; {deviations}" if deviations else "")
+        return f"{label}{what}{backbones}{regions}{where}" + (f"; {deviations}" if deviations else "")
 
     @functools.cached_property
     def published(self) -> NearestPublished:

@@ -23,14 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovbench.inference.precision import FEATURE_BUDGET
 from ovbench.inference.sliding_window import WindowMean
 from ovbench.inference.steps import Steps
 from ovbench.inference.windowed_image import Window, gather, region_slots
 from ovbench.methods.base import WindowedImage
 from ovbench.methods.blame import blame
 from ovbench.utils.errors import OvbenchError, ScoreError, warn_once
-
-FEATURE_BUDGET = 4 << 30  # bytes of features of unfinished images on a GPU; more features are stored in host memory
 
 
 class Prediction(NamedTuple):

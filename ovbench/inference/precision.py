@@ -37,6 +37,7 @@ class Execution(NamedTuple):
 
 FP32 = Execution()
 BATCH_GPU = 32
+FEATURE_BUDGET = 4 << 30  # bytes of features of unfinished images on a GPU; more features are stored in host memory
 BATCH_STEP = 8  # MKL rounds the last rows of matrices with 5, 6, 7 or 9 rows in another order
 
 

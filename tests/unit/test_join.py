@@ -1,5 +1,6 @@
 """Methods that look across the windows of an image, and what happens where memory runs out."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from towers import small_towers
 
 from ovbench.config.load import Protocol
+from ovbench.evaluation.distributed import ProcessGroup
+from ovbench.evaluation.plan import Job, plan
 from ovbench.inference import batching
 from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.decision import LabelMaps
@@ -190,3 +193,13 @@ def test_no_memory_for_the_context_of_an_image_fails_it(towers, monkeypatch):
     ours = predictor(Whole(towers))
     monkeypatch.setattr(Whole, "encode_image", out_of_memory)
     assert "too little memory for this image" in str(run(WindowBatcher(ours), [0])[0])
+
+
+def test_the_plan_states_the_memory_of_joined_windows():
+    def line(method, device):
+        cells = plan(Job(methods=(method,), datasets=("mini",), device="cpu"), ProcessGroup())
+        return dataclasses.replace(cells[0], device=device).describe()
+
+    stated = "on cuda:0 (up to 4.3 GB for the features of all windows, the rest in host memory)"
+    assert stated in line("glaclip", "cuda:0")
+    assert "host memory" not in line("glaclip", "cpu") + line("proxyclip", "cuda:0")
