@@ -122,7 +122,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("OVBENCH_DATA", str(tmp_path / "data"))
     for command, images in (("EVAL", 1), ("MASKS_BUILD", 1), ("REFERENCE_BUILD", 4)):
         monkeypatch.setenv(f"OVBENCH_{command}_LIMIT", str(images))  # the words stay as printed
-    monkeypatch.setenv("OVBENCH_GATE_SET", "short_side=112 crop=112 stride=56")  # of twenty images
+    monkeypatch.setenv("OVBENCH_GATE_SET", "short_side=112 crop=112 stride=56")  # of twelve images
     return tmp_path
 
 
