@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ def main() -> None:
     from ovbench.utils.paths import ensure_home
 
     ensure_home()
+    logging.getLogger("ovbench").addFilter(_escape)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         status = cli.main(standalone_mode=False, prog_name="ovbench")
@@ -56,8 +58,18 @@ def _terminate(number: int, frame: object) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    from ovbench.utils.text import printable
+
+    print(f"error: {printable(message)}", file=sys.stderr)
     return code
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Escape control characters, which names of files and classes may bring into a warning."""
+    from ovbench.utils.text import printable
+
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovbench.backbones.hub import Source
 from ovbench.backbones.preprocess import Normalisation
-from ovbench.config.backbone_spec import BackboneSpec, options_over, parse_spec, replace_spec
+from ovbench.config.backbone_spec import MINI, BackboneSpec, options_over, parse_spec, replace_spec
 from ovbench.config.published_weights import published
 from ovbench.utils.errors import InputError, OvbenchError, first_line, last_line
 from ovbench.utils.registry import HERE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ovbench.backbones.text import TextEncoder
 
 USUAL_ACTIVATION = "gelu"
+MINI_PATCH = 8
 
 
 class Use(NamedTuple):
@@ -41,6 +43,14 @@ class Use(NamedTuple):
     temperature: float | None = None
     patch: int | None = None
     interpolation: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry for a record."""
+        mean, std = self.normalisation or (None, None)
+        return {
+            "activation": self.activation, "temperature": self.temperature, "patch": self.patch,
+            "interpolation": self.interpolation, "mean": mean and list(mean), "std": std and list(std),
+        }  # fmt: skip
 
     def unusual(self, usual: Normalisation | None) -> dict[str, Any]:
         """Return the settings that differ from most networks of its type; they are part of its hash."""
@@ -158,6 +168,10 @@ class Backbone:
         """Return the normalisation of the input without loading the network; None if it sees no image or is unknown."""
         return None
 
+    def patch(self, spec: str) -> int | None:
+        """Return the side of a patch in pixels without loading the network; None if its name does not tell it."""
+        return None
+
     def replace_spec(self, given: str, configured: str | None) -> str | None:
         """Return the spec that results if ``given`` replaces the configured one; None for options without a spec."""
         return None if given.startswith("?") and not configured else options_over(given, configured)
@@ -185,6 +199,14 @@ class NamedWeights(Backbone):
     def replace_spec(self, given: str, configured: str | None) -> str | None:
         """Return the spec that results; a file alone keeps the configured architecture."""
         return replace_spec(self.name, configured, given, self.table)
+
+    def patch(self, spec: str) -> int | None:
+        """Return the patch of a ViT's name, such as ``ViT-B-16`` or ``vit_base_patch8_224``."""
+        name = self.parse(spec).architecture
+        found = re.search(r"ViT-[A-Za-z0-9]+-(\d+)|patch(\d+)", name)
+        if found is None:
+            return MINI_PATCH if name == MINI else None
+        return int(found[1] or found[2])
 
     def same(self, one: str, other: str) -> bool:
         """Return whether two specs have the same weights, also if one is a short name."""

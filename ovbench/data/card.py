@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, Strict
 
 from ovbench.data.classes import CANONICAL, Queries, published_list, read_classes_file, read_published_list
+from ovbench.data.label_colours import Colour, RawColour, check_colours
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import broken_plugin, entry_points, load_plugin
@@ -38,6 +39,10 @@ class Encoding:
         common: A raw value that most files have; it distinguishes encodings with equal ranges.
         means: Description for users whose files have this encoding.
         stated: Whether the card states the encoding; otherwise it is the default.
+        colours: RGB colour of each class, if labels are pictures in colours; ``void`` then has one value, for
+            ``void_colours``.
+        void_colours: Colours that are not scored.
+        ignores_others: Whether values or colours that are not listed are ignored; otherwise they are an error.
     """
 
     name: str
@@ -48,6 +53,9 @@ class Encoding:
     common: int | None = None
     means: str = ""
     stated: bool = True
+    colours: tuple[Colour, ...] = ()
+    void_colours: tuple[Colour, ...] = ()
+    ignores_others: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,9 @@ class EncodingTable(Typed):
     table: str | None = None
     common: int | None = None
     means: str = ""
+    colours: Items[RawColour] = ()
+    void_colours: Items[RawColour] = ()
+    others: Literal["", "ignore"] = Field(default="", alias="else")
 
 
 class LayoutTable(Typed):
@@ -260,7 +271,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
     folder = shipped("datasets") if is_shipped else path.parent
     classes_file = folder / "classes" / file.classes if is_shipped else folder / file.classes
     classes = tuple(queries[0] for queries in read_classes_file(classes_file))
-    encodings = tuple(_encoding(name, table, folder) for name, table in file.encoding.items())
+    encodings = tuple(_encoding(name, table, folder, len(classes)) for name, table in file.encoding.items())
     encodings = encodings or (_ordinary(len(classes)),)
     layouts = (_layout(number, table, file.image, encodings, where) for number, table in enumerate(file.layout))
     card = Card(
@@ -278,13 +289,23 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
 
 def _ordinary(classes: int) -> Encoding:
     """Return the default encoding: class indices; 255 is ignored, or 65535 if 255 is a class."""
-    void = 255 if classes <= WIDE else 65535
+    void = _void(classes)
     return Encoding("index", void=(void,), means=f"class indices, {void} = ignored", stated=False)
 
 
-def _encoding(name: str, file: EncodingTable, folder: Path) -> Encoding:
+def _encoding(name: str, file: EncodingTable, folder: Path, classes: int) -> Encoding:
     table = None if file.table is None else str(folder / file.table)
-    return Encoding(name, file.shift, file.void, file.values, table, file.common, file.means)
+    void = (_void(classes),) if file.colours and not file.void else file.void
+    means = file.means or ("colours" if file.colours else "")
+    return Encoding(
+        name, file.shift, void, file.values, table, file.common, means, True, file.colours, file.void_colours,
+        bool(file.others),
+    )  # fmt: skip
+
+
+def _void(classes: int) -> int:
+    """Return the usual ignored value: 255, or 65535 if 255 is a class."""
+    return 255 if classes <= WIDE else 65535
 
 
 def _layout(
@@ -298,6 +319,10 @@ def _layout(
     if image == file.label:
         raise InputError(f'"image" and "label" are the same, "{image}"', where=place)
     chosen = tuple(known) if file.encodings is None else file.encodings
+    if len(chosen) > 1 and any(encoding.colours for encoding in encodings if encoding.name in chosen):
+        raise InputError(
+            "labels in colours have one encoding", where=place, fix='name it: encodings = ["NAME"] in [[layout]]'
+        )
     for name in chosen:
         if name not in known:
             miss = unknown("encoding", name, known)
@@ -320,6 +345,7 @@ def _check(card: Card, where: str) -> None:
 def _check_encoding(encoding: Encoding, card: Card, where: str) -> None:
     """Check that no void value is a class, and that all values have at most 16 bits."""
     count, given = len(card.classes), encoding.values
+    _check_colours(encoding, card, where)
     if given and (encoding.shift or encoding.table):
         raise InputError('"values" stands alone, without "shift" or "table"', where=where)
     if given and (len(given) != count or len(set(given)) != count):
@@ -335,6 +361,12 @@ def _check_encoding(encoding: Encoding, card: Card, where: str) -> None:
                 where=where,
                 fix='take it out of "void"; with more than 255 classes the ignored value is 65535 or none',
             )
+
+
+def _check_colours(encoding: Encoding, card: Card, where: str) -> None:
+    if encoding.colours and (encoding.values or encoding.shift or encoding.table or encoding.common is not None):
+        raise InputError('"colours" stands without "values", "shift", "table" and "common"', where=where)
+    check_colours(encoding.colours, encoding.void_colours, card.classes, where)
 
 
 def ids_sha256(ids: Iterable[str]) -> str:

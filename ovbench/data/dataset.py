@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.data.card import Card, ids_sha256
+from ovbench.data.coloured_labels import read_encoded_label
 from ovbench.data.decode import (
     DecodedImage,
     FileIdentity,
     RawLabel,
     read_image,
     read_image_file,
-    read_label_file,
     read_raw_label,
 )
 from ovbench.data.diagnose import FileReport, colours, with_label
@@ -159,7 +159,8 @@ class Dataset:
         return self.labels.apply(self._raw_label(index).values, where=self._where(index), card=self.card)
 
     def _raw_label(self, index: int) -> RawLabel:
-        raw = read_label_file(self.items[index].label_path)
+        encoding = self.labels.encoding if self.labels.encoding.colours else None
+        raw = read_encoded_label(self.items[index].label_path, encoding)
         if raw.mode == "1" and self.reading is not None and not self.reading.one_bit:
             raise InputError(
                 "the label has 1 bit, but others have more: its value 1 may be a class or 255 (white)",

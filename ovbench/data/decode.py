@@ -200,13 +200,10 @@ def read_label_file(path: Path) -> RawLabel:
             values (JPEG), if it has colours, alpha or an orientation tag, or if its values have two readings (a grey
             PNG of 2 or 4 bits, a palette of grey tones).
     """
-    data, file = _read(path, "label")
-    check_png(data, path, "label")
-    if _orientation(data) != 1:
-        raise _unfit(path, "has an orientation tag, so the place of its pixels is unclear", "save it without EXIF data")
+    data, file = label_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _refuse_format(image, path)
+            refuse_lossy(image, path)
             _refuse_mode(image, data, path)
             values, mode = np.asarray(image), image.mode
             palette = _palette(image)
@@ -329,7 +326,21 @@ def _unfit(path: Path, why: str, fix: str) -> InputError:
     return InputError(f'the label "{path}" {why}', fix=fix)
 
 
-def _refuse_format(image: Image.Image, path: Path) -> None:
+def label_bytes(path: Path) -> tuple[bytes, FileIdentity]:
+    """Return the bytes of a label file, and their identity.
+
+    Raises:
+        InputError: If the file cannot be read, is a damaged PNG, or has an orientation tag.
+    """
+    data, file = _read(path, "label")
+    check_png(data, path, "label")
+    if _orientation(data) != 1:
+        raise _unfit(path, "has an orientation tag, so the place of its pixels is unclear", "save it without EXIF data")
+    return data, file
+
+
+def refuse_lossy(image: Image.Image, path: Path) -> None:
+    """Refuse a label in a format that does not keep every value."""
     lossy = image.format == "TIFF" and str(image.info.get("compression", "")) in LOSSY_TIFF
     if image.format not in KEEPS_VALUES or lossy:
         name = f"{image.format} with {image.info['compression']} compression" if lossy else image.format
@@ -349,7 +360,8 @@ def _refuse_mode(image: Image.Image, data: bytes, path: Path) -> None:
         raise _unfit(
             path,
             f"has colours ({image.mode}), not class values",
-            "use the original one-channel or palette PNG, or replace each colour by its class index",
+            "use the original one-channel or palette PNG, or write the colour of each class in the card: "
+            '[encoding.colour] and colours = ["#ff0000", ...]',
         )
     if image.format == "PNG" and data[25] == 0 and data[24] in (2, 4):
         raise _unfit(

@@ -99,6 +99,8 @@ def label_map(encoding: Encoding, classes: int, rule: str = "correct") -> LabelM
         table[list(encoding.values)] = np.arange(classes)
     else:
         table[encoding.shift : encoding.shift + classes] = np.arange(classes)
+    if encoding.ignores_others:
+        table[table == _INVALID] = IGNORED
     for raw in encoding.void:
         if table[raw] < classes:
             text = f"the card ignores the value {raw}, but the table maps it to class {table[raw]}"

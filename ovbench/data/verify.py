@@ -13,8 +13,9 @@ from typing import Any
 
 from ovbench.data.availability import remember_verified
 from ovbench.data.card import Card, Encoding
+from ovbench.data.coloured_labels import coloured, read_encoded_label
 from ovbench.data.dataset import ids_sha256, locate
-from ovbench.data.decode import image_facts, read_image_file, read_label_file
+from ovbench.data.decode import image_facts, read_image_file
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
 from ovbench.data.find import FoundFiles, Item
 from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map
@@ -113,8 +114,8 @@ def verify(
     missing = {*found.without_image, *found.without_label}
     items = [item for item in found.items if item.id not in missing]
     begin(len(items))
-    reports = []
-    for report in each(partial(check_files, white=card.white), items, workers):
+    reports, check = [], partial(check_files, white=card.white, colours=coloured(card, found.layout))
+    for report in each(check, items, workers):
         reports.append(report)
         advance(1)
     encoding = choose_encoding(card, found.layout, [report.values for report in reports if report.values])
@@ -142,12 +143,13 @@ def verify_and_remember(card: Card, data_root: str | Path | None = None, **optio
     return result
 
 
-def check_files(item: Item, white: int | None = None) -> FileReport:
+def check_files(item: Item, white: int | None = None, colours: Encoding | None = None) -> FileReport:
     """Decode an image and its label; an error is noted in the report and not raised.
 
     Args:
         item: The files.
         white: The value of white in 16-bit images, see `ovbench.data.decode.read_image_file`.
+        colours: The encoding of labels in colours, None for others.
     """
     report = FileReport(item.id)
     try:
@@ -159,7 +161,7 @@ def check_files(item: Item, white: int | None = None) -> FileReport:
         kind = "dim image" if "nearly black" in error.what else "unreadable image"
         report = report._replace(trouble=((kind, str(error)),))
     try:
-        raw = read_label_file(item.label_path)
+        raw = read_encoded_label(item.label_path, colours)
     except InputError as error:
         kind = next((kind for word, kind in LABEL_KINDS.items() if word in error.what), "unreadable label")
         return report._replace(trouble=(*report.trouble, (kind, str(error))))

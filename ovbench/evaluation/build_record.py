@@ -53,7 +53,7 @@ def build_record(
             "ids_sha256": ids_sha256(scored), **(about or {}),
         },
         "weights": header["weights"],
-        **{key: header[key] for key in ("files", "code") if key in header},
+        **{key: header[key] for key in ("use", "files", "code") if key in header},
         **made_with,
         **score_fields(sum_by_class(counts, len(classes)), classes),
         "failed": {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None},

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
 from ovbench.utils.errors import UsageError
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=365)  # rank 0 may wait for another rank for hours; torchrun ends all if one fails
 
 
 class Shard(NamedTuple):
@@ -48,7 +50,7 @@ class ProcessGroup:
             import torch.distributed as dist
 
             if not dist.is_initialized():
-                dist.init_process_group("gloo")
+                dist.init_process_group("gloo", timeout=PATIENCE)
 
     @property
     def is_main(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -22,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ovbench.backbones.base import Use
 from ovbench.backbones.checkpoint import file_sha256
 from ovbench.config.load import Cell, templates
 from ovbench.data.dataset import Dataset
 from ovbench.data.decode import FileIdentity
 from ovbench.data.descriptions import find_set
+from ovbench.data.labels import LabelMap
 from ovbench.evaluation.ledger import header_digest
 from ovbench.methods.plugins import short_name
 from ovbench.utils import provenance as env
@@ -143,14 +146,21 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
             "split_sha256": planned.split_sha256,
             "files": [layout.image, layout.label] if layout else [],
             "encoding": dataset.labels.encoding.name,
-            "encoding_sha256": hashlib.sha256(dataset.labels.table.tobytes()).hexdigest(),
+            "encoding_sha256": _encoding_sha256(dataset.labels),
         },
         "vocabulary": [list(queries) for queries in planned.vocabulary],
         "weights": {name: {"name": loaded.spec, "sha256": loaded.sha256} for name, loaded in pipeline.loaded.items()},
+        "use": {name: loaded.use.as_dict() for name, loaded in pipeline.loaded.items() if loaded.use != Use()},
         "files": named_files(cell, region_maps(pipeline)),
         "execution": planned.execution.as_dict(),
         "code": code_identity(cell, planned.device),
     }
+
+
+def _encoding_sha256(labels: LabelMap) -> str:
+    colours = (labels.encoding.colours, labels.encoding.void_colours, labels.encoding.ignores_others)
+    text = json.dumps(colours) if labels.encoding.colours else ""
+    return hashlib.sha256(labels.table.tobytes() + text.encode()).hexdigest()
 
 
 def named_files(cell: Cell, maps: Any = None) -> dict[str, str]:

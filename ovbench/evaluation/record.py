@@ -94,6 +94,17 @@ class WeightFields(Typed):
     sha256: str = _about("hash of its tensors")
 
 
+class UseFields(Typed):
+    """How a network is used, from its own configuration; null if it is not known."""
+
+    activation: str = _about('"gelu" or "quick_gelu"')
+    temperature: float | None = _about("factor of the cosines, exp(logit_scale) of a CLIP")
+    patch: Count | None = _about("side of a patch in pixels")
+    interpolation: str = _about("interpolation with which its publisher resizes images")
+    mean: list[float] | None = _about("mean of its input by channel, of values in 0..255")
+    std: list[float] | None = _about("standard deviation of its input by channel")
+
+
 class DeviationFields(Typed):
     """A setting that differs from the published one."""
 
@@ -170,6 +181,7 @@ class Record(Typed):
     weights: dict[str, WeightFields] = _about(
         'weights by backbone; "code": the file of a method that comes from a file'
     )
+    use: dict[str, UseFields] = _about("how each network is used, by backbone", default_factory=dict)
     files: dict[str, str] = _about("hashes of files that settings name, by setting", default_factory=dict)
     code: dict[str, Any] = _about("hashes of the code that can change a label, packages", default_factory=dict)
     versions: dict[str, Text] = _about("versions of packages")

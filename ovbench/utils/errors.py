@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from ovbench.utils.text import printable
+
 SHOWN = 20  # names that a message lists at most
 
 
@@ -32,7 +34,7 @@ class OvbenchError(Exception):
     def __str__(self) -> str:
         place = f" ({self.where})" if self.where else ""
         remedy = f"; {self.fix}" if self.fix else ""
-        return f"{self.what}{place}{remedy}"
+        return printable(f"{self.what}{place}{remedy}")
 
 
 class UsageError(OvbenchError):

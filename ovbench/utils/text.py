@@ -14,6 +14,16 @@ def short_text(value: Any) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
+def printable(text: str) -> str:
+    r"""Return a text whose control characters, line breaks and lone surrogates are escaped.
+
+    Example:
+        >>> print(printable("a\x1b[2Jb"), printable("caf\udce9"), printable("café"))
+        a\x1b[2Jb caf\udce9 café
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def size_text(size: float) -> str:
     """Return a number of bytes with a decimal unit.
 

@@ -530,3 +530,95 @@ def test_odd_members_of_archives(tmp_path):
     refuses(flagged)
     refuses(method)
     refuses(lambda data: data, name="n" * 300)
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "patch"),
+    [
+        ("clip", ["--weights", "clip=mini", "--set", "crop=7", "--set", "pad=0"], 8),
+        ("clip", ["--weights", "clip=ViT-L-14/openai", "--set", "crop=13", "--set", "pad=0"], 14),
+        ("clip", ["--weights", "clip=ViT-B-32-quickgelu/openai", "--set", "crop=20", "--set", "pad=10"], 32),
+        ("talk2dino", ["--weights", "dinov2=dinov3-b", "--set", "crop=15", "--set", "pad=0"], 16),
+    ],
+)
+def test_a_crop_below_the_patch_is_refused_before_weights_are_looked_for(ovbench, method, more, patch):
+    done = ovbench("eval", "-m", method, "-d", "mini", *more)
+    assert done.code == 2 and f"smaller than a patch of {patch} pixels" in done.err and "planned" not in done.err
+
+
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+COLOURED = '[encoding.colour]\ncolours = ["#ff0000", "#00FF00", [0, 0, 255]]\nvoid_colours = ["#000000"]\n'
+
+
+def coloured_label(tmp_path, mode="RGB", name="a", extra=None):
+    """Classes 0, 1, 2 in stripes and one ignored row; returns the classes."""
+    classes = np.arange(SIZE[1])[None].repeat(SIZE[0], 0) % 3
+    pixels = np.array(COLOURS, np.uint8)[classes]
+    pixels[0] = 0
+    if extra is not None:
+        pixels[1] = extra
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=8)
+    path = tmp_path / "labels" / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    (image.convert("RGBA") if mode == "RGBA" else image).save(path)
+    (tmp_path / "images").mkdir(exist_ok=True)
+    Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(tmp_path / "images" / f"{name}.png")
+    return classes
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_labels_in_colours_are_read_by_the_table_of_the_card(own, tmp_path, mode):
+    classes = coloured_label(tmp_path, mode)
+    card = own(tables=COLOURED)
+    dataset = open_dataset(card, tmp_path)
+    label = dataset.read_label(0)
+    assert (label[0] == 65535).all() and np.array_equal(label[1:], classes[1:])
+    assert verify(card, tmp_path).ok
+
+
+def test_a_colour_of_no_class_fails_the_label_or_is_ignored_as_the_card_says(own, tmp_path):
+    coloured_label(tmp_path)
+    coloured_label(tmp_path, name="b", extra=(255, 1, 0))
+    dataset = open_dataset(own(tables=COLOURED), tmp_path)
+    with pytest.raises(InputError, match=r'b.png" has the colour #ff0100, which is of no class; .*else = "ignore"'):
+        dataset.read_label(1)
+    lenient = open_dataset(own(tables=COLOURED + 'else = "ignore"\n'), tmp_path)
+    assert (lenient.read_label(1)[:2] == 65535).all() and lenient.read_label(1)[2:].max() == 2
+
+
+def test_other_values_of_one_channel_are_ignored_if_the_card_says_so(own, tmp_path):
+    coloured_label(tmp_path)
+    Image.fromarray(np.array([[0, 1, 2, 9]], np.uint8).repeat(SIZE[0], 0).repeat(4, 1)).save(tmp_path / "labels/a.png")
+    with pytest.raises(InputError, match="9"):
+        open_dataset(own(), tmp_path).read_label(0)
+    label = open_dataset(own(tables='[encoding.i]\nelse = "ignore"\n'), tmp_path).read_label(0)
+    assert label[0].tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [65535] * 4
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ('[encoding.c]\ncolours = ["#ff0000"]\n', "1 colours for 3 classes"),
+        ('[encoding.c]\ncolours = ["#ff0000", "#ff0000", "#000000"]\n', '"sky" and "grass" have the same colour #ff0'),
+        ('[encoding.c]\ncolours = ["red", "#00ff00", "#0000ff"]\n', r'must be a colour such as "#ff8000"'),
+        ("[encoding.c]\ncolours = [[256, 0, 0], [0, 1, 0], [0, 0, 1]]\n", r'must be a colour such as "#ff8000"'),
+        (COLOURED.replace("#000000", "#00ff00"), '"grass" and "void_colours" have the same colour'),
+        (COLOURED + "shift = 1\n", "stands without"),
+        ('[encoding.c]\nvoid_colours = ["#000000"]\n', '"void_colours" needs "colours"'),
+        ('[encoding.c]\nelse = "skip"\n', "ignore"),
+    ],
+)
+def test_a_table_of_colours_that_cannot_be(own, tables, message):
+    with pytest.raises(InputError, match=message):
+        own(tables=tables)
+
+
+def test_other_colours_are_another_ledger(own, tmp_path):
+    from ovbench.evaluation.identity import _encoding_sha256
+
+    coloured_label(tmp_path)
+    tables = (COLOURED, COLOURED.replace("#ff0000", "#00ff01") + 'else = "ignore"')
+    hashes = {_encoding_sha256(open_dataset(own(tables=table), tmp_path).labels) for table in tables}
+    assert len(hashes) == 2

@@ -1,0 +1,82 @@
+"""Read label files: one channel of values, or pictures in which each class has a colour."""
+
+from __future__ import annotations
+
+import functools
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ovbench.data.card import Card, Encoding, Layout
+from ovbench.data.decode import RawLabel, label_bytes, read_label_file, refuse_lossy
+from ovbench.data.integrity import BROKEN
+from ovbench.data.label_colours import Colour, hex_text
+from ovbench.utils.errors import InputError
+
+IN_COLOURS = ("RGB", "RGBA", "P", "L", "1")
+UNLISTED = 65533  # in the table from colours to values
+
+
+def coloured(card: Card, layout: Layout) -> Encoding | None:
+    """Return the encoding of a layout whose labels are pictures in colours, None for one channel of values."""
+    encoding = card.encoding(layout.encodings[0])
+    return encoding if encoding.colours else None
+
+
+def read_encoded_label(path: Path, encoding: Encoding | None) -> RawLabel:
+    """Read a label file.
+
+    Args:
+        path: The file.
+        encoding: Its encoding if it is in colours, see `coloured`.
+
+    Returns:
+        The stored values; for colours, the class of each pixel, or the ignored value of the encoding.
+
+    Raises:
+        InputError: If the file cannot be read, does not keep values or colours, or has a colour that is not listed.
+    """
+    if encoding is None:
+        return read_label_file(path)
+    data, file = label_bytes(path)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            refuse_lossy(image, path)
+            if image.mode not in IN_COLOURS or (image.format == "PNG" and data[24] == 16):
+                raise InputError(
+                    f'the label "{path}" has no colours of 8 bits ({image.mode})', fix="save it as an RGB PNG of 8 bits"
+                )
+            pixels = np.asarray(image.convert("RGBA"))
+    except BROKEN as error:
+        raise InputError(f'cannot read the label "{path}": {error}', fix="copy or prepare the file again") from None
+    if (pixels[..., 3] != 255).any():
+        raise InputError(f'the label "{path}" has transparent pixels', fix="save it without an alpha channel")
+    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
+    values = _table(encoding)[red << 16 | green << 8 | blue]
+    if (values == UNLISTED).any():
+        colour: Colour = tuple(int(part) for part in pixels[values == UNLISTED][0, :3])
+        raise InputError(
+            f'the label "{path}" has the colour {hex_text(colour)}, which is of no class',
+            fix='add it to "colours" or "void_colours" of the card, or write else = "ignore" there',
+        )
+    return RawLabel(values, file, "RGB")
+
+
+@functools.lru_cache(maxsize=4)
+def _table(encoding: Encoding) -> np.ndarray:
+    """Return the value of each colour, uint16 (2 ** 24,)."""
+    ignored = encoding.void[0]
+    table = np.full(1 << 24, ignored if encoding.ignores_others else UNLISTED, np.uint16)
+    for number, colour in enumerate(encoding.colours):
+        table[_code(colour)] = number
+    for colour in encoding.void_colours:
+        table[_code(colour)] = ignored
+    table.setflags(write=False)
+    return table
+
+
+def _code(colour: Colour) -> int:
+    red, green, blue = colour
+    return red << 16 | green << 8 | blue
