@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import pickle
+import struct
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -90,7 +91,10 @@ def _torch(path: Path) -> dict[str, Any]:
             f'"{path}" contains more than tensors and was not opened ({_refused(path) or first_line(error)})',
             fix="save its state dict alone, best as safetensors",
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (
+        RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError,
+        struct.error, AssertionError, MemoryError,
+    ) as error:  # fmt: skip
         raise _damaged(path, error) from None
     while isinstance(state, dict):
         inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict) and state[key]), None)

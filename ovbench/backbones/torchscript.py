@@ -33,10 +33,11 @@ class Bag:
 
 def is_torchscript(path: Path) -> bool:
     """Return whether a file is a TorchScript archive."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):  # another format, or damaged
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name or name.endswith("constants.pkl") for name in archive.namelist())
 
 
 def read_archive(path: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "datasets.md").read_text()
 WRITTEN_OTHERWISE = {
     "layouts": "[[layout]]", "encodings": "`encodings`", "classes_file": "`classes`", "path": "card",
-    "stated": "without any, class indices",
+    "stated": "without any, class indices", "ignores_others": "`else`",
 }  # fmt: skip
 
 

@@ -535,10 +535,9 @@ def test_odd_members_of_archives(tmp_path):
 @pytest.mark.parametrize(
     ("method", "more", "patch"),
     [
-        ("clip", ["--weights", "clip=mini", "--set", "crop=7", "--set", "pad=0"], 8),
+        ("maskclip", ["--weights", "clip=mini", "--set", "crop=7", "--set", "pad=0"], 8),
         ("clip", ["--weights", "clip=ViT-L-14/openai", "--set", "crop=13", "--set", "pad=0"], 14),
         ("clip", ["--weights", "clip=ViT-B-32-quickgelu/openai", "--set", "crop=20", "--set", "pad=10"], 32),
-        ("talk2dino", ["--weights", "dinov2=dinov3-b", "--set", "crop=15", "--set", "pad=0"], 16),
     ],
 )
 def test_a_crop_below_the_patch_is_refused_before_weights_are_looked_for(ovbench, method, more, patch):

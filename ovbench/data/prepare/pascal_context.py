@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ovbench.data.card import Card
-from ovbench.data.decode import BROKEN
 from ovbench.data.find import read_split
 from ovbench.data.labels import read_table
+from ovbench.data.prepare.mat5 import read_matrix
 from ovbench.data.prepare.rle import MOST_PIXELS, decode_rle
 from ovbench.data.prepare.work import Step, find, link_all, nothing_found, save_label
 from ovbench.utils.errors import InputError
@@ -147,18 +146,13 @@ def convert_459(path: Path, target: Path) -> None:
 
 def _label_map(path: Path) -> np.ndarray:
     """Read the variable LabelMap of a MATLAB file, if its stated size is possible for an image."""
-    from scipy.io import loadmat, whosmat
-    from scipy.io.matlab import MatReadError
-
     try:
-        shapes = {name: shape for name, shape, _ in whosmat(path)}
-        if "LabelMap" not in shapes:
-            raise InputError(f'no variable LabelMap in "{path}"', fix="unpack trainval.tar.gz again")
-        if math.prod(shapes["LabelMap"]) > MOST_PIXELS:
-            raise InputError(f"LabelMap has the size {shapes['LabelMap']}", where=str(path), fix="unpack it again")
-        return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
-    except (*BROKEN, MatReadError, RuntimeError) as error:  # SciPy raises these for damaged files
+        shape, values = read_matrix(path.read_bytes(), "LabelMap", MOST_PIXELS)
+    except OSError as error:
+        raise InputError(f'cannot read "{path}": {error.strerror}', fix="unpack trainval.tar.gz again") from None
+    except ValueError as error:
         raise InputError(f'cannot read "{path}": {error}', fix="unpack trainval.tar.gz again") from None
+    return values.reshape(shape, order="F")
 
 
 def write_split(ids: list[str], target: Path) -> None:
