@@ -11,6 +11,7 @@ The test suite runs a few cases of every parser.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import multiprocessing
 import random
@@ -233,7 +234,7 @@ def _change_node(value: Any, source: random.Random) -> None:
         if source.random() < 0.2:
             del value[key]
         else:
-            deep: Any = source.choice(ODD)
+            deep: Any = copy.deepcopy(source.choice(ODD))
             for _ in range(source.choice((0, 0, 0, 0, 400))):
                 deep = [deep]
             value[key] = deep
