@@ -21,7 +21,7 @@ TESTED = {  # the blocks of a page in order, and by which file each is tested
     "README.md": ("python test_commands", "toml here", "toml test_commands"),
     "add-method.md": ("python test_commands", "toml here", "python here", "toml here", "text test_method_faults"),
     "api.md": ("python test_doctests",) * 5,
-    "datasets.md": ("toml here", "toml test_datasets_page", "toml here"),
+    "datasets.md": ("toml here", "toml test_datasets_page", "toml here", "toml here"),
     "freecp.md": ("json here",),
     "record.md": ("python here",),
 }
@@ -71,11 +71,18 @@ def test_the_config_file_of_the_page_names_the_data_roots(tmp_path, monkeypatch)
     assert len(wanted) == 2 and [str(root) for root in data_roots()] == [f"{tmp_path}{folder}" for folder in wanted]
 
 
-def test_the_encoding_of_the_page_belongs_to_a_card(tmp_path):
-    (tmp_path / "mine.toml").write_text(blocks("datasets.md")[1][1] + blocks("datasets.md")[2][1])
-    (tmp_path / "classes.txt").write_text("background\nlesion\n")
+@pytest.mark.parametrize(
+    ("number", "classes", "name", "field", "value"),
+    [
+        (2, "background\nlesion\n", "mask", "values", (0, 255)),
+        (3, "a\nb\nc\n", "colour", "colours", ((255, 0, 0), (0, 255, 0), (0, 0, 255))),
+    ],
+)
+def test_an_encoding_of_the_page_belongs_to_a_card(tmp_path, number, classes, name, field, value):
+    (tmp_path / "mine.toml").write_text(blocks("datasets.md")[1][1] + blocks("datasets.md")[number][1])
+    (tmp_path / "classes.txt").write_text(classes)
     (encoding,) = load_card(str(tmp_path / "mine.toml")).encodings
-    assert encoding.name == "mask" and encoding.values == (0, 255)
+    assert encoding.name == name and getattr(encoding, field) == value
 
 
 def test_the_descriptions_of_the_page_are_read(tmp_path):
