@@ -27,6 +27,7 @@ GOALS = {
     "talk2dino": 1.1, "corrclip": 1.2, "cass": 1.25, "freecp": 1.3, "reme": 1.3, "rfclip": 1.15, "pearl": 1.15,
 }  # fmt: skip
 WHY = {  # a goal is missed
+    "rfclip": "every block has a second attention, of its keys, and the last block decodes two token maps",
     "freecp": "its base GEM runs six more attentions in each of the upper blocks; the rest is what FreeCP adds to GEM",
 }
 TOWERS = ("clip", "presence", "dino", "dinov2")
