@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ovbench.config.load import resolve
-from ovbench.config.official import no_official_setting, official_settings, published_label_rule
+from ovbench.config.official import NOT_STATED, no_official_setting, official_settings, published_label_rule
 from ovbench.config.published_runs import PublishedRun, published_runs
 from ovbench.config.setting_changes import SettingChange, changes_from_published, setting_text
 
-DESCRIPTIONS, LABEL_RULE = "descriptions", "label_rule"
+DESCRIPTIONS, LABEL_RULE, VOCABULARY = "descriptions", "label_rule", "vocabulary"
 
 
 class NearestPublished(NamedTuple):
@@ -62,6 +62,8 @@ def nearest_published(
     changed = [changes_from_published(published_cell(run, dataset), cell) for run in runs]
     nearest = min(range(len(runs)), key=lambda n: len(changed[n]))
     extra = []
+    if official_settings()[method, dataset].get("protocol.vocabulary") == NOT_STATED:
+        extra.append(SettingChange(VOCABULARY, "not known", cell["protocol"]["vocabulary"]))
     if descriptions:
         extra.append(SettingChange(DESCRIPTIONS, "those of the paper", descriptions))
     if label_rule is not None and label_rule != (rule := published_label_rule(dataset)) and rule != "correct":

@@ -97,6 +97,12 @@ def test_the_label_rule_counts_where_the_rules_differ():
         assert nearest_published(plain("proxyclip", "voc21"), rule).deviations == ()
 
 
+def test_class_names_that_are_not_known_to_be_the_paper_s_are_a_deviation():
+    told = nearest_published(plain("glaclip", "ade150"), "correct")
+    assert "vocabulary=glaclip (published: not known)" in told.sentence() and told.sources == ()
+    assert nearest_published(plain("glaclip", "voc21"), "correct").deviations == ()
+
+
 def test_no_official_setting_and_no_published_row_are_told_apart():
     nearest = nearest_published(plain("sclip", "pc459"), "official")
     assert nearest.sentence().startswith("no official setting (") and not nearest.as_dict()["official"]
