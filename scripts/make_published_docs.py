@@ -31,6 +31,8 @@ NEEDS = {
     "given source. Only the paper states the thresholds of the authors' maps.",
     "freecp": "Use the descriptions of the paper (`ovbench describe import`, see [FreeCP](freecp.md)). Without them no "
     "run has the published settings.",
+    "glaclip": "The paper's class names are known for voc21, voc20 and coco-object only; on the others `show` "
+    "and `table` name the vocabulary as a deviation.",
     "reme": "There is no official code; where the paper gives no value, ovbench has chosen one. Build the reference "
     "set yourself.",
     "talk2dino": "Use the psi of the authors, see [Talk2DINO](talk2dino.md).",
