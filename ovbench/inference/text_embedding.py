@@ -108,9 +108,7 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
     missing = {n: first for (n, _, first), s in zip(pairs, sentences, strict=True) if not s and n != queries.background}
     if missing:
         count, which = f"{len(missing)} of {len(vocabulary)} classes", ", ".join(missing.values())
-        warn_once(
-            f'no description of {count} in "{name}" ({which:.80}): their prompts are used; see ovbench describe'
-        )
+        warn_once(f'no description of {count} in "{name}" ({which:.80}): their prompts are used; see ovbench describe')
     for (_, query, _), own in zip(pairs, sentences, strict=True):
         clip.text.require_room(own, ("{}",), f'description of "{query}"')
     vectors = queries.embeddings.clone()

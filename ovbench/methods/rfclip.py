@@ -27,6 +27,7 @@ CHANNELS = {
 SINK = 0.1  # of the official "refocus": mean attention from which a patch is a sink
 KEPT = 0.6  # ... and the fraction of the attention that a sink keeps
 
+
 class Trunk(NamedTuple):
     """What the dense features need from all blocks.
 

@@ -147,9 +147,7 @@ def refuse_unasked_code(cells: Sequence[BaselineCell], named: Collection[str], p
             )  # fmt: skip
 
 
-def refuse_other_settings(
-    base: BaselineCell, cell: Mapping[str, Any], chosen: Collection[str], path: Path
-) -> None:
+def refuse_other_settings(base: BaselineCell, cell: Mapping[str, Any], chosen: Collection[str], path: Path) -> None:
     """Compare the settings of a cell with those of the baseline, except for the keys ``chosen`` with ``--set``.
 
     Args:

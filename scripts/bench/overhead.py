@@ -143,9 +143,7 @@ def _heard(kind: str, go: Callable, calls: list[tuple[str, Tensor]]) -> Callable
 
 
 @torch.inference_mode()
-def replay(
-    pipeline: Pipeline, calls: list[tuple[str, Tensor]], dense: Callable[[Tensor], Any] | None = None
-) -> None:
+def replay(pipeline: Pipeline, calls: list[tuple[str, Tensor]], dense: Callable[[Tensor], Any] | None = None) -> None:
     """Run only the forward passes; the first call, of windows, goes through ``dense`` if it is given."""
     for kind, images in calls:
         if dense is not None and images.shape[-2:] == calls[0][1].shape[-2:]:

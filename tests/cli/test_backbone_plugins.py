@@ -34,7 +34,7 @@ def load(spec):
     tower = Tower(SEEDS[spec])
     return Loaded.of(tower, spec, text=TextEncoder(tower, letters), use=Use(OWN, patch=16))
 '''
-METHOD = '''
+METHOD = """
 from ovbench.methods.base import Method, Needs, PatchFeatures
 
 class RadioSeg(Method):
@@ -43,7 +43,7 @@ class RadioSeg(Method):
     def encode(self, batch):
         x = self.radio.patches(batch.windows)
         return PatchFeatures(x.flatten(2).mT, tuple(x.shape[-2:]))
-'''
+"""
 SETTINGS = '[backbones]\nradio = "one"\n[protocol]\nmean = [127.5, 127.5, 127.5]\nstd = [127.5, 127.5, 127.5]\n'
 EVAL = ("-d", "mini", "--limit", 1, "--json")
 

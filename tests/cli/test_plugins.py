@@ -36,7 +36,7 @@ class Peek(CLIP):
         open(self.path, "rb").close()
         return super().encode(batch)
 '''
-THIRD = '''
+THIRD = """
 import torch
 from mmengine.structures import PixelData
 from mmseg.models import BaseSegmentor
@@ -62,7 +62,7 @@ class Bright(BaseSegmentor):
     def loss(self, inputs, data_samples): ...
 
 MODELS.register_module(name="BrightByName", module=Bright, force=True)
-'''
+"""
 
 
 @pytest.fixture

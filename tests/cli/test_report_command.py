@@ -121,8 +121,7 @@ def own_card(drawn_mini, tmp_path):
             shutil.copy(file, tmp_path / kind)
     (tmp_path / "own.txt").write_text("\n".join(load_card("mini").classes))
     (tmp_path / "own.toml").write_text(
-        'title = "own"\nclasses = "own.txt"\n'
-        '[[layout]]\nimage = "images/{id}.png"\nlabel = "labels/{id}.png"\n'
+        'title = "own"\nclasses = "own.txt"\n[[layout]]\nimage = "images/{id}.png"\nlabel = "labels/{id}.png"\n'
     )
     return tmp_path / "own.toml"
 

@@ -11,7 +11,7 @@ import torch
 from ovbench.methods.plugins import load_method
 from ovbench.utils.errors import InputError
 
-SEGMENTOR = '''
+SEGMENTOR = """
 import sys
 import torch
 from mmengine.structures import PixelData
@@ -47,7 +47,7 @@ class Segmentor(BaseSegmentor):
     def extract_feat(self, inputs): ...
     def _forward(self, inputs, data_samples=None): ...
     def loss(self, inputs, data_samples): ...
-'''
+"""
 
 
 @pytest.fixture

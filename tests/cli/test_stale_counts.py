@@ -202,7 +202,7 @@ def test_region_maps_are_noted_image_by_image(run, data, tmp_path):
     assert "changed since it was counted: c; counted again" in again.err and counted(again) == 1
 
 
-METHOD = '''from ovbench.methods.base import PatchFeatures
+METHOD = """from ovbench.methods.base import PatchFeatures
 from ovbench.methods.clip import CLIP
 
 class Mine(CLIP):
@@ -210,7 +210,7 @@ class Mine(CLIP):
         from {helper} import SIGN
         f = super().encode(batch)
         return PatchFeatures(SIGN * f[0], f[1])
-'''
+"""
 
 
 @pytest.mark.slow

@@ -105,6 +105,7 @@ def test_files_that_settings_name_are_hashed(tmp_path):
     again = identity.named_files(cell)
     assert first["protocol.descriptions"] != again["protocol.descriptions"]
     assert first["protocol.templates"] == again["protocol.templates"]
-    assert again["protocol.templates"] != identity.named_files(resolve("clip", "mini", {"templates": "simple_1"}))[
-        "protocol.templates"
-    ]
+    assert (
+        again["protocol.templates"]
+        != identity.named_files(resolve("clip", "mini", {"templates": "simple_1"}))["protocol.templates"]
+    )

@@ -16,9 +16,7 @@ from ovbench.results.published import published_results
 from ovbench.utils.paths import shipped
 
 FOLDER = shipped("results", "published")
-KEYS = dict(
-    re.findall(r"^\| (\w+\.csv) \| .* \| ([\w +]+) \|$", (FOLDER / "README.md").read_text(), re.MULTILINE)
-)
+KEYS = dict(re.findall(r"^\| (\w+\.csv) \| .* \| ([\w +]+) \|$", (FOLDER / "README.md").read_text(), re.MULTILINE))
 POSTPROCESS = {
     "none", "pamr", "densecrf", "sam-masks", "superpixels", "panoptic-cut", "mask-refinement", "pixel-propagation"
 }  # fmt: skip

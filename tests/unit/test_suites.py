@@ -66,7 +66,7 @@ ROW = '[shared]\nmethod = "corrclip"\n[[row]]\nlabel = "a"\n'
         ("titel = 'x'\n" + ROW, r'unknown key "titel"'),
         ('datasets = ["mini"]', '"row" is missing'),
         ('datasets = ["mini"]\n[row]\nlabel = "a"', '"row" must be a list'),
-        ('datasets = "mini"\n' + ROW, '"datasets" must be a list, got \'mini\''),
+        ('datasets = "mini"\n' + ROW, "\"datasets\" must be a list, got 'mini'"),
         ('datasets = ["mini"]\n[[row]]\nlabel = "a"', "a label and a method"),
         ('datasets = ["mini"]\n[[row]]\nlabel = 3', r'"row\[0\].label" must be a text, got 3'),
         ('datasets = ["mini"]\n' + ROW + '[[row]]\nlabel = "a"', "the same label"),

@@ -343,7 +343,7 @@ def test_a_delivered_file_with_other_bytes_is_not_kept(monkeypatch, tmp_path):
         ('[sam.vit_b]\nfil = "x"', 'unknown key "sam.vit_b.fil" .*did you mean "file"'),
         ('[clip.b]\nlicence = "MIT"', '"clip.b.spec" is missing'),
         ('[sam.vit_b]\nfile = "x"\nurl = "http://x"\nlicence = "MIT"', '"sam.vit_b.url" must be a text like'),
-        ('[names]\nclip = 3', '"names.clip" must be a text or a table'),
+        ("[names]\nclip = 3", '"names.clip" must be a text or a table'),
     ],
 )
 def test_mistakes_in_the_table_of_weights_are_named(monkeypatch, tmp_path, text, message):
