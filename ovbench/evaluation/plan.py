@@ -25,7 +25,7 @@ from ovbench.evaluation.distributed import ProcessGroup, Shard
 from ovbench.evaluation.record import Arguments
 from ovbench.evaluation.request import Job, check_request
 from ovbench.inference.precision import FEATURE_BUDGET, FP32, Execution, choose_batch
-from ovbench.inference.steps import PAD_TO_PATCH
+from ovbench.inference.steps import refuse_small_crop
 from ovbench.regions.base import open_source
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError, UsageError
@@ -220,18 +220,11 @@ def require_weights(cells: Iterable[Cell]) -> None:
 
 def _refuse_small_crop(cell: Cell) -> None:
     """Refuse windows that are smaller than a patch of the tower that reads the queries, if its name tells the patch."""
-    crop, pad, entry = cell.protocol.crop, cell.protocol.pad, METHODS.load(cell.method)
+    entry = METHODS.load(cell.method)
     name = next((n for n in (getattr(entry, "reads", ""), getattr(entry, "sees", "")) if n in cell.backbones), "")
     spec = cell.backbones.get(name)
     patch = find_backbone(name, entry.__module__).patch(spec) if spec else None
-    if patch is None or crop == 0:
-        return
-    multiple = patch if pad == PAD_TO_PATCH else pad
-    if crop + -crop % (multiple or 1) < patch:
-        raise UsageError(
-            f"windows of crop = {crop} pixels are smaller than a patch of {patch} pixels", where=cell.dataset,
-            fix=f"set crop to at least {patch}, or to 0 for whole images",
-        )  # fmt: skip
+    refuse_small_crop(cell.protocol, patch or 0, cell.dataset)
 
 
 def _split(card: Card, job: Job) -> Dataset:

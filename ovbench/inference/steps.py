@@ -29,6 +29,27 @@ PAD_TO_PATCH = -1  # value of ``pad``: windows are padded to the patch size of t
 MOST_PARTS = 1 << 12
 
 
+def pad_multiple(protocol: Protocol, patch: int) -> int:
+    """Return the number of pixels to whose multiple windows are padded, 0 for none, with a tower of this patch."""
+    return patch if protocol.pad == PAD_TO_PATCH else protocol.pad
+
+
+def refuse_small_crop(protocol: Protocol, patch: int, where: str = "") -> None:
+    """Raise UsageError if the padded windows of a protocol are smaller than a patch.
+
+    Args:
+        protocol: The protocol.
+        patch: Side of a patch in pixels, 0 if it is not known.
+        where: What has this protocol, for the message.
+    """
+    crop = protocol.crop
+    if crop and crop + -crop % (pad_multiple(protocol, patch) or 1) < patch:
+        raise UsageError(
+            f"windows of crop = {crop} pixels are smaller than a patch of {patch} pixels", where=where,
+            fix=f"set crop to at least {patch}, or to 0 for whole images",
+        )  # fmt: skip
+
+
 class Limits(NamedTuple):
     """Limits of what is computed at once.
 
@@ -62,12 +83,8 @@ class Steps:
             self.add_vocabulary(queries, protocol)
         tower = getattr(method, method.reads, None) or getattr(method, method.sees, None)
         self.patch = getattr(tower, "patch", 0)  # 0 for a tower of a third party, whose patch is not known
-        self.pad_multiple = self.patch if protocol.pad == PAD_TO_PATCH else protocol.pad
-        if protocol.crop and self._is_below_patch(protocol.crop + -protocol.crop % (self.pad_multiple or 1)):
-            raise UsageError(
-                f"windows of crop = {protocol.crop} pixels are smaller than a patch of {self.patch} pixels",
-                fix=f"set crop to at least {self.patch}, or to 0 for whole images",
-            )
+        self.pad_multiple = pad_multiple(protocol, self.patch)
+        refuse_small_crop(protocol, self.patch)
         pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
         self.maps = LabelMaps(method, pamr if protocol.refine == "pamr" else None)
         self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
