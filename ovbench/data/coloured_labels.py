@@ -56,9 +56,9 @@ def read_encoded_label(path: Path, encoding: Encoding | None) -> RawLabel:
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
     values = _table(encoding)[red << 16 | green << 8 | blue]
     if (values == UNLISTED).any():
-        colour: Colour = tuple(int(part) for part in pixels[values == UNLISTED][0, :3])
+        red, green, blue = pixels[values == UNLISTED][0, :3].tolist()
         raise InputError(
-            f'the label "{path}" has the colour {hex_text(colour)}, which is of no class',
+            f'the label "{path}" has the colour {hex_text((red, green, blue))}, which is of no class',
             fix='add it to "colours" or "void_colours" of the card, or write else = "ignore" there',
         )
     return RawLabel(values, file, "RGB")
