@@ -10,23 +10,25 @@ from dataclasses import fields
 from typing import ClassVar, Literal, NamedTuple
 
 from ovbench.methods.params import (
-    CASSParams,
-    CorrCLIPParams,
     DiHCLIPParams,
     FreeCPParams,
     GEMParams,
-    GLACLIPParams,
     NACLIPParams,
     NoParams,
     NoResidual,
     PEARLParams,
-    ProxyCLIPParams,
-    ReMEParams,
     Residual,
     RFCLIPParams,
     SCCLIPParams,
     SCLIPParams,
     SFPParams,
+)
+from ovbench.methods.tower_params import (
+    CASSParams,
+    CorrCLIPParams,
+    GLACLIPParams,
+    ProxyCLIPParams,
+    ReMEParams,
     Talk2DINOParams,
 )
 from ovbench.utils.errors import warn_once

@@ -22,7 +22,7 @@ from ovbench.backbones.dino import DinoVision
 from ovbench.config.load import override_pairs
 from ovbench.methods.base import Backbones, Batch, Queries, WindowedImage
 from ovbench.methods.cass import CASS
-from ovbench.methods.params import CASSParams
+from ovbench.methods.tower_params import CASSParams
 
 
 def random_towers() -> dict[str, nn.Module]:

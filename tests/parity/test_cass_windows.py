@@ -10,8 +10,8 @@ import torch
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.cass import CASS
 from ovbench.methods.naclip import neighbourhood
-from ovbench.methods.params import CASSParams
 from ovbench.methods.presence import PresenceFeatures, members
+from ovbench.methods.tower_params import CASSParams
 from ovbench.parity.adapters.cass import AFTER_DRAWS, SameDraws
 from ovbench.parity.check import check_case
 from ovbench.parity.compare_stages import NOT_COMPUTED, PASS

@@ -11,7 +11,7 @@ from sklearn.cluster import DBSCAN
 from torch import Tensor
 
 from ovbench.methods.base import Backbones
-from ovbench.methods.params import CorrCLIPParams
+from ovbench.methods.tower_params import CorrCLIPParams
 
 PAD_ID = 10000
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

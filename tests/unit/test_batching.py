@@ -20,13 +20,14 @@ from ovbench.methods.freecp import FreeCP
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
-from ovbench.methods.params import CASSParams, DiHCLIPParams, RFCLIPParams, SCCLIPParams, SFPParams
+from ovbench.methods.params import DiHCLIPParams, RFCLIPParams, SCCLIPParams, SFPParams
 from ovbench.methods.pearl import PEARL
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.rfclip import RFCLIP
 from ovbench.methods.scclip import SCCLIP
 from ovbench.methods.sclip import SCLIP
 from ovbench.methods.sfp import SFP
+from ovbench.methods.tower_params import CASSParams
 from ovbench.regions.ids import nearest_ids, rank_ids, resized_ids
 from ovbench.utils.errors import ScoreError, warn_once
 

@@ -18,8 +18,8 @@ from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Batch, Queries, WindowedImage
 from ovbench.methods.cass import CASS
 from ovbench.methods.cass_spectral import match_range, principal, recompose, stretch
-from ovbench.methods.params import CASSParams
 from ovbench.methods.presence import cluster, first_largest, members
+from ovbench.methods.tower_params import CASSParams
 from ovbench.parity.towers import clip_module
 from ovbench.utils.errors import UsageError
 from ovbench.utils.pillow_resize import resize_like_pillow

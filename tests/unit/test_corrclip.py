@@ -15,7 +15,7 @@ from ovbench.inference.sliding_window import pad_to_multiple
 from ovbench.methods.base import Batch, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.corrclip import CorrCLIP
-from ovbench.methods.params import SIMILARITIES, CorrCLIPParams
+from ovbench.methods.tower_params import SIMILARITIES, CorrCLIPParams
 from ovbench.regions.ids import majority_labels
 from ovbench.utils.errors import UsageError
 

@@ -11,7 +11,7 @@ from ovbench.inference.predictor import Predictor
 from ovbench.methods import glaclip
 from ovbench.methods.base import Backbones, Queries, no_note
 from ovbench.methods.glaclip import GLACLIP
-from ovbench.methods.params import GLA_BASES, GLACLIPParams
+from ovbench.methods.tower_params import GLA_BASES, GLACLIPParams
 from ovbench.parity.recorder import Recorder
 from ovbench.utils.errors import UsageError
 

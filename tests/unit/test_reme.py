@@ -7,11 +7,11 @@ import torch.nn.functional as F
 
 from ovbench.methods.base import Queries
 from ovbench.methods.ops import Decision
-from ovbench.methods.params import ReMEParams
 from ovbench.methods.reme.method import ReME, best_query, class_affinity, retrieve, weighted
 from ovbench.methods.reme.pooling import patch_weights, pooled
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
 from ovbench.methods.reme.search import nearest
+from ovbench.methods.tower_params import ReMEParams
 from ovbench.regions.cover import complete, uncovered_components
 from ovbench.utils.errors import InputError, UsageError
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 
 from ovbench.methods.ops import Decision
-from ovbench.methods.params import ReMEParams
 from ovbench.methods.reme.method import class_affinity, retrieve, weighted
 from ovbench.methods.reme.pooling import ZETAS, mask_weights, pooled, segment_embeddings
 from ovbench.methods.reme.reference_bank import ReferenceBank
 from ovbench.methods.reme.search import nearest
+from ovbench.methods.tower_params import ReMEParams
 from ovbench.training.reference_set import settings
 from ovbench.training.reference_set.ambiguous import ambiguous_roots, beyond_knee, gated
 from ovbench.training.reference_set.assign import assign

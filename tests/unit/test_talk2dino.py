@@ -15,9 +15,9 @@ from ovbench.backbones.names import timm_names
 from ovbench.inference.text_embedding import build_queries
 from ovbench.methods.base import Backbones, Batch, Queries
 from ovbench.methods.ops import Decision, Pad
-from ovbench.methods.params import Talk2DINOParams
 from ovbench.methods.talk2dino.method import Talk2DINO, WindowFeatures
 from ovbench.methods.talk2dino.projection import Psi, check_partners, load_psi
+from ovbench.methods.tower_params import Talk2DINOParams
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import read_json
 from ovbench.utils.paths import asset

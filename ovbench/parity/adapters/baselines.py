@@ -15,9 +15,10 @@ from ovbench.methods.clip import CLIP
 from ovbench.methods.gem import GEM
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP, neighbourhood
-from ovbench.methods.params import GEMParams, NACLIPParams, NoResidual, ProxyCLIPParams, Residual, SCLIPParams
+from ovbench.methods.params import GEMParams, NACLIPParams, NoResidual, Residual, SCLIPParams
 from ovbench.methods.proxyclip import ProxyCLIP
 from ovbench.methods.sclip import SCLIP
+from ovbench.methods.tower_params import ProxyCLIPParams
 from ovbench.parity.adapters.common import Values, common_values, label, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.recorder import Recorder

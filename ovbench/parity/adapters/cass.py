@@ -15,8 +15,8 @@ from torch import Tensor
 from ovbench.methods.base import Queries
 from ovbench.methods.cass import CASS, take
 from ovbench.methods.cass_spectral import Principal, stretch
-from ovbench.methods.params import CASSParams
 from ovbench.methods.presence import Presence
+from ovbench.methods.tower_params import CASSParams
 from ovbench.parity.adapters.common import Values, background, common_values, label
 from ovbench.parity.case import Case
 from ovbench.parity.recorder import Recorder

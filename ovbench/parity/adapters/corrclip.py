@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ovbench.methods.corrclip import CorrCLIP
-from ovbench.methods.params import CorrCLIPParams
+from ovbench.methods.tower_params import CorrCLIPParams
 from ovbench.parity.adapters.common import Values, common_values, label, window_scores
 from ovbench.parity.case import Case
 from ovbench.parity.towers import backbones

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ovbench.methods.glaclip import GLACLIP
-from ovbench.methods.params import GLACLIPParams
+from ovbench.methods.tower_params import GLACLIPParams
 from ovbench.parity.adapters.common import Values, common_values, label
 from ovbench.parity.case import Case
 from ovbench.parity.recorder import Recorder

@@ -16,7 +16,6 @@ from ovbench.backbones.names import timm_names
 from ovbench.config.load import Protocol
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
-from ovbench.methods.params import Talk2DINOParams
 from ovbench.methods.talk2dino.method import (
     Talk2DINO,
     WindowFeatures,
@@ -26,6 +25,7 @@ from ovbench.methods.talk2dino.method import (
     image_embeddings,
 )
 from ovbench.methods.talk2dino.projection import Psi
+from ovbench.methods.tower_params import Talk2DINOParams
 from ovbench.parity.adapters.common import Values
 from ovbench.parity.case import Case
 from ovbench.parity.recorder import Recorder
