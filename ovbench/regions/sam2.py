@@ -6,9 +6,11 @@ SAM 2 uses the automatic mask generator of the segment-anything package; only th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from ovbench.backbones.hub import given_file
 from ovbench.regions.base import Maker
-from ovbench.regions.transformers_models import HubRegions
+from ovbench.regions.transformers_models import HubRegions, fetch_files, missing_files
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Sam2Regions(HubRegions):
     Paper: Ravi et al., 2024. The defaults are "sam2" of zdk258/CorrCLIP (8 points).
 
     Attributes:
-        weights: Hub name or folder with config.json and the weights.
+        weights: Hub name, folder with config.json and the weights, or the authors' checkpoint (sam2_hiera_large.pt).
         points: Points per side.
         iou: Predicted IoU that a mask must exceed.
         stability: Smallest stability score of a mask.
@@ -32,6 +34,31 @@ class Sam2Regions(HubRegions):
     stability: float = 0.4
     multimask: bool = False
     half: bool = True
+
+    def _checkpoint(self) -> Path | None:
+        """Return the path of a checkpoint of the authors, or None for a hub name or folder."""
+        path = Path(self.weights)
+        return path if path.suffix in (".pt", ".pth") else None
+
+    def missing(self) -> list[str]:
+        """Return the missing files."""
+        path = self._checkpoint()
+        absent = [f"{path.name} (looked in {path.parent})"] if path and not path.is_file() else []
+        return missing_files(self.weights, () if path else self.files) + absent
+
+    def fetch(self) -> None:
+        """Download the missing files."""
+        path = self._checkpoint()
+        fetch_files(self.weights, () if path else self.files)
+        if path:
+            given_file(self.weights, "regions.weights")
+
+    def weights_sha256(self) -> str:
+        """Return the sha256 of the files, downloaded if necessary."""
+        from ovbench.backbones.checkpoint import file_sha256
+
+        path = self._checkpoint()
+        return file_sha256(given_file(self.weights, "regions.weights")) if path else super().weights_sha256()
 
     def start(self, device: str = "cpu") -> Maker:
         """Load SAM 2 onto a device and return the function that makes maps."""

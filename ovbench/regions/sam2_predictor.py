@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovbench.regions.sam2_checkpoint import load_official
 from ovbench.regions.transformers_models import load_pretrained
 
 LOGIT_RANGE = 32.0  # clamp of the official predictor on its low-resolution logits
@@ -27,7 +29,8 @@ class Sam2Predictor:
     def __init__(self, weights: str, device: str, *, multimask: bool, half: bool):
         from transformers import Sam2Model
 
-        self.network: Any = load_pretrained(Sam2Model, weights)
+        official = Path(weights).suffix in (".pt", ".pth")
+        self.network: Any = load_official(Path(weights)) if official else load_pretrained(Sam2Model, weights)
         self.network.mask_decoder.dynamic_multimask_via_stability = False
         dtype = torch.float16 if half and torch.device(device).type != "cpu" else torch.float32
         self.network = self.network.to(device=device, dtype=dtype)

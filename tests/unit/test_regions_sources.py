@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from ovbench.regions.provider import Regions, open_regions, open_source
 from ovbench.regions.sam import SamRegions, load_sam
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import REGIONS
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def picture(h: int = 70, w: int = 90) -> np.ndarray:
@@ -136,6 +139,64 @@ def test_sam2_predictor_agrees_with_the_library(tmp_path):
         masks, iou, _ = predictor.predict_torch(torch.tensor(points)[:, None], torch.ones(2, 1, dtype=torch.int))
         torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(iou, out.iou_scores[0], rtol=1e-4, atol=1e-4)
+
+
+def official_sam2(tmp_path, monkeypatch):
+    """A small checkpoint with the tensor names of facebookresearch/sam2 1.1.0, and what that code computes with it."""
+    from ovbench.regions import sam2_checkpoint
+
+    case = np.load(DATA / "sam2_official.npz")
+    draw = np.random.RandomState(0)
+    state = {}
+    for name, shape in (line.split() for line in str(case["names"]).splitlines()):
+        values = draw.standard_normal(tuple(map(int, shape.split(",")))) * 0.2
+        state[name] = torch.tensor(values, dtype=torch.float32) + float("norm" in name and name.endswith("weight"))
+    state |= {"memory_attention.norm.weight": torch.ones(8), "obj_ptr_proj.layers.0.bias": torch.ones(8)}
+    torch.save({"model": state}, tmp_path / "sam2_hiera_small.pt")
+    small = {"stages": [1, 1, 2, 1], "heads": 1, "whole": [3], "windows": [8, 4, 4, 2]}
+    monkeypatch.setitem(sam2_checkpoint.SIZES, (8, 5), small)
+    official = sam2_checkpoint.config_of
+
+    def for_64_pixels(state, path):
+        config = official(state, path).to_dict()
+        config["vision_config"] |= {"fpn_hidden_size": 32, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
+        config["vision_config"]["backbone_config"]["image_size"] = [64, 64]
+        config["prompt_encoder_config"] |= {"hidden_size": 32, "image_size": 64}
+        config["mask_decoder_config"] |= {"hidden_size": 32, "iou_head_hidden_dim": 256}
+        return transformers_config(config)
+
+    from transformers import Sam2Config
+
+    transformers_config = Sam2Config.from_dict
+    monkeypatch.setattr(sam2_checkpoint, "config_of", for_64_pixels)
+    return tmp_path / "sam2_hiera_small.pt", case
+
+
+def test_sam2_checkpoint_of_the_authors(tmp_path, monkeypatch):
+    pytest.importorskip(NEEDED)
+    from ovbench.regions.sam2_predictor import Sam2Predictor
+
+    path, case = official_sam2(tmp_path, monkeypatch)
+    image = np.random.RandomState(int(case["image_seed"])).randint(0, 256, (48, 40, 3), dtype=np.uint8)
+    for multimask in (True, False):
+        predictor = Sam2Predictor(str(path), "cpu", multimask=multimask, half=True)
+        predictor.set_image(image)
+        points = predictor.apply_coords(np.array([[10.0, 20.0], [30.0, 5.0]]), (48, 40))
+        _, iou, low = predictor.predict_torch(torch.tensor(points)[:, None], torch.ones(2, 1, dtype=torch.int))
+        np.testing.assert_allclose(predictor.embeddings[-1], case["features"], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(low, case[f"low{int(multimask)}"], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(iou, case[f"iou{int(multimask)}"], rtol=1e-3, atol=1e-5)
+
+
+def test_sam2_checkpoint_messages(tmp_path):
+    source = REGIONS.load("sam2-32")(weights=str(tmp_path / "sam2_hiera_large.pt"))
+    assert source.missing() == [f"sam2_hiera_large.pt (looked in {tmp_path})"]
+    with pytest.raises(InputError, match="no weights file"):
+        source.fetch()
+    torch.save({"model": {"blocks.0.weight": torch.ones(2)}}, tmp_path / "sam2_hiera_large.pt")
+    assert source.missing() == [] and len(source.weights_sha256()) == 64
+    with pytest.raises(InputError, match=r"is no checkpoint of Segment Anything 2.*give sam2_hiera"):
+        source(picture())
 
 
 def test_mask2former_ids(tmp_path):
