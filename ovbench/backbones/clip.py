@@ -59,12 +59,15 @@ class ClipVision(nn.Module):
         self.patch = visual.conv1.kernel_size[0]
         self.width = visual.conv1.out_channels
 
-    def embed(self, images: Tensor, *, smooth_positions: bool = False) -> tuple[Tensor, tuple[int, int]]:
+    def embed(
+        self, images: Tensor, *, smooth_positions: bool = False, antialias: bool = True
+    ) -> tuple[Tensor, tuple[int, int]]:
         """Return the tokens that enter the first block, and their grid.
 
         Args:
             images: float (B, 3, H, W), normalised for this tower. Sides are cut to multiples of the patch.
             smooth_positions: Interpolate positions by `resize_positions_smoothly`.
+            antialias: Its antialiasing.
 
         Returns:
             float (B, N, C), and (gh, gw).
@@ -75,7 +78,7 @@ class ClipVision(nn.Module):
         cls = self.visual.class_embedding.expand(len(tokens), 1, -1)
         table = self.visual.positional_embedding
         if smooth_positions:
-            positions = resize_positions_smoothly(table, tuple(grid))
+            positions = resize_positions_smoothly(table, tuple(grid), antialias=antialias)
         else:
             positions = resize_positions(table, tuple(grid), square_only=False)
         return self.visual.ln_pre(torch.cat([cls, tokens], 1) + positions), tuple(grid)

@@ -32,15 +32,15 @@ def resize_positions(table: Tensor, grid: tuple[int, int], *, square_only: bool)
     return torch.cat([table[:1], patches[0].flatten(1).T])
 
 
-def resize_positions_smoothly(table: Tensor, grid: tuple[int, int]) -> Tensor:
+def resize_positions_smoothly(table: Tensor, grid: tuple[int, int], *, antialias: bool = True) -> Tensor:
     """Interpolate a position table to another grid, as timm does: by the target size, bicubic with antialiasing.
 
     Antialiasing uses another cubic kernel, also for a larger grid. Only the native grid gets the table unchanged.
-    Arguments and result are those of `resize_positions`.
+    Other arguments and the result are those of `resize_positions`.
     """
     native = round((table.shape[0] - 1) ** 0.5)
     if tuple(grid) == (native, native):
         return table
     patches = table[1:].T.reshape(1, -1, native, native)
-    patches = F.interpolate(patches, grid, mode="bicubic", align_corners=False, antialias=True)
+    patches = F.interpolate(patches, grid, mode="bicubic", align_corners=False, antialias=antialias)
     return torch.cat([table[:1], patches[0].flatten(1).T])

@@ -27,6 +27,7 @@ from ovbench.methods.tower_params import (
     CASSParams,
     CorrCLIPParams,
     GLACLIPParams,
+    LPOSSParams,
     ProxyCLIPParams,
     ReMEParams,
     Talk2DINOParams,
@@ -143,6 +144,13 @@ class GLACLIPDeclaration(Declaration):
     needs = Needs(backbones=("clip", "dino"), join="windows")
 
 
+class LPOSSDeclaration(Declaration):
+    """Declare LPOSS."""
+
+    Params = LPOSSParams
+    needs = Needs(backbones=("clip", "dino"), join="windows")
+
+
 class CorrCLIPDeclaration(Declaration):
     """The declaration of CorrCLIP."""
 
@@ -215,6 +223,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "freecp": FreeCPDeclaration,
     "gem": GEMDeclaration,
     "glaclip": GLACLIPDeclaration,
+    "lposs": LPOSSDeclaration,
     "maskclip": MaskCLIPDeclaration,
     "maskclip-freecp": Declaration,
     "naclip": NACLIPDeclaration,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ovbench.utils.errors import UsageError, unknown
 
 SIMILARITIES = ("q-k", "q-q", "k-k", "x-x", "qk-qk", "uniform")
+LPOSS_FEATURES = ("values", "keys")
 GLA_BASES = ("proxyclip", "clearclip", "sclip")
 CASS_CHOICES = {
     "attention": ("distilled", "keys", "queries"),
@@ -198,3 +199,48 @@ class ReMEParams:
         for holds, message in checks:
             if not holds:
                 raise UsageError(message, where="parameters of reme")
+
+
+@dataclass(frozen=True)
+class LPOSSParams:
+    """Parameters of LPOSS and LPOSS+; the defaults are those of the official code for LPOSS.
+
+    Attributes:
+        patches: Propagate the scores of patches over all windows of the image.
+        pixels: Propagate the merged scores over pixels too: LPOSS+.
+        features: Of DINO's last block, "values" or "keys"; the code's function has keys, its settings values.
+        neighbours: Number k of most similar patches, the patch itself included.
+        gamma: Exponent of the similarity of two patches.
+        sigma: Decay of an edge with the distance of the patches, per pixel of the resized image.
+        distance_power: Exponent of this distance.
+        alpha: Weight of the graphs; 1 - alpha is that of the scores before.
+        cg_steps: Largest number of solver steps in both graphs; 10 are not enough to converge, 100 are.
+        tau: Decay of an edge between pixels with their distance in scaled Lab.
+        pixel_window: Width r of the window of a pixel's neighbours; its radius is r // 2.
+    """
+
+    patches: bool = True
+    pixels: bool = False
+    features: str = "values"
+    neighbours: int = 400
+    gamma: float = 3.0
+    sigma: float = 0.01
+    distance_power: float = 1.0
+    alpha: float = 0.95
+    cg_steps: int = 10
+    tau: float = 0.01
+    pixel_window: int = 13
+
+    def __post_init__(self) -> None:
+        if self.features not in LPOSS_FEATURES:
+            raise unknown("features", self.features, LPOSS_FEATURES, where="lposs")
+        checks = (
+            (0 <= self.alpha < 1, "alpha must be at least 0 and below 1"),
+            (self.neighbours > 1, "neighbours must be 2 or more"),
+            (self.cg_steps > 0, "cg_steps must be 1 or more"),
+            (self.tau > 0, "tau must be positive"),
+            (self.pixel_window > 1, "pixel_window must be 2 or more"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise UsageError(message, where="lposs")

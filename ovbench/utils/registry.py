@@ -174,6 +174,7 @@ METHODS = Registry(
         "freecp": "ovbench.methods.freecp:FreeCP",
         "gem": "ovbench.methods.gem:GEM",
         "glaclip": "ovbench.methods.glaclip:GLACLIP",
+        "lposs": "ovbench.methods.lposs:LPOSS",
         "maskclip": "ovbench.methods.maskclip:MaskCLIP",
         "maskclip-freecp": "ovbench.methods.maskclip:MaskCLIPFreeCP",
         "naclip": "ovbench.methods.naclip:NACLIP",

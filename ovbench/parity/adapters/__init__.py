@@ -23,6 +23,7 @@ ADAPTERS = {
     "freecp": "ovbench.parity.adapters.freecp:freecp",
     "gem": f"{_BASELINES}:gem",
     "glaclip": "ovbench.parity.adapters.glaclip:glaclip",
+    "lposs": "ovbench.parity.adapters.lposs:lposs",
     "maskclip": f"{_BASELINES}:maskclip",
     "naclip": f"{_BASELINES}:naclip",
     "pearl": "ovbench.parity.adapters.pearl:pearl",
