@@ -171,7 +171,8 @@ class LPOSS(LPOSSDeclaration, Method):
     def adjust(self, scores: Tensor, queries: Queries, image: WindowedImage) -> Tensor:
         """Return class scores float (C, h, w), each the largest of its queries.
 
-        LPOSS+ propagates the scores of all queries over pixels before. The official code has synonyms of the first class only, its background.
+        LPOSS+ propagates the scores of all queries over pixels before. The official code has synonyms only of the first
+        class, the background.
         """
         if self.params.pixels:
             scores = self.propagate_over_pixels(scores, image)

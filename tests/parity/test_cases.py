@@ -22,10 +22,10 @@ FULL = Path(__file__).parents[3] / "shared" / "parity"
 
 # these have every stage; a new "not computed" must be a decision, not an accident
 ALL_STAGES = {
-    "cass", "clearclip", "corrclip", "dihclip", "freecp", "gem", "glaclip", "maskclip", "naclip", "pearl", "proxyclip",
-    "reme", "rfclip", "scclip", "sclip", "sfp", "talk2dino",
+    "cass", "clearclip", "corrclip", "dihclip", "freecp", "gem", "glaclip", "lposs", "maskclip", "naclip", "pearl",
+    "proxyclip", "reme", "rfclip", "scclip", "sclip", "sfp", "talk2dino",
 }  # fmt: skip
-TOO_LARGE = {"dihclip", "glaclip", "pearl", "rfclip", "scclip", "sfp"}  # their cases lie beside the checkout only
+TOO_LARGE = {"dihclip", "glaclip", "lposs", "pearl", "rfclip", "scclip", "sfp"}  # their cases lie beside the checkout only
 EQUATIONS = {"reme"}  # no official code exists; the expected values come from a NumPy reference of the equations
 
 

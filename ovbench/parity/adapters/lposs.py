@@ -53,9 +53,7 @@ def _values(notes: Recorder, text: Tensor) -> Values:
         "locations": "locations", "degree": "degree", "window_scores": "window_scores", "merged": "merged_scores",
         "pixel_lab": "lab", "pixel_degree": "pixel_degree", "pixel_scores": "pixel_scores", "scores": "full_scores",
     }  # fmt: skip
-    values: Values = {
-        stage: lambda w, n=name: notes.once(n) for stage, name in names.items() if name in notes.notes
-    }
+    values: Values = {stage: lambda w, n=name: notes.once(n) for stage, name in names.items() if name in notes.notes}
     return values | common_values(notes) | {
         "dino_features": lambda w: joined("guide"),
         "clip_features": lambda w: joined("clip"),
