@@ -14,6 +14,7 @@ from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
 from ovbench.methods.dihclip import DiHCLIP
 from ovbench.methods.gem import GEM
+from ovbench.methods.lposs import LPOSS
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.methods.naclip import NACLIP
 from ovbench.methods.params import DiHCLIPParams, RFCLIPParams, SCCLIPParams, SFPParams
@@ -50,9 +51,10 @@ FROM_BLOCKS = [
     lambda towers: DiHCLIP(towers, DiHCLIPParams(**LEVELS, heads=1)),
     lambda towers: RFCLIP(towers, RFCLIPParams(class_token="window", channels=(3, 7))),
 ]
+METHODS = [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP, LPOSS, PEARL, *FROM_BLOCKS]
 
 
-@pytest.mark.parametrize("method", [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP, PEARL, *FROM_BLOCKS])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch", [0, 8])
 def test_nothing_is_asked_before_the_decision(method, batch):
     towers = Backbones(**{name: tower.float() for name, tower in small_towers().items()})
