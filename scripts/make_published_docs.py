@@ -33,6 +33,8 @@ NEEDS = {
     "run has the published settings.",
     "glaclip": "The paper's class names are known for voc21, voc20 and coco-object only; on the others `show` "
     "and `table` name the vocabulary as a deviation.",
+    "lposs": "The paper's class names are not known; `show` and `table` name the vocabulary as a deviation on every "
+    "benchmark.",
     "reme": "There is no official code; where the paper gives no value, ovbench has chosen one. Build the reference "
     "set yourself.",
     "talk2dino": "Use the psi of the authors, see [Talk2DINO](talk2dino.md).",

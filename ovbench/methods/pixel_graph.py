@@ -48,7 +48,7 @@ class PixelGraph(NamedTuple):
                     continue  # the other direction of a displacement that is there
                 first = (..., slice(0, height - dy), slice(max(-dx, 0), width - max(dx, 0)))
                 second = (..., slice(dy, height), slice(max(dx, 0), width - max(-dx, 0)))
-                distance = (colours[first] - colours[second]).norm(dim=0)
+                distance = (colours[first] - colours[second]).square().sum(0).sqrt()
                 made.append(Displacement(first, second, torch.exp(-distance / tau)))
         return cls(tuple(made))
 
