@@ -101,6 +101,9 @@ def test_class_names_that_are_not_known_to_be_the_paper_s_are_a_deviation():
     told = nearest_published(plain("glaclip", "ade150"), "correct")
     assert "vocabulary=glaclip (published: not known)" in told.sentence() and told.sources == ()
     assert nearest_published(plain("glaclip", "voc21"), "correct").deviations == ()
+    for settings in ({}, {"pixels": "true"}):  # LPOSS, LPOSS+
+        told = nearest_published(plain("lposs", "voc21", settings), "correct")
+        assert [change.setting for change in told.deviations] == ["vocabulary"] and told.sources == ()
 
 
 def test_no_official_setting_and_no_published_row_are_told_apart():

@@ -37,8 +37,12 @@ def lposs(case: Case) -> Values:
         tau=p["tau"],
         pixel_window=p["r"],
     )
-    scale = {"mean": [255 * value for value in p["clip_mean"]], "std": [255 * value for value in p["clip_std"]]}
-    case = replace(case, params=p | scale)
+    own = {
+        "mean": [255 * value for value in p["clip_mean"]],
+        "std": [255 * value for value in p["clip_std"]],
+        "pad_multiple": 0,  # the method pads its windows
+    }
+    case = replace(case, params=p | own)
     return _values(label(case, LPOSS(backbones(case), params)), torch.from_numpy(case.inputs["text"]).float())
 
 
