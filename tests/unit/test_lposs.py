@@ -18,8 +18,8 @@ from ovbench.methods import lposs
 from ovbench.methods.base import Backbones, Batch, Queries, WindowedImage
 from ovbench.methods.lposs import LPOSS, WindowPatches
 from ovbench.methods.ops import Decision
-from ovbench.methods.params import LPOSSParams
 from ovbench.methods.pixel_graph import PixelGraph, scaled_lab
+from ovbench.methods.tower_params import LPOSSParams
 from ovbench.parity.recorder import Recorder
 from ovbench.utils.errors import UsageError
 
