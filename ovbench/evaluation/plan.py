@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +13,14 @@ from ovbench.backbones.hub import require_connection
 from ovbench.config.backbone_spec import toy_note
 from ovbench.config.load import Cell
 from ovbench.config.nearest_published import NearestPublished, nearest_published
-from ovbench.config.official import published_label_rule
 from ovbench.config.schema import as_in_file
 from ovbench.config.suites import SuiteRow
-from ovbench.data.card import Card, read_classes_file, vocabulary
+from ovbench.data.card import read_classes_file, vocabulary
 from ovbench.data.classes import refuse_other_order
-from ovbench.data.dataset import Dataset, open_dataset
+from ovbench.data.dataset import Dataset
 from ovbench.data.descriptions import stand_in
 from ovbench.evaluation.distributed import ProcessGroup, Shard
+from ovbench.evaluation.images import chosen_images, features_key, open_split
 from ovbench.evaluation.record import Arguments
 from ovbench.evaluation.request import Job, check_request
 from ovbench.inference.precision import FEATURE_BUDGET, FP32, Execution, choose_batch
@@ -69,6 +68,12 @@ class PlannedCell:
         return self.all_image_ids if self.shard is None else self.shard.take(self.all_image_ids)
 
     @property
+    def wanted_numbers(self) -> list[int]:
+        """Return the positions of these images in the split."""
+        numbers = list(range(len(self.dataset.items))[: self.limit])
+        return numbers if self.shard is None else self.shard.take(numbers)
+
+    @property
     def all_image_ids(self) -> list[str]:
         """Return the ids of the images of all shards."""
         return [item.id for item in self.dataset.items][: self.limit]
@@ -81,10 +86,7 @@ class PlannedCell:
         return self._features_key() == other._features_key()
 
     def _features_key(self) -> tuple:
-        cell = self.cell
-        protocol = dataclasses.replace(cell.protocol, vocabulary="", logit_scale=1.0, prob_thd=0.0)
-        images = [item.image_path for item in self.dataset.items]
-        return cell.method, cell.params, cell.backbones, cell.regions, protocol, self.device, images, self.wanted
+        return features_key(self.cell, self.dataset), self.device, self.wanted
 
     def describe(self) -> str:
         """Return one line for the plan that is printed before the run."""
@@ -112,12 +114,13 @@ class PlannedCell:
         return "" if self.dataset.card.generator else toy_note(self.cell.backbones)
 
 
-def plan(job: Job, processes: ProcessGroup) -> list[PlannedCell]:
+def plan(job: Job, processes: ProcessGroup, only: Sequence[int] | None = None) -> list[PlannedCell]:
     """Resolve every cell and check the request before the run.
 
     Args:
         job: The request.
         processes: The processes of the run.
+        only: Positions of the cells that run here; None for all.
 
     Returns:
         One planned cell per method and dataset, or per row of the suite.
@@ -127,15 +130,18 @@ def plan(job: Job, processes: ProcessGroup) -> list[PlannedCell]:
         InputError: If files of datasets or weights are missing.
     """
     rows, cards, cells, shard = check_request(job)
+    if only is not None:
+        rows, cells = [rows[number] for number in only], [cells[number] for number in only]
+        cards = {row.dataset: cards[row.dataset] for row in rows}
     device = env.choose_device(job.device, processes.local_rank)
     for cell in cells:
         _refuse_small_crop(cell)
     if processes.is_main:
-        splits = {card.name: _split(card, job) for card in cards.values()}
+        splits = {card.name: open_split(card, job) for card in cards.values()}
     processes.barrier()  # one process writes a generated dataset
     if not processes.is_main:
-        splits = {card.name: _split(card, job) for card in cards.values()}
-    datasets = {name: _chosen(split, job) for name, split in splits.items()}
+        splits = {card.name: open_split(card, job) for card in cards.values()}
+    datasets = {name: chosen_images(split, job) for name, split in splits.items()}
     _require_files(cells)
     return [
         PlannedCell(
@@ -149,18 +155,18 @@ def plan(job: Job, processes: ProcessGroup) -> list[PlannedCell]:
             Execution(job.precision, job.compiled, choose_batch(job.batch, device)),
             len(splits[cell.dataset]),
             splits[cell.dataset].ids_sha256,
-            _arguments(job, row),
+            _arguments(job, row, shard),
         )
         for cell, row in zip(cells, rows, strict=True)
     ]
 
 
-def _arguments(job: Job, row: SuiteRow) -> dict[str, Any]:
+def _arguments(job: Job, row: SuiteRow, shard: Shard | None) -> dict[str, Any]:
     """Return the request for one cell, see `ovbench.evaluation.record.Arguments`."""
     asked = Arguments(
         method=row.method, dataset=row.dataset, suite=job.suite, row=row.label or None, protocol=job.protocol,
         settings=as_in_file(row.overrides), weights=row.weights, label_rule=job.label_rule, limit=job.limit,
-        shard=job.shard, subset=str(job.subset) if job.subset else None,
+        shard=f"{shard.number}/{shard.of}" if shard else None, subset=str(job.subset) if job.subset else None,
         classes=str(job.classes) if job.classes else None,
         device=job.device, precision=job.precision, compile=job.compiled, batch=job.batch,
     )  # fmt: skip
@@ -225,21 +231,6 @@ def _refuse_small_crop(cell: Cell) -> None:
     spec = cell.backbones.get(name)
     patch = find_backbone(name, entry.__module__).patch(spec) if spec else None
     refuse_small_crop(cell.protocol, patch or 0, cell.dataset)
-
-
-def _split(card: Card, job: Job) -> Dataset:
-    """Open all images of a dataset."""
-    rule = job.label_rule or (published_label_rule(card.name) if job.protocol == "paper" else "correct")
-    return open_dataset(card, job.data_root, label_rule=rule)
-
-
-def _chosen(dataset: Dataset, job: Job) -> Dataset:
-    """Return the images of the subset, or all."""
-    if job.subset is None:
-        return dataset
-    from ovbench.data.subset import read_manifest
-
-    return read_manifest(job.subset).select(dataset)
 
 
 def _vocabulary(cell: Cell, dataset: Dataset, job: Job) -> tuple[tuple[str, ...], ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,16 +16,15 @@ from tqdm import tqdm
 from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.distributed import ProcessGroup
+from ovbench.evaluation.due_images import DueImages, due_images, reused, started
 from ovbench.evaluation.evaluator import Target, evaluate
 from ovbench.evaluation.identity import (
     data_digest,
-    image_files,
     ledger_header,
     record_name,
     record_stem,
     region_maps,
     run_name,
-    unchanged,
 )
 from ovbench.evaluation.ledger import (
     FORMAT,
@@ -70,28 +69,12 @@ def group_cells(cells: Sequence[PlannedCell]) -> list[list[PlannedCell]]:
     return groups
 
 
-class _CellLedger(NamedTuple):
+class CellLedger(NamedTuple):
     """A planned cell with the header and the folder of its ledger."""
 
     cell: PlannedCell
     header: dict[str, Any]
     folder: Path
-
-
-class _DueImages(NamedTuple):
-    """The images of a cell that must run, as numbers in the split.
-
-    Attributes:
-        due: Images without valid counts in the ledger.
-        shown: Counted images whose overlays are missing.
-        changed: Images whose files changed after they were counted.
-        newest: Start of the newest run in the ledger.
-    """
-
-    due: list[int]
-    shown: list[int]
-    changed: list[int]
-    newest: str
 
 
 def run_cells(
@@ -116,21 +99,21 @@ def run_cells(
     """
     notify = (notify or _to_stderr) if processes.is_main else (lambda line: None)
     start = time.perf_counter()
-    pipeline, cells = _pipeline(cells)
+    pipeline, cells = open_pipeline(cells)
     approximate = pipeline.method.approximations()
     headers = [ledger_header(cell, pipeline) for cell in cells]
-    ledgers = [_CellLedger(cell, head, job.out / run_name(head)) for cell, head in zip(cells, headers, strict=True)]
+    ledgers = [CellLedger(cell, head, job.out / run_name(head)) for cell, head in zip(cells, headers, strict=True)]
     todo = _images_to_run(ledgers, pipeline, job, processes, notify)
-    run = processes.broadcast(_run(cells[0], [images.newest for images in todo]))
+    run = processes.broadcast(describe_run(cells[0], [images.newest for images in todo]))
     mine = processes.take(sorted({number for images in todo for number in (*images.due, *images.shown)}))
     title = f"{cells[0].cell.method} on " + ", ".join(cell.cell.dataset for cell in cells)
     with ExitStack() as stack:
         targets = [
-            _target(one, images, job, run, stack.enter_context(_open_ledger(one, processes)))
+            open_target(one, images, run, stack.enter_context(_open_ledger(one, processes)), job.show)
             for one, images in zip(ledgers, todo, strict=True)
         ]
         for one, target, images in zip(ledgers, targets, todo, strict=True) if processes.is_main else ():
-            _void_changed(target, images, run)
+            void_changed(target, images, run)
             if one.cell.shard is not None:
                 _leave_for_merge(one, approximate)
         bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not processes.is_main))
@@ -138,7 +121,7 @@ def run_cells(
         def records() -> list[CellResult]:
             bar.close()
             timing = _timing(cells, run, time.perf_counter() - start, processes)
-            return [_record(one, job, run, timing, approximate, write=processes.is_main) for one in ledgers]
+            return [update_record(one, job.out, run, timing, approximate, write=processes.is_main) for one in ledgers]
 
         try:
             evaluate(
@@ -152,9 +135,14 @@ def run_cells(
         return records()
 
 
-def _pipeline(cells: Sequence[PlannedCell]) -> tuple[Pipeline, Sequence[PlannedCell]]:
-    """Return the pipeline on its device, and the cells, without shared batches if the method does not support them."""
+def open_pipeline(cells: Sequence[PlannedCell]) -> tuple[Pipeline, Sequence[PlannedCell]]:
+    """Return the pipeline on its device, and the cells, without shared batches if the method does not support them.
+
+    Args:
+        cells: From one group of `group_cells`.
+    """
     first = cells[0]
+    env.use_device(first.device)  # third-party code may use the current device
     pipeline = build_pipeline(first.cell, first.vocabulary, first.dataset.card.background)
     for other in cells[1:]:
         pipeline.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
@@ -170,8 +158,8 @@ def _to_stderr(line: str) -> None:
 
 
 def _images_to_run(
-    ledgers: Sequence[_CellLedger], pipeline: Pipeline, job: Job, processes: ProcessGroup, notify: Notify
-) -> list[_DueImages]:
+    ledgers: Sequence[CellLedger], pipeline: Pipeline, job: Job, processes: ProcessGroup, notify: Notify
+) -> list[DueImages]:
     """Return the images of each cell that must run, after ``fresh`` has moved earlier ledgers."""
     if job.fresh and processes.is_main:
         for one in ledgers:
@@ -181,11 +169,11 @@ def _images_to_run(
     if processes.is_main:
         for one in ledgers:
             _notify_other_code(one, job.out, notify)
-            todo.append(_due_images(one, pipeline, job.show, notify))
+            todo.append(_reported_due_images(one, pipeline, job, notify))
     return processes.broadcast(todo)
 
 
-def _set_aside(ledger: _CellLedger, notify: Notify) -> None:
+def _set_aside(ledger: CellLedger, notify: Notify) -> None:
     """Move the earlier ledger and records of a cell to a folder that is never read; other shards stay."""
     cell, header, folder = ledger
     shard = cell.shard
@@ -199,7 +187,7 @@ def _set_aside(ledger: _CellLedger, notify: Notify) -> None:
         notify(f"the earlier ledger of {folder.name} and its records are kept in {target}")
 
 
-def _notify_other_code(ledger: _CellLedger, out: Path, notify: Notify) -> None:
+def _notify_other_code(ledger: CellLedger, out: Path, notify: Notify) -> None:
     """Report why earlier counts with the same settings are not reused."""
     _, header, folder = ledger
     if folder.is_dir():
@@ -212,85 +200,70 @@ def _notify_other_code(ledger: _CellLedger, out: Path, notify: Notify) -> None:
             return
 
 
-def _due_images(planned: _CellLedger, pipeline: Pipeline, show: int, notify: Notify) -> _DueImages:
-    """Return the images that must run; counts of changed files are not used."""
+def _reported_due_images(planned: CellLedger, pipeline: Pipeline, job: Job, notify: Notify) -> DueImages:
+    """Return the images that must run, and report damaged lines, reused counts and changed files."""
     cell, header, folder = planned
     ledger, maps = read_ledger(folder, header), region_maps(pipeline)
     if maps is not None:
         maps.expect({item.id: item.image_path for item in cell.dataset.items}, cell.wanted)
     for remark in ledger.remarks():
         notify(f"{cell.cell.method} on {cell.cell.dataset}: {remark}")
-    pictures, wanted = Pictures(folder, cell.dataset.card.classes, show), set(cell.wanted)
-    images, kept = _DueImages([], [], [], max((_started(entry) for entry in ledger.values()), default="")), []
-    for number, item in enumerate(cell.dataset.items):
-        entry = ledger.get(item.id)
-        if item.id not in wanted:
-            continue
-        if entry is None or entry.counts is None:
-            images.due.append(number)
-        elif not unchanged(entry.data, image_files(cell.dataset, number, maps)):
-            images.changed.append(number)
-            images.due.append(number)
-        else:
-            kept.append(entry)
-            if pictures.is_missing(number, item.id):
-                images.shown.append(number)
-    for line in _reused(kept, [cell.dataset.items[n].id for n in images.changed], len(wanted)):
+    pictures, items, wanted = Pictures(folder, cell.dataset.card.classes, job.show), cell.dataset.items, cell.wanted
+    images = due_images(cell.dataset, ledger, cell.wanted_numbers, maps, pictures)
+    kept = [ledger[items[number].id] for number in images.kept]
+    for line in reused(kept, [items[number].id for number in images.changed], len(wanted)):
         notify(f"{cell.cell.method} on {cell.cell.dataset}: {line}")
     return images
 
 
-def _started(entry: Entry) -> str:
-    return (entry.run or {}).get("started", "")
+def describe_run(cell: PlannedCell, newest: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the description of this run; its start is after all earlier runs, even if a clock was set back.
 
-
-def _reused(kept: Sequence[Entry], changed: Sequence[str], wanted: int) -> list[str]:
-    """Return sentences about counts of earlier runs."""
-    lines = []
-    if changed:
-        first = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-        verb = "image has" if wanted == 1 else "images have" if len(changed) > 1 else "images has"
-        since = "they were" if len(changed) > 1 else "it was"
-        lines.append(f"{len(changed)} of {wanted} {verb} changed since {since} counted: {first}; counted again")
-    if kept:
-        dates = sorted({_started(entry)[:16].replace("T", " ") for entry in kept})
-        when = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
-        lines.append(f"{len(kept)} of {wanted} images were counted {when} UTC")
-    return lines
-
-
-def _run(cell: PlannedCell, newest: Sequence[str]) -> dict[str, Any]:
-    """Return the description of this run; its start is after all earlier runs, even if a clock was set back."""
+    Args:
+        cell: One of its cells.
+        newest: Starts of the newest earlier runs.
+    """
     now = datetime.now(timezone.utc)
-    for started in newest:
-        if started:
-            now = max(now, datetime.fromisoformat(started) + timedelta(microseconds=1))
+    for earlier in newest:
+        if earlier:
+            now = max(now, datetime.fromisoformat(earlier) + timedelta(microseconds=1))
     how = cell.execution
     device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
-    started = now.isoformat(timespec="microseconds")
-    return {"started": started, "ovbench": package_version(), "git": env.git_revision(), "device": device}
+    start = now.isoformat(timespec="microseconds")
+    return {"started": start, "ovbench": package_version(), "git": env.git_revision(), "device": device}
 
 
-def _open_ledger(ledger: _CellLedger, processes: ProcessGroup) -> LedgerWriter:
+def _open_ledger(ledger: CellLedger, processes: ProcessGroup) -> LedgerWriter:
     """Open the part of this process; a shard has parts of its own."""
     shard = ledger.cell.shard
     prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
     return LedgerWriter(ledger.folder, f"{prefix}{processes.rank}", ledger.header)
 
 
-def _void_changed(target: Target, images: _DueImages, run: dict[str, Any]) -> None:
+def void_changed(target: Target, images: DueImages, run: dict[str, Any]) -> None:
     """Note in the ledger that the counts of changed images are not valid."""
     for number in images.changed:
         image = target.dataset.items[number].id
         target.ledger.add(Entry(image, None, None, {}, number, run=run, void=True))
 
 
-def _target(planned: _CellLedger, images: _DueImages, job: Job, run: dict[str, Any], ledger: LedgerWriter) -> Target:
-    cell = planned.cell
-    pictures = Pictures(planned.folder, cell.dataset.card.classes, job.show)
-    shown = frozenset(cell.dataset.items[n].id for n in images.shown)
-    due = frozenset(cell.dataset.items[n].id for n in images.due)
-    return Target(cell.dataset, ledger, due | shown, pictures.save, shown, run)
+def open_target(
+    planned: CellLedger, images: DueImages, run: dict[str, Any], ledger: LedgerWriter, show: int = 0
+) -> Target:
+    """Return a dataset of the loop over images, see `ovbench.evaluation.evaluator.Target`.
+
+    Args:
+        planned: The cell and its ledger.
+        images: Its images that must run.
+        run: This run, as from `describe_run`.
+        ledger: Where counts are written.
+        show: Number of overlays to save.
+    """
+    dataset = planned.cell.dataset
+    pictures = Pictures(planned.folder, dataset.card.classes, show)
+    shown = frozenset(dataset.items[n].id for n in images.shown)
+    due = frozenset(dataset.items[n].id for n in images.due)
+    return Target(dataset, ledger, due | shown, pictures.save, shown, run)
 
 
 def _timing(
@@ -305,21 +278,29 @@ def _timing(
     }
 
 
-def _record(
-    planned: _CellLedger, job: Job, run: dict[str, Any], timing: dict[str, Any], approximate: dict[str, Any], *,
-    write: bool,
+def update_record(
+    planned: CellLedger, out: Path, run: dict[str, Any], timing: dict[str, Any], approximate: Mapping[str, Any], *,
+    write: bool = True,
 ) -> CellResult:  # fmt: skip
     """Compute the record from the present content of the ledger, and write it.
 
     A record with the same content is not replaced, because its time and software are those of the counts.
+
+    Args:
+        planned: The cell and its ledger.
+        out: Folder of the record.
+        run: This run, as from `describe_run`.
+        timing: Times of this run.
+        approximate: Approximations of the method.
+        write: Whether to write the record.
     """
     cell, header, folder = planned
-    path, ledger = job.out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
+    path, ledger = out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
     before, wanted = read_earlier(path), cell.wanted
     entries = Ledger()
     entries.update({image: ledger[image] for image in wanted if image in ledger})
     runs = run_summaries(entries)
-    now = sum(_started(entry) == run["started"] for entry in entries.values() if entry.counts is not None)
+    now = sum(started(entry) == run["started"] for entry in entries.values() if entry.counts is not None)
     if runs and not now:
         timing = {**timing, "started": runs[-1]["started"]}
     timing = {**timing, "images_counted_now": now, "counted": runs}
@@ -337,7 +318,7 @@ def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in ("schema", "arguments", "time")}
 
 
-def _leave_for_merge(ledger: _CellLedger, approximate: Mapping[str, Any]) -> None:
+def _leave_for_merge(ledger: CellLedger, approximate: Mapping[str, Any]) -> None:
     cell, header, folder = ledger
     how = cell.execution
     device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)

@@ -133,3 +133,15 @@ def choose_device(name: str, local_rank: int = 0) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f'no device "{name}" here ({str(error).splitlines()[0]})', fix="use --device cpu") from None
     return name
+
+
+def use_device(device: str) -> None:
+    """Make a GPU the current one of this process, for code that does not name a device.
+
+    Args:
+        device: A device of torch.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)
