@@ -180,22 +180,55 @@ def test_commands_in_the_text_exist(page):
             assert re.match("Option '.*' requires an argument|Missing command", error.message), found
 
 
-def strings(path: Path):
-    return [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.Constant) and isinstance(node.value, str)]  # fmt: skip
+def messages(path: Path):
+    """The texts of a module that are no docstrings; a value in an f-string reads X."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    other = {id(body[0].value) for body in bodies if body and isinstance(body[0], ast.Expr)}
+    other |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in other:
+            yield node.value
 
 
-def test_commands_that_messages_recommend_exist():
-    named = set()
-    for path in (ROOT / "ovbench").rglob("*.py"):
-        for text in strings(path):
-            named.update(re.findall(r"\bovbench ([a-z]+)(?: ([a-z0-9]+))?(?![a-z0-9.])", text))
-    groups = {name: cli.get_command(click.Context(cli), name) for name in COMMANDS}
-    groups = {name: set(group.commands) for name, group in groups.items() if isinstance(group, click.Group)}
-    assert len([first for first, _ in named if first in COMMANDS]) > 10
-    assert {(first, second) for first, second in named if first in groups and second} <= {
-        (group, name) for group, names in groups.items() for name in names
-    }
+ADVICE = {
+    (path.relative_to(ROOT).as_posix(), found.rstrip(" ."))
+    for path in (ROOT / "ovbench").rglob("*.py")
+    for text in messages(path)
+    for found in re.findall(r"\bovbench ([a-z][^`;,()\"\n]*)", text)
+    if found.split()[0] in COMMANDS
+}
+
+
+def test_advice_is_found():
+    assert len(ADVICE) > 15 and ("ovbench/data/find.py", "data prepare X --source X") in ADVICE
+
+
+@pytest.mark.parametrize(("path", "advice"), sorted(ADVICE))
+def test_commands_that_messages_recommend_exist(path, advice):
+    words = shlex.split(re.sub(r" first$|\{\w+\}", "", advice))  # "run ovbench eval first"
+    try:
+        parse(words)
+    except (click.MissingParameter, click.exceptions.Exit):
+        pass
+    except click.UsageError as error:
+        assert re.match("Option '.*' requires an argument|Missing command", error.message), error.message
+
+
+def test_options_that_messages_name_exist():
+    def options(command: click.Command) -> set[str]:
+        inner = command.commands.values() if isinstance(command, click.Group) else ()
+        own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        return own.union(*map(options, inner))
+
+    context = click.Context(cli)
+    known = options(cli).union(*(options(cli.get_command(context, name)) for name in COMMANDS), {"--help"})
+    rooms = [path for path in (ROOT / "ovbench").rglob("*.py") if "third_party_worker" not in path.name]
+    texts = [text for path in rooms for text in messages(path) if " " in text]
+    named = {option for text in texts for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
+    assert len(named) > 30 and named - known == set()
 
 
 def test_the_method_in_the_readme_is_the_one_in_the_package():
