@@ -20,8 +20,9 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
     "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the records."
 )
 @click.option(
-    "--format", "form", type=click.Choice(FORMAT_NAMES), default="rich", show_default=True, help="Output format."
-)
+    "--format", "form", type=click.Choice(FORMAT_NAMES),
+    help="Output format. [default: rich on a terminal, markdown in a pipe or file]",
+)  # fmt: skip
 @options.datasets("Show this benchmark instead of those of the layout. Repeatable.")
 @click.option("--intervals", is_flag=True, help="Show the 95 % interval of each measured value.")
 @click.option("--list", "listing", is_flag=True, help="List the layouts that come with ovbench.")
@@ -31,7 +32,7 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
 )  # fmt: skip
 @options.protocol
 def table(
-    layout: str | None, runs: Path, form: str, datasets: tuple[str, ...], intervals: bool, listing: bool,
+    layout: str | None, runs: Path, form: str | None, datasets: tuple[str, ...], intervals: bool, listing: bool,
     settings: tuple[str, ...], protocol: str,
 ) -> None:  # fmt: skip
     """Print a comparison table: published values beside the values of records.
@@ -68,6 +69,7 @@ def table(
     else:
         loaded = load_layout(layout, datasets)
         made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"))
+    form = form or ("rich" if click.get_text_stream("stdout").isatty() else "markdown")
     click.echo(FORMATS[form](made, intervals), nl=False)
 
 

@@ -13,15 +13,16 @@ from ovbench.config.official import no_official_setting, published_label_rule
 from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published
 from ovbench.data.card import list_cards
+from ovbench.evaluation.record import value_at
 from ovbench.results.layouts import LayoutRow, TableLayout
 from ovbench.results.record_files import (
     RecordFile,
-    deviations_of,
     newest,
     records_of_run,
     rule_as_published,
     why_not_averaged,
 )
+from ovbench.results.run_names import run_details, run_facts
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,10 @@ def _row(
     """Build a row and its notes; ``changed`` describes how measured settings differ from published ones."""
     compared = not changed
     cells = tuple(_cell(row.published.get(column), measured.get(column), metric, compared) for column in columns)
+    cells = tuple(
+        replace(cell, notes=(*cell.notes, *_unsaid(measured.get(column), row.detail)))
+        for column, cell in zip(columns, cells, strict=True)
+    )
     notes = []
     name = TableRow(row.group, row.label, row.detail, ()).name
     published = None if row.published else row.printed_average  # some tables have only an average
@@ -224,9 +229,15 @@ def _cell(published: str | None, found: RecordFile | None, metric: str, compared
         published, 100 * metrics[metric], None if bounds is None else (100 * bounds[0], 100 * bounds[1]), found.partial,
         data["images"], data["split_images"], str(found.path),
         rule=data["label_rule"] if published_label_rule(found.record["cell"]["dataset"]) != "correct" else None,
-        compared=compared and rule_as_published(found.record) and not no_official_setting(*_pair(found)),
+        compared=compared and rule_as_published(found.record) and not no_official_setting(*_pair(found))
+        and not value_at(found.record, "arguments.classes"),
         notes=tuple(found.record.get("notes", ())),
     )  # fmt: skip
+
+
+def _unsaid(found: RecordFile | None, detail: str) -> list[str]:
+    """Return the facts of a run that its row does not name."""
+    return [] if found is None else [fact for fact in run_facts(found.record) if fact not in detail.split(", ")]
 
 
 def _pair(found: RecordFile) -> tuple[str, str]:
@@ -246,18 +257,19 @@ def _average(cells: Sequence[TableCell], found: Sequence[RecordFile], wanted: in
     values = [cell.measured for cell in cells if cell.measured is not None]
     if not values or len(values) < wanted:
         return TableCell(), ""
-    reason = why_not_averaged(found)
+    facts = dict.fromkeys(", ".join(run_facts(one.record)) or "none" for one in found)
+    reason = why_not_averaged(found) or (f"different runs ({'; '.join(facts)})" if len(facts) > 1 else "")
     if reason:
         return TableCell(), reason
     return TableCell(measured=sum(values) / len(values), partial=any(cell.partial for cell in cells)), ""
 
 
 def record_table(records: Sequence[RecordFile]) -> ComparisonTable:
-    """Build a table of records: one row per method and its deviations, one column per benchmark."""
+    """Build a table of records: one row per method and what distinguishes its runs, one column per benchmark."""
     rows: dict[tuple[str, str], dict[str, list[RecordFile]]] = {}
-    for found in records:
+    for found, detail in zip(records, run_details(records), strict=True):
         cell = found.record["cell"]
-        rows.setdefault((cell["method"], deviations_of(found.record)), {}).setdefault(cell["dataset"], []).append(found)
+        rows.setdefault((cell["method"], detail), {}).setdefault(cell["dataset"], []).append(found)
     columns = tuple(sorted({f.record["cell"]["dataset"] for f in records}))
     made, notes = [], []
     for (method, changed), cells in sorted(rows.items()):

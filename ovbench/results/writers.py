@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
-import re
 import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from markupsafe import Markup
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ovbench.results.console import as_text
+from ovbench.results.console import as_text, plain
+from ovbench.results.latex import OTHER_ENGINE, latex, needs_other_engine
 from ovbench.results.markdown import escape, table_head, table_row
 from ovbench.results.tables import ComparisonTable, TableCell, TableRow
 from ovbench.utils.html import html_templates
@@ -40,6 +42,7 @@ CSV_FIELDS = (
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a formula in a spreadsheet
 
 Mark = Callable[[str, int | None], str]
+Write = Callable[[ComparisonTable, bool], str]
 
 
 def _parts(cell: TableCell, mark: Mark, intervals: bool) -> list[str]:
@@ -69,6 +72,31 @@ def _cells(table: ComparisonTable, row: TableRow) -> tuple[TableCell, ...]:
     return (*row.cells, row.average) if table.average else row.cells
 
 
+def _one_line(text: str) -> str:
+    return plain(" ".join(text.split()))
+
+
+def _printable(table: ComparisonTable) -> ComparisonTable:
+    """Return the table with every text in one line and without control characters; records may come from others."""
+    rows = tuple(
+        replace(row, group=_one_line(row.group), label=_one_line(row.label), detail=_one_line(row.detail))
+        for row in table.rows
+    )
+    return replace(
+        table, title=_one_line(table.title), source=_one_line(table.source), rows=rows,
+        columns=tuple(map(_one_line, table.columns)), notes=tuple(map(_one_line, table.notes)),
+    )  # fmt: skip
+
+
+def _printed(write: Write) -> Write:
+    @functools.wraps(write)
+    def whole(table: ComparisonTable, intervals: bool) -> str:
+        return write(_printable(table), intervals)
+
+    return whole
+
+
+@_printed
 def as_rich(table: ComparisonTable, intervals: bool) -> str:
     """Return the table for the terminal: the best value is bold, the second underlined.
 
@@ -76,7 +104,7 @@ def as_rich(table: ComparisonTable, intervals: bool) -> str:
     """
     room = Console().width
     parts = [_rich_part(table, intervals, columns, room) for columns in _side_by_side(table, intervals, room)]
-    return as_text(*parts) + "".join(f"{note}\n" for note in _notes(table))
+    return as_text(*parts, *map(Text, _notes(table)))
 
 
 def _rich_part(table: ComparisonTable, intervals: bool, columns: Mapping[int, int], room: int) -> Table:
@@ -84,7 +112,7 @@ def _rich_part(table: ComparisonTable, intervals: bool, columns: Mapping[int, in
     made = Table(title=table.title, title_justify="left", show_lines=False)
     names = [line for row in table.rows for line in (row.group, row.label, row.detail)]
     left = room - sum(columns.values()) - BORDER * (len(columns) + 1) - 1
-    made.add_column("row", overflow="fold", width=max(min(left, max(map(len, names), default=0)), 1))
+    made.add_column("row", overflow="fold", width=max(min(left, max(map(cell_len, names), default=0)), 1))
     for number, width in columns.items():
         head = "\n".join(textwrap.wrap(_heads(table)[number], width))
         made.add_column(head, justify="right", overflow="fold", width=width)
@@ -115,9 +143,9 @@ def _side_by_side(table: ComparisonTable, intervals: bool, room: int) -> list[di
         [part for row in table.rows for part in _parts(_cells(table, row)[number], _plain, intervals)]
         for number in range(len(_heads(table)))
     ]
-    whole = [max(map(len, (head, *parts))) for head, parts in zip(_heads(table), texts, strict=True)]
+    whole = [max(map(cell_len, (head, *parts))) for head, parts in zip(_heads(table), texts, strict=True)]
     words = [
-        max(len(word) for text in (head.replace("-", "- "), *parts) for word in text.split())
+        max(cell_len(word) for text in (head.replace("-", "- "), *parts) for word in text.split())
         for head, parts in zip(_heads(table), texts, strict=True)
     ]
     room -= LEAST_NAME + BORDER + 1
@@ -135,6 +163,7 @@ def _plain(text: str, rank: int | None) -> str:
     return text
 
 
+@_printed
 def as_markdown(table: ComparisonTable, intervals: bool) -> str:
     """Return a Markdown table with its notes."""
 
@@ -155,17 +184,7 @@ def as_markdown(table: ComparisonTable, intervals: bool) -> str:
     return "\n".join([*lines, "", first, *(f"\n- {note}" for note in rest)]) + "\n"
 
 
-LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-}  # fmt: skip
-
-
-def latex(text: str) -> str:
-    """Escape a text for LaTeX."""
-    return re.sub(r"[&%$#_{}\\~^<>|\"]", lambda m: LATEX.get(m[0], "\\" + m[0]), " ".join(text.split()))
-
-
+@_printed
 def as_latex(table: ComparisonTable, intervals: bool) -> str:
     """Return a LaTeX tabular for the package booktabs."""
 
@@ -186,9 +205,12 @@ def as_latex(table: ComparisonTable, intervals: bool) -> str:
         values = (" / ".join(_parts(cell, mark, intervals)) or "--" for cell in _cells(table, row))
         name = latex(row.label) + (rf" {{\footnotesize ({latex(row.detail)})}}" if row.detail else "")
         lines.append(" & ".join([name, *values]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    lines += [r"\bottomrule", r"\end{tabular}", ""]
+    body = "\n".join(lines)
+    return f"% {OTHER_ENGINE}\n{body}" if needs_other_engine(body) else body
 
 
+@_printed
 def as_html(table: ComparisonTable, intervals: bool) -> str:
     """Return an HTML table, without a page around it."""
 
@@ -203,6 +225,7 @@ def as_html(table: ComparisonTable, intervals: bool) -> str:
     return template.render(table=table, heads=("row", *_heads(table)), rows=rows, notes=_notes(table))
 
 
+@_printed
 def as_csv(table: ComparisonTable, intervals: bool) -> str:
     """Return CSV with one line per row and benchmark."""
     buffer = io.StringIO()
@@ -244,6 +267,6 @@ def as_json(table: ComparisonTable, intervals: bool) -> str:
     return json.dumps(whole, indent=1) + "\n"
 
 
-FORMATS: dict[str, Callable[[ComparisonTable, bool], str]] = {
+FORMATS: dict[str, Write] = {
     "rich": as_rich, "markdown": as_markdown, "latex": as_latex, "csv": as_csv, "html": as_html, "json": as_json
 }  # fmt: skip
