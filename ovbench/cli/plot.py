@@ -13,13 +13,18 @@ KIND_NAMES = ("classes", "heatmap", "cost", "ablation")
 @click.argument("kind", type=click.Choice(KIND_NAMES))
 @click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORD|FOLDER...")
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="File to write: .png or .svg."
-)
-def plot(kind: str, records: tuple[Path, ...], out: Path) -> None:
+    "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE",
+    help="File to write: .png, .svg or .pdf.",
+)  # fmt: skip
+@click.option(
+    "--classes", "most", type=click.IntRange(min=1), default=20, show_default=True, metavar="N",
+    help="With many classes, draw the N best and the N worst of the first record.",
+)  # fmt: skip
+def plot(kind: str, records: tuple[Path, ...], out: Path, most: int) -> None:
     """Draw records as an image file. Needs matplotlib.
 
-    KIND is "classes" (IoU of every class, records side by side), "heatmap" (methods by benchmarks), "cost" (seconds per
-    image against mIoU) or "ablation" (mIoU of every record with its interval).
+    KIND is "classes" (IoU of the best and the worst classes, records side by side), "heatmap" (methods by benchmarks),
+    "cost" (seconds per image against mIoU) or "ablation" (mIoU of every record with its interval).
 
     \b
     ovbench plot classes runs/maskclip-mini-1a2b3c4d.json runs/corrclip-mini-5e6f7a8b.json --out classes.svg
@@ -27,5 +32,5 @@ def plot(kind: str, records: tuple[Path, ...], out: Path) -> None:
     """
     from ovbench.results.plots import draw, gather
 
-    draw(kind, gather(records), out)
+    draw(kind, gather(records), out, most)
     click.echo(f"plot: {out}", err=True)

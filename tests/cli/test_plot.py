@@ -32,7 +32,7 @@ def test_every_kind_as_png_and_the_same_svg_twice(ovbench, records, tmp_path, ki
 @pytest.mark.slow
 def test_what_cannot_be_drawn(ovbench, records, tmp_path):
     refused = ovbench("plot", "heatmap", records[0], "--out", tmp_path / "a.gif")
-    assert refused.code == 2 and "use .png or .svg" in refused.err
+    assert refused.code == 2 and "use .png, .svg, .pdf" in refused.err
     (tmp_path / "empty").mkdir()
     nothing = ovbench("plot", "heatmap", tmp_path / "empty", "--out", tmp_path / "a.png")
     assert nothing.code == 3 and "no record" in nothing.err
