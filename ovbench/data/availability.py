@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ovbench.data.card import ENTRY_POINTS, Card, list_cards, load_card
 from ovbench.data.find import FoundFiles, data_roots, find, unprepared
+from ovbench.data.sources import source_facts
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_json
 from ovbench.utils.paths import cache_root
@@ -112,8 +112,8 @@ def fingerprint(found: FoundFiles) -> str:
     digest = hashlib.sha256()
     for item in found.items:
         for path in (item.image_path, item.label_path):
-            facts = os.stat(path)
-            digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+            facts = source_facts(path)
+            digest.update(f"{path}\0{facts.size}\0{facts.mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

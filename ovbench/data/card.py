@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, Strict
-
+from ovbench.data.card_file import CardFile, EncodingTable, LayoutTable
 from ovbench.data.classes import CANONICAL, Queries, published_list, read_classes_file, read_published_list
-from ovbench.data.label_colours import Colour, RawColour, check_colours
+from ovbench.data.label_colours import Colour, check_colours
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import broken_plugin, entry_points, load_plugin
 from ovbench.utils.toml import read_toml
-from ovbench.utils.typed import Items, Typed, validate
+from ovbench.utils.typed import validate
 
 __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]
 
@@ -42,7 +40,10 @@ class Encoding:
         colours: RGB colour of each class, if labels are pictures in colours; ``void`` then has one value, for
             ``void_colours``.
         void_colours: Colours that are not scored.
-        ignores_others: Whether values or colours that are not listed are ignored; otherwise they are an error.
+        ignores_others: Whether values, colours or categories that are not listed are ignored; otherwise they are an
+            error.
+        categories: Name of the category of each class, if labels are COCO annotations.
+        background: Class of the pixels without annotation; None to ignore them.
     """
 
     name: str
@@ -56,19 +57,23 @@ class Encoding:
     colours: tuple[Colour, ...] = ()
     void_colours: tuple[Colour, ...] = ()
     ignores_others: bool = False
+    categories: tuple[str, ...] = ()
+    background: int | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder structure of a dataset; in patterns ``{id}`` is the image id, which may contain folders.
+    """The files of a dataset; in patterns ``{id}`` is the image id, which may contain folders.
 
     Attributes:
         name: Name of the layout.
-        image: Pattern of the image files.
-        label: Pattern of the label files.
+        image: Pattern of the image files; for tables, the column of the images.
+        label: Pattern of the label files; for tables, the column of the labels; "" for COCO annotations.
         encodings: Names of encodings; the first is the documented one, another is used only if no other fits the files.
         ids: Images of the split: "images" or "labels" (all files of that pattern), the path of a split file, or "" (all
-            images; each must have a label and each label an image).
+            images; each must have a label and each label an image). For tables, a column; "" for the row numbers.
+        coco: Path of COCO annotations, instances or panoptic; "" for label files.
+        parquet: Pattern of the Parquet or Arrow files, or their folder; "" for image files.
     """
 
     name: str
@@ -76,6 +81,13 @@ class Layout:
     label: str
     encodings: tuple[str, ...]
     ids: str = ""
+    coco: str = ""
+    parquet: str = ""
+
+    @property
+    def files(self) -> list[str]:
+        """Return the paths and columns that identify the files."""
+        return [text for text in (self.parquet, self.image, self.label, self.coco) if text]
 
 
 @dataclass(frozen=True)
@@ -147,66 +159,6 @@ class Card:
         return next(e for e in self.encodings if e.name == name)
 
 
-def _as_name(text: str) -> str:
-    if not re.fullmatch(r"[\w-][\w.-]*", text):
-        raise ValueError(f'must be a name of letters, digits, dots, - and _, got "{text}"')
-    return text
-
-
-RawValue = Annotated[int, Field(ge=0, le=65535)]
-
-
-class EncodingTable(Typed):
-    """A table [encoding.NAME] of a card, see `Encoding`."""
-
-    shift: int = 0
-    void: Items[RawValue] = ()
-    values: Items[RawValue] = ()
-    table: str | None = None
-    common: int | None = None
-    means: str = ""
-    colours: Items[RawColour] = ()
-    void_colours: Items[RawColour] = ()
-    others: Literal["", "ignore"] = Field(default="", alias="else")
-
-
-class LayoutTable(Typed):
-    """A table [[layout]] of a card, see `Layout`; ``image`` defaults to the pattern of the card."""
-
-    name: str | None = None
-    image: str = ""
-    label: str
-    encodings: Annotated[Items[str], Field(min_length=1)] | None = None
-    ids: str = ""
-
-
-class CardFile(Typed):
-    """The file of a card, see `Card`; ``classes`` is a file with one class per line."""
-
-    title: str
-    classes: str
-    layout: Annotated[Items[LayoutTable], Field(min_length=1)]
-    name: Annotated[str, AfterValidator(_as_name)] | None = None
-    split: str = "val"
-    background: Annotated[int, Field(ge=0)] | None = None
-    image_count: Annotated[int, Field(ge=0)] = 0
-    roots: Items[str] = (".",)
-    encoding: dict[str, EncodingTable] = Field(default_factory=dict)
-    image: str = ""
-    licence: str = ""
-    citation: str = ""
-    source: str = ""
-    prepare: str | None = None
-    variant: str | None = None
-    generator: str | None = None
-    generated_folder: str | None = None
-    ids_sha256: str | None = None
-    archives: Items[Annotated[tuple[str, str, str], Strict(False)]] = ()
-    raw: str | None = None
-    palette: bool = False
-    white: Annotated[int, Field(ge=255, le=65535)] | None = None
-
-
 # keys with the same value in a card and its file
 PLAIN_KEYS = (
     "title", "split", "background", "image_count", "roots", "licence", "citation", "source", "prepare", "variant",
@@ -272,7 +224,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
     classes_file = folder / "classes" / file.classes if is_shipped else folder / file.classes
     classes = tuple(queries[0] for queries in read_classes_file(classes_file))
     encodings = tuple(_encoding(name, table, folder, len(classes)) for name, table in file.encoding.items())
-    encodings = encodings or (_ordinary(len(classes)),)
+    encodings = _with_categories(encodings, file, classes, where)
     layouts = (_layout(number, table, file.image, encodings, where) for number, table in enumerate(file.layout))
     card = Card(
         name=file.name or path.stem,
@@ -287,6 +239,37 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
     return card
 
 
+def _with_categories(
+    encodings: tuple[Encoding, ...], file: CardFile, classes: tuple[str, ...], where: str
+) -> tuple[Encoding, ...]:  # fmt: skip
+    """Return the encodings with the defaults, and in those of COCO layouts the categories of the classes."""
+    coco = [table for table in file.layout if table.coco]
+    if not encodings:
+        made = (Encoding("coco", means="COCO annotations", stated=False),) if coco else ()
+        encodings = (*(() if len(coco) == len(file.layout) else (_ordinary(len(classes)),)), *made)
+        named = {"coco"}
+    else:
+        named = {name for table in coco for name in table.encodings or [e.name for e in encodings]}
+    return tuple(
+        _of_categories(encoding, file.background, classes, f"{where}, [encoding.{encoding.name}]")
+        if encoding.name in named and coco
+        else encoding
+        for encoding in encodings
+    )
+
+
+def _of_categories(encoding: Encoding, background: int | None, classes: tuple[str, ...], where: str) -> Encoding:
+    if encoding.values or encoding.shift or encoding.table or encoding.colours or encoding.common is not None:
+        raise InputError('COCO annotations have "categories" and no values or colours', where=where)
+    names = encoding.categories or classes
+    if len(names) != len(classes) or len(set(names)) != len(names):
+        raise InputError(f'"categories" must name one category for each of the {len(classes)} classes', where=where)
+    return dataclasses.replace(
+        encoding, categories=names, background=background, void=encoding.void or (_void(len(classes)),),
+        means=encoding.means or "COCO annotations",
+    )  # fmt: skip
+
+
 def _ordinary(classes: int) -> Encoding:
     """Return the default encoding: class indices; 255 is ignored, or 65535 if 255 is a class."""
     void = _void(classes)
@@ -299,7 +282,7 @@ def _encoding(name: str, file: EncodingTable, folder: Path, classes: int) -> Enc
     means = file.means or ("colours" if file.colours else "")
     return Encoding(
         name, file.shift, void, file.values, table, file.common, means, True, file.colours, file.void_colours,
-        bool(file.others),
+        bool(file.others), file.categories,
     )  # fmt: skip
 
 
@@ -313,21 +296,42 @@ def _layout(
 ) -> Layout:  # fmt: skip
     place, known = f"{where}, layout[{number}]", [encoding.name for encoding in encodings]
     image = file.image or card_image
-    for key, pattern in (("image", image), ("label", file.label)):
-        if pattern.count("{id}") != 1:
-            raise InputError(f'"{key}" must contain {{id}} once, got "{pattern}"', where=place)
-    if image == file.label:
-        raise InputError(f'"image" and "label" are the same, "{image}"', where=place)
+    _check_paths(file, image, place)
     chosen = tuple(known) if file.encodings is None else file.encodings
-    if len(chosen) > 1 and any(encoding.colours for encoding in encodings if encoding.name in chosen):
+    if file.encodings is None and not encodings[0].stated:
+        chosen = ("coco",) if file.coco else (known[0],)
+    chosen_ones = [encoding for encoding in encodings if encoding.name in chosen]
+    if len(chosen) > 1 and any(encoding.colours or encoding.categories for encoding in chosen_ones):
         raise InputError(
-            "labels in colours have one encoding", where=place, fix='name it: encodings = ["NAME"] in [[layout]]'
-        )
+            "labels in colours and COCO annotations have one encoding", where=place,
+            fix='name it: encodings = ["NAME"] in [[layout]]',
+        )  # fmt: skip
+    if not file.coco and any(encoding.categories for encoding in chosen_ones):
+        raise InputError('"categories" are for COCO annotations', where=place, fix='write coco = "FILE.json" there')
     for name in chosen:
         if name not in known:
             miss = unknown("encoding", name, known)
             raise InputError(miss.what, where=place, fix=miss.fix)
-    return Layout(file.name or f"layout {number}", image, file.label, chosen, file.ids)
+    return Layout(file.name or f"layout {number}", image, file.label, chosen, file.ids, file.coco, file.parquet)
+
+
+def _check_paths(file: LayoutTable, image: str, place: str) -> None:
+    """Check the patterns of a layout of files, the annotations of COCO, or the columns of tables."""
+    columns = f"{file.parquet}{image}{file.label}"
+    if file.parquet and (file.coco or not image or not file.label or "{id}" in columns):
+        what = 'tables need "parquet" (a path), "image" and "label" (names of columns), without {id}'
+        raise InputError(what, where=place)
+    for key, pattern in () if file.parquet else (("image", image), ("label", file.label)):
+        if key == "label" and file.coco:
+            if pattern or file.ids:
+                fix = "panoptic PNG files are in the folder beside the JSON that has its name"
+                raise InputError('"coco" stands without "label" and "ids"', where=place, fix=fix)
+        elif not pattern:
+            raise InputError(f'"{key}" is missing', where=place, fix="or give the annotations as coco or parquet")
+        elif pattern.count("{id}") != 1:
+            raise InputError(f'"{key}" must contain {{id}} once, got "{pattern}"', where=place)
+    if image == file.label:
+        raise InputError(f'"image" and "label" are the same, "{image}"', where=place)
 
 
 def _check(card: Card, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Read label files: one channel of values, or pictures in which each class has a colour."""
+"""Read labels: one channel of values, pictures in which each class has a colour, or COCO annotations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ovbench.data.card import Card, Encoding, Layout
+from ovbench.data.coco_labels import draw_label
 from ovbench.data.decode import RawLabel, label_bytes, read_label_file, refuse_lossy
 from ovbench.data.integrity import BROKEN
 from ovbench.data.label_colours import Colour, hex_text
@@ -19,26 +20,29 @@ IN_COLOURS = ("RGB", "RGBA", "P", "L", "1")
 UNLISTED = 65533  # in the table from colours to values
 
 
-def coloured(card: Card, layout: Layout) -> Encoding | None:
-    """Return the encoding of a layout whose labels are pictures in colours, None for one channel of values."""
-    encoding = card.encoding(layout.encodings[0])
-    return encoding if encoding.colours else None
+def label_encoding(card: Card, layout: Layout) -> Encoding:
+    """Return the encoding that tells how the labels of a layout are read; several differ in their values only."""
+    return card.encoding(layout.encodings[0])
 
 
-def read_encoded_label(path: Path, encoding: Encoding | None) -> RawLabel:
-    """Read a label file.
+def read_encoded_label(path: Path, encoding: Encoding) -> RawLabel:
+    """Read a label.
 
     Args:
         path: The file.
-        encoding: Its encoding if it is in colours, see `coloured`.
+        encoding: Its encoding, see `label_encoding`.
 
     Returns:
-        The stored values; for colours, the class of each pixel, or the ignored value of the encoding.
+        The stored values; for colours and annotations, the class of each pixel, or the ignored value of the encoding.
 
     Raises:
-        InputError: If the file cannot be read, does not keep values or colours, or has a colour that is not listed.
+        InputError: If the file cannot be read, does not keep values or colours, or has a colour or category that is not
+            listed.
     """
-    if encoding is None:
+    if encoding.categories:
+        data, file = label_bytes(path)
+        return RawLabel(draw_label(data, encoding, path), file, "coco")
+    if not encoding.colours:
         return read_label_file(path)
     data, file = label_bytes(path)
     try:

@@ -159,8 +159,7 @@ class Dataset:
         return self.labels.apply(self._raw_label(index).values, where=self._where(index), card=self.card)
 
     def _raw_label(self, index: int) -> RawLabel:
-        encoding = self.labels.encoding if self.labels.encoding.colours else None
-        raw = read_encoded_label(self.items[index].label_path, encoding)
+        raw = read_encoded_label(self.items[index].label_path, self.labels.encoding)
         if raw.mode == "1" and self.reading is not None and not self.reading.one_bit:
             raise InputError(
                 "the label has 1 bit, but others have more: its value 1 may be a class or 255 (white)",
@@ -224,12 +223,15 @@ def locate(card: Card, data_root: str | Path | None = None) -> FoundFiles:
 
     Args:
         card: The card of the dataset.
-        data_root: The folder to search; by default the configured ones.
+        data_root: The folder or archive to search; by default the folder of a user's card and the configured folders.
 
     Raises:
         InputError: If no file is found.
     """
-    return find(card, [_generated(card)] if card.generator else data_roots(data_root))
+    if card.generator:
+        return find(card, [_generated(card)])
+    beside = [] if card.is_shipped or data_root is not None else [card.path.parent]
+    return find(card, [*beside, *data_roots(data_root)])
 
 
 def refuse_gaps(card: Card, found: FoundFiles) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ovbench.data.integrity import BROKEN, check_png, decode_strictly, ends_properly
+from ovbench.data.sources import container_of, read_source
 from ovbench.utils.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 5 to 8 swap width and height
@@ -31,11 +32,11 @@ OTHER_KINDS = {  # formats that OpenCV may not read, by their first bytes
 
 
 class FileIdentity(NamedTuple):
-    """A file when its bytes were read.
+    """A file when its bytes were read, or a member of an archive or table.
 
     Attributes:
-        size: Length in bytes.
-        mtime_ns: Time of the last change in ns.
+        size: Length of the file in bytes; of a member, the length of the file that contains it.
+        mtime_ns: Time of the last change of that file in ns.
         digest: blake2b of the bytes, 128 bits, hexadecimal.
     """
 
@@ -165,9 +166,13 @@ def image_size(path: Path) -> tuple[int, int] | None:
         (h, w) as stored, or None if the file cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        data = None if container_of(path) is None else read_source(path).data
+        if data is not None and data[:1] == b"{":  # annotations
+            found = json.loads(data.partition(b"\n")[0])
+            return found["height"], found["width"]
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             return image.size[::-1]
-    except BROKEN:
+    except (*BROKEN, InputError):
         return None
 
 
@@ -220,9 +225,7 @@ def read_label_file(path: Path) -> RawLabel:
 def _read(path: Path, kind: str) -> tuple[bytes, FileIdentity]:
     """Return the bytes of a file, read once, and their identity."""
     try:
-        with open(path, "rb") as stream:
-            facts = os.fstat(stream.fileno())
-            data = stream.read()
+        data, facts = read_source(path)
     except FileNotFoundError:
         fix = "check the path" if kind == "image" else "check the data root"
         raise InputError(f'no {kind} file "{path}"', fix=fix) from None
@@ -230,7 +233,7 @@ def _read(path: Path, kind: str) -> tuple[bytes, FileIdentity]:
         raise InputError(f'cannot read the {kind} "{path}": {getattr(error, "strerror", None) or error}') from None
     if not data:
         raise InputError(f'the {kind} "{path}" is empty', fix="copy the file again")
-    return data, FileIdentity(len(data), facts.st_mtime_ns, hashlib.blake2b(data, digest_size=16).hexdigest())
+    return data, FileIdentity(facts.size, facts.mtime_ns, hashlib.blake2b(data, digest_size=16).hexdigest())
 
 
 def _decode(data: bytes, path: Path) -> np.ndarray:

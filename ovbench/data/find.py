@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ovbench.data.card import Card, Layout
+from ovbench.data.find_listed import listed_files
+from ovbench.data.sources import exists, is_folder, read_source, walk
 from ovbench.utils.errors import InputError, UsageError
-from ovbench.utils.files import read_text
+from ovbench.utils.files import reading
 from ovbench.utils.toml import read_toml
 from ovbench.utils.typed import Items, Typed, validate
 
@@ -80,8 +82,8 @@ def data_roots(data_root: str | Path | None = None) -> list[Path]:
         named, origin = _configured(), str(config_file())
     roots = [Path(name).expanduser() for name in named]
     for root in roots:
-        if not root.is_dir():
-            raise UsageError(f'the data root "{root}" is not a folder', where=origin, fix="check the path")
+        if not is_folder(root):
+            raise UsageError(f'the data root "{root}" is not a folder or archive', where=origin, fix="check the path")
     return roots
 
 
@@ -124,7 +126,7 @@ def find(card: Card, roots: Iterable[Path]) -> FoundFiles:
     tried: list[Path] = []
     for root in (base / below for base in roots for below in card.roots):
         tried.append(root)
-        for layout in card.layouts if root.is_dir() else ():
+        for layout in card.layouts if is_folder(root) else ():
             found = _look(root, layout, card)
             if found is None:
                 continue
@@ -138,6 +140,8 @@ def find(card: Card, roots: Iterable[Path]) -> FoundFiles:
 
 
 def _look(root: Path, layout: Layout, card: Card) -> FoundFiles | None:
+    if layout.coco or layout.parquet:
+        return _look_in_list(root, layout, card)
     images, labels = _files(root, layout.image), _files(root, layout.label)
     _separate(images, labels, layout)
     if not images and not labels:
@@ -164,6 +168,15 @@ def _look(root: Path, layout: Layout, card: Card) -> FoundFiles | None:
         others=tuple(others),
         trouble=trouble,
     )
+
+
+def _look_in_list(root: Path, layout: Layout, card: Card) -> FoundFiles | None:
+    found = listed_files(root, layout, card)
+    if found is None:
+        return None
+    missing = tuple(i for i in found.ids if i not in found.images)
+    items = (Item(i, found.images.get(i, path_of(i, root, layout.image)), found.labels[i]) for i in found.ids)
+    return FoundFiles(root, layout, tuple(items), missing, (), len(found.ids) - len(missing))
 
 
 def _ids(
@@ -232,7 +245,11 @@ def _lonely(orphans: Mapping[str, Path], root: Path, card: Card, images: Mapping
     if not orphans:
         return []
     owned = {
-        path for other in card.layouts for image_id, path in _files(root, other.label).items() if image_id in images
+        path
+        for other in card.layouts
+        if not (other.coco or other.parquet)
+        for image_id, path in _files(root, other.label).items()
+        if image_id in images
     }
     return [image_id for image_id, path in orphans.items() if path not in owned]
 
@@ -243,7 +260,7 @@ def _other_images(root: Path, layout: Layout, known: set[Path]) -> list[Path]:
         return []
     kinds = {suffix for family in SUFFIXES for suffix in family}
     return sorted(
-        path for path in (folder / name for name in _walk(folder)) if path.suffix.lower() in kinds and path not in known
+        path for path in (folder / name for name in walk(folder)) if path.suffix.lower() in kinds and path not in known
     )
 
 
@@ -273,9 +290,11 @@ def read_split(path: Path) -> list[str] | None:
     Raises:
         InputError: If the file cannot be read.
     """
-    if not path.is_file():
+    if not exists(path):
         return None
-    return [line.strip() for line in read_text(path, "split file").splitlines() if line.strip()]
+    with reading(path, "split file"):
+        text = read_source(path).data.decode("utf-8-sig")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _by_path(ids: Iterable[str], pattern: str) -> list[str]:
@@ -295,7 +314,7 @@ def _files(root: Path, pattern: str) -> dict[str, Path]:
     family = next((f for f in SUFFIXES if suffix.lower() in f), (suffix,))
     middle = after[: len(after) - len(suffix)]
     found: dict[str, Path] = {}
-    for name in _walk(root / folder):
+    for name in walk(root / folder):
         stem, dot, kind = name.rpartition(".")
         same = f"{dot}{kind}" == suffix or f"{dot}{kind}".lower() in family
         if not (same and stem.startswith(prefix) and stem.endswith(middle) and len(stem) > len(prefix) + len(middle)):
@@ -320,35 +339,6 @@ def _refuse_name(path: Path) -> None:
         raise InputError(f'the name of the file "{name}" is not UTF-8', fix="rename the file") from None
 
 
-def _walk(folder: Path, below: str = "", above: frozenset[tuple[int, int]] | None = None) -> Iterator[str]:
-    """Yield the paths of the files below a folder; a link to a folder above, a circle, is not followed."""
-    if above is None:
-        parents = [p for p in Path(os.path.realpath(folder)).parents if p.exists()]
-        above = frozenset((facts.st_dev, facts.st_ino) for facts in map(os.stat, parents))
-    try:
-        facts = os.stat(folder)
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except OSError as error:
-        raise InputError(f'cannot list "{folder}": {error.strerror}') from None
-    here = (facts.st_dev, facts.st_ino)
-    if here in above:
-        return
-    for entry in entries:
-        if _is_folder(entry):
-            yield from _walk(Path(entry.path), f"{below}{entry.name}/", above | {here})
-        elif not entry.name.startswith("."):
-            yield below + entry.name
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # a link that leads to itself
-
-
 def _nothing(card: Card, tried: list[Path]) -> InputError:
     """Return the error if no layout has a pair of image and label."""
     if not tried:
@@ -369,7 +359,7 @@ def _nothing(card: Card, tried: list[Path]) -> InputError:
     else:
         step = f"get it from {card.source}"
     return InputError(
-        f"no images and labels of {card.name} found; expected {wanted.image} and {wanted.label}",
+        f"no images and labels of {card.name} found; expected {' and '.join(wanted.files)}",
         where=f"looked in {folders}",
         fix=step,
     )

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ovbench.data.card import Card, Encoding
-from ovbench.data.coloured_labels import coloured, read_encoded_label
+from ovbench.data.coloured_labels import label_encoding, read_encoded_label
 from ovbench.data.decode import DEEP, dim, image_facts
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, colours, diagnose, with_label
 from ovbench.data.find import FoundFiles, Item
@@ -51,8 +51,8 @@ def examine(card: Card, found: FoundFiles) -> LabelReading:
         InputError: If the sample contradicts the card: values of another encoding, masks of 0 and 255, labels that were
             reduced twice, cut to 8 bits or renumbered, or 16-bit images that would be nearly black.
     """
-    colour_encoding = coloured(card, found.layout)
-    reports = [_report(item, colour_encoding) for item in _spread(found.items)]
+    usual = label_encoding(card, found.layout)
+    reports = [_report(item, usual) for item in _spread(found.items)]
     readable = [report for report in reports if report.values]
     if reports and not readable:
         raise InputError(reports[0].trouble[-1][1], where=f"{card.name}, no label of {len(reports)} can be read")
@@ -69,7 +69,7 @@ def examine(card: Card, found: FoundFiles) -> LabelReading:
     return LabelReading(encoding, one_bit, palette, _line(card, found, encoding, readable), tuple(remarks))
 
 
-def _report(item: Item, colour_encoding: Encoding | None) -> FileReport:
+def _report(item: Item, encoding: Encoding) -> FileReport:
     report = FileReport(item.id)
     try:
         facts = image_facts(item.image_path)
@@ -77,7 +77,7 @@ def _report(item: Item, colour_encoding: Encoding | None) -> FileReport:
     except InputError as error:
         report = report._replace(trouble=(("unreadable image", str(error)),))
     try:
-        return with_label(report, read_encoded_label(item.label_path, colour_encoding))
+        return with_label(report, read_encoded_label(item.label_path, encoding))
     except InputError as error:
         return report._replace(trouble=(*report.trouble, ("unreadable label", str(error))))
 
@@ -97,7 +97,7 @@ def _holds(problem: Problem, card: Card, found: FoundFiles, encoding: Encoding, 
         if not card.image_count:
             return False
         if len(reports) < len(found.items):
-            each = partial(_label_alone, colour_encoding=coloured(card, found.layout))
+            each = partial(_label_alone, encoding=label_encoding(card, found.layout))
             labels = [report for report in map(each, found.items) if report.values]
             return problem.kind in {p.kind for p in diagnose(card, found.layout, encoding, labels)}
         return True
@@ -106,9 +106,9 @@ def _holds(problem: Problem, card: Card, found: FoundFiles, encoding: Encoding, 
     return True
 
 
-def _label_alone(item: Item, colour_encoding: Encoding | None) -> FileReport:
+def _label_alone(item: Item, encoding: Encoding) -> FileReport:
     try:
-        return with_label(FileReport(item.id), read_encoded_label(item.label_path, colour_encoding))
+        return with_label(FileReport(item.id), read_encoded_label(item.label_path, encoding))
     except InputError:
         return FileReport(item.id)
 

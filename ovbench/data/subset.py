@@ -16,6 +16,7 @@ from pydantic import Field
 
 from ovbench.data.dataset import Dataset
 from ovbench.data.labels import value_counts
+from ovbench.data.sources import read_source
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import read_json, write_bytes
 from ovbench.utils.processes import each
@@ -167,9 +168,9 @@ def fingerprint(dataset: Dataset, index: int) -> SubsetImage:
     """
     item = dataset.items[index]
     try:
-        image = hashlib.sha256(item.image_path.read_bytes()).hexdigest()
+        image = hashlib.sha256(read_source(item.image_path).data).hexdigest()
     except OSError as error:
-        raise InputError(f'cannot read the image "{item.image_path}": {error.strerror}') from None
+        raise InputError(f'cannot read the image "{item.image_path}": {error.strerror or error}') from None
     label = dataset.with_rule("correct").read_label(index)
     return SubsetImage(item.id, image, hashlib.sha256(label.astype("<u2").tobytes()).hexdigest())
 

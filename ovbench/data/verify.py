@@ -13,7 +13,7 @@ from typing import Any
 
 from ovbench.data.availability import remember_verified
 from ovbench.data.card import Card, Encoding
-from ovbench.data.coloured_labels import coloured, read_encoded_label
+from ovbench.data.coloured_labels import label_encoding, read_encoded_label
 from ovbench.data.dataset import ids_sha256, locate
 from ovbench.data.decode import image_facts, read_image_file
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
@@ -114,7 +114,7 @@ def verify(
     missing = {*found.without_image, *found.without_label}
     items = [item for item in found.items if item.id not in missing]
     begin(len(items))
-    reports, check = [], partial(check_files, white=card.white, colours=coloured(card, found.layout))
+    reports, check = [], partial(check_files, label_encoding(card, found.layout), card.white)
     for report in each(check, items, workers):
         reports.append(report)
         advance(1)
@@ -143,13 +143,13 @@ def verify_and_remember(card: Card, data_root: str | Path | None = None, **optio
     return result
 
 
-def check_files(item: Item, white: int | None = None, colours: Encoding | None = None) -> FileReport:
+def check_files(encoding: Encoding, white: int | None, item: Item) -> FileReport:
     """Decode an image and its label; an error is noted in the report and not raised.
 
     Args:
-        item: The files.
+        encoding: How the label is read, see `ovbench.data.coloured_labels.label_encoding`.
         white: The value of white in 16-bit images, see `ovbench.data.decode.read_image_file`.
-        colours: The encoding of labels in colours, None for others.
+        item: The files.
     """
     report = FileReport(item.id)
     try:
@@ -161,7 +161,7 @@ def check_files(item: Item, white: int | None = None, colours: Encoding | None =
         kind = "dim image" if "nearly black" in error.what else "unreadable image"
         report = report._replace(trouble=((kind, str(error)),))
     try:
-        raw = read_encoded_label(item.label_path, colours)
+        raw = read_encoded_label(item.label_path, encoding)
     except InputError as error:
         kind = next((kind for word, kind in LABEL_KINDS.items() if word in error.what), "unreadable label")
         return report._replace(trouble=(*report.trouble, (kind, str(error))))

@@ -30,9 +30,11 @@ from ovbench.data.dataset import Dataset
 from ovbench.data.decode import FileIdentity
 from ovbench.data.descriptions import find_set
 from ovbench.data.labels import LabelMap
+from ovbench.data.sources import container_of, read_source, source_facts
 from ovbench.evaluation.ledger import header_digest
 from ovbench.methods.plugins import short_name
 from ovbench.utils import provenance as env
+from ovbench.utils.errors import InputError
 from ovbench.utils.registry import BACKBONES, METHODS, REGIONS, Registry, entry_points
 
 if TYPE_CHECKING:
@@ -60,6 +62,10 @@ def identity_of(path: Path) -> FileIdentity:
         OSError: If the file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
+    if container_of(path) is not None:
+        data, facts = read_source(path)
+        digest.update(data)
+        return FileIdentity(facts.size, facts.mtime_ns, digest.hexdigest())
     with path.open("rb") as file:
         found = os.fstat(file.fileno())
         while chunk := file.read(CHUNK):
@@ -68,13 +74,16 @@ def identity_of(path: Path) -> FileIdentity:
 
 
 def is_still(noted: FileIdentity, path: Path) -> bool:
-    """Return whether a file is unchanged: same size and time, otherwise same content."""
+    """Return whether a file is unchanged: same size and time, otherwise same content.
+
+    A member of an archive, table or list of annotations may be unchanged although its container has changed.
+    """
     try:
-        found = path.stat()
-        if found.st_size != noted.size:
-            return False
-        return found.st_mtime_ns == noted.mtime_ns or identity_of(path).digest == noted.digest
-    except OSError:
+        found, is_member = source_facts(path), container_of(path) is not None
+        if found == (noted.size, noted.mtime_ns):
+            return True
+        return (is_member or found.size == noted.size) and identity_of(path).digest == noted.digest
+    except (OSError, InputError):
         return False
 
 
@@ -119,8 +128,8 @@ def data_digest(dataset: Dataset, numbers: Iterable[int]) -> str:
         for number in numbers:
             for path in image_files(dataset, number).values():
                 content = identity_of(path).digest if number in read else ""
-                digest.update(f"{path.stat().st_size} {content}\n".encode())
-    except OSError:
+                digest.update(f"{source_facts(path).size} {content}\n".encode())
+    except (OSError, InputError):
         return ""
     return digest.hexdigest()
 
@@ -144,7 +153,7 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
             "white": card.white,
             "card": "ovbench" if card.is_shipped else "own",
             "split_sha256": planned.split_sha256,
-            "files": [layout.image, layout.label] if layout else [],
+            "files": layout.files if layout else [],
             "encoding": dataset.labels.encoding.name,
             "encoding_sha256": _encoding_sha256(dataset.labels),
         },
@@ -158,8 +167,11 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
 
 
 def _encoding_sha256(labels: LabelMap) -> str:
-    colours = (labels.encoding.colours, labels.encoding.void_colours, labels.encoding.ignores_others)
-    text = json.dumps(colours) if labels.encoding.colours else ""
+    own, text = labels.encoding, ""
+    if own.colours:
+        text = json.dumps((own.colours, own.void_colours, own.ignores_others))
+    if own.categories:
+        text = json.dumps((own.categories, own.background, own.ignores_others))
     return hashlib.sha256(labels.table.tobytes() + text.encode()).hexdigest()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from ovbench.cli.data import data
 from ovbench.data.card import Card, Encoding, Layout, list_cards, load_card
 
@@ -35,3 +37,13 @@ def test_the_example_card_is_valid(tmp_path):
     (tmp_path / "mine.toml").write_text(example)
     (tmp_path / "classes.txt").write_text("dog; puppy\ngrass\n")
     assert load_card(str(tmp_path / "mine.toml")).classes == ("dog", "grass")
+
+
+@pytest.mark.parametrize("key", ["coco", "parquet"])
+def test_the_layouts_of_annotations_and_tables_are_valid(key, tmp_path):
+    blocks = [text.split("```")[0] for text in PAGE.split("```toml\n")[1:]]
+    (block,) = (text for text in blocks if f"\n{key} = " in text)
+    (tmp_path / "mine.toml").write_text(f'title = "mine"\nclasses = "classes.txt"\n{block}')
+    (tmp_path / "classes.txt").write_text("dog; puppy\ngrass\n")
+    (layout,) = load_card(str(tmp_path / "mine.toml")).layouts
+    assert getattr(layout, key) and layout.image

@@ -205,7 +205,7 @@ def test_where_data_is_looked_for(tmp_path, monkeypatch):
         open_dataset(card)
     monkeypatch.setenv("OVBENCH_DATA", str(tmp_path / "here"))  # wins over the file
     assert len(open_dataset(card)) == len(maps)
-    with pytest.raises(UsageError, match=r'the data root ".*gone" is not a folder \(--data-root\)'):
+    with pytest.raises(UsageError, match=r'the data root ".*gone" is not a folder or archive \(--data-root\)'):
         open_dataset(card, tmp_path / "gone")
     (tmp_path / "empty").mkdir()
     with pytest.raises(

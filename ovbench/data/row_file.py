@@ -1,0 +1,143 @@
+"""Read encoded images from the rows of Parquet files and of the Arrow files of Hugging Face datasets."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from ovbench.utils.errors import InputError
+
+ROW_SUFFIXES = (".parquet", ".arrow")
+MOST_BYTES = 4 << 30  # of a row group's column, which is read as a whole
+KEPT = 3  # row groups in memory, per file
+
+
+class RowFile:
+    """A table whose rows have encoded images, as bytes or as the struct of Hugging Face's type Image; thread-safe.
+
+    Args:
+        path: A Parquet file, or an Arrow file as `datasets` writes it.
+
+    Attributes:
+        rows: Number of rows.
+        columns: Names of the columns, with whether they can have images.
+        class_names: Names of the classes by column, if the file states them.
+        names: Nothing; members are read by ``COLUMN/ROW``.
+
+    Raises:
+        InputError: If pyarrow is missing, or the file is damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._lock = path, threading.Lock()
+        self.names: Iterable[str] = ()
+        try:
+            import pyarrow as arrow
+            from pyarrow import parquet
+        except ImportError:
+            what = "Parquet and Arrow files are read with pyarrow, which is not installed"
+            raise InputError(what, where=str(path), fix='install it: pip install "ovbench[parquet]"') from None
+        self._broken = (arrow.ArrowException, OSError)
+        try:
+            if path.suffix.lower() == ".parquet":
+                self._file = parquet.ParquetFile(path)
+                self._schema = self._file.schema_arrow
+                sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+            else:
+                self._batches = _batches(arrow, path)
+                self._file, self._schema = None, self._batches[0].schema if self._batches else arrow.schema([])
+                sizes = [batch.num_rows for batch in self._batches]
+        except self._broken as error:
+            raise self._damaged(error) from None
+        self._ends = list(accumulate(sizes))
+        self.rows = self._ends[-1] if self._ends else 0
+        self.columns = {name: _has_images(arrow, self._schema.field(name).type) for name in self._schema.names}
+        self.class_names = _class_names(self._schema.metadata)
+        self._group = functools.lru_cache(maxsize=2 * KEPT)(self._read_group)
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes in ``COLUMN/ROW``; KeyError if there is no such row."""
+        column, _, row = name.rpartition("/")
+        if column not in self.columns or not row.isdecimal() or int(row) >= self.rows:
+            raise KeyError(name)
+        value = self.value(column, int(row))
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            raise InputError(
+                f'the column "{column}" has no image in row {row}', where=str(self.path),
+                fix="the column must have the bytes of the files; datasets with paths only are read as a folder",
+            )  # fmt: skip
+        return data
+
+    def value(self, column: str, row: int) -> Any:
+        """Return the value of a cell."""
+        group = bisect_right(self._ends, row)
+        start = self._ends[group - 1] if group else 0
+        with self._lock:
+            try:
+                return self._group(column, group)[row - start].as_py()
+            except self._broken as error:
+                raise self._damaged(error) from None
+
+    def _read_group(self, column: str, group: int) -> Any:
+        if self._file is None:
+            return self._batches[group].column(self._schema.get_field_index(column))
+        facts = self._file.metadata.row_group(group)
+        size = sum(
+            facts.column(i).total_uncompressed_size
+            for i in range(facts.num_columns)
+            if facts.column(i).path_in_schema.split(".")[0] == column
+        )
+        if size > MOST_BYTES:
+            raise InputError(
+                f"a row group has {size / 2**30:.0f} GiB, which must be read as a whole", where=str(self.path),
+                fix="write the file with smaller row groups, such as 100 rows",
+            )  # fmt: skip
+        return self._file.read_row_group(group, columns=[column], use_threads=False).column(0)
+
+    def _damaged(self, error: Exception) -> InputError:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return InputError(f"cannot read the table: {what}", where=str(self.path), fix="copy the file again")
+
+
+def _batches(arrow: Any, path: Path) -> list[Any]:
+    """Return the record batches of an Arrow file, stream or random access; bytes stay on the disk until used."""
+    source = arrow.memory_map(str(path))
+    try:
+        return list(arrow.ipc.open_stream(source))
+    except arrow.ArrowInvalid:
+        reader = arrow.ipc.open_file(source)
+        return [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _has_images(arrow: Any, kind: Any) -> bool:
+    binary = (arrow.types.is_binary, arrow.types.is_large_binary)
+    if arrow.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        kind = kind.field(index).type if index >= 0 else kind
+    return any(is_kind(kind) for is_kind in binary)
+
+
+def _class_names(metadata: Any) -> dict[str, list[str]]:
+    """Return the class names that the metadata of `datasets` states, by column."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = {name: _names_in(feature) for name, feature in features.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {name: names for name, names in found.items() if names}
+
+
+def _names_in(feature: Any) -> list[str]:
+    if not isinstance(feature, dict):
+        return []
+    names = feature.get("names")
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return names
+    return _names_in(feature.get("feature"))
