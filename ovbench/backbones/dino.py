@@ -25,7 +25,7 @@ class DinoVision(nn.Module):
         normalisation: Normalisation of its input.
     """
 
-    heavy: ClassVar[tuple[str, ...]] = ("_before_last", "last_tokens")  # see `ovbench.inference.precision`
+    heavy: ClassVar[tuple[str, ...]] = ("before_last", "last_tokens")  # see `ovbench.inference.precision`
 
     def __init__(self, vit: nn.Module, normalisation: Normalisation = IMAGENET):
         super().__init__()
@@ -71,19 +71,19 @@ class DinoVision(nn.Module):
 
         Each is float (B, gh*gw, C), heads concatenated, with bias, unscaled. The rest of the last block does not run.
         """
-        tokens, grid = self._before_last(images)
+        tokens, grid = self.before_last(images)
         last = self.vit.blocks[-1]
         q, k, v = last.attn.qkv(last.norm1(tokens)).chunk(3, -1)
         return q, k, v, grid
 
     def last_keys(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return only the keys of `last_qkv`, and the grid."""
-        tokens, grid = self._before_last(images)
+        tokens, grid = self.before_last(images)
         last, own = self.vit.blocks[-1], slice(self.width, 2 * self.width)
         bias = last.attn.qkv.bias
         return F.linear(last.norm1(tokens), last.attn.qkv.weight[own], None if bias is None else bias[own]), grid
 
-    def _before_last(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def before_last(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the patch tokens that enter the last block, float (B, gh*gw, C), and the grid."""
         tokens, grid = self.embed(images)
         for block in self.vit.blocks[:-1]:

@@ -142,20 +142,29 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
         if not self.params.mask_merging:
             return ids
         ranks = rank_ids(ids, slots)
+        near = self.region_distances(ranks, f) <= self.params.eps
+        component = _components(near.cpu()).to(ids.device)
+        merges = (ranks.count > 2)[:, None] & near.any(2)
+        value = torch.where(merges, component + first_new_id, ranks.value)
+        return value.gather(1, ranks.rank.flatten(1)).view_as(ids)
+
+    def region_distances(self, ranks: Ranks, f: Tensor) -> Tensor:
+        """Return the distances of the mean features of regions, float (B, M, M), NaN for the lowest id and padding.
+
+        Args:
+            ranks: Region ids of the patches, (B, gh, gw).
+            f: float (B, L, D), features of the patches.
+        """
         m = ranks.value.shape[1]
         onehot = F.one_hot(ranks.rank.flatten(1), m).to(f.dtype)  # (B, L, M)
         means = (onehot.transpose(1, 2) @ f) / onehot.sum(1).clamp(min=1)[..., None]
         means = F.normalize(means, dim=-1)  # (B, M, D)
         cosines = means @ means.transpose(1, 2)  # R, (B, M, M)
-        column = torch.arange(m, device=ids.device)
+        column = torch.arange(m, device=f.device)
         member = (column > 0) & (column < ranks.count[:, None])  # (B, M), all but the lowest id
         pairs = member[:, :, None] & member[:, None, :]
         largest = cosines.masked_fill(~pairs, -torch.inf).amax((1, 2), keepdim=True)
-        near = (largest - cosines <= self.params.eps) & pairs
-        component = _components(near.cpu()).to(ids.device)
-        merges = (ranks.count > 2)[:, None] & member
-        value = torch.where(merges, component + first_new_id, ranks.value)
-        return value.gather(1, ranks.rank.flatten(1)).view_as(ids)
+        return (largest - cosines).masked_fill(~pairs, torch.nan)
 
     def scope(self, ids: Tensor, s: Tensor) -> Tensor:
         """Scope reconstruction: return the pairs of patches E that attend to each other, bool (B, L, L).

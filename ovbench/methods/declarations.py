@@ -28,6 +28,7 @@ from ovbench.methods.tower_params import (
     CorrCLIPParams,
     GLACLIPParams,
     LPOSSParams,
+    OVStitcherParams,
     ProxyCLIPParams,
     ReMEParams,
     Talk2DINOParams,
@@ -158,6 +159,13 @@ class CorrCLIPDeclaration(Declaration):
     needs = Needs(backbones=("clip", "dino"), regions=True)
 
 
+class OVStitcherDeclaration(Declaration):
+    """Declare OV-Stitcher."""
+
+    Params = OVStitcherParams
+    needs = Needs(backbones=("clip", "dino"), regions=True, join="image")
+
+
 class CASSDeclaration(Declaration):
     """The declaration of CASS."""
 
@@ -227,6 +235,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "maskclip": MaskCLIPDeclaration,
     "maskclip-freecp": Declaration,
     "naclip": NACLIPDeclaration,
+    "ovstitcher": OVStitcherDeclaration,
     "pearl": PEARLDeclaration,
     "proxyclip": ProxyCLIPDeclaration,
     "reme": ReMEDeclaration,

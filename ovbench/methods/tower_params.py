@@ -244,3 +244,32 @@ class LPOSSParams:
         for holds, message in checks:
             if not holds:
                 raise UsageError(message, where="lposs")
+
+
+@dataclass(frozen=True)
+class OVStitcherParams:
+    """Parameters of OV-Stitcher; the defaults are the official ones, and the switches are for ablations.
+
+    Attributes:
+        tau: Temperature tau of the attention softmax.
+        eps: Radius of mask merging (DBSCAN), a cosine distance.
+        alpha: Weight alpha of the spatial branch.
+        beta: Weight beta of the semantic branch.
+        spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
+        scope: Restrict attention by regions; off: every cell attends to every cell.
+        mask_merging: Merge regions with similar mean features.
+        spatial_branch: Add the values of lower blocks.
+        mask_class_tokens: Add the semantic branch.
+        map_correction: Give each region of the image its most frequent label.
+    """
+
+    tau: float = 0.25
+    eps: float = 0.2
+    alpha: float = 1.0
+    beta: float = 0.5
+    spatial_depth: int | None = None
+    scope: bool = True
+    mask_merging: bool = True
+    spatial_branch: bool = True
+    mask_class_tokens: bool = True
+    map_correction: bool = True

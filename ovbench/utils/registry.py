@@ -178,6 +178,7 @@ METHODS = Registry(
         "maskclip": "ovbench.methods.maskclip:MaskCLIP",
         "maskclip-freecp": "ovbench.methods.maskclip:MaskCLIPFreeCP",
         "naclip": "ovbench.methods.naclip:NACLIP",
+        "ovstitcher": "ovbench.methods.ovstitcher:OVStitcher",
         "pearl": "ovbench.methods.pearl:PEARL",
         "proxyclip": "ovbench.methods.proxyclip:ProxyCLIP",
         "reme": "ovbench.methods.reme.method:ReME",

@@ -26,6 +26,7 @@ ADAPTERS = {
     "lposs": "ovbench.parity.adapters.lposs:lposs",
     "maskclip": f"{_BASELINES}:maskclip",
     "naclip": f"{_BASELINES}:naclip",
+    "ovstitcher": "ovbench.parity.adapters.ovstitcher:ovstitcher",
     "pearl": "ovbench.parity.adapters.pearl:pearl",
     "proxyclip": f"{_BASELINES}:proxyclip",
     "reme": "ovbench.parity.adapters.reme:reme",
