@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ovbench.backbones.build import Loaded, load_backbone
-from ovbench.config.load import Cell
+from ovbench.config.load import Cell, templates
 from ovbench.data.card import load_card, vocabulary
 from ovbench.inference.predictor import Predictor
 from ovbench.inference.text_embedding import build_queries, with_descriptions
@@ -93,7 +93,10 @@ class Pipeline:
         with blamed(method):
             queries = method.embed_queries(embed)
             if cell.protocol.descriptions:
-                queries = with_descriptions(queries, names, cell.protocol.descriptions, self.loaded[method.reads])
+                prompts = templates(cell.protocol.templates) if method.describes_by_prompts else ()
+                queries = with_descriptions(
+                    queries, names, cell.protocol.descriptions, self.loaded[method.reads], prompts
+                )
             return method.map_queries(queries)
 
     def to(self, device: str) -> Pipeline:

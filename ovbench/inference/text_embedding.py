@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +86,13 @@ def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
     return embeddings
 
 
-def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...], name: str, clip: Loaded) -> Queries:
+def with_descriptions(
+    queries: Queries,
+    vocabulary: tuple[tuple[str, ...], ...],
+    name: str,
+    clip: Loaded,
+    prompts: Sequence[str] = (),
+) -> Queries:
     """Add to each query a vector from the sentences of a set (see `ovbench.data.descriptions`).
 
     Each sentence is encoded and L2-normalised; the vector is their mean, L2-normalised. A class without a description
@@ -97,9 +103,10 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
         vocabulary: Synonyms of each class.
         name: Name of the set.
         clip: The text encoder and its hash.
+        prompts: Templates; with them the sentences are further prompts of a query, with the same weight each.
 
     Returns:
-        The queries with ``descriptions``.
+        The queries with ``descriptions``, or with other ``embeddings`` if ``prompts`` are given.
     """
     path = find_set(name)
     known = read_set(path) if path else None
@@ -114,10 +121,10 @@ def with_descriptions(queries: Queries, vocabulary: tuple[tuple[str, ...], ...],
     vectors = queries.embeddings.clone()
     rows = [row for row, own in enumerate(sentences) if own]
     if rows:
-        content = json.dumps([clip.sha256, [sentences[row] for row in rows]])
-        key = hashlib.sha256(content.encode()).hexdigest()
-        vectors[rows] = _cached(f"{key}-described", lambda: _described([sentences[row] for row in rows], clip))
-    return queries._replace(descriptions=vectors)
+        texts = [[prompt.replace("{}", pairs[row][1]) for prompt in prompts] + sentences[row] for row in rows]
+        key = hashlib.sha256(json.dumps([clip.sha256, texts]).encode()).hexdigest()
+        vectors[rows] = _cached(f"{key}-described", lambda: _described(texts, clip))
+    return queries._replace(**{"embeddings" if prompts else "descriptions": vectors})
 
 
 def _described(sentences: list[list[str]], clip: Loaded) -> Tensor:

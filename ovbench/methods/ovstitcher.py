@@ -104,6 +104,8 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
     queries, keys and values over windows. Projections are linear, so here the normed tokens are averaged before them.
     """
 
+    describes_by_prompts = True
+
     def encode(self, batch: Batch) -> WindowTokens:
         """Return the tokens of the windows."""
         dino, dino_grid = self.dino.before_last(self.seen_by(self.dino, batch.windows))
