@@ -196,6 +196,17 @@ def test_described_and_other_classes(tmp_path, loaded, caplog):
     assert not torch.equal(described[5], prompts[5])
 
 
+def test_sentences_as_prompts_have_the_weight_of_every_other_prompt(tmp_path, loaded):
+    path = tmp_path / "set.json"
+    write_set(path, DescriptionSet("v", "m", "p", {"cat": ["a cat", "soft fur"]}))
+    queries = Queries(torch.nn.functional.normalize(torch.randn(3, 8), dim=-1), torch.tensor([0, 0, 1]))
+    found = with_descriptions(queries, (("cat", "kitten"), ("owl",)), str(path), loaded, ("a {}.", "the {}.", "{}"))
+    texts = ["a kitten.", "the kitten.", "kitten", "a cat", "soft fur"]
+    mean = torch.nn.functional.normalize(loaded.text.encode(texts), dim=-1).mean(0)
+    torch.testing.assert_close(found.embeddings[1], torch.nn.functional.normalize(mean, dim=-1))
+    assert torch.equal(found.embeddings[2], queries.embeddings[2]) and found.descriptions is None
+
+
 @pytest.fixture
 def endpoint():
     """An OpenAI-compatible server that says what it was asked."""
