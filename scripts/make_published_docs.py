@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ovbench.config.load import method_config
-from ovbench.config.official import no_official_setting, published_label_rule
+from ovbench.config.official import NOT_STATED, no_official_setting, official_settings, published_label_rule
 from ovbench.config.published_runs import PublishedRun
 from ovbench.data.card import list_cards
 from ovbench.results.markdown import escape
@@ -35,6 +35,8 @@ NEEDS = {
     "and `table` name the vocabulary as a deviation.",
     "lposs": "The paper's class names are not known; `show` and `table` name the vocabulary as a deviation on every "
     "benchmark.",
+    "ovstitcher": "The paper's class files and sentences about classes are not part of ovbench, so `show` and `table` "
+    "name the vocabulary and the descriptions as deviations, see [OV-Stitcher](ovstitcher.md).",
     "reme": "There is no official code; where the paper gives no value, ovbench has chosen one. Build the reference "
     "set yourself.",
     "talk2dino": "Use the psi of the authors, see [Talk2DINO](talk2dino.md).",
@@ -55,7 +57,8 @@ def _section(method: str) -> Iterator[str]:
     found = [one for name in BENCHMARKS for one in published_for(method, name, title)]
     ours = [(row, run) for row, run, in_protocol in found if in_protocol and run is not None]
     if ours:
-        yield "With the published settings:\n"
+        known = {official_settings()[method, row.benchmark]["protocol.vocabulary"] for row, _ in ours} != {NOT_STATED}
+        yield f"With the published settings{'' if known else ', except as stated above'}:\n"
         yield from _table(ours)
     else:
         yield "ovbench has the settings of no published figure.\n"

@@ -177,8 +177,8 @@ class Method(Declaration, nn.Module):
         reads: Backbone whose text encoder encodes the queries.
         normalisation: Constants of the windows' normalisation; set by the predictor.
         raw_text: Whether queries are means of unnormalised text features.
-        describes_by_prompts: Whether the sentences of a set of descriptions are further prompts of a query, averaged with
-            the others into its embedding; otherwise they become ``Queries.descriptions``.
+        describes_by_prompts: Whether the sentences of a set of descriptions are further prompts of a query, averaged
+            with the others into its embedding; otherwise they become ``Queries.descriptions``.
         background_channel: Whether the method scores a background class without a query.
         pixelwise: Whether ``probabilities`` uses one pixel at a time, so it may be called on a tile of the image.
         windowwise: Whether ``encode`` uses each window independently and returns tensors, or NamedTuples of tensors,

@@ -23,8 +23,8 @@ BLOCK = 1 << 25  # elements of the similarities of some cells with all cells, wh
 PAD_ID = 0  # region id of padded pixels, as in the official code
 
 
-class WindowTokens(NamedTuple):
-    """The tokens of the windows.
+class TowerTokens(NamedTuple):
+    """The tokens of the windows in both towers.
 
     Attributes:
         dino: float (W, S, D), patches that enter DINO's last block.
@@ -106,14 +106,14 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
 
     describes_by_prompts = True
 
-    def encode(self, batch: Batch) -> WindowTokens:
+    def encode(self, batch: Batch) -> TowerTokens:
         """Return the tokens of the windows."""
         dino, dino_grid = self.dino.before_last(self.seen_by(self.dino, batch.windows))
         embedded, clip_grid = self.clip.embed(batch.windows)
         states = self.clip.states(embedded, range(self.clip.layers))
-        return WindowTokens(dino, dino_grid, torch.stack(states, 1), clip_grid)
+        return TowerTokens(dino, dino_grid, torch.stack(states, 1), clip_grid)
 
-    def join(self, features: WindowTokens, image: WindowedImage) -> PatchFeatures:
+    def join(self, features: TowerTokens, image: WindowedImage) -> PatchFeatures:
         """Return features float (1, L, D) of the image on the DINO grid."""
         note, last, visual = image.note, self.clip.blocks[-1], self.clip.visual
         cells, patches = Stitch(image, self.dino.patch), Stitch(image, self.clip.patch)
@@ -146,7 +146,7 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
             fused = fused + weight * branch
         return PatchFeatures((fused @ visual.proj)[None], cells.grid)
 
-    def last_dino_block(self, features: WindowTokens, cells: Stitch, note: Note) -> Tensor:
+    def last_dino_block(self, features: TowerTokens, cells: Stitch, note: Note) -> Tensor:
         """Return the output of DINO's last block over all cells, without a class token, float (L, D).
 
         The residual is the token before the block after the tower's last norm, because the official code takes
@@ -163,7 +163,7 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
         y = residual + last.ls1(last.attn.proj(mixed))
         return y + last.ls2(last.mlp(last.norm2(y)))
 
-    def spatial_tokens(self, features: WindowTokens, patches: Stitch, note: Note) -> Tensor:
+    def spatial_tokens(self, features: TowerTokens, patches: Stitch, note: Note) -> Tensor:
         """Return the mean of lower blocks over the stitched patches, float (T, C).
 
         Every block starts from the tokens of the windows. Its attention has no heads, but the scale of one head.
@@ -213,7 +213,7 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
             mixed.append(attention @ values)
         return torch.cat(mixed, 1)
 
-    def class_map(self, features: WindowTokens, merged: Tensor, image: WindowedImage, cells: Stitch) -> Tensor:
+    def class_map(self, features: TowerTokens, merged: Tensor, image: WindowedImage, cells: Stitch) -> Tensor:
         """Return the mean over windows of the mask class token of each cell's region, float (L, C).
 
         The ids go to pixels, to the patches of each window, and back to cells, so at borders they can differ from the
@@ -245,7 +245,8 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
         clip, sees = self.clip, F.pad(own, (1, 0), value=True)[:, None]  # (W, 1, M, 1 + S')
         z = states[:, 0, :1].expand(-1, own.shape[1], -1)
         for number, block in enumerate(clip.blocks):
-            _, k, v = clip.project_heads(block, block.ln_1(states[:, number]))
+            weight, bias = block.attn.in_proj_weight[clip.width :], block.attn.in_proj_bias[clip.width :]
+            k, v = F.linear(block.ln_1(states[:, number]), weight, bias).unflatten(-1, (2, clip.heads, -1)).permute(2, 0, 3, 1, 4)
             q = clip.project_heads(block, block.ln_1(z)).q
             z = z + clip.merge_heads(block, F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
             z = clip.feed_forward(block, z)

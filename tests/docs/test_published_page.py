@@ -10,7 +10,6 @@ import pytest
 
 from ovbench.config.load import override_pairs, resolve
 from ovbench.config.nearest_published import nearest_published
-from ovbench.config.official import NOT_STATED, official_settings
 from ovbench.config.published_runs import published_runs
 from ovbench.results.published import published_results
 from ovbench.utils.registry import METHODS
@@ -45,6 +44,7 @@ def test_every_method_has_a_section():
         ("corrclip", "| `-m corrclip --set regions=sam2-32` | 74.8 | 44.2 | 43.7 | 88.8 | 48.8 | 31.6 | 49.4 | 26.9 |"),
         ("corrclip", "EntitySeg, sam-masks | CorrCLIPv1 README"),
         ("freecp", "| `-m freecp --set base=clearclip` | 64.5 | 35.7 | 36.9 | 81.5 | 39.3 | 26.1 | 34.4 | 18.9 |"),
+        ("ovstitcher", "With the published settings, except as stated above:"),
         ("reme", "ovbench has the settings of no published figure."),
         ("sclip", "No official setting on pc459, ade847: wangf3014/SCLIP has no configuration for it."),
     ],
@@ -64,9 +64,8 @@ def test_a_command_of_the_page_measures_what_it_says():
             for name in ("--set", "--weights")
         )
         cell = resolve(words[1], "voc20", settings, weights, incomplete=True).as_dict()
-        changed = {change.setting for change in nearest_published(cell, "correct").deviations}
-        unknown = official_settings()[words[1], "voc20"].get("protocol.vocabulary") == NOT_STATED
-        assert changed == ({"vocabulary"} if unknown else set()), line
+        deviations = [one for one in nearest_published(cell, "correct").deviations if one.expected != "not known"]
+        assert deviations == [], line
 
 
 def test_no_source_is_forgotten():

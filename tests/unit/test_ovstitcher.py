@@ -1,4 +1,4 @@
-"""OV-Stitcher: the stitched grid against loops, its steps against plain readings of the method, and images of any size."""
+"""OV-Stitcher: the grid against loops, the steps against plain readings of the method, and images of any size."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from ovbench.inference.predictor import Predictor
 from ovbench.inference.sliding_window import pad_to_multiple, window_grid
 from ovbench.methods import ovstitcher
 from ovbench.methods.base import Backbones, Queries, WindowedImage, no_note
-from ovbench.methods.ovstitcher import OVStitcher, Stitch, WindowTokens
+from ovbench.methods.ovstitcher import OVStitcher, Stitch, TowerTokens
 from ovbench.methods.params import OVStitcherParams
 from ovbench.parity.recorder import Recorder
 from ovbench.utils.errors import InputError
@@ -87,7 +87,7 @@ def test_a_side_that_the_official_code_accepts_skips_all_padded_cells():
 
 
 def test_windows_that_leave_a_cell_out_are_refused():
-    with pytest.raises(InputError, match=r"windows of 111x111 pixels leave cells of 16 pixels out; set crop to a multiple of 16"):
+    with pytest.raises(InputError, match="111x111 pixels leave cells of 16 pixels out; set crop to a multiple"):
         Stitch(windowed((111, 400), 111, 111, 0), 16)
 
 
@@ -96,7 +96,7 @@ def tokens_and_image(towers, size=(130, 170)):
     count = len(image.boxes)
     dino = torch.randn(count, 196, 24, generator=generator, dtype=torch.float64)
     clip = torch.randn(count, 5, 50, 32, generator=generator, dtype=torch.float64)
-    return WindowTokens(dino, (14, 14), clip, (7, 7)), image
+    return TowerTokens(dino, (14, 14), clip, (7, 7)), image
 
 
 def test_averages_of_normed_tokens_are_those_of_queries_keys_and_values(towers):
