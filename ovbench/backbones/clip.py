@@ -109,6 +109,12 @@ class ClipVision(nn.Module):
         qkv = F.linear(normed, block.attn.in_proj_weight, block.attn.in_proj_bias)
         return Heads(*qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4))
 
+    def keys_values(self, block: nn.Module, normed: Tensor) -> Tensor:
+        """Return only keys and values, float (2, B, heads, N, C / heads), from tokens after ``ln_1``."""
+        width = self.width
+        projected = F.linear(normed, block.attn.in_proj_weight[width:], block.attn.in_proj_bias[width:])
+        return projected.unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+
     def values(self, block: nn.Module, normed: Tensor) -> Tensor:
         """Return only the values, heads concatenated, float (B, N, C)."""
         width = self.width

@@ -245,8 +245,7 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
         clip, sees = self.clip, F.pad(own, (1, 0), value=True)[:, None]  # (W, 1, M, 1 + S')
         z = states[:, 0, :1].expand(-1, own.shape[1], -1)
         for number, block in enumerate(clip.blocks):
-            weight, bias = block.attn.in_proj_weight[clip.width :], block.attn.in_proj_bias[clip.width :]
-            k, v = F.linear(block.ln_1(states[:, number]), weight, bias).unflatten(-1, (2, clip.heads, -1)).permute(2, 0, 3, 1, 4)
+            k, v = clip.keys_values(block, block.ln_1(states[:, number]))
             q = clip.project_heads(block, block.ln_1(z)).q
             z = z + clip.merge_heads(block, F.scaled_dot_product_attention(q, k, v, attn_mask=sees))
             z = clip.feed_forward(block, z)

@@ -209,7 +209,7 @@ class RFCLIP(RFCLIPDeclaration, Presence):
             tokens = torch.cat([tokens[:, :1], kept @ tokens[:, 1:]], 1)
         note(f"enhanced_{name}", tokens)
         last = self.clip.blocks[-1]
-        k, v = self.keys_values(last, last.ln_1(tokens))
+        k, v = self.clip.keys_values(last, last.ln_1(tokens))
         graph = key_attention(k)
         if trunk.key_graphs is not None:
             graph = (graph + trunk.key_graphs) / self.clip.layers
@@ -218,12 +218,6 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         decoded = self.clip.merge_heads(last, graph @ v[:, :, 1:])
         note(f"decoded_{name}", decoded)
         return decoded
-
-    def keys_values(self, block: nn.Module, normed: Tensor) -> Tensor:
-        """Return keys and values of a block, float (2, B, H, T, E), from tokens after its ``ln_1``; no queries."""
-        width = self.clip.width
-        projected = F.linear(normed, block.attn.in_proj_weight[width:], block.attn.in_proj_bias[width:])
-        return projected.unflatten(-1, (2, self.clip.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def class_tokens(self, images: Tensor) -> Tensor:
         """Return normalised class tokens (B, D) of images (B, 3, h, w) from the repaired trunk."""
