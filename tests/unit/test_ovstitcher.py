@@ -13,7 +13,7 @@ from ovbench.inference.sliding_window import pad_to_multiple, window_grid
 from ovbench.methods import ovstitcher
 from ovbench.methods.base import Backbones, Queries, WindowedImage, no_note
 from ovbench.methods.ovstitcher import OVStitcher, Stitch, TowerTokens
-from ovbench.methods.params import OVStitcherParams
+from ovbench.methods.tower_params import OVStitcherParams
 from ovbench.parity.recorder import Recorder
 from ovbench.utils.errors import InputError
 
