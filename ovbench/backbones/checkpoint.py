@@ -9,7 +9,7 @@ import logging
 import math
 import pickle
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,16 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Tensor]:
     """Read the state dict in a safetensors file, a torch file or a TorchScript archive (OpenAI's CLIP).
 
     No code of a file runs: torch files are read with ``weights_only``, and archives by `read_archive`. Nested
     checkpoints ("state_dict", "teacher", "model" and others) are unwrapped; prefixes of wrappers (``module.``,
     ``_orig_mod.``) are removed.
+
+    Args:
+        path: The file.
+        wrappers: Keys of the tensors in nested checkpoints, in order of preference.
 
     Raises:
         InputError: If the file is missing or damaged, or has no tensors.
@@ -62,7 +66,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         state = _safetensors(path)
     else:
-        state = read_archive(path) if is_torchscript(path) else _torch(path)
+        state = read_archive(path) if is_torchscript(path) else _torch(path, wrappers)
     tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise InputError(f'"{path}" has no tensors', fix="give a file with a state dict")
@@ -82,7 +86,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise _damaged(path, error) from None
 
 
-def _torch(path: Path) -> dict[str, Any]:
+def _torch(path: Path, wrappers: Sequence[str]) -> dict[str, Any]:
     try:
         with _allowing_plain_data():
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -97,7 +101,7 @@ def _torch(path: Path) -> dict[str, Any]:
     ) as error:  # fmt: skip
         raise _damaged(path, error) from None
     while isinstance(state, dict):
-        inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), dict) and state[key]), None)
+        inner = next((state[key] for key in wrappers if isinstance(state.get(key), dict) and state[key]), None)
         if inner is None:
             return state
         state = inner

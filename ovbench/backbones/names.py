@@ -73,15 +73,19 @@ def _tower(kind: str) -> str:
     return "visual." if kind == "vision" else ""
 
 
-def timm_names(weights: Weights) -> Weights:
+def timm_names(weights: Weights, *, biases: bool = False) -> Weights:
     """Return the tensors of a DINO, DINOv2 or DINOv3 with timm's names.
 
     The names of facebookresearch and, except for DINOv3, of transformers are known. With registers, the position of the
     class token is added to it. The mask token of training and the zero biases of DINOv3's projections are left out.
+
+    Args:
+        weights: The tensors.
+        biases: Whether the DINOv3 of timm has biases of queries and values (``..._qkvb``); then zero ones are kept.
     """
     weights = {name: tensor for name, tensor in _facebook_names(weights).items() if name != "mask_token"}
     if "storage_tokens" in weights:
-        return _dinov3(weights)
+        return _dinov3(weights, biases)
     if "register_tokens" in weights:
         positions = weights.pop("pos_embed")
         weights["reg_token"] = weights.pop("register_tokens")
@@ -90,12 +94,16 @@ def timm_names(weights: Weights) -> Weights:
     return weights
 
 
-def _dinov3(weights: Weights) -> Weights:
+def _dinov3(weights: Weights, biases: bool) -> Weights:
     renamed: Weights = {}
     for name, tensor in weights.items():
         if name.endswith("qkv.bias"):
-            mask = weights.get(f"{name}_mask", torch.ones_like(tensor))
-            if not (tensor * mask).nan_to_num().any():
+            acting = (tensor * weights.get(f"{name}_mask", torch.ones_like(tensor))).nan_to_num()
+            q, k, v = acting.chunk(3)
+            if biases and not k.any():
+                renamed |= {name.replace("qkv.bias", "q_bias"): q, name.replace("qkv.bias", "v_bias"): v}
+                continue
+            if not acting.any():
                 continue
         elif name.endswith((".periods", ".bias_mask")) or name.startswith("local_cls_norm"):
             continue

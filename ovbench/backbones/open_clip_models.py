@@ -97,6 +97,7 @@ class Clip(NamedWeights):
 
 
 CLIP = Clip("clip", "CLIP: image and text towers, from open_clip")
+AUXILIARY = Clip("auxiliary", "a second CLIP, whose text tower scores the regions of a bank", table="clip")
 PRESENCE = Clip("presence", "a second CLIP, which decides what an image contains", table="clip")
 
 

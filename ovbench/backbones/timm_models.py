@@ -1,4 +1,4 @@
-"""DINO, DINOv2 and DINOv3 models of timm: a pretrained model, or an architecture with the tensors of a file.
+"""DINO, DINOv2, DINOv3 and RADIO models of timm: a pretrained model, or an architecture with the tensors of a file.
 
 Commands look at names without loading a network: torch is imported in the functions that need it.
 """
@@ -6,22 +6,24 @@ Commands look at names without loading a network: torch is imported in the funct
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovbench.backbones.base import Loaded, NamedWeights, Use, network_hash
 from ovbench.backbones.hub import Source, given_file
 from ovbench.backbones.libraries import explained, quiet
-from ovbench.backbones.preprocess import IMAGENET, Normalisation
+from ovbench.backbones.preprocess import IMAGENET, OPENAI, Normalisation
 from ovbench.config.backbone_spec import MINI, BackboneSpec
 from ovbench.config.published_weights import published
-from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.errors import InputError, UsageError, unknown
 from ovbench.utils.registry import load_target
 
 if TYPE_CHECKING:
     from torch import nn
 
 FILES = ("model.safetensors", "pytorch_model.bin")
+RADIO_HUB = re.compile(r"^base_model\.")  # prefix in RADIO's torch files
 
 
 class Dino(NamedWeights):
@@ -33,9 +35,10 @@ class Dino(NamedWeights):
 
     usual = IMAGENET
 
-    def __init__(self, name: str, title: str, tower: str):
+    def __init__(self, name: str, title: str, tower: str, mini: str = ""):
         super().__init__(name, title)
         self._tower = tower  # "module:class"
+        self._mini = mini or name  # its small network of `mini`
 
     @property
     def tower(self) -> type[nn.Module]:
@@ -50,7 +53,7 @@ class Dino(NamedWeights):
         if parsed.architecture == MINI:
             from ovbench.backbones import mini_models
 
-            vit = mini_models.load_dino(self.name)
+            vit = mini_models.load_dino(self._mini)
         else:
             vit = self._timm_model(parsed, where)
         if parsed.file:
@@ -109,8 +112,11 @@ class Dino(NamedWeights):
         from ovbench.backbones.names import timm_names
 
         state = {key.removeprefix("backbone."): value for key, value in read_tensors(parsed.file).items()}
-        state = timm_names({key: value for key, value in state.items() if not key.startswith(("head.", "dino_head."))})
-        state = timm_names(without_prefix(state, vit.state_dict(), parsed.file))
+        state = {key: value for key, value in state.items() if not key.startswith(("head.", "dino_head."))}
+        biases = "blocks.0.attn.q_bias" in vit.state_dict()
+        state = timm_names(
+            without_prefix(timm_names(state, biases=biases), vit.state_dict(), parsed.file), biases=biases
+        )
         prefix = 0 if getattr(vit, "no_embed_class", False) else 1
         keep_own_positions(vit, "pos_embed", state.get("pos_embed"), prefix, parsed.file)
         fix = f"give the architecture of the file: --weights {self.name}=ARCHITECTURE@{parsed.file}"
@@ -131,12 +137,55 @@ class Dino(NamedWeights):
             ) from None
 
 
+class Vfm(Dino):
+    """A RADIO, DINOv2 or DINOv3 that sees whole images.
+
+    A file of RADIO is a state dict (torch or safetensors) with the names of NVlabs/RADIO (torch hub), of nvidia's
+    safetensors, or of timm.
+    """
+
+    def parse(self, spec: str) -> BackboneSpec:
+        """Split a spec, and refuse the form of RADIO whose positions fit one size only."""
+        parsed = super().parse(spec)
+        if self._is_radio(parsed) and not parsed.architecture.startswith("naflexvit_"):
+            raise UsageError(
+                f"{parsed.architecture} does not resize its positions as the official RADIO",
+                where=f"{self.name}={spec}", fix=f"give naflex{parsed.architecture}",
+            )  # fmt: skip
+        return parsed
+
+    def normalisation(self, spec: str) -> Normalisation:
+        """Return the normalisation: OpenAI's for RADIO, which the official model applies itself."""
+        return OPENAI if self._is_radio(self.parse(spec)) else super().normalisation(spec)
+
+    @staticmethod
+    def _is_radio(parsed: BackboneSpec) -> bool:
+        return "_radio" in parsed.architecture
+
+    def _fill(self, vit: nn.Module, parsed: BackboneSpec) -> None:
+        if not self._is_radio(parsed):
+            super()._fill(vit, parsed)
+            return
+        from timm.models.naflexvit import checkpoint_filter_fn
+
+        from ovbench.backbones.checkpoint import fill, read_tensors
+
+        state = read_tensors(parsed.file, ("state_dict_ema", "state_dict"))  # as RADIO's own loader
+        state = {RADIO_HUB.sub("radio_model.model.", key): value for key, value in state.items()}
+        fix = f"give the architecture of the file: --weights {self.name}=ARCHITECTURE@{parsed.file}"
+        fill(vit, checkpoint_filter_fn(state, vit), name=parsed.architecture, path=parsed.file, fix=fix)
+
+
 DINO = Dino(
     "dino", "DINO with learned positions (v1, v2 with registers), from timm", tower="ovbench.backbones.dino:DinoVision"
 )
 DINOV2 = Dino(
     "dinov2", "any DINO (v1, v2, v3), final tokens and attention, from timm",
     tower="ovbench.backbones.dinov2:Dinov2Vision",
+)  # fmt: skip
+VFM = Vfm(
+    "vfm", "RADIO, DINOv2 or DINOv3, a map of the whole image, from timm", tower="ovbench.backbones.vfm:VfmVision",
+    mini="dinov2",
 )  # fmt: skip
 
 

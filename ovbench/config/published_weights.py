@@ -36,6 +36,7 @@ class WeightsFile(Typed):
     clip: dict[str, ShortName] = Field(default_factory=dict)
     dino: dict[str, ShortName] = Field(default_factory=dict)
     dinov2: dict[str, ShortName] = Field(default_factory=dict)
+    vfm: dict[str, ShortName] = Field(default_factory=dict)
     psi: dict[str, WeightsEntry] = Field(default_factory=dict)
     sam: dict[str, WeightsEntry] = Field(default_factory=dict)
     names: dict[str, str | dict[str, str]] = Field(default_factory=dict)

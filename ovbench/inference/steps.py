@@ -188,6 +188,8 @@ class Steps:
                 raise UsageError(f"{type(self.method).__name__} needs the image at its original size")
             seen = self._upload(pixels)
         note("windows", boxes)
+        note("pad", pad)
+        note("resized_regions", resized_map)
         image = self._normalise(resized)
         return WindowedImage(image, original, boxes, pad, seen, map_, resized_map, pad_region(regions), None, note)
 

@@ -81,7 +81,7 @@ def enlarge(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False)
         None if have == want else axis(have, want, maps.device, align_corners=align_corners)
         for have, want in zip(maps.shape[-2:], size, strict=True)
     )
-    return _enlarge(maps, vertical, horizontal)
+    return interpolate(maps, vertical, horizontal)
 
 
 def enlarged_tiles(maps: Tensor, size: tuple[int, int], elements: int) -> Iterator[Tile]:
@@ -103,10 +103,10 @@ def enlarged_tiles(maps: Tensor, size: tuple[int, int], elements: int) -> Iterat
         band = slice(top, min(top + rows, height))
         first, last = _reach(h, height, band)
         here = Axis(vertical.before[band] - first, vertical.after[band] - first, vertical.fraction[band])
-        wide = _enlarge(maps[:, first : last + 1], None, None if w == width else horizontal)
+        wide = interpolate(maps[:, first : last + 1], None, None if w == width else horizontal)
         for left in range(0, width, columns):
             block = slice(left, min(left + columns, width))
-            yield Tile(band, block, _enlarge(wide[..., block], None if h == height else here, None))
+            yield Tile(band, block, interpolate(wide[..., block], None if h == height else here, None))
 
 
 def _reach(source: int, target: int, targets: slice) -> tuple[int, int]:
@@ -117,8 +117,8 @@ def _reach(source: int, target: int, targets: slice) -> tuple[int, int]:
     return first, min(last + 1, source - 1)
 
 
-def _enlarge(maps: Tensor, vertical: Axis | None, horizontal: Axis | None) -> Tensor:
-    """Resize maps (..., h, w) along one or both axes; None leaves an axis unchanged."""
+def interpolate(maps: Tensor, vertical: Axis | None, horizontal: Axis | None) -> Tensor:
+    """Resize maps (..., h, w) along one or both axes, or take some targets only; None leaves an axis unchanged."""
     maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
     if horizontal is not None:
         across = (*maps.shape[:-1], len(horizontal.fraction))

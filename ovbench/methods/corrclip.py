@@ -59,7 +59,7 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
     def encode(self, batch: Batch) -> PatchFeatures:
         """Return features float (B, L, D) of the windows on the correlation grid."""
         embedded, clip_grid = self.clip.embed(batch.windows)  # (B, 1 + T, C)
-        f, s, grid = self.correlation(batch.windows, embedded, clip_grid)
+        f, s, grid = self.correlation(batch, embedded, clip_grid)
         ids = nearest_ids(batch.regions, grid)  # (B, gh, gw)
         batch.note("masks_dino", ids)
         ids = self.merge_masks(ids, f, batch.pad_region, batch.region_slots)
@@ -67,12 +67,12 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
 
         regions = rank_ids(nearest_ids(ids, clip_grid), batch.region_slots)
         tokens = self.run_clip(embedded, regions)
-        if self.params.value:
-            attention = self.attention(s, scope)  # A, (B, L, L)
-            batch.note("attn", attention)
-            branches = list(self.mix_values(attention, tokens.streams, clip_grid, grid).unbind(1))
-        else:
+        attention = self.attention(s, scope)  # A, (B, L, L)
+        batch.note("attn", attention)
+        if attention is None:
             branches = list(self.mix_heads(scope, tokens.streams).unbind(1))
+        else:
+            branches = list(self.mix_values(attention, tokens.streams, clip_grid, grid).unbind(1))
         weights = [1.0, self.params.alpha] if self.params.spatial_branch else [1.0]
         if tokens.classes is not None:
             branches.append(self.semantic(tokens.classes, regions.rank, grid))
@@ -89,12 +89,12 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
             batch.note(name, value)
         return PatchFeatures(fused @ self.clip.visual.proj, grid)
 
-    def correlation(self, windows: Tensor, embedded: Tensor, clip_grid: tuple[int, int]) -> Correlation:
+    def correlation(self, batch: Batch, embedded: Tensor, clip_grid: tuple[int, int]) -> Correlation:
         """Compute the correlation S = f f^T, by default with f = q + k of DINO's last block over the full width.
 
         ``embedded`` (B, 1 + T, C) are the tokens that enter CLIP. The grid is the one of the compared tower.
         """
-        compared, tower = self.params.similarity, self.params.similarity_from
+        compared, tower, windows = self.params.similarity, self.params.similarity_from, batch.windows
         if not self.params.value:
             compared, tower = "q-q", "clip"
         if compared == "x-x":
@@ -127,8 +127,13 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
         """Return the output tokens of CLIP (B, T, C) and their grid."""
         return self.clip.visual.ln_post(self.clip.trunk(embedded, until=None)[:, 1:]), grid
 
-    def attention(self, s: Tensor, scope: Tensor) -> Tensor:
-        """Value reconstruction: A = softmax(S / tau) inside the scope, (B, L, L), the same for all heads."""
+    def attention(self, s: Tensor, scope: Tensor) -> Tensor | None:
+        """Value reconstruction: A = softmax(S / tau) inside the scope, (B, L, L), the same for all heads.
+
+        None without value reconstruction.
+        """
+        if not self.params.value:
+            return None
         weights = torch.zeros_like(s) if self.params.similarity == "uniform" else s / self.params.tau
         return weights.masked_fill(~scope, -torch.inf).softmax(-1)
 

@@ -26,6 +26,7 @@ from ovbench.methods.params import (
 from ovbench.methods.tower_params import (
     CASSParams,
     CorrCLIPParams,
+    CorrCLIPv2Params,
     GLACLIPParams,
     LPOSSParams,
     OVStitcherParams,
@@ -33,7 +34,7 @@ from ovbench.methods.tower_params import (
     ReMEParams,
     Talk2DINOParams,
 )
-from ovbench.utils.errors import warn_once
+from ovbench.utils.errors import InputError, warn_once
 from ovbench.utils.registry import BACKBONES
 
 
@@ -166,6 +167,22 @@ class OVStitcherDeclaration(Declaration):
     needs = Needs(backbones=("clip", "dino"), regions=True, join="image")
 
 
+class CorrCLIPv2Declaration(Declaration):
+    """Declare CorrCLIPv2."""
+
+    Params = CorrCLIPv2Params
+    needs = Needs(backbones=("clip", "vfm", "support"), regions=True, optional=("auxiliary",), original=True)
+
+    @classmethod
+    def check_specs(cls, backbones: Mapping[str, str]) -> None:
+        """Check that a second CLIP has a bank to score."""
+        if "auxiliary" in backbones and backbones.get("support") == "none":
+            raise InputError(
+                f"the auxiliary CLIP {backbones['auxiliary']} scores regions of a bank, but support is none",
+                fix="give --set support=FOLDER/NAME, or no auxiliary CLIP",
+            )
+
+
 class CASSDeclaration(Declaration):
     """The declaration of CASS."""
 
@@ -227,6 +244,7 @@ DECLARATIONS: dict[str, type[Declaration]] = {
     "clearclip": ClearCLIPDeclaration,
     "clip": Declaration,
     "corrclip": CorrCLIPDeclaration,
+    "corrclipv2": CorrCLIPv2Declaration,
     "dihclip": DiHCLIPDeclaration,
     "freecp": FreeCPDeclaration,
     "gem": GEMDeclaration,

@@ -273,3 +273,41 @@ class OVStitcherParams:
     spatial_branch: bool = True
     mask_class_tokens: bool = True
     map_correction: bool = True
+
+
+@dataclass(frozen=True)
+class CorrCLIPv2Params:
+    """Parameters of CorrCLIPv2; the defaults are those of its code.
+
+    Attributes:
+        tau: Temperature tau of the attention softmax.
+        alpha: Weight alpha of the spatial branch.
+        beta: Weight beta of the semantic branch.
+        spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
+        grid_scale: Cells of the correlation grid along a side of a patch of CLIP.
+        scope: Scope reconstruction; off: every cell attends to every cell.
+        spatial_branch: Add the values of lower blocks.
+        mask_class_tokens: Add the semantic branch.
+        map_correction: Give each region of the image its most frequent label.
+        neighbours: Rows of the bank that support a region.
+        fusion: Weight of the bank's scores; those of the windows have the rest.
+    """
+
+    tau: float = 0.25
+    alpha: float = 1.0
+    beta: float = 0.5
+    spatial_depth: int | None = None
+    grid_scale: int = 2
+    scope: bool = True
+    spatial_branch: bool = True
+    mask_class_tokens: bool = True
+    map_correction: bool = True
+    neighbours: int = 20
+    fusion: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("grid_scale", "neighbours"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be 1 or more", where="corrclipv2")
+        if not 0 <= self.fusion <= 1:
+            raise UsageError("fusion must be between 0 and 1", where="corrclipv2")

@@ -26,7 +26,7 @@ class Recorder:
         if isinstance(value, Fragment):
             self._add_fragment(name, value)
         else:
-            self.notes[name].append(value)
+            self.notes[name].append(value.clone() if isinstance(value, Tensor) else value)  # it may change in place
 
     def _add_fragment(self, name: str, fragment: Fragment) -> None:
         if not self.missing.get(name):

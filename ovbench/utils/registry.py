@@ -170,6 +170,7 @@ METHODS = Registry(
         "clearclip": "ovbench.methods.clearclip:ClearCLIP",
         "clip": "ovbench.methods.clip:CLIP",
         "corrclip": "ovbench.methods.corrclip:CorrCLIP",
+        "corrclipv2": "ovbench.methods.corrclipv2:CorrCLIPv2",
         "dihclip": "ovbench.methods.dihclip:DiHCLIP",
         "freecp": "ovbench.methods.freecp:FreeCP",
         "gem": "ovbench.methods.gem:GEM",
@@ -198,12 +199,15 @@ METHODS = Registry(
 BACKBONES = Registry(
     "backbone",
     {
+        "auxiliary": "ovbench.backbones.open_clip_models:AUXILIARY",
         "clip": "ovbench.backbones.open_clip_models:CLIP",
         "dino": "ovbench.backbones.timm_models:DINO",
         "dinov2": "ovbench.backbones.timm_models:DINOV2",
         "presence": "ovbench.backbones.open_clip_models:PRESENCE",
         "psi": "ovbench.methods.talk2dino.psi_weights:PSI",
         "reference": "ovbench.methods.reme.reference_backbone:REFERENCE",
+        "support": "ovbench.methods.support.backbone:SUPPORT",
+        "vfm": "ovbench.backbones.timm_models:VFM",
     },
     group="ovbench.backbones",
     adapt="ovbench.backbones.base:as_backbone",

@@ -19,6 +19,7 @@ ADAPTERS = {
     "cass": "ovbench.parity.adapters.cass:cass",
     "clearclip": f"{_BASELINES}:clearclip",
     "corrclip": "ovbench.parity.adapters.corrclip:corrclip",
+    "corrclipv2": "ovbench.parity.adapters.corrclipv2:corrclipv2",
     "dihclip": f"{_SELF_CALIBRATED}:dihclip",
     "freecp": "ovbench.parity.adapters.freecp:freecp",
     "gem": f"{_BASELINES}:gem",

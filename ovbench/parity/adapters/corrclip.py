@@ -8,6 +8,7 @@ from ovbench.methods.corrclip import CorrCLIP
 from ovbench.methods.tower_params import CorrCLIPParams
 from ovbench.parity.adapters.common import Values, common_values, label, window_scores
 from ovbench.parity.case import Case
+from ovbench.parity.recorder import Recorder
 from ovbench.parity.towers import backbones
 from ovbench.utils.errors import InputError
 
@@ -20,7 +21,11 @@ def corrclip(case: Case) -> Values:
     params = CorrCLIPParams(
         tau=1 / p["TAU"], eps=p["EPS"], alpha=p["ALPHA"], beta=p["BETA"], spatial_depth=p.get("NUM_SPATIAL")
     )
-    notes = label(case, CorrCLIP(backbones(case), params))
+    return corrclip_values(label(case, CorrCLIP(backbones(case), params)))
+
+
+def corrclip_values(notes: Recorder) -> Values:
+    """Return the stages of CorrCLIP from the notes of a run."""
     at = notes.window
 
     def mct(w: int | None) -> Tensor:

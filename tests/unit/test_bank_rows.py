@@ -1,0 +1,48 @@
+"""Rows of a bank against maps at the original size, written down region by region."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_vfm import radio, randomised
+from towers import small_towers
+
+from ovbench.backbones.preprocess import OPENAI
+from ovbench.backbones.vfm import VfmVision
+from ovbench.config.load import Protocol
+from ovbench.inference.predictor import Predictor
+from ovbench.methods.base import Backbones, Queries
+from ovbench.methods.tower_params import CorrCLIPParams
+from ovbench.parity.recorder import Recorder
+from ovbench.training.region_bank.rows import RowMaker
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (90, 110, 3), np.uint8)
+REGIONS = (np.arange(90)[:, None] // 40 * 4 + np.arange(110)[None] // 40 - 1).astype(np.int32)  # -1, 0, 1, 3, 4, 5, ...
+PROTOCOL = Protocol(short_side=80, crop=64, stride=40, pad=56)
+PARAMS = CorrCLIPParams(mask_merging=False)
+
+
+def test_rows_are_means_at_the_original_size():
+    towers = {name: tower.float() for name, tower in small_towers().items()}
+    backbones = Backbones(**towers, vfm=VfmVision(randomised(radio()), OPENAI))
+    maker = RowMaker(backbones, PROTOCOL, PARAMS)
+    found = maker.rows(IMAGE, REGIONS)
+    assert found.ids.tolist() == [number for number in np.unique(REGIONS) if number != 0] and found.ids[0] == -1
+
+    notes, size = Recorder(), IMAGE.shape[:2]
+    queries = Queries(torch.zeros(12, 12), torch.arange(12))  # a "score" per channel
+    predictor = Predictor(maker.steps.method, PROTOCOL, [queries])
+    image = predictor.prepare(IMAGE, REGIONS)
+    predictor._label(image._replace(note=notes))
+    keys = F.interpolate(backbones.vfm(torch.from_numpy(IMAGE))[None], size, mode="bilinear")[0]
+    values = F.interpolate(notes.once("merged_scores")[None], size, mode="bilinear")[0]
+    for row, number in enumerate(found.ids.tolist()):
+        inside = torch.from_numpy(number == REGIONS)
+        torch.testing.assert_close(found.keys[row], F.normalize(keys, dim=0)[:, inside].mean(1), atol=1e-5, rtol=1e-4)
+        mean = F.normalize(values[:, inside].mean(1), dim=0)
+        torch.testing.assert_close(found.values[row], mean, atol=1e-5, rtol=1e-4)
+
+
+def test_merged_regions_are_refused():
+    with pytest.raises(ValueError, match="without mask merging"):
+        RowMaker(Backbones(vfm=None), PROTOCOL, CorrCLIPParams())
