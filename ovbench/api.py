@@ -115,6 +115,7 @@ def load(
         raise UsageError("background names one of the words", fix="give words, or leave background out")
     card = load_card(like)
     cell = resolve(method, card.name, settings, weights, protocol)
+    cell.refuse_evaluation_settings()
     classes, number = (None, None) if words is None else _classes(words, background)
     chosen = choose_device(device)
     refuse_tf32()

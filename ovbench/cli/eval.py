@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images.")
 @click.option("--subset", type=click.Path(path_type=Path), metavar="FILE", help="Only the images of a subset manifest.")
 @click.option(
-    "--classes", type=click.Path(path_type=Path), metavar="FILE", help="Other class names, one line per class."
-)
+    "--classes", type=click.Path(path_type=Path), metavar="FILE",
+    help="Other class names, one line per class; after a line [distractors], names that no label has.",
+)  # fmt: skip
 @options.protocol
 @options.settings
 @options.refine
+@options.corrupt
 @options.weights
 @options.device
 @click.option(

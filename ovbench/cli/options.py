@@ -61,18 +61,18 @@ def datasets(text: str, metavar: str = "NAME") -> Callable[[click.Command], clic
     )
 
 
-def _remember_refine(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    ctx.meta["ovbench.refine"] = value
+def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.meta[f"ovbench.{param.name}"] = value
 
 
-def _with_refine(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Add ``--refine X`` as ``--set refine=X`` in front, so that ``--set`` wins."""
-    short = ctx.meta.get("ovbench.refine")
-    return (f"refine={short}", *value) if short else value
+def _with_shorts(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Add ``--refine X`` and ``--corrupt X`` as ``--set refine=X`` in front, so that ``--set`` wins."""
+    short = (f"{name}={given}" for name in ("refine", "corrupt") if (given := ctx.meta.get(f"ovbench.{name}")))
+    return (*short, *value)
 
 
 settings = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_with_refine,
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", callback=_with_shorts,
     help="A method parameter or protocol setting, for example --set tau=0.2 --set crop=224. Repeatable.",
 )  # fmt: skip
 weights = click.option(
@@ -91,7 +91,21 @@ protocol = click.option(
 
 
 refine = click.option(
-    "--refine", type=click.Choice(["pamr", "pamr-windows"]), callback=_remember_refine, expose_value=False,
+    "--refine", type=click.Choice(["pamr", "pamr-windows"]), callback=_remember, expose_value=False,
     is_eager=True,
     help="Refine scores with PAMR, on the whole image or in each window; short for --set refine=...",
+)  # fmt: skip
+
+
+def _corruptions() -> list[str]:
+    from ovbench.config.corruptions import CORRUPTIONS
+
+    return list(CORRUPTIONS)
+
+
+corrupt = click.option(
+    "--corrupt", metavar="NAME:SEVERITY", callback=_remember, expose_value=False, is_eager=True,
+    shell_complete=_completer(_corruptions),
+    help="Corrupt the images as ImageNet-C does, for example fog:3; severities are 1 to 5. Short for --set "
+    "corrupt=...",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from ovbench.config.official import NOT_STATED, no_official_setting, official_se
 from ovbench.config.published_runs import PublishedRun, published_runs
 from ovbench.config.setting_changes import SettingChange, changes_from_published, setting_text
 
-DESCRIPTIONS, LABEL_RULE, VOCABULARY = "descriptions", "label_rule", "vocabulary"
+CLASSES, DESCRIPTIONS, LABEL_RULE, VOCABULARY = "classes", "descriptions", "label_rule", "vocabulary"
 
 
 class NearestPublished(NamedTuple):
@@ -43,7 +43,7 @@ class NearestPublished(NamedTuple):
 
 
 def nearest_published(
-    cell: Mapping[str, Any], label_rule: str | None = None, descriptions: str = ""
+    cell: Mapping[str, Any], label_rule: str | None = None, descriptions: str = "", classes: str = ""
 ) -> NearestPublished:
     """Find the published run with the fewest settings that differ from a cell.
 
@@ -51,6 +51,7 @@ def nearest_published(
         cell: The resolved cell, from `Cell.as_dict`; a backbone without a name is None.
         label_rule: How void pixels are counted, None if not decided yet.
         descriptions: What replaces the paper's descriptions; "" if nothing, or if none are used.
+        classes: The user's class list; "" for a list of the benchmark.
     """
     method, dataset = cell["method"], cell["dataset"]
     if remark := no_official_setting(method, dataset):
@@ -64,6 +65,8 @@ def nearest_published(
     extra = []
     if official_settings()[method, dataset].get("protocol.vocabulary") == NOT_STATED:
         extra.append(SettingChange(VOCABULARY, "not known", cell["protocol"]["vocabulary"]))
+    if classes:
+        extra.append(SettingChange(CLASSES, "those of the paper", classes))
     if descriptions:
         extra.append(SettingChange(DESCRIPTIONS, "those of the paper", descriptions))
     if label_rule is not None and label_rule != (rule := published_label_rule(dataset)) and rule != "correct":

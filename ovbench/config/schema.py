@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import pydantic.dataclasses
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from ovbench.utils.errors import unknown
+from ovbench.config.corruptions import checked_corruption
+from ovbench.utils.errors import UsageError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml
 from ovbench.utils.typed import STRICT, Items, Typed, partial, validate
@@ -20,7 +21,8 @@ from ovbench.utils.typed import STRICT, Items, Typed, partial, validate
 Channels = Annotated[Items[float], Field(min_length=3, max_length=3)]
 Deviations = Annotated[Items[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 Distances = Annotated[Items[Annotated[int, Field(gt=0)]], Field(min_length=1)]
-ADDED = {"resize": "opencv-bilinear", "merge": "scores"}  # settings that older records lack, with their defaults
+# settings that older records lack, with their defaults
+ADDED = {"resize": "opencv-bilinear", "merge": "scores", "corrupt": "", "distractors": ""}
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config={**STRICT, "strict": False})
@@ -47,6 +49,8 @@ class Protocol:
         resize: How images are resized.
         merge: Overlapping windows are merged by the mean of their "scores", or of their "probabilities": the softmax
             over the queries of the scores times ``logit_scale``.
+        corrupt: Corruption of the images of a benchmark, NAME:SEVERITY; "": none.
+        distractors: Queries that no label has: a list of the benchmark, such as near-50, or a text file; "": none.
     """
 
     short_side: Annotated[int, Field(ge=0)] = 336
@@ -66,6 +70,8 @@ class Protocol:
     pamr_dilations: Distances = (8, 16)
     resize: Literal["opencv-bilinear", "pil-bicubic"] = "opencv-bilinear"
     merge: Literal["scores", "probabilities"] = "scores"
+    corrupt: Annotated[str, AfterValidator(checked_corruption)] = ""
+    distractors: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain data; new ones only if they are set, so that older cells keep their identity."""
@@ -104,6 +110,19 @@ class Cell:
             "regions": dict(self.regions),
         }
         return as_in_file(plain)
+
+    def refuse_evaluation_settings(self) -> None:
+        """Refuse settings that only an evaluation uses, because they change a benchmark.
+
+        Raises:
+            UsageError: With the first of them.
+        """
+        for name in ("corrupt", "distractors"):
+            if value := getattr(self.protocol, name):
+                raise UsageError(
+                    f'"{name}" changes a benchmark, so only an evaluation can use it', where=f"{name}={value}",
+                    fix="remove it, or use ovbench eval",
+                )  # fmt: skip
 
     def digest(self) -> str:
         """Return the hash of the canonical form, equal for equal settings."""

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovbench.data.card_file import CardFile, EncodingTable, LayoutTable
-from ovbench.data.classes import CANONICAL, Queries, published_list, read_classes_file, read_published_list
+from ovbench.data.classes import (
+    CANONICAL,
+    Queries,
+    published_list,
+    read_class_list,
+    read_classes_file,
+    read_published_list,
+)
 from ovbench.data.label_colours import Colour, check_colours
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
@@ -118,6 +125,7 @@ class Card:
         raw: Path that exists if there is an unprepared download.
         palette: Whether the original labels are palette images.
         white: Value of 16-bit images that is shown as white; None for 65535.
+        distractors: Queries that no label has.
     """
 
     name: str
@@ -143,6 +151,7 @@ class Card:
     raw: str | None = None
     palette: bool = False
     white: int | None = None
+    distractors: tuple[str, ...] = ()
 
     @property
     def argument(self) -> str:
@@ -209,7 +218,8 @@ def vocabulary(card: Card, variant: str | None = None) -> Queries:
     path = published_list(card.classes_file, card.name, variant or card.variant or CANONICAL)
     if path is None:
         path = published_list(card.classes_file, card.name, card.variant or CANONICAL)
-    queries = read_classes_file(card.classes_file) if path in (None, card.classes_file) else read_published_list(path)
+    own = path in (None, card.classes_file)
+    queries = read_class_list(card.classes_file).classes if own else read_published_list(path)
     if len(queries) != len(card.classes):
         raise InputError(f"{len(queries)} classes instead of {len(card.classes)}", where=str(path))
     return queries
@@ -222,7 +232,8 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
         raise InputError('"generator" names code, which only a shipped card may', where=where, fix="remove the key")
     folder = shipped("datasets") if is_shipped else path.parent
     classes_file = folder / "classes" / file.classes if is_shipped else folder / file.classes
-    classes = tuple(queries[0] for queries in read_classes_file(classes_file))
+    listed = read_class_list(classes_file)
+    classes = tuple(queries[0] for queries in listed.classes)
     encodings = tuple(_encoding(name, table, folder, len(classes)) for name, table in file.encoding.items())
     encodings = _with_categories(encodings, file, classes, where)
     layouts = (_layout(number, table, file.image, encodings, where) for number, table in enumerate(file.layout))
@@ -233,6 +244,7 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
         classes=classes,
         encodings=encodings,
         layouts=tuple(layouts),
+        distractors=listed.distractors,
         **{key: getattr(file, key) for key in PLAIN_KEYS},
     )
     _check(card, where)

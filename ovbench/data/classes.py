@@ -1,11 +1,16 @@
-"""Read class lists: one line per class in label order, its queries (synonyms) separated by "; "."""
+"""Read class lists: one line per class in label order, its queries (synonyms) separated by "; ".
+
+After a line ``[distractors]``, each line is a query that no label has.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.files import read_text
@@ -15,6 +20,7 @@ from ovbench.utils.typed import validate
 CANONICAL = "canonical"
 SEPARATOR = "; "
 HOW = 'write one class per line, synonyms after semicolons: "dog; puppy"'
+DISTRACTORS = "[distractors]"  # the line after which a list has queries without a class
 MOST_CLASSES = 65533  # labels have 16 bits, and three values have other meanings
 NUMBERED = (  # "0 wall", "0: wall", "0,wall"; "wall,0"; "wall 0", which may also be a name ("lane 0", "lane 1")
     (re.compile(r"(?P<number>\d{1,6})\s*[\s:.,;)]\s*(?P<name>.*\D.*)"), True),
@@ -24,12 +30,15 @@ NUMBERED = (  # "0 wall", "0: wall", "0,wall"; "wall,0"; "wall 0", which may als
 Queries = tuple[tuple[str, ...], ...]
 
 
-def read_classes_file(path: str | Path) -> Queries:
-    """Read the queries of each class from a user's list.
+class ClassList(NamedTuple):
+    """The queries of each class, and the queries that no label has."""
 
-    One class per line, synonyms after semicolons; a comma is part of its query. Empty lines and lines that begin with
-    ``#`` are skipped. Also accepted: lines numbered in order from 0 or 1 (``0 wall``, ``1: wall``, ``wall,0``), a JSON
-    list of names, and a JSON object from index to name or from name to index (``id2label``, ``label2id``).
+    classes: Queries
+    distractors: tuple[str, ...] = ()
+
+
+def read_classes_file(path: str | Path) -> Queries:
+    """Read the queries of each class from a user's list, which has no distractors; see `read_class_list`.
 
     Args:
         path: The file.
@@ -38,15 +47,68 @@ def read_classes_file(path: str | Path) -> Queries:
         The queries of each class.
 
     Raises:
+        InputError: As in `read_class_list`, and for distractors.
+    """
+    found = read_class_list(path)
+    if found.distractors:
+        raise InputError("distractors have a meaning only in an evaluation", where=str(path), fix="remove them")
+    return found.classes
+
+
+def read_class_list(path: str | Path) -> ClassList:
+    """Read the queries of each class, and queries without a class, from a user's list.
+
+    One class per line, synonyms after semicolons; a comma is part of its query. Empty lines and lines that begin with
+    ``#`` are skipped. After a line ``[distractors]``, each line is a query that no label has. Also accepted: lines
+    numbered in order from 0 or 1 (``0 wall``, ``1: wall``, ``wall,0``), a JSON list of names, and a JSON object from
+    index to name or from name to index (``id2label``, ``label2id``).
+
+    Args:
+        path: The file.
+
+    Returns:
+        The queries of each class, and the distractors.
+
+    Raises:
         InputError: If the file is missing, empty, not UTF-8 or has another form, if two classes have the same name, or
-            if there are more than `MOST_CLASSES`.
+            if there are more than `MOST_CLASSES`, or a distractor is a query of a class.
     """
     text, where = read_text(Path(path), "class list"), str(path)
-    classes = _from_json(text, where) if text.lstrip()[:1] in ("[", "{") else _from_lines(text, where)
+    if text.lstrip()[:1] in ("[", "{") and not text.lstrip().startswith(DISTRACTORS):
+        classes, after = _from_json(text, where), ""
+    else:
+        lines = text.splitlines()
+        cut = next((number for number, line in enumerate(lines) if line.strip() == DISTRACTORS), len(lines))
+        classes, after = _from_lines("\n".join(lines[:cut]), where), "\n".join(lines[cut + 1 :])
     if not classes:
         raise InputError("no class in the list", where=where, fix=HOW)
+    distractors = _only_names(after, where)
     refuse_odd_classes(classes, where)
-    return classes
+    refuse_shared(distractors, classes, where)
+    return ClassList(classes, distractors)
+
+
+def read_queries(path: Path) -> tuple[str, ...]:
+    """Read queries, one per line; empty lines and lines that begin with ``#`` are skipped.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If the file cannot be read or is empty.
+    """
+    names = _only_names(read_text(path, "list of queries"), str(path))
+    if not names:
+        raise InputError("no query in the list", where=str(path))
+    return names
+
+
+def _only_names(text: str, where: str) -> tuple[str, ...]:
+    lines = (line.strip() for line in text.splitlines())
+    names = tuple(line for line in lines if line and not line.startswith("#"))
+    for name in names:
+        _refuse_foreign(name, where)
+    return tuple(dict.fromkeys(names))
 
 
 def refuse_odd_classes(classes: Queries, where: str) -> None:
@@ -71,6 +133,35 @@ def refuse_odd_classes(classes: Queries, where: str) -> None:
                 where=where,
                 fix="give each class a different name",
             )
+
+
+def refuse_shared(distractors: Iterable[str], classes: Queries, where: str) -> None:
+    """Refuse a distractor that is a query of a class, because a pixel that gets it would be right and wrong.
+
+    Args:
+        distractors: The distractors.
+        classes: The queries of each class.
+        where: File of the distractors, for the message.
+
+    Raises:
+        InputError: With the name and its class.
+    """
+    given = plain_names(distractors)
+    for number, queries in enumerate(classes):
+        if found := given & plain_names(queries):
+            raise InputError(
+                f'the distractor "{min(found)}" is a query of class {number}, "{queries[0]}"', where=where,
+                fix="remove it from the distractors",
+            )  # fmt: skip
+
+
+def plain_names(queries: Iterable[str]) -> set[str]:
+    """Return queries without differences of case and blanks.
+
+    Args:
+        queries: The queries.
+    """
+    return {" ".join(query.split()).casefold() for query in queries}
 
 
 def refuse_other_order(given: Queries, own: Queries, where: str) -> None:

@@ -62,6 +62,7 @@ class Dataset:
         label_rule: "correct" or "official", see `open_dataset`.
         subset_sha256: Hash of the manifest that chose the items, if one did.
         reading: How the labels are read, found from a sample of the files.
+        corruption: Corruption of the images, ``NAME:SEVERITY``; "" for none.
     """
 
     card: Card
@@ -72,6 +73,7 @@ class Dataset:
     label_rule: str = "correct"
     subset_sha256: str | None = None
     reading: LabelReading | None = None
+    corruption: str = ""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -119,7 +121,7 @@ class Dataset:
         return Sample(self.items[index].id, pixels, label, image_file, raw.file)
 
     def read_image_file(self, index: int) -> DecodedImage:
-        """Read an image upright, or its stored pixels if its label was made for these.
+        """Read an image upright, or its stored pixels if its label was made for these, with the dataset's corruption.
 
         Args:
             index: Position in the split, from 0.
@@ -131,7 +133,12 @@ class Dataset:
             InputError: If the file cannot be read.
         """
         item = self.items[index]
-        return read_image_file(item.image_path, item.label_path, self.card.white)
+        image = read_image_file(item.image_path, item.label_path, self.card.white)
+        if not self.corruption:
+            return image
+        from ovbench.data.corrupt import corrupt_image
+
+        return image._replace(pixels=corrupt_image(image.pixels, self.corruption, item.id))
 
     def read_image(self, index: int) -> np.ndarray:
         """Read the pixels of an image, see `read_image_file`.

@@ -69,6 +69,7 @@ def check_method(
     """
     card = load_card(dataset)
     cell = resolve(method, card.name, settings, weights)
+    cell.refuse_evaluation_settings()
     data = open_dataset(card, data_root)
     require_weights([cell])
     pipeline = build_pipeline(cell).to(device)

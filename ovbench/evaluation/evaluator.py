@@ -43,6 +43,7 @@ class Target(NamedTuple):
         seen: Called with number, sample and labels of each labelled image.
         counted: Ids of images that are already counted and only needed for ``seen``.
         run: Description of this run in the ledger.
+        distractors: Number of queries without a class; their labels are the ones beyond the last class.
     """
 
     dataset: Dataset
@@ -51,6 +52,7 @@ class Target(NamedTuple):
     seen: Callable[[int, Sample, np.ndarray], None]
     counted: frozenset[str] = frozenset()
     run: dict[str, Any] | None = None
+    distractors: int = 0
 
 
 class LoadedImage(NamedTuple):
@@ -140,7 +142,7 @@ def _labelled(
     pipeline: Pipeline, sample: Sample, predicted: np.ndarray, target: Target
 ) -> LabelledSample | MethodError:
     """Return the image with its labels, or an error if shape or range of the labels does not fit the dataset."""
-    name, classes = pipeline.cell.method, len(target.dataset.card.classes)
+    name, classes = pipeline.cell.method, len(target.dataset.card.classes) + target.distractors
     if predicted.shape != sample.label.shape:
         return MethodError(f"{name} returned labels of shape {predicted.shape}, expected {sample.label.shape}")
     if predicted.max(initial=0) >= classes:

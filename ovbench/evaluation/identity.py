@@ -26,6 +26,7 @@ import torch
 from ovbench.backbones.base import Use
 from ovbench.backbones.checkpoint import file_sha256
 from ovbench.config.load import Cell, templates
+from ovbench.data.corrupt import corruption_files
 from ovbench.data.dataset import Dataset
 from ovbench.data.decode import FileIdentity
 from ovbench.data.descriptions import find_set
@@ -156,8 +157,11 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
             "files": layout.files if layout else [],
             "encoding": dataset.labels.encoding.name,
             "encoding_sha256": _encoding_sha256(dataset.labels),
+            **({"class_list": planned.queries.given} if planned.queries.given else {}),
+            **({"distractors": len(planned.queries.distractors)} if planned.queries.distractors else {}),
         },
-        "vocabulary": [list(queries) for queries in planned.vocabulary],
+        "vocabulary": [list(queries) for queries in planned.queries.classes],
+        **({"distractors": list(planned.queries.distractors)} if planned.queries.distractors else {}),
         "weights": {name: {"name": loaded.spec, "sha256": loaded.sha256} for name, loaded in pipeline.loaded.items()},
         "use": {name: loaded.use.as_dict() for name, loaded in pipeline.loaded.items() if loaded.use != Use()},
         "files": named_files(cell, region_maps(pipeline)),
@@ -176,7 +180,7 @@ def _encoding_sha256(labels: LabelMap) -> str:
 
 
 def named_files(cell: Cell, maps: Any = None) -> dict[str, str]:
-    """Return the hashes of prompts, descriptions, region weights, and all files and folders in settings.
+    """Return the hashes of prompts, descriptions, photos, region weights, and all files and folders in settings.
 
     Backbones have their own hashes. A folder of region maps is identified image by image.
 
@@ -190,6 +194,8 @@ def named_files(cell: Cell, maps: Any = None) -> dict[str, str]:
     found = {"protocol.templates": _sha256("\n".join(templates(cell.protocol.templates)).encode())}
     if cell.protocol.descriptions and (path := find_set(cell.protocol.descriptions)):
         found["protocol.descriptions"] = file_sha256(path)
+    if photos := corruption_files(cell.protocol.corrupt):
+        found["protocol.corrupt"] = _sha256("".join(map(file_sha256, photos)).encode())
     if maps is not None:
         store = getattr(maps, "store", None)
         weights = store.description["weights_sha256"] if store else maps.source.weights_sha256()

@@ -10,6 +10,7 @@ from ovbench.config.official import published_label_rule
 from ovbench.data.card import Card
 from ovbench.data.dataset import Dataset, open_dataset
 from ovbench.evaluation.request import Job
+from ovbench.utils.errors import UsageError
 
 
 def open_split(card: Card, job: Job) -> Dataset:
@@ -27,11 +28,38 @@ def chosen_images(split: Dataset, job: Job) -> Dataset:
     return read_manifest(job.subset).select(split)
 
 
+def corrupted(dataset: Dataset, cell: Cell) -> Dataset:
+    """Return the dataset with the corruption of a cell.
+
+    Args:
+        dataset: The images.
+        cell: The settings.
+
+    Raises:
+        UsageError: If region maps are read from files, because those are of the images without corruption.
+        InputError: If files of the corruption are not installed.
+    """
+    name = cell.protocol.corrupt
+    if not name:
+        return dataset
+    if cell.regions.get("source") == "precomputed":
+        raise UsageError(
+            "precomputed region maps are of the images without corruption", where=f"corrupt={name}",
+            fix="choose a source that makes the maps, such as --set regions=felzenszwalb",
+        )  # fmt: skip
+    from ovbench.data.corrupt import corruption_files
+
+    corruption_files(name)
+    return dataclasses.replace(dataset, corruption=name)
+
+
 def features_key(cell: Cell, dataset: Dataset) -> tuple[Any, ...]:
     """Return what the features of a cell's images depend on, besides the device.
 
-    Cells with equal keys run together: all is equal except dataset, class names, scale and threshold.
+    Cells with equal keys run together: all is equal except dataset, queries, prompts, scale and threshold.
     """
-    protocol = dataclasses.replace(cell.protocol, vocabulary="", logit_scale=1.0, prob_thd=0.0)
+    protocol = dataclasses.replace(
+        cell.protocol, vocabulary="", templates="", distractors="", logit_scale=1.0, prob_thd=0.0
+    )
     images = tuple(item.image_path for item in dataset.items)
     return cell.method, cell.params, cell.backbones, cell.regions, protocol, images

@@ -15,19 +15,18 @@ from ovbench.config.load import Cell
 from ovbench.config.nearest_published import NearestPublished, nearest_published
 from ovbench.config.schema import as_in_file
 from ovbench.config.suites import SuiteRow
-from ovbench.data.card import read_classes_file, vocabulary
-from ovbench.data.classes import refuse_other_order
 from ovbench.data.dataset import Dataset
 from ovbench.data.descriptions import stand_in
 from ovbench.evaluation.distributed import ProcessGroup, Shard
-from ovbench.evaluation.images import chosen_images, features_key, open_split
+from ovbench.evaluation.images import chosen_images, corrupted, features_key, open_split
+from ovbench.evaluation.queries import CellQueries, cell_queries
 from ovbench.evaluation.record import Arguments
 from ovbench.evaluation.request import Job, check_request
 from ovbench.inference.precision import FEATURE_BUDGET, FP32, Execution, choose_batch
 from ovbench.inference.steps import refuse_small_crop
 from ovbench.regions.base import open_source
 from ovbench.utils import provenance as env
-from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.errors import InputError
 from ovbench.utils.registry import METHODS, find_backbone
 from ovbench.utils.text import size_text
 
@@ -39,7 +38,7 @@ class PlannedCell:
     Attributes:
         cell: The resolved settings.
         dataset: The images, of the subset if there is one.
-        vocabulary: The queries of each class.
+        queries: The queries of each class, and distractors.
         device: Device of the networks.
         limit: Number of first images; None for all.
         shard: The shard; None for all images.
@@ -52,7 +51,7 @@ class PlannedCell:
 
     cell: Cell
     dataset: Dataset
-    vocabulary: tuple[tuple[str, ...], ...]
+    queries: CellQueries
     device: str
     limit: int | None = None
     shard: Shard | None = None
@@ -81,7 +80,7 @@ class PlannedCell:
     def has_same_features(self, other: PlannedCell) -> bool:
         """Return whether both cells label the same images from the same features, so that they can run together.
 
-        All must be equal except dataset, class names, scale and threshold.
+        All must be equal except dataset, queries, prompts, scale and threshold.
         """
         return self._features_key() == other._features_key()
 
@@ -105,8 +104,8 @@ class PlannedCell:
     def published(self) -> NearestPublished:
         """Return the nearest published run and how this one deviates from it."""
         protocol = self.cell.protocol
-        descriptions = stand_in(protocol.descriptions, self.vocabulary, self.dataset.card.background)
-        return nearest_published(self.cell.as_dict(), self.dataset.label_rule, descriptions)
+        descriptions = stand_in(protocol.descriptions, self.queries.classes, self.dataset.card.background)
+        return nearest_published(self.cell.as_dict(), self.dataset.label_rule, descriptions, self.queries.given)
 
     @property
     def note(self) -> str:
@@ -146,8 +145,8 @@ def plan(job: Job, processes: ProcessGroup, only: Sequence[int] | None = None) -
     return [
         PlannedCell(
             cell,
-            datasets[cell.dataset],
-            _vocabulary(cell, datasets[cell.dataset], job),
+            corrupted(datasets[cell.dataset], cell),
+            cell_queries(cell, datasets[cell.dataset].card, job.classes),
             device,
             job.limit,
             shard,
@@ -231,16 +230,3 @@ def _refuse_small_crop(cell: Cell) -> None:
     spec = cell.backbones.get(name)
     patch = find_backbone(name, entry.__module__).patch(spec) if spec else None
     refuse_small_crop(cell.protocol, patch or 0, cell.dataset)
-
-
-def _vocabulary(cell: Cell, dataset: Dataset, job: Job) -> tuple[tuple[str, ...], ...]:
-    if job.classes is None:
-        return vocabulary(dataset.card, cell.protocol.vocabulary or None)
-    given, wanted = read_classes_file(job.classes), len(dataset.card.classes)
-    if len(given) != wanted:
-        raise UsageError(
-            f"{len(given)} classes given for the {wanted} of {dataset.card.name}", where=str(job.classes),
-            fix="write one line per class, in label order",
-        )  # fmt: skip
-    refuse_other_order(given, tuple((name,) for name in dataset.card.classes), str(job.classes))
-    return given

@@ -80,6 +80,8 @@ class DatasetFields(Typed):
     files: list[str] = _about("layout of images and labels on disk", default_factory=list)
     encoding: str = _about("name of the encoding of the labels", default="")
     encoding_sha256: str = _about("hash of the table from raw values to classes", default="")
+    class_list: str = _about("name and hash of the user's class list; empty for a list of the dataset", default="")
+    distractors: Count = _about("queries that no label has; a pixel that gets one is wrong", default=0)
     images: Count = _about("images that were scored")
     images_asked_for: Count = _about("images that were asked for")
     ids_sha256: str = _about("hash of the ids of the images that were scored")

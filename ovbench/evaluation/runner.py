@@ -143,9 +143,9 @@ def open_pipeline(cells: Sequence[PlannedCell]) -> tuple[Pipeline, Sequence[Plan
     """
     first = cells[0]
     env.use_device(first.device)  # third-party code may use the current device
-    pipeline = build_pipeline(first.cell, first.vocabulary, first.dataset.card.background)
+    pipeline = build_pipeline(first.cell, first.queries.all, first.dataset.card.background)
     for other in cells[1:]:
-        pipeline.add_vocabulary(other.cell, other.vocabulary, other.dataset.card.background)
+        pipeline.add_vocabulary(other.cell, other.queries.all, other.dataset.card.background)
     refuse_tf32()
     execute(pipeline.method, first.execution)
     if not pipeline.method.windowwise or first.cell.protocol.crop == 0:
@@ -263,7 +263,7 @@ def open_target(
     pictures = Pictures(planned.folder, dataset.card.classes, show)
     shown = frozenset(dataset.items[n].id for n in images.shown)
     due = frozenset(dataset.items[n].id for n in images.due)
-    return Target(dataset, ledger, due | shown, pictures.save, shown, run)
+    return Target(dataset, ledger, due | shown, pictures.save, shown, run, len(planned.cell.queries.distractors))
 
 
 def _timing(

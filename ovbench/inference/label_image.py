@@ -97,6 +97,7 @@ def label_image(
 
     overrides, backbones = override_pairs(settings, "--set"), override_pairs(weights, "--weights")
     cell = resolve(method, load_card(like).name, overrides, backbones)
+    cell.refuse_evaluation_settings()
     chosen = choose_device(device)
     from ovbench.inference.pipeline import build_pipeline
 

@@ -68,6 +68,7 @@ class OpenVocabSegmentor(BaseSegmentor):
         if cell is None:
             texts = {key: str(value) for key, value in (settings or {}).items()}
             cell = resolve(self.method_name, dataset, texts, weights)
+        cell.refuse_evaluation_settings()
         self.cell = cell
         self.pipeline = build_pipeline(cell, classes, background)
         self.method = self.pipeline.method

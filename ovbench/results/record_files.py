@@ -110,7 +110,8 @@ def records_of_run(
     """Select for each benchmark the best record that measured a published run.
 
     Any reference set matches a run that does not name one, but its options must be those of the run. Precomputed region
-    maps count as those that CorrCLIP's authors published. A record without the paper's descriptions never matches.
+    maps count as those that CorrCLIP's authors published. A record without the paper's descriptions, or with a user's
+    class list, never matches.
     Records that count void pixels as the published figures do come first.
 
     Args:
@@ -125,7 +126,7 @@ def records_of_run(
     """
     chosen = {}
     for column in columns:
-        here = [f for f in records if f.record["cell"]["dataset"] == column and not other_descriptions(f.record)]
+        here = [f for f in records if f.record["cell"]["dataset"] == column and _as_described(f.record)]
         wanted = {
             base: resolve(run.method, column, _with_base(run, settings, base), run.weights, protocol).as_dict()
             for base in {_base(found) for found in here}
@@ -147,6 +148,16 @@ def _with_base(run: PublishedRun, settings: Mapping[str, str], base: str) -> dic
     if not base:
         return asked
     return {**asked, "reference": options_over(asked["reference"], base) if "reference" in asked else base}
+
+
+def _as_described(record: Mapping[str, Any]) -> bool:
+    return not other_descriptions(record) and not other_classes(record)
+
+
+def other_classes(record: Mapping[str, Any]) -> str:
+    """Return the user's class list of a record; "" for a list of the dataset."""
+    asked = value_at(record, "arguments.classes")
+    return record["dataset"].get("class_list") or (Path(asked).name if asked else "")
 
 
 def other_descriptions(record: Mapping[str, Any]) -> str:
@@ -199,9 +210,10 @@ def _datasets(by_value: Mapping[str, RecordFile]) -> str:
 
 def deviations_of(record: Mapping[str, Any]) -> str:
     """Return how the cell, the descriptions and the label rule of a record differ from the published ones, as text."""
-    descriptions = other_descriptions(record)
+    descriptions, classes = other_descriptions(record), other_classes(record)
     texts = [
         deviation(record["cell"], _protocols(record)),
+        f"classes: {classes}" if classes else "",
         f"descriptions: {descriptions}" if descriptions else "",
         "" if rule_as_published(record) else f"label rule {record['dataset']['label_rule']}",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field
 
 from ovbench.config.load import Cell, cell_of
 from ovbench.data.card import Card, load_card
-from ovbench.data.dataset import Dataset, Sample, open_dataset
+from ovbench.data.dataset import NO_CLASS, Dataset, Sample, open_dataset
 from ovbench.evaluation.ledger import Entry
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.results.report.runs import ReportRun
@@ -94,7 +94,8 @@ def label_again(
     run.notes += [
         f"image {image} is not shown: the benchmark folder does not have it" for image in ids if image not in numbers
     ]
-    target = Target(dataset, compared, frozenset(ids), compared.seen)  # type: ignore[arg-type]
+    distractors = len(run.header.get("distractors", ()))
+    target = Target(dataset, compared, frozenset(ids), compared.seen, distractors=distractors)  # type: ignore[arg-type]
     batch = run.header.get("execution", {}).get("batch", 0)
     evaluate(pipeline, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
     _note_moved(run, compared.images)
@@ -122,7 +123,8 @@ class _Comparison:
         size = _shown_size(predicted.shape)
         shown = InputImage(_jpeg(sample.image, size), _shrunk(sample.label, size))
         moved = moved_pixels(self._counted[sample.id], self._now.pop(sample.id), len(self.run.classes))
-        self.images.append(ErrorImage(sample.id, shown, _shrunk(predicted, size), moved, predicted.size))
+        labels = _shrunk(np.where(predicted < len(self.run.classes), predicted, NO_CLASS), size)  # not a distractor
+        self.images.append(ErrorImage(sample.id, shown, labels, moved, predicted.size))
 
 
 class LabelledWith(Typed):
@@ -167,7 +169,8 @@ def _dataset(run: ReportRun, options: RelabelOptions) -> Dataset:
     card = (options.cards or {}).get(name) or load_card(name)
     if list(card.classes) != run.classes:
         raise InputError("the card has other classes than the record", where=name)
-    return open_dataset(card, options.data_root, label_rule=run.record["dataset"]["label_rule"])
+    found = open_dataset(card, options.data_root, label_rule=run.record["dataset"]["label_rule"])
+    return replace(found, corruption=run.record["cell"]["protocol"].get("corrupt", ""))
 
 
 def _pipeline(run: ReportRun, cell: Cell, options: RelabelOptions) -> Pipeline:
@@ -177,7 +180,7 @@ def _pipeline(run: ReportRun, cell: Cell, options: RelabelOptions) -> Pipeline:
 
     device = choose_device(options.device)
     require_weights([cell])
-    names = tuple(tuple(queries) for queries in run.header["vocabulary"])
+    names = *map(tuple, run.header["vocabulary"]), *((name,) for name in run.header.get("distractors", ()))
     pipeline = build_pipeline(cell, names, run.header["dataset"]["background"]).to(device)
     refuse_tf32()
     ran = run.header.get("execution", {})
