@@ -1,4 +1,4 @@
-"""The image tower of an open_clip CLIP, with its steps as separate methods.
+"""The image tower of a CLIP, with its steps as separate methods.
 
 Methods differ from CLIP in what they do with the tokens that enter the last block, so the tower offers the trunk, the
 steps of a block and the projection separately. N = 1 + gh*gw tokens, class token first.
@@ -33,7 +33,8 @@ class ClipVision(nn.Module):
     """A frozen ViT tower.
 
     Args:
-        visual: An ``open_clip.transformer.VisionTransformer`` without attention pooling.
+        visual: An `ImageTower` of `ovbench.backbones.clip_model`, or open_clip's ``VisionTransformer`` without
+            attention pooling.
         temperature: Factor of the cosines, exp(logit_scale); 100 in OpenAI's.
         normalisation: Normalisation of its input.
 

@@ -1,6 +1,6 @@
 """The small backbones that ship with the package, trained on the `mini` world: a CLIP, a DINO and a DINOv2-like ViT.
 
-The CLIP is an ordinary open_clip model. Its token embedding is stored for the tokens that training used; every other
+The CLIP has the layout of open_clip. Its token embedding is stored for the tokens that training used; every other
 token shares one row. See ``ovbench/assets/mini/MODEL_CARD.md``.
 """
 
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from ovbench.utils.paths import asset
 
 if TYPE_CHECKING:
-    import open_clip
+    from collections.abc import Callable
+
     import timm
     import torch
+
+    from ovbench.backbones.clip_model import ClipModel
 
 CONTEXT_LENGTH = 32
 
@@ -39,18 +42,14 @@ def expand(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return full
 
 
-def load_clip() -> open_clip.CLIP:
+def load_clip() -> ClipModel:
     """Return the CLIP in eval mode, float32, on the CPU."""
-    import open_clip
     from safetensors.torch import load_file
 
+    from ovbench.backbones.clip_model import ClipModel, Shapes
+
     config = clip_config()
-    model = open_clip.CLIP(
-        config["embed_dim"],
-        open_clip.CLIPVisionCfg(**config["vision_cfg"]),
-        open_clip.CLIPTextCfg(**config["text_cfg"]),
-        quick_gelu=config["quick_gelu"],
-    )
+    model = ClipModel(Shapes.of(config), config["quick_gelu"])
     model.load_state_dict(expand(load_file(asset("mini", "clip.safetensors"))))
     return model.eval()
 
@@ -66,8 +65,8 @@ def load_dino(name: str = "dino") -> timm.models.VisionTransformer:
 
 
 @functools.cache  # reading its table takes longer than loading the CLIP
-def tokenizer() -> open_clip.SimpleTokenizer:
-    """Return open_clip's standard tokenizer with the context length of the CLIP."""
-    import open_clip
+def tokenizer() -> Callable[[list[str]], torch.Tensor]:
+    """Return CLIP's tokenizer with the context length of this CLIP."""
+    from ovbench.backbones.open_clip_tables import simple_tokenizer
 
-    return open_clip.SimpleTokenizer(context_length=CONTEXT_LENGTH)
+    return simple_tokenizer(CONTEXT_LENGTH)

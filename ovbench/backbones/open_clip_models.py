@@ -1,6 +1,7 @@
-"""CLIP models of open_clip: a model with its pretrained tag, or an architecture with the tensors of a file.
+"""CLIP models by open_clip's names: a model with its pretrained tag, or an architecture with the tensors of a file.
 
-Commands look at names without loading a network: torch is imported in the functions that need it.
+Plain towers are built by `ovbench.backbones.clip_model`, all others by open_clip. Commands look at names without loading
+a network: torch is imported in the functions that need it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ovbench.backbones import open_clip_tables
 from ovbench.backbones.base import Loaded, NamedWeights, Use, network_hash
 from ovbench.backbones.hub import Source, given_file
 from ovbench.backbones.libraries import explained, quiet
@@ -21,6 +23,8 @@ from ovbench.utils.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from ovbench.backbones.clip_model import Shapes
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's files
@@ -45,19 +49,20 @@ class Clip(NamedWeights):
 
         parsed, quick, interpolation = self.parse(spec), False, ""
         where = f"{self.name}={spec}"
-        state: dict[str, Tensor] = read_tensors(given_file(str(parsed.file), where)) if parsed.file else {}
         if parsed.architecture == MINI:
             from ovbench.backbones import mini_models
 
             model, tokenizer = mini_models.load_clip(), mini_models.tokenizer()
+            if parsed.file:
+                self._fill(model, read_tensors(given_file(str(parsed.file), where)), parsed, parsed.file)
         elif parsed.file:
+            state = read_tensors(given_file(str(parsed.file), where))
             quick = _quick_gelu_of_file(parsed, state, where)
-            model, tokenizer = _bare_model(parsed, quick), _tokenizer(parsed, where)
+            model, tokenizer = _bare_model(parsed, quick, where), _tokenizer(parsed, where)
+            self._fill(model, state, parsed, parsed.file)
         else:
             quick, interpolation = quick_gelu(parsed, where), clip_tag(parsed, where).get("interpolation", "")
-            model, tokenizer = _model_of_tag(parsed, where, quick), _tokenizer(parsed, where)
-        if parsed.file:
-            self._fill(model, state, parsed)
+            model, tokenizer = self._model_of_tag(parsed, where, quick), _tokenizer(parsed, where)
         model = model.float().eval().requires_grad_(False)
         temperature, normalisation = float(model.logit_scale.exp()), self.normalisation(spec)
         vision = ClipVision(model.visual, temperature, normalisation)
@@ -84,16 +89,37 @@ class Clip(NamedWeights):
             return OPENAI
         return _normalisation_of_tag(parsed, f"{self.name}={spec}")
 
-    def _fill(self, model: nn.Module, state: dict[str, Tensor], parsed: BackboneSpec) -> None:
+    def _model_of_tag(self, parsed: BackboneSpec, where: str, quick: bool) -> nn.Module:
+        """Build a model; the activation is given, because open_clip gets a local file and cannot know its tag."""
+        from ovbench.backbones.checkpoint import read_tensors
+
+        source = clip_source(parsed, where)
+        found = source.find()
+        if found is None:
+            source.require()
+        if _shapes(parsed, where) is None:
+            import open_clip
+
+            with quiet(), explained(where):
+                return open_clip.create_model(
+                    parsed.architecture, pretrained=str(found or parsed.tag), precision="fp32", force_quick_gelu=quick
+                )
+        with quiet(), explained(where):
+            path = found or open_clip_tables.download(clip_tag(parsed, where))
+        model = _bare_model(parsed, quick, where)
+        self._fill(model, read_tensors(path), parsed, path)
+        return model
+
+    def _fill(self, model: nn.Module, state: dict[str, Tensor], parsed: BackboneSpec, path: Path) -> None:
         from ovbench.backbones.checkpoint import fill, keep_own_positions, without_prefix
         from ovbench.backbones.names import open_clip_names
 
         state = open_clip_names({key: value for key, value in state.items() if key not in NOT_WEIGHTS})
-        state = without_prefix(state, model.state_dict(), parsed.file)
+        state = without_prefix(state, model.state_dict(), path)
         table = state.get("visual.positional_embedding")
-        keep_own_positions(model.visual, "positional_embedding", table, 1, parsed.file)
-        fix = f"give the architecture of the file: --weights {self.name}=ARCHITECTURE@{parsed.file}"
-        fill(model, state, name=parsed.architecture, path=parsed.file, fix=fix)
+        keep_own_positions(model.visual, "positional_embedding", table, 1, path)
+        fix = f"give the architecture of the file: --weights {self.name}=ARCHITECTURE@{path}"
+        fill(model, state, name=parsed.architecture, path=path, fix=fix)
 
 
 CLIP = Clip("clip", "CLIP: image and text towers, from open_clip")
@@ -108,11 +134,9 @@ def clip_architecture(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
         UsageError: If the name is unknown to open_clip.
         InputError: If no method here can use its vision tower.
     """
-    import open_clip
-
-    config = open_clip.get_model_config(spec.architecture)
+    config = open_clip_tables.architecture(spec.architecture)
     if config is None:
-        raise unknown("CLIP model", spec.architecture, open_clip.list_models(), where=where)
+        raise unknown("CLIP model", spec.architecture, open_clip_tables.architectures(), where=where)
     vision = config["vision_cfg"]
     if vision.get("timm_model_name"):
         tower = f"timm's {vision['timm_model_name']}"
@@ -131,13 +155,11 @@ def clip_architecture(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
 
 def clip_tag(spec: BackboneSpec, where: str) -> Mapping[str, Any]:
     """Return open_clip's configuration of a pretrained tag, with the errors of `clip_architecture`."""
-    import open_clip
-
     clip_architecture(spec, where)
-    tags = open_clip.list_pretrained_tags_by_model(spec.architecture)
+    tags = open_clip_tables.pretrained_tags(spec.architecture)
     if spec.tag not in tags:
         raise unknown("pretrained tag", spec.tag, tags, where=where)
-    return open_clip.get_pretrained_cfg(spec.architecture, spec.tag)
+    return open_clip_tables.pretrained(spec.architecture, spec.tag)
 
 
 def clip_source(spec: BackboneSpec, where: str) -> Source:
@@ -155,7 +177,7 @@ def quick_gelu(spec: BackboneSpec, where: str) -> bool:
 
 
 def _short_named() -> set[str]:
-    """Return tags with the usual normalisation, without open_clip, whose import takes seconds."""
+    """Return tags with the usual normalisation, known without torch, which open_clip's table of tags needs."""
     return {entry["spec"] for entry in published("clip").values()}
 
 
@@ -175,7 +197,19 @@ def _quick_gelu_of_file(spec: BackboneSpec, state: Mapping[str, Tensor], where: 
     return True
 
 
-def _bare_model(spec: BackboneSpec, quick: bool) -> nn.Module:
+def _shapes(spec: BackboneSpec, where: str) -> Shapes | None:
+    """Return the sizes of a plain architecture, None for one that open_clip must build."""
+    from ovbench.backbones.clip_model import Shapes
+
+    return Shapes.of(clip_architecture(spec, where))
+
+
+def _bare_model(spec: BackboneSpec, quick: bool, where: str) -> nn.Module:
+    from ovbench.backbones.clip_model import ClipModel
+
+    shapes = _shapes(spec, where)
+    if shapes is not None:
+        return ClipModel(shapes, quick)
     import open_clip
 
     with quiet():
@@ -184,21 +218,10 @@ def _bare_model(spec: BackboneSpec, quick: bool) -> nn.Module:
         )
 
 
-def _model_of_tag(spec: BackboneSpec, where: str, quick: bool) -> nn.Module:
-    """Build a model; the activation is given, because open_clip gets a local file and cannot know its tag."""
-    import open_clip
-
-    source = clip_source(spec, where)
-    found = source.find()
-    if found is None:
-        source.require()
-    with quiet(), explained(where):
-        return open_clip.create_model(
-            spec.architecture, pretrained=str(found or spec.tag), precision="fp32", force_quick_gelu=quick
-        )
-
-
 def _tokenizer(spec: BackboneSpec, where: str) -> Any:
+    shapes = _shapes(spec, where)
+    if shapes is not None:
+        return open_clip_tables.simple_tokenizer(shapes.text.context_length)
     import open_clip
 
     with quiet(), explained(f"{where} (its tokenizer)"):

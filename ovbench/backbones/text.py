@@ -20,7 +20,7 @@ class TextEncoder:
     """A text tower with its tokenizer.
 
     Args:
-        model: An open_clip model, or any module with ``encode_text(tokens)``, int (N, L) to float (N, D).
+        model: A `ClipModel`, an open_clip model, or any module with ``encode_text(tokens)``, int (N, L) to float (N, D).
         tokenizer: Texts to tokens, int (N, L).
     """
 
@@ -29,7 +29,7 @@ class TextEncoder:
 
     def length(self, text: str) -> int | None:
         """Return the number of tokens of a text, with start and end; None if the tokenizer cannot count them."""
-        if hasattr(self.tokenizer, "encode"):  # open_clip's own
+        if hasattr(self.tokenizer, "encode"):  # CLIP's own
             return len(self.tokenizer.encode(text)) + 2
         inner = getattr(self.tokenizer, "tokenizer", None)  # of transformers
         return len(inner(text)["input_ids"]) if callable(inner) else None

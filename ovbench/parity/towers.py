@@ -1,4 +1,4 @@
-"""Backbones of a case: open_clip and timm modules with the official tensors."""
+"""Backbones of a case: towers with the official tensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ovbench.backbones.clip import ClipVision
+from ovbench.backbones.clip_model import ImageShape, ImageTower
 from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.names import timm_names
 from ovbench.backbones.preprocess import OPENAI
@@ -39,19 +40,11 @@ def backbones(case: Case) -> Backbones:
 
 def clip_module(spec: dict[str, Any]) -> nn.Module:
     """Build the vision tower of a case, without its weights."""
-    from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
-
-    return VisionTransformer(
-        image_size=spec["image_size"],
-        patch_size=spec["patch_size"],
-        width=spec["width"],
-        layers=spec["layers"],
-        heads=spec["heads"],
-        mlp_ratio=spec.get("mlp_ratio", 4),
-        output_dim=spec["embed_dim"],
-        act_layer=QuickGELU if spec["quick_gelu"] else nn.GELU,
-        norm_layer=partial(LayerNorm, eps=spec.get("ln_eps", 1e-5)),
-    )
+    shape = ImageShape(
+        spec["layers"], spec["width"], spec["width"] // spec["heads"], spec.get("mlp_ratio", 4), spec["patch_size"],
+        spec["image_size"],
+    )  # fmt: skip
+    return ImageTower(shape, spec["embed_dim"], spec["quick_gelu"], spec.get("ln_eps", 1e-5))
 
 
 def _clip(spec: dict[str, Any], weights: dict[str, Tensor]) -> ClipVision:
