@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from ovbench.utils.paths import asset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import timm
     import torch
 
     from ovbench.backbones.clip_model import ClipModel
+    from ovbench.backbones.clip_tokenizer import ClipTokenizer
 
 CONTEXT_LENGTH = 32
 
@@ -64,9 +63,9 @@ def load_dino(name: str = "dino") -> timm.models.VisionTransformer:
     return model.eval()
 
 
-@functools.cache  # reading its table takes longer than loading the CLIP
-def tokenizer() -> Callable[[list[str]], torch.Tensor]:
+@functools.cache  # its table is read once
+def tokenizer() -> ClipTokenizer:
     """Return CLIP's tokenizer with the context length of this CLIP."""
-    from ovbench.backbones.open_clip_tables import simple_tokenizer
+    from ovbench.backbones.open_clip_tables import clip_tokenizer
 
-    return simple_tokenizer(CONTEXT_LENGTH)
+    return clip_tokenizer(CONTEXT_LENGTH)

@@ -221,7 +221,7 @@ def _bare_model(spec: BackboneSpec, quick: bool, where: str) -> nn.Module:
 def _tokenizer(spec: BackboneSpec, where: str) -> Any:
     shapes = _shapes(spec, where)
     if shapes is not None:
-        return open_clip_tables.simple_tokenizer(shapes.text.context_length)
+        return open_clip_tables.clip_tokenizer(shapes.text.context_length)
     import open_clip
 
     with quiet(), explained(f"{where} (its tokenizer)"):

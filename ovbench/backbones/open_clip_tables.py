@@ -1,4 +1,4 @@
-"""Architectures, pretrained tags and the tokenizer of open_clip, read without importing the whole package.
+"""Architectures, pretrained tags and the vocabulary of open_clip, read without importing the whole package.
 
 ``import open_clip`` loads torchvision, timm and transformers and takes twice as long as torch. Its tables are JSON files
 and modules that need none of them. If the package is loaded already, it is asked, since a plug-in may have added
@@ -11,10 +11,12 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ovbench.backbones.clip_tokenizer import ClipTokenizer
 
 ALIAS = "_ovbench_open_clip"  # a package with open_clip's files and without its __init__
 
@@ -28,7 +30,7 @@ def folder() -> Path:
 
 
 def module(name: str) -> ModuleType:
-    """Return one module of open_clip, such as "tokenizer", without running the package's ``__init__``."""
+    """Return one module of open_clip, such as "pretrained", without running the package's ``__init__``."""
     if "open_clip" in sys.modules:
         return importlib.import_module(f"open_clip.{name}")
     if ALIAS not in sys.modules:
@@ -68,6 +70,8 @@ def download(config: dict[str, Any]) -> Path:
     return Path(module("pretrained").download_pretrained(config))
 
 
-def simple_tokenizer(context_length: int) -> Callable[[list[str]], Any]:
-    """Return CLIP's byte-pair tokenizer, texts to int64 (N, L)."""
-    return module("tokenizer").SimpleTokenizer(context_length=context_length)
+def clip_tokenizer(context_length: int) -> ClipTokenizer:
+    """Return CLIP's tokenizer with open_clip's list of merges."""
+    from ovbench.backbones.clip_tokenizer import ClipTokenizer
+
+    return ClipTokenizer(folder() / "bpe_simple_vocab_16e6.txt.gz", context_length)
