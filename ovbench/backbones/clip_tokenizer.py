@@ -12,6 +12,7 @@ import gzip
 import html
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -68,7 +69,7 @@ class ClipTokenizer:
         symbols[-1] += END_OF_WORD
         numbers = [self.single[symbol] for symbol in symbols]
         while True:
-            pairs = [self.ranks.get(f"{left} {right}", MERGES) for left, right in zip(symbols, symbols[1:])]
+            pairs = [self.ranks.get(f"{left} {right}", MERGES) for left, right in pairwise(symbols)]
             rank = min(pairs, default=MERGES)
             if rank == MERGES:
                 return numbers

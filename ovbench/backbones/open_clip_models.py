@@ -1,7 +1,7 @@
 """CLIP models by open_clip's names: a model with its pretrained tag, or an architecture with the tensors of a file.
 
-Plain towers are built by `ovbench.backbones.clip_model`, all others by open_clip. Commands look at names without loading
-a network: torch is imported in the functions that need it.
+Plain towers are built by `ovbench.backbones.clip_model`, all others by open_clip. Commands look at names without
+loading a network: torch is imported in the functions that need it.
 """
 
 from __future__ import annotations

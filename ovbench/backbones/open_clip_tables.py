@@ -1,7 +1,7 @@
 """Architectures, pretrained tags and the vocabulary of open_clip, read without importing the whole package.
 
-``import open_clip`` loads torchvision, timm and transformers and takes twice as long as torch. Its tables are JSON files
-and modules that need none of them. If the package is loaded already, it is asked, since a plug-in may have added
+``import open_clip`` loads torchvision, timm and transformers and takes twice as long as torch. Its tables are JSON
+files and modules that need none of them. If the package is loaded already, it is asked, since a plug-in may have added
 architectures to it.
 """
 

@@ -20,7 +20,8 @@ class TextEncoder:
     """A text tower with its tokenizer.
 
     Args:
-        model: A `ClipModel`, an open_clip model, or any module with ``encode_text(tokens)``, int (N, L) to float (N, D).
+        model: A `ClipModel`, a model of open_clip, or any module with ``encode_text(tokens)``, int (N, L) to float
+            (N, D).
         tokenizer: Texts to tokens, int (N, L).
     """
 
