@@ -53,24 +53,28 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
     """
     from ovbench.data.card import load_card
     from ovbench.data.find import data_roots
+    from ovbench.data.groups import all_members
     from ovbench.data.prepare import prepare, target_root
+    from ovbench.data.shipped_cards import group_of
+    from ovbench.utils.errors import InputError
 
-    cards = [load_card(name) for name in names]
+    cards = [load_card(name) for name in all_members(names)]
     roots = data_roots(data_root) if data_root is None else [data_root]
-    done = []
+    done, skipped = [], []
     for card in cards:
+        root = target_root(card, roots[0]) if roots else None
         with _bar(card.name, "file") as bar:
-            done.append(
-                prepare(
-                    card,
-                    source,
-                    target_root(card, roots[0]) if roots else None,
-                    workers=workers,
-                    image_format=image_format,
-                    begin=_starts(bar),
-                    advance=bar.update,
-                )
-            )
+            how = {"workers": workers, "image_format": image_format, "begin": _starts(bar), "advance": bar.update}
+            try:
+                done.append(prepare(card, source, root, **how))
+            except InputError as error:
+                if group_of(card.name) not in names:
+                    raise
+                skipped.append(error)
+    for error in skipped:
+        click.echo(f"skipped: {error}", err=True)
+    if skipped and not done:
+        raise skipped[0]
     if as_json:
         click.echo(json.dumps([{**p._asdict(), "root": str(p.root)} for p in done], indent=2))
     for p in () if as_json else done:
@@ -94,8 +98,10 @@ def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
     ovbench data verify voc21 voc20 --json
     """
     from ovbench.data.card import load_card
+    from ovbench.data.groups import all_members
 
-    cards = [load_card(name) for name in names]  # a mistake is answered before image libraries are imported
+    # a mistake is answered before image libraries are imported
+    cards = [load_card(name) for name in all_members(names)]
     from ovbench.data.verify import verify_and_remember
     from ovbench.utils.errors import InputError
 

@@ -32,14 +32,24 @@ def methods(as_json: bool) -> None:
 
 
 @listing.command()
+@click.option("--group", metavar="NAME", shell_complete=options.complete_groups, help="The benchmarks of a group.")
 @options.data_root
 @options.as_json
-def datasets(data_root: Path | None, as_json: bool) -> None:
-    """List all benchmarks and their state on this machine."""
-    from ovbench.data.availability import dataset_rows
+def datasets(group: str | None, data_root: Path | None, as_json: bool) -> None:
+    """List all benchmarks and their state on this machine, each group in one row.
 
-    rows = dataset_rows(data_root)
+    `--json` lists all benchmarks of all groups.
+    """
+    from ovbench.data.availability import dataset_rows, group_rows
+    from ovbench.data.shipped_cards import card_groups, list_cards
+    from ovbench.utils.errors import unknown
+
+    if group is not None and group not in card_groups():
+        raise unknown("group", group, card_groups(), where="--group")
+    names = card_groups()[group] if group else None if as_json else list_cards()
+    rows = dataset_rows(data_root, names)
     if not as_json:  # a terminal is too narrow for all columns
+        rows += [] if group else group_rows(data_root)
         rows = [{key: row[key] for key in ("name", "classes", "images", "state", "root", "broken")} for row in rows]
     _print(rows, as_json)
 

@@ -26,9 +26,15 @@ def _methods() -> list[str]:
 
 
 def _datasets() -> list[str]:
-    from ovbench.data.card import list_cards
+    from ovbench.data.shipped_cards import card_groups, known_cards
 
-    return list_cards()
+    return [*known_cards(), *card_groups()]
+
+
+def _groups() -> list[str]:
+    from ovbench.data.shipped_cards import card_groups
+
+    return list(card_groups())
 
 
 def _suites() -> list[str]:
@@ -44,6 +50,7 @@ def _layouts() -> list[str]:
 
 
 complete_methods, complete_datasets = _completer(_methods), _completer(_datasets)
+complete_groups = _completer(_groups)
 complete_suites, complete_layouts = _completer(_suites), _completer(_layouts)
 
 

@@ -75,9 +75,9 @@ def table(
 
 def _refuse_unknown(datasets: tuple[str, ...], seen: set[str]) -> None:
     """Raise UsageError for a dataset that neither ovbench, a record nor the layout has."""
-    from ovbench.data.card import list_cards
+    from ovbench.data.shipped_cards import known_cards
     from ovbench.utils.errors import unknown
 
     for name in datasets:
-        if name not in {*list_cards(), *seen}:
-            raise unknown("dataset", name, {*list_cards(), *seen})
+        if name not in {*known_cards(), *seen}:
+            raise unknown("dataset", name, {*known_cards(), *seen})

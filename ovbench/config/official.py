@@ -27,8 +27,16 @@ def official_settings() -> dict[tuple[str, str], dict[str, str]]:
 
 def no_official_setting(method: str, benchmark: str) -> str:
     """Return why a known pair has no official configuration, "" if it has one or the pair is unknown."""
+    if benchmark in _without_settings():
+        return "no configuration was published for this benchmark; these are the method's default settings"
     rows = (row for row in _official_rows() if (row["method"], row["benchmark"]) == (method, benchmark))
     return next((row["source"] for row in rows if not row["key"]), "")
+
+
+@cache
+def _without_settings() -> frozenset[str]:
+    """Return the benchmarks of groups, which official.csv does not have."""
+    return frozenset(path.stem for path in shipped("datasets").glob("*/*.toml"))
 
 
 def published_label_rule(benchmark: str) -> str:

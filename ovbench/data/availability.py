@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ovbench.data.card import ENTRY_POINTS, Card, list_cards, load_card
+from ovbench.data.card import Card, load_card
 from ovbench.data.find import FoundFiles, data_roots, find, unprepared
+from ovbench.data.shipped_cards import ENTRY_POINTS, card_groups, group_of, known_cards
 from ovbench.data.sources import source_facts
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_json
@@ -16,12 +18,13 @@ from ovbench.utils.paths import cache_root
 from ovbench.utils.registry import broken_names
 
 ROW = (
-    "name", "title", "split", "classes", "background", "images", "state", "found_images", "layout", "root", "broken",
+    "name", "group", "title", "split", "classes", "background", "images", "state", "found_images", "layout", "root",
+    "broken",
 )  # fmt: skip
 
 
-def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
-    """Describe every known dataset and the state of the user's copy.
+def dataset_rows(data_root: str | Path | None = None, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Describe datasets and the state of the user's copy.
 
     The states are "absent", "unprepared" (downloaded, `ovbench data prepare` is the next step), "incomplete",
     "present", "verified" (unchanged since `ovbench data verify` accepted it), "built in" (generated on first use) and
@@ -29,6 +32,7 @@ def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
 
     Args:
         data_root: The folder to search; by default the configured ones.
+        names: Names of datasets; None for all known ones.
 
     Returns:
         One row per dataset, with the keys of `ROW`.
@@ -38,13 +42,31 @@ def dataset_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
         dict.fromkeys(ROW) | {"name": name, "state": "broken", "broken": broken[name]}
         if name in broken
         else _row(load_card(name), roots)
-        for name in list_cards()
+        for name in (known_cards() if names is None else names)
     ]
+
+
+def group_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
+    """Describe every group of datasets; its state is the number of its datasets with data.
+
+    Args:
+        data_root: The folder to search; by default the configured ones.
+
+    Returns:
+        One row per group, with the keys of `ROW`.
+    """
+    roots, rows = data_roots(data_root), []
+    for group, cards in card_groups().items():
+        states = [_state(load_card(name), roots)["state"] for name in cards] if roots else []
+        here = sum(state not in ("absent", "unprepared") for state in states)
+        rows.append(dict.fromkeys(ROW) | {"name": f"{group} (group)", "state": f"{here} of {len(cards)} present"})
+    return rows
 
 
 def _row(card: Card, roots: list[Path]) -> dict[str, Any]:
     row = {
         "name": card.name,
+        "group": group_of(card.name) if card.is_shipped else None,
         "title": card.title,
         "split": card.split,
         "classes": len(card.classes),

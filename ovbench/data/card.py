@@ -19,6 +19,7 @@ from ovbench.data.classes import (
     read_published_list,
 )
 from ovbench.data.label_colours import Colour, check_colours
+from ovbench.data.shipped_cards import ENTRY_POINTS, card_groups, is_shipped_card, known_cards, list_cards, shipped_card
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import broken_plugin, entry_points, load_plugin
@@ -27,7 +28,6 @@ from ovbench.utils.typed import validate
 
 __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]
 
-ENTRY_POINTS = "ovbench.datasets"
 WIDE = 255  # with more classes, 255 is one of them
 
 
@@ -125,7 +125,9 @@ class Card:
         raw: Path that exists if there is an unprepared download.
         palette: Whether the original labels are palette images.
         white: Value of 16-bit images that is shown as white; None for 65535.
+        classes_of_interest: Indices of the classes of the metric CoI_mIoU; empty for all but the background.
         distractors: Queries that no label has.
+        unconfirmed: Facts of the card for which no source was found.
     """
 
     name: str
@@ -151,17 +153,19 @@ class Card:
     raw: str | None = None
     palette: bool = False
     white: int | None = None
+    classes_of_interest: tuple[int, ...] = ()
     distractors: tuple[str, ...] = ()
+    unconfirmed: tuple[str, ...] = ()
 
     @property
     def argument(self) -> str:
         """The card as given on the command line: a shipped one by its name, another by its path."""
-        return self.name if self.path.parent == shipped("datasets") else str(self.path)
+        return self.name if self.is_shipped else str(self.path)
 
     @property
     def is_shipped(self) -> bool:
         """Whether the card ships with the package, so that published figures exist for it."""
-        return self.path.parent == shipped("datasets").resolve()
+        return is_shipped_card(self.path)
 
     def encoding(self, name: str) -> Encoding:
         """Return the encoding of that name."""
@@ -172,6 +176,7 @@ class Card:
 PLAIN_KEYS = (
     "title", "split", "background", "image_count", "roots", "licence", "citation", "source", "prepare", "variant",
     "generator", "generated_folder", "ids_sha256", "archives", "raw", "palette", "white",
+    "classes_of_interest", "unconfirmed",
 )  # fmt: skip
 
 
@@ -185,23 +190,16 @@ def load_card(name_or_path: str) -> Card:
     """
     if name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path:
         path = Path(name_or_path).expanduser().resolve()
-        return _parse(path, is_shipped=path.parent == shipped("datasets").resolve())
-    path = shipped("datasets", f"{name_or_path}.toml")
-    if path.is_file():
-        return _parse(path.resolve(), is_shipped=True)
+        return _parse(path, is_shipped=is_shipped_card(path))
+    if (own := shipped_card(name_or_path)) is not None:
+        return _parse(own.resolve(), is_shipped=True)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name_or_path:
             found = load_plugin(point, "dataset")
             if not isinstance(found, (str, Path)):
                 raise broken_plugin(point, "dataset", f"{found!r} is not the path of a card")
             return _parse(Path(found), is_shipped=False)
-    raise unknown("dataset", name_or_path, list_cards())
-
-
-def list_cards() -> list[str]:
-    """Return the names of the shipped datasets, then of those from installed plug-ins."""
-    own = sorted(path.stem for path in shipped("datasets").glob("*.toml"))
-    return own + sorted({point.name for point in entry_points(group=ENTRY_POINTS)} - set(own))
+    raise unknown("dataset", name_or_path, [*known_cards(), *card_groups()])
 
 
 def vocabulary(card: Card, variant: str | None = None) -> Queries:
@@ -347,13 +345,15 @@ def _check_paths(file: LayoutTable, image: str, place: str) -> None:
 
 
 def _check(card: Card, where: str) -> None:
-    if not card.is_shipped and shipped("datasets", f"{card.name}.toml").is_file():
+    if not card.is_shipped and shipped_card(card.name):
         raise InputError(
             f'the card is called like the benchmark "{card.name}" of ovbench, whose figures are others', where=where,
             fix=f'give it a name of its own at its top: name = "my-{card.name}"',
         )  # fmt: skip
     if card.background is not None and card.background >= len(card.classes):
         raise InputError(f"background {card.background} is not a class, 0..{len(card.classes) - 1}", where=where)
+    if any(number >= len(card.classes) for number in card.classes_of_interest):
+        raise InputError(f'"classes_of_interest" must be classes, 0..{len(card.classes) - 1}', where=where)
     for encoding in card.encodings:
         _check_encoding(encoding, card, f"{where}, [encoding.{encoding.name}]")
 

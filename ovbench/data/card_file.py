@@ -72,3 +72,5 @@ class CardFile(Typed):
     raw: str | None = None
     palette: bool = False
     white: Annotated[int, Field(ge=255, le=65535)] | None = None
+    classes_of_interest: Items[Annotated[int, Field(ge=0)]] = ()
+    unconfirmed: Items[str] = ()

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from ovbench.config.load import Cell, override_pairs, resolve
 from ovbench.config.suites import SuiteRow, load_suite
 from ovbench.data.card import Card, load_card
+from ovbench.data.groups import present_members
+from ovbench.data.shipped_cards import card_groups
 from ovbench.evaluation.distributed import Shard, parse_shard
-from ovbench.utils.errors import UsageError
+from ovbench.utils.errors import UsageError, warn_once
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Job:
 
     Attributes:
         methods: Names of methods.
-        datasets: Names or cards of datasets.
+        datasets: Names or cards of datasets, or groups: their datasets that are on this machine.
         suite: Name of a suite, instead of methods.
         limit: Use only the first images.
         subset: Manifest of a subset.
@@ -92,10 +94,20 @@ def _rows(job: Job) -> list[SuiteRow]:
     if job.suite is not None:
         if job.methods:
             raise UsageError("a suite names its own methods", where="--suite", fix="remove --method")
-        return load_suite(job.suite, job.datasets, settings, weights)
+        return load_suite(job.suite, _datasets(job), settings, weights)
     if not job.methods or not job.datasets:
         raise UsageError("nothing to evaluate", fix="give --method and --dataset, or --suite")
-    return [SuiteRow("", method, name, settings, weights) for method in job.methods for name in job.datasets]
+    return [SuiteRow("", method, name, settings, weights) for method in job.methods for name in _datasets(job)]
+
+
+def _datasets(job: Job) -> list[str]:
+    """Return the requested datasets; the absent ones of a group are named in a warning."""
+    expanded = present_members(job.datasets, job.data_root)
+    for group, absent in expanded.absent.items():
+        if absent:
+            missing = f"{len(absent)} of {len(card_groups()[group])} benchmarks have no data"
+            warn_once(f"{group}: {missing}: {', '.join(absent)}")
+    return expanded.names
 
 
 def _refuse_equal(cells: list[Cell], rows: list[SuiteRow]) -> None:

@@ -16,7 +16,7 @@ from ovbench.config.official import official_settings, published_label_rule
 from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published, setting_changes
 from ovbench.config.suites import settings_over
-from ovbench.data.card import list_cards
+from ovbench.data.shipped_cards import known_cards
 from ovbench.evaluation.record import EARLIER, is_record, read_record, value_at
 from ovbench.utils.errors import InputError, OvbenchError
 from ovbench.utils.files import read_json
@@ -75,7 +75,7 @@ def apart_by_data(records: Sequence[RecordFile]) -> list[RecordFile]:
 
 def _is_own(record: Mapping[str, Any]) -> bool:
     """Return whether the dataset has a user's card; for older records without this field, the name decides."""
-    return record["dataset"].get("card", "ovbench" if record["cell"]["dataset"] in list_cards() else "own") == "own"
+    return record["dataset"].get("card", "ovbench" if record["cell"]["dataset"] in known_cards() else "own") == "own"
 
 
 def _data_of(record: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _data_of(record: Mapping[str, Any]) -> str:
 def _renamed(found: RecordFile, kinds: Mapping[str, Mapping[str, str]]) -> RecordFile:
     name = found.record["cell"]["dataset"]
     alike = kinds.get(name, {})
-    if not _is_own(found.record) or (len(alike) < 2 and name not in list_cards()):
+    if not _is_own(found.record) or (len(alike) < 2 and name not in known_cards()):
         return found
     digest = _data_of(found.record)
     apart = alike[digest] if len(set(alike.values())) == len(alike) else digest[:8]

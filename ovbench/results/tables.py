@@ -12,7 +12,7 @@ from ovbench.config.nearest_published import published_cell
 from ovbench.config.official import no_official_setting, published_label_rule
 from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published
-from ovbench.data.card import list_cards
+from ovbench.data.shipped_cards import known_cards
 from ovbench.evaluation.record import value_at
 from ovbench.results.layouts import LayoutRow, TableLayout
 from ovbench.results.record_files import (
@@ -186,7 +186,7 @@ def _of_protocols(layout: TableLayout) -> list[str]:
 
 def _not_measured(layout: TableLayout) -> list[str]:
     """Return a note on the columns that ovbench cannot measure."""
-    foreign = [name for name in layout.columns if not name.endswith(".toml") and name not in list_cards()]
+    foreign = [name for name in layout.columns if not name.endswith(".toml") and name not in known_cards()]
     if foreign and len(foreign) == len(layout.columns):
         return ["only published figures: ovbench cannot measure these columns"]
     return [f"only published figures: ovbench cannot measure {', '.join(foreign)}"] if foreign else []

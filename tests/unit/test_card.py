@@ -224,7 +224,8 @@ def test_a_plugin_brings_a_card(write_card, monkeypatch):
     monkeypatch.syspath_prepend(path.parent)
     (path.parent / "toy_plugin.py").write_text(f"CARD = {str(path)!r}\n")
     point = EntryPoint("toybox", "toy_plugin:CARD", "ovbench.datasets")
-    monkeypatch.setattr("ovbench.data.card.entry_points", lambda group: [point])
+    for module in ("card", "shipped_cards"):
+        monkeypatch.setattr(f"ovbench.data.{module}.entry_points", lambda group: [point])
     assert load_card("toybox").title == "toys" and "toybox" in list_cards()
 
 

@@ -23,8 +23,11 @@ CONVERTERS = Registry(
         "cityscapes": "ovbench.data.prepare.cityscapes:steps",
         "coco_object": "ovbench.data.prepare.coco:object_steps",
         "coco_stuff": "ovbench.data.prepare.coco:stuff_steps",
+        "mapillary_half": "ovbench.data.prepare.mapillary:half_steps",
+        "mess": "ovbench.data.prepare.mess:steps",
         "pascal_context": "ovbench.data.prepare.pascal_context:steps_60",
         "pascal_context_459": "ovbench.data.prepare.pascal_context:steps_459",
+        "remote_sensing": "ovbench.data.prepare.remote_sensing:steps",
     },
 )
 

@@ -1,0 +1,359 @@
+"""Groups of benchmarks, and their converters on folders made like the downloads, by the rules of the original ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovbench.config.load import resolve
+from ovbench.config.nearest_published import nearest_published
+from ovbench.data.card import load_card, vocabulary
+from ovbench.data.dataset import locate, open_dataset
+from ovbench.data.groups import all_members, present_members
+from ovbench.data.prepare import convert, mess, mess_tables, prepare, remote_sensing
+from ovbench.data.prepare.convert import ByColour, tiles_beside, tiles_inside
+from ovbench.data.shipped_cards import card_groups, group_of, grouped_cards, known_cards, list_cards
+from ovbench.utils.errors import InputError
+
+RNG = np.random.default_rng(5)
+
+
+def save(path, array, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.asarray(array, np.uint8))
+    if options.pop("palette", False):
+        picture = picture.convert("P") if picture.mode != "L" else Image.frombytes("P", picture.size, picture.tobytes())
+        picture.putpalette([v % 256 for v in range(7, 775)])
+    picture.save(path, **options)
+    return path
+
+
+def photo(path, size=(6, 8)):
+    return save(path, RNG.integers(0, 256, (*size, 3)))
+
+
+def painted(classes, colours):
+    return np.array(colours)[classes]
+
+
+def bdd100k(at):
+    photo(at / "images/10k/val/a.jpg")
+    values = RNG.choice([0, 18, 255], (6, 8))
+    save(at / "labels/sem_seg/colormaps/val/a.png", values, palette=True)
+    return {"a": values}
+
+
+def dark_zurich(at):
+    photo(at / "rgb_anon/val/night/GOPR0356/f1_rgb_anon.png")
+    ids, sure = np.array([[0, 7, 33, 33]]), np.array([[0, 0, 0, 255]])
+    save(at / "gt/val/night/GOPR0356/f1_gt_labelIds.png", np.tile(ids, (6, 2)))
+    save(at / "gt/val/night/GOPR0356/f1_gt_invGray.png", np.tile(sure, (6, 2)))
+    return {"f1": np.tile([[0, 1, 19, 255]], (6, 2))}
+
+
+def mhp_v1(at):
+    photo(at / "images/0001.jpg")
+    first, second = np.zeros((6, 8)), np.full((6, 8), 3)
+    first[:3] = 18
+    save(at / "annotations/0001_01_01.png", first)
+    save(at / "annotations/0001_01_02.png", second)
+    (at / "test_list.txt").write_text("0001.jpg\n")
+    return {"0001": np.maximum(first, second)}
+
+
+def atlantis(at):
+    photo(at / "images/test/canal/c1.jpg")
+    save(at / "masks/test/canal/c1.png", np.tile([[0, 1, 56, 7]], (6, 2)))
+    return {"c1": np.tile([[255, 0, 55, 6]], (6, 2))}
+
+
+def dram(at):
+    photo(at / "test/impressionism/monet/m1.jpg")
+    save(at / "labels/impressionism/monet/m1.png", np.tile([[0, 3, 17, 255]], (6, 2)))
+    return {"monet_m1": np.tile([[11, 0, 10, 255]], (6, 2))}
+
+
+def tiled(folder_image, folder_label, image, label, name, classes, at, paint=lambda values: values):
+    """Two tiles side by side; the second is padded."""
+    photo(at / folder_image / image, classes.shape)
+    save(at / folder_label / label, paint(classes))
+    whole = np.full((mess.SIDE, 2 * mess.SIDE), 255)
+    whole[: classes.shape[0], : classes.shape[1]] = classes
+    return {f"{name}_0": whole[:, : mess.SIDE], f"{name}_1": whole[:, mess.SIDE :]}
+
+
+def isaid(at):
+    classes = RNG.integers(0, 16, (5, 20))
+    return tiled("val/images", "raw_val/images", "P1.png", "P1_instance_color_RGB.png", "P1", classes, at,
+                 lambda values: painted(values, mess_tables.ISAID))  # fmt: skip
+
+
+def isprs_potsdam(at):
+    classes = RNG.integers(0, 6, (5, 20))
+    return tiled("3_Ortho_IRRG", "Labels", "top_potsdam_2_13_IRRG.tif", "top_potsdam_2_13_label.tif", "2_13", classes,
+                 at, lambda values: np.clip(painted(values, mess_tables.POTSDAM), 3, 250))  # fmt: skip
+
+
+def floodnet(at):
+    classes = RNG.integers(0, 10, (5, 20))
+    return tiled("test/test-org-img", "test/test-label-img", "7.jpg", "7_lab.png", "7", classes, at)
+
+
+def uavid(at):
+    classes = RNG.integers(0, 8, (5, 20))
+    return tiled("uavid_val/seq1/Images", "uavid_val/seq1/Labels", "000.png", "000.png", "seq1_000", classes, at,
+                 lambda values: painted(values, mess_tables.UAVID))  # fmt: skip
+
+
+def worldfloods(at):
+    import tifffile
+
+    values = RNG.integers(0, 4, (5, 20)).astype(np.uint8)
+    (at / "test/S2").mkdir(parents=True)
+    (at / "test/gt").mkdir()
+    bands = np.zeros((13, 5, 20), np.float32)
+    bands[7], bands[3] = 3981.96268494 + 2500.47885249, (3418.90147615 + 2811.78109878) / 2
+    tifffile.imwrite(at / "test/S2/e1.tif", bands)
+    tifffile.imwrite(at / "test/gt/e1.tif", values)
+    whole = np.full((mess.SIDE, 2 * mess.SIDE), 255)
+    whole[:5, :20] = np.array([255, 0, 1, 2])[values]
+    return {"e1_0": whole[:, : mess.SIDE], "e1_1": whole[:, mess.SIDE :]}
+
+
+def kvasir_instrument(at):
+    photo(at / "images/k1.jpg")
+    save(at / "masks/k1.png", np.tile([[[0] * 3, [254] * 3, [255] * 3, [255] * 3]], (6, 2, 1)))
+    (at / "test.txt").write_text("k1\n")
+    return {"k1": np.tile([[0, 0, 1, 1]], (6, 2))}
+
+
+def chase_db1(at):
+    for number in range(10):
+        photo(at / f"Image_{number:02d}L.jpg")
+        Image.fromarray(np.tile([[True, False, True, True]], (6, 2))).save(at / f"Image_{number:02d}L_1stHO.png")
+    return {f"Image_0{n}L": np.tile([[1, 0, 1, 1]], (6, 2)) for n in (8, 9)}
+
+
+def cryonuseg(at):
+    photo(at / "tissue images/t1.tif")
+    annotator = "Annotator 1 (biologist second round of manual marks up)"
+    save(at / annotator / annotator / "mask binary/t1.png", np.tile([[0, 255, 128, 255]], (6, 2)))
+    return {"t1": np.tile([[0, 1, 0, 1]], (6, 2))}
+
+
+def paxray(at):
+    photo(at / "images/x1.png")
+    channels = np.zeros((166, 6, 8), np.uint8)
+    channels[163, 2] = 1
+    np.save(at / "x1.npy", channels)
+    (at / "paxray.json").write_text(json.dumps({"test": [{"image": "images/x1.png", "target": "x1.npy"}]}))
+    return {"x1": channels[163]}
+
+
+def deepcrack(at):
+    photo(at / "test_img/d1.jpg")
+    save(at / "test_lab/d1.png", np.tile([[0, 255, 254, 255]], (6, 2)))
+    return {"d1": np.tile([[0, 1, 0, 1]], (6, 2))}
+
+
+def suim(at):
+    photo(at / "TEST/images/s1.jpg")
+    classes = RNG.integers(0, 8, (6, 8))
+    save(at / "TEST/masks/s1.bmp", painted(classes, mess_tables.SUIM))
+    return {"s1": classes}
+
+
+def cub_200(at):
+    photo(at / "images/002.Laysan_Albatross/b1.jpg")
+    photo(at / "images/003.Sooty_Albatross/b2.jpg")
+    (at / "images.txt").write_text("1 002.Laysan_Albatross/b1.jpg\n2 003.Sooty_Albatross/b2.jpg\n")
+    (at / "train_test_split.txt").write_text("1 0\n2 1\n")
+    save(at / "segmentations/002.Laysan_Albatross/b1.png", np.tile([[0, 128, 129, 255]], (6, 2)))
+    return {"b1": np.tile([[0, 0, 2, 2]], (6, 2))}
+
+
+def cwfid(at):
+    for number in (1, 2):
+        photo(at / f"images/{number:03d}_image.png")
+    classes = RNG.integers(0, 3, (6, 8))
+    save(at / "annotations/001_annotation.png", painted(classes, [(0, 0, 0), (255, 0, 0), (0, 255, 0)]))
+    return {"001": classes}
+
+
+def rs_loveda(at):
+    photo(at / "Val/Rural/images_png/1.png")
+    save(at / "Val/Rural/masks_png/1.png", np.tile([[0, 1, 7, 2]], (6, 2)))
+    return {"1": np.tile([[255, 0, 6, 1]], (6, 2))}
+
+
+def rs_potsdam(at):
+    classes = RNG.integers(0, 6, (5, 8))
+    colours = painted(classes, mess_tables.POTSDAM)
+    colours[0, 0] = (0, 0, 0)
+    classes[0, 0] = 255
+    photo(at / "2_Ortho_RGB/top_potsdam_2_13_RGB.tif", (5, 8))
+    save(at / "5_Labels_all_noBoundary/top_potsdam_2_13_label_noBoundary.tif", colours)
+    whole = np.full((512, 512), 255)
+    whole[:5, :8] = classes
+    return {"2_13_0_0_512_512": whole}
+
+
+def rs_uavid(at):
+    colours = list(remote_sensing.UAVID)
+    index = RNG.integers(0, 8, (5, 8))
+    photo(at / "test_gt/seq21/Images/0.png", (5, 8))
+    save(at / "test_gt/seq21/Labels/0.png", painted(index, colours))
+    whole = np.full((1280, 1080), 255)
+    whole[:5, :8] = np.array(list(remote_sensing.UAVID.values()))[index]
+    return {"seq21_0_0_1280_0_1080": whole}
+
+
+def mapillary(at):
+    photo(at / "validation/images/v1.jpg", (12, 16))
+    values = np.repeat(np.repeat(RNG.choice([13, 2, 0, 52, 65], (6, 8)), 2, 0), 2, 1)
+    save(at / "validation/v1.2/labels/v1.png", values, palette=True)
+    table = dict(zip([13, 2, 0, 52, 65], [0, 1, 255, 18, 255], strict=True))
+    return {"v1": np.vectorize(table.get)(values[::2, ::2])}
+
+
+BUILDERS = {
+    "mess-bdd100k": bdd100k, "mess-dark-zurich": dark_zurich, "mess-mhp-v1": mhp_v1, "mess-atlantis": atlantis,
+    "mess-dram": dram, "mess-isaid": isaid, "mess-isprs-potsdam": isprs_potsdam, "mess-worldfloods": worldfloods,
+    "mess-floodnet": floodnet, "mess-uavid": uavid, "mess-kvasir-instrument": kvasir_instrument,
+    "mess-chase-db1": chase_db1, "mess-cryonuseg": cryonuseg, "mess-paxray-diaphragm": paxray,
+    "mess-deepcrack": deepcrack, "mess-suim": suim, "mess-cub-200": cub_200, "mess-cwfid": cwfid,
+    "rs-loveda": rs_loveda, "rs-potsdam": rs_potsdam, "rs-uavid": rs_uavid, "mapillary": mapillary,
+}  # fmt: skip
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(mess, "SIDE", 16)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_download_becomes_the_prepared_folders(name, tmp_path, small_tiles):
+    card = load_card(name)
+    source = tmp_path / "download" / card.roots[0]
+    source.mkdir(parents=True)
+    expected = BUILDERS[name](source)
+    done = prepare(card, tmp_path / "download", tmp_path / "data" / card.roots[0])
+    assert done.written and done.root == tmp_path / "data" / card.roots[0]
+    found = locate(card, tmp_path / "data")
+    assert found.complete and found.layout == card.layouts[0]
+    assert {item.id for item in found.items} == set(expected)
+    for item in found.items:
+        label = np.asarray(Image.open(item.label_path)).astype(int)
+        classes = label - card.encodings[0].shift if name.startswith("rs-") and name != "rs-uavid" else label
+        classes = np.where((label == 255) | (classes < 0), 255, classes)
+        assert (classes == expected[item.id]).all(), item.id
+        assert Image.open(item.image_path).size == Image.open(item.label_path).size
+    again = prepare(card, tmp_path / "download", tmp_path / "data" / card.roots[0])
+    assert again.written == 0 and again.already_there == done.written
+
+
+def test_infrared_images_are_scaled_and_filled(tmp_path, small_tiles):
+    worldfloods(tmp_path)
+    pixels = mess._infrared(tmp_path / "test/S2/e1.tif")
+    assert pixels.shape == (5, 20, 3) and set(pixels[..., 0].ravel()) == {255}
+    assert set(pixels[..., 1].ravel()) <= {127, 128} and not pixels[..., 2].any()
+
+
+def test_a_group_without_a_download_says_so(tmp_path):
+    for name in ("mess-suim", "rs-loveda", "mapillary"):
+        with pytest.raises(InputError, match=r"no .* found"):
+            prepare(load_card(name), tmp_path, tmp_path / "data")
+
+
+def test_colours_without_a_class(tmp_path, caplog):
+    path = save(tmp_path / "a.png", [[[0, 0, 0], [9, 1, 2]]])
+    assert ByColour({(0, 0, 0): 4}, "red")(path).tolist() == [[4, 9]]
+    assert "1 pixels of" in caplog.text and "(9, 1, 2)" in caplog.text
+    assert ByColour({(0, 0, 0): 4}, 0)(path).tolist() == [[4, 0]]
+    with pytest.raises(InputError, match=r"the colour \(9, 1, 2\) is of no class"):
+        ByColour({(0, 0, 0): 4})(path)
+    with pytest.raises(InputError, match="9 is no value of this dataset"):
+        convert.ByValue({0: 0})(path.with_name("b.png") if save(tmp_path / "b.png", [[0, 9]]) else path)
+
+
+def test_tiles():
+    assert [tile[:2] for tile in tiles_beside((3000, 4000), 1024)] == [
+        (row, column) for row in (0, 1024, 2048) for column in (0, 1024, 2048, 3072)
+    ]
+    starts = [tile.left for tile in tiles_inside((512, 6000), (512, 512), (512, 512))]
+    assert len(starts) == 12 and starts[-2:] == [5120, 5488]
+    assert [tile[:2] for tile in tiles_inside((900, 100), (896, 896), (512, 512))] == [(0, 0), (4, 0)]
+
+
+def test_the_groups():
+    assert {name: len(cards) for name, cards in card_groups().items()} == {
+        "driving": 7, "further": 1, "mess": 25, "remote-sensing": 8
+    }  # fmt: skip
+    assert not set(list_cards()) & set(grouped_cards()) and group_of("mess-suim") == "mess"
+    assert all_members(["mess", "voc21", "mess-suim"])[-1] == "voc21" and len(all_members(["mess"])) == 25
+    for name in grouped_cards():
+        card = load_card(name)
+        assert len(card.path.read_text().splitlines()) < 40 and card.is_shipped and card.argument == name
+        assert card.licence and card.citation and card.source and (card.image_count or card.unconfirmed), name
+        assert len(vocabulary(card)) == len(card.classes)
+    assert set(grouped_cards()) <= set(known_cards())
+
+
+def test_cards_are_those_of_mess(samples):
+    tasks = json.loads((samples.parent / "facts" / "datasets" / "mess.json").read_text())["datasets"]
+    by_title = {}
+    for task in tasks.values():
+        by_title[task["title"]] = task
+    for name in card_groups()["mess"]:
+        card = load_card(name)
+        task = by_title[card.title.removeprefix("MESS: ").rpartition(", ")[0]]
+        assert list(card.classes) == task["names"] and card.image_count == task["expected_images"]
+        assert card.title.endswith(task["domain"]) and card.background is None
+        chosen = list(card.classes_of_interest) or list(range(len(card.classes)))
+        assert chosen == task["classes_of_interest"], name
+
+
+def test_no_method_has_an_official_setting_there():
+    told = nearest_published(resolve("clip", "mess-suim").as_dict(), "correct")
+    assert told.remark.startswith("no configuration was published") and not told.as_dict()["official"]
+
+
+def test_only_present_members_run(ovbench, tmp_path, small_tiles):
+    with pytest.raises(InputError, match="no benchmark of the group mess"):
+        present_members(["mess"], tmp_path)
+    card = load_card("mess-deepcrack")
+    deepcrack(tmp_path / "DeepCrack")
+    prepare(card, tmp_path, tmp_path / "DeepCrack")
+    found = present_members(["voc21", "mess"], tmp_path)
+    assert found.names == ["voc21", "mess-deepcrack"] and len(found.absent["mess"]) == 24
+    line = ("--data-root", tmp_path)
+    listed = ovbench("list", "datasets", *line)
+    assert "1 of 25 present" in listed.out and "mess-suim" not in listed.out
+    assert "mess-suim" in ovbench("list", "datasets", "--group", "mess", *line).out
+    rows = {row["name"]: row for row in ovbench("list", "datasets", "--json", *line).json()}
+    assert rows["mess-deepcrack"]["group"] == "mess" and rows["mess-deepcrack"]["state"] == "incomplete"
+    verified = ovbench("data", "verify", "mess", "--partial", *line)
+    assert verified.code == 3 and "mess-deepcrack: ok" in verified.out and "mess-suim" in verified.err
+
+
+def test_pas_20b_scores_39_names_as_background(tmp_path):
+    card = load_card("pas-20b")
+    queries = vocabulary(card)
+    assert card.background is None and card.classes[-1] == "background" and card.classes[0] == "aeroplane"
+    assert [len(one) for one in queries] == [1] * 20 + [39] and "water" in queries[-1]
+    root = tmp_path / "VOC2012"
+    photo(root / "JPEGImages/a.jpg")
+    save(root / "SegmentationClass/a.png", np.tile([[0, 1, 20, 255]], (6, 2)), palette=True)
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "ImageSets/Segmentation/val.txt").write_text("a\n")
+    label = open_dataset(dataclasses.replace(card, image_count=1), tmp_path).read_label(0)
+    assert label[0, :4].tolist() == [20, 0, 19, 65535]
+
+
+def test_mapillary_at_full_size_has_the_classes_of_cityscapes():
+    card = load_card("mapillary-full")
+    assert card.classes == load_card("cityscapes").classes and len(card.classes) == 19
