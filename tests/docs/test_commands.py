@@ -59,6 +59,8 @@ CANNOT = (
     Cannot(
         rf"ovbench (eval|data|masks) .*\b({BENCHMARKS})", "needs the benchmark's images", "no images and labels of"
     ),
+    Cannot(r"ovbench data verify mess", "needs the images of a group", "no images and labels of mess-"),
+    Cannot(r"ovbench eval .*-d mess", "needs the images of a group", "no benchmark of the group mess"),
 )  # fmt: skip
 
 

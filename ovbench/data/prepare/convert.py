@@ -148,7 +148,7 @@ def save_image(pixels: np.ndarray, target: Path) -> None:
         Image.fromarray(pixels).save(temporary, format="JPEG" if target.suffix == ".jpg" else "PNG")
 
 
-class Tile(NamedTuple):
+class ImageTile(NamedTuple):
     """A rectangle of an image in pixels; it may end beyond the image."""
 
     top: int
@@ -164,7 +164,7 @@ class Tile(NamedTuple):
         return np.pad(part, border, constant_values=fill)
 
 
-def tiles_beside(size: tuple[int, int], side: int) -> list[Tile]:
+def tiles_beside(size: tuple[int, int], side: int) -> list[ImageTile]:
     """Return square tiles without overlap, row by row; the last of a row or column ends beyond the image.
 
     Args:
@@ -175,10 +175,10 @@ def tiles_beside(size: tuple[int, int], side: int) -> list[Tile]:
         >>> [tile[:2] for tile in tiles_beside((1024, 1500), 1024)]
         [(0, 0), (0, 1024)]
     """
-    return [Tile(top, left, side, side) for top in range(0, size[0], side) for left in range(0, size[1], side)]
+    return [ImageTile(top, left, side, side) for top in range(0, size[0], side) for left in range(0, size[1], side)]
 
 
-def tiles_inside(size: tuple[int, int], tile: tuple[int, int], step: tuple[int, int]) -> list[Tile]:
+def tiles_inside(size: tuple[int, int], tile: tuple[int, int], step: tuple[int, int]) -> list[ImageTile]:
     """Return tiles that are moved back at the border, so that they end there; equal ones are one tile.
 
     Args:
@@ -194,7 +194,7 @@ def tiles_inside(size: tuple[int, int], tile: tuple[int, int], step: tuple[int, 
         list(dict.fromkeys(max(0, min(start, length - side)) for start in range(0, length, distance)))
         for length, side, distance in zip(size, tile, step, strict=True)
     ]
-    return [Tile(top, left, *tile) for top in starts[0] for left in starts[1]]
+    return [ImageTile(top, left, *tile) for top in starts[0] for left in starts[1]]
 
 
 class Cutter(NamedTuple):
@@ -208,7 +208,7 @@ class Cutter(NamedTuple):
     """
 
     read: Reader
-    tiles: tuple[tuple[Tile, Path], ...]
+    tiles: tuple[tuple[ImageTile, Path], ...]
     fill: int
     is_label: bool
 
@@ -224,7 +224,7 @@ class Cutter(NamedTuple):
 
 
 def tile_steps(
-    images: tuple[Path, Reader], labels: tuple[Path, Reader], named: Sequence[tuple[Tile, Path, Path]]
+    images: tuple[Path, Reader], labels: tuple[Path, Reader], named: Sequence[tuple[ImageTile, Path, Path]]
 ) -> Iterator[Step]:
     """Yield the steps that cut an image and its label.
 

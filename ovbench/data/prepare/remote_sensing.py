@@ -10,8 +10,8 @@ from ovbench.data.find import read_split
 from ovbench.data.prepare import mess_tables as tables
 from ovbench.data.prepare.convert import (
     ByColour,
+    ImageTile,
     Reader,
-    Tile,
     in_order,
     stored_pixels,
     stored_size,
@@ -69,7 +69,13 @@ def _isprs(pairs: Iterator[tuple[str, Path, Path]], images: Path, labels: Path) 
 
 
 def _cut(
-    image: Path, label: Path, read: Reader, images: Path, labels: Path, named: list[tuple[Tile, str]], suffix: str = ""
+    image: Path,
+    label: Path,
+    read: Reader,
+    images: Path,
+    labels: Path,
+    named: list[tuple[ImageTile, str]],
+    suffix: str = "",
 ) -> Iterator[Step]:
     files = [(tile, images / name, labels / name.replace(".png", f"{suffix}.png")) for tile, name in named]
     yield from tile_steps((image, stored_pixels), (label, read), files)
@@ -117,7 +123,7 @@ def _uavid(source: Path, images: Path, labels: Path) -> Iterator[Step]:
         yield from _cut(image, label, ByColour(UAVID, other=0), images / "test", labels / "test", named)
 
 
-def _rows_first(name: str, tiles: list[Tile]) -> list[tuple[Tile, str]]:
+def _rows_first(name: str, tiles: list[ImageTile]) -> list[tuple[ImageTile, str]]:
     return [(t, f"{name}_{t.top}_{t.top + t.height}_{t.left}_{t.left + t.width}.png") for t in tiles]
 
 
