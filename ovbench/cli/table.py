@@ -8,7 +8,7 @@ import click
 
 from ovbench.cli import options
 
-FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
+FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-results")
 
 
 @click.command()
@@ -30,10 +30,14 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json")
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
     help="Show records with this setting, for example regions=felzenszwalb. Repeatable.",
 )  # fmt: skip
+@click.option(
+    "--hub-dataset", "hub", multiple=True, metavar="NAME=OWNER/DATASET[:TASK]",
+    help="For the format eval-results: the Hugging Face dataset of a benchmark, with the id of its task. Repeatable.",
+)  # fmt: skip
 @options.protocol
 def table(
     layout: str | None, runs: Path, form: str | None, datasets: tuple[str, ...], intervals: bool, listing: bool,
-    settings: tuple[str, ...], protocol: str,
+    settings: tuple[str, ...], hub: tuple[str, ...], protocol: str,
 ) -> None:  # fmt: skip
     """Print a comparison table: published values beside the values of records.
 
@@ -44,6 +48,7 @@ def table(
     ovbench table --layout corrclip-table1 --format markdown
     ovbench table --layout cass-table1 --protocol common --format csv
     ovbench table --layout reme-table2 -d mini
+    ovbench table -d mini --format eval-results --hub-dataset mini=me/mini > .eval_results/ovbench.yaml
     """
     from ovbench.results.layouts import layout_names, load_layout
 
@@ -69,8 +74,22 @@ def table(
     else:
         loaded = load_layout(layout, datasets)
         made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"))
+    if form == "eval-results":
+        click.echo(_eval_results(records, layout, hub), nl=False)
+        return
     form = form or ("rich" if click.get_text_stream("stdout").isatty() else "markdown")
     click.echo(FORMATS[form](made, intervals), nl=False)
+
+
+def _eval_results(records: list, layout: str | None, hub: tuple[str, ...]) -> str:
+    """Return the records as the YAML of a model repository."""
+    from ovbench.config.load import override_pairs
+    from ovbench.results.hub_results import eval_results
+    from ovbench.utils.errors import UsageError
+
+    if layout is not None:
+        raise UsageError("a layout has no evaluation results", fix="leave out --layout; -d selects benchmarks")
+    return eval_results(records, override_pairs(hub, "--hub-dataset"))
 
 
 def _refuse_unknown(datasets: tuple[str, ...], seen: set[str]) -> None:

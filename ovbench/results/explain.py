@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ovbench.config.load import Cell, layers_of, merge, method_config, resolve
@@ -44,24 +44,44 @@ def explain(
         ``missing``: what the run needs but is not given or not on this machine.
     """
     cell = resolve(method, dataset, overrides, backbones, protocol, incomplete=True)
-    set_by = merge(layers_of(method, dataset, protocol)).decided_by
     given = {*(overrides or {}), *(f"backbones.{name}" for name in backbones or {})}
     nearest = _nearest(cell)
-    rows = []
-    for table, values in cell.as_dict().items():
-        for key, value in values.items() if isinstance(values, dict) else ():
-            layer = set_by.get((table, key))
-            name = key if table != "regions" else "regions" if key == "source" else f"regions.{key}"
-            origin, source = (layer.origin, layer.source) if layer is not None else ("default", "")
-            if name in given or f"{table}.{key}" in given:
-                origin, source = "the command line", ""
-            published = _published(method, dataset, table, key, name, nearest)
-            row = {"table": table, "setting": key, "value": value, "published": published}
-            rows.append({**row, "from": origin, "source": source})
+    rows = [
+        {**row, "published": _published(method, dataset, row["table"], row["setting"], nearest)}
+        for row in setting_rows(cell, protocol, given)
+    ]
     return {
         "method": method, "dataset": dataset, "protocol": protocol, "settings": rows, "deviations": nearest.sentence(),
         "published": _figures(method, dataset, nearest), "missing": _missing(cell),
     }  # fmt: skip
+
+
+def setting_rows(cell: Cell, protocol: str = "paper", given: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Return every setting of a cell with its origin.
+
+    Args:
+        cell: The cell.
+        protocol: "paper" or "common".
+        given: Settings of the command line.
+
+    Returns:
+        Rows with table, setting, value, from (the file that sets it) and source (the publication that the file names).
+    """
+    set_by = merge(layers_of(cell.method, cell.dataset, protocol)).decided_by
+    rows = []
+    for table, values in cell.as_dict().items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            layer = set_by.get((table, key))
+            origin, source = (layer.origin, layer.source) if layer is not None else ("default", "")
+            if _option(table, key) in given or f"{table}.{key}" in given:
+                origin, source = "the command line", ""
+            rows.append({"table": table, "setting": key, "value": value, "from": origin, "source": source})
+    return rows
+
+
+def _option(table: str, key: str) -> str:
+    """Return the name of a setting in ``--set``."""
+    return key if table != "regions" else "regions" if key == "source" else f"regions.{key}"
 
 
 def _nearest(cell: Cell) -> NearestPublished:
@@ -70,13 +90,13 @@ def _nearest(cell: Cell) -> NearestPublished:
     return nearest_published(cell.as_dict(), None, stand_in(cell.protocol.descriptions, names, card.background))
 
 
-def _published(method: str, dataset: str, table: str, key: str, name: str, nearest: NearestPublished) -> str:
+def _published(method: str, dataset: str, table: str, key: str, nearest: NearestPublished) -> str:
     """Return "same", another value of the nearest published run, "not stated", or "" without an official setting."""
     if nearest.run is None:
         return ""
     changed: dict[str, SettingChange] = {change.setting: change for change in nearest.deviations}
-    if name in changed:
-        return setting_text(changed[name].expected)
+    if _option(table, key) in changed:
+        return setting_text(changed[_option(table, key)].expected)
     if table == "regions" and "regions" in changed:
         return "-"
     stated = official_settings()[method, dataset].get(f"{table}.{key}")

@@ -190,6 +190,14 @@ def load_layout(name: str, datasets: Sequence[str] = ()) -> TableLayout:
     )  # fmt: skip
 
 
+def published_layout() -> TableLayout:
+    """Return one table of all published rows, grouped by the table that reports them."""
+    columns = tuple(dict.fromkeys(row.benchmark for row in _results() if row.benchmark != PAS_20B))
+    keys = dict.fromkeys((r.reported_by, r.method, r.variant, r.postprocess) for r in _results())
+    rows = tuple(_published_row(str(key[0]), key, columns, "results.csv") for key in keys)
+    return TableLayout("published figures", "", "", columns, rows, average=False)
+
+
 def _group_rows(group: LayoutGroup, columns: tuple[str, ...], where: str) -> Iterator[LayoutRow]:
     if group.figures or group.suite:
         yield from _figure_rows(group, columns, where)

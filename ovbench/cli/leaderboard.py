@@ -1,0 +1,32 @@
+"""``ovbench leaderboard``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD|FOLDER]...")
+@click.option(
+    "--out", "-o", type=click.Path(path_type=Path, file_okay=False), default=Path("site"), show_default=True,
+    metavar="FOLDER", help="Folder of the site.",
+)  # fmt: skip
+def leaderboard(runs: tuple[Path, ...], out: Path) -> None:
+    """Write a static site of all published figures with the measured values of records beside them.
+
+    It has a table of all methods and benchmarks with filters, one page per method and per benchmark with settings and
+    sources, and plots of cost against mIoU. It needs no server and makes no request to another host. Without records,
+    it has the published figures only.
+
+    \b
+    ovbench leaderboard runs --out site
+    """
+    from ovbench.results.leaderboard.site import write_site
+    from ovbench.results.record_files import apart_by_data, records_at
+
+    found = {f.path.resolve(): f for path in runs for f in records_at(path)}
+    scored = [f for f in found.values() if f.record["metrics"]["mIoU"] is not None]
+    pages = write_site(apart_by_data(scored), out)
+    click.echo(f"leaderboard: {out / 'index.html'} ({len(pages)} pages, {len(scored)} records)", err=True)
