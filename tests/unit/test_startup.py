@@ -54,6 +54,8 @@ MAY_LOAD = {
     ("table", "--runs", "tests/historic"): PRINTS | TYPES | {"numpy"},
     ("table", "--layout", "corrclip-table1", "--format", "markdown"): PRINTS | TYPES | HUB | {"numpy"},
     ("table", "--layout", "corrclip-tabel1"): PRINTS | TYPES | {"numpy"},
+    ("leaderboard", "tests/none"): TYPES | {"numpy"},
+    ("check-record", "tests/historic"): PRINTS | TYPES | {"numpy"},
     ("check", "clipp"): TYPES,
     ("check", "corrclip", "--set", "tua=1"): TYPES,
     ("masks", "build", "--dataset", "minni", "--regions", "slic"): TYPES,
