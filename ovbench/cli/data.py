@@ -19,9 +19,58 @@ WORKERS = click.option(
 )
 
 
-@click.group(name="data", short_help="Prepare, verify and subset benchmarks.")
+@click.group(name="data", short_help="Prepare, verify and subset benchmarks; propose cards.")
 def data() -> None:
-    """Prepare benchmarks from official downloads, verify them on disk, choose subsets."""
+    """Prepare benchmarks from official downloads, verify them on disk, choose subsets, propose cards of own data."""
+
+
+@data.command("new")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--classes", type=click.Path(path_type=Path), metavar="FILE",
+    help="Class names, one per line in label order, or names with colours (road #804080). [default: found in FOLDER]",
+)  # fmt: skip
+@click.option("--name", help="Name of the dataset. [default: the name of the folder]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="CARD.toml",
+    help="File of the card. [default: ovbench.toml in FOLDER, or beside an archive]",
+)  # fmt: skip
+@WORKERS
+@options.as_json
+def new_command(folder, classes, name, out, workers, as_json) -> None:
+    """Look at FOLDER, propose a card with what is recognised there, and verify it.
+
+    FOLDER may be a zip or tar archive. COCO annotations, Parquet and Arrow files, and pairs of image and label files
+    are recognised. Exit code 3 if the files do not fit the card.
+
+    \b
+    ovbench data new ~/photos
+    ovbench data new ~/drone.zip --classes colours.txt
+    """
+    from ovbench.data.propose import propose, with_count
+
+    proposal = propose(folder, classes=classes, name=name, out=out)
+    proposal.write()
+    from ovbench.data.card import load_card
+    from ovbench.data.verify import verify_and_remember
+    from ovbench.utils.errors import InputError
+
+    card = load_card(str(proposal.card))
+    with _bar(card.name, "image") as bar:
+        result = verify_and_remember(card, workers=workers, begin=_starts(bar), advance=bar.update)
+    if result.ok:
+        with_count(proposal.card, result.listed_images)
+    if as_json:
+        facts = {"card": str(proposal.card), "recognised": list(proposal.notes), "verified": result.as_dict()}
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        click.echo("\n".join(f"recognised: {note}" for note in proposal.notes))
+        click.echo(f"{proposal.card}:\n\n{proposal.card.read_text(encoding='utf-8')}")
+        click.echo(_report(result))
+    if not result.ok:
+        first = next(p.message for p in result.problems if p.is_error)
+        raise InputError(first, where=str(proposal.card), fix="correct the card, then run: ovbench data verify CARD")
+    click.echo(f"next: ovbench eval -m clip -d {proposal.card}", err=True)
 
 
 @data.command("prepare")
@@ -146,10 +195,10 @@ def _bar(title: str, unit: str, **options):
 
 def _report(result) -> str:
     """Return the verification as text: folder, problems, and the images and pixels of each class."""
-    total = sum(result.pixels) or 1
+    total, expected = sum(result.pixels) or 1, result.expected_images
     lines = [
         f"{result.card.name}: {'ok' if result.ok else 'NOT OK'}",
-        f"  {result.listed_images} images of {result.expected_images} in {result.root}",
+        f"  {result.listed_images} images{f' of {expected}' if expected else ''} in {result.root}",
         f"  layout {result.layout}, labels: {result.encoding.means or result.encoding.name}",
     ]
     if result.sizes:
