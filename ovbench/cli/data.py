@@ -70,7 +70,10 @@ def new_command(folder, classes, name, out, workers, as_json) -> None:
     if not result.ok:
         first = next(p.message for p in result.problems if p.is_error)
         raise InputError(first, where=str(proposal.card), fix="correct the card, then run: ovbench data verify CARD")
+    from ovbench.data.user_config import config_file
+
     click.echo(f"next: ovbench eval -m clip -d {proposal.card}", err=True)
+    click.echo(f'to use it by its name, "{card.name}", add the card to "cards" in {config_file()}', err=True)
 
 
 @data.command("prepare")

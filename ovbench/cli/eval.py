@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     help="Other class names, one line per class; after a line [distractors], names that no label has.",
 )  # fmt: skip
 @options.protocol
+@click.option(
+    "--like", metavar="NAME", shell_complete=options.complete_datasets,
+    help="Benchmark whose settings your own datasets get, such as voc21. [default: that of the card, or general ones]",
+)  # fmt: skip
 @options.settings
 @options.refine
 @options.corrupt

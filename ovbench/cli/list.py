@@ -42,11 +42,12 @@ def datasets(group: str | None, data_root: Path | None, as_json: bool) -> None:
     """
     from ovbench.data.availability import dataset_rows, group_rows
     from ovbench.data.shipped_cards import card_groups, list_cards
+    from ovbench.data.user_config import user_cards
     from ovbench.utils.errors import unknown
 
     if group is not None and group not in card_groups():
         raise unknown("group", group, card_groups(), where="--group")
-    names = card_groups()[group] if group else None if as_json else list_cards()
+    names = card_groups()[group] if group else None if as_json else [*list_cards(), *user_cards()]
     rows = dataset_rows(data_root, names)
     if not as_json:  # a terminal is too narrow for all columns
         rows += [] if group else group_rows(data_root)

@@ -27,8 +27,9 @@ def _methods() -> list[str]:
 
 def _datasets() -> list[str]:
     from ovbench.data.shipped_cards import card_groups, known_cards
+    from ovbench.data.user_config import user_cards
 
-    return [*known_cards(), *card_groups()]
+    return [*known_cards(), *user_cards(), *card_groups()]
 
 
 def _groups() -> list[str]:

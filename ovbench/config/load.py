@@ -126,6 +126,7 @@ def resolve(
     protocol: str = "paper",
     *,
     incomplete: bool = False,
+    like: str | None = None,
 ) -> Cell:
     """Return the cell of a method on a dataset.
 
@@ -136,6 +137,7 @@ def resolve(
         backbones: Backbones by their names in the method's needs.
         protocol: "paper" for the published settings, "common" for the same windows, prompts and names for all methods.
         incomplete: Whether a required backbone without a name is None instead of an error; such a cell cannot run.
+        like: The benchmark whose settings a dataset of a user gets.
 
     Raises:
         UsageError: If a given name or value is not valid.
@@ -146,7 +148,7 @@ def resolve(
         0.2
     """
     entry = METHODS.declaration(method)
-    merged = merge(layers_of(method, dataset, protocol)).tables
+    merged = merge(layers_of(method, like or dataset, protocol)).tables
     among_settings = backbones_among_settings(entry, overrides or {})
     overrides = {key: value for key, value in (overrides or {}).items() if key not in among_settings}
     _apply(merged, entry.Params, overrides, method)
@@ -197,12 +199,12 @@ def _spelled(values: tuple[float, ...]) -> str:
     return ",".join(f"{value:g}" for value in values)
 
 
-def file_settings(plain: Mapping[str, Any], protocol: str = "paper") -> dict[str, Any]:
+def file_settings(plain: Mapping[str, Any], protocol: str = "paper", like: str | None = None) -> dict[str, Any]:
     """Return a cell (as from `Cell.as_dict`) with parameters and protocol of the settings files.
 
-    The method is not loaded for it.
+    The method is not loaded for it. ``like`` is the benchmark whose settings the cell was asked to have.
     """
-    tables = merge(layers_of(plain["method"], plain["dataset"], protocol)).tables
+    tables = merge(layers_of(plain["method"], like or plain["dataset"], protocol)).tables
     own = None
     for name, spec in list(plain["backbones"].items())[:1]:  # otherwise the files have the constants
         with contextlib.suppress(OvbenchError):  # a name of another version

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.data.card import Card, load_card
-from ovbench.data.find import FoundFiles, data_roots, find, unprepared
+from ovbench.data.find import FoundFiles, data_roots, find, search_roots, unprepared
 from ovbench.data.shipped_cards import ENTRY_POINTS, card_groups, group_of, known_cards
 from ovbench.data.sources import source_facts
+from ovbench.data.user_config import user_cards
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_json
 from ovbench.utils.paths import cache_root
@@ -28,7 +29,7 @@ def dataset_rows(data_root: str | Path | None = None, names: Sequence[str] | Non
 
     The states are "absent", "unprepared" (downloaded, `ovbench data prepare` is the next step), "incomplete",
     "present", "verified" (unchanged since `ovbench data verify` accepted it), "built in" (generated on first use) and
-    "broken" (a plug-in that cannot be loaded; ``broken`` has the reason).
+    "broken" (a card or plug-in that cannot be loaded; ``broken`` has the reason).
 
     Args:
         data_root: The folder to search; by default the configured ones.
@@ -37,13 +38,23 @@ def dataset_rows(data_root: str | Path | None = None, names: Sequence[str] | Non
     Returns:
         One row per dataset, with the keys of `ROW`.
     """
-    roots, broken = data_roots(data_root), broken_names(ENTRY_POINTS, load_card)
+    roots, own = data_roots(data_root), user_cards()
+    broken = broken_names(ENTRY_POINTS, load_card) | {name: why for name in own if (why := _why_broken(name))}
     return [
         dict.fromkeys(ROW) | {"name": name, "state": "broken", "broken": broken[name]}
         if name in broken
         else _row(load_card(name), roots)
-        for name in (known_cards() if names is None else names)
+        for name in (dict.fromkeys((*known_cards(), *own)) if names is None else names)
     ]
+
+
+def _why_broken(name: str) -> str:
+    """Return why a card of the user's config file cannot be read; "" if it can."""
+    try:
+        load_card(name)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def group_rows(data_root: str | Path | None = None) -> list[dict[str, Any]]:
@@ -83,7 +94,7 @@ def _row(card: Card, roots: list[Path]) -> dict[str, Any]:
 
 def _state(card: Card, roots: list[Path]) -> dict[str, Any]:
     try:
-        found = find(card, roots)
+        found = find(card, search_roots(card, roots))
     except InputError:
         raw = unprepared(card, (root / below for root in roots for below in card.roots))
         return {"state": "absent" if raw is None else "unprepared", "root": raw and str(raw)}

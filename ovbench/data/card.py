@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ovbench.data.card_file import CardFile, EncodingTable, LayoutTable
+from ovbench.data.card_layout import Encoding, Layout
 from ovbench.data.classes import (
     CANONICAL,
     Queries,
@@ -18,8 +19,9 @@ from ovbench.data.classes import (
     read_classes_file,
     read_published_list,
 )
-from ovbench.data.label_colours import Colour, check_colours
+from ovbench.data.label_colours import check_colours
 from ovbench.data.shipped_cards import ENTRY_POINTS, card_groups, is_shipped_card, known_cards, list_cards, shipped_card
+from ovbench.data.user_config import user_cards
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import broken_plugin, entry_points, load_plugin
@@ -29,72 +31,6 @@ from ovbench.utils.typed import validate
 __all__ = ["Card", "Encoding", "Layout", "list_cards", "load_card", "read_classes_file", "vocabulary"]
 
 WIDE = 255  # with more classes, 255 is one of them
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """The class of each raw label value: ``raw - shift``, its index in ``values``, or its entry in a table.
-
-    Attributes:
-        name: Name of the encoding.
-        shift: Raw value of the first class.
-        void: Raw values that are not scored.
-        values: Raw value of each class, such as 0 and 255 of a mask.
-        table: Path of a text file with two columns: raw value, class or "-".
-        common: A raw value that most files have; it distinguishes encodings with equal ranges.
-        means: Description for users whose files have this encoding.
-        stated: Whether the card states the encoding; otherwise it is the default.
-        colours: RGB colour of each class, if labels are pictures in colours; ``void`` then has one value, for
-            ``void_colours``.
-        void_colours: Colours that are not scored.
-        ignores_others: Whether values, colours or categories that are not listed are ignored; otherwise they are an
-            error.
-        categories: Name of the category of each class, if labels are COCO annotations.
-        background: Class of the pixels without annotation; None to ignore them.
-    """
-
-    name: str
-    shift: int = 0
-    void: tuple[int, ...] = ()
-    values: tuple[int, ...] = ()
-    table: str | None = None
-    common: int | None = None
-    means: str = ""
-    stated: bool = True
-    colours: tuple[Colour, ...] = ()
-    void_colours: tuple[Colour, ...] = ()
-    ignores_others: bool = False
-    categories: tuple[str, ...] = ()
-    background: int | None = None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The files of a dataset; in patterns ``{id}`` is the image id, which may contain folders.
-
-    Attributes:
-        name: Name of the layout.
-        image: Pattern of the image files; for tables, the column of the images.
-        label: Pattern of the label files; for tables, the column of the labels; "" for COCO annotations.
-        encodings: Names of encodings; the first is the documented one, another is used only if no other fits the files.
-        ids: Images of the split: "images" or "labels" (all files of that pattern), the path of a split file, or "" (all
-            images; each must have a label and each label an image). For tables, a column; "" for the row numbers.
-        coco: Path of COCO annotations, instances or panoptic; "" for label files.
-        parquet: Pattern of the Parquet or Arrow files, or their folder; "" for image files.
-    """
-
-    name: str
-    image: str
-    label: str
-    encodings: tuple[str, ...]
-    ids: str = ""
-    coco: str = ""
-    parquet: str = ""
-
-    @property
-    def files(self) -> list[str]:
-        """Return the paths and columns that identify the files."""
-        return [text for text in (self.parquet, self.image, self.label, self.coco) if text]
 
 
 @dataclass(frozen=True)
@@ -128,6 +64,8 @@ class Card:
         classes_of_interest: Indices of the classes of the metric CoI_mIoU; empty for all but the background.
         distractors: Queries that no label has.
         unconfirmed: Facts of the card for which no source was found.
+        like: Benchmark whose settings methods get on this dataset; None for their general ones.
+        prob_thd: Threshold below which pixels become background; None for the one of the settings.
     """
 
     name: str
@@ -156,6 +94,8 @@ class Card:
     classes_of_interest: tuple[int, ...] = ()
     distractors: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
+    like: str | None = None
+    prob_thd: float | None = None
 
     @property
     def argument(self) -> str:
@@ -176,13 +116,15 @@ class Card:
 PLAIN_KEYS = (
     "title", "split", "background", "image_count", "roots", "licence", "citation", "source", "prepare", "variant",
     "generator", "generated_folder", "ids_sha256", "archives", "raw", "palette", "white",
-    "classes_of_interest", "unconfirmed",
+    "classes_of_interest", "unconfirmed", "like", "prob_thd",
 )  # fmt: skip
 
 
 @functools.cache
 def load_card(name_or_path: str) -> Card:
-    """Return the card of a shipped dataset, of an installed plug-in (entry points ``ovbench.datasets``) or of a file.
+    """Return the card of a shipped dataset, of the user's config file, of an installed plug-in, or of a file.
+
+    Plug-ins are entry points of the group ``ovbench.datasets``.
 
     Raises:
         UsageError: If the name is not known.
@@ -191,15 +133,18 @@ def load_card(name_or_path: str) -> Card:
     if name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path:
         path = Path(name_or_path).expanduser().resolve()
         return _parse(path, is_shipped=is_shipped_card(path))
-    if (own := shipped_card(name_or_path)) is not None:
-        return _parse(own.resolve(), is_shipped=True)
+    if (shipped_path := shipped_card(name_or_path)) is not None:
+        return _parse(shipped_path.resolve(), is_shipped=True)
+    own = user_cards()
+    if name_or_path in own:
+        return _parse(own[name_or_path].resolve(), is_shipped=False)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name_or_path:
             found = load_plugin(point, "dataset")
             if not isinstance(found, (str, Path)):
                 raise broken_plugin(point, "dataset", f"{found!r} is not the path of a card")
             return _parse(Path(found), is_shipped=False)
-    raise unknown("dataset", name_or_path, [*known_cards(), *card_groups()])
+    raise unknown("dataset", name_or_path, [*known_cards(), *own, *card_groups()])
 
 
 def vocabulary(card: Card, variant: str | None = None) -> Queries:
@@ -354,6 +299,8 @@ def _check(card: Card, where: str) -> None:
         raise InputError(f"background {card.background} is not a class, 0..{len(card.classes) - 1}", where=where)
     if any(number >= len(card.classes) for number in card.classes_of_interest):
         raise InputError(f'"classes_of_interest" must be classes, 0..{len(card.classes) - 1}', where=where)
+    if card.prob_thd and card.background is None:
+        raise InputError('"prob_thd" needs "background", the class of pixels below it', where=where)
     for encoding in card.encodings:
         _check_encoding(encoding, card, f"{where}, [encoding.{encoding.name}]")
 

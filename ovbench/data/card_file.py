@@ -71,6 +71,8 @@ class CardFile(Typed):
     archives: Items[Annotated[tuple[str, str, str], Strict(False)]] = ()
     raw: str | None = None
     palette: bool = False
+    like: str | None = None
+    prob_thd: Annotated[float, Field(ge=0, lt=1)] | None = None
     white: Annotated[int, Field(ge=255, le=65535)] | None = None
     classes_of_interest: Items[Annotated[int, Field(ge=0)]] = ()
     unconfirmed: Items[str] = ()

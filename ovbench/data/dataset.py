@@ -20,7 +20,7 @@ from ovbench.data.decode import (
     read_raw_label,
 )
 from ovbench.data.diagnose import FileReport, colours, with_label
-from ovbench.data.find import FoundFiles, Item, data_roots, find, path_of
+from ovbench.data.find import FoundFiles, Item, data_roots, find, path_of, search_roots
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
 from ovbench.data.sample import LabelReading, examine
 from ovbench.utils.errors import InputError, UsageError
@@ -237,8 +237,8 @@ def locate(card: Card, data_root: str | Path | None = None) -> FoundFiles:
     """
     if card.generator:
         return find(card, [_generated(card)])
-    beside = [] if card.is_shipped or data_root is not None else [card.path.parent]
-    return find(card, [*beside, *data_roots(data_root)])
+    roots = data_roots(data_root)
+    return find(card, roots if data_root is not None else search_roots(card, roots))
 
 
 def refuse_gaps(card: Card, found: FoundFiles) -> None:

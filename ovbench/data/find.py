@@ -12,10 +12,9 @@ from typing import NamedTuple
 from ovbench.data.card import Card, Layout
 from ovbench.data.find_listed import listed_files
 from ovbench.data.sources import exists, is_folder, read_source, walk
+from ovbench.data.user_config import config_file, configured_roots
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import reading
-from ovbench.utils.toml import read_toml
-from ovbench.utils.typed import Items, Typed, validate
 
 SUFFIXES = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".png",), (".tif", ".tiff"), (".bmp",), (".webp",), (".gif",))
 
@@ -79,7 +78,7 @@ def data_roots(data_root: str | Path | None = None) -> list[Path]:
     elif chosen := os.environ.get("OVBENCH_DATA"):
         named, origin = [p for p in chosen.split(os.pathsep) if p], "OVBENCH_DATA"
     else:
-        named, origin = _configured(), str(config_file())
+        named, origin = configured_roots(), str(config_file())
     roots = [Path(name).expanduser() for name in named]
     for root in roots:
         if not is_folder(root):
@@ -87,29 +86,9 @@ def data_roots(data_root: str | Path | None = None) -> list[Path]:
     return roots
 
 
-def config_file() -> Path:
-    """Return the path of the user's config file, which may not exist.
-
-    Returns:
-        ``ovbench/config.toml`` in the user's config folder.
-    """
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / "ovbench" / "config.toml"
-
-
-class UserConfig(Typed):
-    """The user's config file."""
-
-    data_root: str | Items[str] = ()
-
-
-def _configured() -> list[str]:
-    path = config_file()
-    if not path.is_file():
-        return []
-    fix = 'write data_root = "/data" or data_root = ["/data", "/more"]'
-    roots = validate(UserConfig, read_toml(path), str(path), fix=fix).data_root
-    return [roots] if isinstance(roots, str) else list(roots)
+def search_roots(card: Card, roots: list[Path]) -> list[Path]:
+    """Return the folders to search if none is named: that of a user's card, then the data roots."""
+    return roots if card.is_shipped else [card.path.parent, *roots]
 
 
 def find(card: Card, roots: Iterable[Path]) -> FoundFiles:

@@ -21,7 +21,7 @@ from ovbench.evaluation.distributed import ProcessGroup, Shard
 from ovbench.evaluation.images import chosen_images, corrupted, features_key, open_split
 from ovbench.evaluation.queries import CellQueries, cell_queries
 from ovbench.evaluation.record import Arguments
-from ovbench.evaluation.request import Job, check_request
+from ovbench.evaluation.request import Job, check_request, like_of
 from ovbench.inference.precision import FEATURE_BUDGET, FP32, Execution, choose_batch
 from ovbench.inference.steps import refuse_small_crop
 from ovbench.regions.base import open_source
@@ -154,17 +154,17 @@ def plan(job: Job, processes: ProcessGroup, only: Sequence[int] | None = None) -
             Execution(job.precision, job.compiled, choose_batch(job.batch, device)),
             len(splits[cell.dataset]),
             splits[cell.dataset].ids_sha256,
-            _arguments(job, row, shard),
+            _arguments(job, row, shard, like_of(cards[row.dataset], job)),
         )
         for cell, row in zip(cells, rows, strict=True)
     ]
 
 
-def _arguments(job: Job, row: SuiteRow, shard: Shard | None) -> dict[str, Any]:
+def _arguments(job: Job, row: SuiteRow, shard: Shard | None, like: str | None) -> dict[str, Any]:
     """Return the request for one cell, see `ovbench.evaluation.record.Arguments`."""
     asked = Arguments(
         method=row.method, dataset=row.dataset, suite=job.suite, row=row.label or None, protocol=job.protocol,
-        settings=as_in_file(row.overrides), weights=row.weights, label_rule=job.label_rule, limit=job.limit,
+        like=like, settings=as_in_file(row.overrides), weights=row.weights, label_rule=job.label_rule, limit=job.limit,
         shard=f"{shard.number}/{shard.of}" if shard else None, subset=str(job.subset) if job.subset else None,
         classes=str(job.classes) if job.classes else None,
         device=job.device, precision=job.precision, compile=job.compiled, batch=job.batch,

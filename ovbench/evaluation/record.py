@@ -39,6 +39,7 @@ class Arguments(Typed):
     suite: Text = _about("suite that the run is a row of", default=None)
     row: Text = _about("label of that row", default=None)
     protocol: str = _about('"paper" or "common"', default="paper")
+    like: Text = _about("benchmark whose settings a dataset of a user has", default=None)
     settings: dict[str, Any] = _about("settings by name: texts of `--set`, or typed values", default_factory=dict)
     weights: dict[str, str] = _about("backbones by name, as in `--weights`", default_factory=dict)
     label_rule: Text = _about("label rule that was asked for", default=None)

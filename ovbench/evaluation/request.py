@@ -36,6 +36,7 @@ class Job:
         data_root: Folder of the datasets.
         label_rule: "correct" or "official"; None for the default of the protocol.
         protocol: "paper" or "common".
+        like: Benchmark whose settings the datasets of the user get; None for that of their cards, or the general ones.
         out: Folder of ledgers and records.
         show: Number of overlays to save.
         shard: "K/N", or None for all images.
@@ -58,6 +59,7 @@ class Job:
     data_root: Path | None = None
     label_rule: str | None = None
     protocol: str = "paper"
+    like: str | None = None
     out: Path = Path("runs")
     show: int = 0
     shard: str | None = None
@@ -83,10 +85,32 @@ def check_request(job: Job) -> CheckedRequest:
     """
     shard, rows = parse_shard(job.shard), _rows(job)
     cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}
-    cells = [resolve(row.method, cards[row.dataset].name, row.overrides, row.weights, job.protocol) for row in rows]
+    cells = [_cell(row, cards[row.dataset], job) for row in rows]
     _refuse_equal(cells, rows)
     _refuse_one_name(cards.values())
     return CheckedRequest(rows, cards, cells, shard)
+
+
+def _cell(row: SuiteRow, card: Card, job: Job) -> Cell:
+    """Resolve a row; the card of a user may say which benchmark it is like, and its threshold."""
+    like = like_of(card, job)
+    own = {} if card.prob_thd is None else {"prob_thd": card.prob_thd}
+    return resolve(row.method, card.name, {**own, **row.overrides}, row.weights, job.protocol, like=like)
+
+
+def like_of(card: Card, job: Job) -> str | None:
+    """Return the benchmark whose settings a dataset gets; None for its own.
+
+    Raises:
+        UsageError: If it is not a benchmark of ovbench, or the dataset is one.
+    """
+    if job.like is not None and card.is_shipped:
+        what = f"{card.name} has settings of its own"
+        raise UsageError(what, where="--like", fix="remove --like; it is for datasets of your own")
+    like = job.like or card.like
+    if like is not None and not load_card(like).is_shipped:
+        raise UsageError(f'"{like}" is not a benchmark of ovbench', where="--like", fix="ovbench list datasets")
+    return like
 
 
 def _rows(job: Job) -> list[SuiteRow]:

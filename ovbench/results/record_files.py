@@ -212,7 +212,7 @@ def deviations_of(record: Mapping[str, Any]) -> str:
     """Return how the cell, the descriptions and the label rule of a record differ from the published ones, as text."""
     descriptions, classes = other_descriptions(record), other_classes(record)
     texts = [
-        deviation(record["cell"], _protocols(record)),
+        deviation(record["cell"], _protocols(record), (record.get("arguments") or {}).get("like")),
         f"classes: {classes}" if classes else "",
         f"descriptions: {descriptions}" if descriptions else "",
         "" if rule_as_published(record) else f"label rule {record['dataset']['label_rule']}",
@@ -226,11 +226,14 @@ def _protocols(record: Mapping[str, Any]) -> Sequence[str]:
     return PROTOCOLS if asked is None else [asked.get("protocol", PROTOCOLS[0])]
 
 
-def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS) -> str:
-    """Return how a cell differs from the settings of its protocol, or of the protocol with the shortest text."""
+def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS, like: str | None = None) -> str:
+    """Return how a cell differs from the settings of its protocol, or of the protocol with the shortest text.
+
+    ``like`` is the benchmark whose settings the cell was asked to have.
+    """
     texts: list[list[str]] = []
     for protocol in protocols:
-        wanted = _as_configured(cell, protocol)
+        wanted = _as_configured(cell, protocol, like)
         if wanted is None:
             continue
         plain = wanted.as_dict() if isinstance(wanted, Cell) else wanted
@@ -240,16 +243,16 @@ def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS) -> 
     return ", ".join(shortest)
 
 
-def _as_configured(cell: Mapping[str, Any], protocol: str) -> Cell | Mapping[str, Any] | None:
+def _as_configured(cell: Mapping[str, Any], protocol: str, like: str | None) -> Cell | Mapping[str, Any] | None:
     """Return the cell without user settings, None if it cannot be resolved on this machine.
 
     The code of a method in a file is not run: only its settings file is read.
     """
     if ":" in cell["method"]:
-        return file_settings(cell, protocol)
+        return file_settings(cell, protocol, like)
     for given in ({}, {"reference": "none"}):
         try:
-            return resolve(cell["method"], cell["dataset"], given, protocol=protocol)
+            return resolve(cell["method"], cell["dataset"], given, protocol=protocol, like=like)
         except OvbenchError:
             continue
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
+from ovbench.evaluation.request import Job, check_request
 
 NAMES = "sky\ndog; puppy\ncat\n"
 COLOURS = {0: (70, 130, 180), 1: (255, 0, 0), 2: (0, 255, 0), 255: (0, 0, 0)}
@@ -166,3 +169,41 @@ def test_categories_of_coco_become_classes(tmp_path, ovbench):
     assert card.layouts[0].coco == "valid/_annotations.coco.json"
     label = open_dataset(card).read_label(0)
     assert label.sum() == 2 * 16 and set(np.unique(label)) == {0, 2}
+
+
+def test_settings_of_a_benchmark_and_a_threshold(tmp_path, ovbench):
+    pairs("images/{}.jpg", "labels/{}.png", names="background\ndog\ncat\n")(tmp_path)
+    assert ovbench("data", "new", tmp_path, "--name", "pets").code == 0
+    file = tmp_path / "ovbench.toml"
+    first = check_request(Job(("clip",), (str(file),)))
+    like = check_request(Job(("clip",), (str(file),), like="voc21"))
+    assert first.cells[0].dataset == like.cells[0].dataset == "pets"
+    wanted = resolve("clip", "voc21").protocol
+    assert like.cells[0].protocol == wanted != first.cells[0].protocol
+    text = file.read_text()
+    file.write_text('like = "voc21"\nprob_thd = 0.3\n' + text)
+    load_card.cache_clear()
+    assert check_request(Job(("clip",), (str(file),))).cells[0].protocol.prob_thd == 0.3
+    own = check_request(Job(("clip",), (str(file),), settings={"prob_thd": 0.5})).cells[0].protocol
+    assert own == dataclasses.replace(wanted, prob_thd=0.5)
+    for options, message in ((("--like", "pets"), "pets"), (("--like", "voc2"), 'did you mean "voc21"')):
+        done = ovbench("eval", "-m", "clip", "-d", file, *options)
+        assert done.code == 2 and message in done.err
+    assert "for datasets of your own" in ovbench("eval", "-m", "clip", "-d", "mini", "--like", "voc21").err
+    file.write_text("prob_thd = 0.3\n" + text.replace("background = 0\n", ""))
+    load_card.cache_clear()
+    assert 'needs "background"' in ovbench("eval", "-m", "clip", "-d", file).err
+
+
+def test_a_card_of_the_config_file_is_listed_and_used_by_its_name(tmp_path, ovbench, monkeypatch):
+    pairs("images/{}.jpg", "labels/{}.png")(tmp_path / "photos")
+    assert ovbench("data", "new", tmp_path / "photos").code == 0
+    config = tmp_path / "config/ovbench/config.toml"
+    config.parent.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    config.write_text(f'cards = ["{tmp_path}/photos/ovbench.toml", "{tmp_path}/gone.toml"]\n')
+    rows = {row["name"]: row for row in ovbench("list", "datasets", "--json").json()}
+    assert rows["photos"]["state"] == "verified" and rows["photos"]["found_images"] == 3
+    assert rows["gone"]["state"] == "broken" and "no file" in rows["gone"]["broken"]
+    assert ovbench("data", "verify", "photos").code == 0
+    assert 'did you mean "photos"' in ovbench("data", "verify", "photo").err

@@ -10,7 +10,8 @@ import torch
 
 from ovbench.data.card import load_card
 from ovbench.data.descriptions import read_set
-from ovbench.data.find import config_file, data_roots
+from ovbench.data.find import data_roots
+from ovbench.data.user_config import config_file
 from ovbench.utils.registry import GROUPS
 from ovbench.utils.toml import read_toml
 

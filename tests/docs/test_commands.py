@@ -12,6 +12,7 @@ from typing import NamedTuple
 import click
 import numpy as np
 import pytest
+from PIL import Image
 from report_runs import random_counts, write_run
 
 from ovbench.cli import COMMANDS, cli
@@ -119,6 +120,11 @@ def here(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         shutil.copy(psi, tmp_path / folder / "psi.safetensors")
     (tmp_path / "data").mkdir()
+    for folder in ("images", "labels"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        picture = np.zeros((32, 48, 3) if folder == "images" else (32, 48), np.uint8)
+        Image.fromarray(picture).save(tmp_path / "photos" / folder / "a.png")
+    (tmp_path / "photos" / "classes.txt").write_text("sky\ngrass\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("OVBENCH_DATA", str(tmp_path / "data"))
