@@ -28,6 +28,7 @@ COMMANDS = {
     "report": ("ovbench.cli.report:report", "Write an offline HTML page about runs: classes, confusions, images."),
     "leaderboard": ("ovbench.cli.leaderboard:leaderboard", "Write a static site: published and measured figures."),
     "check-record": ("ovbench.cli.check_record:check_record", "Check records that are handed in for the leaderboard."),
+    "runs": ("ovbench.cli.runs:runs", "List, pack, repeat and remove runs by short ids."),
     "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it is significant."),
     "gate": ("ovbench.cli.gate:gate", "Fail if a method is worse than its baseline on the same images."),
     "doctor": ("ovbench.cli.doctor:doctor", "Check this machine: versions, devices, data, weights; with fixes."),

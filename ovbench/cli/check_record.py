@@ -11,7 +11,7 @@ from ovbench.cli import options
 
 
 @click.command(name="check-record")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORD|FOLDER...")
+@click.argument("files", nargs=-1, required=True, type=options.RECORD, metavar="RECORD|FOLDER...")
 @options.as_json
 def check_record(files: tuple[Path, ...], as_json: bool) -> int:
     """Check records that are handed in for the leaderboard. Exit code 1 if one is refused.

@@ -11,8 +11,8 @@ from ovbench.cli import options
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
+@click.argument("first", type=options.RECORD)
+@click.argument("second", type=options.RECORD)
 @click.option("--most", type=click.IntRange(min=0), default=10, show_default=True, help="Number of images to list.")
 @options.as_json
 def compare(first: Path, second: Path, most: int, as_json: bool) -> None:

@@ -69,7 +69,8 @@ def new_command(folder, classes, name, out, workers, as_json) -> None:
         click.echo(_report(result))
     if not result.ok:
         first = next(p.message for p in result.problems if p.is_error)
-        raise InputError(first, where=str(proposal.card), fix="correct the card, then run: ovbench data verify CARD")
+        fix = f"correct {proposal.card}, then run: ovbench data verify {proposal.card}"
+        raise InputError(first, where=card.name, fix=fix)
     from ovbench.data.user_config import config_file
 
     click.echo(f"next: ovbench eval -m clip -d {proposal.card}", err=True)

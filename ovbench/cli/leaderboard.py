@@ -8,7 +8,7 @@ import click
 
 
 @click.command()
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path), metavar="[RECORD|FOLDER]...")
+@click.argument("runs", nargs=-1, type=options.RECORD, metavar="[RECORD|FOLDER]...")
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path, file_okay=False), default=Path("site"), show_default=True,
     metavar="FOLDER", help="Folder of the site.",

@@ -55,6 +55,26 @@ complete_groups = _completer(_groups)
 complete_suites, complete_layouts = _completer(_suites), _completer(_layouts)
 
 
+class RecordPath(click.ParamType):
+    """A record or bundle as a path, or by its short id in the folder ``runs`` or in the folder before the id."""
+
+    name = "record"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path; one that does not exist is returned too if it cannot be an id."""
+        path = Path(value)
+        folder = path.parent if path.parent != Path() else Path(RUNS)
+        if path.exists() or path.suffix or not folder.is_dir():
+            return path
+        from ovbench.results.bundle import find_by_id
+
+        return find_by_id(path.name, [folder])
+
+
+RUNS = "runs"  # default folder of the records
+RECORD = RecordPath()
+
+
 def methods(text: str) -> Callable[[click.Command], click.Command]:
     """Return the option ``--method`` with a help text."""
     return click.option(

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from ovbench.cli import options
+
 KIND_NAMES = ("classes", "heatmap", "cost", "ablation")
 
 
 @click.command()
 @click.argument("kind", type=click.Choice(KIND_NAMES))
-@click.argument("records", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORD|FOLDER...")
+@click.argument("records", nargs=-1, required=True, type=options.RECORD, metavar="RECORD|FOLDER...")
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE",
     help="File to write: .png, .svg or .pdf.",

@@ -10,7 +10,7 @@ from ovbench.cli import options
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORD|FOLDER...")
+@click.argument("runs", nargs=-1, required=True, type=options.RECORD, metavar="RECORD|FOLDER...")
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, metavar="FILE",
     help="File to write.",

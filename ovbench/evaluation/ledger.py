@@ -7,25 +7,26 @@ device (``run``). A crash can only cut the last line of a part; the checksum det
 the line. A damaged line inside a part loses this line only. Records are computed from the ledger alone.
 
 Text lines are used instead of SQLite because of measurements (results/benchmarks/ledger.json). A row that is equally
-durable (WAL, synchronous=FULL) takes 1.1 to 1.3 times as long to write as a line, and 2.3 to 2.6 times the space.
-SQLite reads three times faster, but 20,000 lines take only a second; with synchronous=NORMAL it writes six times
-faster, but the last images may be lost in a power failure. Lines also need no locking between processes, because each
-process has its own file.
+durable takes 1.1 to 1.3 times as long to write as a line, and 2.3 to 2.6 times the space. SQLite reads three times
+faster, but 20,000 lines take only a second. Lines also need no locking between processes.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ovbench.data.sources import container_of, members_below, read_source
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 FORMAT = 1
+PARTS = "part-*.jsonl"
 LOCK = ".lock"  # suffix of the hidden file beside a part that its writer locks
 
 
@@ -89,6 +91,14 @@ class _Noted(NamedTuple):
     entry: Entry
 
 
+def ledger_parts(folder: Path) -> list[Path]:
+    """Return the parts of a ledger, which may be in an archive."""
+    members = members_below(folder)
+    if members is None:
+        return sorted(folder.glob(PARTS))
+    return sorted(folder / name for name in members if fnmatch.fnmatch(name, PARTS))
+
+
 def read_ledger(folder: Path, header: Mapping[str, Any]) -> Ledger:
     """Read all entries of a ledger.
 
@@ -107,7 +117,7 @@ def read_ledger(folder: Path, header: Mapping[str, Any]) -> Ledger:
             an image.
     """
     ledger, noted = Ledger(), []
-    for part in sorted(folder.glob("part-*.jsonl")):
+    for part in ledger_parts(folder):
         noted += _entries(part, header, ledger.damaged)
     noted.sort(key=lambda each: (each.started, each.counted))
     sources: dict[str, Path] = {}
@@ -171,7 +181,7 @@ def _equal(one: PixelCounts, other: PixelCounts) -> bool:
 
 def read_header(folder: Path) -> dict[str, Any] | None:
     """Return the header of the first readable part; None if there is none."""
-    for part in sorted(folder.glob("part-*.jsonl")):
+    for part in ledger_parts(folder):
         for line in _lines(part):
             if line is not None and "format" in line:
                 return line
@@ -192,7 +202,8 @@ def is_named_after(folder: Path, header: Mapping[str, Any]) -> bool:
 def _lines(part: Path) -> Iterator[dict[str, Any] | None]:
     """Yield every line of a part, None for a damaged one; a cut last line is skipped."""
     try:
-        with part.open("rb") as file:
+        packed = container_of(part) is not None
+        with io.BytesIO(read_source(part).data) if packed else part.open("rb") as file:
             for raw in file:
                 if raw.endswith(b"\n"):
                     yield _decode(raw)
@@ -237,6 +248,36 @@ def _entry(line: Mapping[str, Any], run: dict[str, Any] | None) -> Entry:
     )  # fmt: skip
 
 
+def _as_line(entry: Entry, run: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the line of an entry; ``run`` is the run of the line before, which is not written again."""
+    line: dict[str, Any] = {"image": entry.image}
+    if entry.void:
+        line["void"] = True
+    if entry.number is not None:
+        line["number"] = entry.number
+    if entry.counts is not None:
+        line["counts"] = [array.tolist() for array in entry.counts]
+    if entry.failed is not None:
+        line["failed"] = entry.failed
+    if entry.data is not None:
+        line["data"] = entry.data
+    line["seconds"] = {stage: round(spent, 6) for stage, spent in entry.seconds.items()}
+    if entry.run is not None:
+        line["started"] = entry.run["started"]
+        if entry.run != run:
+            line["run"] = {key: value for key, value in entry.run.items() if key != "started"}
+    return line
+
+
+def part_content(header: Mapping[str, Any], entries: Iterable[Entry]) -> bytes:
+    """Return the content of a part that has these entries; equal entries give equal bytes."""
+    lines, run = [_encode({**header, "format": FORMAT})], None
+    for entry in entries:
+        lines.append(_encode(_as_line(entry, run)))
+        run = entry.run
+    return b"".join(lines)
+
+
 class LedgerWriter:
     """The part file of this process, locked and opened for appending.
 
@@ -271,23 +312,7 @@ class LedgerWriter:
         Raises:
             InputError: If it cannot be written; earlier entries are kept.
         """
-        line: dict[str, Any] = {"image": entry.image}
-        if entry.void:
-            line["void"] = True
-        if entry.number is not None:
-            line["number"] = entry.number
-        if entry.counts is not None:
-            line["counts"] = [array.tolist() for array in entry.counts]
-        if entry.failed is not None:
-            line["failed"] = entry.failed
-        if entry.data is not None:
-            line["data"] = entry.data
-        line["seconds"] = {stage: round(spent, 6) for stage, spent in entry.seconds.items()}
-        if entry.run is not None:
-            line["started"] = entry.run["started"]
-            if entry.run != self._run:
-                line["run"] = {key: value for key, value in entry.run.items() if key != "started"}
-        self._write(line)
+        self._write(_as_line(entry, self._run))
         self._run = entry.run
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -354,8 +379,7 @@ def set_aside(folder: Path, records: list[Path], target: Path, prefix: str = "")
         InputError: If a process is writing to one of the parts, and nothing is moved; or files cannot be moved.
     """
     parts = sorted(folder.glob(f"part-{prefix}*.jsonl"))
-    files = [p for p in folder.glob("*") if p.is_file() and p.suffix != LOCK]
-    rest = [p for p in files if p not in parts] if not prefix else []
+    rest = [p for p in folder.glob("*") if p.is_file() and p.suffix != LOCK and p not in parts] if not prefix else []
     if prefix:
         rest = sorted(folder.glob(f"shard-{prefix.removeprefix('shard').rstrip('-')}.json"))
     if not parts and not rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -11,12 +12,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
+from ovbench.data.sources import read_source
 from ovbench.metrics.confusion import ClassPixels, Confusion
 from ovbench.metrics.iou import scores
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json
 from ovbench.utils.typed import STRICT, Typed, validate
 
+BUNDLE, RECORD_MEMBER = ".ovb.zip", "record.json"
 EARLIER = "earlier"  # folder below --out for the ledgers and records that --fresh replaces
 SCHEMA = 2  # 1: without arguments
 BIASED = "an earlier version took percentiles of a bootstrap, which are biased with rare classes; run the cell again"
@@ -270,7 +273,7 @@ def read_record(path: Path) -> dict[str, Any]:
         InputError: If the file is not a complete record, with the first field that does not fit, or a score is not the
             one that the counts give.
     """
-    record = read_json(path)
+    record = _read_content(path)
     version = record.get("schema") if isinstance(record, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise InputError("not a result record", where=str(path))
@@ -283,6 +286,22 @@ def read_record(path: Path) -> dict[str, Any]:
     if version == 1 and record["metrics"].get("mIoU_interval"):
         record["metrics"] |= {"mIoU_interval": None, "mIoU_no_interval": BIASED}
     return record
+
+
+def is_bundle(path: Path) -> bool:
+    """Return whether a file is a record with its ledger, see `ovbench.results.bundle`."""
+    return path.name.endswith(BUNDLE)
+
+
+def _read_content(path: Path) -> Any:
+    if not is_bundle(path):
+        return read_json(path)
+    try:
+        return json.loads(read_source(path / RECORD_MEMBER).data)
+    except OSError as error:
+        raise InputError(f"not a bundle of a record: {error.strerror or error}", where=str(path)) from None
+    except ValueError as error:
+        raise InputError(f"malformed JSON: {error}", where=str(path)) from None
 
 
 def read_earlier(path: Path) -> dict[str, Any] | None:

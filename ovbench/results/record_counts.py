@@ -10,6 +10,7 @@ import numpy as np
 
 from ovbench.data.card import ids_sha256
 from ovbench.evaluation.ledger import Entry, read_header, read_ledger
+from ovbench.evaluation.record import is_bundle
 from ovbench.metrics.confusion import PixelCounts, sum_by_class
 from ovbench.utils.errors import InputError
 
@@ -31,7 +32,7 @@ def read_counts(path: Path, record: Mapping[str, Any]) -> RecordCounts:
     name = record["ledger"]
     if not isinstance(name, str) or Path(name).name != name:
         raise InputError('the record\'s "ledger" is not the name of a folder')
-    folder = path.parent / name
+    folder = (path if is_bundle(path) else path.parent) / name
     header = read_header(folder)
     if header is None:
         raise InputError("no ledger beside the record", fix="keep a run's folder with its record")

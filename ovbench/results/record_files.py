@@ -17,7 +17,8 @@ from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published, setting_changes
 from ovbench.config.suites import settings_over
 from ovbench.data.shipped_cards import known_cards
-from ovbench.evaluation.record import EARLIER, is_record, read_record, value_at
+from ovbench.evaluation.record import is_bundle, is_record, read_record, value_at
+from ovbench.results.bundle import record_files
 from ovbench.utils.errors import InputError, OvbenchError
 from ovbench.utils.files import read_json
 
@@ -36,20 +37,20 @@ class RecordFile(NamedTuple):
 
 
 def find_records(folder: Path) -> list[RecordFile]:
-    """Read all records below a folder of runs; those that cannot be read are named in a warning and skipped.
+    """Read all records and bundles below a folder of runs; what cannot be read is named in a warning and skipped.
 
     Raises:
         InputError: If the folder does not exist.
     """
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder), fix="give the folder of `ovbench eval --out` as --runs")
-    found = []
-    for path in sorted(folder.rglob("*.json")):
-        if EARLIER in path.relative_to(folder).parts:
-            continue  # moved by --fresh
+    found: list[RecordFile] = []
+    for path in record_files(folder):
         try:
-            if is_record(read_json(path)):
-                found.append(RecordFile(path, read_record(path)))
+            if is_bundle(path) or is_record(read_json(path)):
+                one = RecordFile(path, read_record(path))
+                if not (is_bundle(path) and any(one.record == other.record for other in found)):  # beside its record
+                    found.append(one)
         except InputError as error:
             logging.getLogger("ovbench").warning("skipped: %s", error)
     return found

@@ -123,6 +123,7 @@ def here(tmp_path, monkeypatch):
     for folder in ("images", "labels"):
         (tmp_path / "photos" / folder).mkdir(parents=True)
         picture = np.zeros((32, 48, 3) if folder == "images" else (32, 48), np.uint8)
+        picture[16:] = 1
         Image.fromarray(picture).save(tmp_path / "photos" / folder / "a.png")
     (tmp_path / "photos" / "classes.txt").write_text("sky\ngrass\n")
     monkeypatch.chdir(tmp_path)
