@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ovbench.cli import options
+
 
 @click.command()
 @click.argument("runs", nargs=-1, type=options.RECORD, metavar="[RECORD|FOLDER]...")
