@@ -164,6 +164,10 @@ class Backbone:
         """
         return []
 
+    def source(self, spec: str) -> Source | None:
+        """Return where the weights are downloaded from; None for a file of the user and for what is not downloaded."""
+        return None
+
     def normalisation(self, spec: str) -> Normalisation | None:
         """Return the normalisation of the input without loading the network; None if it sees no image or is unknown."""
         return None

@@ -79,8 +79,15 @@ class Clip(NamedWeights):
         if parsed.file:
             clip_architecture(parsed, where)
             return []
-        source = self.published_source(parsed, *FILES) or clip_source(parsed, where)
-        return [] if source.find() else [str(source)]
+        source = self.source(spec)
+        return [] if source is None or source.find() else [str(source)]
+
+    def source(self, spec: str) -> Source | None:
+        """Return the origin of a pretrained tag."""
+        parsed = self.parse(spec)
+        if parsed.file or parsed.architecture == MINI:
+            return None
+        return self.published_source(parsed, *FILES) or clip_source(parsed, f"{self.name}={spec}")
 
     def normalisation(self, spec: str) -> Normalisation:
         """Return the normalisation of a pretrained tag; for a file, OpenAI's is assumed."""

@@ -74,13 +74,19 @@ class Dino(NamedWeights):
             return []
         if parsed.architecture == MINI:
             return []
-        known = self.published_source(parsed, *FILES)
-        source = known or timm_source(parsed, where)
-        if source.find():
+        source = self.source(spec)
+        if source is None or source.find():
             return []
-        if known is None:
+        if self.published_source(parsed, *FILES) is None:
             self._require_vit(parsed, where)
         return [str(source)]
+
+    def source(self, spec: str) -> Source | None:
+        """Return the origin of a pretrained model."""
+        parsed = self.parse(spec)
+        if parsed.file or parsed.architecture == MINI:
+            return None
+        return self.published_source(parsed, *FILES) or timm_source(parsed, f"{self.name}={spec}")
 
     def normalisation(self, spec: str) -> Normalisation:
         """Return the normalisation of a pretrained model; for a file, ImageNet's is assumed."""

@@ -21,6 +21,7 @@ COMMANDS = {
     "masks": ("ovbench.cli.masks:masks", "Build the region maps of a benchmark in the cache."),
     "reference": ("ovbench.cli.reference:reference", "Build and check the reference sets of ReME."),
     "describe": ("ovbench.cli.describe:describe", "Write descriptions of a benchmark's classes with a language model."),
+    "weights": ("ovbench.cli.weights:weights", "List and fetch published weights."),
     "cache": ("ovbench.cli.cache:cache", "List, verify and remove files of the cache."),
     "merge": ("ovbench.cli.merge:merge", "Merge the shards of a run into one ledger and one record."),
     "table": ("ovbench.cli.table:table", "Print tables of papers: published beside measured values."),

@@ -42,6 +42,9 @@ class WeightsFile(Typed):
     names: dict[str, str | dict[str, str]] = Field(default_factory=dict)
 
 
+TABLES = tuple(name for name in WeightsFile.model_fields if name != "names")
+
+
 @cache
 def _tables() -> dict[str, Any]:
     path = shipped("configs", "weights.toml")
