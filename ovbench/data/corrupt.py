@@ -25,6 +25,7 @@ from scipy.ndimage import gaussian_filter
 
 from ovbench.config.corruptions import read_corruption
 from ovbench.utils.errors import InputError
+from ovbench.utils.extras import install_line
 
 Rng = np.random.Generator
 FROST_PHOTOS = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
@@ -191,7 +192,7 @@ def frost_photos() -> list[Path]:
     if not files or not all(path.is_file() for path in files):
         raise InputError(
             "the photos of frost are not installed", where="--corrupt frost",
-            fix=f'install them: pip install "ovbench[corrupt]" (package {FROST_PACKAGE})',
+            fix=f"install them: {install_line('corrupt')}",
         )  # fmt: skip
     return files
 

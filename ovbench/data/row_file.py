@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.utils.errors import InputError
+from ovbench.utils.extras import install_line
 
 ROW_SUFFIXES = (".parquet", ".arrow")
 MOST_BYTES = 4 << 30  # of a row group's column, which is read as a whole
@@ -42,7 +43,7 @@ class RowFile:
             from pyarrow import parquet
         except ImportError:
             what = "Parquet and Arrow files are read with pyarrow, which is not installed"
-            raise InputError(what, where=str(path), fix='install it: pip install "ovbench[parquet]"') from None
+            raise InputError(what, where=str(path), fix=f"install it: {install_line('parquet')}") from None
         self._broken = (arrow.ArrowException, OSError)
         try:
             if path.suffix.lower() == ".parquet":

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from ovbench.backbones.hub import fetch_file, local_file, require_connection
 from ovbench.regions.base import RegionSource
 from ovbench.utils.errors import InputError, first_line
+from ovbench.utils.extras import install_line
 
 NETWORK = (("config.json",), ("model.safetensors", "pytorch_model.bin"))
 WITH_PROCESSOR = (*NETWORK, ("preprocessor_config.json",))
@@ -27,7 +28,7 @@ def missing_files(weights: str, files: Files) -> list[str]:
         weights: Hub name or folder.
         files: Alternative names of every file.
     """
-    absent = [] if find_spec("transformers") else ["the package transformers (pip install 'ovbench[regions]')"]
+    absent = [] if find_spec("transformers") else [f"the package transformers ({install_line('regions')})"]
     for names in files:
         if local_file(weights, *names) is None:
             size = f" ({SIZES[weights]})" if weights in SIZES and names in NETWORK[1:] else ""
@@ -46,7 +47,7 @@ def fetch_files(weights: str, files: Files) -> None:
         InputError: If the library or a file is missing and cannot be downloaded.
     """
     if not find_spec("transformers"):
-        raise InputError("this region source needs the package transformers", fix="pip install 'ovbench[regions]'")
+        raise InputError("this region source needs the package transformers", fix=install_line("regions"))
     absent = missing_files(weights, files)
     if absent and not Path(weights).is_dir():
         from huggingface_hub import constants

@@ -13,6 +13,7 @@ from ovbench.results.record_files import RecordFile, apart_by_data, records_at
 from ovbench.results.run_names import run_details
 from ovbench.results.tables import record_table
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.extras import install_line
 from ovbench.utils.files import write_bytes
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def draw(kind: str, records: Sequence[RecordFile], out: Path, most: int = FEW_CL
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("plots need matplotlib", fix="pip install matplotlib") from error
+        raise InputError("plots need matplotlib", fix=install_line("plot")) from error
     with rc_context({"svg.hashsalt": "ovbench", "font.size": 9, "axes.axisbelow": True}):
         figure = Figure(layout="constrained", dpi=150)
         KINDS[kind](figure, records, most)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ovbench.data.descriptions import DescriptionSet, read_set, write_set
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.extras import install_line
 
 PROMPT = (
     'How does "{name}" look in a photo? Write {count} different short sentences, one per line, that each describe its'
@@ -107,7 +108,7 @@ def local(model: str, device: str = "cpu") -> Callable[[str], str]:
     try:
         from transformers import pipeline
     except ImportError as error:
-        fix = 'pip install "ovbench[describe]", or give a server with --base-url'
+        fix = f"{install_line('describe')}, or give a server with --base-url"
         raise InputError("a local model needs transformers", fix=fix) from error
     try:
         generate = pipeline("text-generation", model=model, device=device)

@@ -41,7 +41,7 @@ CANNOT = (
     Cannot(r"gate --baseline results/", "takes minutes; continuous integration runs this line"),
     Cannot(r"--suite reme-table2", "builds ReME's reference sets, which takes minutes"),
     Cannot(r"-m venv|pip install|-m pytest", "installs the package; continuous integration runs this line"),
-    Cannot(r"^pre-commit|^ruff|^mypy|^mkdocs|^git |^python -m build", "another program"),
+    Cannot(r"^pre-commit|^ruff|^mypy|^mkdocs|^docker |^git |^python -m build", "another program"),
     Cannot(r"^python -c .*write_training", "draws 16,000 images"),
     Cannot(r"^python scripts/", "writes into the repository"),
     Cannot(r"torchrun", "starts several processes"),

@@ -211,5 +211,5 @@ def test_without_faiss_the_extra_is_named(bank, monkeypatch):
     from ovbench.methods.reme.approximate_search import FaissIndex
 
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(UsageError, match="pip install faiss-cpu"):
+    with pytest.raises(UsageError, match='pip install "faiss-cpu'):
         FaissIndex(bank.segments)

@@ -54,6 +54,7 @@ MAY_LOAD = {
     ("table", "--runs", "tests/historic"): PRINTS | TYPES | {"numpy"},
     ("table", "--layout", "corrclip-table1", "--format", "markdown"): PRINTS | TYPES | HUB | {"numpy"},
     ("table", "--layout", "corrclip-tabel1"): PRINTS | TYPES | {"numpy"},
+    ("weights", "list", "-m", "corrclip", "-d", "voc21"): TYPES | HUB,
     ("leaderboard", "tests/none"): TYPES | {"numpy"},
     ("check-record", "tests/historic"): PRINTS | TYPES | {"numpy"},
     ("check", "clipp"): TYPES,

@@ -12,6 +12,7 @@ from torch import Tensor
 from ovbench.methods.reme.reference_bank import ReferenceBank
 from ovbench.methods.reme.search import Nearest, nearest
 from ovbench.utils.errors import UsageError
+from ovbench.utils.extras import install_line
 
 TRAINING_ROWS = 40  # per cell of the index
 ROWS_PER_BLOCK = 65536
@@ -120,5 +121,5 @@ def _faiss():
     try:
         import faiss
     except ImportError:
-        raise UsageError("FAISS is not installed", fix="pip install faiss-cpu, or use search=exact") from None
+        raise UsageError("FAISS is not installed", fix=f"{install_line('faiss')}, or use search=exact") from None
     return faiss

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ovbench.utils.errors import InputError, UsageError, first_line
+from ovbench.utils.extras import install_line
 from ovbench.utils.files import replacing
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UsageError("reference sets are built with pyarrow", fix='pip install "ovbench[reme]"') from None
+        raise UsageError("reference sets are built with pyarrow", fix=install_line("reme")) from None
     return pyarrow
 
 

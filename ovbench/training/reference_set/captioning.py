@@ -14,6 +14,7 @@ from ovbench.training.caption_files import index_captions
 from ovbench.training.chat import ChatClient
 from ovbench.training.reference_set.chunks import SourceImage
 from ovbench.utils.errors import InputError, UsageError, first_line
+from ovbench.utils.extras import install_line
 from ovbench.utils.files import read_text
 from ovbench.utils.paths import shipped
 
@@ -119,7 +120,7 @@ def _transformers(model: str, prompt: str, device: str) -> Captioner:
         from PIL import Image
         from transformers import AutoModelForImageTextToText, AutoProcessor
     except ImportError:
-        raise UsageError("captioning needs transformers", fix='pip install "ovbench[regions]"') from None
+        raise UsageError("captioning needs transformers", fix=install_line("regions")) from None
     precision = torch.float16 if torch.device(device).type == "cuda" else torch.float32
     try:
         processor = AutoProcessor.from_pretrained(model)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from ovbench.utils.errors import InputError, UsageError, first_line
+from ovbench.utils.extras import install_line
 
 DROPPED_FIRST = {"the", "this", "that", "these", "those", "its", "his", "her", "their", "our", "my", "your"}
 NO_NOUNS = {
@@ -109,7 +110,7 @@ def _lexicon_parser() -> Parser:
         import inflect
         from textblob.en.taggers import PatternTagger
     except ImportError:
-        raise UsageError("the lexicon parser needs textblob and inflect", fix='pip install "ovbench[reme]"') from None
+        raise UsageError("the lexicon parser needs textblob and inflect", fix=install_line("reme")) from None
     tagger, engine = PatternTagger(), inflect.engine()
 
     def parse(caption: str) -> list[Phrase]:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 from ovbench.utils.errors import InputError
+from ovbench.utils.extras import install_line
 
 
 def loss_curve(steps: Sequence[float], epochs: Sequence[float]) -> bytes:
@@ -25,7 +26,7 @@ def loss_curve(steps: Sequence[float], epochs: Sequence[float]) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("the loss curve needs matplotlib", fix='pip install "ovbench[train]"') from None
+        raise InputError("the loss curve needs matplotlib", fix=install_line("plot")) from None
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
