@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 )
 @click.option("--fresh", is_flag=True, help="Start again instead of resuming an earlier run of the cell.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails.")
+@click.option("--quiet", "-q", is_flag=True, help="Print no plan and no progress; only results, warnings and errors.")
 @click.option("--shard", metavar="K/N", help="Only every N-th image, starting with the K-th; see `ovbench merge`.")
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Save overlays of the first N images.")
 @click.option(
@@ -87,7 +88,7 @@ def evaluate(**arguments: Any) -> int:
     processes = ProcessGroup()
     cells = plan(job, processes)
     if processes.is_main:
-        _print_plan(cells)
+        _print_plan(cells, job.quiet)
     records, errors = [], []
     for result in run_groups(cells, job, processes):
         if result.error is not None:
@@ -113,12 +114,13 @@ def evaluate(**arguments: Any) -> int:
     return 4 if errors or any(record["failed"] for record in records) else 0
 
 
-def _print_plan(cells: list[PlannedCell]) -> None:
+def _print_plan(cells: list[PlannedCell], quiet: bool) -> None:
     for planned in cells:
-        click.echo(f"planned: {planned.describe()}", err=True)
+        if not quiet:
+            click.echo(f"planned: {planned.describe()}", err=True)
         if planned.note:
             click.echo(f"warning: {planned.cell.dataset}: {planned.note}", err=True)
-    for line in dict.fromkeys(line for planned in cells for line in planned.dataset.remarks):
+    for line in () if quiet else dict.fromkeys(line for planned in cells for line in planned.dataset.remarks):
         click.echo(line, err=True)
 
 

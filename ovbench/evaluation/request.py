@@ -42,6 +42,7 @@ class Job:
         shard: "K/N", or None for all images.
         fresh: Move earlier ledgers and count all images again.
         fail_fast: Stop at the first failed image.
+        quiet: Print no progress, and no notes about earlier counts.
     """
 
     methods: tuple[str, ...] = ()
@@ -65,6 +66,7 @@ class Job:
     shard: str | None = None
     fresh: bool = False
     fail_fast: bool = False
+    quiet: bool = False
 
 
 class CheckedRequest(NamedTuple):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.plan import PlannedCell
+from ovbench.evaluation.progress import JobProgress
 from ovbench.evaluation.request import Job
 from ovbench.evaluation.runner import CellResult, group_cells, run_cells
 from ovbench.methods.blame import MethodError
@@ -31,10 +33,13 @@ def run_groups(cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup) 
     Raises:
         MethodError: If a method cannot be built and the job must stop at the first failure.
     """
-    for group in group_cells(cells):
-        try:
-            yield GroupResult(group, run_cells(group, job, processes))
-        except MethodError as error:
-            if job.fail_fast:
-                raise
-            yield GroupResult(group, [], error)
+    groups = group_cells(cells)
+    images = sum(len(group[0].wanted_numbers) for group in groups)
+    with closing(JobProgress(images, shown=processes.is_main and not job.quiet)) as progress:
+        for group in groups:
+            try:
+                yield GroupResult(group, run_cells(group, job, processes, progress=progress))
+            except MethodError as error:
+                if job.fail_fast:
+                    raise
+                yield GroupResult(group, [], error)

@@ -6,12 +6,10 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from tqdm import tqdm
 
 from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
@@ -37,6 +35,7 @@ from ovbench.evaluation.ledger import (
 )
 from ovbench.evaluation.merge import leave_for_merge
 from ovbench.evaluation.plan import PlannedCell
+from ovbench.evaluation.progress import JobProgress, RunningScore
 from ovbench.evaluation.record import EARLIER, read_earlier, write_record
 from ovbench.evaluation.request import Job
 from ovbench.inference.pipeline import Pipeline, build_pipeline
@@ -78,8 +77,9 @@ class CellLedger(NamedTuple):
 
 
 def run_cells(
-    cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup, notify: Notify | None = None
-) -> list[CellResult]:
+    cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup, notify: Notify | None = None,
+    progress: JobProgress | None = None,
+) -> list[CellResult]:  # fmt: skip
     """Evaluate the images that are missing in the ledgers of cells with the same features, with a progress bar.
 
     An interrupted run writes its records too, with the status "partial".
@@ -89,6 +89,7 @@ def run_cells(
         job: The request.
         processes: The processes of the run.
         notify: Called with lines about earlier counts, changed files and replaced ledgers; None prints them to stderr.
+        progress: The line of progress of the job; None for one of these cells alone.
 
     Returns:
         One record per cell.
@@ -97,7 +98,7 @@ def run_cells(
         ImageError: If an image failed, with ``fail_fast``.
         InputError: If a file cannot be read or written.
     """
-    notify = (notify or _to_stderr) if processes.is_main else (lambda line: None)
+    notify = (notify or _to_stderr) if processes.is_main and not job.quiet else (lambda line: None)
     start = time.perf_counter()
     pipeline, cells = open_pipeline(cells)
     approximate = pipeline.method.approximations()
@@ -116,16 +117,18 @@ def run_cells(
             void_changed(target, images, run)
             if one.cell.shard is not None:
                 _leave_for_merge(one, approximate)
-        bar = stack.enter_context(tqdm(total=len(mine), desc=title, unit="image", disable=not processes.is_main))
+        wanted = len(cells[0].wanted_numbers)
+        own = progress or stack.enter_context(closing(JobProgress(wanted, shown=processes.is_main and not job.quiet)))
+        targets = [_with_score(*each, own) for each in zip(ledgers, targets, todo, strict=True)]
+        stack.enter_context(own.group(title, wanted, len(mine), [t.ledger for t in targets]))
 
         def records() -> list[CellResult]:
-            bar.close()
             timing = _timing(cells, run, time.perf_counter() - start, processes)
             return [update_record(one, job.out, run, timing, approximate, write=processes.is_main) for one in ledgers]
 
         try:
             evaluate(
-                pipeline, targets, mine, batch=cells[0].execution.batch, advance=bar.update, fail_fast=job.fail_fast
+                pipeline, targets, mine, batch=cells[0].execution.batch, advance=own.advance, fail_fast=job.fail_fast
             )
             processes.barrier()
         except BaseException:
@@ -133,6 +136,17 @@ def run_cells(
                 records()
             raise
         return records()
+
+
+def _with_score(ledger: CellLedger, target: Target, images: DueImages, progress: JobProgress) -> Target:
+    """Return the target with a ledger that also keeps the mIoU so far, if that is shown."""
+    if not progress.shown:
+        return target
+    earlier = read_ledger(ledger.folder, ledger.header) if images.kept else {}
+    ids = [target.dataset.items[number].id for number in images.kept]
+    counted = [counts for i in ids if (counts := earlier[i].counts) is not None]
+    running = RunningScore(target.ledger, len(target.dataset.card.classes), counted)
+    return target._replace(ledger=running)  # type: ignore[arg-type]
 
 
 def open_pipeline(cells: Sequence[PlannedCell]) -> tuple[Pipeline, Sequence[PlannedCell]]:
