@@ -111,6 +111,7 @@ def evaluate(**arguments: Any) -> int:
         click.echo(json.dumps(records[0] if len(records) == 1 else records, indent=1))
     else:
         show(summary_table(records, labels))
+        _show_drops(job.suite, records, labels)
     return 4 if errors or any(record["failed"] for record in records) else 0
 
 
@@ -132,6 +133,17 @@ def _print_record(record: dict[str, Any], path: Path, classes: bool) -> None:
     for image, reason in record["failed"].items():
         click.echo(f"failed: {image}: {reason}", err=True)
     click.echo(f"record: {path}", err=True)
+
+
+def _show_drops(suite: str | None, records: list[dict[str, Any]], labels: dict[str, str]) -> None:
+    """Print the drop of each row of a suite from its baseline, if it has one or groups of rows."""
+    from ovbench.config.suites import suite_groups
+    from ovbench.results.console import show
+    from ovbench.results.drop_table import drop_rows, drop_table
+
+    groups = suite_groups(suite) if suite else None
+    if groups and (groups.baseline or any(groups.groups.values())):
+        show(drop_table(drop_rows(records, labels, groups)))
 
 
 def _write_page(path: Path, suite: str, records: list[dict[str, Any]], labels: dict[str, str]) -> None:

@@ -23,6 +23,10 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-result
     "--format", "form", type=click.Choice(FORMAT_NAMES),
     help="Output format. [default: rich on a terminal, markdown in a pipe or file]",
 )  # fmt: skip
+@click.option(
+    "--suite", metavar="NAME|FILE.toml", shell_complete=options.complete_suites,
+    help="The rows of a suite with the drop from its baseline, and mean and spread of each group of rows.",
+)  # fmt: skip
 @options.datasets("Show this benchmark instead of those of the layout. Repeatable.")
 @click.option("--intervals", is_flag=True, help="Show the 95 % interval of each measured value.")
 @click.option("--list", "listing", is_flag=True, help="List the layouts that come with ovbench.")
@@ -36,7 +40,8 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-result
 )  # fmt: skip
 @options.protocol
 def table(
-    layout: str | None, runs: Path, form: str | None, datasets: tuple[str, ...], intervals: bool, listing: bool,
+    layout: str | None, runs: Path, form: str | None, suite: str | None, datasets: tuple[str, ...], intervals: bool,
+    listing: bool,
     settings: tuple[str, ...], hub: tuple[str, ...], protocol: str,
 ) -> None:  # fmt: skip
     """Print a comparison table: published values beside the values of records.
@@ -48,6 +53,7 @@ def table(
     ovbench table --layout corrclip-table1 --format markdown
     ovbench table --layout cass-table1 --protocol common --format csv
     ovbench table --layout reme-table2 -d mini
+    ovbench table --suite vocabulary --format json
     ovbench table -d mini --format eval-results --hub-dataset mini=me/mini > .eval_results/ovbench.yaml
     """
     from ovbench.results.layouts import layout_names, load_layout
@@ -62,6 +68,11 @@ def table(
     from ovbench.results.writers import FORMATS
     from ovbench.utils.errors import InputError
 
+    if suite is not None:
+        if layout is not None:
+            raise click.UsageError("--suite and --layout are two tables; give one.")
+        click.echo(_suite_drops(suite, find_records(runs), datasets, form), nl=False)
+        return
     # a layout can be printed without records
     records = apart_by_data(find_records(runs)) if layout is None or runs != Path("runs") or runs.is_dir() else []
     measured_on = {f.record["cell"]["dataset"] for f in records}
@@ -79,6 +90,23 @@ def table(
         return
     form = form or ("rich" if click.get_text_stream("stdout").isatty() else "markdown")
     click.echo(FORMATS[form](made, intervals), nl=False)
+
+
+def _suite_drops(suite: str, records: list, datasets: tuple[str, ...], form: str | None) -> str:
+    """Return the table of the drops of a suite, for the terminal, as Markdown or as JSON."""
+    import json
+
+    from ovbench.results.console import as_text
+    from ovbench.results.drop_table import drop_page, drop_table, suite_drops
+    from ovbench.utils.errors import UsageError
+
+    form = form or ("rich" if click.get_text_stream("stdout").isatty() else "markdown")
+    if form not in ("rich", "markdown", "json"):
+        raise UsageError(f"a suite has no table in {form}", where="--format", fix="use rich, markdown or json")
+    rows = suite_drops(suite, records, datasets)
+    if form == "json":
+        return json.dumps([row.as_dict() for row in rows], indent=1) + "\n"
+    return as_text(drop_table(rows)) if form == "rich" else drop_page(rows)
 
 
 def _eval_results(records: list, layout: str | None, hub: tuple[str, ...]) -> str:

@@ -10,6 +10,13 @@ settings = { regions = "slic" }      as with --set, but with TOML's types; a ref
 [[row]]                              label, and its own method, datasets, settings, weights
 label = "- scope reconstruction"
 settings = { scope = false }
+[[sweep]]                            a row per value, after the other rows; {} in the label is the value
+label = "{}, severity 3"
+setting = "corrupt"
+values = ["fog:3", "snow:3"]
+
+Without any method, the suite runs the methods of the request. With baseline = "LABEL", tables show the drop of every
+row from that row, and its mean over the rows with group = "NAME"; a sweep has its own group.
 """
 
 from __future__ import annotations
@@ -18,10 +25,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ovbench.config.backbone_spec import options_over
-from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.errors import InputError, UsageError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml
 from ovbench.utils.typed import Items, Typed, validate
@@ -42,6 +49,25 @@ class RowTable(SharedTable):
 
     label: Annotated[str, Field(min_length=1)]
     datasets: Items[str] = ()
+    group: str = ""
+
+
+class SweepTable(RowTable):
+    """Rows that differ in one setting."""
+
+    setting: str
+    values: Annotated[Items[Value], Field(min_length=1)]
+
+    def rows(self) -> list[RowTable]:
+        """Return a row per value."""
+        plain = {key: getattr(self, key) for key in ("method", "weights", "datasets")}
+        return [
+            RowTable(
+                label=self.label.replace("{}", str(value)), group=self.group,
+                settings={**self.settings, self.setting: value}, **plain,
+            )
+            for value in self.values
+        ]  # fmt: skip
 
 
 class SuiteFile(Typed):
@@ -51,7 +77,23 @@ class SuiteFile(Typed):
     source: str = ""
     datasets: Items[str] = ()
     shared: SharedTable = SharedTable()
-    row: Annotated[Items[RowTable], Field(min_length=1)]
+    baseline: str = ""
+    row: Items[RowTable] = ()
+    sweep: Items[SweepTable] = ()
+
+    @property
+    def rows(self) -> tuple[RowTable, ...]:
+        """Return all rows."""
+        return (*self.row, *(row for sweep in self.sweep for row in sweep.rows()))
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> SuiteFile:
+        labels = [row.label for row in self.rows]
+        if not labels:
+            raise ValueError('"row" is missing')
+        if self.baseline and self.baseline not in labels:
+            raise ValueError(f'"baseline" is "{self.baseline}", which is the label of no row')
+        return self
 
 
 class SuiteRow(NamedTuple):
@@ -75,11 +117,25 @@ def suite_heading(name: str) -> tuple[str, str]:
     return suite.title or name, suite.source
 
 
+class SuiteGroups(NamedTuple):
+    """The baseline of a suite, and the group of each row by its label."""
+
+    baseline: str
+    groups: dict[str, str]
+
+
+def suite_groups(name: str) -> SuiteGroups:
+    """Return the baseline of a suite, "" if it has none, and the groups of its rows."""
+    suite = _read(name)
+    return SuiteGroups(suite.baseline, {row.label: row.group for row in suite.rows})
+
+
 def load_suite(
     name: str,
     datasets: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     weights: Mapping[str, str] | None = None,
+    methods: Sequence[str] = (),
 ) -> list[SuiteRow]:
     """Return the runs of a suite, row by row and for each row dataset by dataset.
 
@@ -90,21 +146,28 @@ def load_suite(
         datasets: Datasets instead of the suite's own.
         overrides: Settings that override those of every row.
         weights: Backbones that override those of every row.
+        methods: Methods of a suite that names none.
 
     Raises:
-        UsageError: If the suite is not known.
+        UsageError: If the suite is not known, or methods are missing or given twice.
         InputError: If its file is malformed or no run is left.
     """
     suite, file = _read(name), Path(name).name
     found: list[SuiteRow] = []
-    for number, row in enumerate(suite.row):
-        method = row.method or suite.shared.method
-        if not method:
+    named = any(row.method or suite.shared.method for row in suite.rows)
+    if named and methods:
+        raise UsageError("a suite names its own methods", where="--suite", fix="remove --method")
+    if not named and not methods:
+        raise UsageError("the suite names no method", where=file, fix="give --method")
+    for number, row in enumerate(suite.rows):
+        own = row.method or suite.shared.method
+        if named and not own:
             raise InputError("a row needs a label and a method", where=f"{file}, row[{number}]")
         own_weights = {**suite.shared.weights, **row.weights}
         settings = settings_over({**suite.shared.settings, **row.settings}, overrides or {})
         found += [
             SuiteRow(row.label, method, dataset, settings, own_weights | dict(weights or {}))
+            for method in ([own] if own else methods)
             for dataset in (datasets or row.datasets or suite.datasets)
             if not (own_weights and _own_backbones(dataset))
         ]
@@ -125,7 +188,7 @@ def _read(name: str) -> SuiteFile:
     if not path.is_file() and not name.endswith(".toml"):
         raise unknown("suite", name, suite_names())
     suite = validate(SuiteFile, read_toml(path), path.name)
-    labels = [row.label for row in suite.row]
+    labels = [row.label for row in suite.rows]
     for label in labels:
         if labels.count(label) > 1:
             raise InputError(f'two rows have the same label "{label}"', where=path.name)

@@ -22,6 +22,7 @@ from ovbench.data.classes import (
 from ovbench.data.label_colours import check_colours
 from ovbench.data.shipped_cards import ENTRY_POINTS, card_groups, is_shipped_card, known_cards, list_cards, shipped_card
 from ovbench.data.user_config import user_cards
+from ovbench.data.vocabularies import changed_names, is_change
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.registry import broken_plugin, entry_points, load_plugin
@@ -152,17 +153,19 @@ def vocabulary(card: Card, variant: str | None = None) -> Queries:
 
     Args:
         card: The card.
-        variant: A family of methods whose published list is wanted (``"cass"``), or "canonical". None, or a family
-            that published no list for this dataset, is the card's own choice: mostly the canonical names.
+        variant: A family of methods with a published list (``"cass"``), "canonical", or a change of the names. None, or
+            a family that published no list for this dataset, is the card's own choice: mostly the canonical names.
 
     Raises:
         UsageError: If the family is not known.
     """
-    path = published_list(card.classes_file, card.name, variant or card.variant or CANONICAL)
-    if path is None:
-        path = published_list(card.classes_file, card.name, card.variant or CANONICAL)
-    own = path in (None, card.classes_file)
-    queries = read_class_list(card.classes_file).classes if own else read_published_list(path)
+    if variant and is_change(variant):
+        return changed_names(card.name, card.classes, variant)
+    own = card.variant or CANONICAL
+    lists = (published_list(card.classes_file, card.name, name) for name in (variant or own, own))
+    path = next(filter(None, lists), None)
+    is_own = path in (None, card.classes_file)
+    queries = read_class_list(card.classes_file).classes if is_own else read_published_list(path)
     if len(queries) != len(card.classes):
         raise InputError(f"{len(queries)} classes instead of {len(card.classes)}", where=str(path))
     return queries

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from ovbench.config.load import Cell
+from ovbench.config.load import Cell, file_settings
 from ovbench.data.card import Card, vocabulary
-from ovbench.data.classes import ClassList, Queries, read_class_list, refuse_other_order, refuse_shared
+from ovbench.data.classes import ClassList, Queries, published_list, read_class_list, refuse_other_order, refuse_shared
 from ovbench.data.distractors import read_distractors
+from ovbench.data.vocabularies import is_change
 from ovbench.utils.errors import UsageError
 
 
@@ -46,6 +47,7 @@ def cell_queries(cell: Cell, card: Card, classes_file: Path | None = None) -> Ce
         InputError: If a list cannot be read or has the classes in another order.
     """
     if classes_file is None:
+        _refuse_missing_list(cell, card)
         found, given = ClassList(vocabulary(card, cell.protocol.vocabulary or None), card.distractors), ""
         refuse_shared(found.distractors, found.classes, f"{card.name}, {card.classes_file.name}")
     else:
@@ -54,6 +56,18 @@ def cell_queries(cell: Cell, card: Card, classes_file: Path | None = None) -> Ce
         given = f"{classes_file.name} ({digest[:8]})"
     more = read_distractors(cell.protocol.distractors, cell.dataset, found.classes)
     return CellQueries(found.classes, tuple(dict.fromkeys((*found.distractors, *more))), given)
+
+
+def _refuse_missing_list(cell: Cell, card: Card) -> None:
+    """Refuse a family without a list for the dataset; only the method's own family may use the card's names instead."""
+    family = cell.protocol.vocabulary
+    if not family or is_change(family) or published_list(card.classes_file, card.name, family) is not None:
+        return
+    if family != file_settings(cell.as_dict())["protocol"]["vocabulary"]:
+        raise UsageError(
+            f'there is no list "{family}" of the names of {card.name}', where="vocabulary",
+            fix="leave it out for the names of the card, or give --classes FILE",
+        )  # fmt: skip
 
 
 def _users_list(path: Path, card: Card) -> ClassList:

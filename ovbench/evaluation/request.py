@@ -118,9 +118,7 @@ def like_of(card: Card, job: Job) -> str | None:
 def _rows(job: Job) -> list[SuiteRow]:
     settings, weights = override_pairs(job.settings, "--set"), override_pairs(job.weights, "--weights")
     if job.suite is not None:
-        if job.methods:
-            raise UsageError("a suite names its own methods", where="--suite", fix="remove --method")
-        return load_suite(job.suite, _datasets(job), settings, weights)
+        return load_suite(job.suite, _datasets(job), settings, weights, job.methods)
     if not job.methods or not job.datasets:
         raise UsageError("nothing to evaluate", fix="give --method and --dataset, or --suite")
     return [SuiteRow("", method, name, settings, weights) for method in job.methods for name in _datasets(job)]

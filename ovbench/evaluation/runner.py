@@ -107,7 +107,7 @@ def run_cells(
     todo = _images_to_run(ledgers, pipeline, job, processes, notify)
     run = processes.broadcast(describe_run(cells[0], [images.newest for images in todo]))
     mine = processes.take(sorted({number for images in todo for number in (*images.due, *images.shown)}))
-    title = f"{cells[0].cell.method} on " + ", ".join(cell.cell.dataset for cell in cells)
+    title = f"{cells[0].cell.method} on " + ", ".join(dict.fromkeys(cell.cell.dataset for cell in cells))
     with ExitStack() as stack:
         targets = [
             open_target(one, images, run, stack.enter_context(_open_ledger(one, processes)), job.show)

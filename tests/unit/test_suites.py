@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ovbench.config.corruptions import CORRUPTIONS
 from ovbench.config.load import resolve
-from ovbench.config.suites import load_suite, suite_names
+from ovbench.config.suites import load_suite, suite_groups, suite_names
 from ovbench.utils.errors import InputError, UsageError
 
 
@@ -13,7 +14,11 @@ from ovbench.utils.errors import InputError, UsageError
 @pytest.mark.parametrize("name", suite_names())
 def test_every_row_of_every_shipped_suite_resolves(name, dataset):
     lent = {"reference": "sets/coco"} if name.startswith("reme") and not dataset.startswith("mini") else {}
-    rows = load_suite(name, [dataset], lent)
+    try:
+        rows = load_suite(name, [dataset], lent)
+    except UsageError as error:  # for any method
+        assert "names no method" in str(error)
+        rows = load_suite(name, [dataset], lent, methods=["clip"])
     cells = [resolve(row.method, row.dataset, row.overrides, row.weights) for row in rows]
     assert len({cell.digest() for cell in cells}) == len(cells)
     assert cells and all(cell.dataset == dataset for cell in cells)
@@ -67,7 +72,9 @@ ROW = '[shared]\nmethod = "corrclip"\n[[row]]\nlabel = "a"\n'
         ('datasets = ["mini"]', '"row" is missing'),
         ('datasets = ["mini"]\n[row]\nlabel = "a"', '"row" must be a list'),
         ('datasets = "mini"\n' + ROW, "\"datasets\" must be a list, got 'mini'"),
-        ('datasets = ["mini"]\n[[row]]\nlabel = "a"', "a label and a method"),
+        ('datasets = ["mini"]\n[[row]]\nlabel = "a"\n[[row]]\nlabel = "b"\nmethod = "clip"', "a label and a method"),
+        ('baseline = "b"\n' + ROW, '"baseline" is "b", which is the label of no row'),
+        ('datasets = ["mini"]\n[[sweep]]\nlabel = "{}"\nsetting = "crop"\nvalues = []', "must be a list of 1 or more"),
         ('datasets = ["mini"]\n[[row]]\nlabel = 3', r'"row\[0\].label" must be a text, got 3'),
         ('datasets = ["mini"]\n' + ROW + '[[row]]\nlabel = "a"', "the same label"),
         (ROW, "no run is left"),
@@ -96,3 +103,40 @@ def test_unknown_suite():
         load_suite("corclip-table2")
     with pytest.raises(InputError, match="no file"):
         load_suite("nowhere.toml")
+
+
+SWEEP = """
+title = "t"
+datasets = ["mini"]
+baseline = "clean"
+[[row]]
+label = "clean"
+[[sweep]]
+label = "{} seen"
+group = "corrupted"
+setting = "corrupt"
+values = ["fog:3", "snow:1"]
+settings = { crop = 112 }
+"""
+
+
+def test_a_sweep_has_a_row_per_value_and_any_method(tmp_path):
+    path = tmp_path / "sweep.toml"
+    path.write_text(SWEEP)
+    rows = load_suite(str(path), methods=["clip", "maskclip"])
+    assert [(row.label, row.method) for row in rows][2:] == [
+        ("fog:3 seen", "clip"), ("fog:3 seen", "maskclip"), ("snow:1 seen", "clip"), ("snow:1 seen", "maskclip"),
+    ]  # fmt: skip
+    assert rows[2].overrides == {"corrupt": "fog:3", "crop": 112} and rows[0].overrides == {}
+    assert suite_groups(str(path)) == ("clean", {"clean": "", "fog:3 seen": "corrupted", "snow:1 seen": "corrupted"})
+    with pytest.raises(UsageError, match="the suite names no method"):
+        load_suite(str(path))
+    with pytest.raises(UsageError, match="a suite names its own methods"):
+        load_suite("corrclip-table2", methods=["clip"])
+
+
+def test_the_corruption_suites_have_all_of_them():
+    assert len(load_suite("corruptions", methods=["clip"])) == 16
+    rows = load_suite("corruptions-all", methods=["clip"])
+    cells = {resolve("clip", "voc20", row.overrides).protocol.corrupt for row in rows}
+    assert cells == {""} | {f"{name}:{severity}" for name in CORRUPTIONS for severity in range(1, 6)}
