@@ -23,6 +23,7 @@ COMMANDS = {
     "describe": ("ovbench.cli.describe:describe", "Write descriptions of a benchmark's classes with a language model."),
     "weights": ("ovbench.cli.weights:weights", "List and fetch published weights."),
     "cache": ("ovbench.cli.cache:cache", "List, verify and remove files of the cache."),
+    "sweep": ("ovbench.cli.sweep:sweep", "Evaluate many cells with workers on one machine or a cluster."),
     "merge": ("ovbench.cli.merge:merge", "Merge the shards of a run into one ledger and one record."),
     "table": ("ovbench.cli.table:table", "Print tables of papers: published beside measured values."),
     "plot": ("ovbench.cli.plot:plot", "Draw records: classes, methods by benchmarks, cost, ablations."),

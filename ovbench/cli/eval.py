@@ -15,51 +15,11 @@ if TYPE_CHECKING:
 
 
 @click.command(name="eval")
-@options.methods("Method. Repeatable.")
-@options.datasets("Benchmark, or your own card. Repeatable.", metavar="NAME|CARD.toml")
-@click.option(
-    "--suite", metavar="NAME|FILE.toml", shell_complete=options.complete_suites,
-    help="Evaluate the rows of a suite, such as a paper's table; --dataset replaces its benchmarks.",
-)  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images.")
-@click.option("--subset", type=click.Path(path_type=Path), metavar="FILE", help="Only the images of a subset manifest.")
-@click.option(
-    "--classes", type=click.Path(path_type=Path), metavar="FILE",
-    help="Other class names, one line per class; after a line [distractors], names that no label has.",
-)  # fmt: skip
-@options.protocol
-@click.option(
-    "--like", metavar="NAME", shell_complete=options.complete_datasets,
-    help="Benchmark whose settings your own datasets get, such as voc21. [default: that of the card, or general ones]",
-)  # fmt: skip
-@options.settings
-@options.refine
-@options.corrupt
-@options.weights
-@options.device
-@click.option(
-    "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
-    help="Precision of the backbones' blocks. All else runs in fp32; TF32 is never used.",
-)  # fmt: skip
-@click.option("--compile", "compiled", is_flag=True, help="Run the backbones' blocks with torch.compile.")
-@click.option(
-    "--batch", type=click.IntRange(min=0), metavar="N",
-    help="Number of windows per batch, a multiple of 8; a batch may have windows of several images. 0: one image per "
-    "batch. [default: 32 on a GPU, 0 on the CPU]",
-)  # fmt: skip
-@options.data_root
-@click.option(
-    "--label-rule", type=click.Choice(["correct", "official"]),
-    help="How void pixels of 16-bit labels are counted: correctly, or as in the published code. [default: official on "
-    "pc459 and ade847 with --protocol paper, as in the published figures; otherwise correct]",
-)  # fmt: skip
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the records."
-)
+@options.request
 @click.option("--fresh", is_flag=True, help="Start again instead of resuming an earlier run of the cell.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails.")
 @click.option("--quiet", "-q", is_flag=True, help="Print no plan and no progress; only results, warnings and errors.")
-@click.option("--shard", metavar="K/N", help="Only every N-th image, starting with the K-th; see `ovbench merge`.")
+@options.shard("see `ovbench merge`")
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Save overlays of the first N images.")
 @click.option(
     "--page", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the rows of the suite as Markdown."
@@ -78,7 +38,8 @@ def evaluate(**arguments: Any) -> int:
     as_json, page = arguments.pop("as_json"), arguments.pop("page")
     if page is not None and arguments["suite"] is None:
         raise click.UsageError("--page writes the rows of a suite; give --suite.")
-    job = Job(**arguments)
+    shard = options.resolve_shard(arguments["shard"])
+    job = Job(**{**arguments, "shard": shard})
     check_request(job)  # a mistake is answered before torch is imported, which takes seconds
     from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.evaluation.plan import plan

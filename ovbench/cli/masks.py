@@ -36,6 +36,7 @@ def masks() -> None:
     help="auto, cpu, cuda or cuda:N. Repeat it to use several GPUs.",
 )  # fmt: skip
 @options.data_root
+@options.shard("the cache must be one folder for all")
 @options.as_json
 def build(
     dataset: str,
@@ -45,6 +46,7 @@ def build(
     workers: int | None,
     devices: tuple[str, ...],
     data_root: Path | None,
+    shard: str | None,
     as_json: bool,
 ) -> int:
     """Build the region maps of a benchmark that are not in the cache.
@@ -57,10 +59,12 @@ def build(
     """
     from ovbench.config.load import override_pairs
     from ovbench.data.card import load_card
+    from ovbench.evaluation.distributed import parse_shard
     from ovbench.utils.registry import REGIONS
 
     card = load_card(dataset)  # a mistake is answered before torch is imported
     REGIONS.load(source)
+    share = parse_shard(options.resolve_shard(shard))
     from tqdm import tqdm
 
     from ovbench.data.dataset import open_dataset
@@ -74,11 +78,13 @@ def build(
     if workers is None:
         on_cpu = all(device == "cpu" for device in chosen)
         workers = (os.cpu_count() or 1) if on_cpu and open_source(table)[1].concurrent else len(chosen)
-    total = min(limit or len(benchmark), len(benchmark))
+    tasks = tasks_of(benchmark, limit)
+    tasks = share.take(tasks) if share else tasks
+    total = len(tasks)
     click.echo(f"planned: {source} for {total} images of {dataset}, {workers} processes, {', '.join(chosen)}", err=True)
     open_source(table)[1].fetch()
     with tqdm(total=total, desc=f"{source} on {dataset}", unit="image") as bar:
-        built = build_maps(tasks_of(benchmark, limit), table, devices=chosen, workers=workers, advance=bar.update)
+        built = build_maps(tasks, table, devices=chosen, workers=workers, advance=bar.update)
     for image_id, reason in built.failed.items():
         click.echo(f"failed: {image_id}: {reason}", err=True)
     if as_json:

@@ -15,8 +15,9 @@ from ovbench.cli import options
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the ledger and the record."
 )
+@options.mixed_devices
 @options.as_json
-def merge(folders: tuple[Path, ...], out: Path, as_json: bool) -> int:
+def merge(folders: tuple[Path, ...], out: Path, mixed_devices: bool, as_json: bool) -> int:
     """Merge the shards of a cell, the RUN_FOLDERs of `ovbench eval --shard K/N`, into one ledger and one record.
 
     The record equals that of an unsharded run except its time. Missing, duplicate and unfinished shards are refused,
@@ -30,7 +31,7 @@ def merge(folders: tuple[Path, ...], out: Path, as_json: bool) -> int:
     from ovbench.evaluation.merge import merge as merge_folders
     from ovbench.results.console import class_table, show
 
-    record, path = merge_folders(folders, out)
+    record, path = merge_folders(folders, out, mixed_devices=mixed_devices)
     if as_json:
         click.echo(json.dumps(record, indent=1))
     else:

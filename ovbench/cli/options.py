@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ovbench.config import PROTOCOLS
+
+
+class Folder(click.ParamType):
+    """A folder of this machine, or a URL."""
+
+    name = "DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a path, see `ovbench.utils.folders.folder_at`."""
+        from ovbench.utils.folders import folder_at
+
+        return folder_at(value) if isinstance(value, str) else value
 
 
 def _completer(names: Callable[[], list[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
@@ -112,6 +125,10 @@ data_root = click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the benchmarks. [env: OVBENCH_DATA]"
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+mixed_devices = click.option(
+    "--mixed-devices", is_flag=True,
+    help="Accept counts from several models of one type of device; the record lists them.",
+)  # fmt: skip
 protocol = click.option(
     "--protocol", type=click.Choice(PROTOCOLS), default="paper", show_default=True,
     help="paper: the published settings of the method; common: the same windows, prompts and names for all methods.",
@@ -137,3 +154,81 @@ corrupt = click.option(
     help="Corrupt the images as ImageNet-C does, for example fog:3; severities are 1 to 5. Short for --set "
     "corrupt=...",
 )  # fmt: skip
+
+
+def shard(more: str) -> Callable[[click.Command], click.Command]:
+    """Return the option ``--shard``."""
+    text = f"Only every N-th image, starting with the K-th; {more}. auto: K and N of the task of Slurm, a Kubernetes "
+    return click.option("--shard", metavar="K/N|auto", help=text + "Indexed Job or mpirun.")
+
+
+def resolve_shard(text: str | None) -> str | None:
+    """Return "K/N" for "auto", and print where it was found.
+
+    Raises:
+        UsageError: If no scheduler has numbered this task.
+    """
+    if text != "auto":
+        return text
+    from ovbench.evaluation.distributed import shard_of_environment
+
+    found = shard_of_environment()
+    click.echo(f"shard {found.shard.number}/{found.shard.of}: {found.variables}", err=True)
+    return f"{found.shard.number}/{found.shard.of}"
+
+
+_REQUEST = (
+    methods("Method. Repeatable."),
+    datasets("Benchmark, or your own card. Repeatable.", metavar="NAME|CARD.toml"),
+    click.option(
+        "--suite", metavar="NAME|FILE.toml", shell_complete=complete_suites,
+        help="Evaluate the rows of a suite, such as a paper's table; --dataset replaces its benchmarks.",
+    ),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N images."),
+    click.option(
+        "--subset", type=click.Path(path_type=Path), metavar="FILE", help="Only the images of a subset manifest."
+    ),
+    click.option(
+        "--classes", type=click.Path(path_type=Path), metavar="FILE",
+        help="Other class names, one line per class; after a line [distractors], names that no label has.",
+    ),
+    protocol,
+    click.option(
+        "--like", metavar="NAME", shell_complete=complete_datasets,
+        help="Benchmark whose settings your own datasets get, such as voc21. [default: that of the card, or general "
+        "ones]",
+    ),
+    settings,
+    refine,
+    corrupt,
+    weights,
+    device,
+    click.option(
+        "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
+        help="Precision of the backbones' blocks. All else runs in fp32; TF32 is never used.",
+    ),
+    click.option("--compile", "compiled", is_flag=True, help="Run the backbones' blocks with torch.compile."),
+    click.option(
+        "--batch", type=click.IntRange(min=0), metavar="N",
+        help="Number of windows per batch, a multiple of 8; a batch may have windows of several images. 0: one image "
+        "per batch. [default: 32 on a GPU, 0 on the CPU]",
+    ),
+    data_root,
+    click.option(
+        "--label-rule", type=click.Choice(["correct", "official"]),
+        help="How void pixels of 16-bit labels are counted: correctly, or as in the published code. [default: official "
+        "on pc459 and ade847 with --protocol paper, as in the published figures; otherwise correct]",
+    ),
+    click.option(
+        "--out", type=Folder(), default="runs", show_default=True,
+        help="Folder of the records: a path, or a URL such as s3://bucket/runs.",
+    ),
+    mixed_devices,
+)  # fmt: skip
+
+
+def request(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a request, see `ovbench.evaluation.request.Job`."""
+    for option in reversed(_REQUEST):
+        command = option(command)
+    return command

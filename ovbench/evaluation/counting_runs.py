@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ovbench.evaluation.devices import distinct_devices
 from ovbench.evaluation.ledger import Entry
 
 
@@ -41,6 +42,7 @@ def software_and_device(
         "versions": {**header["code"]["packages"], **({"ovbench": ", ".join(ours)} if ours else {})},
         "git": joined_revisions(run.get("git") for run in runs),
         "device": devices[-1] if devices else now["device"],
+        **({"devices": different} if len(different := distinct_devices(devices)) > 1 else {}),
     }
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[1]
 # code that cannot change a label: interface, display, checks, and code whose output (data, weights) is identified
 NO_LABELS = (
-    "__main__.py", "cli", "config/nearest_published.py", "config/official.py", "config/published_runs.py",
+    "__main__.py", "cli", "cluster", "config/nearest_published.py", "config/official.py", "config/published_runs.py",
     "config/setting_changes.py", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
     "inference/cache.py", "metrics/iou.py", "metrics/interval.py", "parity", "results", "training/talk2dino",
 )  # fmt: skip
@@ -343,9 +343,12 @@ def run_name(header: Mapping[str, Any]) -> str:
 def record_stem(header: Mapping[str, Any]) -> str:
     """Return the first part of a cell's record names.
 
-    It does not depend on code, libraries and device type, so the record of a newer run replaces the older one.
+    It does not depend on code and libraries, so the record of a newer run replaces the older one. Records of the CPU
+    and of a GPU have different names.
     """
-    return _name(header, {key: value for key, value in header.items() if key not in CODE_KEYS})
+    device = header.get("code", {}).get("device", "cpu")
+    stem = _name(header, {key: value for key, value in header.items() if key not in CODE_KEYS})
+    return stem if device == "cpu" else f"{stem}-{_plain(str(device))}"
 
 
 def record_name(header: Mapping[str, Any], limit: int | None, shard: Shard | None = None) -> str:

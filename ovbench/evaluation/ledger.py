@@ -17,19 +17,19 @@ import fnmatch
 import hashlib
 import io
 import json
-import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ovbench.data.sources import container_of, members_below, read_source
+from ovbench.evaluation.ledger_lines import Entry, as_line, decode_line, encode_line, entry_of
+from ovbench.evaluation.part_file import open_part
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
+from ovbench.utils.folders import is_remote
 from ovbench.utils.lock import lock
 from ovbench.utils.text import short_text
 
@@ -39,32 +39,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 PARTS = "part-*.jsonl"
 LOCK = ".lock"  # suffix of the hidden file beside a part that its writer locks
-
-
-class Entry(NamedTuple):
-    """The result of one image: its counts, or the reason why it failed.
-
-    Lines of older versions have only the first four fields.
-
-    Attributes:
-        image: Id of the image.
-        counts: Pixel counts, None if the image failed.
-        failed: The reason, None if the image is counted.
-        seconds: Time of each stage.
-        number: Number of the image in the split.
-        data: Files of the image, each as an `ovbench.data.decode.FileIdentity`.
-        run: The run that wrote the entry.
-        void: Whether the files of the image have changed, so that its earlier counts are not used.
-    """
-
-    image: str
-    counts: PixelCounts | None
-    failed: str | None
-    seconds: dict[str, float]
-    number: int | None = None
-    data: dict[str, list[Any]] | None = None
-    run: dict[str, Any] | None = None
-    void: bool = False
 
 
 class Ledger(dict[str, Entry]):
@@ -91,15 +65,23 @@ class _Noted(NamedTuple):
     entry: Entry
 
 
-def ledger_parts(folder: Path) -> list[Path]:
-    """Return the parts of a ledger, which may be in an archive."""
+def ledger_parts(folder: Path, name: str = "*") -> list[Path]:
+    """Return the parts of a ledger, which may be in an archive or at a URL.
+
+    Args:
+        folder: The ledger; without it the list is empty.
+        name: Pattern of the names of the parts.
+    """
+    pattern = PARTS.replace("*", name)
+    if is_remote(folder):
+        return sorted(folder.glob(pattern), key=str) if folder.exists() else []
     members = members_below(folder)
     if members is None:
-        return sorted(folder.glob(PARTS))
-    return sorted(folder / name for name in members if fnmatch.fnmatch(name, PARTS))
+        return sorted(folder.glob(pattern))
+    return sorted(folder / each for each in members if fnmatch.fnmatch(each, pattern))
 
 
-def read_ledger(folder: Path, header: Mapping[str, Any]) -> Ledger:
+def read_ledger(folder: Path, header: Mapping[str, Any], parts: Iterable[Path] | None = None) -> Ledger:
     """Read all entries of a ledger.
 
     If an image failed and was counted later, the counts are used. If the files of an image changed, the newest counts
@@ -108,6 +90,7 @@ def read_ledger(folder: Path, header: Mapping[str, Any]) -> Ledger:
     Args:
         folder: The ledger.
         header: The expected header.
+        parts: Only these parts; None for all.
 
     Returns:
         Entries by image id.
@@ -117,7 +100,7 @@ def read_ledger(folder: Path, header: Mapping[str, Any]) -> Ledger:
             an image.
     """
     ledger, noted = Ledger(), []
-    for part in ledger_parts(folder):
+    for part in ledger_parts(folder) if parts is None else parts:
         noted += _entries(part, header, ledger.damaged)
     noted.sort(key=lambda each: (each.started, each.counted))
     sources: dict[str, Path] = {}
@@ -141,7 +124,7 @@ def _entries(part: Path, header: Mapping[str, Any], damaged: dict[Path, int]) ->
                 started = line.get("started", "")
                 if "run" in line:
                     runs[started] = {"started": started, **line["run"]}
-                entry = _entry(line, runs.get(started) or ({"started": started} if started else None))
+                entry = entry_of(line, runs.get(started) or ({"started": started} if started else None))
                 found.append(_Noted(started, not entry.void, part, entry))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what, fix = f"malformed ledger: {type(error).__name__}: {error}", "choose another --out"
@@ -206,25 +189,9 @@ def _lines(part: Path) -> Iterator[dict[str, Any] | None]:
         with io.BytesIO(read_source(part).data) if packed else part.open("rb") as file:
             for raw in file:
                 if raw.endswith(b"\n"):
-                    yield _decode(raw)
+                    yield decode_line(raw)
     except OSError as error:
         raise InputError(f"cannot read the ledger: {error.strerror}", where=str(part)) from error
-
-
-def _decode(raw: bytes) -> dict[str, Any] | None:
-    checksum, _, body = raw.partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(body):
-        return None
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _encode(value: Mapping[str, Any]) -> bytes:
-    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    return b"%08x " % zlib.crc32(body) + body
 
 
 def _refuse_other(found: Mapping[str, Any], header: Mapping[str, Any], part: Path) -> None:
@@ -238,42 +205,11 @@ def _refuse_other(found: Mapping[str, Any], header: Mapping[str, Any], part: Pat
         )
 
 
-def _entry(line: Mapping[str, Any], run: dict[str, Any] | None) -> Entry:
-    counts = line.get("counts")
-    if counts is not None:
-        counts = PixelCounts(*(np.array(array, dtype=np.int64) for array in counts))
-    return Entry(
-        line["image"], counts, line.get("failed"), line.get("seconds", {}), line.get("number"), line.get("data"), run,
-        line.get("void", False),
-    )  # fmt: skip
-
-
-def _as_line(entry: Entry, run: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the line of an entry; ``run`` is the run of the line before, which is not written again."""
-    line: dict[str, Any] = {"image": entry.image}
-    if entry.void:
-        line["void"] = True
-    if entry.number is not None:
-        line["number"] = entry.number
-    if entry.counts is not None:
-        line["counts"] = [array.tolist() for array in entry.counts]
-    if entry.failed is not None:
-        line["failed"] = entry.failed
-    if entry.data is not None:
-        line["data"] = entry.data
-    line["seconds"] = {stage: round(spent, 6) for stage, spent in entry.seconds.items()}
-    if entry.run is not None:
-        line["started"] = entry.run["started"]
-        if entry.run != run:
-            line["run"] = {key: value for key, value in entry.run.items() if key != "started"}
-    return line
-
-
 def part_content(header: Mapping[str, Any], entries: Iterable[Entry]) -> bytes:
     """Return the content of a part that has these entries; equal entries give equal bytes."""
-    lines, run = [_encode({**header, "format": FORMAT})], None
+    lines, run = [encode_line({**header, "format": FORMAT})], None
     for entry in entries:
-        lines.append(_encode(_as_line(entry, run)))
+        lines.append(encode_line(as_line(entry, run)))
         run = entry.run
     return b"".join(lines)
 
@@ -285,53 +221,71 @@ class LedgerWriter:
         folder: The ledger.
         name: Name of the part.
         header: Header of the ledger.
+        locked: Whether to lock the part; False if no other process uses its name, or for a folder by URL.
+        durable: Whether every line is on disk when `add` returns; otherwise when the part is closed.
 
     Raises:
         InputError: If the part is locked or cannot be written.
     """
 
-    def __init__(self, folder: Path, name: str, header: Mapping[str, Any]):
-        self.path = folder / f"part-{name}.jsonl"
-        self._run: Mapping[str, Any] | None = None
+    def __init__(
+        self, folder: Path, name: str, header: Mapping[str, Any], *, locked: bool = True, durable: bool = True
+    ):
+        self._folder, self._name, self._number, self._header = folder, name, 1, header
+        self._durable, self._lock = durable, None
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path)
-            self._file = self.path.open("ab+", buffering=0)  # unbuffered: on a full disk, closing must not write
+            if locked and not is_remote(folder):
+                self._lock = lock_part(folder / f"part-{name}.jsonl")
+            self._open()
+        except InputError:
+            self._release()
+            raise
+
+    def _open(self) -> None:
+        """Open the part, or its next file if the last one is full."""
+        number = "" if self._number == 1 else f".{self._number}"
+        self.path = self._folder / f"part-{self._name}{number}.jsonl"
+        self._run: Mapping[str, Any] | None = None
+        try:
+            self._file = open_part(self.path)
         except OSError as error:
             raise self._failure(error) from error
         try:
             if not self._cut_torn_line():
-                self._write({"format": FORMAT, **header})
+                self._write({"format": FORMAT, **self._header})
         except InputError:
-            self.close()
+            self._file.close()
             raise
 
     def add(self, entry: Entry) -> None:
-        """Append an entry; it is on disk when this returns.
+        """Append an entry; it is on disk when this returns, see ``durable``.
 
         Raises:
             InputError: If it cannot be written; earlier entries are kept.
         """
-        self._write(_as_line(entry, self._run))
+        if self._file.full:
+            self._close_file()
+            self._number += 1
+            self._open()
+        self._write(as_line(entry, self._run))
         self._run = entry.run
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        data = memoryview(_encode(line))
         try:
-            while data:
-                data = data[self._file.write(data) :]
-            os.fsync(self._file.fileno())
+            self._file.write(encode_line(line))
+            if self._durable:
+                self._file.sync()
         except OSError as error:
             raise self._failure(error) from error
 
     def _cut_torn_line(self) -> bool:
         """Remove a last line that a crash has cut; return whether the part has a header."""
-        content = self.path.read_bytes()
+        content = self._file.content()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             self._file.truncate(whole)
-        self._file.seek(0, os.SEEK_END)
-        return any("format" in line for line in map(_decode, content[:whole].splitlines(keepends=True)) if line)
+        return any("format" in line for line in map(decode_line, content[:whole].splitlines(keepends=True)) if line)
 
     def _failure(self, error: OSError) -> InputError:
         return InputError(
@@ -340,9 +294,27 @@ class LedgerWriter:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Close the file and release the lock."""
-        self._file.close()
-        self._lock.release()
+        """Close the file and release the lock.
+
+        Raises:
+            InputError: If the last lines cannot be written.
+        """
+        try:
+            self._close_file()
+        finally:
+            self._release()
+
+    def _close_file(self) -> None:
+        try:
+            if not self._durable:
+                self._file.sync()
+            self._file.close()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> LedgerWriter:
         return self
@@ -351,7 +323,7 @@ class LedgerWriter:
         self.close()
 
 
-def _locked(part: Path) -> BaseFileLock:
+def lock_part(part: Path) -> BaseFileLock:
     """Lock a part of a ledger.
 
     Raises:
@@ -359,42 +331,3 @@ def _locked(part: Path) -> BaseFileLock:
     """
     file = part.with_name(f".{part.stem}{LOCK}")
     return lock(file, "another process is running this cell", "wait for it or choose another --out")
-
-
-def set_aside(folder: Path, records: list[Path], target: Path, prefix: str = "") -> Path | None:
-    """Move a ledger's parts, the other files of its folder, and its records.
-
-    They keep their relative positions, so that a record still has its ledger beside it.
-
-    Args:
-        folder: The ledger.
-        records: Its records.
-        target: Folder that receives them.
-        prefix: Move only parts whose names begin with this.
-
-    Returns:
-        ``target``, None if there was nothing to move.
-
-    Raises:
-        InputError: If a process is writing to one of the parts, and nothing is moved; or files cannot be moved.
-    """
-    parts = sorted(folder.glob(f"part-{prefix}*.jsonl"))
-    rest = [p for p in folder.glob("*") if p.is_file() and p.suffix != LOCK and p not in parts] if not prefix else []
-    if prefix:
-        rest = sorted(folder.glob(f"shard-{prefix.removeprefix('shard').rstrip('-')}.json"))
-    if not parts and not rest:
-        return None
-    with ExitStack() as stack:
-        try:
-            for part in parts:
-                stack.callback(_locked(part).release)
-            moved = target / folder.name
-            moved.mkdir(parents=True)
-            for path in (*parts, *rest):
-                path.rename(moved / path.name)
-            for path in records:
-                path.rename(target / path.name)
-        except OSError as error:
-            what = f"cannot move the earlier ledger: {error.strerror}"
-            raise InputError(what, where=str(folder), fix="choose another --out") from error
-    return target

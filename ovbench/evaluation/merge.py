@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
+from ovbench.evaluation.devices import refuse_other_devices
 from ovbench.evaluation.distributed import Shard
 from ovbench.evaluation.identity import record_name, run_name
 from ovbench.evaluation.ledger import Entry, LedgerWriter, read_header, read_ledger
@@ -23,7 +24,7 @@ from ovbench.utils.files import read_json, write_json
 from ovbench.utils.text import short_text
 
 MERGED = "merged"  # name of the only part of a merged ledger
-EQUAL = ("images", "limit", "data_sha256", "versions", "device")  # equal in all shards of a run
+EQUAL = ("images", "limit", "data_sha256", "versions")  # equal in all shards of a run
 
 
 class ShardLedger(NamedTuple):
@@ -48,7 +49,7 @@ def leave_for_merge(folder: Path, shard: Shard, images: Sequence[str], facts: Ma
     write_json(folder / f"shard-{shard.number}of{shard.of}.json", manifest)
 
 
-def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
+def merge(folders: Sequence[Path], out: Path, *, mixed_devices: bool = False) -> tuple[dict[str, Any], Path]:
     """Write one ledger and one record from cell folders with every shard exactly once.
 
     The names of both are computed from the header; no text from a file is used as a path.
@@ -56,6 +57,7 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     Args:
         folders: The cell folders.
         out: Where the ledger and the record are written.
+        mixed_devices: Whether to accept shards from several models of one type of device.
 
     Returns:
         The record and its file.
@@ -66,6 +68,9 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[dict[str, Any], Path]:
     shards = [one for folder in folders for one in _shards(folder)]
     for one in shards[1:]:
         _refuse_different(shards[0], one)
+        if not mixed_devices:
+            devices = (shards[0].manifest["device"], one.manifest["device"])
+            refuse_other_devices(devices, str(one.folder), "run the shards on one model")
     _refuse_incomplete(shards)
     first = shards[0]
     entries: dict[str, Entry] = {}
@@ -108,6 +113,8 @@ def _shards(folder: Path) -> list[ShardLedger]:
             run_name(one.header), one.header["code"]["packages"]
             if not all(isinstance(image, str) for image in one.manifest["images"]):
                 raise TypeError("images must be strings")
+            if not isinstance(one.manifest["device"], dict):
+                raise TypeError("device must be a table")
             if type(one.manifest.get("limit")) not in (int, type(None)):
                 raise TypeError("limit must be an integer")
         return shards
@@ -157,6 +164,6 @@ def _write_ledger(folder: Path, header: Mapping[str, Any], entries: Sequence[Ent
     if others:
         raise InputError("the folder has another ledger", where=str(folder), fix="choose another --out")
     (folder / f"part-{MERGED}.jsonl").unlink(missing_ok=True)  # from an earlier merge
-    with LedgerWriter(folder, MERGED, header) as ledger:
+    with LedgerWriter(folder, MERGED, header, durable=False) as ledger:  # written again from the shards after a crash
         for entry in entries:
             ledger.add(entry)

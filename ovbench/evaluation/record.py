@@ -193,6 +193,9 @@ class Record(Typed):
     versions: dict[str, Text] = _about("versions of packages")
     git: dict[str, Any] | None = _about("commit of the code, and whether it was modified", default=None)
     device: dict[str, Any] = _about("device of the last run, with precision, compilation and batch")
+    devices: list[dict[str, Any]] = _about(
+        "all devices that counted images, if they differ (`--mixed-devices`)", default_factory=list
+    )
     published: PublishedFields | None = _about("comparison with the published runs", default=None)
     approximate: dict[str, Any] = _about(
         "approximations that replaced an exact computation, and their measured quality", default_factory=dict

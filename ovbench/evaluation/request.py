@@ -43,6 +43,7 @@ class Job:
         fresh: Move earlier ledgers and count all images again.
         fail_fast: Stop at the first failed image.
         quiet: Print no progress, and no notes about earlier counts.
+        mixed_devices: Accept counts from several models of one type of device.
     """
 
     methods: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ class Job:
     fresh: bool = False
     fail_fast: bool = False
     quiet: bool = False
+    mixed_devices: bool = False
 
 
 class CheckedRequest(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
+from ovbench.evaluation.devices import refuse_other_devices
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.due_images import DueImages, due_images, reused, started
 from ovbench.evaluation.evaluator import Target, evaluate
@@ -31,19 +33,20 @@ from ovbench.evaluation.ledger import (
     LedgerWriter,
     read_header,
     read_ledger,
-    set_aside,
 )
 from ovbench.evaluation.merge import leave_for_merge
 from ovbench.evaluation.plan import PlannedCell
 from ovbench.evaluation.progress import JobProgress, RunningScore
 from ovbench.evaluation.record import EARLIER, read_earlier, write_record
 from ovbench.evaluation.request import Job
+from ovbench.evaluation.set_aside import set_aside
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.precision import execute, refuse_tf32
 from ovbench.inference.visualize import Pictures
 from ovbench.utils import provenance as env
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
+from ovbench.utils.folders import is_remote
 from ovbench.utils.version import package_version
 
 Notify = Callable[[str], object]
@@ -225,6 +228,9 @@ def _reported_due_images(planned: CellLedger, pipeline: Pipeline, job: Job, noti
     pictures, items, wanted = Pictures(folder, cell.dataset.card.classes, job.show), cell.dataset.items, cell.wanted
     images = due_images(cell.dataset, ledger, cell.wanted_numbers, maps, pictures)
     kept = [ledger[items[number].id] for number in images.kept]
+    if images.due and not job.mixed_devices:
+        devices = ((entry.run or {}).get("device") for entry in kept)
+        refuse_other_devices((*devices, _device(cell)), str(folder), "choose another --out, start again with --fresh")
     for line in reused(kept, [items[number].id for number in images.changed], len(wanted)):
         notify(f"{cell.cell.method} on {cell.cell.dataset}: {line}")
     return images
@@ -241,17 +247,21 @@ def describe_run(cell: PlannedCell, newest: Iterable[str] = ()) -> dict[str, Any
     for earlier in newest:
         if earlier:
             now = max(now, datetime.fromisoformat(earlier) + timedelta(microseconds=1))
-    how = cell.execution
-    device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
     start = now.isoformat(timespec="microseconds")
-    return {"started": start, "ovbench": package_version(), "git": env.git_revision(), "device": device}
+    return {"started": start, "ovbench": package_version(), "git": env.git_revision(), "device": _device(cell)}
+
+
+def _device(cell: PlannedCell) -> dict[str, Any]:
+    how = cell.execution
+    return env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
 
 
 def _open_ledger(ledger: CellLedger, processes: ProcessGroup) -> LedgerWriter:
     """Open the part of this process; a shard has parts of its own."""
     shard = ledger.cell.shard
     prefix = f"shard{shard.number}of{shard.of}-" if shard else ""
-    return LedgerWriter(ledger.folder, f"{prefix}{processes.rank}", ledger.header)
+    unique = f"-{secrets.token_hex(4)}" if is_remote(ledger.folder) else ""  # no locks: every process has its own part
+    return LedgerWriter(ledger.folder, f"{prefix}{processes.rank}{unique}", ledger.header)
 
 
 def void_changed(target: Target, images: DueImages, run: dict[str, Any]) -> None:
@@ -334,14 +344,12 @@ def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _leave_for_merge(ledger: CellLedger, approximate: Mapping[str, Any]) -> None:
     cell, header, folder = ledger
-    how = cell.execution
-    device = env.device_name(cell.device, how.precision, compiled=how.compiled, batch=how.batch)
     numbers = range(len(cell.dataset.items))[: cell.limit]
     facts = {
         "limit": cell.limit,
         "data_sha256": data_digest(cell.dataset, numbers),
         "versions": header["code"]["packages"],
-        "device": device,
+        "device": _device(cell),
         "published": cell.published.as_dict(),
         "arguments": cell.arguments,
         **({"approximate": approximate} if approximate else {}),

@@ -39,6 +39,22 @@ def _between(interval: list[float] | None) -> str:
     return "-" if interval is None else "-".join(f"{100 * bound:.1f}" for bound in interval)
 
 
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of texts.
+
+    Args:
+        head: Names of the columns; a column without any text is left out.
+        rows: Rows of the same length.
+    """
+    used = [number for number in range(len(head)) if any(row[number] for row in rows)]
+    table = Table()
+    for number in used:
+        table.add_column(head[number], justify="right" if number > 2 else "left")
+    for row in rows:
+        table.add_row(*(plain(row[number]) for number in used))
+    return table
+
+
 def class_table(record: dict[str, Any]) -> Table:
     """Return a table with IoU and accuracy of every class of a record, in percent."""
     cell, data = record["cell"], record["dataset"]

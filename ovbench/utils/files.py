@@ -25,6 +25,21 @@ _NO_FOLDER_FLUSH = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENOTSUP)
 _WRITER = re.compile(rf"\.(?P<machine>[0-9a-f]{{8}})-(?P<pid>\d+)-[0-9a-f]{{8}}{re.escape(TEMPORARY)}")
 
 
+def machine_id() -> str:
+    """Return an id of the host and of its process ids, which are different in every container."""
+    return _machine()
+
+
+def process_is_gone(machine: str, pid: int) -> bool:
+    """Return whether a process has ended; False for a process of another machine, about which nothing is known.
+
+    Args:
+        machine: The `machine_id` of the process.
+        pid: Its process id.
+    """
+    return machine == _machine() and pid > 0 and not _runs(pid)
+
+
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path that replaces ``path`` when the block ends without an error.
@@ -74,6 +89,12 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     Raises:
         InputError: If the file cannot be written.
     """
+    if not isinstance(path, Path):  # a URL, where a file appears as a whole
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise InputError(f"cannot write the file: {first_line(error)}", where=str(path)) from error
+        return
     with replacing(path, durable=durable) as temporary:
         temporary.write_bytes(content)
 

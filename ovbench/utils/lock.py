@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+NO_LOCKS_FIX = "choose a folder on another file system, or run the cells with `ovbench sweep`, which needs no locks"
 HOLDER = "process "  # beginning of the text in a lock file; other texts are markers of filelock
 
 
@@ -37,6 +38,7 @@ def lock(path: Path, busy: str, fix: str) -> BaseFileLock:
     """
     from filelock import FileLock, Timeout  # imported here, because reading results needs no lock
 
+    _require_locks(path)
     held = FileLock(path, timeout=0, thread_local=False)
     holder = _text(path)
     try:
@@ -48,12 +50,30 @@ def lock(path: Path, busy: str, fix: str) -> BaseFileLock:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         raise InputError(
-            f"the file system has no file locks ({first_line(error)})", where=str(path),
-            fix="choose a folder on another file system",
+            f"the file system has no file locks ({first_line(error)})", where=str(path), fix=NO_LOCKS_FIX,
         ) from error  # fmt: skip
     if not (text := _text(path)) or text.startswith(HOLDER):
         path.write_text(f"{HOLDER}{os.getpid()} on {socket.gethostname()}\n")
     return held
+
+
+def _require_locks(path: Path) -> None:
+    """Refuse a file system without locks; filelock would use a marker there, which stays after a crash.
+
+    Raises:
+        InputError: If the file system has no locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return  # not POSIX
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                what = f"the file system has no file locks ({error.strerror})"
+                raise InputError(what, where=str(path), fix=NO_LOCKS_FIX) from error
 
 
 def _text(path: Path) -> str:

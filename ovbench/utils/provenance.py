@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ovbench.utils.version import package_version
 
@@ -65,7 +66,7 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def device_name(device: str, precision: str = "fp32", *, compiled: bool = False, batch: int = 0) -> dict[str, object]:
+def device_name(device: str, precision: str = "fp32", *, compiled: bool = False, batch: int = 0) -> dict[str, Any]:
     """Describe a device and the settings on which results on it depend.
 
     Args:
@@ -80,7 +81,7 @@ def device_name(device: str, precision: str = "fp32", *, compiled: bool = False,
     import torch
 
     kind = torch.device(device).type
-    facts: dict[str, object] = {"type": kind, "precision": precision, "compile": compiled, "batch": batch}
+    facts: dict[str, Any] = {"type": kind, "precision": precision, "compile": compiled, "batch": batch}
     if kind == "cuda":
         tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         return facts | {"name": torch.cuda.get_device_name(device), "tf32": tf32}

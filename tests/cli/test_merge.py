@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 
 import pytest
 
@@ -9,8 +10,11 @@ IMAGES = 4
 SMALL = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56")
 
 
+COMMAND = ("-m", "maskclip", "-d", "mini", *SMALL)
+
+
 def run(ovbench, out, *more):
-    done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", IMAGES, "--json", "--out", out, *SMALL, *more)
+    done = ovbench("eval", *COMMAND, "--limit", IMAGES, "--json", "--out", out, *more)
     assert done.code == 0, done.err
     return done.json()
 
@@ -95,6 +99,34 @@ def test_refused(ovbench, ran, tmp_path, prepare, message):
     done = ovbench("merge", *prepare(*copies), "--out", tmp_path / "merged")
     assert done.code == 3 and message in done.err and "Traceback" not in done.err, done.err
     assert not (tmp_path / "merged").exists()
+
+
+def test_unlike_devices_are_merged_when_told_to_and_listed(ovbench, ran, tmp_path):
+    copies = [shutil.copytree(folder, tmp_path / str(n) / folder.name) for n, folder in enumerate(ran)]
+    (part,) = copies[1].glob("part-*.jsonl")
+    of_another_model(part)
+    alter(copies[1], lambda left: left["device"].update(name="another model"))
+    refused = ovbench("merge", *copies, "--out", tmp_path / "merged")
+    assert refused.code == 3 and "another model" in refused.err and "--mixed-devices" in refused.err
+    merged = ovbench("merge", *copies, "--out", tmp_path / "merged", "--json", "--mixed-devices").json()
+    assert "another model" in [device["name"] for device in merged["devices"]] and len(merged["devices"]) == 2
+    assert "devices" not in ovbench("merge", *ran, "--out", tmp_path / "alike", "--json").json()
+    more = ("--out", tmp_path / "1", "--shard", "2/2", "--limit", IMAGES + 2)
+    resumed = ovbench("eval", *COMMAND, *more)
+    assert resumed.code == 3 and "the counts are from unlike devices" in resumed.err
+    told = ovbench("eval", *COMMAND, *more, "--mixed-devices")
+    assert told.code == 0, told.err
+
+
+def of_another_model(part):
+    found = []
+    for line in part.read_bytes().splitlines():
+        value = json.loads(line.partition(b" ")[2])
+        if "run" in value:
+            value["run"]["device"]["name"] = "another model"
+        body = json.dumps(value, separators=(",", ":")).encode() + b"\n"
+        found.append(b"%08x " % zlib.crc32(body) + body)
+    part.write_bytes(b"".join(found))
 
 
 def cut(folder):

@@ -45,6 +45,7 @@ CANNOT = (
     Cannot(r"^python -c .*write_training", "draws 16,000 images"),
     Cannot(r"^python scripts/", "writes into the repository"),
     Cannot(r"torchrun", "starts several processes"),
+    Cannot(r"^ovbench sweep (start|watch|work)", "starts workers or waits for them: tests/cli/test_sweep.py"),
     Cannot(r"ovbench train .*coco/", "needs COCO", "captions_train2014.json"),
     Cannot(r"ovbench train .*--recipe mini", "trains for an hour"),
     Cannot(r"ovbench describe", "needs a language model"),
@@ -58,7 +59,8 @@ CANNOT = (
     Cannot(r"--subset ade150-", "needs the benchmark's images", "ade150"),
     Cannot(r"ovbench merge shards/", "needs the shards of a real benchmark", "no ledger in the folder"),
     Cannot(
-        rf"ovbench (eval|data|masks) .*\b({BENCHMARKS})", "needs the benchmark's images", "no images and labels of"
+        rf"ovbench (eval|data|masks|sweep plan) .*\b({BENCHMARKS})", "needs the benchmark's images",
+        "no images and labels of",
     ),
     Cannot(r"ovbench data verify mess", "needs the images of a group", "no images and labels of mess-"),
     Cannot(r"ovbench eval .*-d mess", "needs the images of a group", "no benchmark of the group mess"),

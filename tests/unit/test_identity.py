@@ -21,7 +21,10 @@ def test_names_hold_what_a_result_depends_on_and_never_a_path():
     record = identity.record_name(HEADER, None)
     assert identity.record_name(HEADER, 4, Shard(2, 3)) == record.replace(".json", "-first4-shard2of3.json")
     assert record.startswith("clip-mini-01234567-") and identity.record_name(HEADER | {"weights": "b"}, None) != record
-    for code in ({"ovbench": "9.9"}, {"code": {"device": "cuda"}}):
+    gpu = HEADER | {"code": {"device": "cuda"}}
+    assert identity.record_name(gpu, 4) == record.replace(".json", "-cuda-first4.json")
+    assert identity.run_name(gpu) != name
+    for code in ({"ovbench": "9.9"}, {"code": {"device": "cpu", "ovbench": "other"}}):
         assert identity.record_name(HEADER | code, None) == record and identity.run_name(HEADER | code) != name
     hostile = {"cell": {"method": "../../x", "dataset": "/etc/..\\passwd\n"}, "settings_sha256": "../../../a"}
     for made in (identity.run_name(hostile), identity.record_name(hostile, None)):

@@ -29,9 +29,12 @@ ROOMS = {
     "results": ("evaluation", "inference", "methods", "regions", "backbones", "metrics", "data", "config", "utils"),
     "training": ("evaluation", "inference", "methods", "regions", "backbones", "data", "config", "utils"),
     "parity": ("training", "evaluation", "inference", "methods", "regions", "backbones", "data", "config", "utils"),
+    "cluster": (
+        "evaluation", "inference", "methods", "regions", "backbones", "metrics", "data", "config", "utils",
+    ),
     "cli": (
-        "parity", "training", "results", "integrations", "evaluation", "inference", "methods", "regions", "backbones",
-        "metrics", "data", "config", "utils",
+        "cluster", "parity", "training", "results", "integrations", "evaluation", "inference", "methods", "regions",
+        "backbones", "metrics", "data", "config", "utils",
     ),
 }  # fmt: skip
 HEAVY_FRAMEWORKS = ("mmengine", "mmseg", "mmcv")  # imported in integrations only

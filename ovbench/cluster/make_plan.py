@@ -1,0 +1,167 @@
+"""Plan a sweep: divide the images of every group of cells into tasks of a few minutes; without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from ovbench.cluster.estimate import ImageCost, earlier_records, estimate, sampled_sizes
+from ovbench.cluster.sweep import Sweep, SweepCell, SweepTask, job_as_data
+from ovbench.config.load import Cell
+from ovbench.data.card import Card, ids_sha256, vocabulary
+from ovbench.data.dataset import Dataset
+from ovbench.data.groups import present_members
+from ovbench.evaluation.images import chosen_images, corrupted, features_key, open_split
+from ovbench.evaluation.request import Job, check_request
+from ovbench.regions.base import open_source
+from ovbench.utils.errors import UsageError
+
+MINUTES = 5.0
+TASKS_PER_WORKER = 24  # so many at least, so that no worker has more than a few percent over the mean
+MOST_TASKS = 10_000  # of one group: the board is listed for each task that a worker takes
+
+
+class GroupCost(NamedTuple):
+    """The work of a group.
+
+    Attributes:
+        images: Number of images, each labelled for every cell of the group.
+        seconds: Estimated time of an image.
+        maps: Where its region maps come from: dataset, source and settings; () if they are not built before.
+    """
+
+    images: int
+    seconds: float
+    maps: tuple[Any, ...] = ()
+
+
+def plan_sweep(job: Job, minutes: float = MINUTES, workers: int | None = None) -> Sweep:
+    """Plan all cells of a request.
+
+    Args:
+        job: The request, without a shard.
+        minutes: Length of a task.
+        workers: Number of workers that will start, if it is known: tasks become shorter, so that all workers end
+            together.
+
+    Raises:
+        UsageError: If the request is wrong.
+        InputError: If files of datasets are missing.
+    """
+    if job.shard is not None:
+        raise UsageError("a sweep divides the images itself", where="--shard", fix="remove --shard")
+    job = dataclasses.replace(job, datasets=tuple(present_members(job.datasets, job.data_root).names))  # of groups
+    rows, cards, cells, _ = check_request(job)
+    datasets = {name: chosen_images(open_split(card, job), job) for name, card in cards.items()}
+    records, planned, estimates = earlier_records(job.out), [], []
+    for row, cell in zip(rows, cells, strict=True):
+        images = datasets[row.dataset].items[: job.limit]
+        sizes = sampled_sizes([item.image_path for item in images])
+        found = estimate(cell, _queries(cards[row.dataset], cell), sizes, records)
+        estimates.append(found)
+        planned.append(
+            SweepCell(
+                method=cell.method, dataset=cell.dataset, label=row.label, settings_sha256=cell.digest(),
+                images=len(images), ids_sha256=ids_sha256(item.id for item in images),
+                seconds_per_image=found.seconds, measured=found.measured,
+            )
+        )  # fmt: skip
+    opened = [corrupted(datasets[row.dataset], cell) for row, cell in zip(rows, cells, strict=True)]
+    groups = group_rows(cells, opened)
+    costs = [_cost(group, cells, planned, estimates) for group in groups]
+    name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    return Sweep(
+        version=1, name=name, directory=os.getcwd(), job=job_as_data(job), cells=planned, groups=groups,
+        tasks=make_tasks(costs, minutes, workers),
+    )  # fmt: skip
+
+
+def _queries(card: Card, cell: Cell) -> int:
+    return sum(len(synonyms) for synonyms in vocabulary(card, cell.protocol.vocabulary or None))
+
+
+def group_rows(cells: Sequence[Cell], datasets: Sequence[Dataset]) -> list[list[int]]:
+    """Return the positions of the cells that run together, as `ovbench.evaluation.runner.group_cells` does."""
+    groups: list[list[int]] = []
+    keys: list[tuple[Any, ...]] = []
+    for number, (cell, dataset) in enumerate(zip(cells, datasets, strict=True)):
+        key = features_key(cell, dataset)
+        if key in keys:
+            groups[keys.index(key)].append(number)
+        else:
+            keys.append(key)
+            groups.append([number])
+    return groups
+
+
+def _cost(
+    group: Sequence[int], cells: Sequence[Cell], planned: Sequence[SweepCell], estimates: Sequence[ImageCost]
+) -> GroupCost:
+    first = cells[group[0]]
+    cached = bool(first.regions) and open_source(first.regions)[1].cached
+    maps = (planned[group[0]].ids_sha256, first.dataset, sorted(first.regions.items())) if cached else ()
+    return GroupCost(planned[group[0]].images, sum(estimates[number].seconds for number in group), maps)
+
+
+def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: int | None = None) -> list[SweepTask]:
+    """Return the tasks of groups, the longest groups first.
+
+    Args:
+        costs: The work of every group.
+        minutes: Longest estimated time of a task; one image at least.
+        workers: Number of workers, if it is known.
+    """
+    longest = minutes * 60
+    if workers:
+        longest = min(longest, sum(cost.images * cost.seconds for cost in costs) / (workers * TASKS_PER_WORKER))
+    tasks: list[SweepTask] = []
+    maps: dict[str, dict[int, tuple[int, int]]] = {}
+    counts: dict[int, list[int]] = defaultdict(list)
+    order = sorted(range(len(costs)), key=lambda group: -costs[group].images * costs[group].seconds)
+    for group in order:
+        tasks.append(SweepTask(kind="prepare", group=group))
+        cost, needs = costs[group], [len(tasks) - 1]
+        chunks = chunk_ranges(cost.images, cost.seconds, longest)
+        if cost.maps and str(cost.maps) not in maps:
+            maps[str(cost.maps)] = {len(tasks) + n: each for n, each in enumerate(chunks)}
+            tasks += [SweepTask(kind="masks", group=group, start=a, stop=b, needs=needs) for a, b in chunks]
+        built = maps.get(str(cost.maps), {})
+        for start, stop, seconds in ((a, b, (b - a) * cost.seconds) for a, b in chunks):
+            counts[group].append(len(tasks))
+            first = _overlapping(built, start, stop)
+            tasks.append(
+                SweepTask(kind="count", group=group, start=start, stop=stop, seconds=seconds, needs=needs + first)
+            )
+    tasks += [SweepTask(kind="record", group=group, after=counts[group]) for group in order]
+    return tasks
+
+
+def _overlapping(built: Mapping[int, tuple[int, int]], start: int, stop: int) -> list[int]:
+    """Return the tasks that build the region maps of a range of images."""
+    numbers, starts = list(built), [each[0] for each in built.values()]
+    if not numbers:
+        return []
+    return numbers[bisect_right(starts, start) - 1 : bisect_left(starts, stop)]
+
+
+def chunk_ranges(images: int, seconds: float, longest: float) -> list[tuple[int, int]]:
+    """Divide images into ranges of about equal size, at most `MOST_TASKS`.
+
+    Args:
+        images: Number of images.
+        seconds: Time of an image.
+        longest: Longest time of a range.
+
+    Example:
+        >>> chunk_ranges(10, 1.0, 4.0)
+        [(0, 4), (4, 7), (7, 10)]
+    """
+    most = max(1, int(longest / seconds)) if seconds > 0 else images
+    number = min(-(-images // most), MOST_TASKS) or 1
+    return [(-(-images * n // number), -(-images * (n + 1) // number)) for n in range(number)]
