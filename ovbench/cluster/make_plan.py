@@ -105,7 +105,8 @@ def _cost(
 ) -> GroupCost:
     first = cells[group[0]]
     cached = bool(first.regions) and open_source(first.regions)[1].cached
-    maps = (planned[group[0]].ids_sha256, first.dataset, sorted(first.regions.items())) if cached else ()
+    images = (planned[group[0]].ids_sha256, first.dataset, first.protocol.corrupt)
+    maps = (*images, sorted(first.regions.items())) if cached else ()
     return GroupCost(planned[group[0]].images, sum(estimates[number].seconds for number in group), maps)
 
 
