@@ -1,48 +1,23 @@
-"""Label a single image with the user's classes."""
+"""Label images with the user's classes."""
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ovbench.config.backbone_spec import toy_note
-from ovbench.config.load import override_pairs, resolve
-from ovbench.data.card import read_classes_file
-from ovbench.data.classes import refuse_odd_classes
-from ovbench.inference.visualize import label_png, labelled, save_png
+from ovbench.config.load import Cell
+from ovbench.inference.own_classes import NOTHING
 from ovbench.utils.errors import UsageError
-from ovbench.utils.provenance import choose_device
+from ovbench.utils.images import resize_image
 
+if TYPE_CHECKING:
+    from ovbench.inference.pipeline import Pipeline
 
-def gather_classes(names: tuple[str, ...], file: Path | None) -> tuple[tuple[str, ...], ...]:
-    """Return the synonyms of each class, from a file and from single names.
-
-    Args:
-        names: Names of classes, with synonyms separated by ";".
-        file: A file with one class per line, or None.
-
-    Raises:
-        UsageError: If no class is given, or a name is empty or ambiguous.
-    """
-    classes = list(read_classes_file(file)) if file else []
-    for name in names:
-        synonyms = tuple(part.strip() for part in name.split(";") if part.strip())
-        if not synonyms:
-            raise UsageError("an empty class name", where="--class", fix='give a word, as in -c "red ring"')
-        if "," in name:
-            several, one = " ".join(f"-c {shlex.quote(w.strip())}" for w in name.split(",")), name.replace(",", ";")
-            raise UsageError(
-                f'is "{name}" one class or several', where="--class",
-                fix=f'for several give {several}, for synonyms -c "{one}"; names with commas go into --classes FILE',
-            )  # fmt: skip
-        classes.append(synonyms)
-    if not classes:
-        raise UsageError("no classes given", fix="name at least one with -c, or a list with --classes FILE")
-    refuse_odd_classes(tuple(classes), "--class")
-    return tuple(classes)
+MEGAPIXELS = 2.0  # default size at which region maps and PAMR work
 
 
 @dataclass(frozen=True)
@@ -50,56 +25,130 @@ class LabelledImage:
     """The labels of an image.
 
     Attributes:
-        image: uint8 (H, W, 3), RGB.
+        image: uint8 (H, W, 3), RGB, upright.
         labels: uint16 (H, W), indices into ``names``.
-        names: Class names.
-        note: Warning about the networks, or empty.
+        names: Class names; the last one may be `NOTHING`.
+        orientation: EXIF orientation tag of the file, 1 to 8.
+        confidence: float32 (H, W), probability of the best class, or None.
+        scores: float16 (C, h, w), class probabilities at the size of the merged windows, or None.
     """
 
     image: np.ndarray
     labels: np.ndarray
     names: tuple[str, ...]
-    note: str = ""
+    orientation: int = 1
+    confidence: np.ndarray | None = None
+    scores: np.ndarray | None = None
 
-    def fractions(self) -> list[dict[str, object]]:
-        """Return the fraction of pixels of each class."""
-        count = np.bincount(self.labels.ravel(), minlength=len(self.names))
-        return [{"class": n, "share": float(c / self.labels.size)} for n, c in zip(self.names, count, strict=True)]
-
-    def save(self, folder: Path, stem: str) -> tuple[Path, Path]:
-        """Write the overlay and the label map; return their paths."""
-        overlay, label_map = folder / f"{stem}-overlay.png", folder / f"{stem}-labels.png"
-        save_png(overlay, labelled(self.image, self.labels, self.names))
-        save_png(label_map, label_png(self.labels, len(self.names)))
-        return overlay, label_map
+    def pixels(self) -> np.ndarray:
+        """Return the number of pixels of each class, int64 (C,)."""
+        return np.bincount(self.labels.ravel(), minlength=len(self.names))
 
 
-def label_image(
-    image: np.ndarray, classes: tuple[tuple[str, ...], ...], *, like: str, method: str = "corrclip",
-    settings: tuple[str, ...] = (), weights: tuple[str, ...] = (), device: str = "auto", path: Path | None = None,
-) -> LabelledImage:  # fmt: skip
-    """Label an image with any classes.
+def fractions(names: Sequence[str], pixels: np.ndarray) -> list[dict[str, Any]]:
+    """Return the fraction of the pixels of each class."""
+    total = max(int(pixels.sum()), 1)
+    return [{"class": name, "share": float(count / total)} for name, count in zip(names, pixels, strict=True)]
+
+
+def why_reduced(cell: Cell) -> str:
+    """Return why large images are labelled at a reduced size, "" if they are not: a step whose memory is large."""
+    if cell.regions:
+        return f"the regions of {cell.regions['source']}"
+    return "PAMR" if cell.protocol.refine == "pamr" else ""
+
+
+class Labeller:
+    """Labels images with one vocabulary.
 
     Args:
-        image: uint8 (H, W, 3), RGB.
-        classes: Synonyms of each class.
-        like: Dataset whose settings are used.
-        method: Name of the method.
-        settings: "KEY=VALUE" settings, which override those of the dataset.
-        weights: "BACKBONE=NAME" choices, which override the configured ones.
-        device: "auto", "cpu", "cuda", ...
-        path: File of the image, for region sources that look maps up by file name.
+        pipeline: The method with its networks, on a device.
+        names: Class names.
+        megapixels: Larger images are labelled at this size, and their label maps enlarged, if the method has a step
+            that needs much memory (`why_reduced`); 0: never.
+        nothing: Pixels whose best class has a lower probability are of an additional class, `NOTHING`; 0: no pixel.
+        confidence: Whether to keep the probability of the best class.
+        scores: Whether to keep the class probabilities.
 
-    Returns:
-        The image with its labels.
+    Raises:
+        UsageError: If probabilities are wanted, and the segmentor of a third party has only labels.
     """
-    from ovbench.data.card import load_card
 
-    overrides, backbones = override_pairs(settings, "--set"), override_pairs(weights, "--weights")
-    cell = resolve(method, load_card(like).name, overrides, backbones)
-    cell.refuse_evaluation_settings()
-    chosen = choose_device(device)
-    from ovbench.inference.pipeline import build_pipeline
+    def __init__(
+        self, pipeline: Pipeline, names: Sequence[str], *, megapixels: float = MEGAPIXELS, nothing: float = 0.0,
+        confidence: bool = False, scores: bool = False,
+    ):  # fmt: skip
+        self.pipeline, self.nothing, self.keeps_confidence, self.keeps_scores = pipeline, nothing, confidence, scores
+        self.names = (*names, NOTHING) if nothing else tuple(names)
+        self.limit = megapixels * 1e6 if why_reduced(pipeline.cell) else 0
+        self.listens = bool(nothing or confidence or scores)
+        if self.listens and not hasattr(pipeline.predictor, "maps"):
+            raise UsageError(
+                f"{pipeline.cell.method} gives labels only, no probabilities", fix="leave out scores and thresholds"
+            )
 
-    labels = build_pipeline(cell, classes).to(chosen).label(image, path)
-    return LabelledImage(image, labels, tuple(c[0] for c in classes), toy_note(cell.backbones))
+    def label(self, image: np.ndarray, path: Path, orientation: int = 1) -> LabelledImage:
+        """Label an image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, upright.
+            path: Its file, for region sources that look maps up by file name.
+            orientation: EXIF orientation tag of the file.
+
+        Raises:
+            InputError: If the image cannot be labelled.
+            MethodError: If the method failed.
+        """
+        from ovbench.methods.blame import blamed
+
+        full = image.shape[:2]
+        small = _reduced(image, self.limit)
+        with blamed(self.pipeline.method):
+            labels, heard = self._labels(small, image, path)
+        labels = _enlarged(labels, full)
+        confidence = scores = None
+        if heard is not None:
+            confidence = _enlarged(heard.confidence(), full)
+            scores = heard.scores() if self.keeps_scores else None
+            if self.nothing:
+                labels[confidence < self.nothing] = len(self.names) - 1
+        kept = confidence if self.keeps_confidence else None
+        return LabelledImage(image, labels, self.names, orientation, kept, scores)
+
+    def _labels(self, small: np.ndarray, image: np.ndarray, path: Path) -> tuple[np.ndarray, Any]:
+        if not self.listens and small is image:
+            return self.pipeline.label(image, path), None
+        from ovbench.inference.confidence import Confidence
+        from ovbench.methods.base import no_note
+
+        predictor = self.pipeline.predictor
+        heard = Confidence(predictor, scores=self.keeps_scores) if self.listens else None
+        regions = self._regions(small, image, path)
+        return predictor.label(small, regions, heard or no_note)[0], heard
+
+    def _regions(self, small: np.ndarray, image: np.ndarray, path: Path) -> np.ndarray | None:
+        """Return the region map at the reduced size; a map that is read from a file has the original size."""
+        maps = self.pipeline.region_maps
+        if small is image or maps is None or maps.file(path) is None:
+            return self.pipeline.regions(small, path)
+        from ovbench.regions.ids import resized_ids
+
+        return resized_ids(self.pipeline.regions(image, path), small.shape[:2])
+
+
+def _reduced(image: np.ndarray, limit: float) -> np.ndarray:
+    """Return an image with at most ``limit`` pixels (0: any number)."""
+    height, width = image.shape[:2]
+    if not limit or height * width <= limit:
+        return image
+    factor = (limit / (height * width)) ** 0.5
+    return resize_image(image, (max(int(height * factor), 1), max(int(width * factor), 1)), "opencv-area")
+
+
+def _enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize labels or probabilities (h, w) by nearest neighbour."""
+    if values.shape == size:
+        return values
+    import cv2
+
+    return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

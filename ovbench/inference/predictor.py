@@ -24,12 +24,15 @@ class Predictor(Steps):
         """
         return WindowBatcher(self, size)
 
-    def label(self, image: np.ndarray, regions: np.ndarray | None = None) -> list[np.ndarray]:
+    def label(
+        self, image: np.ndarray, regions: np.ndarray | None = None, note: Note = no_note
+    ) -> list[np.ndarray]:  # fmt: skip
         """Label an image.
 
         Args:
             image: uint8 (H, W, 3), RGB, at its original size.
             regions: int32 (H, W), the region map, for methods that need one.
+            note: Called with intermediate quantities.
 
         Returns:
             uint16 (H, W), one map per vocabulary.
@@ -38,7 +41,7 @@ class Predictor(Steps):
             InputError: If the image is smaller than a patch.
             ScoreError: If the method fails, memory is too small, or scores are NaN or infinite.
         """
-        return self._label(self.prepare(image, regions))
+        return self._label(self.prepare(image, regions, note))
 
     def label_resized(
         self,

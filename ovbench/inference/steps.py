@@ -135,17 +135,20 @@ class Steps:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def prepare(self, image: np.ndarray, regions: np.ndarray | None = None) -> WindowedImage:
+    def prepare(
+        self, image: np.ndarray, regions: np.ndarray | None = None, note: Note = no_note
+    ) -> WindowedImage:  # fmt: skip
         """Resize an image and divide it into windows.
 
         Args:
             image: uint8 (H, W, 3), RGB, at its original size.
             regions: int32 (H, W), the region map, for methods that need one.
+            note: Called with intermediate quantities.
         """
         with self.stage("resize"):
             size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
             return self.windowed(
-                resize_image(image, size, self.protocol.resize), image.shape[:2], regions, pixels=image
+                resize_image(image, size, self.protocol.resize), image.shape[:2], regions, note, pixels=image
             )
 
     @torch.inference_mode()

@@ -14,6 +14,10 @@ from ovbench.data.dataset import Sample
 from ovbench.utils.files import write_bytes
 
 GOLDEN = 0.618033988749895  # steps by the golden ratio give evenly spread hues for any number of classes
+DISTINCT = (
+    "e6194b", "3cb44b", "ffe119", "4363d8", "f58231", "911eb4", "42d4f4", "f032e6", "bfef45", "469990", "9a6324",
+    "dcbeff", "800000", "aaffc3", "808000", "fabed4", "000075", "ffd8b1", "1e5631", "a9866c",
+)  # fmt: skip
 BLEND = 0.65  # opacity of a label over the image
 RIGHT, WRONG, UNSCORED = (46, 160, 67), (218, 54, 51), (160, 160, 160)
 GAP, LINE, FONT_SIZE = 8, 20, 14
@@ -21,10 +25,11 @@ PANEL_WIDTH = 360
 
 
 def palette(classes: int) -> np.ndarray:
-    """Return one colour per class, uint8 (C, 3); neighbouring classes differ in hue and lightness."""
+    """Return one colour per class, uint8 (C, 3): 20 that are easy to tell apart, then evenly spread hues."""
     shades = ((0.95, 0.75), (0.75, 0.95), (0.55, 0.60), (0.85, 0.50))  # saturation, value
-    colours = [colorsys.hsv_to_rgb((0.08 + i * GOLDEN) % 1, *shades[i % 4]) for i in range(classes)]
-    return (np.array(colours).reshape(-1, 3) * 255).round().astype(np.uint8)
+    first = [tuple(bytes.fromhex(text)) for text in DISTINCT[:classes]]
+    more = [colorsys.hsv_to_rgb((0.08 + i * GOLDEN) % 1, *shades[i % 4]) for i in range(len(DISTINCT), classes)]
+    return np.vstack([np.array(first).reshape(-1, 3), np.array(more).reshape(-1, 3) * 255]).round().astype(np.uint8)
 
 
 def paint(image: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -79,18 +84,6 @@ def comparison(image: np.ndarray, truth: np.ndarray, predicted: np.ndarray, name
         ("errors", errors(image, predicted, truth, count)),
     ]
     return _sheet(panels, sorted(({*np.unique(truth)} | {*np.unique(predicted)}) & {*range(count)}), names)
-
-
-def labelled(image: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> Image.Image:
-    """Draw image and prediction side by side, with a legend.
-
-    Args:
-        image: uint8 (H, W, 3), RGB.
-        predicted: (H, W), class indices.
-        names: Class names.
-    """
-    panels = [("image", image), ("prediction", paint(image, predicted, len(names)))]
-    return _sheet(panels, [int(i) for i in np.unique(predicted)], names)
 
 
 def _sheet(panels: list[tuple[str, np.ndarray]], present: list[int], names: Sequence[str]) -> Image.Image:
@@ -161,12 +154,3 @@ def save_png(path: Path, picture: Image.Image) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     write_bytes(path, buffer.getvalue())
-
-
-def label_png(labels: np.ndarray, classes: int) -> Image.Image:
-    """Return class indices as an image: 8-bit with a palette up to 256 classes, otherwise 16-bit grey."""
-    if classes > 256:
-        return Image.fromarray(labels.astype(np.uint16))
-    picture = Image.fromarray(labels.astype(np.uint8), mode="P")
-    picture.putpalette(palette(classes).flatten().tolist())
-    return picture

@@ -31,7 +31,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int], rule: str = "opencv-b
     Args:
         image: uint8 (h, w, 3).
         size: The new (H, W).
-        rule: "opencv-bilinear", as ``imrescale`` of mmcv, or "pil-bicubic", as ``Resize`` of torchvision.
+        rule: "opencv-bilinear", as ``imrescale`` of mmcv, "pil-bicubic", as ``Resize`` of torchvision, or
+            "opencv-area", the mean of the pixels, to make an image smaller.
 
     Returns:
         uint8 (H, W, 3); the image itself if it has the size.
@@ -40,4 +41,5 @@ def resize_image(image: np.ndarray, size: tuple[int, int], rule: str = "opencv-b
         return image
     if rule == "pil-bicubic":
         return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    interpolation = cv2.INTER_AREA if rule == "opencv-area" else cv2.INTER_LINEAR
+    return cv2.resize(image, size[::-1], interpolation=interpolation)
