@@ -13,7 +13,8 @@ import click
 # command: (module:object, one line of help)
 COMMANDS = {
     "eval": ("ovbench.cli.eval:evaluate", "Evaluate methods on benchmarks: mIoU tables and result records."),
-    "segment": ("ovbench.cli.segment:segment", "Label an image with your own classes."),
+    "score": ("ovbench.cli.score:score", "Score label maps of any program: the same record as eval."),
+    "segment": ("ovbench.cli.segment:segment", "Label images with your own classes."),
     "list": ("ovbench.cli.list:listing", "List methods, datasets, region sources or suites."),
     "show": ("ovbench.cli.show:show", "Show a method's settings on a benchmark, their sources, and published figures."),
     "data": ("ovbench.cli.data:data", "Prepare, verify and subset benchmarks on disk."),
@@ -106,5 +107,5 @@ def cli() -> None:
 
     \b
     ovbench eval --method corrclip --dataset mini             the first run; needs no download
-    ovbench segment photo.jpg -c dog -c grass --like voc21    label an image with your own words
+    ovbench segment photo.jpg -c dog -c grass                 label an image with your own words
     """

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 @options.shard("see `ovbench merge`")
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Save overlays of the first N images.")
 @click.option(
+    "--save-predictions", type=click.Choice(["png", "npz", "coco", "server"]),
+    help="Keep the label maps beside the ledger: class indices as PNG or npz, run-length masks as JSON, or values and "
+    "names of the test server of Cityscapes or ADE20K; see `ovbench score`.",
+)  # fmt: skip
+@click.option(
     "--page", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the rows of the suite as Markdown."
 )
 @options.as_json
@@ -43,6 +48,7 @@ def evaluate(**arguments: Any) -> int:
     check_request(job)  # a mistake is answered before torch is imported, which takes seconds
     from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.evaluation.plan import plan
+    from ovbench.evaluation.predictions import predictions_folder
     from ovbench.evaluation.run_groups import run_groups
     from ovbench.results.console import show, summary_table
 
@@ -60,6 +66,9 @@ def evaluate(**arguments: Any) -> int:
             records.append(record)
             if processes.is_main:
                 _print_record(record, path, not as_json and job.suite is None)
+                if job.save_predictions:
+                    folder = predictions_folder(path.parent / record["ledger"], job.save_predictions)
+                    click.echo(f"predictions: {folder}", err=True)
     processes.close()
     if errors and not records:
         raise errors[0]

@@ -162,7 +162,7 @@ def _is_file(text: str) -> bool:
 
 def toy_note(backbones: Mapping[str, str | None]) -> str:
     """Return a warning if backbones are the small networks of `mini`, otherwise ""."""
-    toys = [name for name, spec in backbones.items() if spec == MINI]
+    toys = [name for name, spec in backbones.items() if spec and spec.partition("?")[0] == MINI]
     if not toys:
         return ""
     what = "is a toy network" if len(toys) == 1 else "are toy networks"

@@ -10,7 +10,7 @@ from ovbench.evaluation.identity import image_files, unchanged
 from ovbench.evaluation.ledger import Entry
 
 if TYPE_CHECKING:
-    from ovbench.inference.visualize import Pictures
+    from ovbench.evaluation.predictions import SavedFiles
 
 
 class DueImages(NamedTuple):
@@ -18,7 +18,7 @@ class DueImages(NamedTuple):
 
     Attributes:
         due: Images without valid counts in the ledger.
-        shown: Counted images whose overlays are missing.
+        shown: Counted images whose overlays or label maps are missing.
         changed: Images whose files changed after they were counted.
         kept: Images whose counts are reused.
         newest: Start of the newest run in the ledger.
@@ -33,7 +33,7 @@ class DueImages(NamedTuple):
 
 def due_images(
     dataset: Dataset, ledger: Mapping[str, Entry], numbers: Iterable[int], maps: Any = None,
-    pictures: Pictures | None = None,
+    saved: SavedFiles | None = None,
 ) -> DueImages:  # fmt: skip
     """Return the images that must run; counts of changed files are not used.
 
@@ -42,7 +42,7 @@ def due_images(
         ledger: Entries by image id.
         numbers: The wanted images, as positions in the split.
         maps: The region maps; None if the method has none.
-        pictures: The overlays that are saved; None for none.
+        saved: The files that the run writes for each image; None for none.
     """
     images = DueImages([], [], [], [], max((started(entry) for entry in ledger.values()), default=""))
     for number in numbers:
@@ -55,7 +55,7 @@ def due_images(
             images.due.append(number)
         else:
             images.kept.append(number)
-            if pictures is not None and pictures.is_missing(number, image):
+            if saved is not None and saved.is_missing(number, image):
                 images.shown.append(number)
     return images
 

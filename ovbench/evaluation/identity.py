@@ -47,7 +47,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 NO_LABELS = (
     "__main__.py", "cli", "cluster", "config/nearest_published.py", "config/official.py", "config/published_runs.py",
     "config/setting_changes.py", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
-    "inference/cache.py", "metrics/iou.py", "metrics/interval.py", "parity", "results", "training/talk2dino",
+    "inference/cache.py", "inference/image_outputs.py", "inference/label_files.py", "inference/overlay.py",
+    "inference/segment.py", "inference/visualize.py", "metrics/iou.py", "metrics/interval.py", "parity", "results",
+    "training/talk2dino",
 )  # fmt: skip
 CHUNK = 1 << 20
 CODE_KEYS = ("ovbench", "code")  # keys of a header about software and device
@@ -135,31 +137,37 @@ def data_digest(dataset: Dataset, numbers: Iterable[int]) -> str:
     return digest.hexdigest()
 
 
+def dataset_header(planned: PlannedCell) -> dict[str, Any]:
+    """Return the header's entry on the scored images and their labels, see `ledger_header`."""
+    card, dataset = planned.dataset.card, planned.dataset
+    layout = next((each for each in card.layouts if each.name == dataset.layout), None)
+    return {
+        "title": card.title,
+        "split": card.split,
+        "split_images": card.image_count or planned.split_images,
+        "layout": dataset.layout,
+        "label_rule": dataset.label_rule,
+        "subset_sha256": dataset.subset_sha256,
+        "classes": list(card.classes),
+        "background": card.background,
+        "white": card.white,
+        "card": "ovbench" if card.is_shipped else "own",
+        "split_sha256": planned.split_sha256,
+        "files": layout.files if layout else [],
+        "encoding": dataset.labels.encoding.name,
+        "encoding_sha256": _encoding_sha256(dataset.labels),
+        **({"class_list": planned.queries.given} if planned.queries.given else {}),
+        **({"distractors": len(planned.queries.distractors)} if planned.queries.distractors else {}),
+    }
+
+
 def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
     """Return everything that runs must have in common if their counts are added, except images and labels."""
-    card, dataset, cell = planned.dataset.card, planned.dataset, planned.cell
-    layout = next((each for each in card.layouts if each.name == dataset.layout), None)
+    cell = planned.cell
     return {
         "cell": cell.as_dict(),
         "settings_sha256": cell.digest(),
-        "dataset": {
-            "title": card.title,
-            "split": card.split,
-            "split_images": card.image_count or planned.split_images,
-            "layout": dataset.layout,
-            "label_rule": dataset.label_rule,
-            "subset_sha256": dataset.subset_sha256,
-            "classes": list(card.classes),
-            "background": card.background,
-            "white": card.white,
-            "card": "ovbench" if card.is_shipped else "own",
-            "split_sha256": planned.split_sha256,
-            "files": layout.files if layout else [],
-            "encoding": dataset.labels.encoding.name,
-            "encoding_sha256": _encoding_sha256(dataset.labels),
-            **({"class_list": planned.queries.given} if planned.queries.given else {}),
-            **({"distractors": len(planned.queries.distractors)} if planned.queries.distractors else {}),
-        },
+        "dataset": dataset_header(planned),
         "vocabulary": [list(queries) for queries in planned.queries.classes],
         **({"distractors": list(planned.queries.distractors)} if planned.queries.distractors else {}),
         "weights": {name: {"name": loaded.spec, "sha256": loaded.sha256} for name, loaded in pipeline.loaded.items()},
@@ -263,7 +271,7 @@ def code_files(registry: Registry, name: str) -> list[Path]:
         target = name
     else:
         point = next((p for p in entry_points(registry.group or "") if p.name == name), None)
-        target = point.value if point else registry.entries()[name]
+        target = point.value if point else registry.entries().get(name, "ovbench")  # scored label maps have no code
     source = target.rpartition(":")[0] if ":" in target else target
     if source.endswith(".py"):
         path = Path(source).expanduser().resolve()

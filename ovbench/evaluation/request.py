@@ -11,6 +11,7 @@ from ovbench.config.load import Cell, override_pairs, resolve
 from ovbench.config.suites import SuiteRow, load_suite
 from ovbench.data.card import Card, load_card
 from ovbench.data.groups import present_members
+from ovbench.data.server_layout import server_layout
 from ovbench.data.shipped_cards import card_groups
 from ovbench.evaluation.distributed import Shard, parse_shard
 from ovbench.utils.errors import UsageError, warn_once
@@ -44,6 +45,7 @@ class Job:
         fail_fast: Stop at the first failed image.
         quiet: Print no progress, and no notes about earlier counts.
         mixed_devices: Accept counts from several models of one type of device.
+        save_predictions: Format of the label maps to keep: "png", "npz", "coco" or "server"; None keeps none.
     """
 
     methods: tuple[str, ...] = ()
@@ -69,6 +71,7 @@ class Job:
     fail_fast: bool = False
     quiet: bool = False
     mixed_devices: bool = False
+    save_predictions: str | None = None
 
 
 class CheckedRequest(NamedTuple):
@@ -92,6 +95,9 @@ def check_request(job: Job) -> CheckedRequest:
     cells = [_cell(row, cards[row.dataset], job) for row in rows]
     _refuse_equal(cells, rows)
     _refuse_one_name(cards.values())
+    if job.save_predictions == "server":
+        for card in cards.values():
+            server_layout(card)
     return CheckedRequest(rows, cards, cells, shard)
 
 

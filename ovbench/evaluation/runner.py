@@ -36,13 +36,13 @@ from ovbench.evaluation.ledger import (
 )
 from ovbench.evaluation.merge import leave_for_merge
 from ovbench.evaluation.plan import PlannedCell
+from ovbench.evaluation.predictions import saved_files
 from ovbench.evaluation.progress import JobProgress, RunningScore
 from ovbench.evaluation.record import EARLIER, read_earlier, write_record
 from ovbench.evaluation.request import Job
 from ovbench.evaluation.set_aside import set_aside
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.precision import execute, refuse_tf32
-from ovbench.inference.visualize import Pictures
 from ovbench.utils import provenance as env
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
@@ -81,7 +81,7 @@ class CellLedger(NamedTuple):
 
 def run_cells(
     cells: Sequence[PlannedCell], job: Job, processes: ProcessGroup, notify: Notify | None = None,
-    progress: JobProgress | None = None,
+    progress: JobProgress | None = None, maps: Any = None,
 ) -> list[CellResult]:  # fmt: skip
     """Evaluate the images that are missing in the ledgers of cells with the same features, with a progress bar.
 
@@ -93,6 +93,7 @@ def run_cells(
         processes: The processes of the run.
         notify: Called with lines about earlier counts, changed files and replaced ledgers; None prints them to stderr.
         progress: The line of progress of the job; None for one of these cells alone.
+        maps: Label maps that are scored in place of a method's.
 
     Returns:
         One record per cell.
@@ -103,9 +104,9 @@ def run_cells(
     """
     notify = (notify or _to_stderr) if processes.is_main and not job.quiet else (lambda line: None)
     start = time.perf_counter()
-    pipeline, cells = open_pipeline(cells)
+    pipeline, cells = open_pipeline(cells) if maps is None else (maps, cells)
     approximate = pipeline.method.approximations()
-    headers = [ledger_header(cell, pipeline) for cell in cells]
+    headers = [ledger_header(cell, pipeline) if maps is None else maps.header(cell) for cell in cells]
     ledgers = [CellLedger(cell, head, job.out / run_name(head)) for cell, head in zip(cells, headers, strict=True)]
     todo = _images_to_run(ledgers, pipeline, job, processes, notify)
     run = processes.broadcast(describe_run(cells[0], [images.newest for images in todo]))
@@ -113,7 +114,9 @@ def run_cells(
     title = f"{cells[0].cell.method} on " + ", ".join(dict.fromkeys(cell.cell.dataset for cell in cells))
     with ExitStack() as stack:
         targets = [
-            open_target(one, images, run, stack.enter_context(_open_ledger(one, processes)), job.show)
+            open_target(
+                one, images, run, stack.enter_context(_open_ledger(one, processes)), job.show, job.save_predictions
+            )
             for one, images in zip(ledgers, todo, strict=True)
         ]
         for one, target, images in zip(ledgers, targets, todo, strict=True) if processes.is_main else ():
@@ -225,8 +228,9 @@ def _reported_due_images(planned: CellLedger, pipeline: Pipeline, job: Job, noti
         maps.expect({item.id: item.image_path for item in cell.dataset.items}, cell.wanted)
     for remark in ledger.remarks():
         notify(f"{cell.cell.method} on {cell.cell.dataset}: {remark}")
-    pictures, items, wanted = Pictures(folder, cell.dataset.card.classes, job.show), cell.dataset.items, cell.wanted
-    images = due_images(cell.dataset, ledger, cell.wanted_numbers, maps, pictures)
+    saved = saved_files(folder, cell.dataset.card, cell.cell.method, job.show, job.save_predictions)
+    items, wanted = cell.dataset.items, cell.wanted
+    images = due_images(cell.dataset, ledger, cell.wanted_numbers, maps, saved)
     kept = [ledger[items[number].id] for number in images.kept]
     if images.due and not job.mixed_devices:
         devices = ((entry.run or {}).get("device") for entry in kept)
@@ -272,8 +276,9 @@ def void_changed(target: Target, images: DueImages, run: dict[str, Any]) -> None
 
 
 def open_target(
-    planned: CellLedger, images: DueImages, run: dict[str, Any], ledger: LedgerWriter, show: int = 0
-) -> Target:
+    planned: CellLedger, images: DueImages, run: dict[str, Any], ledger: LedgerWriter, show: int = 0,
+    predictions: str | None = None,
+) -> Target:  # fmt: skip
     """Return a dataset of the loop over images, see `ovbench.evaluation.evaluator.Target`.
 
     Args:
@@ -282,12 +287,13 @@ def open_target(
         run: This run, as from `describe_run`.
         ledger: Where counts are written.
         show: Number of overlays to save.
+        predictions: Format of the label maps to save; None for none.
     """
     dataset = planned.cell.dataset
-    pictures = Pictures(planned.folder, dataset.card.classes, show)
+    saved = saved_files(planned.folder, dataset.card, planned.cell.cell.method, show, predictions)
     shown = frozenset(dataset.items[n].id for n in images.shown)
     due = frozenset(dataset.items[n].id for n in images.due)
-    return Target(dataset, ledger, due | shown, pictures.save, shown, run, len(planned.cell.queries.distractors))
+    return Target(dataset, ledger, due | shown, saved.save, shown, run, len(planned.cell.queries.distractors))
 
 
 def _timing(

@@ -90,6 +90,7 @@ def as_dict(found: Comparison, most: int) -> dict[str, Any]:
     order = np.argsort(-np.abs(found.image_change), kind="stable")[:most]
     return {
         "images": len(found.ids),
+        "warnings": _warnings(found.first.record, found.second.record),
         "only_in_first": len(found.first.counts) - len(found.ids),
         "only_in_second": len(found.second.counts) - len(found.ids),
         "settings": [{"key": k, "first": a, "second": b} for k, a, b in found.changed],
@@ -105,11 +106,19 @@ def as_dict(found: Comparison, most: int) -> dict[str, Any]:
     }
 
 
+def _warnings(*records: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(note for record in records for note in record.get("notes", ())))
+
+
 def tables(result: Mapping[str, Any], significant: float = 0.05) -> list[Table]:
     """Return tables for the terminal: mIoU, settings that differ, classes and images that changed most."""
     bounds = ["-", "-"] if result["interval"] is None else [f"{100 * bound:+.2f}" for bound in result["interval"]]
     why = f"\nno interval: {result['no_interval']}" if result["interval"] is None else ""
-    head = Table(title=f"second minus first on {result['images']} images{why}", title_justify="left")
+    warnings = "\n".join(f"warning: {plain(note)}" for note in result["warnings"])
+    head = Table(
+        title=f"second minus first on {result['images']} images{why}", title_justify="left", caption=warnings or None,
+        caption_justify="left",
+    )  # fmt: skip
     for name in ("mIoU change", "95 % from", "to"):
         head.add_column(name, justify="right")
     head.add_row(f"{100 * result['mIoU_change']:+.2f}", *bounds)

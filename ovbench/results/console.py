@@ -55,6 +55,15 @@ def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
+def _warnings(records: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the warnings of records, each once with its datasets, as a caption."""
+    where: dict[str, dict[str, None]] = {}
+    for record in records:
+        for note in record.get("notes", ()):
+            where.setdefault(note, {})[record["cell"]["dataset"]] = None
+    return "\n".join(plain(f"{', '.join(names)}: {note}") for note, names in where.items()) or None
+
+
 def class_table(record: dict[str, Any]) -> Table:
     """Return a table with IoU and accuracy of every class of a record, in percent."""
     cell, data = record["cell"], record["dataset"]
@@ -70,6 +79,7 @@ def class_table(record: dict[str, Any]) -> Table:
         table.add_row(plain(row["class"]), percent(row["iou"]), percent(row["acc"]))
     table.add_section()
     metrics = record["metrics"]
+    table.caption, table.caption_justify = _warnings([record]), "left"
     table.add_row("mean", percent(metrics["mIoU"]), percent(metrics["mAcc"]), style="bold")
     table.add_row("all pixels", "", percent(metrics["aAcc"]))
     return table
@@ -84,7 +94,9 @@ def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | Non
     """
     from ovbench.results.record_files import deviations_of
 
-    table = Table(title="mIoU in percent", title_justify="left")
+    table = Table(
+        title="mIoU in percent", title_justify="left", caption=_warnings(records), caption_justify="left"
+    )  # fmt: skip
     # labels of a suite already show what differs, so the method is added only if there are several
     one_method = bool(labels) and len({record["cell"]["method"] for record in records}) == 1
     if labels:
