@@ -12,12 +12,17 @@ from ovbench.cli import options
 
 if TYPE_CHECKING:
     from ovbench.evaluation.plan import PlannedCell
+    from ovbench.evaluation.request import Job
 
 
 @click.command(name="eval")
 @options.request
 @click.option("--fresh", is_flag=True, help="Start again instead of resuming an earlier run of the cell.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails.")
+@click.option(
+    "--plan", "only_plan", is_flag=True,
+    help="Print what would run, and exit: images, windows, earlier counts, missing weights, time and memory.",
+)  # fmt: skip
 @click.option("--quiet", "-q", is_flag=True, help="Print no plan and no progress; only results, warnings and errors.")
 @options.shard("see `ovbench merge`")
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Save overlays of the first N images.")
@@ -40,7 +45,7 @@ def evaluate(**arguments: Any) -> int:
     """
     from ovbench.evaluation.request import Job, check_request
 
-    as_json, page = arguments.pop("as_json"), arguments.pop("page")
+    as_json, page, only_plan = arguments.pop("as_json"), arguments.pop("page"), arguments.pop("only_plan")
     if page is not None and arguments["suite"] is None:
         raise click.UsageError("--page writes the rows of a suite; give --suite.")
     shard = options.resolve_shard(arguments["shard"])
@@ -53,9 +58,12 @@ def evaluate(**arguments: Any) -> int:
     from ovbench.results.console import show, summary_table
 
     processes = ProcessGroup()
-    cells = plan(job, processes)
+    cells = plan(job, processes, fetch=not only_plan)
     if processes.is_main:
-        _print_plan(cells, job.quiet)
+        _print_plan(cells, job, only_plan, as_json)
+    if only_plan:
+        processes.close()
+        return 0
     records, errors = [], []
     for result in run_groups(cells, job, processes):
         if result.error is not None:
@@ -85,14 +93,26 @@ def evaluate(**arguments: Any) -> int:
     return 4 if errors or any(record["failed"] for record in records) else 0
 
 
-def _print_plan(cells: list[PlannedCell], quiet: bool) -> None:
+def _print_plan(cells: list[PlannedCell], job: Job, only_plan: bool, as_json: bool) -> None:
+    """Print the plan: to stdout if it is asked for, otherwise its main lines to stderr."""
+    from ovbench.evaluation.forecast import forecast, totals
+
     for planned in cells:
-        if not quiet:
-            click.echo(f"planned: {planned.describe()}", err=True)
         if planned.note:
             click.echo(f"warning: {planned.cell.dataset}: {planned.note}", err=True)
-    for line in () if quiet else dict.fromkeys(line for planned in cells for line in planned.dataset.remarks):
-        click.echo(line, err=True)
+    if job.quiet and not only_plan:
+        return
+    forecasts = forecast(cells, job.out)
+    if only_plan and as_json:
+        click.echo(json.dumps([one.as_dict() for one in forecasts], indent=1))
+        return
+    for one in forecasts:
+        click.echo(f"planned: {one.cell.describe()}", err=not only_plan)
+        for line in one.lines() if only_plan else ():
+            click.echo(f"  {line}")
+    for line in dict.fromkeys(line for planned in cells for line in planned.dataset.remarks):
+        click.echo(line, err=not only_plan)
+    click.echo(totals(forecasts, job.out), err=not only_plan)
 
 
 def _print_record(record: dict[str, Any], path: Path, classes: bool) -> None:

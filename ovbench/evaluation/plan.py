@@ -113,13 +113,16 @@ class PlannedCell:
         return "" if self.dataset.card.generator else toy_note(self.cell.backbones)
 
 
-def plan(job: Job, processes: ProcessGroup, only: Sequence[int] | None = None) -> list[PlannedCell]:
+def plan(
+    job: Job, processes: ProcessGroup, only: Sequence[int] | None = None, *, fetch: bool = True
+) -> list[PlannedCell]:  # fmt: skip
     """Resolve every cell and check the request before the run.
 
     Args:
         job: The request.
         processes: The processes of the run.
         only: Positions of the cells that run here; None for all.
+        fetch: Whether to check and download weights.
 
     Returns:
         One planned cell per method and dataset, or per row of the suite.
@@ -141,7 +144,8 @@ def plan(job: Job, processes: ProcessGroup, only: Sequence[int] | None = None) -
     if not processes.is_main:
         splits = {card.name: open_split(card, job) for card in cards.values()}
     datasets = {name: chosen_images(split, job) for name, split in splits.items()}
-    _require_files(cells)
+    if fetch:
+        _require_files(cells)
     return [
         PlannedCell(
             cell,
