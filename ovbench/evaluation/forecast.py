@@ -31,7 +31,7 @@ UNKNOWN = ("format", "weights.", "use.", "files.", "execution.batch")  # keys of
 SAME = ("short_side", "long_side", "crop", "stride", "pad", "refine")  # settings of the protocol that change the cost
 
 
-class Estimate(NamedTuple):
+class EarlierCost(NamedTuple):
     """Seconds per image and peak memory in bytes, from an earlier record."""
 
     seconds: float
@@ -63,7 +63,7 @@ class CellForecast(NamedTuple):
     other: str
     missing: tuple[str, ...]
     region_maps: int | None
-    estimate: Estimate | None
+    estimate: EarlierCost | None
 
     @property
     def images(self) -> int:
@@ -83,7 +83,8 @@ class CellForecast(NamedTuple):
         }  # fmt: skip
         estimate = found.pop("estimate")
         return found | {
-            "memory_bytes": estimate and estimate.memory, "estimated_from": estimate and str(estimate.record)
+            "memory_bytes": estimate and estimate.memory,
+            "estimated_from": estimate and str(estimate.record),
         }
 
     def lines(self) -> list[str]:
@@ -227,7 +228,7 @@ def _records(out: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
-def _estimate(cell: PlannedCell, records: Sequence[tuple[Path, dict[str, Any]]]) -> Estimate | None:
+def _estimate(cell: PlannedCell, records: Sequence[tuple[Path, dict[str, Any]]]) -> EarlierCost | None:
     """Return the cost of the newest record with the same settings, otherwise of the method with windows as large."""
     how, plain = cell.execution, cell.cell.as_dict()
     device = env.device_name(cell.device, how.precision, compiled=how.compiled)
@@ -246,4 +247,4 @@ def _estimate(cell: PlannedCell, records: Sequence[tuple[Path, dict[str, Any]]])
     time = record["time"]
     seconds = sum(time["seconds"].get(stage, 0.0) for stage in STAGES) / record["dataset"]["images"]
     memory = time.get("peak_memory") or {}
-    return Estimate(seconds, memory.get("device_bytes") or memory.get("host_bytes"), path)
+    return EarlierCost(seconds, memory.get("device_bytes") or memory.get("host_bytes"), path)
