@@ -1,0 +1,116 @@
+"""Repeat the run of a record with its arguments, and compare the two."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ovbench.evaluation.distributed import ProcessGroup
+from ovbench.evaluation.plan import plan
+from ovbench.evaluation.record import read_record
+from ovbench.evaluation.request import Job
+from ovbench.evaluation.run_groups import run_groups
+from ovbench.metrics.confusion import PixelCounts
+from ovbench.results.record_counts import read_counts
+from ovbench.utils.differences import Mismatch, mismatches
+from ovbench.utils.errors import InputError, UsageError
+
+COMPARED = ("cell", "dataset", "weights", "use", "files", "code", "versions", "device")
+NAMES = {"compile": "compiled"}  # arguments whose names in a job differ
+PATHS = ("subset", "classes")
+
+
+class Repetition(NamedTuple):
+    """A repeated run.
+
+    Attributes:
+        record: The new record.
+        path: Its file.
+        differing: Settings, data, weights, code and machine that differ.
+        images: Ids of the images with other counts, or with counts in one of the two runs only.
+        total: Number of images of both runs.
+    """
+
+    record: dict[str, Any]
+    path: Path
+    differing: list[Mismatch]
+    images: list[str]
+    total: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether all counts are equal."""
+        return not self.images
+
+
+def job_of(record: Mapping[str, Any], where: str, *, run_code: bool = False, **options: Any) -> Job:
+    """Return the job that made a record.
+
+    Args:
+        record: The record.
+        where: Its file, for messages.
+        run_code: Whether code may run that only the record names.
+        **options: Other fields of the job.
+
+    Raises:
+        InputError: If the record has no arguments.
+        UsageError: If its method is code outside ovbench.
+    """
+    arguments = record.get("arguments")
+    if arguments is None:
+        raise InputError("the record has no arguments: it was made by an early version", where=where)
+    if ":" in arguments["method"] and not run_code:
+        raise UsageError(
+            "the method is code outside ovbench", where=arguments["method"], fix="give --run-code to run it"
+        )
+    fields = {field.name for field in dataclasses.fields(Job)}
+    given = {NAMES.get(key, key): value for key, value in arguments.items() if key not in ("suite", "row")}
+    given |= {key: Path(given[key]) for key in PATHS if given.get(key)}
+    known = {key: value for key, value in given.items() if key in fields and value is not None}
+    return Job((arguments["method"],), (arguments["dataset"],), **{**known, **options})
+
+
+def repeat(path: Path, out: Path, *, run_code: bool = False, **options: Any) -> Repetition:
+    """Run the cell of a record again and compare all counts.
+
+    Args:
+        path: The record or bundle.
+        out: Folder of the new record and ledger.
+        run_code: Whether code may run that only the record names.
+        **options: Other fields of the job, such as ``data_root``.
+
+    Raises:
+        InputError: If the record cannot be read, or data or weights are missing.
+        UsageError: If its method is code outside ovbench.
+        MethodError: If the method cannot be built.
+    """
+    before = read_record(path)
+    job = job_of(before, str(path), run_code=run_code, out=out, fresh=True, **options)
+    earlier = read_counts(path, before).counts
+    processes = ProcessGroup()
+    ((made, file),) = (
+        done
+        for result in run_groups(plan(job, processes), job, processes)
+        for done in (result.done if result.error is None else _raise(result.error))
+    )
+    now = read_counts(file, made).counts
+    differing = [
+        each
+        for key in COMPARED
+        for each in mismatches({key: before.get(key)}, {key: made.get(key)})
+    ]  # fmt: skip
+    every = dict.fromkeys((*earlier, *now))
+    images = [i for i in every if i not in earlier or i not in now or not _equal(earlier[i], now[i])]
+    return Repetition(made, file, differing, images, len(every))
+
+
+def _raise(error: Exception) -> list[Any]:
+    raise error
+
+
+def _equal(one: PixelCounts, other: PixelCounts) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
