@@ -47,7 +47,7 @@ def report(
     from ovbench.results.report.error_images import RelabelOptions, read_cards
     from ovbench.results.report.page import build_page
 
-    page = build_page(found, images, RelabelOptions(data_root, device, read_cards(cards), run_code))
+    page = build_page(found, images, RelabelOptions(data_root, device, read_cards(cards), run_code, out.parent))
     write_bytes(out, page)
     for note, files in notes_of(found).items():
         click.echo(f"{files[0] if len(files) == 1 else f'{len(files)} runs'}: {note}", err=True)

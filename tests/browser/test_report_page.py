@@ -4,6 +4,7 @@ Needs selenium, Chromium and its driver (Debian: chromium, chromium-driver); ski
 """
 
 import base64
+import csv
 import io
 import json
 import shutil
@@ -49,16 +50,21 @@ def picture(image):
     return ErrorImage(image, InputImage(pixels.getvalue(), truth), np.zeros_like(truth), 5, truth.size)
 
 
+def labelled(run, ids, options, advance):
+    run.files.update({image: f"images/{number:03d}.png" for number, image in enumerate(run.ids)})
+    return [picture(image) for image in ids]
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """Two runs of 50 images; three images of each have pictures."""
     folder = tmp_path_factory.mktemp("page")
-    for seed, name in enumerate(("first", "second")):
+    for seed, name in ((1, "first"), (0, "second")):  # the first has the higher mIoU
         counts = random_counts(np.random.default_rng(seed), IMAGES, len(NAMES))
         write_run(folder, counts, NAMES, ids=[f"{HOSTILE}/{n:03d}" for n in range(IMAGES)], name=name)
     runs = gather([folder])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "label_again", lambda run, ids, options, advance: [picture(i) for i in ids])
+        patch.setattr(build, "label_again", labelled)
         (folder / "page.html").write_bytes(build.build_page(runs, PICTURES, RelabelOptions()))
     return folder / "page.html", runs
 
@@ -170,6 +176,49 @@ def test_the_slider_shows_image_truth_prediction_and_errors(shown):
     assert slider.get_attribute("aria-valuetext") == "truth" and shown.pixel(*lower) == grass
 
 
+def test_the_best_run_is_open_and_images_have_thumbnails(shown):
+    assert shown.one("#run").get_attribute("value") == "0"
+    scores = [run.record["metrics"]["mIoU"] for run in shown.runs]
+    assert scores[0] == max(scores) and len({*scores}) == 2
+    pictures = shown.all("#images-body .split tbody img.thumbnail")
+    assert PICTURES <= len(pictures) <= 2 * PICTURES  # of both runs
+    assert all(shown.driver.execute_script("return arguments[0].naturalWidth", one) == WIDTH for one in pictures)
+
+
+def test_two_runs_stand_side_by_side_on_one_image(shown):
+    shown.until(lambda: shown.one(".viewer canvas").is_displayed())
+    assert len([one for one in shown.all(".viewer canvas") if one.is_displayed()]) == 1
+    Select(shown.one("#other")).select_by_value("1")
+    shown.until(lambda: shown.driver.execute_script("return document.documentElement.dataset.shown") == "0-1")
+    id_of_both = {image for image in shown.title().splitlines()}
+    shown.until(lambda: shown.all(".viewer canvas")[1].is_displayed())
+    first, second = (one.text for one in shown.all(".viewer figcaption"))
+    number = shown.runs[1].ids.index(*id_of_both)
+    own = image_iou(stack_counts(shown.runs[1].counts, len(NAMES)))[number]
+    assert f"mIoU {100 * own:.1f} %" in second and first != second
+
+
+def test_the_list_is_saved_as_it_is_filtered(shown, tmp_path):
+    shown.field("Name contains").send_keys("/04")
+    shown.until(lambda: len(shown.rows()) == 10)
+    script = """
+        const make = URL.createObjectURL;
+        return new Promise((done) => {
+          URL.createObjectURL = (blob) => { blob.text().then(done); return make.call(URL, blob); };
+          [...document.querySelectorAll("#images-body button")].find((b) => b.textContent.startsWith("Save")).click();
+        });
+    """
+    rows = list(csv.DictReader(io.StringIO(shown.driver.execute_script(script))))
+    assert [row["image"] for row in rows] == shown.rows()
+    losses = [cell.text for cell in shown.all("#images-body .split > div:first-child tbody td:nth-child(2)")]
+    assert [f"{100 * float(row['loss']):.3f}" for row in rows] == losses
+
+
+def test_a_loss_opens_the_file_of_its_image(shown):
+    links = [one.get_attribute("href") for one in shown.all("#images-body .split > div:first-child td:nth-child(2) a")]
+    assert len(links) == 20 and all(link.startswith("file://") and link.endswith(".png") for link in links)
+
+
 def test_a_pixel_is_named_and_a_class_stands_out(shown):
     shown.until(lambda: shown.one(".viewer canvas").is_displayed())
     canvas = shown.one(".viewer canvas")
@@ -200,7 +249,7 @@ def test_filters_count_what_the_ledger_counts(shown):
     assert shown.status() == "10 images" and all("/04" in name for name in shown.rows())
     shown.field("Name contains").clear()
     shown.one("#images-body input[type=checkbox]").click()
-    assert shown.status() == f"{PICTURES} images"
+    assert shown.status() == f"{2 * PICTURES} images"  # the worst of both runs
 
 
 def test_a_confusion_and_a_class_open_their_images(shown):

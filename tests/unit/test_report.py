@@ -10,6 +10,8 @@ import pytest
 from report_runs import random_counts, write_run
 
 from ovbench.config.load import cell_of, resolve
+from ovbench.data.card import load_card
+from ovbench.data.palettes import benchmark_palette
 from ovbench.evaluation.record import COUNTS, score_fields
 from ovbench.metrics.confusion import ClassPixels, Confusion, PixelCounts
 from ovbench.metrics.interval import LEVEL, iou_intervals, stack_counts
@@ -128,6 +130,34 @@ def relative_luminance(colour):
     parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_best_complete_run_is_open_first(tmp_path):
+    generator = np.random.default_rng(0)
+    for name, split in (("a", 12), ("b", 12), ("part", 50)):
+        write_run(tmp_path, random_counts(generator, 12, 5), NAMES, name=name, split_images=split)
+    runs = gather([tmp_path])
+    scores = {run.path.stem: run.record["metrics"]["mIoU"] for run in runs if not run.partial}
+    page = build_page(runs, 0, RelabelOptions()).decode()
+    selected = re.search(r'<option value="(\d)" selected', page)[1]
+    assert len(scores) == 2 and runs[int(selected)].path.stem == max(scores, key=scores.get)
+    assert page.count(" selected ") == 1
+
+
+def test_a_benchmark_has_its_own_colours():
+    assert benchmark_palette("voc21", 21)[:3] == [(0, 0, 0), (128, 0, 0), (0, 128, 0)]
+    assert benchmark_palette("voc20", 20)[0] == (128, 0, 0)
+    assert benchmark_palette("ade150", 150)[2] == (6, 230, 230) and benchmark_palette("ade150", 151) is None
+    assert benchmark_palette("mini", 28) is None and benchmark_palette("../palettes/voc21", 21) is None
+
+
+def test_a_run_of_a_benchmark_is_shown_in_its_colours(tmp_path):
+    names = list(load_card("cityscapes").classes)
+    cell = {**resolve("clip", "cityscapes").as_dict()}
+    write_run(tmp_path, random_counts(np.random.default_rng(0), 12, 19), names, cell=cell)
+    (run,) = gather([tmp_path])
+    page = build_page([run], 0, RelabelOptions()).decode()
+    assert '"colours":["#804080","#f423e8"' in page
 
 
 def test_text_can_be_read_in_both_colour_schemes():

@@ -18,6 +18,13 @@ const signed = (value, digits = 2) => (value === null ? "–" : (value > 0 ? "+"
 const minus = (a, b) => (a === null || b === null || b === undefined ? null : a - b);
 const whole = (value) => value.toLocaleString("en-US");
 
+/* The photograph of an image as a data URL, from the element with its input. */
+const photos = new Map();
+function photoOf(element) {
+  if (!photos.has(element)) photos.set(element, `data:image/jpeg;base64,${documents(element).image}`);
+  return photos.get(element);
+}
+
 /* The bytes of a packed array: base64 of deflated data. */
 async function unpack(text) {
   const raw = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
@@ -28,6 +35,7 @@ async function unpack(text) {
 /* What is open: a run with its cells unpacked. A cell is a count of pixels of one true and one predicted class. */
 async function openRun(element) {
   const run = documents(element);
+  run.element = element;
   const buffer = await unpack(run.images.cells);
   const images = run.images.ids.length;
   run.starts = new Uint32Array(buffer, 0, images + 1);

@@ -15,19 +15,21 @@ class Browser {
       label: "Images", noun: "images", pageSize: IMAGES_AT_ONCE, order: { column: 1, down: true },
       columns: [
         { title: "image", head: true, value: (n) => ids[n], cell: (n) => this.link(n) },
-        column("loss", loss, 3), column("own mIoU %", miou, 1),
+        { title: "loss", number: true, value: (n) => loss[n], cell: (n) => this.file(n, percent(loss[n], 3)) }, column("own mIoU %", miou, 1),
         ...(other ? [differences(difference, 1)] : []), column("wrong %", wrong, 1),
         { title: "pixels", number: true, value: (n) => this.matching[n], cell: (n) => whole(this.matching[n]) },
-        { title: "picture", value: (n) => Number(!(ids[n] in run.pictures)), cell: (n) => (ids[n] in run.pictures ? "yes" : "") },
+        { title: "picture", value: (n) => Number(!(ids[n] in run.pictures)), cell: (n) => this.thumbnail(n) },
       ],
     });
     this.table.current = (n) => n === this.chosen;
-    this.viewer = new Viewer((step) => this.step(step));
+    this.difference = other ? difference : null;
+    this.viewer = new Viewer((step) => this.step(step), other);
     this.truth = this.select();
     this.guess = this.select();
     this.name = make("input", { type: "search", input: () => this.filter() });
     this.pictured = make("input", { type: "checkbox", change: () => this.filter() });
     const reset = make("button", { type: "button", click: () => this.reset() }, "Show all");
+    const save = make("button", { type: "button", click: () => this.save() }, "Save list (CSV)");
     body.replaceChildren(
       make("p", { class: "quiet" }, "Loss: gain in mIoU of the run, in points, if only this image were labelled perfectly. "
         + "Own mIoU: mean IoU over the classes with pixels in the image. "
@@ -36,7 +38,7 @@ class Browser {
       make("div", { class: "tools" },
         make("label", {}, "True class", this.truth), make("label", {}, "Predicted class", this.guess),
         make("label", {}, "Name contains", this.name),
-        make("label", { class: "check" }, this.pictured, "with a picture"), reset),
+        make("label", { class: "check" }, this.pictured, "with a picture"), reset, save),
       make("div", { class: "split" }, this.table.element, this.viewer.element));
     if (before) this.resume(before);
     this.filter();
@@ -95,6 +97,34 @@ class Browser {
     this.name.value = "";
     this.pictured.checked = false;
     this.filterBy(null, null);
+  }
+
+  /* A small picture of an image, if the page has it. */
+  thumbnail(n) {
+    const known = this.run.pictures[this.run.images.ids[n]];
+    return known ? make("img", { class: "thumbnail", alt: "yes", src: photoOf(documents(known.element).input) }) : "";
+  }
+
+  /* A value that opens the file of the image. */
+  file(n, text) {
+    const file = this.run.files[n];
+    return file ? make("a", { href: file, target: "_blank", rel: "noopener", title: "Open the image file" }, text) : text;
+  }
+
+  /* The rows of the list as text for a spreadsheet; no cell begins a formula. */
+  csv() {
+    const { ids, loss, miou, wrong } = this.run.images;
+    const quoted = (value) => `"${String(value ?? "").replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
+    const heads = ["image", "loss", "own mIoU", "wrong", "pixels", ...(this.difference ? ["difference of own mIoU"] : [])];
+    const rows = this.table.rows.map((n) => [quoted(ids[n]), loss[n], miou[n], wrong[n], this.matching[n],
+      ...(this.difference ? [this.difference(n)] : [])].map((value) => value ?? "").join(","));
+    return [heads.join(","), ...rows, ""].join("\n");
+  }
+
+  save() {
+    const address = URL.createObjectURL(new Blob([this.csv()], { type: "text/csv" }));
+    make("a", { href: address, download: "images.csv" }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 1000);
   }
 
   link(n) {

@@ -7,7 +7,8 @@ const STRIPES = [rgba(128, 128, 128), rgba(90, 90, 90)]; // not scored
 
 /* One image: a slider from the image through truth and prediction to the errors, and what was taken for what. */
 class Viewer {
-  constructor(step) {
+  constructor(step, other) {
+    this.other = other;
     this.title = make("h3");
     this.back = make("button", { type: "button", click: () => step(-1) }, "Previous image");
     this.next = make("button", { type: "button", click: () => step(1) }, "Next image");
@@ -18,8 +19,12 @@ class Viewer {
       input: () => this.draw(), keydown: (event) => this.key(event) });
     this.opacity = make("input", { type: "range", min: "0", max: "1", step: "0.05", value: "0.65", input: () => this.draw() });
     this.buttons = VIEWS.map((name, number) => make("button", { type: "button", click: () => this.view(number) }, name));
+    this.beside = make("canvas", { role: "img" });
+    this.names = [make("figcaption"), make("figcaption")];
+    this.figures = [make("figure", {}, this.canvas, this.names[0]), make("figure", { hidden: true }, this.beside, this.names[1])];
     this.picture = make("div", { hidden: true }, this.slider,
-      make("div", { class: "views", role: "group", "aria-label": "View" }, ...this.buttons), this.canvas, this.reading,
+      make("div", { class: "views", role: "group", "aria-label": "View" }, ...this.buttons),
+      make("div", { class: "pair" }, ...this.figures), this.reading,
       make("label", { class: "field" }, "Opacity of the labels", this.opacity));
     this.missing = make("p", { class: "quiet", hidden: true });
     this.lists = make("div", { class: "lists" });
@@ -29,7 +34,7 @@ class Viewer {
   }
 
   async show(run, image, position) {
-    Object.assign(this, { run, image, lit: null, layers: null });
+    Object.assign(this, { run, image, lit: null, layers: null, otherLayers: null });
     this.element.hidden = false;
     this.title.textContent = run.images.ids[image];
     this.back.disabled = position.first;
@@ -43,15 +48,31 @@ class Viewer {
     this.missing.textContent = "No image: the file has only the images that cost most mIoU; --images sets their number.";
     if (!known) { this.picture.hidden = true; return; }
     const layers = await openPicture(run, documents(known.element));
+    const second = this.other?.pictures[run.images.ids[image]];
+    const otherLayers = second ? await openPicture(this.other, documents(second.element)) : null;
     if (this.run !== run || this.image !== image) return;
-    this.layers = layers;
-    this.canvas.width = layers.width;
-    this.canvas.height = layers.height;
-    this.canvas.style.width = `min(100%, ${SHOWN_HEIGHT * layers.width / layers.height}rem)`;
+    Object.assign(this, { layers, otherLayers });
+    for (const canvas of [this.canvas, this.beside]) {
+      canvas.width = layers.width;
+      canvas.height = layers.height;
+      canvas.style.width = `min(100%, ${SHOWN_HEIGHT * layers.width / layers.height}rem)`;
+    }
+    this.figures[1].hidden = !otherLayers;
+    this.caption();
     this.picture.hidden = false;
     if (layers.moved) this.facts.textContent += ` The image was labelled again: ${whole(layers.moved)} of `
       + `${whole(layers.pixels)} pixels are not as the run counted them.`;
     this.draw();
+  }
+
+  /* The names of two runs below their pictures, with the scores of the image. */
+  caption() {
+    const options = [...document.querySelectorAll("#run option")];
+    const name = (run) => options.find((option) => run && option.dataset.element === run.element)?.textContent ?? "";
+    const score = (run, n) => (n < 0 ? "" : `: mIoU ${percent(run.images.miou[n], 1)} %, ${percent(run.images.wrong[n], 1)} % wrong`);
+    const place = this.other ? this.other.images.ids.indexOf(this.run.images.ids[this.image]) : -1;
+    this.names[0].textContent = this.otherLayers ? name(this.run) + score(this.run, this.image) : "";
+    this.names[1].textContent = this.otherLayers ? name(this.other) + score(this.other, place) : "";
   }
 
   key(event) {
@@ -68,19 +89,23 @@ class Viewer {
     if (!this.layers) return;
     const value = Number(this.slider.value);
     const below = Math.floor(value);
-    const pen = this.canvas.getContext("2d");
-    pen.globalAlpha = 1;
-    this.paint(pen, below, 1);
-    if (value > below) this.paint(pen, below + 1, value - below);
+    for (const [canvas, layers] of [[this.canvas, this.layers], [this.beside, this.otherLayers]]) {
+      if (!layers) continue;
+      const pen = canvas.getContext("2d");
+      pen.globalAlpha = 1;
+      this.paint(pen, layers, below, 1);
+      if (value > below) this.paint(pen, layers, below + 1, value - below);
+    }
     const name = value > below ? `between ${VIEWS[below]} and ${VIEWS[below + 1]}` : VIEWS[below];
     this.slider.setAttribute("aria-valuetext", name);
     this.canvas.setAttribute("aria-label", `${this.run.images.ids[this.image]}: ${name}`);
+    this.beside.setAttribute("aria-label", `${this.run.images.ids[this.image]}, the other run: ${name}`);
     this.buttons.forEach((button, number) => button.setAttribute("aria-pressed", String(number === value)));
   }
 
-  paint(pen, view, alpha) {
+  paint(pen, layers, view, alpha) {
     pen.globalAlpha = alpha;
-    pen.drawImage(this.layers.photo, 0, 0);
+    pen.drawImage(layers.photo, 0, 0);
     if (view === 0) return;
     if (view === 3) { // on grey, so that no colour of the image is taken for an error
       pen.globalCompositeOperation = "saturation";
@@ -89,7 +114,7 @@ class Viewer {
       pen.globalCompositeOperation = "source-over";
     }
     pen.globalAlpha = view === 3 ? alpha : alpha * Number(this.opacity.value);
-    pen.drawImage(this.layers.overlay(VIEWS[view], this.lit), 0, 0);
+    pen.drawImage(layers.overlay(VIEWS[view], this.lit), 0, 0);
   }
 
   point(event) {
@@ -157,7 +182,7 @@ async function openPicture(run, picture) {
   const input = documents(picture.input);
   const { width, height } = picture;
   const photo = new Image();
-  photo.src = `data:image/jpeg;base64,${input.image}`;
+  photo.src = photoOf(picture.input);
   const [truth, prediction] = await Promise.all([input.truth, picture.prediction].map(async (text) => new Uint16Array(await unpack(text))));
   await photo.decode();
   const classes = run.classes.length;

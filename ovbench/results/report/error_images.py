@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -53,13 +55,15 @@ class ErrorImage(NamedTuple):
 class RelabelOptions:
     """How images are labelled again.
 
-    ``cards`` are the user's cards by name; ``run_code`` allows methods that are a file or a module.
+    ``cards`` are the user's cards by name; ``run_code`` allows methods that are a file or a module; ``beside`` is the
+    folder of the page, to which its links to image files are relative, None for no links.
     """
 
     data_root: Path | None = None
     device: str = "auto"
     cards: Mapping[str, Card] | None = None
     run_code: bool = False
+    beside: Path | None = None
 
 
 def read_cards(paths: Sequence[str]) -> dict[str, Card]:
@@ -85,6 +89,8 @@ def label_again(
     try:
         cell = _cell(run, options)
         dataset = _dataset(run, options)
+        if options.beside is not None:
+            run.files.update(_linked(dataset, options.beside))
         pipeline = _pipeline(run, cell, options)
     except OvbenchError as error:
         run.notes.append(f"images are not shown: {error}")
@@ -100,6 +106,16 @@ def label_again(
     evaluate(pipeline, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
     _note_moved(run, compared.images)
     return compared.images
+
+
+def _linked(dataset: Dataset, folder: Path) -> dict[str, str]:
+    """Return the address of every image file relative to a folder, by image id; files in archives have none."""
+    paths = {item.id: Path(item.image_path) for item in dataset.items}
+    return {
+        image: quote(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
+        for image, path in paths.items()
+        if path.is_file()
+    }
 
 
 class _Comparison:

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ovbench.results.record_files import deviations_of
+from ovbench.results.record_files import RecordFile
 from ovbench.results.report.error_images import ErrorImage, RelabelOptions, label_again
 from ovbench.results.report.page_data import input_data, prediction_data, run_data
 from ovbench.results.report.ranking import ImageScores, rank_images
 from ovbench.results.report.rerun_command import command_of
 from ovbench.results.report.runs import ReportRun, notes_of
 from ovbench.results.report.template import render
+from ovbench.results.run_names import run_details
 
+MOST_COMPARED = 3  # runs of one benchmark; with more, every run has only its own worst images
 SHOWN_ELSEWHERE = ("counts", "per_class", "metrics", "failed")  # fields of a record that are not settings or versions
 
 
@@ -34,10 +36,18 @@ def build_page(runs: Sequence[ReportRun], images: int, options: RelabelOptions) 
     pictures = _pictures(runs, orders, images, options)
     store = _Store()
     parts = []
-    for run, order, found, made in zip(runs, orders, ranked, pictures, strict=True):
+    details = run_details([RecordFile(run.path, run.record) for run in runs])
+    for run, order, found, made, detail in zip(runs, orders, ranked, pictures, details, strict=True):
         known = {picture.image: store.add(run, picture) for picture in made}
-        parts.append({"shown": _shown(run, found), "data": store.put(run_data(run, order, found, known), "run")})
-    return render(parts, notes_of(runs), store.elements).encode()
+        data = store.put(run_data(run, order, found, known), "run")
+        parts.append({"shown": _shown(run, found, detail), "data": data})
+    return render(parts, notes_of(runs), store.elements, _best(runs)).encode()
+
+
+def _best(runs: Sequence[ReportRun]) -> int:
+    """Return the position of the run with the highest mIoU; complete runs come before partial ones."""
+    scores = [(not run.partial, run.record["metrics"]["mIoU"] or 0.0) for run in runs]
+    return scores.index(max(scores))
 
 
 class _Store:
@@ -63,19 +73,34 @@ class _Store:
 def _pictures(
     runs: Sequence[ReportRun], orders: Sequence[Sequence[int]], images: int, options: RelabelOptions
 ) -> list[list[ErrorImage]]:
-    due = [[run.ids[n] for n in order[:images]] for run, order in zip(runs, orders, strict=True)]
+    due = _due(runs, [[run.ids[n] for n in order[:images]] for run, order in zip(runs, orders, strict=True)])
     with tqdm(total=sum(map(len, due)), desc="pictures", unit="image", leave=False, disable=not any(due)) as bar:
         return [label_again(run, ids, options, bar.update) if ids else [] for run, ids in zip(runs, due, strict=True)]
 
 
-def _shown(run: ReportRun, ranked: ImageScores) -> dict[str, Any]:
+def _due(runs: Sequence[ReportRun], worst: Sequence[list[str]]) -> list[list[str]]:
+    """Return the images of each run to show: a few runs of one benchmark show the worst images of all, to compare."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for number, run in enumerate(runs):
+        alike.setdefault((run.record["cell"]["dataset"], run.record["dataset"]["label_rule"]), []).append(number)
+    due = [list(ids) for ids in worst]
+    for members in alike.values():
+        if len(members) <= MOST_COMPARED:
+            union = dict.fromkeys(image for number in members for image in worst[number])
+            for number in members:
+                own, counted = worst[number], set(runs[number].ids)
+                due[number] = [*own, *(image for image in union if image in counted and image not in own)]
+    return due
+
+
+def _shown(run: ReportRun, ranked: ImageScores, detail: str) -> dict[str, Any]:
     """Return the content of the page about a run that needs no script."""
     record, data, metrics = run.record, run.record["dataset"], run.record["metrics"]
     return {
         "name": run.name,
         "method": record["cell"]["method"],
         "dataset": record["cell"]["dataset"],
-        "changed": deviations_of(record),
+        "changed": detail,
         "partial": run.partial,
         "images": data["images"],
         "split_images": data["split_images"],

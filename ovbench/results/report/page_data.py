@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ovbench.data.palettes import benchmark_palette
 from ovbench.inference.visualize import palette
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.interval import iou_intervals, stack_counts
@@ -39,7 +40,7 @@ def run_data(
     counts = [run.counts[n] for n in order]
     return {
         "classes": classes,
-        "colours": ["#" + bytes(colour).hex() for colour in palette(len(classes)).tolist()],
+        "colours": ["#" + bytes(colour).hex() for colour in _colours(run)],
         "perClass": {
             "iou": [_rounded(row["iou"]) for row in record["per_class"]],
             "acc": [_rounded(row["acc"]) for row in record["per_class"]],
@@ -55,7 +56,15 @@ def run_data(
             "cells": pack_cells(counts),
         },
         "pictures": pictures,
+        "files": [run.files.get(run.ids[n]) for n in order] if run.files else [],
     }
+
+
+def _colours(run: ReportRun) -> list[Any]:
+    """Return the colours of the benchmark's own tools, otherwise distinct ones."""
+    own = run.record["dataset"].get("card", "ovbench") == "own"
+    usual = None if own else benchmark_palette(run.record["cell"]["dataset"], len(run.classes))
+    return usual or palette(len(run.classes)).tolist()
 
 
 def prediction_data(image: ErrorImage, input_id: str) -> dict[str, Any]:

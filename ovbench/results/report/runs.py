@@ -17,7 +17,7 @@ from ovbench.utils.errors import InputError
 class ReportRun:
     """A record, and the ids and counts of its images, which are empty without a ledger.
 
-    ``notes`` are sentences about missing or different data.
+    ``notes`` are sentences about missing or different data, ``files`` the image files by id, relative to the page.
     """
 
     path: Path
@@ -26,6 +26,7 @@ class ReportRun:
     ids: list[str] = field(default_factory=list)
     counts: list[PixelCounts] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def classes(self) -> list[str]:

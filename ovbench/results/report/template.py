@@ -22,21 +22,23 @@ UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "
 
 
 def render(
-    runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Sequence[str]], elements: Mapping[str, Mapping[str, Any]]
-) -> str:
+    runs: Sequence[Mapping[str, Any]], notes: Mapping[str, Sequence[str]], elements: Mapping[str, Mapping[str, Any]],
+    best: int = 0,
+) -> str:  # fmt: skip
     """Render the page.
 
     Args:
         runs: The content of each run that needs no script, and the id of the element with its data.
         notes: Notes, each with the names of its files.
         elements: JSON documents for the scripts, by element id.
+        best: Position of the run that is shown first.
     """
     environment = html_templates("report")
     environment.filters["percent"] = _percent
     style = _source("page.css")
     script = '"use strict";\n(() => {\n' + "".join(_source(f"{name}.js") for name in SCRIPTS) + "})();\n"
     return environment.get_template("page.html").render(
-        runs=runs, notes=notes, style=Markup(style), script=Markup(script),
+        runs=runs, notes=notes, best=best, style=Markup(style), script=Markup(script),
         style_hash=_hash(style), script_hash=_hash(script),
         elements={name: inert_json(value) for name, value in elements.items()},
     )  # fmt: skip
