@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.errors import InputError, UsageError, first_line
 from ovbench.utils.registry import Registry
 
 LAUNCHERS = Registry(
@@ -107,8 +108,8 @@ def start_slurm(out: Path, workers: int | None, options: Mapping[str, Any]) -> S
     executor = submitit.AutoExecutor(folder=logs, cluster=cluster, slurm_max_num_timeout=REQUEUES)
     try:
         executor.update_parameters(**{"name": "ovbench", "timeout_min": TIMEOUT_MIN, **_slurm_names(given)})
-    except (TypeError, NameError) as error:
-        raise UsageError(f"submitit: {error}", where="--option") from None
+    except (TypeError, NameError, ValueError, AssertionError) as error:
+        raise UsageError(f"submitit: {first_line(error)}", where="--option") from None
     number = workers or 1
     with executor.batch():
         jobs = [executor.submit(SlurmWorker(worker_command(out))) for _ in range(number)]
@@ -133,7 +134,7 @@ class SlurmWorker:
 
     def __call__(self) -> int:
         """Run the worker; return its exit code."""
-        self.process = subprocess.Popen(self.command)
+        self.process = subprocess.Popen(self.command, preexec_fn=_ignore_user_signals)
         code = self.process.wait()
         if code not in (0, 4):
             raise RuntimeError(f"the worker ended with exit code {code}; its output is in the log of the job")
@@ -146,6 +147,12 @@ class SlurmWorker:
         self.process.terminate()
         self.process.wait()
         return DelayedSubmission(SlurmWorker(self.command))
+
+
+def _ignore_user_signals() -> None:
+    """Leave the signals with which Slurm announces the end to `SlurmWorker`; they go to all processes of a step."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def start_ray(out: Path, workers: int | None, options: Mapping[str, Any]) -> Started:

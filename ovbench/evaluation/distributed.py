@@ -13,7 +13,7 @@ from ovbench.utils.errors import UsageError
 T = TypeVar("T")
 SCHEDULERS = (  # the number of a task and the number of tasks
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"),
-    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # of srun; a batch script without srun has SLURM_NTASKS, but is one task
     ("JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 )

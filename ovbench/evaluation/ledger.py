@@ -293,6 +293,17 @@ class LedgerWriter:
             fix="free the disk or choose another --out, then repeat the command; counted images are kept",
         )  # fmt: skip
 
+    def publish(self) -> None:
+        """Make all entries visible for other processes, which they are at once in a folder of this machine.
+
+        Raises:
+            InputError: If they cannot be written.
+        """
+        try:
+            self._file.publish()
+        except OSError as error:
+            raise self._failure(error) from error
+
     def close(self) -> None:
         """Close the file and release the lock.
 
@@ -321,6 +332,12 @@ class LedgerWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def publish(parts: Iterable[LedgerWriter]) -> None:
+    """Make the entries of all parts visible, see `LedgerWriter.publish`."""
+    for part in parts:
+        part.publish()
 
 
 def lock_part(part: Path) -> BaseFileLock:

@@ -38,6 +38,9 @@ class PartFile:
         """Return when everything is on disk."""
         os.fsync(self._file.fileno())
 
+    def publish(self) -> None:
+        """Make everything visible for other processes, which it is."""
+
     def content(self) -> bytes:
         """Return everything that is written."""
         self._file.seek(0)
@@ -70,7 +73,7 @@ class RemotePart(PartFile):
     def sync(self) -> None:
         """Publish, unless this was done recently."""
         if time.monotonic() - self._published > PUBLISH_S:
-            self._publish()
+            self.publish()
 
     @property
     def full(self) -> bool:  # type: ignore[override]
@@ -80,11 +83,12 @@ class RemotePart(PartFile):
     def close(self) -> None:
         """Publish the rest."""
         try:
-            self._publish()
+            self.publish()
         finally:
             self._file.close()
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Write the object."""
         if self._new:
             self._path.write_bytes(self.content())
             self._new = False

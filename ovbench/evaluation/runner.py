@@ -31,6 +31,7 @@ from ovbench.evaluation.ledger import (
     Entry,
     Ledger,
     LedgerWriter,
+    publish,
     read_header,
     read_ledger,
 )
@@ -113,11 +114,10 @@ def run_cells(
     mine = processes.take(sorted({number for images in todo for number in (*images.due, *images.shown)}))
     title = f"{cells[0].cell.method} on " + ", ".join(dict.fromkeys(cell.cell.dataset for cell in cells))
     with ExitStack() as stack:
+        parts = [stack.enter_context(_open_ledger(one, processes)) for one in ledgers]
         targets = [
-            open_target(
-                one, images, run, stack.enter_context(_open_ledger(one, processes)), job.show, job.save_predictions
-            )
-            for one, images in zip(ledgers, todo, strict=True)
+            open_target(one, images, run, part, job.show, job.save_predictions)
+            for one, images, part in zip(ledgers, todo, parts, strict=True)
         ]
         for one, target, images in zip(ledgers, targets, todo, strict=True) if processes.is_main else ():
             void_changed(target, images, run)
@@ -136,9 +136,11 @@ def run_cells(
             evaluate(
                 pipeline, targets, mine, batch=cells[0].execution.batch, advance=own.advance, fail_fast=job.fail_fast
             )
+            publish(parts)
             processes.barrier()
         except BaseException:
             with suppress(InputError):  # e.g. a full disk; the user must see the first error
+                publish(parts)
                 records()
             raise
         return records()
@@ -210,7 +212,7 @@ def _set_aside(ledger: CellLedger, notify: Notify) -> None:
 def _notify_other_code(ledger: CellLedger, out: Path, notify: Notify) -> None:
     """Report why earlier counts with the same settings are not reused."""
     _, header, folder = ledger
-    if folder.is_dir():
+    if folder.is_dir() or is_remote(folder):
         return
     for other in sorted(out.glob(f"{folder.name[:-8]}*/"), key=lambda path: path.stat().st_mtime, reverse=True):
         earlier = read_header(other)

@@ -170,3 +170,26 @@ def test_start_prints_the_command_or_refuses(ovbench, tmp_path):
     assert refused.code == 2 and 'the engine local has no option "partition"' in refused.err
     refused = ovbench("sweep", "plan", *CELL, "--out", "nothing://x/y")
     assert refused.code in (2, 3) and "Traceback" not in refused.err
+
+
+def test_a_folder_may_be_a_url(ovbench, plain, tmp_path, monkeypatch):
+    pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    from ovbench.evaluation import part_file
+    from ovbench.utils.folders import folder_at
+
+    monkeypatch.setattr(part_file, "LARGEST", 2000)  # a header, and a line or two
+    folder = folder_at(f"memory://{tmp_path.name}/runs")
+    plan(ovbench, folder)
+    assert ovbench("sweep", "work", folder).code == 0
+    assert text_of(folder) == plain
+    assert ovbench("sweep", "watch", folder, "--once", "--json").json()["finished"]
+    other = folder_at(f"memory://{tmp_path.name}/eval")
+    assert ovbench("eval", *CELL, "--limit", 2, "--out", other).code == 0
+    assert ovbench("eval", *CELL, "--out", other).code == 0  # resumes
+    record = json.loads(next(path for path in other.glob("*.json") if "first3" in path.name).read_text())
+    assert record["time"]["images_counted_now"] == 1
+    assert len(lines(other)) == IMAGES and any(".2.jsonl" in part.name for part in other.glob("*/part-*.jsonl"))
+    del record["time"]
+    assert json.dumps(record, indent=1) == plain
+    fresh = ovbench("eval", *CELL, "--out", other, "--fresh")
+    assert fresh.code == 3 and "--fresh needs a folder of this machine" in fresh.err

@@ -10,7 +10,7 @@ from ovbench.utils.errors import InputError, UsageError
 
 NAMES = ("ID", "COUNT", "MIN", "MAX")
 ARRAY = {f"SLURM_ARRAY_TASK_{name}": value for name, value in zip(NAMES, "3818", strict=True)}
-SRUN = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}
+SRUN = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "4"}
 MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}
 
 
@@ -31,6 +31,7 @@ MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}
         (MPI, (3, 3)),
         (MPI | SRUN, (3, 3)),
         (ARRAY | {"GROUP_WORLD_SIZE": "1"}, (3, 8)),
+        (ARRAY | {"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, (3, 8)),  # a batch script, without srun
     ],
 )  # fmt: skip
 def test_the_shard_of_a_task(environment, shard, monkeypatch):
@@ -59,8 +60,9 @@ def test_the_tasks_of_an_array_divide_all_images():
         ({}, "no scheduler has numbered this task"),
         ({"JOB_COMPLETION_INDEX": "1"}, "set JOB_COMPLETIONS"),
         (ARRAY | {"SLURM_ARRAY_TASK_COUNT": "3"}, "are not 3 ids in equal steps"),
-        ({"SLURM_PROCID": "4", "SLURM_NTASKS": "4"}, "no shard of 4 has the index 4"),
-        ({"SLURM_PROCID": "x", "SLURM_NTASKS": "4"}, "a number is expected"),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "no scheduler has numbered this task"),
+        ({"SLURM_PROCID": "4", "SLURM_STEP_NUM_TASKS": "4"}, "no shard of 4 has the index 4"),
+        ({"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "4"}, "a number is expected"),
         (SRUN | {"GROUP_WORLD_SIZE": "2"}, "torchrun on several nodes divides the images already"),
     ],
 )
