@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ class RecordPath(click.ParamType):
         """Return the path; one that does not exist is returned too if it cannot be an id."""
         path = Path(value)
         folder = path.parent if path.parent != Path() else Path(RUNS)
-        if path.exists() or path.suffix or not folder.is_dir():
+        may_be_id = path.parent == Path() or re.search(r"(^|-)[0-9a-f]{4,8}\b", path.name)
+        if path.exists() or path.suffix or not folder.is_dir() or not may_be_id:
             return path
         from ovbench.results.bundle import find_by_id
 

@@ -24,14 +24,14 @@ def test_a_run_is_repeated_or_what_differs_is_named(ovbench, tmp_path):
     assert done.out.startswith("repeated exactly: the counts of all 2 images are equal, mIoU ")
     assert len(list((tmp_path / "again").glob("*.json"))) == 1
     record = json.loads(path.read_text())
-    record["arguments"]["settings"]["stride"] = "56"
+    record["arguments"]["settings"] |= {"short_side": "112", "crop": "112"}
     path.write_text(json.dumps(record))
     done = ovbench("rerun", path, "--json")
     found = done.json()
     assert done.code == 1 and not found["exact"] and found["images"] == len(found["other_counts"]) == 2
-    assert {"setting": "cell.protocol.stride", "then": 28, "now": 56} in found["differing"]
+    assert {"setting": "cell.protocol.crop", "then": 56, "now": 112} in found["differing"]
     text = ovbench("rerun", path).out
-    assert "differs: cell.protocol.stride: 28 then, 56 now" in text and "not repeated: 2 of 2 images" in text
+    assert "differs: cell.protocol.crop: 56 then, 112 now" in text and "not repeated: 2 of 2 images" in text
 
 
 def test_a_record_that_cannot_be_repeated_says_why(ovbench, tmp_path):
