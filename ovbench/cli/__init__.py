@@ -21,6 +21,7 @@ COMMANDS = {
     "train": ("ovbench.cli.train:train", "Train the weights of a method: psi of Talk2DINO."),
     "masks": ("ovbench.cli.masks:masks", "Build the region maps of a benchmark in the cache."),
     "reference": ("ovbench.cli.reference:reference", "Build and check the reference sets of ReME."),
+    "bank": ("ovbench.cli.bank:bank", "Build and check the banks of regions of CorrCLIPv2."),
     "describe": ("ovbench.cli.describe:describe", "Write descriptions of a benchmark's classes with a language model."),
     "weights": ("ovbench.cli.weights:weights", "List and fetch published weights."),
     "cache": ("ovbench.cli.cache:cache", "List, verify and remove files of the cache."),

@@ -74,7 +74,7 @@ def build(
 
     folder = Path(images)
     if images == MINI:
-        from ovbench.training.reference_set.mini_set import IMAGES, mini_world
+        from ovbench.training.mini_world import IMAGES, mini_world
 
         world = mini_world(limit or IMAGES)
         folder, captions, like = (

@@ -22,6 +22,7 @@ from ovbench.methods.corrclip import CorrCLIP, Correlation
 from ovbench.methods.declarations import CorrCLIPv2Declaration
 from ovbench.methods.ops import Box, Pad
 from ovbench.methods.support.bank import RegionBank, support_features
+from ovbench.methods.support.faiss_search import FaissSearch, measure_recall
 from ovbench.regions.ids import rank_ids
 from ovbench.utils.errors import InputError
 from ovbench.utils.registry import find_backbone
@@ -87,10 +88,15 @@ class CorrCLIPv2(CorrCLIPv2Declaration, CorrCLIP):
         return queries._replace(presence=embed("auxiliary").embeddings) if self.auxiliary else queries
 
     def approximations(self) -> dict[str, Any]:
-        """Return that the vectors of the bank are decoded ones, if they are."""
-        if self.bank is None or self.bank.vectors.codes is None:
+        """Return how a search differs from the exact one by cosine, and its measured recall."""
+        if self.bank is None or (self.bank.approximate is None and self.bank.vectors.codes is None):
             return {}
-        return {"support": {"search": "exact", "vectors": "decoded from a product quantiser"}}
+        found: dict[str, Any] = {"vectors": "flat" if self.bank.vectors.codes is None else "product quantiser"}
+        if isinstance(self.bank.approximate, FaissSearch):
+            found |= {"by": "faiss", "probes": self.bank.approximate.probes}
+        recall = measure_recall(self.bank, self.params.neighbours)
+        found |= {"topk": self.params.neighbours, "recall": None if recall is None else round(recall, 4)}
+        return {"support": found}
 
     def encode_image(self, image: WindowedImage) -> WholeImage:
         """Return the map of the foundation model for the original image, and the support of the regions."""

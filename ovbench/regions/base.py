@@ -27,12 +27,14 @@ class RegionSource:
         by_image: Settings that are folders with one file per image; a map depends on its file, see `file`.
         cached: Whether maps are cached; False for maps that are read from files.
         concurrent: Whether several threads may make maps at the same time.
+        void: Ids of pixels without a segment.
     """
 
     elsewhere: ClassVar[tuple[str, ...]] = ()
     by_image: ClassVar[tuple[str, ...]] = ()
     cached: ClassVar[bool] = True
     concurrent: ClassVar[bool] = True
+    void: ClassVar[tuple[int, ...]] = (0,)
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         """Return the region map of an image.

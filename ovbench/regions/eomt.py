@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ovbench.regions.panoptic import PanopticRegions
 
@@ -20,6 +21,8 @@ class EomtRegions(PanopticRegions):
         weights: Hub name or folder with config.json, preprocessor_config.json and the weights.
         score: Smallest class probability of a segment.
     """
+
+    void: ClassVar[tuple[int, ...]] = (-1,)
 
     weights: str = "tue-mps/coco_panoptic_eomt_large_640"
     score: float = 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ovbench.regions.panoptic import PanopticRegions
 
@@ -17,6 +18,8 @@ class Mask2FormerRegions(PanopticRegions):
     Attributes:
         weights: Hub name or folder with config.json, preprocessor_config.json and the weights.
     """
+
+    void: ClassVar[tuple[int, ...]] = (0, -1)
 
     weights: str = "facebook/mask2former-swin-large-coco-panoptic"
 

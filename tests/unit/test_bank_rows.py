@@ -31,7 +31,7 @@ def test_rows_are_means_at_the_original_size():
 
     notes, size = Recorder(), IMAGE.shape[:2]
     queries = Queries(torch.zeros(12, 12), torch.arange(12))  # a "score" per channel
-    predictor = Predictor(maker.steps.method, PROTOCOL, [queries])
+    predictor = Predictor(maker.steps[0].method, PROTOCOL, [queries])
     image = predictor.prepare(IMAGE, REGIONS)
     predictor._label(image._replace(note=notes))
     keys = F.interpolate(backbones.vfm(torch.from_numpy(IMAGE))[None], size, mode="bilinear")[0]

@@ -163,7 +163,7 @@ def test_missing_files_are_named(files, spec):
         find_bank(f"{files}/{spec}")
 
 
-@pytest.mark.parametrize("spec", ["set?aux=x", "set?search=faiss"])
+@pytest.mark.parametrize("spec", ["set?aux=x", "set?search=hnsw"])
 def test_unknown_options_are_refused(files, spec):
     with pytest.raises(UsageError, match="unknown option"):
         find_bank(f"{files}/{spec}")

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovbench.methods.faiss_library import load_faiss
 from ovbench.methods.reme.reference_bank import ReferenceBank
 from ovbench.methods.reme.search import Nearest, nearest
-from ovbench.utils.errors import UsageError
-from ovbench.utils.extras import install_line
 
 TRAINING_ROWS = 40  # per cell of the index
 ROWS_PER_BLOCK = 65536
@@ -31,7 +30,7 @@ class FaissIndex:
     """
 
     def __init__(self, segments: Tensor, cells: int = 0, seed: int = 0):
-        faiss = _faiss()
+        faiss = load_faiss()
         m, width = segments.shape
         cells = cells or max(1, min(4096, round(m**0.5)))
         self._index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
@@ -115,11 +114,3 @@ def measure_recall(
 
 def _unit(rows: Tensor):
     return F.normalize(rows.float().cpu(), dim=-1).contiguous().numpy()
-
-
-def _faiss():
-    try:
-        import faiss
-    except ImportError:
-        raise UsageError("FAISS is not installed", fix=f"{install_line('faiss')}, or use search=exact") from None
-    return faiss

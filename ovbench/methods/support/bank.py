@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,13 @@ class NearestRegions(NamedTuple):
     row: Tensor
 
 
+class Searcher(Protocol):
+    """A search of an index by another library."""
+
+    def nearest(self, queries: Tensor, k: int) -> NearestRegions:
+        """Find neighbours as `RegionBank.nearest` does; rows are -1 where too few are found."""
+
+
 class RegionBank(nn.Module):
     """A bank of N regions. The stores stay in host memory or in their files; a search copies some rows at a time.
 
@@ -34,31 +41,38 @@ class RegionBank(nn.Module):
         main: float16 (N, D), embeddings of the regions by CLIP.
         auxiliary: float16 (N, D2), by another CLIP, or None.
         vfm: Name of the foundation model of the vectors, as in the files; "" if unknown.
+        keys: float16 (N, V), the vectors before they were compressed, if they are known.
 
     Raises:
         InputError: If the stores and the index do not fit.
     """
 
-    def __init__(self, vectors: Vectors, main: Tensor, auxiliary: Tensor | None = None, vfm: str = ""):
+    def __init__(
+        self, vectors: Vectors, main: Tensor, auxiliary: Tensor | None = None, vfm: str = "",
+        keys: Tensor | None = None,
+    ):  # fmt: skip
         super().__init__()
         rows = int(vectors.ids.max()) + 1 if len(vectors.ids) else 0
         if not rows:
             raise InputError("the bank is empty", fix="build it from more images")
-        for name, store in (("main", main), ("auxiliary", auxiliary)):
+        for name, store in (("main", main), ("auxiliary", auxiliary), ("key", keys)):
             if store is not None and (store.ndim != 2 or len(store) < rows or len(store) != len(main)):
                 raise InputError(
                     f"the {name} store is {tuple(store.shape)}, but the index has {rows} rows",
                     fix="give files of one bank",
                 )
-        self.vectors, self.main, self.auxiliary, self.vfm = vectors, main, auxiliary, vfm
+        self.vectors, self.main, self.auxiliary, self.vfm, self.keys = vectors, main, auxiliary, vfm, keys
+        self.approximate: Searcher | None = None
 
     def nearest(self, queries: Tensor, k: int) -> NearestRegions:
-        """Find the nearest regions of each query among all vectors, exactly.
+        """Find the nearest regions of each query: among all vectors, or by ``approximate`` if it is set.
 
         Args:
             queries: float (R, V), of length 1.
-            k: NearestRegions per query; all if there are fewer.
+            k: Regions per query; all if there are fewer.
         """
+        if self.approximate is not None:
+            return self.approximate.nearest(queries, k)
         count, device = len(self.vectors.ids), queries.device
         best = queries.new_empty(len(queries), 0)
         place = torch.empty(len(queries), 0, dtype=torch.int64, device=device)
@@ -81,10 +95,11 @@ def support_features(store: Tensor, rows: Tensor) -> Tensor:
 
     Args:
         store: float16 (N, D), in host memory.
-        rows: int64 (R, k).
+        rows: int64 (R, k); negative ones are left out.
     """
-    chosen = store[rows.cpu()].float().mean(1)  # only these rows of the file are read
-    return F.normalize(chosen, dim=-1).to(rows.device)
+    chosen = rows.cpu()
+    found = store[chosen.clamp(min=0)].float() * (chosen >= 0)[..., None]  # only these rows of the file are read
+    return F.normalize(found.sum(1), dim=-1).to(rows.device)  # the direction of the mean is that of the sum
 
 
 def key_vectors(keys: Tensor) -> Vectors:

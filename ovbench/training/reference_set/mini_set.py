@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,29 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.backbones.checkpoint import file_sha256
-from ovbench.evaluation.distributed import ProcessGroup
+from ovbench.training.mini_world import IMAGES, SEED, SingleProcess, mini_world
 from ovbench.utils.paths import asset, cache_root
-
-IMAGES = 360
-SEED = 20_000_000  # far from the images that the backbones were trained on
-
-
-def mini_world(images: int = IMAGES) -> Path:
-    """Return the folder of ``images/train`` and ``captions_train.json``, generated on first use."""
-    from ovbench.data.mini.write import write_training
-
-    folder = cache_root() / "generated" / f"mini-train-{images}-{SEED}"
-    if not folder.is_dir():
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            write_training(folder, images, SEED)
-    return folder
-
-
-class SingleProcess(ProcessGroup):
-    """A group of one process, also under torchrun: the process that finishes first publishes its set."""
-
-    def __init__(self) -> None:
-        self.size, self.rank, self.local_rank = 1, 0, 0
 
 
 def mini_set() -> Path:
