@@ -29,8 +29,8 @@ The figures on pc459 and ade847 count void pixels as the published code does (`-
 NEEDS = {
     "corrclip": "Use the region maps of the authors (`--set regions=precomputed --set regions.folder=DIR`) or of the "
     "given source. Only the paper states the thresholds of the authors' maps.",
-    "corrclipv2": "Use the region maps of the authors (`--set regions.folder=DIR`). Rows with a bank are not "
-    "reproduced yet, see [CorrCLIPv2](corrclipv2.md).",
+    "corrclipv2": "Use the region maps of the authors (`--set regions.folder=DIR`). A bank has the name of "
+    "the authors' one in any folder (`--set support=FOLDER/coco`), see [CorrCLIPv2](corrclipv2.md).",
     "freecp": "Use the descriptions of the paper (`ovbench describe import`, see [FreeCP](freecp.md)). Without them no "
     "run has the published settings.",
     "glaclip": "The paper's class names are known for voc21, voc20 and coco-object only; on the others `show` "

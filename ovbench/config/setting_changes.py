@@ -9,6 +9,7 @@ from ovbench.config.load import regions_table
 from ovbench.utils.errors import OvbenchError
 from ovbench.utils.registry import BACKBONES
 
+PRECOMPUTED = "precomputed"
 AUTHORS_MAPS = "sam2-32"  # the region source whose maps CorrCLIP's authors published
 
 
@@ -69,7 +70,8 @@ def setting_changes(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> l
 
 def changes_from_published(published: Mapping[str, Any], actual: Mapping[str, Any]) -> list[SettingChange]:
     """Return how a cell differs from a published one; precomputed maps are taken as the published maps."""
-    if actual["regions"].get("source") == "precomputed" and published["regions"].get("source") == AUTHORS_MAPS:
+    authors = published["regions"].get("source") in (AUTHORS_MAPS, PRECOMPUTED)
+    if actual["regions"].get("source") == PRECOMPUTED and authors:
         published = {**published, "regions": actual["regions"]}
     return setting_changes(published, actual)
 

@@ -256,3 +256,15 @@ def test_a_search_by_faiss_is_that_of_its_vectors_and_its_recall_is_measured(tmp
     assert (one.row == other.row).float().mean() > 0.99
     recall = measure_recall(exact.vision, 20)
     assert 0.2 < recall < 1 and measure_recall(load_backbone("support", f"{tmp_path}/x?search=keys").vision, 20) == 1.0
+
+
+def test_the_bank_of_mini_is_built_once(monkeypatch):
+    from ovbench.training.region_bank import mini_bank
+
+    monkeypatch.setattr(mini_bank, "IMAGES", 1)
+    spec = "mini?search=keys"
+    loaded = load_backbone("support", spec)
+    assert loaded.vision.vfm == "mini" and len(loaded.vision.main) > 10
+    monkeypatch.setattr(mini_bank, "build_bank", None)
+    assert load_backbone("support", spec).sha256 == loaded.sha256
+    assert mini_bank.mini_bank() == find_bank("mini").base

@@ -43,6 +43,22 @@ def test_rows_are_means_at_the_original_size():
         torch.testing.assert_close(found.values[row], mean, atol=1e-5, rtol=1e-4)
 
 
+def test_a_second_clip_has_rows_of_its_own():
+    torch.manual_seed(1)
+    first, second = (small_towers() for _ in range(2))
+    for parameter in second.clip.float().parameters():
+        parameter.data.mul_(1.1)
+    others = {"dino": first.dino.float(), "vfm": VfmVision(randomised(radio()), OPENAI)}
+    together = RowMaker(Backbones(clip=first.clip.float(), auxiliary=second.clip, **others), PROTOCOL, PARAMS)
+    both = together.rows(IMAGE, REGIONS)
+    alone = RowMaker(Backbones(clip=second.clip, **others), PROTOCOL, PARAMS, left_out=(-1, 3)).rows(IMAGE, REGIONS)
+    assert both.auxiliary is not None and not torch.allclose(both.values, both.auxiliary)
+    common = [number for number in both.ids.tolist() if number in alone.ids.tolist()]
+    assert 0 in alone.ids and not {-1, 3} & set(alone.ids.tolist()) and len(common) > 3
+    for number in common:
+        torch.testing.assert_close(both.auxiliary[both.ids == number], alone.values[alone.ids == number])
+
+
 def test_merged_regions_are_refused():
     with pytest.raises(ValueError, match="without mask merging"):
         RowMaker(Backbones(vfm=None), PROTOCOL, CorrCLIPParams())

@@ -119,6 +119,18 @@ def test_the_authors_maps_are_the_published_regions():
     assert [str(change) for change in nearest_published(other, "correct").deviations] == ["tau=1.0"]
 
 
+def test_the_authors_banks_are_found_in_any_folder():
+    second = {"auxiliary": "ViT-B-16-quickgelu/dfn2b"}
+    settings = {"regions.folder": "maps", "support": "/data/banks/coco"}
+    assert nearest_published(plain("corrclipv2", "voc21", {"regions.folder": "maps"}), "correct").deviations == ()
+    assert nearest_published(plain("corrclipv2", "voc21", settings, second), "correct").deviations == ()
+    other = plain("corrclipv2", "voc21", {**settings, "support": "/data/banks/mine"}, second)
+    changed = {change.setting for change in nearest_published(other, "correct").deviations}
+    assert changed and changed <= {"support", "auxiliary"}
+    alone = nearest_published(plain("corrclipv2", "voc21", settings), "correct").deviations
+    assert [change.setting for change in alone] in (["support"], ["auxiliary"])
+
+
 def test_freecp_without_the_paper_s_descriptions_deviates():
     names = (("background",), ("cat",), ("dog",))
     assert stand_in("", names, 0) == ""

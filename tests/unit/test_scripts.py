@@ -79,3 +79,12 @@ def test_the_coverage_of_intervals_is_tallied():
     row = tally.row()
     assert row["samples"] == {"jackknife": 4, "difference": 4, "percentile": 2, "fixed": 2, "basic": 2, "bca": 2}
     assert row["excludes_its_estimate_percent"]["jackknife"] == 0 and row["half_width_points"] > 1
+
+
+def test_a_bank_is_searched_in_three_forms(tmp_path):
+    import bank
+
+    found = bank.measure(tmp_path, rows=600, width=64, regions=3)
+    for name in ("keys", "flat", "ivfpq"):
+        assert found[name]["image_seconds"] >= 0 and found[name]["peak_bytes_over_the_start"] < 1 << 28
+    assert found["flat"]["file_bytes"] > 600 * 64 * 4 > found["keys"]["file_bytes"] > 600 * 64 * 2
