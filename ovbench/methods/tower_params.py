@@ -57,46 +57,91 @@ class GLACLIPParams:
 
 
 @dataclass(frozen=True)
-class CorrCLIPParams:
-    """Parameters of CorrCLIP; the defaults are the paper's, and those after ``spatial_depth`` are for ablations.
-
-    With ``scope``, ``value`` and the last four off, CorrCLIP equals ClearCLIP.
+class ReconstructionParams:
+    """Parameters that CorrCLIP, OV-Stitcher and CorrCLIPv2 share; the defaults are the official ones.
 
     Attributes:
         tau: Temperature tau of the attention softmax.
-        eps: Radius of mask merging (DBSCAN), a cosine distance.
         alpha: Weight alpha of the spatial branch.
         beta: Weight beta of the semantic branch.
         spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
-        scope: Scope reconstruction; off: every patch attends to every patch.
-        value: Value reconstruction; off: weights softmax(q q^T) of ClearCLIP, scope and merging with CLIP's q-q.
-        similarity: "qk-qk" (q + k), "q-k", "q-q", "k-k", "x-x" (output tokens), "uniform" (qk-qk, then equal weights).
-        similarity_from: Tower whose last block is compared, "dino" or "clip".
-        mask_merging: Merge regions with similar mean features.
+        scope: Scope reconstruction; off: every cell attends to every cell.
         spatial_branch: Add the values of lower blocks.
         mask_class_tokens: Add the semantic branch.
         map_correction: Give each region of the image its most frequent label.
     """
 
     tau: float = 0.25
-    eps: float = 0.2
     alpha: float = 1.0
     beta: float = 0.5
     spatial_depth: int | None = None
     scope: bool = True
-    value: bool = True
-    similarity: str = "qk-qk"
-    similarity_from: str = "dino"
-    mask_merging: bool = True
     spatial_branch: bool = True
     mask_class_tokens: bool = True
     map_correction: bool = True
+
+
+@dataclass(frozen=True)
+class MergingParams(ReconstructionParams):
+    """Parameters of CorrCLIP and OV-Stitcher, with those of `ReconstructionParams`.
+
+    Attributes:
+        eps: Radius of mask merging (DBSCAN), a cosine distance.
+        mask_merging: Merge regions with similar mean features.
+    """
+
+    eps: float = 0.2
+    mask_merging: bool = True
+
+
+@dataclass(frozen=True)
+class CorrCLIPParams(MergingParams):
+    """Parameters of CorrCLIP, with those of `MergingParams`; these are for ablations.
+
+    With ``scope``, ``value``, ``mask_merging``, both branches and ``map_correction`` off, CorrCLIP equals ClearCLIP.
+
+    Attributes:
+        value: Value reconstruction; off: weights softmax(q q^T) of ClearCLIP, scope and merging with CLIP's q-q.
+        similarity: "qk-qk" (q + k), "q-k", "q-q", "k-k", "x-x" (output tokens), "uniform" (qk-qk, then equal weights).
+        similarity_from: Tower whose last block is compared, "dino" or "clip".
+    """
+
+    value: bool = True
+    similarity: str = "qk-qk"
+    similarity_from: str = "dino"
 
     def __post_init__(self) -> None:
         if self.similarity not in SIMILARITIES:
             raise unknown("similarity", self.similarity, SIMILARITIES)
         if self.similarity_from not in ("dino", "clip"):
             raise unknown("tower", self.similarity_from, ("dino", "clip"), where="similarity_from")
+
+
+@dataclass(frozen=True)
+class OVStitcherParams(MergingParams):
+    """Parameters of OV-Stitcher: those of `MergingParams`."""
+
+
+@dataclass(frozen=True)
+class CorrCLIPv2Params(ReconstructionParams):
+    """Parameters of CorrCLIPv2, with those of `ReconstructionParams`.
+
+    Attributes:
+        grid_scale: Cells of the correlation grid along a side of a patch of CLIP.
+        neighbours: Rows of the bank that support a region.
+        fusion: Weight of the bank's scores; those of the windows have the rest.
+    """
+
+    grid_scale: int = 2
+    neighbours: int = 20
+    fusion: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("grid_scale", "neighbours"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be 1 or more", where="corrclipv2")
+        if not 0 <= self.fusion <= 1:
+            raise UsageError("fusion must be between 0 and 1", where="corrclipv2")
 
 
 @dataclass(frozen=True)
@@ -244,70 +289,3 @@ class LPOSSParams:
         for holds, message in checks:
             if not holds:
                 raise UsageError(message, where="lposs")
-
-
-@dataclass(frozen=True)
-class OVStitcherParams:
-    """Parameters of OV-Stitcher; the defaults are the official ones, and the switches are for ablations.
-
-    Attributes:
-        tau: Temperature tau of the attention softmax.
-        eps: Radius of mask merging (DBSCAN), a cosine distance.
-        alpha: Weight alpha of the spatial branch.
-        beta: Weight beta of the semantic branch.
-        spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
-        scope: Restrict attention by regions; off: every cell attends to every cell.
-        mask_merging: Merge regions with similar mean features.
-        spatial_branch: Add the values of lower blocks.
-        mask_class_tokens: Add the semantic branch.
-        map_correction: Give each region of the image its most frequent label.
-    """
-
-    tau: float = 0.25
-    eps: float = 0.2
-    alpha: float = 1.0
-    beta: float = 0.5
-    spatial_depth: int | None = None
-    scope: bool = True
-    mask_merging: bool = True
-    spatial_branch: bool = True
-    mask_class_tokens: bool = True
-    map_correction: bool = True
-
-
-@dataclass(frozen=True)
-class CorrCLIPv2Params:
-    """Parameters of CorrCLIPv2; the defaults are those of its code.
-
-    Attributes:
-        tau: Temperature tau of the attention softmax.
-        alpha: Weight alpha of the spatial branch.
-        beta: Weight beta of the semantic branch.
-        spatial_depth: Number of lower blocks averaged in the spatial branch (none: by the depth of the tower).
-        grid_scale: Cells of the correlation grid along a side of a patch of CLIP.
-        scope: Scope reconstruction; off: every cell attends to every cell.
-        spatial_branch: Add the values of lower blocks.
-        mask_class_tokens: Add the semantic branch.
-        map_correction: Give each region of the image its most frequent label.
-        neighbours: Rows of the bank that support a region.
-        fusion: Weight of the bank's scores; those of the windows have the rest.
-    """
-
-    tau: float = 0.25
-    alpha: float = 1.0
-    beta: float = 0.5
-    spatial_depth: int | None = None
-    grid_scale: int = 2
-    scope: bool = True
-    spatial_branch: bool = True
-    mask_class_tokens: bool = True
-    map_correction: bool = True
-    neighbours: int = 20
-    fusion: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("grid_scale", "neighbours"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be 1 or more", where="corrclipv2")
-        if not 0 <= self.fusion <= 1:
-            raise UsageError("fusion must be between 0 and 1", where="corrclipv2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
@@ -69,8 +69,10 @@ def on_mini(name: str, images: int) -> Task:
     return _task(pipeline, [s.image for s in samples], [s.label for s in samples], len(dataset.card.classes))
 
 
-def of_real_size(name: str) -> Task:
-    """Return towers of the published sizes with random weights, settings of voc20, and an image of VOC's size."""
+def of_real_size(
+    name: str, benchmark: str = "voc20", size: tuple[int, int] = VOC_SIZE, settings: Mapping[str, str] | None = None
+) -> Task:
+    """Return towers of the published sizes with random weights, settings of a benchmark, and an image of its size."""
     import real_towers
 
     given = {"reference": "random"} if name == "reme" else {}
@@ -78,13 +80,13 @@ def of_real_size(name: str) -> Task:
         given["dinov2"] = "vit_base_patch14_dinov2.lvd142m"
     if name == "talk2dino":
         given["dinov2"] = "vit_base_patch14_reg4_dinov2.lvd142m"
-    cell = resolve(name, "voc20", {"refine": ""}, given)
-    card = load_card("voc20")
+    cell = resolve(name, benchmark, {"refine": "", **(settings or {})}, given)
+    card = load_card(benchmark)
     with mock.patch.object(ovbench.inference.pipeline, "load_backbone", real_towers.load), _own_cache():
         pipeline = build_pipeline(cell, vocabulary(card, cell.protocol.vocabulary or None), card.background)
-    image = cv2.resize(open_dataset(load_card("mini")).read(0).image, VOC_SIZE[::-1])
-    label = np.random.default_rng(0).integers(0, 20, VOC_SIZE).astype(np.uint16)
-    return _task(pipeline, [image], [label], 20)
+    image = cv2.resize(open_dataset(load_card("mini")).read(0).image, size[::-1])
+    label = np.random.default_rng(0).integers(0, len(card.classes), size).astype(np.uint16)
+    return _task(pipeline, [image], [label], len(card.classes))
 
 
 def _task(pipeline: Pipeline, images: list, labels: list, classes: int) -> Task:

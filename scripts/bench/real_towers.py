@@ -9,10 +9,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ovbench.backbones.build import Loaded
+from ovbench.backbones.build import Loaded, load_backbone
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.dino import DinoVision
 from ovbench.backbones.dinov2 import Dinov2Vision
+from ovbench.backbones.preprocess import IMAGENET, OPENAI
+from ovbench.backbones.vfm import VfmVision
 from ovbench.config.backbone_spec import parse_spec
 from ovbench.methods.reme.reference_bank import ReferenceBank
 from ovbench.methods.talk2dino.projection import Psi
@@ -35,6 +37,8 @@ class RandomText:
 def load(kind: str, spec: str, module: str = "") -> Loaded:
     """Replace `ovbench.backbones.build.load_backbone`."""
     torch.manual_seed(0)
+    if kind == "support":
+        return load_backbone(kind, spec)
     vision = _reference() if kind == "reference" else _network(kind, parse_spec(kind, spec).architecture)
     text: Any = RandomText() if kind == "clip" else None
     return Loaded(vision.eval().requires_grad_(False), spec, f"random-{kind}", text)
@@ -48,6 +52,8 @@ def _network(kind: str, architecture: str) -> nn.Module:
         config["text_cfg"] |= {"layers": 1}  # it is not asked
         return ClipVision(open_clip.CLIP(**_parts(config)).visual)
     vit = timm.create_model(architecture.partition(".")[0], pretrained=False, num_classes=0)
+    if kind == "vfm":
+        return VfmVision(vit, OPENAI if "_radio_" in architecture else IMAGENET)
     return DinoVision(vit) if kind == "dino" else Dinov2Vision(vit)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ovbench.backbones.checkpoint import file_sha256
 from ovbench.methods.reme.parquet import read_table
 from ovbench.methods.reme.reference_store import load_set, read_manifest, shard_encoder, shard_names
+from ovbench.training.changed_files import changed_files
 from ovbench.utils.errors import InputError
 
 TABLE_ROWS = {"segments.parquet": "final_segments", "labels.parquet": "final_labels", "roots.parquet": "base_roots"}
@@ -27,7 +27,7 @@ def verify_set(folder: Path) -> list[str]:
         InputError: If the folder has no set.
     """
     manifest = read_manifest(folder)
-    problems = [*_files(folder, manifest), *_encoders(folder, manifest)]
+    problems = [*changed_files(folder, manifest["files"]), *_encoders(folder, manifest)]
     if problems:
         return problems
     try:
@@ -46,17 +46,6 @@ def verify_set(folder: Path) -> list[str]:
     if (bank.starts.diff() < 1).any() or int(bank.columns.min()) < 0:
         problems.append("o_ref.safetensors has segments without a label or labels out of range")
     return problems
-
-
-def _files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            yield f"{name} is missing"
-        elif path.stat().st_size != entry["bytes"]:
-            yield f"{name} has {path.stat().st_size} bytes, expected {entry['bytes']}: it was truncated or replaced"
-        elif file_sha256(path) != entry["sha256"]:
-            yield f"{name} has changed since it was written"
 
 
 def _encoders(folder: Path, manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from ovbench.backbones.checkpoint import file_sha256
 from ovbench.methods.support.backbone import read_store
 from ovbench.methods.support.bank_files import find_bank, read_note
 from ovbench.methods.support.index_file import Vectors, read_index
+from ovbench.training.changed_files import changed_files
 from ovbench.training.region_bank.write_bank import BankImages, manifest_paths, parse_images
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_text
@@ -86,7 +86,7 @@ def verify_bank(spec: str) -> list[str]:
     """
     files = find_bank(spec)
     base, note = files.base, read_note(files.base)
-    if note and (problems := [*_changed_files(base, note)]):
+    if note and (problems := [*changed_files(base.parent, note["files"])]):
         return problems
     try:
         main = read_store(files.main)
@@ -103,17 +103,6 @@ def verify_bank(spec: str) -> list[str]:
     if images is not None:
         problems += _manifests(base, images, len(main))
     return problems
-
-
-def _changed_files(base: Path, note: Mapping[str, Any]) -> Iterator[str]:
-    for name, entry in note["files"].items():
-        path = base.parent / name
-        if not path.is_file():
-            yield f"{name} is missing"
-        elif path.stat().st_size != entry["bytes"]:
-            yield f"{name} has {path.stat().st_size} bytes, expected {entry['bytes']}: it was truncated or replaced"
-        elif file_sha256(path) != entry["sha256"]:
-            yield f"{name} has changed since it was written"
 
 
 def _rows(stores: Mapping[str, torch.Tensor]) -> Iterator[str]:
