@@ -25,12 +25,13 @@ GOALS = {
     "clip": 1.15, "maskclip": 1.15, "clearclip": 1.15, "sclip": 1.15, "naclip": 1.15, "gem": None, "proxyclip": None,
     "scclip": 1.15, "sfp": 1.15, "dihclip": 1.15,
     "talk2dino": 1.1, "corrclip": 1.2, "cass": 1.25, "freecp": 1.3, "reme": 1.3, "rfclip": 1.15, "pearl": 1.15,
+    "corrclipv2": 1.2, "glaclip": None, "lposs": None, "ovstitcher": None,  # the last three have work of their own
 }  # fmt: skip
 WHY = {  # a goal is missed
     "rfclip": "every block has a second attention, of its keys, and the last block decodes two token maps",
     "freecp": "its base GEM runs six more attentions in each of the upper blocks; the rest is what FreeCP adds to GEM",
 }
-TOWERS = ("clip", "presence", "dino", "dinov2")
+TOWERS = ("clip", "presence", "dino", "dinov2", "vfm")
 VOC_SIZE = (375, 500)
 
 
