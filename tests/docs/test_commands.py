@@ -41,7 +41,7 @@ CANNOT = (
     Cannot(r"gate --baseline results/", "takes minutes; continuous integration runs this line"),
     Cannot(r"--suite reme-table2", "builds ReME's reference sets, which takes minutes"),
     Cannot(r"--suite corrclipv2-bank", "builds the bank of mini, which takes minutes"),
-    Cannot(r"ovbench bank build --images train2017", "needs images and weights", "train2017|needs|missing"),
+    Cannot(r"ovbench bank build --images train2017", "needs images", 'no folder "train2017"'),
     Cannot(r"ovbench bank build --images mini --out", "builds a bank, which takes minutes"),
     Cannot(r"-m venv|pip install|-m pytest", "installs the package; continuous integration runs this line"),
     Cannot(r"^pre-commit|^ruff|^mypy|^mkdocs|^docker |^git |^python -m build|^find photos", "another program"),

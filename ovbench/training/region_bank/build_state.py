@@ -42,14 +42,17 @@ class BuildState:
 
     Args:
         sources: Inputs and output.
+        images: All images, from `images_by_stem`.
         plan: The settings.
         loaded: The encoders "clip", "dino", "vfm", and "auxiliary" if there is one.
 
     Raises:
-        InputError: If there is no image, two have one name, or the bank has other settings.
+        InputError: If the bank has other settings.
     """
 
-    def __init__(self, sources: BankSources, plan: BankPlan, loaded: dict[str, Loaded]):
+    def __init__(
+        self, sources: BankSources, images: list[SourceImage], plan: BankPlan, loaded: dict[str, Loaded]
+    ):  # fmt: skip
         self.base, self.identity = sources.bank, json.loads(json.dumps(plan.identity(loaded)))  # as in a note
         self.names = {
             "main": encoder_name(plan.cell.backbones["clip"]),
@@ -66,7 +69,6 @@ class BuildState:
                 fix="build into another folder",
             )  # fmt: skip
         self.images = read_images(self.base, note)
-        images = images_by_stem(sources.images, sources.limit)
         known = set(self.images.stems) | set(self.images.without)
         self.chunks = split_into_chunks([one for one in images if one.id not in known], sources.chunk_size)
         self.folder = self.base.parent / "parts" / f"{self.base.name}-{_key(self.identity)}"

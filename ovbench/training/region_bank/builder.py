@@ -28,7 +28,7 @@ from ovbench.methods.base import Backbones
 from ovbench.methods.support.backbone import read_store
 from ovbench.regions.provider import Regions, open_regions
 from ovbench.training.reference_set.chunks import ImageChunk, SourceImage
-from ovbench.training.region_bank.build_state import BankSources, BuildState
+from ovbench.training.region_bank.build_state import BankSources, BuildState, images_by_stem
 from ovbench.training.region_bank.rows import RegionRows, RowMaker
 from ovbench.training.region_bank.settings import BankPlan
 from ovbench.training.region_bank.write_bank import BankContent, BankImages, write_bank
@@ -51,11 +51,12 @@ def build_bank(
         The note of the bank, in rank 0; None in other processes, and for a shard.
 
     Raises:
-        InputError: If images or weights are missing; checked before any image is read.
+        InputError: If images or weights are missing; checked before any network is loaded.
     """
     processes = processes or ProcessGroup()
+    images = images_by_stem(sources.images, sources.limit)
     loaded = _load(plan)
-    state = BuildState(sources, plan, loaded)
+    state = BuildState(sources, images, plan, loaded)
     missing = state.missing()
     mine = processes.take(sources.shard.take(missing) if sources.shard else missing)
     if mine:
