@@ -35,6 +35,7 @@ COMMANDS = {
     "runs": ("ovbench.cli.runs:runs", "List, pack and remove runs by short ids."),
     "rerun": ("ovbench.cli.rerun:rerun", "Repeat the run of a record exactly, or say what differs."),
     "compare": ("ovbench.cli.compare:compare", "Compare two records: what changed, and whether it is significant."),
+    "power": ("ovbench.cli.power:power", "Say how many images show a difference, and which subset does."),
     "gate": ("ovbench.cli.gate:gate", "Fail if a method is worse than its baseline on the same images."),
     "doctor": ("ovbench.cli.doctor:doctor", "Check this machine: versions, devices, data, weights; with fixes."),
     "check": ("ovbench.cli.check:check", "Check that a method follows the rules of the engine."),

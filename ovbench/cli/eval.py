@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
 @click.command(name="eval")
 @options.request
+@click.option(
+    "--metrics", default="", metavar="NAME,...",
+    help="Also count boundary (Boundary IoU), size (IoU by segment size) or calibration (ECE); see docs/metrics.md.",
+)  # fmt: skip
+@click.option(
+    "--cost", is_flag=True,
+    help="Also measure parameters, FLOPs, latency, throughput, memory and energy on the first ten images.",
+)  # fmt: skip
 @click.option("--fresh", is_flag=True, help="Start again instead of resuming an earlier run of the cell.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first image that fails.")
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,8 +31,10 @@ def _number(ctx: click.Context, param: click.Parameter, value: float) -> float:
 @click.option("--limit", type=click.IntRange(min=2), metavar="N", help="With --update: only the first N images.")
 @click.option(
     "--tolerance", type=click.FloatRange(min=0, max=100), callback=_number, default=0.2, show_default=True,
-    help="Percentage points of mIoU that may be lost.",
+    help="Percentage points of the metric that may be lost.",
 )  # fmt: skip
+@options.metric("Judge by this metric instead of mIoU.")
+@options.similarity
 @click.option("--fixed", is_flag=True, help="Judge by the tolerance only, without the paired interval.")
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE", help="Write the table for a pull request.")
 @click.option("--junit", type=click.Path(path_type=Path), metavar="FILE", help="Write JUnit XML.")
@@ -41,28 +44,32 @@ def _number(ctx: click.Context, param: click.Parameter, value: float) -> float:
 @options.as_json
 def gate(
     baseline: Path, update: bool, methods: tuple[str, ...], datasets: tuple[str, ...], limit: int | None,
-    tolerance: float, fixed: bool, markdown: Path | None, junit: Path | None, settings: tuple[str, ...], device: str,
+    tolerance: float, metric: str | None, similarity: str | None, fixed: bool, markdown: Path | None,
+    junit: Path | None, settings: tuple[str, ...], device: str,
     data_root: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Evaluate every cell of a baseline again, on the same images, and compare.
 
-    Exit code 5 if the mIoU of a cell has fallen.
+    Exit code 5 if the score of a cell has fallen.
 
     \b
     ovbench gate --baseline baseline.json --update -m corrclip -m maskclip -d mini --limit 20
     ovbench gate --baseline baseline.json --markdown gate.md --junit gate.xml
     """
+    from ovbench.metrics.named import parse_metric
     from ovbench.results import gate_report
     from ovbench.results.console import plain, show
     from ovbench.results.gate_runs import GateRequest, check_baseline, update_baseline
     from ovbench.utils.files import write_bytes
 
+    chosen = parse_metric(metric or "mIoU")
     request = GateRequest(baseline, methods, datasets, limit, settings, device, data_root)
     if update:
         update_baseline(request)
         click.echo(f"baseline: {baseline}", err=True)
         return 0
-    verdicts = check_baseline(request, tolerance=tolerance / 100, paired=not fixed)
+    how: dict[str, Any] = {"metric": chosen, "similarity": similarity}
+    verdicts = check_baseline(request, tolerance=tolerance / 100, paired=not fixed, **how)
     if as_json:
         click.echo(json.dumps([v._asdict() for v in verdicts], indent=1))
     else:

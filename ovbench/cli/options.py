@@ -64,6 +64,13 @@ def _layouts() -> list[str]:
     return layout_names()
 
 
+def _metrics() -> list[str]:
+    from ovbench.metrics.named import METRICS
+
+    return [*METRICS]
+
+
+complete_metrics = _completer(_metrics)
 complete_methods, complete_datasets = _completer(_methods), _completer(_datasets)
 complete_groups = _completer(_groups)
 complete_suites, complete_layouts = _completer(_suites), _completer(_layouts)
@@ -104,6 +111,11 @@ def datasets(text: str, metavar: str = "NAME") -> Callable[[click.Command], clic
     )
 
 
+def metric(text: str) -> Callable[[click.Command], click.Command]:
+    """Return the option ``--metric`` with a help text; the value is the name, which the command checks."""
+    return click.option("--metric", metavar="NAME", shell_complete=complete_metrics, help=text)
+
+
 def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
     ctx.meta[f"ovbench.{param.name}"] = value
 
@@ -126,6 +138,10 @@ device = click.option("--device", default="auto", show_default=True, help="auto,
 data_root = click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the benchmarks. [env: OVBENCH_DATA]"
 )
+similarity = click.option(
+    "--similarity", metavar="NAME|FILE",
+    help="Similarity of the classes, for Open_mIoU and SG_IoU: a shipped one, or a .csv or .toml file.",
+)  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 mixed_devices = click.option(
     "--mixed-devices", is_flag=True,

@@ -28,6 +28,8 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-result
     help="The rows of a suite with the drop from its baseline, and mean and spread of each group of rows.",
 )  # fmt: skip
 @options.datasets("Show this benchmark instead of those of the layout. Repeatable.")
+@options.metric("Show this metric instead of mIoU or that of the layout, such as fwIoU; see docs/metrics.md.")
+@options.similarity
 @click.option("--intervals", is_flag=True, help="Show the 95 % interval of each measured value.")
 @click.option("--list", "listing", is_flag=True, help="List the layouts that come with ovbench.")
 @click.option(
@@ -40,9 +42,9 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-result
 )  # fmt: skip
 @options.protocol
 def table(
-    layout: str | None, runs: Path, form: str | None, suite: str | None, datasets: tuple[str, ...], intervals: bool,
-    listing: bool,
-    settings: tuple[str, ...], hub: tuple[str, ...], protocol: str,
+    layout: str | None, runs: Path, form: str | None, suite: str | None, datasets: tuple[str, ...], metric: str | None,
+    similarity: str | None, intervals: bool, listing: bool, settings: tuple[str, ...], hub: tuple[str, ...],
+    protocol: str,
 ) -> None:  # fmt: skip
     """Print a comparison table: published values beside the values of records.
 
@@ -63,6 +65,9 @@ def table(
             click.echo(f"{name:26} {load_layout(name).title}")
         return
     from ovbench.config.load import override_pairs
+    from ovbench.metrics.named import METRICS, parse_metric
+    from ovbench.results.cost_rows import cost_rows, is_cost_column
+    from ovbench.results.metric_values import with_metric
     from ovbench.results.record_files import apart_by_data, find_records
     from ovbench.results.tables import layout_table, record_table
     from ovbench.results.writers import FORMATS
@@ -73,6 +78,7 @@ def table(
             raise click.UsageError("--suite and --layout are two tables; give one.")
         click.echo(_suite_drops(suite, find_records(runs), datasets, form), nl=False)
         return
+    chosen = parse_metric(metric) if metric else None
     # a layout can be printed without records
     records = apart_by_data(find_records(runs)) if layout is None or runs != Path("runs") or runs.is_dir() else []
     measured_on = {f.record["cell"]["dataset"] for f in records}
@@ -81,10 +87,13 @@ def table(
         records = [f for f in records if not datasets or f.record["cell"]["dataset"] in datasets]
         if not records:
             raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or give a --layout")
-        made = record_table(records)
+        made = record_table(with_metric(records, chosen, similarity) if chosen else records, chosen or METRICS["mIoU"])
     else:
-        loaded = load_layout(layout, datasets)
-        made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"))
+        loaded = load_layout(layout, datasets, chosen)
+        records = with_metric(records, chosen, similarity) if chosen else records
+        more = cost_rows(loaded, records)
+        measurable = [column for column in loaded.columns if is_cost_column(column)]
+        made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"), more, measurable)
     if form == "eval-results":
         click.echo(_eval_results(records, layout, hub), nl=False)
         return

@@ -184,15 +184,10 @@ def _parse(path: Path, *, is_shipped: bool) -> Card:
     encodings = _with_categories(encodings, file, classes, where)
     layouts = (_layout(number, table, file.image, encodings, where) for number, table in enumerate(file.layout))
     card = Card(
-        name=file.name or path.stem,
-        path=path,
-        classes_file=classes_file,
-        classes=classes,
-        encodings=encodings,
-        layouts=tuple(layouts),
-        distractors=listed.distractors,
+        name=file.name or path.stem, path=path, classes_file=classes_file, classes=classes, encodings=encodings,
+        layouts=tuple(layouts), distractors=listed.distractors,
         **{key: getattr(file, key) for key in PLAIN_KEYS},
-    )
+    )  # fmt: skip
     _check(card, where)
     return card
 
@@ -323,10 +318,9 @@ def _check_encoding(encoding: Encoding, card: Card, where: str) -> None:
         if value in raw:
             number = raw.index(value)
             raise InputError(
-                f'{value} is ignored, but it is the value of class {number}, "{card.classes[number]}"',
-                where=where,
+                f'{value} is ignored, but it is the value of class {number}, "{card.classes[number]}"', where=where,
                 fix='take it out of "void"; with more than 255 classes the ignored value is 65535 or none',
-            )
+            )  # fmt: skip
 
 
 def _check_colours(encoding: Encoding, card: Card, where: str) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from ovbench.data.cover import cover_classes
 from ovbench.data.dataset import Dataset
 from ovbench.data.labels import value_counts
 from ovbench.data.sources import read_source
@@ -129,7 +130,7 @@ def choose_subset(
     shows = np.zeros((len(dataset), len(dataset.card.classes)), bool)
     for index, classes in enumerate(present):
         shows[index, list(classes)] = True
-    chosen = _cover(shows, count, np.random.default_rng(seed))
+    chosen = cover_classes(shows, count, np.random.default_rng(seed))
     names = np.array(dataset.card.classes)
     somewhere, covered = shows.any(0), shows[chosen].any(0)
     entries = tuple(fingerprint(dataset, index) for index in sorted(chosen))
@@ -138,21 +139,6 @@ def choose_subset(
         absent=tuple(names[~somewhere].tolist()),
         left_out=tuple(names[somewhere & ~covered].tolist()),
     )
-
-
-def _cover(shows: np.ndarray, count: int, generator: np.random.Generator) -> list[int]:
-    """Return image indices; ``shows`` is bool (images, classes)."""
-    order = generator.permutation(len(shows))  # breaks ties, and gives the random images
-    chosen: list[int] = []
-    uncovered = shows.any(0)
-    while uncovered.any() and len(chosen) < count:
-        rarity = np.where(uncovered, shows.sum(0), len(shows) + 1)
-        candidates = order[shows[order, rarity.argmin()]]
-        best = int(candidates[shows[candidates][:, uncovered].sum(1).argmax()])
-        chosen.append(best)
-        uncovered &= ~shows[best]
-    taken = set(chosen)
-    return chosen + [int(i) for i in order if int(i) not in taken][: count - len(chosen)]
 
 
 def classes_in(dataset: Dataset, index: int) -> tuple[int, ...]:

@@ -9,8 +9,11 @@ from ovbench.config.backbone_spec import toy_note
 from ovbench.data.card import ids_sha256
 from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.record import SCHEMA, Record, score_fields
-from ovbench.metrics.confusion import PixelCounts, sum_by_class
-from ovbench.metrics.interval import miou_interval, stack_counts
+from ovbench.metrics.confusion import sum_by_class
+from ovbench.metrics.extra_counts import sum_extra, table_width
+from ovbench.metrics.influence import measure
+from ovbench.metrics.named import METRICS, MetricClasses, class_list
+from ovbench.metrics.stacked import CountedImages
 
 
 def build_record(
@@ -37,7 +40,9 @@ def build_record(
     """
     found = {i: n for i in wanted if i in entries and (n := entries[i].counts) is not None}
     scored, counts = list(found), list(found.values())
-    classes = header["dataset"]["classes"]
+    classes, about_classes = header["dataset"]["classes"], class_list(header["dataset"])
+    extra = {name: [entries[i].extra[name] for i in scored] for name in header.get("metrics", ())}  # type: ignore[index]
+    sums = {name: sum_extra(images, table_width(name, len(classes))) for name, images in extra.items()}
     seconds: dict[str, float] = {}
     for image in scored:
         for stage, spent in entries[image].seconds.items():
@@ -55,14 +60,14 @@ def build_record(
         "weights": header["weights"],
         **{key: header[key] for key in ("use", "files", "code") if key in header},
         **made_with,
-        **score_fields(sum_by_class(counts, len(classes)), classes),
+        **score_fields(sum_by_class(counts, len(classes)), classes, about_classes, sums),
         "failed": {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None},
         "ledger": ledger,
         "time": {
             "started": "", **timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}
         },
     }  # fmt: skip
-    record["metrics"] |= _interval(counts, len(classes))
+    record["metrics"] |= _intervals(record["metrics"], CountedImages(counts, len(classes), extra), about_classes)
     note = "" if header["dataset"]["layout"] == "generated" else toy_note(header["cell"]["backbones"])
     if note:
         record["notes"] = [note]
@@ -70,9 +75,11 @@ def build_record(
     return made.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-def _interval(counts: Sequence[PixelCounts], classes: int) -> dict[str, Any]:
-    """Return the interval of mIoU; None with the reason if there is none."""
-    found = miou_interval(stack_counts(counts, classes))
-    if found.interval is None:
-        return {"mIoU_interval": None, "mIoU_no_interval": found.why}
-    return {"mIoU_interval": [found.interval.low, found.interval.high]}
+def _intervals(metrics: Mapping[str, Any], images: CountedImages, classes: MetricClasses) -> dict[str, Any]:
+    """Return the intervals of all scores; None if there is none, for mIoU with the reason."""
+    found = {name: measure(METRICS[name], images, classes) for name in METRICS if name in metrics}
+    bounds = {name: None if one.interval is None else list(one.interval[:2]) for name, one in found.items()}
+    main = {"mIoU_interval": bounds.pop("mIoU")}
+    if found["mIoU"].interval is None:
+        main["mIoU_no_interval"] = found["mIoU"].why
+    return {**main, "intervals": bounds}

@@ -18,7 +18,11 @@ from ovbench.evaluation.ledger import Entry, LedgerWriter
 from ovbench.inference.batching import Prediction
 from ovbench.inference.pipeline import Pipeline
 from ovbench.methods.blame import MethodError, blamed
+from ovbench.metrics.boundary import count_boundary
+from ovbench.metrics.calibration import count_calibration
 from ovbench.metrics.confusion import count_pixels
+from ovbench.metrics.extra_counts import ExtraCounts
+from ovbench.metrics.segment_size import count_by_size
 from ovbench.utils.errors import ImageError, InputError, OvbenchError
 from ovbench.utils.read_ahead import read_ahead
 
@@ -27,10 +31,18 @@ READERS = 8  # threads that read if images share batches
 
 
 class LabelledSample(NamedTuple):
-    """An image with its labels, uint16 (H, W)."""
+    """An image with its labels.
+
+    Attributes:
+        sample: The image.
+        predicted: uint16 (H, W).
+        best: The most probable class of each pixel, int64 (H, W), and its probability, float32 (H, W); None unless
+            calibration is counted.
+    """
 
     sample: Sample
     predicted: np.ndarray
+    best: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Target(NamedTuple):
@@ -44,6 +56,7 @@ class Target(NamedTuple):
         counted: Ids of images that are already counted and only needed for ``seen``.
         run: Description of this run in the ledger.
         distractors: Number of queries without a class; their labels are the ones beyond the last class.
+        metrics: Names of other counts than those of pixels.
     """
 
     dataset: Dataset
@@ -53,6 +66,7 @@ class Target(NamedTuple):
     counted: frozenset[str] = frozenset()
     run: dict[str, Any] | None = None
     distractors: int = 0
+    metrics: tuple[str, ...] = ()
 
 
 class LoadedImage(NamedTuple):
@@ -64,6 +78,7 @@ class LoadedImage(NamedTuple):
         samples: For each target the sample, an error, or None if the image is not due.
         seconds: Time of each stage.
         region_file: The file of the region map, if it was read from one.
+        best: For each vocabulary the most probable class and its probability, in the order of labelling.
     """
 
     image: np.ndarray
@@ -71,6 +86,12 @@ class LoadedImage(NamedTuple):
     samples: list[Sample | InputError | None]
     seconds: dict[str, float]
     region_file: FileIdentity | None = None
+    best: list[tuple[np.ndarray, np.ndarray]] | None = None
+
+    def note(self, name: str, value: Any) -> None:
+        """Keep the most probable classes."""
+        if name == "best_class" and self.best is not None:
+            self.best.append((value.label.cpu().numpy(), value.probability.float().cpu().numpy()))
 
 
 def evaluate(
@@ -101,14 +122,17 @@ def evaluate(
     if (maps := getattr(pipeline, "region_maps", None)) is not None:
         items = targets[0].dataset.items
         maps.expect({item.id: item.image_path for item in items}, [items[index].id for index in indices])
+    if any("calibration" in target.metrics for target in targets):
+        pipeline.predictor.maps.confident = True
     ahead = max(READ_AHEAD, batch)
     for read, (index, labels, seconds) in _predictions(pipeline, _read_ahead(pipeline, targets, indices, ahead), batch):
         if read is None or isinstance(labels, OvbenchError):
             results: list[Any] = [labels] * len(targets)
         else:
+            best = (read.best or [])[-len(targets) :] or [None] * len(targets)  # the others lacked memory
             results = [
-                _labelled(pipeline, sample, predicted, target) if isinstance(sample, Sample) else sample
-                for target, sample, predicted in zip(targets, read.samples, labels, strict=True)
+                _labelled(pipeline, sample, predicted, target, sure) if isinstance(sample, Sample) else sample
+                for target, sample, predicted, sure in zip(targets, read.samples, labels, best, strict=True)
             ]
         for target, result in zip(targets, results, strict=True):
             if target.dataset.items[index].id not in target.due:
@@ -125,6 +149,7 @@ def _predictions(
 ) -> Iterator[tuple[LoadedImage | None, Prediction]]:
     """Yield every image when it is finished; an image that cannot be read is yielded immediately."""
     batcher = pipeline.predictor.batcher(batch)
+    confident = getattr(getattr(pipeline.predictor, "maps", None), "confident", False)
     held: dict[int, LoadedImage] = {}
     for index, future in reads:
         try:
@@ -132,22 +157,26 @@ def _predictions(
         except (InputError, MethodError) as error:
             yield None, Prediction(index, error, {})
             continue
-        for result in batcher.add(index, read.image, read.regions):
+        listener = {"note": read.note} if confident else {}
+        for result in batcher.add(index, read.image, read.regions, **listener):
             yield _timed(held, result)
     for result in batcher.flush():
         yield _timed(held, result)
 
 
 def _labelled(
-    pipeline: Pipeline, sample: Sample, predicted: np.ndarray, target: Target
-) -> LabelledSample | MethodError:
+    pipeline: Pipeline, sample: Sample, predicted: np.ndarray, target: Target,
+    best: tuple[np.ndarray, np.ndarray] | None,
+) -> LabelledSample | MethodError:  # fmt: skip
     """Return the image with its labels, or an error if shape or range of the labels does not fit the dataset."""
     name, classes = pipeline.cell.method, len(target.dataset.card.classes) + target.distractors
     if predicted.shape != sample.label.shape:
         return MethodError(f"{name} returned labels of shape {predicted.shape}, expected {sample.label.shape}")
     if predicted.max(initial=0) >= classes:
         return MethodError(f"{name} returned the label {predicted.max()}, expected 0 to {classes - 1}")
-    return LabelledSample(sample, predicted)
+    if best is not None and not (best[1].min(initial=0) >= -1e-5 and best[1].max(initial=0) <= 1 + 1e-5):
+        return MethodError(f"{name} has class probabilities that are not between 0 and 1, which calibration needs")
+    return LabelledSample(sample, predicted, best)
 
 
 def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | None:
@@ -177,9 +206,20 @@ def _add_entry(
         counts = count_pixels(result.predicted, sample.label, len(target.dataset.card.classes))
         files = {"image": sample.image_file, "label": sample.label_file, "regions": region_file}
         data = {name: list(file) for name, file in files.items() if file is not None}
+        extra = {name: _extra_counts(name, result, len(target.dataset.card.classes)) for name in target.metrics}
         seconds = {**seconds, "count": time.perf_counter() - start}
-        target.ledger.add(Entry(image_id, counts, None, seconds, index, data, target.run))
+        target.ledger.add(Entry(image_id, counts, None, seconds, index, data, target.run, extra=extra or None))
     target.seen(index, result.sample, result.predicted)
+
+
+def _extra_counts(name: str, image: LabelledSample, classes: int) -> ExtraCounts:
+    """Return the counts of a name, see `ovbench.metrics.extra_counts`."""
+    label = image.sample.label
+    if name == "calibration":
+        assert image.best is not None
+        return count_calibration(image.best[0], image.best[1].clip(0, 1), label)
+    count = {"boundary": count_boundary, "size": count_by_size}[name]
+    return count(image.predicted, label, classes)
 
 
 def _read_ahead(
@@ -196,7 +236,7 @@ def _read_ahead(
         region_file = _region_file(pipeline, first.items[index].image_path)
         regions = _regions(pipeline, picture.pixels, first.items[index].image_path)
         seconds = {"read": middle - start, "regions": time.perf_counter() - middle}
-        return LoadedImage(picture.pixels, regions, samples, seconds, region_file)
+        return LoadedImage(picture.pixels, regions, samples, seconds, region_file, [])
 
     threads = 2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)
     return read_ahead(read, indices, ahead=ahead, threads=threads)

@@ -46,9 +46,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # code that cannot change a label: interface, display, checks, and code whose output (data, weights) is identified
 NO_LABELS = (
     "__main__.py", "cli", "cluster", "config/nearest_published.py", "config/official.py", "config/published_runs.py",
-    "config/setting_changes.py", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/doctor.py",
-    "inference/cache.py", "inference/image_outputs.py", "inference/label_files.py", "inference/overlay.py",
-    "inference/segment.py", "inference/visualize.py", "metrics/iou.py", "metrics/interval.py", "parity", "results",
+    "config/setting_changes.py", "data/mini", "data/prepare", "evaluation/conformance.py", "evaluation/cost.py",
+    "evaluation/doctor.py", "inference/cache.py", "inference/image_outputs.py", "inference/label_files.py",
+    "inference/overlay.py", "inference/segment.py", "inference/visualize.py", "metrics/influence.py",
+    "metrics/interval.py", "metrics/iou.py", "metrics/named.py", "metrics/power.py", "metrics/similarity.py",
+    "metrics/stacked.py", "parity", "results",
     "training/talk2dino",
 )  # fmt: skip
 CHUNK = 1 << 20
@@ -151,6 +153,7 @@ def dataset_header(planned: PlannedCell) -> dict[str, Any]:
         "classes": list(card.classes),
         "background": card.background,
         "white": card.white,
+        **({"classes_of_interest": list(card.classes_of_interest)} if card.classes_of_interest else {}),
         "card": "ovbench" if card.is_shipped else "own",
         "split_sha256": planned.split_sha256,
         "files": layout.files if layout else [],
@@ -174,6 +177,7 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
         "use": {name: loaded.use.as_dict() for name, loaded in pipeline.loaded.items() if loaded.use != Use()},
         "files": named_files(cell, region_maps(pipeline)),
         "execution": planned.execution.as_dict(),
+        **({"metrics": list(planned.metrics)} if planned.metrics else {}),
         "code": code_identity(cell, planned.device),
     }
 

@@ -21,12 +21,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from ovbench.data.sources import container_of, members_below, read_source
-from ovbench.evaluation.ledger_lines import Entry, as_line, decode_line, encode_line, entry_of
+from ovbench.evaluation.ledger_lines import Entry, as_line, counts_of, decode_line, encode_line, entry_of
 from ovbench.evaluation.part_file import open_part
-from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
 from ovbench.utils.folders import is_remote
@@ -141,7 +138,7 @@ def _take(ledger: Ledger, entry: Entry, part: Path, sources: dict[str, Path]) ->
         if entry.counts is None:
             return
         if _same_data(before, entry):
-            if sources[entry.image] != part and not _equal(before.counts, entry.counts):
+            if sources[entry.image] != part and counts_of(before) != counts_of(entry):
                 raise InputError(
                     f"two parts of the ledger have different counts of the image {entry.image}",
                     where=f"{sources[entry.image]} and {part}",
@@ -156,10 +153,6 @@ def _same_data(one: Entry, other: Entry) -> bool:
     if one.data is None or other.data is None:
         return True
     return {k: v[-1] for k, v in one.data.items()} == {k: v[-1] for k, v in other.data.items()}
-
-
-def _equal(one: PixelCounts, other: PixelCounts) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:

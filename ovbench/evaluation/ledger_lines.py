@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ovbench.metrics.confusion import PixelCounts
+from ovbench.metrics.extra_counts import ExtraCounts, from_lists, to_lists
 
 
 class Entry(NamedTuple):
@@ -26,6 +27,7 @@ class Entry(NamedTuple):
         data: Files of the image, each as an `ovbench.data.decode.FileIdentity`.
         run: The run that wrote the entry.
         void: Whether the files of the image have changed, so that its earlier counts are not used.
+        extra: Other counts that were asked for, by name; None if there are none.
     """
 
     image: str
@@ -36,6 +38,7 @@ class Entry(NamedTuple):
     data: dict[str, list[Any]] | None = None
     run: dict[str, Any] | None = None
     void: bool = False
+    extra: dict[str, ExtraCounts] | None = None
 
 
 def decode_line(raw: bytes) -> dict[str, Any] | None:
@@ -68,26 +71,26 @@ def entry_of(line: Mapping[str, Any], run: dict[str, Any] | None) -> Entry:
         counts = PixelCounts(*(np.array(array, dtype=np.int64) for array in counts))
     return Entry(
         line["image"], counts, line.get("failed"), line.get("seconds", {}), line.get("number"), line.get("data"), run,
-        line.get("void", False),
+        line.get("void", False), {name: from_lists(lists) for name, lists in line.get("extra", {}).items()} or None,
     )  # fmt: skip
 
 
 def as_line(entry: Entry, run: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the line of an entry; ``run`` is the run of the line before, which is not written again."""
-    line: dict[str, Any] = {"image": entry.image}
-    if entry.void:
-        line["void"] = True
-    if entry.number is not None:
-        line["number"] = entry.number
-    if entry.counts is not None:
-        line["counts"] = [array.tolist() for array in entry.counts]
-    if entry.failed is not None:
-        line["failed"] = entry.failed
-    if entry.data is not None:
-        line["data"] = entry.data
-    line["seconds"] = {stage: round(spent, 6) for stage, spent in entry.seconds.items()}
+    values = {
+        "image": entry.image, "void": entry.void or None, "number": entry.number, **counts_of(entry),
+        "failed": entry.failed, "data": entry.data,
+        "seconds": {stage: round(spent, 6) for stage, spent in entry.seconds.items()},
+    }  # fmt: skip
+    line = {key: value for key, value in values.items() if value is not None}
     if entry.run is not None:
         line["started"] = entry.run["started"]
         if entry.run != run:
             line["run"] = {key: value for key, value in entry.run.items() if key != "started"}
     return line
+
+
+def counts_of(entry: Entry) -> dict[str, Any]:
+    """Return all counts of an entry as JSON data; None where it has none."""
+    extra = entry.extra and {name: to_lists(counts) for name, counts in entry.extra.items()}
+    return {"counts": entry.counts and to_lists(entry.counts), "extra": extra}

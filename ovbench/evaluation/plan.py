@@ -21,12 +21,13 @@ from ovbench.evaluation.distributed import ProcessGroup, Shard
 from ovbench.evaluation.images import chosen_images, corrupted, features_key, open_split
 from ovbench.evaluation.queries import CellQueries, cell_queries
 from ovbench.evaluation.record import Arguments
-from ovbench.evaluation.request import Job, check_request, like_of
+from ovbench.evaluation.request import Job, check_request, like_of, other_counts
 from ovbench.inference.precision import FEATURE_BUDGET, FP32, Execution, choose_batch
 from ovbench.inference.steps import refuse_small_crop
+from ovbench.methods.base import Method
 from ovbench.regions.base import open_source
 from ovbench.utils import provenance as env
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import METHODS, find_backbone
 from ovbench.utils.text import size_text
 
@@ -47,6 +48,8 @@ class PlannedCell:
         split_images: Number of images of the whole split.
         split_sha256: Hash of the image ids of the whole split.
         arguments: The arguments as passed.
+        metrics: Names of other counts to store than those of pixels.
+        cost: Whether to measure the cost of labelling, for which a cell runs alone.
     """
 
     cell: Cell
@@ -60,6 +63,8 @@ class PlannedCell:
     split_images: int = 0
     split_sha256: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    cost: bool = False
 
     @property
     def wanted(self) -> list[str]:
@@ -82,10 +87,10 @@ class PlannedCell:
 
         All must be equal except dataset, queries, prompts, scale and threshold.
         """
-        return self._features_key() == other._features_key()
+        return not (self.cost or other.cost) and self._features_key() == other._features_key()
 
     def _features_key(self) -> tuple:
-        return features_key(self.cell, self.dataset), self.device, self.wanted
+        return features_key(self.cell, self.dataset), self.device, self.wanted, self.metrics
 
     def describe(self) -> str:
         """Return one line for the plan that is printed before the run."""
@@ -136,8 +141,10 @@ def plan(
         rows, cells = [rows[number] for number in only], [cells[number] for number in only]
         cards = {row.dataset: cards[row.dataset] for row in rows}
     device = env.choose_device(job.device, processes.local_rank)
+    metrics = other_counts(job.metrics)
     for cell in cells:
         _refuse_small_crop(cell)
+        _refuse_closed_class(cell, metrics, job.cost)
     if processes.is_main:
         splits = {card.name: open_split(card, job) for card in cards.values()}
     processes.barrier()  # one process writes a generated dataset
@@ -159,6 +166,8 @@ def plan(
             len(splits[cell.dataset]),
             splits[cell.dataset].ids_sha256,
             _arguments(job, row, shard, like_of(cards[row.dataset], job)),
+            metrics,
+            job.cost,
         )
         for cell, row in zip(cells, rows, strict=True)
     ]
@@ -172,8 +181,19 @@ def _arguments(job: Job, row: SuiteRow, shard: Shard | None, like: str | None) -
         shard=f"{shard.number}/{shard.of}" if shard else None, subset=str(job.subset) if job.subset else None,
         classes=str(job.classes) if job.classes else None,
         device=job.device, precision=job.precision, compile=job.compiled, batch=job.batch,
+        metrics=list(other_counts(job.metrics)),
     )  # fmt: skip
     return asked.model_dump()
+
+
+def _refuse_closed_class(cell: Cell, metrics: Sequence[str], cost: bool) -> None:
+    """Refuse what only a method of ovbench gives: a class of mmsegmentation runs in its own process."""
+    asked = ["--metrics calibration"] * ("calibration" in metrics) + ["--cost"] * cost
+    if asked and METHODS.load(cell.method).pipeline != Method.pipeline:
+        raise UsageError(
+            f"{cell.method} shows neither its class probabilities nor its networks", where=asked[0],
+            fix=f"leave {' and '.join(asked)} out, or choose another method",
+        )  # fmt: skip
 
 
 def _require_files(cells: list[Cell]) -> None:

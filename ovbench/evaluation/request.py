@@ -14,7 +14,8 @@ from ovbench.data.groups import present_members
 from ovbench.data.server_layout import server_layout
 from ovbench.data.shipped_cards import card_groups
 from ovbench.evaluation.distributed import Shard, parse_shard
-from ovbench.utils.errors import UsageError, warn_once
+from ovbench.metrics.count_names import EXTRA
+from ovbench.utils.errors import UsageError, unknown, warn_once
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Job:
         quiet: Print no progress, and no notes about earlier counts.
         mixed_devices: Accept counts from several models of one type of device.
         save_predictions: Format of the label maps to keep: "png", "npz", "coco" or "server"; None keeps none.
+        metrics: Names of other counts to store than those of pixels: "boundary", "size", "calibration".
+        cost: Measure the cost of labelling.
     """
 
     methods: tuple[str, ...] = ()
@@ -72,6 +75,8 @@ class Job:
     quiet: bool = False
     mixed_devices: bool = False
     save_predictions: str | None = None
+    metrics: str | Iterable[str] = ()
+    cost: bool = False
 
 
 class CheckedRequest(NamedTuple):
@@ -91,6 +96,7 @@ def check_request(job: Job) -> CheckedRequest:
         InputError: If a card or a settings file is wrong.
     """
     shard, rows = parse_shard(job.shard), _rows(job)
+    other_counts(job.metrics)
     cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}
     cells = [_cell(row, cards[row.dataset], job) for row in rows]
     _refuse_equal(cells, rows)
@@ -121,6 +127,19 @@ def like_of(card: Card, job: Job) -> str | None:
     if like is not None and not load_card(like).is_shipped:
         raise UsageError(f'"{like}" is not a benchmark of ovbench', where="--like", fix="ovbench list datasets")
     return like
+
+
+def other_counts(asked: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the names of other counts in their usual order, from names or a text with commas.
+
+    Raises:
+        UsageError: If a name is unknown.
+    """
+    names = [name for part in asked.split(",") if (name := part.strip())] if isinstance(asked, str) else list(asked)
+    for name in names:
+        if name not in EXTRA:
+            raise unknown("kind of counts", name, EXTRA, where="--metrics")
+    return tuple(name for name in EXTRA if name in names)
 
 
 def _rows(job: Job) -> list[SuiteRow]:

@@ -130,14 +130,18 @@ def run_cells(
 
         def records() -> list[CellResult]:
             timing = _timing(cells, run, time.perf_counter() - start, processes)
-            return [update_record(one, job.out, run, timing, approximate, write=processes.is_main) for one in ledgers]
+            how: dict[str, Any] = {"write": processes.is_main, "cost": cost}
+            return [update_record(one, job.out, run, timing, approximate, **how) for one in ledgers]
 
+        cost: dict[str, Any] | None = None
         try:
             evaluate(
                 pipeline, targets, mine, batch=cells[0].execution.batch, advance=own.advance, fail_fast=job.fail_fast
             )
             publish(parts)
             processes.barrier()
+            if cells[0].cost and processes.is_main and cells[0].wanted_numbers:
+                cost = _measured_cost(pipeline, cells[0])
         except BaseException:
             with suppress(InputError):  # e.g. a full disk; the user must see the first error
                 publish(parts)
@@ -155,6 +159,12 @@ def _with_score(ledger: CellLedger, target: Target, images: DueImages, progress:
     counted = [counts for i in ids if (counts := earlier[i].counts) is not None]
     running = RunningScore(target.ledger, len(target.dataset.card.classes), counted)
     return target._replace(ledger=running)  # type: ignore[arg-type]
+
+
+def _measured_cost(pipeline: Pipeline, cell: PlannedCell) -> dict[str, Any]:
+    from ovbench.evaluation.cost import measure_cost  # only with --cost
+
+    return measure_cost(pipeline, cell.dataset, cell.wanted_numbers, cell.execution, cell.device)
 
 
 def open_pipeline(cells: Sequence[PlannedCell]) -> tuple[Pipeline, Sequence[PlannedCell]]:
@@ -295,7 +305,8 @@ def open_target(
     saved = saved_files(planned.folder, dataset.card, planned.cell.cell.method, show, predictions)
     shown = frozenset(dataset.items[n].id for n in images.shown)
     due = frozenset(dataset.items[n].id for n in images.due)
-    return Target(dataset, ledger, due | shown, saved.save, shown, run, len(planned.cell.queries.distractors))
+    distractors = len(planned.cell.queries.distractors)
+    return Target(dataset, ledger, due | shown, saved.save, shown, run, distractors, planned.cell.metrics)
 
 
 def _timing(
@@ -312,7 +323,7 @@ def _timing(
 
 def update_record(
     planned: CellLedger, out: Path, run: dict[str, Any], timing: dict[str, Any], approximate: Mapping[str, Any], *,
-    write: bool = True,
+    write: bool = True, cost: Mapping[str, Any] | None = None,
 ) -> CellResult:  # fmt: skip
     """Compute the record from the present content of the ledger, and write it.
 
@@ -325,6 +336,7 @@ def update_record(
         timing: Times of this run.
         approximate: Approximations of the method.
         write: Whether to write the record.
+        cost: The measured cost of labelling; None keeps an earlier one of the same code.
     """
     cell, header, folder = planned
     path, ledger = out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
@@ -338,6 +350,9 @@ def update_record(
     timing = {**timing, "images_counted_now": now, "counted": runs}
     made = {**software_and_device(header, entries, run), "published": cell.published.as_dict()}
     made |= {"approximate": approximate} if approximate else {}
+    if cost is None and before is not None and before.get("code") == header["code"]:
+        cost = before.get("cost")
+    made |= {"cost": cost} if cost else {}
     about = {"limit": cell.limit, "shard": list(cell.shard) if cell.shard else None}
     record = build_record(header, wanted, entries, made, timing, folder.name, about, cell.arguments)
     if before is not None and not now and _lasting(before) == _lasting(record):

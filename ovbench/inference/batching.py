@@ -27,7 +27,7 @@ from ovbench.inference.precision import FEATURE_BUDGET
 from ovbench.inference.sliding_window import WindowMean
 from ovbench.inference.steps import Steps
 from ovbench.inference.windowed_image import Window, gather, region_slots
-from ovbench.methods.base import WindowedImage
+from ovbench.methods.base import Note, WindowedImage, no_note
 from ovbench.methods.blame import blame
 from ovbench.utils.errors import OvbenchError, ScoreError, warn_once
 
@@ -112,19 +112,22 @@ class WindowBatcher:
         self.pending: dict[int, PendingImage] = {}  # in the order of `add`
         self.queues: dict[BatchKey, deque[QueuedWindow]] = {}
 
-    def add(self, number: int, image: np.ndarray, regions: np.ndarray | None = None) -> Iterator[Prediction]:
+    def add(
+        self, number: int, image: np.ndarray, regions: np.ndarray | None = None, note: Note = no_note
+    ) -> Iterator[Prediction]:
         """Add an image.
 
         Args:
             number: Any number, returned with the prediction.
             image: uint8 (H, W, 3), RGB.
             regions: int32 (H, W), the region map.
+            note: Called with intermediate quantities of the image.
 
         Yields:
             The predictions that are finished.
         """
         self.steps.seconds = {}
-        owner = self._tried(number, lambda: self._pending(number, image, regions))
+        owner = self._tried(number, lambda: self._pending(number, image, regions, note))
         if isinstance(owner, Prediction):
             yield owner
         elif owner.key is None:
@@ -154,8 +157,8 @@ class WindowBatcher:
         """
         return self._labels(PendingImage(0, self.steps.with_context(prepared), None, self.steps))
 
-    def _pending(self, number: int, image: np.ndarray, regions: np.ndarray | None) -> PendingImage:
-        prepared = self.steps.with_context(self.steps.prepare(image, regions))
+    def _pending(self, number: int, image: np.ndarray, regions: np.ndarray | None, note: Note) -> PendingImage:
+        prepared = self.steps.with_context(self.steps.prepare(image, regions, note))
         full = prepared.boxes[0].size == (self.steps.protocol.crop,) * 2
         shared = self.shares and full and prepared.context is None
         key = BatchKey(prepared.pad_region, region_slots(regions, prepared.size, prepared.boxes)) if shared else None

@@ -8,6 +8,7 @@ query of each pixel while some queries are added at a time, so that not all maps
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,15 +49,23 @@ def decide(probabilities: Tensor, decision: Decision) -> Tensor:
     return _or_background(labels, best, decision)
 
 
+class BestClass(NamedTuple):
+    """The best class of each pixel before the threshold, int64 (H, W), and its probability, float (H, W)."""
+
+    label: Tensor
+    probability: Tensor
+
+
 class Leading:
     """The best query of each pixel: `add` the scores of all queries, then call `labels`.
 
     The best class has the best query, whose probability is ``1 / sum(exp(logit - best logit))``; this sum is kept if
-    there is a threshold. The first of equal queries wins.
+    there is a threshold, or if `best` is asked for. The first of equal queries wins.
     """
 
-    def __init__(self, class_index: Tensor, decision: Decision):
+    def __init__(self, class_index: Tensor, decision: Decision, *, confident: bool = False):
         self.class_index, self.decision = class_index, decision
+        self.sums = (decision.threshold > 0 or confident) and not decision.from_probabilities
         self.seen = 0
         self.value: Tensor | None = None
         self.row: Tensor | None = None
@@ -74,7 +83,7 @@ class Leading:
             self.value = torch.where(ahead, value, before)
         else:
             self.value, self.row = value, row
-        if self.decision.threshold > 0 and not self.decision.from_probabilities:
+        if self.sums:
             scale = self.decision.logit_scale
             total = (scores - self.value).mul_(scale).exp_().sum(0)
             self.total = total if before is None else total + self.total * ((before - self.value) * scale).exp_()
@@ -86,6 +95,11 @@ class Leading:
         if self.decision.from_probabilities:
             return _or_background(labels, self.value, self.decision)
         return labels if self.total is None else _or_background(labels, 1 / self.total, self.decision)
+
+    def best(self) -> BestClass:
+        """Return the best class and its probability; only with ``confident``."""
+        probability = self.value if self.decision.from_probabilities else 1 / self.total
+        return BestClass(self.class_index[self.row], probability)
 
 
 def _or_background(labels: Tensor, best: Tensor, decision: Decision) -> Tensor:
@@ -103,10 +117,11 @@ class LabelMaps:
         parts: Divisor of the sizes of chunks and tiles, above 1 if memory is short.
         adjusts: Whether the method changes merged scores.
         by_queries: Whether the method has the default class probabilities, so that `Leading` can be used.
+        confident: Whether listeners get the `BestClass` of every image, which calibration needs.
     """
 
     def __init__(self, method: Method, refine: PAMR | None):
-        self.method, self.refine, self.parts = method, refine, 1
+        self.method, self.refine, self.parts, self.confident = method, refine, 1, False
         self.adjusts = type(method).adjust is not Method.adjust
         self.by_queries = type(method).probabilities is Method.probabilities
 
@@ -139,17 +154,25 @@ class LabelMaps:
     def _by_tiles(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Return labels int64 (H, W), computed from one tile of the original size at a time."""
         labels = torch.empty(prepared.original, dtype=torch.int64, device=merged.device)
+        best = BestClass(labels.clone(), torch.empty_like(labels, dtype=merged.dtype)) if self.confident else None
         for tile in enlarged_tiles(merged, prepared.original, tile_elements(merged.device, self.parts)):
             position = (tile.rows, tile.columns)
             size = (len(merged), *prepared.original)
             prepared.note("full_scores", Fragment(tile.values, (slice(None), *position), size))
             if self.by_queries:
-                labels[position] = Leading(queries.class_index, decision).add(tile.values).labels()
+                leading = Leading(queries.class_index, decision, confident=self.confident).add(tile.values)
+                labels[position] = leading.labels()
+                if best is not None:
+                    best.label[position], best.probability[position] = leading.best()
                 continue
             probabilities = self._probabilities(tile.values, queries, decision)
             size = (len(probabilities), *prepared.original)
             prepared.note("probabilities", Fragment(probabilities, (slice(None), *position), size))
             labels[position] = decide(probabilities, decision)
+            if best is not None:
+                best.probability[position], best.label[position] = largest(probabilities)
+        if best is not None:
+            prepared.note("best_class", best)
         return labels
 
     def _by_maps(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
@@ -158,15 +181,19 @@ class LabelMaps:
         This is for refined scores, and for methods that use more than one pixel at a time.
         """
         if self.by_queries:
-            leading = Leading(queries.class_index, decision)
+            leading = Leading(queries.class_index, decision, confident=self.confident)
             for _, chunk in self._full_scores(prepared, merged):
                 leading.add(chunk)
+            if self.confident:
+                prepared.note("best_class", leading.best())
             return leading.labels()
         full = merged.new_empty((len(merged), *prepared.original))
         for rows, chunk in self._full_scores(prepared, merged):
             full[rows] = chunk
         probabilities = self._probabilities(full, queries, decision)
         prepared.note("probabilities", probabilities)
+        if self.confident:
+            prepared.note("best_class", BestClass(*reversed(largest(probabilities))))
         return decide(probabilities, decision)
 
     def _full_scores(self, prepared: WindowedImage, merged: Tensor) -> Iterator[tuple[slice, Tensor]]:

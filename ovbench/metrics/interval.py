@@ -21,31 +21,18 @@ ratio of sums has, widens the interval and does not shift it, so an interval alw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.special import stdtr, stdtrit
 
-from ovbench.metrics.confusion import PixelCounts
+from ovbench.metrics.stacked import ImageCounts
 
 LEVEL = 0.95
 FEWEST_IMAGES = 10  # with fewer images the simulated coverage is below 90 %
 MOST_SEEN_ONCE = 0.5  # fraction of the classes in the mean; the spread of such classes is not known
 ROUNDING = 1e-12  # a smaller standard error is 0
-
-
-class ImageCounts(NamedTuple):
-    """Counts per image and class.
-
-    Attributes:
-        intersection: Sparse int64 (N, C), pixels whose label and prediction are the class.
-        union: Sparse int64 (N, C), pixels whose label or prediction is the class.
-    """
-
-    intersection: csr_array
-    union: csr_array
 
 
 class Interval(NamedTuple):
@@ -66,14 +53,32 @@ class Estimate(NamedTuple):
     """A score with its interval.
 
     Attributes:
-        miou: Mean IoU, a fraction.
+        value: The score, a fraction.
         interval: The interval, or None.
         why: The reason if there is no interval.
     """
 
-    miou: float
+    value: float
     interval: Interval | None
     why: str = ""
+
+
+class Influence(NamedTuple):
+    """How a score changes if an image is left out.
+
+    Attributes:
+        value: The score over all images; NaN if there is nothing to score.
+        change: float64 (N,), the score minus the score without the image.
+        known: bool (C,), classes in the mean.
+        once: bool (C,), those with pixels in one image only.
+        alone: Variance that the classes in ``once`` add, see the docstring of this module.
+    """
+
+    value: float
+    change: np.ndarray
+    known: np.ndarray
+    once: np.ndarray
+    alone: float
 
 
 class Difference(NamedTuple):
@@ -120,33 +125,6 @@ class Jackknife(NamedTuple):
     def miou(self) -> float:
         """Mean IoU over the known classes; NaN if there are none."""
         return float(self.iou[self.known].mean()) if self.known.any() else float("nan")
-
-
-def stack_counts(images: Sequence[PixelCounts], classes: int) -> ImageCounts:
-    """Collect the counts of images, one row per image.
-
-    A pixel whose label or prediction is outside the classes counts only in the union of the other one's class.
-
-    Args:
-        images: The counts of every image.
-        classes: Number of classes C.
-
-    Returns:
-        Intersections and unions, (N, C).
-    """
-    rows = np.repeat(np.arange(len(images)), [len(counts.pixels) for counts in images])
-    label, predicted, pixels = (
-        np.concatenate([np.asarray(counts[field], dtype=np.int64) for counts in images] or [np.zeros(0, np.int64)])
-        for field in range(3)
-    )
-    shape = (len(images), classes)
-
-    def table(kept: np.ndarray, column: np.ndarray) -> csr_array:
-        return csr_array(coo_array((pixels[kept], (rows[kept], column[kept])), shape=shape))
-
-    hit = table((label == predicted) & (label < classes), label)
-    labelled, guessed = table(label < classes, label), table(predicted < classes, predicted)
-    return ImageCounts(hit, csr_array(labelled + guessed - hit))
 
 
 def jackknife(counts: ImageCounts) -> Jackknife:
@@ -199,18 +177,55 @@ def miou_interval(counts: ImageCounts) -> Estimate:
     Returns:
         The estimate, with the reason if there is no interval.
     """
+    return estimate(mean_influence(counts))
+
+
+def mean_influence(counts: ImageCounts, divisor: int | None = None) -> Influence:
+    """Return the influence of every image on the mean of intersection / union over classes.
+
+    Args:
+        counts: The counts of N images.
+        divisor: Number by which the sum over classes is divided; None for the number of classes with a union.
+    """
     one = jackknife(counts)
-    images = one.change.shape[0]
-    why = _why_none(images, one.seen == 1, one.known)
+    known, once = one.known, one.seen == 1
+    count = int(known.sum()) if divisor is None else divisor
+    if not known.any():
+        return Influence(float("nan"), np.zeros(one.change.shape[0]), known, once, 0.0)
+    value = float(one.iou[known].mean()) if divisor is None else float(one.iou[known].sum()) / count
+    alone = once.sum() * _mean_square(one.spread, one.several) / count**2
+    return Influence(value, np.asarray(one.change.sum(1)).ravel() / count, known, once, float(alone))
+
+
+def estimate(one: Influence) -> Estimate:
+    """Return a score with its 95 % interval; see `miou_interval` for when there is none."""
+    images = len(one.change)
+    why = _why_none(images, one.once, one.known)
     if why:
-        return Estimate(one.miou, None, why)
-    classes = one.known.sum()
-    changes = np.asarray(one.change.sum(1)).ravel() / classes
-    alone = (one.seen == 1).sum() * _mean_square(one.spread, one.several) / classes**2
-    error = _error(changes.sum(), (changes**2).sum(), images, alone)
+        return Estimate(one.value, None, why)
+    error = _error(one.change.sum(), (one.change**2).sum(), images, one.alone)
     if error < ROUNDING:
-        return Estimate(one.miou, None, "no image differs from the others")
-    return Estimate(one.miou, _interval(one.miou, error, images, 0.0))
+        return Estimate(one.value, None, "no image differs from the others")
+    return Estimate(one.value, _interval(one.value, error, images, 0.0))
+
+
+def difference(before: Influence, after: Influence) -> Estimate:
+    """Return the change of a score between two runs on the same images, with its paired 95 % interval.
+
+    Both runs leave out the same image, so the difficulty of an image cancels. There is no interval if `estimate` gives
+    none, but equal runs have the interval 0 to 0.
+
+    Args:
+        before: The influence in the first run.
+        after: The influence in the second run, with the images in the same order.
+    """
+    images, value = len(before.change), after.value - before.value
+    why = _why_none(images, before.once | after.once, before.known | after.known)
+    if why:
+        return Estimate(value, None, why)
+    change = after.change - before.change
+    error = _error(change.sum(), (change**2).sum(), images)
+    return Estimate(value, _interval(value, error, images, -1.0))
 
 
 def paired_difference(before: ImageCounts, after: ImageCounts) -> Difference:
@@ -224,18 +239,11 @@ def paired_difference(before: ImageCounts, after: ImageCounts) -> Difference:
         after: The counts of the second run, with the images in the same order.
     """
     runs = [jackknife(before), jackknife(after)]
-    images = before.union.shape[0]
-    alone, known = (np.logical_or(*pair) for pair in ([r.seen == 1 for r in runs], [r.known for r in runs]))
     change = runs[1].iou - runs[0].iou
-    p_value = _p_values(change, _of_classes(runs[1].change - runs[0].change), _seen_in_either(before, after), images)
-    miou = runs[1].miou - runs[0].miou
-    why = _why_none(images, alone, known)
-    if why:
-        return Difference(miou, None, why, change, p_value)
-    first, second = (run.change / run.known.sum() for run in runs)
-    changes = np.asarray((second - first).sum(1)).ravel()
-    error = _error(changes.sum(), (changes**2).sum(), images)
-    return Difference(miou, _interval(miou, error, images, -1.0), "", change, p_value)
+    moments = _of_classes(runs[1].change - runs[0].change)
+    p_value = _p_values(change, moments, _seen_in_either(before, after), before.union.shape[0])
+    mean = difference(mean_influence(before), mean_influence(after))
+    return Difference(mean.value, mean.interval, mean.why, change, p_value)
 
 
 def iou_intervals(counts: ImageCounts) -> np.ndarray:
@@ -269,20 +277,6 @@ def image_iou(counts: ImageCounts) -> np.ndarray:
     rows, _, union, hit = _entries(counts)
     images = counts.union.shape[0]
     return np.bincount(rows, hit / union, images) / np.bincount(rows, minlength=images).clip(min=1)
-
-
-def counts_in_order(entries: Mapping[str, PixelCounts], ids: Sequence[str], classes: int) -> ImageCounts:
-    """Collect the counts of chosen images in a given order.
-
-    Args:
-        entries: The counts by image id.
-        ids: The image ids.
-        classes: Number of classes C.
-
-    Returns:
-        Intersections and unions, one row per id.
-    """
-    return stack_counts([entries[i] for i in ids], classes)
 
 
 def _why_none(images: int, alone: np.ndarray, known: np.ndarray) -> str:

@@ -65,7 +65,9 @@ def _warnings(records: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def class_table(record: dict[str, Any]) -> Table:
-    """Return a table with IoU and accuracy of every class of a record, in percent."""
+    """Return a table with IoU and accuracy of every class of a record, and the scores of other counts, in percent."""
+    from ovbench.metrics.named import METRICS, PIXELS  # numpy, which other tables do not need
+
     cell, data = record["cell"], record["dataset"]
     share = "" if data["images"] == data["split_images"] else f" of {data['split_images']}"
     table = Table(
@@ -82,6 +84,9 @@ def class_table(record: dict[str, Any]) -> Table:
     table.caption, table.caption_justify = _warnings([record]), "left"
     table.add_row("mean", percent(metrics["mIoU"]), percent(metrics["mAcc"]), style="bold")
     table.add_row("all pixels", "", percent(metrics["aAcc"]))
+    asked = [name for name, metric in METRICS.items() if metric.counts != PIXELS and name in metrics]
+    for name in asked:
+        table.add_row(name, percent(metrics[name]))
     return table
 
 

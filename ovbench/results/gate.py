@@ -11,8 +11,12 @@ from pydantic import Field, Strict, model_validator
 
 from ovbench.evaluation.record import CellFields, WeightFields
 from ovbench.metrics.confusion import PixelCounts
-from ovbench.metrics.interval import counts_in_order, jackknife, paired_difference
-from ovbench.results.compare import CountedRun
+from ovbench.metrics.influence import influence
+from ovbench.metrics.interval import difference
+from ovbench.metrics.named import METRICS, PIXELS, Metric, class_list
+from ovbench.metrics.stacked import CountedImages
+from ovbench.results.compare import CountedRun, counted_images
+from ovbench.results.metric_values import similarity_of
 from ovbench.utils.differences import Mismatch, mismatches
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import read_json
@@ -84,7 +88,7 @@ class CountedBaseline(Baseline):
 
 
 class Verdict(NamedTuple):
-    """The mIoU of a cell before and after, and its change, as fractions.
+    """A score of a cell before and after, and its change, as fractions.
 
     ``low`` and ``high`` are the 95 % interval of the change, or None with the reason ``no_interval``. ``detectable`` is
     the smallest drop that is a regression on these images. ``unlike`` has the settings that differ.
@@ -100,6 +104,7 @@ class Verdict(NamedTuple):
     detectable: float
     unlike: list[Mismatch]
     passed: bool
+    metric: str = "mIoU"
 
 
 def baseline_of(runs: Sequence[CountedRun], limit: int | None) -> dict[str, Any]:
@@ -173,15 +178,26 @@ def _built_here(backbone: str, spec: str) -> bool:
     return backbone in BACKBONES.entries() and BACKBONES.load(backbone).built_here(spec)
 
 
-def judge(base: BaselineCell, run: CountedRun, *, tolerance: float = TOLERANCE, paired: bool = True) -> Verdict:
+def refuse_unknown_counts(metric: Metric) -> None:
+    """Raise UsageError if a baseline, which has pixel counts, cannot give a metric."""
+    if metric.counts != PIXELS:
+        raise UsageError(f"a baseline has no {metric.counts} counts for {metric.name}", where="--metric")
+
+
+def judge(
+    base: BaselineCell, run: CountedRun, *, tolerance: float = TOLERANCE, paired: bool = True,
+    metric: Metric = METRICS["mIoU"], similarity: str | None = None,
+) -> Verdict:  # fmt: skip
     """Compare a run with its cell of the baseline, on the images of the baseline.
 
     Args:
         base: The cell of the baseline.
         run: The new run.
-        tolerance: Largest allowed loss of mIoU, as a fraction.
+        tolerance: Largest allowed loss of the metric, as a fraction.
         paired: Whether a drop must also be significant to fail, if an interval can be computed (see
             `ovbench.metrics.interval.miou_interval`).
+        metric: The metric.
+        similarity: Name or file of the similarity of classes, for metrics that use it.
 
     Raises:
         UsageError: If the tolerance is not a fraction.
@@ -200,18 +216,18 @@ def judge(base: BaselineCell, run: CountedRun, *, tolerance: float = TOLERANCE, 
         before, now = weights.get(kind, {}), run.record["weights"].get(kind, {})
         if before != now and not (before.get("name") == now.get("name") and _built_here(kind, before["name"])):
             raise InputError(f'the weights of "{kind}" are not those of the baseline', where=base.name, fix=REMEDY)
-    classes = len(base.classes)
-    earlier = counts_in_order(
-        {i: PixelCounts(*(np.array(p, dtype=np.int64) for p in parts)) for i, parts in base.images.items()},
-        ids, classes,
-    )  # fmt: skip
-    after = counts_in_order(run.counts, ids, classes)
-    d = paired_difference(earlier, after)
+    about = class_list(run.record["dataset"], similarity_of(run.record, metric, similarity))
+    if why := metric.why_not(about):
+        raise InputError(why, where=base.name)
+    parts = (base.images[i] for i in ids)
+    earlier = CountedImages([PixelCounts(*(np.array(p, dtype=np.int64) for p in part)) for part in parts], about.count)
+    before, after = (influence(metric, images, about) for images in (earlier, counted_images(run, ids)))
+    d = difference(before, after)
     bounds = d.interval if paired else None
-    regressed = -d.miou > tolerance and (bounds is None or bounds.high < 0)
+    regressed = -d.value > tolerance and (bounds is None or bounds.high < 0)
     return Verdict(
-        base.name, jackknife(earlier).miou, jackknife(after).miou, d.miou,
+        base.name, before.value, after.value, d.value,
         None if d.interval is None else d.interval.low, None if d.interval is None else d.interval.high, d.why,
         max(tolerance, 0.0 if bounds is None else bounds.half), mismatches(base.cell.model_dump(), run.record["cell"]),
-        not regressed,
+        not regressed, metric.name,
     )  # fmt: skip

@@ -13,7 +13,12 @@ from ovbench.results.gate import Verdict
 from ovbench.results.markdown import escape, table_head, table_row
 from ovbench.utils.files import write_bytes
 
-HEADINGS = ("cell", "baseline mIoU", "now", "change", "95 %", "detects drops over", "verdict")
+HEADINGS = ("cell", "baseline {}", "now", "change", "95 %", "detects drops over", "verdict")
+
+
+def _headings(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return the headings with the name of the metric."""
+    return [heading.format(verdicts[0].metric if verdicts else "mIoU") for heading in HEADINGS]
 
 
 def verdict_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
@@ -38,7 +43,7 @@ def verdict_remarks(verdicts: Sequence[Verdict]) -> list[str]:
 def verdict_table(verdicts: Sequence[Verdict]) -> Table:
     """Return the table for the terminal."""
     table = Table(title="regression gate", title_justify="left")
-    for number, name in enumerate(HEADINGS):
+    for number, name in enumerate(_headings(verdicts)):
         table.add_column(name, justify="right" if 0 < number < 6 else "left", overflow="fold")
     for row in verdict_rows(verdicts):
         table.add_row(*map(plain, row))
@@ -47,7 +52,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
 
 def gate_markdown(verdicts: Sequence[Verdict]) -> str:
     """Return the table and the remarks for a pull request."""
-    lines = table_head(HEADINGS)
+    lines = table_head(_headings(verdicts))
     lines += [table_row(map(escape, row)) for row in verdict_rows(verdicts)]
     lines += [f"\n{escape(remark)}" for remark in verdict_remarks(verdicts)]
     return "\n".join(lines) + "\n"
@@ -60,6 +65,6 @@ def write_junit(path: Path, verdicts: Sequence[Verdict]) -> None:
     for v in verdicts:
         case = ElementTree.SubElement(suite, "testcase", classname="ovbench.gate", name=plain(v.name))
         if not v.passed:
-            text = f"mIoU fell from {100 * v.before:.2f} to {100 * v.after:.2f}"
+            text = f"{v.metric} fell from {100 * v.before:.2f} to {100 * v.after:.2f}"
             ElementTree.SubElement(case, "failure", message=text)
     write_bytes(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))

@@ -13,6 +13,7 @@ from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.plan import PlannedCell, plan
 from ovbench.evaluation.request import Job
 from ovbench.evaluation.runner import run_cells
+from ovbench.metrics.named import METRICS, Metric
 from ovbench.results.compare import CountedRun, load_run
 from ovbench.results.gate import (
     TOLERANCE,
@@ -24,6 +25,7 @@ from ovbench.results.gate import (
     read_baseline,
     refuse_other_settings,
     refuse_unasked_code,
+    refuse_unknown_counts,
 )
 from ovbench.utils.errors import UsageError, unknown
 from ovbench.utils.files import write_json
@@ -64,13 +66,18 @@ def update_baseline(request: GateRequest) -> None:
     write_json(request.baseline, baseline_of(_measure(request, pairs, limit), limit))
 
 
-def check_baseline(request: GateRequest, *, tolerance: float = TOLERANCE, paired: bool = True) -> list[Verdict]:
+def check_baseline(
+    request: GateRequest, *, tolerance: float = TOLERANCE, paired: bool = True, metric: Metric = METRICS["mIoU"],
+    similarity: str | None = None,
+) -> list[Verdict]:  # fmt: skip
     """Measure the cells of a baseline again and compare.
 
     Args:
         request: The request, without datasets and limit; the images are those of the baseline.
-        tolerance: Largest allowed loss of mIoU, as a fraction.
+        tolerance: Largest allowed loss of the metric, as a fraction.
         paired: See `ovbench.results.gate.judge`.
+        metric: The metric.
+        similarity: Name or file of the similarity of classes, for metrics that use it.
 
     Raises:
         UsageError: If the request has datasets or a limit, or a method that is not in the baseline.
@@ -78,6 +85,7 @@ def check_baseline(request: GateRequest, *, tolerance: float = TOLERANCE, paired
     """
     if request.datasets or request.limit:
         raise UsageError("--dataset and --limit are for --update: a check runs the images of the baseline")
+    refuse_unknown_counts(metric)
     base = read_baseline(request.baseline)
     _refuse_unknown(request, base)
     cells = [c for c in base.cells if not request.methods or c.cell.method in request.methods]
@@ -89,7 +97,8 @@ def check_baseline(request: GateRequest, *, tolerance: float = TOLERANCE, paired
             refuse_other_settings(cell, now.cell.as_dict(), chosen, request.baseline)
 
     runs = _measure(request, list(map(_pair, cells)), base.limit, same_settings)
-    return [judge(cell, run, tolerance=tolerance, paired=paired) for cell, run in zip(cells, runs, strict=True)]
+    how: dict[str, Any] = {"tolerance": tolerance, "paired": paired, "metric": metric, "similarity": similarity}
+    return [judge(cell, run, **how) for cell, run in zip(cells, runs, strict=True)]
 
 
 def _refuse_unknown(request: GateRequest, base: Baseline) -> None:

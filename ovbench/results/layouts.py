@@ -2,7 +2,7 @@
 
     title = "..."; source = "..."; note = "..."
     columns = ["voc21", "pc60"]          benchmarks (or other columns) in the paper's order
-    metric = "pAcc"                      metric of the figures, default mIoU
+    metric = "pAcc"                      metric of the figures, default mIoU; see docs/metrics.md
     average = false                      no column for the mean over all columns
     lower_is_better = ["latency (s)"]    columns whose smallest value is best
     [[group]]                            a block of rows
@@ -27,8 +27,9 @@ The run of ovbench that reproduces a row of results.csv is given in configs/publ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -37,6 +38,7 @@ from pydantic import Field, model_validator
 
 from ovbench.config.published_runs import PublishedRun, RowKey, published_runs
 from ovbench.config.suites import load_suite
+from ovbench.metrics.named import Metric, parse_metric
 from ovbench.results.published import PAS_20B, PublishedFigure, figures, published_results, read_published
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import shipped
@@ -44,7 +46,6 @@ from ovbench.utils.toml import read_toml
 from ovbench.utils.typed import Items, Typed, validate
 
 FILTERS = {"methods": "method", "variants": "variant", "postprocess": "postprocess", "groups": "group"}
-METRICS = {"mIoU": "mIoU", "mAcc": "mAcc", "pAcc": "aAcc"}  # name in papers: name in a record
 NOT_COMPARABLE = "[protocol?]"
 
 
@@ -122,6 +123,7 @@ class LayoutRow:
         run: The run of ovbench that measures the row, None if there is none.
         mixed: Whether the published values have different protocols.
         other: The run of the same method, if the table measured it with a protocol of its own.
+        rules: Metric of the figures that follow another rule than the table, by column.
     """
 
     group: str
@@ -133,6 +135,7 @@ class LayoutRow:
     run: PublishedRun | None = None
     mixed: bool = False
     other: PublishedRun | None = None
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -165,12 +168,13 @@ def layout_names() -> list[str]:
     return sorted(path.stem for path in shipped("configs", "tables").glob("*.toml"))
 
 
-def load_layout(name: str, datasets: Sequence[str] = ()) -> TableLayout:
+def load_layout(name: str, datasets: Sequence[str] = (), metric: Metric | None = None) -> TableLayout:
     """Read a shipped layout or a TOML file.
 
     Args:
         name: Name of a shipped layout, or a path that ends in ".toml".
         datasets: Columns to show instead of its own.
+        metric: The metric to show instead of its own, with the published figures of this metric.
 
     Raises:
         InputError: If the file is malformed.
@@ -180,14 +184,26 @@ def load_layout(name: str, datasets: Sequence[str] = ()) -> TableLayout:
     if not path.is_file() and not name.endswith(".toml"):
         raise unknown("layout", name, layout_names())
     file = validate(LayoutFile, read_toml(path), path.name)
-    if file.metric not in METRICS:
-        raise unknown("metric", file.metric, METRICS, where=path.name)
+    own = parse_metric(file.metric, path.name).name
     columns = tuple(datasets) or file.columns
     rows = tuple(row for group in file.group for row in _group_rows(group, columns, path.name))
+    if metric is not None and metric.name != own:
+        rows, own = tuple(_with_other_figures(row, metric.name, columns) for row in rows), metric.name
     return TableLayout(
-        file.title or name, file.source, file.note, columns, rows, METRICS[file.metric], file.average,
-        file.lower_is_better,
-    )  # fmt: skip
+        file.title or name, file.source, file.note, columns, rows, own, file.average, file.lower_is_better
+    )
+
+
+def _with_other_figures(row: LayoutRow, metric: str, columns: tuple[str, ...]) -> LayoutRow:
+    """Return the row with the published figures of another metric of the same method and variant."""
+    found = {
+        one["benchmark"]: one["value"]
+        for one in read_published("other_metrics")
+        if (one["method"], one["variant"]) == (row.label, row.detail) and parse_metric(one["metric"]).name == metric
+    }
+    same = {column: value for column, value in row.published.items() if row.rules.get(column) == metric}
+    shown = {column: value for column, value in {**found, **same}.items() if column in columns}
+    return replace(row, published=shown, printed_average=None, average_fits=False, rules={})
 
 
 def published_layout() -> TableLayout:
@@ -232,6 +248,7 @@ def _published_row(
         title, label or method, f"{variant}{refined}", values, *_printed_average(keys, columns),
         **_runs_of((method, variant, postprocess), reported_by),
         mixed=any(NOT_COMPARABLE in r.note for r in rows if r.benchmark in columns),
+        rules={r.benchmark: rule for r in rows if r.benchmark in columns and (rule := rule_of(r.note))},
     )  # fmt: skip
 
 
@@ -279,6 +296,12 @@ def _printed_average(keys: tuple[str | None, ...], columns: tuple[str, ...]) -> 
         if same and set(row["benchmarks"].split()) == set(columns):
             return PrintedAverage(row["printed"], row["explainable_by_input_rounding"] == "yes")
     return PrintedAverage(None, False)
+
+
+def rule_of(note: str) -> str:
+    """Return the metric of a figure whose note has the mark ``[rule NAME]``, "" without one."""
+    found = re.search(r"\[rule ([^\]]+)\]", note)
+    return parse_metric(found[1], "results.csv").name if found else ""
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ovbench.results.cost_rows import place_of
 from ovbench.results.plot_labels import literal, place_names, shortened, wrapped
 from ovbench.results.record_counts import read_counts
 from ovbench.results.record_files import RecordFile, apart_by_data, records_at
@@ -210,22 +211,32 @@ def _heatmap(figure: Figure, records: Sequence[RecordFile], most: int) -> None:
 
 
 def _cost(figure: Figure, records: Sequence[RecordFile], most: int) -> None:
-    """Draw the seconds of labelling per image against mIoU, one point per record."""
+    """Draw the seconds of labelling per image against mIoU, one point per record; by `--cost` if all have it."""
     if len({f.record["cell"]["dataset"] for f in records}) > 1:
         raise UsageError("mIoU of different benchmarks has no common axis", fix="give records of one benchmark")
-    devices = {f.record["device"].get("name", "") for f in records}
-    costs = [f.record["time"]["seconds"].get("label", 0.0) / f.record["dataset"]["images"] for f in records]
+    costs, what = _seconds_per_image(records)
     scores = [100 * f.record["metrics"]["mIoU"] for f in records]
     _set_height(figure, 4.3)
     axes = figure.add_subplot()
     axes.scatter(costs, scores, color=COLOURS[0], zorder=3)
-    axes.set_xlabel("seconds per image, labelling only, on " + literal("; ".join(sorted(devices))))
+    axes.set_xlabel(literal(what))
     axes.set_ylabel("mIoU in percent")
     axes.grid(color="0.92", linewidth=0.6)
     axes.margins(x=0.15, y=0.12)
     axes.set_xlim(left=0)
     axes.set_title(literal(records[0].record["cell"]["dataset"]) + _partial(records))
     place_names(axes, [*zip(costs, scores, strict=True)], wrapped(_names(records), NAME_WIDTH), 8)
+
+
+def _seconds_per_image(records: Sequence[RecordFile]) -> tuple[list[float], str]:
+    """Return the seconds of labelling per image, and what they are: measured warm, if all records have this."""
+    measured = [one for f in records if (one := f.record.get("cost"))]
+    if len(measured) == len(records):
+        places = sorted({place_of(one) for one in measured})
+        return [one["latency_s"] for one in measured], "median seconds per image, warm, on " + "; ".join(places)
+    devices = sorted({f.record["device"].get("name", "") for f in records})
+    seconds = [f.record["time"]["seconds"].get("label", 0.0) / f.record["dataset"]["images"] for f in records]
+    return seconds, "seconds per image, labelling only, on " + "; ".join(devices)
 
 
 def _ablation(figure: Figure, records: Sequence[RecordFile], most: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,16 +11,27 @@ import numpy as np
 from ovbench.data.card import ids_sha256
 from ovbench.evaluation.ledger import Entry, read_header, read_ledger
 from ovbench.evaluation.record import is_bundle
+from ovbench.evaluation.scored import EXTRA_COUNTS
 from ovbench.metrics.confusion import PixelCounts, sum_by_class
+from ovbench.metrics.count_names import EXTRA
+from ovbench.metrics.extra_counts import ExtraCounts, sum_extra, table_width
 from ovbench.utils.errors import InputError
 
 
 class RecordCounts(NamedTuple):
-    """A ledger's header, the counts of the record's images by id in split order, and remarks on the ledger."""
+    """The counts of a record.
+
+    Attributes:
+        header: Header of the ledger.
+        counts: Pixel counts of the record's images by id, in split order.
+        remarks: Remarks on the ledger.
+        extra: Other counts of the same images, by their name.
+    """
 
     header: dict[str, Any]
     counts: dict[str, PixelCounts]
     remarks: list[str]
+    extra: dict[str, dict[str, ExtraCounts]]
 
 
 def read_counts(path: Path, record: Mapping[str, Any]) -> RecordCounts:
@@ -43,11 +54,26 @@ def read_counts(path: Path, record: Mapping[str, Any]) -> RecordCounts:
     try:
         scored = {image: entries[image].counts for image in _scored(entries, record)}
         counts = {image: found for image, found in scored.items() if found is not None}
+        extra = {name: _extra_counts(name, entries, counts, record) for name in EXTRA if record["counts"].get(name)}
         _refuse_other_counts(counts, record)
     except InputError as error:
         damaged = "; ".join(ledger.remarks())
         raise InputError(error.what + (f" ({damaged})" if damaged else ""), fix=error.fix) from error
-    return RecordCounts(header, counts, ledger.remarks())
+    return RecordCounts(header, counts, ledger.remarks(), extra)
+
+
+def _extra_counts(
+    name: str, entries: Mapping[str, Entry], images: Iterable[str], record: Mapping[str, Any]
+) -> dict[str, ExtraCounts]:
+    """Return the counts of a name of every image, whose sum is that of the record."""
+    found = {image: counts for image in images if (counts := (entries[image].extra or {}).get(name)) is not None}
+    try:
+        total = sum_extra(found.values(), table_width(name, len(record["dataset"]["classes"])))
+    except (IndexError, ValueError) as error:
+        raise InputError(f"the ledger has {name} counts of classes that the record does not have") from error
+    if any(getattr(total, column).tolist() != record["counts"][name][column] for column in EXTRA_COUNTS):
+        raise InputError(f"the {name} counts of the ledger beside the record are not those of the record")
+    return found
 
 
 def _scored(entries: Mapping[str, Entry], record: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,9 @@ from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import changes_from_published
 from ovbench.data.shipped_cards import known_cards
 from ovbench.evaluation.record import value_at
+from ovbench.metrics.named import METRICS, Metric, parse_metric
 from ovbench.results.layouts import LayoutRow, TableLayout
+from ovbench.results.metric_values import bounds_of
 from ovbench.results.record_files import (
     RecordFile,
     newest,
@@ -31,7 +33,7 @@ class TableCell:
 
     ``images`` of ``split_images`` were scored. Ranks are 1 or 2 within a block and column, otherwise None. ``rule`` is
     the label rule of the measured value, on benchmarks where it matters. ``compared`` is true if both values have the
-    same protocol. ``notes`` are the warnings of the record.
+    same protocol. ``notes`` are the warnings of the record. ``digits`` is the number of decimals of ``measured``.
     """
 
     published: str | None = None
@@ -46,6 +48,7 @@ class TableCell:
     rule: str | None = None
     compared: bool = True
     notes: tuple[str, ...] = ()
+    digits: int = 1
 
     @property
     def difference(self) -> float | None:
@@ -87,8 +90,10 @@ class ComparisonTable:
     metric: str = "mIoU"
 
 
-def layout_table(layout: TableLayout, records: Sequence[RecordFile], protocol: str = "paper",
-                 settings: Mapping[str, str] | None = None) -> ComparisonTable:  # fmt: skip
+def layout_table(
+    layout: TableLayout, records: Sequence[RecordFile], protocol: str = "paper",
+    settings: Mapping[str, str] | None = None, more: Sequence[TableRow] = (), measurable: Sequence[str] = (),
+) -> ComparisonTable:  # fmt: skip
     """Build the table of a paper with the records that measure its rows.
 
     Args:
@@ -96,12 +101,14 @@ def layout_table(layout: TableLayout, records: Sequence[RecordFile], protocol: s
         records: Records to choose from.
         protocol: Protocol of the records.
         settings: Settings that replace those of every row.
+        more: Rows of other measurements, which stand at the end.
+        measurable: Columns that are no benchmarks, but of which ``more`` may have measurements.
     """
     by_method: dict[str, list[RecordFile]] = {}
     for found in records:
         by_method.setdefault(found.record["cell"]["method"], []).append(found)
     notes = [layout.note] if layout.note else []
-    notes += _not_measured(layout)
+    notes += _not_measured(layout, measurable)
     used: set[Path] = set()
     rows = []
     for row in layout.rows:
@@ -116,11 +123,14 @@ def layout_table(layout: TableLayout, records: Sequence[RecordFile], protocol: s
         used |= {found.path for found in own.values()}
         rows += [_own_protocol(row, own, layout, protocol)] if own else []
     notes += _of_protocols(layout)
+    notes += _of_rules(layout)
     left = sum(f.path not in used and f.record["cell"]["dataset"] in layout.columns for f in records)
     if left:
         notes.append(f"{left} record(s) on these benchmarks have other settings than every row, or are older")
     notes += _of_records(rows, layout.columns)
-    ranked = _ranked(rows, [name in layout.lower_is_better for name in layout.columns])
+    rows += more
+    lower = parse_metric(layout.metric).lower_is_better
+    ranked = _ranked(rows, [lower or name in layout.lower_is_better for name in layout.columns], lower)
     return ComparisonTable(
         layout.title, layout.source, layout.columns, ranked, tuple(notes), layout.average, layout.metric
     )
@@ -184,9 +194,23 @@ def _of_protocols(layout: TableLayout) -> list[str]:
     return [f"not compared with runs of ovbench, because the table has another protocol: {', '.join(names)}"]
 
 
-def _not_measured(layout: TableLayout) -> list[str]:
+def _of_rules(layout: TableLayout) -> list[str]:
+    """Return a note for every row with published figures of another metric than the table's."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for row in layout.rows:
+        for column, rule in row.rules.items():
+            if rule != layout.metric:
+                where.setdefault((TableRow("", row.label, row.detail, ()).name, rule), []).append(column)
+    return [
+        f"{name} on {', '.join(columns)}: published as {rule} ({parse_metric(rule).rule}), not compared"
+        for (name, rule), columns in where.items()
+    ]
+
+
+def _not_measured(layout: TableLayout, measurable: Sequence[str]) -> list[str]:
     """Return a note on the columns that ovbench cannot measure."""
-    foreign = [name for name in layout.columns if not name.endswith(".toml") and name not in known_cards()]
+    known = {*known_cards(), *measurable}
+    foreign = [name for name in layout.columns if not name.endswith(".toml") and name not in known]
     if foreign and len(foreign) == len(layout.columns):
         return ["only published figures: ovbench cannot measure these columns"]
     return [f"only published figures: ovbench cannot measure {', '.join(foreign)}"] if foreign else []
@@ -197,7 +221,10 @@ def _row(
 ) -> tuple[TableRow, list[str]]:
     """Build a row and its notes; ``changed`` describes how measured settings differ from published ones."""
     compared = not changed
-    cells = tuple(_cell(row.published.get(column), measured.get(column), metric, compared) for column in columns)
+    cells = tuple(
+        _cell(row.published.get(name), measured.get(name), metric, compared and row.rules.get(name, metric) == metric)
+        for name in columns
+    )
     cells = tuple(
         replace(cell, notes=(*cell.notes, *_unsaid(measured.get(column), row.detail)))
         for column, cell in zip(columns, cells, strict=True)
@@ -221,10 +248,10 @@ def _row(
 
 
 def _cell(published: str | None, found: RecordFile | None, metric: str, compared: bool) -> TableCell:
-    if found is None or found.record["metrics"][metric] is None:
+    if found is None or found.record["metrics"].get(metric) is None:
         return TableCell(published)
     metrics, data = found.record["metrics"], found.record["dataset"]
-    bounds = metrics.get(f"{metric}_interval")
+    bounds = bounds_of(found.record, metric)
     return TableCell(
         published, 100 * metrics[metric], None if bounds is None else (100 * bounds[0], 100 * bounds[1]), found.partial,
         data["images"], data["split_images"], str(found.path),
@@ -264,7 +291,7 @@ def _average(cells: Sequence[TableCell], found: Sequence[RecordFile], wanted: in
     return TableCell(measured=sum(values) / len(values), partial=any(cell.partial for cell in cells)), ""
 
 
-def record_table(records: Sequence[RecordFile]) -> ComparisonTable:
+def record_table(records: Sequence[RecordFile], metric: Metric = METRICS["mIoU"]) -> ComparisonTable:
     """Build a table of records: one row per method and what distinguishes its runs, one column per benchmark."""
     rows: dict[tuple[str, str], dict[str, list[RecordFile]]] = {}
     for found, detail in zip(records, run_details(records), strict=True):
@@ -274,19 +301,23 @@ def record_table(records: Sequence[RecordFile]) -> ComparisonTable:
     made, notes = [], []
     for (method, changed), cells in sorted(rows.items()):
         chosen = {dataset: best for dataset, found in cells.items() if (best := newest(found))}
-        row, said = _row(LayoutRow("", method, changed, {}), chosen, columns)
+        row, said = _row(LayoutRow("", method, changed, {}), chosen, columns, metric.name)
         made.append(row)
         notes += said
     notes += _of_records(made, columns)
-    return ComparisonTable("measured mIoU in percent", "", columns, _ranked(made, [False] * len(columns)), tuple(notes))
+    notes += [f"{metric.name}: {metric.rule}"] if metric.name != "mIoU" else []
+    ranked = _ranked(made, [metric.lower_is_better] * len(columns), metric.lower_is_better)
+    return ComparisonTable(
+        f"measured {metric.name} in percent", "", columns, ranked, tuple(notes), metric=metric.name
+    )
 
 
-def _ranked(rows: Sequence[TableRow], lower: Sequence[bool]) -> tuple[TableRow, ...]:
+def _ranked(rows: Sequence[TableRow], lower: Sequence[bool], lower_average: bool = False) -> tuple[TableRow, ...]:
     """Set the ranks of published and measured values, not of partial ones; in ``lower`` columns the lowest is best."""
     ranked = [[*row.cells, row.average] for row in rows]
     for group in dict.fromkeys(row.group for row in rows):
         members = [number for number, row in enumerate(rows) if row.group == group]
-        for column, least in enumerate((*lower, False)):
+        for column, least in enumerate((*lower, lower_average)):
             for name in ("published", "measured"):
                 scores = {
                     n: float(value)

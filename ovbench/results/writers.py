@@ -49,7 +49,7 @@ def _parts(cell: TableCell, mark: Mark, intervals: bool) -> list[str]:
     """Return the published value, and the measured one with its difference."""
     parts = [] if cell.published is None else [mark(cell.published, cell.rank_published)]
     if cell.measured is not None:
-        text = mark(f"{cell.measured:.1f}", cell.rank_measured) + ("*" if cell.partial else "")
+        text = mark(f"{cell.measured:.{cell.digits}f}", cell.rank_measured) + ("*" if cell.partial else "")
         text += f" [{RULES.get(cell.rule, cell.rule)}]" if cell.rule else ""
         if cell.difference is not None:
             text += f" ({cell.difference:+.1f})"

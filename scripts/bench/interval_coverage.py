@@ -23,7 +23,8 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array, vstack
 from scipy.stats import norm
 
-from ovbench.metrics.interval import ImageCounts, jackknife, miou_interval, paired_difference
+from ovbench.metrics.interval import jackknife, miou_interval, paired_difference
+from ovbench.metrics.stacked import ImageCounts
 from ovbench.utils.files import write_json
 
 CLASSES = {20: 2, 150: 8, 847: 10}  # and how many of them an image has on average
@@ -133,13 +134,13 @@ def simulate(classes: int, images: int, runs: list[ImageCounts], samples: int, o
         found, gap = miou_interval(drawn[0]), paired_difference(*drawn)
         refused += found.interval is None
         if found.interval:
-            tally.add("jackknife", *found.interval[:2], true[0], found.miou)
+            tally.add("jackknife", *found.interval[:2], true[0], found.value)
             tally.half.append(found.interval.half)
         if gap.interval:
             tally.add("difference", *gap.interval[:2], true[1] - true[0], gap.miou)
         if number < others:
             for name, bounds in bootstraps(drawn[0], rng).items():
-                tally.add(name, *bounds, true[0], found.miou)
+                tally.add(name, *bounds, true[0], found.value)
     return refused
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from report_runs import random_counts, write_run
 
 from ovbench.inference.visualize import palette
-from ovbench.metrics.interval import image_iou, stack_counts
+from ovbench.metrics.interval import image_iou
+from ovbench.metrics.stacked import stack_counts
 from ovbench.results.report import page as build
 from ovbench.results.report.error_images import ErrorImage, InputImage, RelabelOptions
 from ovbench.results.report.runs import gather

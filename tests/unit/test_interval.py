@@ -13,9 +13,9 @@ from ovbench.metrics.interval import (
     jackknife,
     miou_interval,
     paired_difference,
-    stack_counts,
 )
 from ovbench.metrics.iou import scores
+from ovbench.metrics.stacked import stack_counts
 
 
 def images(count, classes, accuracy, seed, noise=0):
@@ -67,7 +67,7 @@ def test_the_error_of_a_plain_mean_is_the_usual_one():
     found = [PixelCounts(np.array([0, 0]), np.array([0, 1]), np.array([hit, 100 - hit])) for hit in hits]
     estimate = miou_interval(stack_counts(found, 1))
     error = (hits / 100).std(ddof=1) / 5
-    assert estimate.miou == pytest.approx(hits.mean() / 100)
+    assert estimate.value == pytest.approx(hits.mean() / 100)
     assert estimate.interval.half == pytest.approx(2.0639 * error, rel=1e-4)  # t with 24 degrees of freedom
 
 
@@ -82,7 +82,7 @@ def test_an_interval_holds_its_estimate_however_many_classes_are_rare(classes, c
     for seed in range(2):
         estimate = miou_interval(stack_counts(many(count, classes, seed), classes))
         low, high, half = estimate.interval
-        assert low == pytest.approx(estimate.miou - half) and high == pytest.approx(estimate.miou + half)
+        assert low == pytest.approx(estimate.value - half) and high == pytest.approx(estimate.value + half)
         assert 0.001 < half < 0.15
 
 
@@ -120,7 +120,7 @@ def test_a_class_of_one_image_keeps_its_place_and_widens():
     base = images(20, 4, 0.7, 2)
     rare = [*base[:-1], PixelCounts(*(np.r_[a, b] for a, b in zip(base[-1], ([4, 4], [4, 5], [60, 40]), strict=True)))]
     without, with_rare = miou_interval(stack_counts(base, 5)), miou_interval(stack_counts(rare, 5))
-    assert with_rare.miou == pytest.approx((4 * without.miou + 0.6) / 5)
+    assert with_rare.value == pytest.approx((4 * without.value + 0.6) / 5)
     assert with_rare.interval.half > 4 / 5 * without.interval.half
 
 

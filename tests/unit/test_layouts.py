@@ -11,6 +11,7 @@ import pytest
 
 from ovbench.config.load import resolve
 from ovbench.data.card import list_cards
+from ovbench.metrics.named import parse_metric
 from ovbench.results.layouts import layout_names, load_layout, published_runs
 from ovbench.results.tables import layout_table
 from ovbench.results.writers import FORMATS
@@ -195,3 +196,24 @@ def test_mistakes_in_a_layout_are_named(tmp_path, text, message):
     (tmp_path / "l.toml").write_text(text)
     with pytest.raises((InputError, UsageError), match=message):
         load_layout(str(tmp_path / "l.toml"))
+
+
+def test_published_figures_of_another_rule_are_marked_and_not_compared(tmp_path):
+    file = tmp_path / "san.toml"
+    file.write_text('columns = ["pc459", "ade847"]\n[[group]]\ntitle = "g"\nreported_by = "SAN training log"\n')
+    layout = load_layout(str(file))
+    assert [row.rules for row in layout.rows] == [{"pc459": "mIoU_present"}] * 2
+    table = layout_table(layout, [])
+    assert sum("pc459: published as mIoU_present" in note for note in table.notes) == 2
+    present = load_layout(str(file), metric=parse_metric("mIoU_present"))
+    assert [dict(row.published) for row in present.rows] == [{"pc459": "16.71"}, {"pc459": "20.83"}]
+    assert not any("published as" in note for note in layout_table(present, []).notes)
+
+
+def test_another_metric_has_the_published_figures_of_that_metric():
+    rows = {row.label: row for row in load_layout("cass-table1", metric=parse_metric("pAcc")).rows}
+    assert rows["CLIPtrase"].published["voc21"] == "78.6" and rows["CLIPtrase"].printed_average is None
+    assert rows["TCL"].published == {}
+    assert load_layout("cass-table1", metric=parse_metric("mIoU")) == load_layout("cass-table1")
+    with pytest.raises(UsageError, match='unknown metric "iou"'):
+        parse_metric("iou")

@@ -14,8 +14,9 @@ from ovbench.data.card import load_card
 from ovbench.data.palettes import benchmark_palette
 from ovbench.evaluation.record import COUNTS, score_fields
 from ovbench.metrics.confusion import ClassPixels, Confusion, PixelCounts
-from ovbench.metrics.interval import LEVEL, iou_intervals, stack_counts
+from ovbench.metrics.interval import LEVEL, iou_intervals
 from ovbench.metrics.iou import scores
+from ovbench.metrics.stacked import stack_counts
 from ovbench.results.report.error_images import RelabelOptions, label_again, moved_pixels
 from ovbench.results.report.page import build_page
 from ovbench.results.report.page_data import pack_cells

@@ -66,6 +66,7 @@ MAY_LOAD = {
     ("plot", "classes", "none.json", "--out", "a.png"): TYPES | {"numpy"},
     ("report", "none.json"): TYPES | {"numpy"},
     ("compare", *HISTORIC): PRINTS | TYPES | NUMBERS,
+    ("power", *HISTORIC): TYPES | NUMBERS | PRINTS,
 }
 CODE = """
 import json, os, sys

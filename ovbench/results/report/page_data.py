@@ -16,7 +16,8 @@ import numpy as np
 from ovbench.data.palettes import benchmark_palette
 from ovbench.inference.visualize import palette
 from ovbench.metrics.confusion import PixelCounts
-from ovbench.metrics.interval import iou_intervals, stack_counts
+from ovbench.metrics.interval import iou_intervals
+from ovbench.metrics.stacked import stack_counts
 from ovbench.results.report.error_images import ErrorImage, InputImage
 from ovbench.results.report.ranking import ImageScores, confusions
 from ovbench.results.report.runs import ReportRun

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.metrics.confusion import PixelCounts
-from ovbench.metrics.interval import image_iou, stack_counts
+from ovbench.metrics.interval import image_iou
+from ovbench.metrics.stacked import stack_counts
 
 MOST_CONFUSIONS = 300  # pairs of classes by pixels, and the same number by fraction
 PER_CLASS = 5  # pairs of every true and of every predicted class

@@ -31,4 +31,5 @@ def command_of(record: Mapping[str, Any]) -> str | None:
         value = getattr(given, name)
         if value != Arguments.model_fields[name].default:
             words += [f"--{name.replace('_', '-')}", str(value)]
+    words += ["--metrics", ",".join(given.metrics)] if given.metrics else []
     return shlex.join(words + ["--compile"] * given.compile)
