@@ -20,6 +20,7 @@ from ovbench.regions.map_store import SUFFIX, RegionStore
 from ovbench.utils import provenance as env
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
+from ovbench.utils.folders import is_remote
 from ovbench.utils.images import resized_size
 from ovbench.utils.paths import cache_root
 from ovbench.utils.registry import METHODS
@@ -124,7 +125,8 @@ def totals(forecasts: Sequence[CellForecast], out: Path) -> str:
     time = f"; about {duration(sum(known))}" if known else "; no earlier run to estimate the time from"
     if known and len(known) < len(forecasts):
         time += f" for {len(known)} of the cells"
-    free = {str(folder): shutil.disk_usage(_existing(folder)).free for folder in (out, cache_root())}
+    disks = (folder for folder in (out, cache_root()) if not is_remote(folder))
+    free = {str(folder): shutil.disk_usage(_existing(folder)).free for folder in disks}
     disk = ", ".join(f"{size_text(size)} free in {folder}" for folder, size in free.items())
     cell = "cell" if len(forecasts) == 1 else "cells"
     return f"in all: {len(forecasts)} {cell}, {images} images, {images - counted} to count{time}; {disk}"
