@@ -55,7 +55,7 @@ def find_images(arguments: Sequence[str], stdin: Callable[[], bytes], folder: Pa
     outputs = 0
     for argument in _with_stdin(arguments, stdin, folder):
         paths, base, searched = _named_by(argument)
-        kept = [path for path in paths if not (searched and _is_output(path))]
+        kept = [path for path in paths if not (searched and is_output(path))]
         outputs += len(paths) - len(kept)
         if not kept:
             what = "holds no image" if paths or Path(argument).is_dir() else "matches no file"
@@ -128,8 +128,8 @@ def _is_image(path: Path) -> bool:
     return any(path.suffix.lower() in family for family in SUFFIXES)
 
 
-def _is_output(path: Path) -> bool:
-    """Return whether `ovbench segment` wrote a PNG file."""
+def is_output(path: Path) -> bool:
+    """Return whether `ovbench segment` wrote a file, as a text in it says; False for all but PNG files."""
     if path.suffix.lower() != ".png":
         return False
     try:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from ovbench.data.card import Card
 from ovbench.data.coco_masks import encode_classes
-from ovbench.data.image_paths import SOFTWARE, NamedImage
+from ovbench.data.image_paths import SOFTWARE, NamedImage, is_output
 from ovbench.data.server_layout import class_values, server_layout
-from ovbench.inference.label_files import write_label_png, write_png
+from ovbench.inference.label_files import classes_of, write_label_png, write_png
 from ovbench.inference.label_image import LabelledImage
 from ovbench.inference.overlay import OPACITY, overlay
 from ovbench.inference.own_classes import NOTHING
@@ -66,7 +66,16 @@ class Outputs:
         return own + ([self.coco.path] if self.coco and self.coco.earlier(image) else [])
 
     def is_complete(self, image: NamedImage) -> bool:
-        """Return whether all outputs of an image exist."""
+        """Return whether all outputs of an image exist.
+
+        Raises:
+            InputError: If its label map or the COCO file has other classes.
+        """
+        labels = self.paths(image).get("labels")
+        other = labels is not None and labels.exists() and classes_of(labels) != list(self.names)
+        if other or (self.coco and self.coco.has_other_classes):
+            where = str(labels if other else self.folder / COCO)
+            raise InputError("the output has other classes", where=where, fix="choose another --out")
         return len(self.existing(image)) == len(self.saved)
 
     def save(self, image: NamedImage, found: LabelledImage) -> None:
@@ -102,7 +111,7 @@ class Outputs:
 
     def _write_masks(self, folder: Path, labels: np.ndarray, texts: dict[str, str]) -> None:
         """Write a black and white PNG for each class that the image has, and remove those of an earlier run."""
-        for earlier in folder.glob("*.png") if folder.is_dir() else ():
+        for earlier in filter(is_output, folder.glob("*.png") if folder.is_dir() else ()):
             earlier.unlink()
         for number in np.flatnonzero(np.bincount(labels.ravel(), minlength=len(self.names))):
             plain = re.sub(r"[^\w.+-]+", "_", self.names[number])[:60].strip("._") or "class"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ovbench.data.integrity import BROKEN
 from ovbench.inference.visualize import palette
 from ovbench.utils.files import replacing
 
@@ -31,6 +32,15 @@ def write_label_png(path: Path, labels: np.ndarray, names: Sequence[str], texts:
         picture = Image.fromarray(labels.astype(np.uint8), mode="P")
         picture.putpalette(palette(len(names)).flatten().tolist())
     write_png(path, picture, {**texts, CLASSES: json.dumps(list(names))})
+
+
+def classes_of(path: Path) -> list[str] | None:
+    """Return the class names in a label map, None if it has none."""
+    try:
+        with Image.open(path) as picture:
+            return json.loads(picture.info[CLASSES])
+    except (*BROKEN, KeyError):
+        return None
 
 
 def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> None:

@@ -216,8 +216,6 @@ def _named(checked: CheckedClasses) -> Iterator[tuple[tuple[str, ...], str]]:
 
 def _wanted(images: list[NamedImage], outputs: Outputs, request: Request, say: Say) -> list[NamedImage]:
     """Return the images to label; outputs that exist are refused, skipped or replaced."""
-    if request.existing == "skip" and outputs.coco and outputs.coco.has_other_classes:
-        raise InputError("the COCO file is of other classes", where=str(outputs.coco.path), fix="choose another --out")
     if request.existing == "skip":
         return [image for image in images if not outputs.is_complete(image)]
     existing = [path for image in images for path in outputs.existing(image)]
@@ -261,17 +259,17 @@ def _plan(request: Request, checked: CheckedClasses, images: list[NamedImage], d
 
     cell = checked.cell
     sizes = [size for image in images if (size := image_size(image.path))]
-    largest = max((h * w / 1e6 for h, w in sizes), default=0.0)
+    height, width = max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
     backbones = "".join(f", {name} {spec}" for name, spec in cell.backbones.items())
     regions = f", regions {cell.regions['source']}" if cell.regions else ""
     count = f"{len(images)} images of up to" if len(images) > 1 else "an image of"
     default = " (the default of --like)" if request.like is None else ""
     yield (
         f"planned: {cell.method} with the settings of {checked.card.name}{default}, {len(checked.classes)} classes, "
-        f"{count} {largest:.1f} megapixels{backbones}{regions}, on {device}"
+        f"{count} {width} x {height} pixels{backbones}{regions}, on {device}"
     )
     why = why_reduced(cell)
-    if why and request.megapixels and largest > request.megapixels:
+    if why and request.megapixels and height * width > request.megapixels * 1e6:
         yield (
             f"images above {request.megapixels:g} megapixels are labelled at that size and their label maps enlarged, "
             f"because {why} would need too much memory; --megapixels changes it"

@@ -147,6 +147,8 @@ def test_a_folder_of_odd_images(ovbench, tmp_path):
     more = ovbench("segment", tmp_path / "in", *words, "--existing", "skip")
     assert more.code == 3 and "broken.jpg" in more.err  # only this one is left
     assert json.loads((tmp_path / "out" / "coco.json").read_text()) == coco
+    other = ovbench("segment", tmp_path / "in", *words, "-c", "sky", "--existing", "skip")
+    assert other.code == 3 and "the output has other classes" in other.err
 
 
 def test_outputs_of_an_earlier_run_are_no_images(ovbench, tmp_path, scene):
