@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ovbench.config.load import Cell
+from ovbench.config.schema import SCORED
 from ovbench.data.card import Card
+from ovbench.data.dataset import Dataset
 from ovbench.data.labels import LabelMap
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.identity import code_identity, dataset_header
@@ -31,8 +33,6 @@ from ovbench.evaluation.request import Job
 from ovbench.evaluation.runner import CellResult, run_cells
 from ovbench.inference.batching import Prediction
 from ovbench.utils.errors import InputError, UsageError
-
-ENDING = "@predictions"  # of the method's name in a record: the maps may be of any program with this name
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def score(
     doubt = "" if found.about else better_reading(found, dataset, values)
     if doubt and encoding is None:
         raise UsageError(doubt, where=str(folder), fix="say with --encoding how the values are meant")
-    method = (name or _name_of(found)) + ENDING
+    method = (name or _name_of(found)) + SCORED
     if not re.fullmatch(r"[\w.+@ -]+", method):
         raise UsageError(f'"{name}" is not a name', where="--name", fix="give letters, digits, dots, - and _")
     cell = Cell(method, card.name, MapParams(values.encoding.name), NoProtocol(), {}, {})  # type: ignore[arg-type]
@@ -184,6 +184,25 @@ def score(
         say(line)
     maps = ScoredMaps(cell, found, values, card, {item.image_path: item.id for item in dataset.items})
     return Scored(run_cells([planned], job, ProcessGroup(), say, maps=maps)[0], tuple(remarks))
+
+
+def maps_of_record(record: Mapping[str, Any], dataset: Dataset) -> ScoredMaps:
+    """Return the label maps that a record was made from.
+
+    Args:
+        record: A record of `score`.
+        dataset: Its images.
+
+    Raises:
+        InputError: If the record does not name their folder, or it does not exist.
+    """
+    asked = (record.get("arguments") or {}).get("settings", {})
+    if "predictions" not in asked:
+        raise InputError("the record does not name the folder of its label maps")
+    found = find_predictions(Path(asked["predictions"]), dataset)
+    values = choose_values(found, dataset, record["cell"]["params"]["encoding"])
+    cell = Cell(record["cell"]["method"], dataset.card.name, MapParams(values.encoding.name), NoProtocol(), {}, {})  # type: ignore[arg-type]
+    return ScoredMaps(cell, found, values, dataset.card, {item.image_path: item.id for item in dataset.items})
 
 
 def _name_of(found: PredictionFiles) -> str:

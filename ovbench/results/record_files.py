@@ -14,6 +14,7 @@ from ovbench.config.backbone_spec import options_over
 from ovbench.config.load import Cell, file_settings, resolve
 from ovbench.config.official import official_settings, published_label_rule
 from ovbench.config.published_runs import PublishedRun
+from ovbench.config.schema import SCORED
 from ovbench.config.setting_changes import changes_from_published, setting_changes
 from ovbench.config.suites import settings_over
 from ovbench.data.shipped_cards import known_cards
@@ -232,6 +233,8 @@ def deviation(cell: Mapping[str, Any], protocols: Sequence[str] = PROTOCOLS, lik
 
     ``like`` is the benchmark whose settings the cell was asked to have.
     """
+    if cell["method"].endswith(SCORED):
+        return "" if cell["params"]["encoding"] == "index" else f"encoding {cell['params']['encoding']}"
     texts: list[list[str]] = []
     for protocol in protocols:
         wanted = _as_configured(cell, protocol, like)

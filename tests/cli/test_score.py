@@ -12,6 +12,7 @@ from ovbench.data.card import load_card
 from ovbench.data.coco_masks import encode_classes
 from ovbench.data.dataset import open_dataset
 from ovbench.evaluation.predictions import SavedPredictions
+from ovbench.results.record_files import deviations_of
 
 CLASSES = ["road", "sky", "tree"]
 SIZE = (24, 32)
@@ -87,7 +88,7 @@ def test_maps_of_other_programs(ovbench, tmp_path, data, form):
     assert record["cell"]["method"] == "other@predictions" and record["cell"]["params"] == {"encoding": "index"}
     assert record["published"] == {"official": False, "deviations": [], "sources": []}
     assert 'class indices, 0 = "road"' in done.err
-    assert (tmp_path / "runs" / record["ledger"]).is_dir()
+    assert (tmp_path / "runs" / record["ledger"]).is_dir() and deviations_of(record) == ""
     again = scored(ovbench, tmp_path, "--name", "other")
     assert again.json() == record and "4 of 4 images were counted" in again.err
 
@@ -140,6 +141,18 @@ def test_the_encoding_is_never_guessed(ovbench, tmp_path, data):
     for name in data:
         Image.fromarray(np.full(SIZE, 77, np.uint8)).save(tmp_path / "maps" / f"{name}.png")
     assert "the maps have the values 77" in scored(ovbench, tmp_path, code=3).err
+
+
+def test_the_report_shows_the_scored_maps(ovbench, tmp_path, data):
+    maps = {name: labels.copy() for name, labels in changed(data).items()}
+    maps["town/0"][1, 1] = 255
+    write(tmp_path / "maps", maps)
+    record = scored(ovbench, tmp_path).json()
+    path = next(tmp_path.glob("runs/*.json"))
+    words = ("--data-root", tmp_path, "--card", tmp_path / "own.toml", "--out", tmp_path / "page.html")
+    done = ovbench("report", path, *words)
+    assert done.code == 0 and "not shown" not in done.err and "not exactly" not in done.err, done.err
+    assert record["cell"]["method"] in (tmp_path / "page.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import ConfigDict, Field
 
 from ovbench.config.load import Cell, cell_of
+from ovbench.config.schema import SCORED
 from ovbench.data.card import Card, load_card
 from ovbench.data.dataset import NO_CLASS, Dataset, Sample, open_dataset
 from ovbench.evaluation.ledger import Entry
@@ -87,11 +88,12 @@ def label_again(
     from ovbench.evaluation.evaluator import Target, evaluate
 
     try:
-        cell = _cell(run, options)
+        scored = run.record["cell"]["method"].endswith(SCORED)
+        cell = None if scored else _cell(run, options)
         dataset = _dataset(run, options)
         if options.beside is not None:
             run.files.update(_linked(dataset, options.beside))
-        pipeline = _pipeline(run, cell, options)
+        pipeline = _maps(run, dataset) if cell is None else _pipeline(run, cell, options)
     except OvbenchError as error:
         run.notes.append(f"images are not shown: {error}")
         return []
@@ -100,7 +102,7 @@ def label_again(
     run.notes += [
         f"image {image} is not shown: the benchmark folder does not have it" for image in ids if image not in numbers
     ]
-    distractors = len(run.header.get("distractors", ()))
+    distractors = len(run.header.get("distractors", ())) + scored  # pixels without a class in a label map
     target = Target(dataset, compared, frozenset(ids), compared.seen, distractors=distractors)  # type: ignore[arg-type]
     batch = run.header.get("execution", {}).get("batch", 0)
     evaluate(pipeline, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
@@ -187,6 +189,12 @@ def _dataset(run: ReportRun, options: RelabelOptions) -> Dataset:
         raise InputError("the card has other classes than the record", where=name)
     found = open_dataset(card, options.data_root, label_rule=run.record["dataset"]["label_rule"])
     return replace(found, corruption=run.record["cell"]["protocol"].get("corrupt", ""))
+
+
+def _maps(run: ReportRun, dataset: Dataset) -> Any:
+    from ovbench.evaluation.score import maps_of_record  # a report without images needs no torch
+
+    return maps_of_record(run.record, dataset)
 
 
 def _pipeline(run: ReportRun, cell: Cell, options: RelabelOptions) -> Pipeline:
