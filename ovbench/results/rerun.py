@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ovbench.config.schema import SCORED
+from ovbench.data.card import load_card
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.plan import plan
 from ovbench.evaluation.record import read_record
 from ovbench.evaluation.request import Job
 from ovbench.evaluation.run_groups import run_groups
+from ovbench.evaluation.runner import CellResult
+from ovbench.evaluation.score import score
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.results.record_counts import read_counts
 from ovbench.utils.differences import Mismatch, mismatches
@@ -74,6 +78,23 @@ def job_of(record: Mapping[str, Any], where: str, *, run_code: bool = False, **o
     return Job((arguments["method"],), (arguments["dataset"],), **{**known, **options})
 
 
+def _labelled(job: Job) -> CellResult:
+    processes = ProcessGroup()
+    (result,) = (
+        done
+        for result in run_groups(plan(job, processes), job, processes)
+        for done in (result.done if result.error is None else _raise(result.error))
+    )
+    return result
+
+
+def _scored(record: Mapping[str, Any], job: Job) -> CellResult:
+    """Score the label maps of a record again."""
+    asked, name = record["arguments"]["settings"], record["cell"]["method"].removesuffix(SCORED)
+    folder, card = Path(asked["predictions"]), load_card(job.datasets[0])
+    return score(job, folder, card, name=name, encoding=asked["encoding"], say=lambda line: None).result
+
+
 def repeat(path: Path, out: Path, *, run_code: bool = False, **options: Any) -> Repetition:
     """Run the cell of a record again and compare all counts.
 
@@ -91,12 +112,7 @@ def repeat(path: Path, out: Path, *, run_code: bool = False, **options: Any) -> 
     before = read_record(path)
     job = job_of(before, str(path), run_code=run_code, out=out, fresh=True, **options)
     earlier = read_counts(path, before).counts
-    processes = ProcessGroup()
-    ((made, file),) = (
-        done
-        for result in run_groups(plan(job, processes), job, processes)
-        for done in (result.done if result.error is None else _raise(result.error))
-    )
+    made, file = _scored(before, job) if before["cell"]["method"].endswith(SCORED) else _labelled(job)
     now = read_counts(file, made).counts
     differing = [
         each

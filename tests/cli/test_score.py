@@ -153,6 +153,10 @@ def test_the_report_shows_the_scored_maps(ovbench, tmp_path, data):
     done = ovbench("report", path, *words)
     assert done.code == 0 and "not shown" not in done.err and "not exactly" not in done.err, done.err
     assert record["cell"]["method"] in (tmp_path / "page.html").read_text()
+    again = ovbench("rerun", path, "--data-root", tmp_path)
+    assert again.code == 0, again.err
+    Image.fromarray(data["town/3"]).save(tmp_path / "maps" / "town" / "3.png")
+    assert ovbench("rerun", path, "--data-root", tmp_path).code == 1
 
 
 @pytest.mark.parametrize(
