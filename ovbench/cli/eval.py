@@ -13,6 +13,9 @@ from ovbench.cli import options
 if TYPE_CHECKING:
     from ovbench.evaluation.plan import PlannedCell
     from ovbench.evaluation.request import Job
+    from ovbench.utils.errors import OvbenchError
+
+TRACKER_NAMES = ("wandb", "tensorboard", "mlflow")
 
 
 @click.command(name="eval")
@@ -42,6 +45,11 @@ if TYPE_CHECKING:
 @click.option(
     "--page", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the rows of the suite as Markdown."
 )
+@click.option(
+    "--log", "trackers", multiple=True, type=click.Choice(TRACKER_NAMES),
+    help="Also log every record to a tracker, by its own library: files in --out, or where its environment says. "
+    "Repeatable.",
+)  # fmt: skip
 @options.as_json
 def evaluate(**arguments: Any) -> int:
     """Evaluate methods on benchmarks and write one result record per cell.
@@ -53,11 +61,16 @@ def evaluate(**arguments: Any) -> int:
     """
     from ovbench.evaluation.request import Job, check_request
 
+    trackers = arguments.pop("trackers")
     as_json, page, only_plan = arguments.pop("as_json"), arguments.pop("page"), arguments.pop("only_plan")
     if page is not None and arguments["suite"] is None:
         raise click.UsageError("--page writes the rows of a suite; give --suite.")
     shard = options.resolve_shard(arguments["shard"])
     job = Job(**{**arguments, "shard": shard})
+    if trackers:
+        from ovbench.results.trackers import require_trackers
+
+        require_trackers(trackers)
     check_request(job)  # a mistake is answered before torch is imported, which takes seconds
     from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.evaluation.plan import plan
@@ -82,6 +95,7 @@ def evaluate(**arguments: Any) -> int:
             records.append(record)
             if processes.is_main:
                 _print_record(record, path, not as_json and job.suite is None)
+                errors += _log(record, path, trackers)
                 if job.save_predictions:
                     folder = predictions_folder(path.parent / record["ledger"], job.save_predictions)
                     click.echo(f"predictions: {folder}", err=True)
@@ -131,6 +145,21 @@ def _print_record(record: dict[str, Any], path: Path, classes: bool) -> None:
     for image, reason in record["failed"].items():
         click.echo(f"failed: {image}: {reason}", err=True)
     click.echo(f"record: {path}", err=True)
+
+
+def _log(record: dict[str, Any], path: Path, trackers: tuple[str, ...]) -> list[OvbenchError]:
+    """Log a record and return the errors of trackers, which do not end the run."""
+    errors: list[OvbenchError] = []
+    for name in trackers:
+        from ovbench.results.trackers import log_record
+        from ovbench.utils.errors import InputError
+
+        try:
+            log_record(name, record, path)
+        except InputError as error:
+            click.echo(f"not logged: {error}", err=True)
+            errors.append(error)
+    return errors
 
 
 def _show_drops(suite: str | None, records: list[dict[str, Any]], labels: dict[str, str]) -> None:
