@@ -21,10 +21,6 @@ TRACKER_NAMES = ("wandb", "tensorboard", "mlflow")
 @click.command(name="eval")
 @options.request
 @click.option(
-    "--metrics", default="", metavar="NAME,...",
-    help="Also count boundary (Boundary IoU), size (IoU by segment size) or calibration (ECE); see docs/metrics.md.",
-)  # fmt: skip
-@click.option(
     "--cost", is_flag=True,
     help="Also measure parameters, FLOPs, latency, throughput, memory and energy on the first ten images.",
 )  # fmt: skip

@@ -242,6 +242,11 @@ _REQUEST = (
         help="Folder of the records: a path, or a URL such as s3://bucket/runs.",
     ),
     mixed_devices,
+    click.option(
+        "--metrics", default="", metavar="NAME,...",
+        help="Also count boundary (Boundary IoU), size (IoU by segment size) or calibration (ECE); see "
+        "docs/metrics.md.",
+    ),
 )  # fmt: skip
 
 

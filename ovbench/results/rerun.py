@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ovbench.evaluation.request import Job
 from ovbench.evaluation.run_groups import run_groups
 from ovbench.evaluation.runner import CellResult
 from ovbench.evaluation.score import score
-from ovbench.metrics.confusion import PixelCounts
+from ovbench.metrics.extra_counts import to_lists
 from ovbench.results.record_counts import read_counts
 from ovbench.utils.differences import Mismatch, mismatches
 from ovbench.utils.errors import InputError, UsageError
@@ -111,16 +111,16 @@ def repeat(path: Path, out: Path, *, run_code: bool = False, **options: Any) -> 
     """
     before = read_record(path)
     job = job_of(before, str(path), run_code=run_code, out=out, fresh=True, **options)
-    earlier = read_counts(path, before).counts
+    earlier = _all_counts(path, before)
     made, file = _scored(before, job) if before["cell"]["method"].endswith(SCORED) else _labelled(job)
-    now = read_counts(file, made).counts
+    now = _all_counts(file, made)
     differing = [
         each
         for key in COMPARED
         for each in mismatches({key: before.get(key)}, {key: made.get(key)})
     ]  # fmt: skip
     every = dict.fromkeys((*earlier, *now))
-    images = [i for i in every if i not in earlier or i not in now or not _equal(earlier[i], now[i])]
+    images = [i for i in every if i not in earlier or i not in now or earlier[i] != now[i]]
     return Repetition(made, file, differing, images, len(every))
 
 
@@ -128,5 +128,8 @@ def _raise(error: Exception) -> list[Any]:
     raise error
 
 
-def _equal(one: PixelCounts, other: PixelCounts) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+def _all_counts(path: Path, record: Mapping[str, Any]) -> dict[str, dict[str, list[list[int]]]]:
+    """Return all counts of every image by their name."""
+    found = read_counts(path, record)
+    named: dict[str, Mapping[str, Iterable[np.ndarray]]] = {"pixels": found.counts, **found.extra}
+    return {image: {name: to_lists(counts[image]) for name, counts in named.items()} for image in found.counts}
