@@ -79,7 +79,7 @@ def _intervals(metrics: Mapping[str, Any], images: CountedImages, classes: Metri
     """Return the intervals of all scores; None if there is none, for mIoU with the reason."""
     found = {name: measure(METRICS[name], images, classes) for name in METRICS if name in metrics}
     bounds = {name: None if one.interval is None else list(one.interval[:2]) for name, one in found.items()}
-    main = {"mIoU_interval": bounds.pop("mIoU")}
+    main: dict[str, Any] = {"mIoU_interval": bounds.pop("mIoU")}
     if found["mIoU"].interval is None:
         main["mIoU_no_interval"] = found["mIoU"].why
     return {**main, "intervals": bounds}

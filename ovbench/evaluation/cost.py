@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,8 +54,8 @@ def measure_cost(
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = [
-        _seconds(lambda one=one, map_=map_: label(one, map_), device)
-        for one, map_ in zip(loaded.images, loaded.regions, strict=True)
+        _seconds(functools.partial(label, image, regions), device)
+        for image, regions in zip(loaded.images, loaded.regions, strict=True)
     ]
     with EnergyMeter(device) as energy:
         together = _seconds(lambda: _label_all(pipeline, loaded, execution.batch), device)
@@ -78,14 +79,15 @@ def measure_cost(
 def _load(pipeline: Pipeline, dataset: Dataset, numbers: Sequence[int], device: str) -> LoadedImages:
     """Read images and make their region maps without the cache; the first map loads the networks and is not timed."""
     pictures = [dataset.read_image_file(number).pixels for number in numbers]
-    if pipeline.cell.regions is None or not pipeline.cell.regions:
+    regions: list[np.ndarray | None] = []
+    if not pipeline.cell.regions:
         return LoadedImages(pictures, [None] * len(pictures), [])
     maps = open_regions(pipeline.cell.regions, device, cache=False)
     items = {item.id: item.image_path for item in dataset.items}
     maps.expect(items, [dataset.items[number].id for number in numbers])
     paths = [dataset.items[number].image_path for number in numbers]
     maps(pictures[0], paths[0])
-    regions, seconds = [], []
+    seconds = []
     for picture, path in zip(pictures, paths, strict=True):
         start = time.perf_counter()
         regions.append(maps(picture, path))

@@ -129,7 +129,7 @@ def evaluate(
         if read is None or isinstance(labels, OvbenchError):
             results: list[Any] = [labels] * len(targets)
         else:
-            best = (read.best or [])[-len(targets) :] or [None] * len(targets)  # the others lacked memory
+            best: Sequence[Any] = (read.best or [])[-len(targets) :] or [None] * len(targets)  # others lacked memory
             results = [
                 _labelled(pipeline, sample, predicted, target, sure) if isinstance(sample, Sample) else sample
                 for target, sample, predicted, sure in zip(targets, read.samples, labels, best, strict=True)

@@ -26,13 +26,13 @@ class MetricClasses(NamedTuple):
     """What metrics know about the classes of a dataset.
 
     Attributes:
-        count: Number of classes C.
+        size: Number of classes C.
         background: Index of the background class, None if there is none.
         of_interest: Indices of the classes of interest; None for all classes except the background.
         similarity: How similar two classes are, for the metrics that use it.
     """
 
-    count: int
+    size: int
     background: int | None = None
     of_interest: tuple[int, ...] | None = None
     similarity: Similarity | None = None
@@ -41,8 +41,8 @@ class MetricClasses(NamedTuple):
     def interesting(self) -> np.ndarray:
         """Return which classes are of interest, bool (C,)."""
         if self.of_interest is None:
-            return np.arange(self.count) != (-1 if self.background is None else self.background)
-        return np.isin(np.arange(self.count), self.of_interest)
+            return np.arange(self.size) != (-1 if self.background is None else self.background)
+        return np.isin(np.arange(self.size), self.of_interest)
 
     @property
     def positive(self) -> int:
@@ -83,8 +83,8 @@ class Metric:
 
     def why_not(self, classes: MetricClasses) -> str:
         """Return why the metric does not exist for these classes, "" if it does."""
-        if self.two_classes and classes.count != 2:
-            return f"{self.name} is for two classes, the dataset has {classes.count}"
+        if self.two_classes and classes.size != 2:
+            return f"{self.name} is for two classes, the dataset has {classes.size}"
         if self.similar and classes.similarity is None:
             return f"{self.name} needs the similarity of classes"
         return ""
@@ -107,11 +107,11 @@ def _of_interest(sums: ClassPixels, classes: MetricClasses) -> np.ndarray:
 
 
 def _positive(sums: ClassPixels, classes: MetricClasses) -> np.ndarray:
-    return np.arange(classes.count) == classes.positive
+    return np.arange(classes.size) == classes.positive
 
 
 def _negative(sums: ClassPixels, classes: MetricClasses) -> np.ndarray:
-    return np.arange(classes.count) != classes.positive
+    return np.arange(classes.size) != classes.positive
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class ClassMean(Metric):
 
     def group_of(self, sums: ClassPixels, classes: MetricClasses) -> ClassPixels:
         """Return the columns of the metric's group, from sums (K,) or tables (N, K)."""
-        columns = slice(self.group * classes.count, (self.group + 1) * classes.count)
+        columns = slice(self.group * classes.size, (self.group + 1) * classes.size)
         return ClassPixels(*(table[..., columns] if table.ndim == 1 else table[:, columns] for table in sums))
 
     def divide_by(self, labelled: np.ndarray, classes: MetricClasses) -> int | None:
@@ -147,7 +147,7 @@ class ClassMean(Metric):
         """
         if self.divisor == 0:
             return None
-        wanted, present = classes.count if self.divisor < 0 else self.divisor, int((labelled > 0).sum())
+        wanted, present = classes.size if self.divisor < 0 else self.divisor, int((labelled > 0).sum())
         if present > wanted:
             raise InputError(f"{self.name} divides by {wanted}, but {present} classes have labelled pixels")
         return wanted

@@ -41,7 +41,7 @@ def write_bundle(record_path: Path, out: Path | None = None) -> Path:
         InputError: If record or ledger cannot be read, do not belong together, or the file cannot be written.
     """
     record = read_record(record_path)
-    header, counts, _ = read_counts(record_path, record)
+    header, counts, *_ = read_counts(record_path, record)
     folder = record_path / record["ledger"] if is_bundle(record_path) else record_path.parent / record["ledger"]
     ledger = read_ledger(folder, header)
     entries = [ledger[image] for image in counts]

@@ -220,13 +220,13 @@ def judge(
     if why := metric.why_not(about):
         raise InputError(why, where=base.name)
     parts = (base.images[i] for i in ids)
-    earlier = CountedImages([PixelCounts(*(np.array(p, dtype=np.int64) for p in part)) for part in parts], about.count)
-    before, after = (influence(metric, images, about) for images in (earlier, counted_images(run, ids)))
-    d = difference(before, after)
+    earlier = CountedImages([PixelCounts(*(np.array(p, dtype=np.int64) for p in part)) for part in parts], about.size)
+    one, other = (influence(metric, images, about) for images in (earlier, counted_images(run, ids)))
+    d = difference(one, other)
     bounds = d.interval if paired else None
     regressed = -d.value > tolerance and (bounds is None or bounds.high < 0)
     return Verdict(
-        base.name, before.value, after.value, d.value,
+        base.name, one.value, other.value, d.value,
         None if d.interval is None else d.interval.low, None if d.interval is None else d.interval.high, d.why,
         max(tolerance, 0.0 if bounds is None else bounds.half), mismatches(base.cell.model_dump(), run.record["cell"]),
         not regressed, metric.name,

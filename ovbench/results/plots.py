@@ -175,7 +175,8 @@ def _class_bars(
 
 def _class_bounds(found: RecordFile) -> list[tuple[float, float]] | None:
     """Return the interval of each class as fractions, NaN where there is none; None without a ledger."""
-    from ovbench.metrics.interval import iou_intervals, stack_counts  # scipy is not needed to refuse a request
+    from ovbench.metrics.interval import iou_intervals  # scipy is not needed to refuse a request
+    from ovbench.metrics.stacked import stack_counts
 
     try:
         counts = read_counts(found.path, found.record).counts

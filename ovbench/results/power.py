@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def power_of(
         raise InputError(f"no interval on all {len(ids)} images: {why}")
     ones = [influence(metric, counted_images(run, ids), about) for run in runs]
     change = ones[1].change - ones[0].change if len(ones) == 2 else independent(ones[0])
-    order = _subset_order(runs[0], ids, about.count, seed)
+    order = _subset_order(runs[0], ids, about.size, seed)
     size = smallest(lambda n: (half(order[:n])[0] or 1.0) <= points, FEWEST_IMAGES, len(ids))
     chosen = set(order[: size or 0])
     return {
@@ -112,4 +113,5 @@ def subset_command(found: Mapping[str, Any]) -> str | None:
     subset = found["subset"]
     if subset is None or not found["all_images_of_split"]:
         return None
-    return f"ovbench data subset {found['dataset']} -n {subset['images']} --seed {subset['seed']} --out subset.json"
+    words = ["ovbench", "data", "subset", found["dataset"], "-n", subset["images"], "--seed", subset["seed"]]
+    return shlex.join(map(str, [*words, "--out", "subset.json"]))

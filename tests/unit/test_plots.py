@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from report_runs import random_counts, write_run
 
-from ovbench.metrics.interval import iou_intervals, stack_counts
+from ovbench.metrics.interval import iou_intervals
+from ovbench.metrics.stacked import stack_counts
 from ovbench.results.plot_labels import place_names, shortened, wrapped
 from ovbench.results.plots import KINDS, gather, shown_classes
 from ovbench.results.record_files import RecordFile
