@@ -148,6 +148,27 @@ def as_text(*tables: Table) -> str:
     return captured.get()
 
 
+def as_tsv(table: Table) -> str:
+    r"""Return a table with tabs between its columns, for pipes and files; title and caption are lines with "#".
+
+    Example:
+        >>> table = Table("class", "IoU", title="clip on mini")
+        >>> table.add_row("red ring", "3.82")
+        >>> as_tsv(table).splitlines()
+        ['# clip on mini', 'class\tIoU', 'red ring\t3.82']
+    """
+    columns = [[column.header, *column.cells] for column in table.columns]
+    lines = ["\t".join(" ".join(str(cell).split()) for cell in row) for row in zip(*columns, strict=True)]
+    above, below = (str(text).splitlines() if text else [] for text in (table.title, table.caption))
+    return "\n".join([*(f"# {text}" for text in above), *lines, *(f"# {text}" for text in below), ""])
+
+
 def show(*tables: Table) -> None:
-    """Print tables to stdout through click, because rich ends with exit code 1 if the reader closes the pipe."""
-    click.echo(as_text(*tables), nl=False)
+    """Print tables to stdout: with lines on a terminal, with tabs in a pipe or file.
+
+    They are printed through click, because rich ends with exit code 1 if the reader closes the pipe.
+    """
+    on_terminal = Console().is_terminal
+    for table in tables:
+        is_plain = not on_terminal and isinstance(table, Table)
+        click.echo(as_tsv(table) if is_plain else as_text(table), nl=False)

