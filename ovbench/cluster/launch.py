@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.utils.errors import InputError, UsageError, first_line
+from ovbench.utils.extras import install_line
 from ovbench.utils.registry import Registry
 
 LAUNCHERS = Registry(
@@ -191,8 +192,7 @@ def _library(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        fix = f'pip install "ovbench[{extra}]"'
-        raise InputError(f"the engine needs {name}", where=f"--on {extra}", fix=fix) from None
+        raise InputError(f"the engine needs {name}", where=f"--on {extra}", fix=install_line(extra)) from None
 
 
 def _refuse_options(engine: str, options: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -123,6 +123,7 @@ def _mlflow(run: TrackedRun, folder: Path) -> None:
     import mlflow
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # mlflow-skinny has no database
         mlflow.set_tracking_uri((folder / "mlruns").absolute().as_uri())
     mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
     with mlflow.start_run(run_name=run.name):

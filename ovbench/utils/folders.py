@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ovbench.utils.errors import InputError, UsageError, first_line
+from ovbench.utils.extras import install_line
 from ovbench.utils.files import temporary_path
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -34,7 +35,7 @@ def folder_at(text: str | Path) -> Path:
     try:
         from upath import UPath
     except ImportError:
-        fix = 'pip install "ovbench[remote]"'
+        fix = install_line("remote")
         raise InputError("a folder by URL needs universal_pathlib", where=str(text), fix=fix) from None
     try:
         path = UPath(str(text))
