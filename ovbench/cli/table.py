@@ -64,8 +64,11 @@ def table(
         for name in layout_names():
             click.echo(f"{name:26} {load_layout(name).title}")
         return
+    from dataclasses import replace
+
     from ovbench.config.load import override_pairs
     from ovbench.metrics.named import METRICS, parse_metric
+    from ovbench.results.combined_columns import combined_rows
     from ovbench.results.cost_rows import cost_rows, is_cost_column
     from ovbench.results.metric_values import with_metric
     from ovbench.results.record_files import apart_by_data, find_records
@@ -91,9 +94,12 @@ def table(
     else:
         loaded = load_layout(layout, datasets, chosen)
         records = with_metric(records, chosen, similarity) if chosen else records
-        more = cost_rows(loaded, records)
+        combined = combined_rows(loaded, records)
+        more = [*cost_rows(loaded, records), *combined.rows]
         measurable = [column for column in loaded.columns if is_cost_column(column)]
+        measurable += [*loaded.benchmarks, loaded.overall]
         made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"), more, measurable)
+        made = replace(made, notes=(*made.notes, *combined.notes))
     if form == "eval-results":
         click.echo(_eval_results(records, layout, hub), nl=False)
         return

@@ -5,6 +5,9 @@
     metric = "pAcc"                      metric of the figures, default mIoU; see docs/metrics.md
     average = false                      no column for the mean over all columns
     lower_is_better = ["latency (s)"]    columns whose smallest value is best
+    overall = "Mean"                     column with the mean over the sets of all columns of [benchmarks]
+    [benchmarks]                         sets whose mean a column is: benchmarks, or lists of benchmarks with one mean
+    General = ["mess-bdd100k"]
     [[group]]                            a block of rows
     title = "ViT-B/16"
     reported_by = "..."                  a table of results/published/results.csv: all its rows, or only those with
@@ -46,6 +49,7 @@ from ovbench.utils.toml import read_toml
 from ovbench.utils.typed import Items, Typed, validate
 
 FILTERS = {"methods": "method", "variants": "variant", "postprocess": "postprocess", "groups": "group"}
+Entry = str | Items[str]  # a set: a benchmark, or several with one mean
 NOT_COMPARABLE = "[protocol?]"
 
 
@@ -92,6 +96,8 @@ class LayoutFile(Typed):
     metric: str = "mIoU"
     average: bool = True
     lower_is_better: Items[str] = ()
+    benchmarks: dict[str, Items[Entry]] = Field(default_factory=dict)
+    overall: str = ""
     group: Annotated[Items[LayoutGroup], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -99,6 +105,9 @@ class LayoutFile(Typed):
         for column in self.lower_is_better:
             if column not in self.columns:
                 raise ValueError(f'"lower_is_better" names "{column}", which is no column')
+        for column in (*self.benchmarks, *filter(None, [self.overall])):
+            if column not in self.columns:
+                raise ValueError(f'"benchmarks" or "overall" names "{column}", which is no column')
         return self
 
 
@@ -151,6 +160,8 @@ class TableLayout:
         metric: Field of a record's metrics.
         average: Whether the table has a column for the mean over all columns.
         lower_is_better: Columns whose smallest value is best.
+        benchmarks: The sets whose mean a column is.
+        overall: Column with the mean over all these sets; "" for none.
     """
 
     title: str
@@ -161,6 +172,8 @@ class TableLayout:
     metric: str = "mIoU"
     average: bool = True
     lower_is_better: tuple[str, ...] = ()
+    benchmarks: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
+    overall: str = ""
 
 
 def layout_names() -> list[str]:
@@ -190,8 +203,9 @@ def load_layout(name: str, datasets: Sequence[str] = (), metric: Metric | None =
     if metric is not None and metric.name != own:
         rows, own = tuple(_with_other_figures(row, metric.name, columns) for row in rows), metric.name
     return TableLayout(
-        file.title or name, file.source, file.note, columns, rows, own, file.average, file.lower_is_better
-    )
+        file.title or name, file.source, file.note, columns, rows, own, file.average, file.lower_is_better,
+        file.benchmarks, file.overall,
+    )  # fmt: skip
 
 
 def _with_other_figures(row: LayoutRow, metric: str, columns: tuple[str, ...]) -> LayoutRow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ovbench.evaluation.record import value_at
@@ -13,13 +12,12 @@ HASH_DIGITS = 8
 
 
 def run_facts(record: Mapping[str, Any]) -> list[str]:
-    """Return what a run has besides the settings of its cell: precision, compilation, class names, subset."""
+    """Return what a run has besides its deviations: precision, compilation, subset."""
     precision = value_at(record, "device.precision", "fp32")
-    classes, subset = value_at(record, "arguments.classes"), value_at(record, "dataset.subset_sha256")
+    subset = value_at(record, "dataset.subset_sha256")
     return [
         *([f"precision {precision}"] if precision != "fp32" else []),
         *(["compiled"] if value_at(record, "device.compile") else []),
-        *([f"classes of {Path(classes).name}"] if classes else []),
         *([f"subset {subset[:HASH_DIGITS]}"] if subset else []),
     ]
 

@@ -121,7 +121,9 @@ label = "far"
 settings = {{ distractors = "{tmp_path / "far.txt"}" }}
 """)
     line = ("eval", "--suite", tmp_path / "suite.toml", "--limit", 1, "--json", "--out", tmp_path / "runs")
-    records = ovbench(*line).json()
+    done = ovbench(*line)
+    assert done.code == 0, done.err
+    records = done.json()
     assert [record["time"]["shared_with"] for record in records] == [["mini"] * 3] * 3
     alone = ovbench(*line[:1], "-m", "clip", "-d", "mini", *line[3:-1], tmp_path / "b", *SMALL,
                     "--set", "templates=identity_1").json()  # fmt: skip

@@ -27,7 +27,7 @@ DEVIATING = {
     "": {},
     "precision bf16": {"device": {"precision": "bf16"}},
     "compiled": {"device": {"compile": True}},
-    "classes of my classes.txt": {"arguments": {"method": "clip", "dataset": "mini", "classes": "/a/my classes.txt"}},
+    "classes: my classes.txt": {"arguments": {"method": "clip", "dataset": "mini", "classes": "/a/my classes.txt"}},
     "subset abcdefab": {"dataset": {"subset_sha256": "abcdefabcdef"}},
     "precision fp16, compiled": {"device": {"precision": "fp16", "compile": True}},
 }
