@@ -55,7 +55,7 @@ def table(
     ovbench table --layout corrclip-table1 --format markdown
     ovbench table --layout cass-table1 --protocol common --format csv
     ovbench table --layout reme-table2 -d mini
-    ovbench table --suite vocabulary --format json
+    ovbench table --suite class-names --format json
     ovbench table -d mini --format eval-results --hub-dataset mini=me/mini > .eval_results/ovbench.yaml
     """
     from ovbench.results.layouts import layout_names, load_layout

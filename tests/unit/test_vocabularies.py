@@ -91,7 +91,7 @@ def test_drops_and_means():
 
 def test_the_vocabulary_suite_runs_in_one_pass(ovbench, tmp_path):
     small = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56")
-    line = ("--suite", "vocabulary", "-m", "clip", "-d", "mini", "--limit", 1, "--out", tmp_path)
+    line = ("--suite", "class-names", "-m", "clip", "-d", "mini", "--limit", 1, "--out", tmp_path)
     done = ovbench("eval", *line, *small)
     assert done.code == 0 and "mean of distractors (4)" in done.out and "mean of renamed (2)" in done.out, done.err
     records = ovbench("eval", *line, *small, "--json").json()
@@ -101,5 +101,5 @@ def test_the_vocabulary_suite_runs_in_one_pass(ovbench, tmp_path):
     assert len({str(one["counts"]) for one in records}) > 4
     table = ovbench("table", "--runs", tmp_path)
     assert "vocabulary=bare" in table.out and "distractors=near-40" in table.out
-    missing = ovbench("table", "--suite", "vocabulary", "--runs", tmp_path)
+    missing = ovbench("table", "--suite", "class-names", "--runs", tmp_path)
     assert missing.code == 3 and "no record has the settings of a row" in missing.err
