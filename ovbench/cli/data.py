@@ -214,6 +214,7 @@ def _report(result) -> str:
         lines.append(f"  {'error' if problem.is_error else 'note'}: {problem.message}")
         if problem.examples:
             lines.append(f"         e.g. {', '.join(problem.examples)}")
+    lines += [f"  not confirmed: {fact}" for fact in result.card.unconfirmed]
     lines.append(f"  {'class':>5}  {'pixels':>8}  {'images':>6}  name")
     for index, name in enumerate(result.card.classes):
         share, images = result.pixels[index] / total, result.images[index]

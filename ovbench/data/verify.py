@@ -75,6 +75,7 @@ class Verification:
             "encoding": self.encoding.name,
             "images": self.listed_images,
             "expected_images": self.expected_images,
+            "unconfirmed": list(self.card.unconfirmed),
             "problems": [dataclasses.asdict(problem) for problem in self.problems],
             "height": [size[0] for size in self.sizes or ()],
             "width": [size[1] for size in self.sizes or ()],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 
+from ovbench.config.official import published_label_rule
 from ovbench.results.layouts import Entry, TableLayout
 from ovbench.results.record_files import RecordFile, newest, why_not_averaged
 from ovbench.results.run_names import run_details, run_facts
@@ -65,9 +67,20 @@ def _cell(layout: TableLayout, column: str, chosen: Mapping[str, RecordFile]) ->
         return TableCell()
     found = [chosen[name] for entry in entries for name in members(entry)]
     values = [fmean(chosen[name].record["metrics"][layout.metric] for name in members(entry)) for entry in entries]
-    return TableCell(
+    whole = TableCell(
         measured=100 * fmean(values), partial=any(one.partial for one in found),
-        record=str(found[0].path) if len(found) == 1 else None,
+        notes=tuple(dict.fromkeys(note for one in found for note in one.record.get("notes", ()))),
+    )  # fmt: skip
+    return whole if len(found) > 1 else _with_facts(whole, found[0], layout.metric)
+
+
+def _with_facts(cell: TableCell, found: RecordFile, metric: str) -> TableCell:
+    """Return the cell of one benchmark with the facts of its record."""
+    data, bounds = found.record["dataset"], found.record["metrics"].get(f"{metric}_interval")
+    differs = published_label_rule(found.record["cell"]["dataset"]) != "correct"
+    return replace(
+        cell, interval=None if bounds is None else (100 * bounds[0], 100 * bounds[1]), images=data["images"],
+        split_images=data["split_images"], record=str(found.path), rule=data["label_rule"] if differs else None,
     )  # fmt: skip
 
 

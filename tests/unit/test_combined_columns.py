@@ -79,6 +79,17 @@ def test_measured_rows_stand_in_the_table_of_mess():
     assert not combined_rows(load_layout("corrclip-table1"), [found("mess-suim", 0.2)]).rows
 
 
+def test_the_table_of_pas_20b_has_measured_rows_with_their_label_rule():
+    layout = load_layout("catseg-table1")
+    wide = found("pc459", 0.1)
+    wide.record["dataset"]["label_rule"] = "official"
+    (row,) = combined_rows(layout, [found("pas-20b", 0.5), wide, found("voc21", 0.9)]).rows
+    cells = dict(zip(layout.columns, row.cells, strict=True))
+    assert cells["PAS-20b"].measured == pytest.approx(50) and cells["PAS-20b"].rule is None
+    assert cells["pc459"].rule == "official" and cells["pc459"].record == "pc459.json"
+    assert cells["ade150"].measured is None
+
+
 def test_corrupted_records_are_rows_of_their_own():
     layout = load_layout("mess-datasets")
     made = combined_rows(layout, [found("mess-suim", 0.2), found("mess-suim", 0.1, corrupt="fog:3")])

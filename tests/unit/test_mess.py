@@ -338,6 +338,7 @@ def test_only_present_members_run(ovbench, tmp_path, small_tiles):
     assert rows["mess-deepcrack"]["group"] == "mess" and rows["mess-deepcrack"]["state"] == "incomplete"
     verified = ovbench("data", "verify", "mess", "--partial", *line)
     assert verified.code == 3 and "mess-deepcrack: ok" in verified.out and "mess-suim" in verified.err
+    assert "not confirmed: archive sizes and checksums" in verified.out
 
 
 def test_pas_20b_scores_39_names_as_background(tmp_path):
