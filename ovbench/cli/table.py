@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ovbench.cli import options
+
+if TYPE_CHECKING:
+    from ovbench.results.layouts import TableLayout
+    from ovbench.results.tables import ComparisonTable
 
 FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-results")
 
@@ -64,15 +69,11 @@ def table(
         for name in layout_names():
             click.echo(f"{name:26} {load_layout(name).title}")
         return
-    from dataclasses import replace
-
     from ovbench.config.load import override_pairs
     from ovbench.metrics.named import METRICS, parse_metric
-    from ovbench.results.combined_columns import combined_rows
-    from ovbench.results.cost_rows import cost_rows, is_cost_column
     from ovbench.results.metric_values import with_metric
     from ovbench.results.record_files import apart_by_data, find_records
-    from ovbench.results.tables import layout_table, record_table
+    from ovbench.results.tables import record_table
     from ovbench.results.writers import FORMATS
     from ovbench.utils.errors import InputError
 
@@ -92,19 +93,29 @@ def table(
             raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or give a --layout")
         made = record_table(with_metric(records, chosen, similarity) if chosen else records, chosen or METRICS["mIoU"])
     else:
-        loaded = load_layout(layout, datasets, chosen)
         records = with_metric(records, chosen, similarity) if chosen else records
-        combined = combined_rows(loaded, records)
-        more = [*cost_rows(loaded, records), *combined.rows]
-        measurable = [column for column in loaded.columns if is_cost_column(column)]
-        measurable += [*loaded.benchmarks, loaded.overall]
-        made = layout_table(loaded, records, protocol, override_pairs(settings, "--set"), more, measurable)
-        made = replace(made, notes=(*made.notes, *combined.notes))
+        own = override_pairs(settings, "--set")
+        made = _layout_table(load_layout(layout, datasets, chosen), records, protocol, own)
     if form == "eval-results":
         click.echo(_eval_results(records, layout, hub), nl=False)
         return
     form = form or ("rich" if click.get_text_stream("stdout").isatty() else "markdown")
     click.echo(FORMATS[form](made, intervals), nl=False)
+
+
+def _layout_table(layout: TableLayout, records: list, protocol: str, settings: dict[str, str]) -> ComparisonTable:
+    """Return the table of a layout, with measured costs, and measured rows if its columns are means over benchmarks."""
+    from dataclasses import replace
+
+    from ovbench.results.combined_columns import combined_rows
+    from ovbench.results.cost_rows import cost_rows, is_cost_column
+    from ovbench.results.tables import layout_table
+
+    combined = combined_rows(layout, records)
+    more = [*cost_rows(layout, records), *combined.rows]
+    costs = [column for column in layout.columns if is_cost_column(column)]
+    made = layout_table(layout, records, protocol, settings, more, [*costs, *layout.benchmarks, layout.overall])
+    return replace(made, notes=(*made.notes, *combined.notes))
 
 
 def _suite_drops(suite: str, records: list, datasets: tuple[str, ...], form: str | None) -> str:

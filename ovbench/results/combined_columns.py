@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ovbench.config.official import published_label_rule
 from ovbench.results.layouts import Entry, TableLayout
+from ovbench.results.metric_values import bounds_of
 from ovbench.results.record_files import RecordFile, newest, why_not_averaged
 from ovbench.results.run_names import run_details, run_facts
 from ovbench.results.tables import TableCell, TableRow
@@ -76,7 +77,7 @@ def _cell(layout: TableLayout, column: str, chosen: Mapping[str, RecordFile]) ->
 
 def _with_facts(cell: TableCell, found: RecordFile, metric: str) -> TableCell:
     """Return the cell of one benchmark with the facts of its record."""
-    data, bounds = found.record["dataset"], found.record["metrics"].get(f"{metric}_interval")
+    data, bounds = found.record["dataset"], bounds_of(found.record, metric)
     differs = published_label_rule(found.record["cell"]["dataset"]) != "correct"
     return replace(
         cell, interval=None if bounds is None else (100 * bounds[0], 100 * bounds[1]), images=data["images"],
