@@ -341,6 +341,21 @@ def test_only_present_members_run(ovbench, tmp_path, small_tiles):
     assert "not confirmed: archive sizes and checksums" in verified.out
 
 
+def test_a_group_is_prepared_as_far_as_its_downloads_are_there(ovbench, tmp_path):
+    deepcrack(tmp_path / "downloads" / "DeepCrack")
+    line = ("data", "prepare", "mess", "--source", tmp_path / "downloads", "--data-root", tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    done = ovbench(*line)
+    assert done.code == 0 and "mess-deepcrack: 2 files written" in done.out, done.err
+    assert done.err.count("skipped: no ") == 24 and "mess-suim" in done.err
+    assert "mess-deepcrack: nothing to do" in ovbench(*line).out
+    (tmp_path / "empty").mkdir()
+    none = ovbench("data", "prepare", "mess", "--source", tmp_path / "empty", "--data-root", tmp_path / "data")
+    assert none.code == 3 and "found" in none.err
+    alone = ovbench("data", "prepare", "mess-suim", *line[3:])
+    assert alone.code == 3 and "no files of mess-suim found" in alone.err
+
+
 def test_pas_20b_scores_39_names_as_background(tmp_path):
     card = load_card("pas-20b")
     queries = vocabulary(card)
