@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from ovbench.inference.precision import FEATURE_BUDGET
-from ovbench.inference.sliding_window import WindowMean
-from ovbench.inference.steps import Steps
+from ovbench.inference.steps import Merged, Steps
 from ovbench.inference.windowed_image import Window, gather, region_slots
 from ovbench.methods.base import Note, WindowedImage, no_note
 from ovbench.methods.blame import blame
@@ -63,7 +62,7 @@ class PendingImage:
         seconds: Time of each stage.
         limits: How much was computed at once when it was added.
         at_once: Number of windows that are scored together; 0: those that were encoded together.
-        means: Merged scores, one per vocabulary.
+        means: Merged scores, one per vocabulary, None before the first window.
         features: Features of its next windows, in order.
         waiting: Number of these windows.
         on_device: bytes of these features on the device.
@@ -74,7 +73,7 @@ class PendingImage:
         self.number, self.prepared, self.key = number, prepared, key
         self.seconds, self.limits = steps.seconds, steps.limits
         self.at_once = len(prepared.boxes) if steps.method.needs.join else 0 if key is None else steps.limits.windows
-        self.means: list[WindowMean] = steps.means(prepared)
+        self.means: list[Merged | None] = [None] * len(steps.vocabularies)
         self.features: list[Any] = []
         self.waiting = self.on_device = self.scored = 0
 

@@ -1,8 +1,9 @@
 """Compute one label per pixel of the original image from merged window scores.
 
-`LabelMaps` computes the labels of an image in one of two equivalent forms, which differ by rounding only. By maps:
+`LabelMaps` computes the labels of an image in one of three equivalent forms, which differ by rounding only. By maps:
 `class_probabilities`, then `decide`, for methods with their own probabilities. By queries: `Leading` keeps the best
-query of each pixel while some queries are added at a time, so that not all maps are in memory.
+query of each pixel while some queries are added at a time, so that not all maps are in memory. By cells, for large
+vocabularies: `WindowCells` compares queries at few pixels of each block first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ovbench.inference.leading import BestClass, Leading, or_background
 from ovbench.inference.pamr import PAMR
+from ovbench.inference.window_cells import WindowCells
 from ovbench.inference.windowed_image import Fragment
 from ovbench.methods.base import Method, Queries, WindowedImage
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
@@ -46,66 +49,7 @@ def decide(probabilities: Tensor, decision: Decision) -> Tensor:
         int64 (...).
     """
     best, labels = largest(probabilities)
-    return _or_background(labels, best, decision)
-
-
-class BestClass(NamedTuple):
-    """The best class of each pixel before the threshold, int64 (H, W), and its probability, float (H, W)."""
-
-    label: Tensor
-    probability: Tensor
-
-
-class Leading:
-    """The best query of each pixel: `add` the scores of all queries, then call `labels`.
-
-    The best class has the best query, whose probability is ``1 / sum(exp(logit - best logit))``; this sum is kept if
-    there is a threshold, or if `best` is asked for. The first of equal queries wins.
-    """
-
-    def __init__(self, class_index: Tensor, decision: Decision, *, confident: bool = False):
-        self.class_index, self.decision = class_index, decision
-        self.sums = (decision.threshold > 0 or confident) and not decision.from_probabilities
-        self.seen = 0
-        self.value: Tensor | None = None
-        self.row: Tensor | None = None
-        self.total: Tensor | None = None
-
-    def add(self, scores: Tensor) -> Leading:
-        """Add the scores of the next queries, float (K, ...); return self."""
-        value, row = largest(scores)
-        row += self.seen
-        self.seen += len(scores)
-        before = self.value
-        if before is not None:
-            ahead = value > before
-            self.row = torch.where(ahead, row, self.row)
-            self.value = torch.where(ahead, value, before)
-        else:
-            self.value, self.row = value, row
-        if self.sums:
-            scale = self.decision.logit_scale
-            total = (scores - self.value).mul_(scale).exp_().sum(0)
-            self.total = total if before is None else total + self.total * ((before - self.value) * scale).exp_()
-        return self
-
-    def labels(self) -> Tensor:
-        """Return the labels, int64 (...)."""
-        labels = self.class_index[self.row]
-        if self.decision.from_probabilities:
-            return _or_background(labels, self.value, self.decision)
-        return labels if self.total is None else _or_background(labels, 1 / self.total, self.decision)
-
-    def best(self) -> BestClass:
-        """Return the best class and its probability; only with ``confident``."""
-        probability = self.value if self.decision.from_probabilities else 1 / self.total
-        return BestClass(self.class_index[self.row], probability)
-
-
-def _or_background(labels: Tensor, best: Tensor, decision: Decision) -> Tensor:
-    if decision.threshold > 0:
-        return labels.masked_fill(best < decision.threshold, decision.background)
-    return labels
+    return or_background(labels, best, decision)
 
 
 class LabelMaps:
@@ -118,15 +62,21 @@ class LabelMaps:
         adjusts: Whether the method changes merged scores.
         by_queries: Whether the method has the default class probabilities, so that `Leading` can be used.
         confident: Whether listeners get the `BestClass` of every image, which calibration needs.
+        by_pixels: Whether a label depends on the scores of its pixel only.
     """
 
     def __init__(self, method: Method, refine: PAMR | None):
         self.method, self.refine, self.parts, self.confident = method, refine, 1, False
         self.adjusts = type(method).adjust is not Method.adjust
         self.by_queries = type(method).probabilities is Method.probabilities
+        self.by_pixels = refine is None and method.pixelwise
 
-    def adjusted(self, prepared: WindowedImage, merged: Tensor, queries: Queries) -> Tensor:
-        """Return merged scores float (Q, h, w) as the method adjusts them."""
+    def adjusted(
+        self, prepared: WindowedImage, merged: Tensor | WindowCells, queries: Queries
+    ) -> Tensor | WindowCells:
+        """Return merged scores float (Q, h, w) as the method adjusts them; the cells of all windows are unchanged."""
+        if isinstance(merged, WindowCells):
+            return merged
         prepared.note("merged_scores", merged)
         if not self.adjusts:
             return merged
@@ -135,9 +85,13 @@ class LabelMaps:
         prepared.note("adjusted_scores", adjusted)
         return adjusted
 
-    def labels(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
-        """Return the label map int32 (H, W) of merged scores float (Q, h, w)."""
-        if self.refine is None and self.method.pixelwise:
+    def labels(
+        self, prepared: WindowedImage, merged: Tensor | WindowCells, queries: Queries, decision: Decision
+    ) -> Tensor:
+        """Return the label map int32 (H, W) of merged scores float (Q, h, w), or of the cells of all windows."""
+        if isinstance(merged, WindowCells):
+            labels = merged.labels(queries.class_index, decision)
+        elif self.by_pixels:
             labels = self._by_tiles(prepared, merged, queries, decision)
         else:
             labels = self._by_maps(prepared, merged, queries, decision)

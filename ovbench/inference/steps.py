@@ -16,6 +16,7 @@ from ovbench.config.load import Protocol
 from ovbench.inference.decision import LabelMaps, chunk_elements
 from ovbench.inference.pamr import PAMR
 from ovbench.inference.sliding_window import WindowMean, cut, pad_to_multiple, window_grid
+from ovbench.inference.window_cells import WindowCells, worth_cells
 from ovbench.inference.windowed_image import Fragment, pad_region
 from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no_note
 from ovbench.methods.bilinear import enlarge
@@ -27,6 +28,7 @@ from ovbench.utils.images import resize_image, resized_size
 
 PAD_TO_PATCH = -1  # value of ``pad``: windows are padded to the patch size of the tower that encodes the queries
 MOST_PARTS = 1 << 12
+Merged = WindowMean | WindowCells
 
 
 def pad_multiple(protocol: Protocol, patch: int) -> int:
@@ -98,6 +100,10 @@ class Steps:
             and type(method).window_scores is Method.window_scores
             and not self.merges_probabilities
         )
+        self.keeps_cells = (
+            self.maps.by_queries and self.maps.by_pixels and not self.maps.adjusts and self.refine_windows is None
+            and type(method).window_scores is Method.window_scores and not self.merges_probabilities
+        )  # fmt: skip
         self.limits = Limits()
         self.seconds: dict[str, float] = {}
 
@@ -245,28 +251,38 @@ class Steps:
         size = prepared.original if self.at_original else prepared.size
         return [WindowMean(None if self.as_cells else size) for _ in self.vocabularies]
 
+    def _merged(self, prepared: WindowedImage, boxes: list[Box], scores: Tensor) -> Merged:
+        """Return what windows with cell scores (B, Q, gh, gw) are added to: a mean, or cells for a large vocabulary."""
+        size = prepared.original if self.at_original else prepared.size
+        if self.keeps_cells and worth_cells(scores, boxes[0].size):
+            if self.at_original:
+                return WindowCells([Box(0, 0, *size)], Pad(0, 0, 0, 0), size, size)
+            return WindowCells(boxes if len(boxes) == 1 else prepared.boxes, prepared.pad, size, prepared.original)
+        return self.means(prepared)[0]
+
     @torch.inference_mode()
-    def score(self, prepared: WindowedImage, means: list[WindowMean], features: Any, boxes: list[Box]) -> None:
+    def score(self, prepared: WindowedImage, means: list[Merged | None], features: Any, boxes: list[Box]) -> None:
         """Score some windows and add the scores to the means of their image.
 
         Args:
             prepared: The image.
-            means: One per vocabulary.
+            means: One per vocabulary; for None, the first windows decide whether it is a mean or cells.
             features: Features from `encode` or `join`.
             boxes: The windows of these features.
         """
         if self.method.needs.join == "image":
             boxes, prepared = [Box(0, 0, *prepared.size)], prepared._replace(pad=Pad(0, 0, 0, 0))
         with self.stage("score"):
-            for queries, mean, decision in zip(self.vocabularies, means, self.decisions, strict=True):
+            for number, (queries, decision) in enumerate(zip(self.vocabularies, self.decisions, strict=True)):
                 scores = expect(
                     self.method.score(features, queries), (len(boxes), None, None, None), self.method, "score"
                 )
                 prepared.note("patch_scores", scores)
+                mean = means[number] = means[number] or self._merged(prepared, boxes, scores)
                 self._add_scores(prepared, boxes, scores, mean, decision)
 
     @torch.inference_mode()
-    def finish(self, prepared: WindowedImage, means: list[WindowMean]) -> list[np.ndarray]:
+    def finish(self, prepared: WindowedImage, means: list[Merged]) -> list[np.ndarray]:
         """Compute the labels of an image after all of its windows are scored.
 
         Returns:
@@ -291,9 +307,12 @@ class Steps:
             return [map_.cpu().numpy().astype(np.uint16) for map_ in labels]
 
     def _add_scores(
-        self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: WindowMean, decision: Decision
+        self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: Merged, decision: Decision
     ) -> None:
         """Add cell scores (B, Q, gh, gw) to the mean, some queries at a time to limit memory."""
+        if isinstance(mean, WindowCells):
+            mean.add(scores, [Box(0, 0, *prepared.original)] if self.at_original else boxes)
+            return
         if self.as_cells:
             mean.add(scores, [Box(0, 0, *scores.shape[2:])])
             return
