@@ -71,9 +71,7 @@ class LabelMaps:
         self.by_queries = type(method).probabilities is Method.probabilities
         self.by_pixels = refine is None and method.pixelwise
 
-    def adjusted(
-        self, prepared: WindowedImage, merged: Tensor | WindowCells, queries: Queries
-    ) -> Tensor | WindowCells:
+    def adjusted(self, prepared: WindowedImage, merged: Tensor | WindowCells, queries: Queries) -> Tensor | WindowCells:
         """Return merged scores float (Q, h, w) as the method adjusts them; the cells of all windows are unchanged."""
         if isinstance(merged, WindowCells):
             return merged

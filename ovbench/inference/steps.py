@@ -101,7 +101,7 @@ class Steps:
             and not self.merges_probabilities
         )
         self.keeps_cells = (
-            self.maps.by_queries and self.maps.by_pixels and not self.maps.adjusts and self.refine_windows is None
+            method.best_query_wins and self.maps.by_pixels and not self.maps.adjusts and self.refine_windows is None
             and type(method).window_scores is Method.window_scores and not self.merges_probabilities
         )  # fmt: skip
         self.limits = Limits()
@@ -289,7 +289,7 @@ class Steps:
             uint16 (H, W), one map per vocabulary.
 
         Raises:
-            ScoreError: If scores are NaN or infinite; checked last, because the host waits for the device.
+            ScoreError: If scores are NaN or infinite.
         """
         self.maps.parts = self.limits.parts
         with self.stage("decide"):
@@ -298,13 +298,18 @@ class Steps:
                 for mean, queries in zip(means, self.vocabularies, strict=True)
             ]
             finite = torch.stack([scores.sum().isfinite() for scores in merged])
+            if self.device.type == "cpu":  # elsewhere the host would wait
+                self._require(finite)
             labels = [
                 self.maps.labels(prepared, scores, queries, decision)
                 for scores, queries, decision in zip(merged, self.vocabularies, self.decisions, strict=True)
             ]
-            if not finite.all():
-                raise ScoreError(f"{type(self.method).__name__} returned scores that are NaN or infinite")
+            self._require(finite)
             return [map_.cpu().numpy().astype(np.uint16) for map_ in labels]
+
+    def _require(self, finite: Tensor) -> None:
+        if not finite.all():
+            raise ScoreError(f"{type(self.method).__name__} returned scores that are NaN or infinite")
 
     def _add_scores(
         self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: Merged, decision: Decision

@@ -12,6 +12,7 @@ resized image; (H, W) original image; K blocks along an axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -38,7 +39,9 @@ class BlockAxis:
         knots: int64 (K, 3), the rows of ``index`` with the three pixels of each block.
     """
 
-    def __init__(self, starts: Sequence[int], side: int, padding: tuple[int, int], cells: int, size: int, original: int):
+    def __init__(
+        self, starts: Sequence[int], side: int, padding: tuple[int, int], cells: int, size: int, original: int
+    ):
         """Find the blocks.
 
         Args:
@@ -81,7 +84,7 @@ class BlockAxis:
             inside[:, None], torch.stack([rest, along, zero], 1), torch.stack([zero, rest, along], 1)
         ).float()  # fmt: skip
         bounds = torch.searchsorted(block, torch.arange(len(first) + 1)).tolist()
-        self.targets = [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+        self.targets = [slice(*bound) for bound in pairwise(bounds)]
         self.weights = [weights[each] for each in self.targets]
 
 

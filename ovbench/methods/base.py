@@ -321,6 +321,11 @@ class Method(Declaration, nn.Module):
         """
         return scores
 
+    @property
+    def best_query_wins(self) -> bool:
+        """Return whether a pixel gets the class of its best query, so that most queries need not be enlarged."""
+        return type(self).probabilities is Method.probabilities
+
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Convert merged scores to class probabilities; the label is the class with the largest one.
 

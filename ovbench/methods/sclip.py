@@ -31,6 +31,11 @@ class SCLIP(SCLIPDeclaration, LastBlock):
         """Return whether pixels are independent; the area threshold counts pixels of the whole image."""
         return not self.params.area_thd
 
+    @property
+    def best_query_wins(self) -> bool:
+        """Return whether no class can be set to zero."""
+        return type(self).probabilities is SCLIP.probabilities and not self.params.area_thd
+
     def map_queries(self, queries: Queries) -> Queries:
         """Warn once if the area threshold has no effect."""
         if self.params.area_thd and queries.background is None:
@@ -63,6 +68,7 @@ class SCLIPFreeCP(SCLIP):
         return self.clip.feed_forward(block, self.clip.merge_heads(block, self.mix(heads, grid)))
 
     pixelwise = True
+    best_query_wins = LastBlock.best_query_wins
     map_queries = LastBlock.map_queries
     probabilities = LastBlock.probabilities
 
