@@ -9,7 +9,6 @@ vocabularies: `WindowCells` compares queries at few pixels of each block first.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,7 +87,7 @@ class LabelMaps:
     ) -> Tensor:
         """Return the label map int32 (H, W) of merged scores float (Q, h, w), or of the cells of all windows."""
         if isinstance(merged, WindowCells):
-            labels = merged.labels(queries.class_index, decision)
+            labels = self._by_cells(prepared, merged, queries, decision)
         elif self.by_pixels:
             labels = self._by_tiles(prepared, merged, queries, decision)
         else:
@@ -103,10 +102,18 @@ class LabelMaps:
         given = self.method.probabilities(scores, queries, decision)
         return expect(given, (None, *scores.shape[1:]), self.method, "probabilities")
 
+    def _by_cells(self, prepared: WindowedImage, merged: WindowCells, queries: Queries, decision: Decision) -> Tensor:
+        """Return labels int64 (H, W) from the cells of all windows."""
+        best = BestClass.empty(prepared.original, merged.cells) if self.confident else None
+        labels = merged.labels(queries.class_index, decision, best)
+        if best is not None:
+            prepared.note("best_class", best)
+        return labels
+
     def _by_tiles(self, prepared: WindowedImage, merged: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Return labels int64 (H, W), computed from one tile of the original size at a time."""
         labels = torch.empty(prepared.original, dtype=torch.int64, device=merged.device)
-        best = BestClass(labels.clone(), torch.empty_like(labels, dtype=merged.dtype)) if self.confident else None
+        best = BestClass.empty(prepared.original, merged) if self.confident else None
         for tile in enlarged_tiles(merged, prepared.original, tile_elements(merged.device, self.parts)):
             position = (tile.rows, tile.columns)
             size = (len(merged), *prepared.original)

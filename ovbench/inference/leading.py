@@ -16,6 +16,11 @@ class BestClass(NamedTuple):
     label: Tensor
     probability: Tensor
 
+    @classmethod
+    def empty(cls, size: tuple[int, int], like: Tensor) -> BestClass:
+        """Return unset values with the device of a tensor, and its dtype for the probability."""
+        return cls(like.new_empty(size, dtype=torch.int64), like.new_empty(size))
+
 
 class Leading:
     """The best query of each pixel: `add` the scores of all queries, then call `labels`.

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ovbench.inference.leading import Leading
+from ovbench.inference.leading import BestClass, Leading
 from ovbench.methods.bilinear import axis
 from ovbench.methods.ops import Box, Decision, Pad
 
@@ -121,12 +121,13 @@ class WindowCells:
         """Return the sum of all scores, float ()."""
         return self.cells.sum()
 
-    def labels(self, class_index: Tensor, decision: Decision) -> Tensor:
+    def labels(self, class_index: Tensor, decision: Decision, best: BestClass | None = None) -> Tensor:
         """Return the labels, int64 (H, W).
 
         Args:
             class_index: int64 (Q,), class of each query.
             decision: Scale, threshold and background. With a threshold, all queries are in the softmax.
+            best: Filled with the best classes, for which all queries are in the softmax, too.
         """
         height, row_cells, width, column_cells, queries = self.cells.shape
         cells = self.cells.view(height * row_cells, width * column_cells, queries)
@@ -141,24 +142,39 @@ class WindowCells:
             ending = _mixed(cells, rows, columns, 2 * number + 1)
             following = _mixed(cells, rows, columns, ahead) if ahead < len(rows.index) else ending
             knots = torch.stack([here, ending, following])[:, columns.knots]  # (3, K, 3, Q)
-            self._band(labels[target], knots.transpose(1, 2), rows.weights[number], columns, class_index, decision)
+            parts = (labels[target], *(() if best is None else (each[target] for each in best)))
+            _fill(parts, knots.transpose(1, 2), rows.weights[number], columns, class_index, decision)
         return labels
 
-    def _band(
-        self, labels: Tensor, knots: Tensor, down: Tensor, columns: BlockAxis, class_index: Tensor, decision: Decision
-    ) -> None:
-        """Fill the labels of a row of blocks, int64 (rows, W), from their knots, float (3, 3, K, Q)."""
-        every = decision.threshold > 0
-        alive = torch.ones(knots.shape[2:], dtype=torch.bool) if every else can_win(knots.flatten(0, 1))
-        only = class_index[alive.to(torch.int8).argmax(1)].tolist()
-        for number, (target, count) in enumerate(zip(columns.targets, alive.sum(1).tolist(), strict=True)):
-            if count == 1 and not every:
-                labels[:, target] = only[number]
-                continue
-            index = alive[number].nonzero()[:, 0]
-            own = knots[:, :, number][..., index].permute(2, 0, 1)  # (n, 3, 3)
-            scores = _between(_between(own.mT, down).mT, columns.weights[number])
-            labels[:, target] = Leading(class_index[index], decision).add(scores).labels()
+
+def _fill(
+    parts: Sequence[Tensor], knots: Tensor, down: Tensor, columns: BlockAxis, class_index: Tensor, decision: Decision
+) -> None:
+    """Fill a row of blocks from its knots.
+
+    Args:
+        parts: Labels, int64 (rows, W), and where they are asked for, the fields of `BestClass`.
+        knots: float (3, 3, K, Q).
+        down: float (rows, 3), weights of the knots.
+        columns: The blocks.
+        class_index: int64 (Q,).
+        decision: Scale, threshold and background.
+    """
+    labels, *best = parts
+    every = decision.threshold > 0 or bool(best)
+    alive = torch.ones(knots.shape[2:], dtype=torch.bool) if every else can_win(knots.flatten(0, 1))
+    only = class_index[alive.to(torch.int8).argmax(1)].tolist()
+    for number, (target, count) in enumerate(zip(columns.targets, alive.sum(1).tolist(), strict=True)):
+        if count == 1 and not every:
+            labels[:, target] = only[number]
+            continue
+        index = alive[number].nonzero()[:, 0]
+        own = knots[:, :, number][..., index].permute(2, 0, 1)  # (n, 3, 3)
+        scores = _between(_between(own.mT, down).mT, columns.weights[number])
+        leading = Leading(class_index[index], decision, confident=bool(best)).add(scores)
+        labels[:, target] = leading.labels()
+        for part, value in zip(best, leading.best() if best else (), strict=True):
+            part[:, target] = value
 
 
 def worth_cells(scores: Tensor, size: tuple[int, int]) -> bool:

@@ -9,7 +9,7 @@ from towers import small_towers
 
 from ovbench.config.load import resolve
 from ovbench.inference import window_cells
-from ovbench.inference.leading import Leading
+from ovbench.inference.leading import BestClass, Leading
 from ovbench.inference.predictor import Predictor
 from ovbench.inference.sliding_window import WindowMean, window_grid
 from ovbench.inference.window_cells import WindowCells, can_win
@@ -64,7 +64,11 @@ def test_labels_are_those_of_full_size_maps(name, noise, thresholded):
     cells = WindowCells(boxes, pad, size, original)
     for start in range(0, len(boxes), 3):
         cells.add(scores[start : start + 3], boxes[start : start + 3])
-    different = cells.labels(classes, decision) != want
+    labels, best_class = cells.labels(classes, decision), BestClass.empty(original, scores)
+    assert torch.equal(labels, cells.labels(classes, decision, best_class))
+    torch.testing.assert_close(best_class.probability, probability, rtol=1e-4, atol=1e-5)
+    assert thresholded or torch.equal(best_class.label, labels)
+    different = labels != want
     if thresholded:
         assert want.numel() == 1 or 0.3 < (want == 3).float().mean() < 0.9
         margin = torch.minimum(margin, (probability - threshold).abs() * 0.1)
