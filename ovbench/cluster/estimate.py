@@ -14,17 +14,26 @@ from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json
 
 SAMPLED = 32  # images whose size is read
+ALL_SIZES = 10_000  # up to so many images, the size of every one is read, so that the largest ones come first
 WINDOW_S = 0.008  # a window of 224 pixels in a ViT-B/16 with a second tower, on a GPU in fp32
 QUERY_S = 2e-9  # a query for one pixel of the original image
 READ_S = 0.02  # an image, its label and its counts
+USUAL = (500, 500)
 STAGES = ("read", "regions", "label", "count")  # of a record; the other stages are parts of "label"
 
 
 class ImageCost(NamedTuple):
-    """Seconds per image, and whether they were measured."""
+    """The time of an image.
+
+    Attributes:
+        seconds: Mean in seconds.
+        measured: Whether it was measured.
+        each: Time of every image; empty if only the mean is known.
+    """
 
     seconds: float
     measured: bool
+    each: tuple[float, ...] = ()
 
 
 def earlier_records(out: Path) -> list[dict[str, Any]]:
@@ -48,17 +57,19 @@ def estimate(
     Args:
         cell: The resolved settings.
         queries: Number of queries.
-        sizes: Sizes (h, w) of some images.
+        sizes: Sizes (h, w) of all images, or of some.
         records: Earlier records. One with the same settings comes first, then one of the same method and dataset.
     """
     wanted = cell.digest()
+    guess = [READ_S + WINDOW_S * windows(size, cell.protocol) + QUERY_S * queries * math.prod(size) for size in sizes]
+    mean = sum(guess) / len(guess)
     for same in (lambda r: r["settings_sha256"] == wanted, lambda r: _names(r) == (cell.method, cell.dataset)):
         for record in records:
             seconds, images = record["time"].get("seconds", {}), record["dataset"]["images"]
             if same(record) and images and seconds:
-                return ImageCost(sum(seconds.get(stage, 0.0) for stage in STAGES) / images, True)
-    each = [READ_S + WINDOW_S * windows(size, cell.protocol) + QUERY_S * queries * math.prod(size) for size in sizes]
-    return ImageCost(sum(each) / len(each), False)
+                measured = sum(seconds.get(stage, 0.0) for stage in STAGES) / images
+                return ImageCost(measured, True, tuple(one * measured / mean for one in guess))
+    return ImageCost(mean, False, tuple(guess))
 
 
 def _names(record: Mapping[str, Any]) -> tuple[str, str]:
@@ -76,19 +87,19 @@ def windows(size: tuple[int, int], protocol: Protocol) -> float:
     return rows * columns * (protocol.crop / 224) ** 2
 
 
-def sampled_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
-    """Return the sizes (h, w) of some of the images, from the heads of their files.
+def image_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
+    """Return the sizes (h, w) of the images, or of some if there are many, from the heads of their files.
 
     Args:
-        paths: The images; those that cannot be read are left out here, and fail in the run.
+        paths: The images; for those that cannot be read, which fail in the run, a usual size is returned.
     """
     from PIL import Image, UnidentifiedImageError
 
     sizes = []
-    for path in paths[:: max(1, len(paths) // SAMPLED)][:SAMPLED]:
+    for path in paths if len(paths) <= ALL_SIZES else paths[:: len(paths) // SAMPLED][:SAMPLED]:
         try:
             with Image.open(path) as image:
                 sizes.append((image.height, image.width))
         except (OSError, UnidentifiedImageError):
-            continue
-    return sizes or [(500, 500)]
+            sizes.append(USUAL)
+    return sizes or [USUAL]

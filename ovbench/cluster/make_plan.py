@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
-from ovbench.cluster.estimate import ImageCost, earlier_records, estimate, sampled_sizes
+from ovbench.cluster.estimate import ImageCost, earlier_records, estimate, image_sizes
 from ovbench.cluster.sweep import Sweep, SweepCell, SweepTask, job_as_data
 from ovbench.config.load import Cell
 from ovbench.data.card import Card, ids_sha256, vocabulary
@@ -34,11 +34,13 @@ class GroupCost(NamedTuple):
         images: Number of images, each labelled for every cell of the group.
         seconds: Estimated time of an image.
         maps: Where its region maps come from: dataset, source and settings; () if they are not built before.
+        each: Estimated time of every image; empty if only the mean is known.
     """
 
     images: int
     seconds: float
     maps: tuple[Any, ...] = ()
+    each: Sequence[float] = ()
 
 
 def plan_sweep(job: Job, minutes: float = MINUTES, workers: int | None = None) -> Sweep:
@@ -62,7 +64,7 @@ def plan_sweep(job: Job, minutes: float = MINUTES, workers: int | None = None) -
     records, planned, estimates = earlier_records(job.out), [], []
     for row, cell in zip(rows, cells, strict=True):
         images = datasets[row.dataset].items[: job.limit]
-        sizes = sampled_sizes([item.image_path for item in images])
+        sizes = image_sizes([item.image_path for item in images])
         found = estimate(cell, _queries(cards[row.dataset], cell), sizes, records)
         estimates.append(found)
         planned.append(
@@ -107,7 +109,12 @@ def _cost(
     cached = bool(first.regions) and open_source(first.regions)[1].cached
     images = (planned[group[0]].ids_sha256, first.dataset, first.protocol.corrupt)
     maps = (*images, sorted(first.regions.items())) if cached else ()
-    return GroupCost(planned[group[0]].images, sum(estimates[number].seconds for number in group), maps)
+    images, each = planned[group[0]].images, [estimates[number].each for number in group]
+    known = all(len(one) == images for one in each)
+    return GroupCost(
+        images, sum(estimates[number].seconds for number in group), maps,
+        [sum(one) for one in zip(*each, strict=True)] if known else (),
+    )  # fmt: skip
 
 
 def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: int | None = None) -> list[SweepTask]:
@@ -128,12 +135,12 @@ def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: in
     for group in order:
         tasks.append(SweepTask(kind="prepare", group=group))
         cost, needs = costs[group], [len(tasks) - 1]
-        chunks = chunk_ranges(cost.images, cost.seconds, longest)
+        chunks = _chunks(cost, longest)
         if cost.maps and str(cost.maps) not in maps:
-            maps[str(cost.maps)] = {len(tasks) + n: each for n, each in enumerate(chunks)}
-            tasks += [SweepTask(kind="masks", group=group, start=a, stop=b, needs=needs) for a, b in chunks]
+            maps[str(cost.maps)] = {len(tasks) + n: (start, stop) for n, (start, stop, _) in enumerate(chunks)}
+            tasks += [SweepTask(kind="masks", group=group, start=a, stop=b, needs=needs) for a, b, _ in chunks]
         built = maps.get(str(cost.maps), {})
-        for start, stop, seconds in ((a, b, (b - a) * cost.seconds) for a, b in chunks):
+        for start, stop, seconds in sorted(chunks, key=lambda chunk: -chunk[2]):
             counts[group].append(len(tasks))
             first = _overlapping(built, start, stop)
             tasks.append(
@@ -141,6 +148,20 @@ def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: in
             )
     tasks += [SweepTask(kind="record", group=group, after=counts[group]) for group in order]
     return tasks
+
+
+def _chunks(cost: GroupCost, longest: float) -> list[tuple[int, int, float]]:
+    """Return start, stop and time of every task of a group, in the order of the images."""
+    if len(cost.each) != cost.images or not cost.images:
+        return [(a, b, (b - a) * cost.seconds) for a, b in chunk_ranges(cost.images, cost.seconds, longest)]
+    chunks, start, seconds = [], 0, 0.0
+    longest = max(longest, sum(cost.each) / MOST_TASKS)
+    for number, one in enumerate(cost.each):
+        if number > start and seconds + one > longest:
+            chunks.append((start, number, seconds))
+            start, seconds = number, 0.0
+        seconds += one
+    return [*chunks, (start, cost.images, seconds)]
 
 
 def _overlapping(built: Mapping[int, tuple[int, int]], start: int, stop: int) -> list[int]:

@@ -17,7 +17,6 @@ from ovbench.utils.folders import folder_at
 from ovbench.utils.typed import Typed, validate
 
 FOLDER = "sweep"  # below the folder of the records
-PATHS = ("subset", "classes", "data_root")  # of a Job
 Kind = Literal["prepare", "masks", "count", "record"]
 Status = Literal["done", "running", "free", "waiting", "failed", "blocked"]
 SETTLED = ("done", "failed", "blocked")
@@ -93,9 +92,15 @@ class Sweep(Typed):
 
     def request(self) -> Job:
         """Return the request."""
-        paths = {name: Path(self.job[name]) for name in PATHS if self.job[name] is not None}
-        lists = {name: tuple(self.job[name]) for name in ("methods", "datasets", "settings", "weights")}
-        return Job(**{**self.job, **lists, **paths, "out": folder_at(self.job["out"])})
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(Job):
+            value = self.job[field.name]
+            if isinstance(value, list):
+                value = tuple(value)
+            elif isinstance(value, str) and "Path" in str(field.type):
+                value = folder_at(value)
+            values[field.name] = value
+        return Job(**values)
 
     def statuses(self, states: Mapping[int, TaskState]) -> list[Status]:
         """Return the status of every task; a task that needs a failed one is blocked.
@@ -138,10 +143,8 @@ def is_finished(statuses: Iterable[Status]) -> bool:
 def job_as_data(job: Job) -> dict[str, Any]:
     """Return a request as JSON data; a local folder of records becomes absolute, so that workers may start anywhere."""
     data = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
-    for name in PATHS:
-        data[name] = None if data[name] is None else str(data[name])
-    for name in ("methods", "datasets", "settings", "weights"):
-        data[name] = list(data[name])
+    for name, value in data.items():
+        data[name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
     out = job.out.resolve() if isinstance(job.out, Path) else job.out
     return {**data, "out": str(out)}
 

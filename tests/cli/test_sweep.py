@@ -118,7 +118,8 @@ def test_a_task_fails_after_three_tries_and_the_others_go_on(ovbench, one_thread
     assert done.code == 4 and done.err.count("CUDA error") == 3
     seen = ovbench("sweep", "watch", tmp_path, "--json")
     assert seen.code == 4 and seen.json()["tasks"] == {"done": len(made.tasks) - 1, "failed": 1}
-    assert "illegal memory access" in seen.json()["errors"]["2"]
+    (number,) = (number for number, task in enumerate(made.tasks) if task.start == 1)
+    assert "illegal memory access" in seen.json()["errors"][str(number)]
     (path,) = tmp_path.glob("*.json")
     record = json.loads(path.read_text())
     assert record["status"] == "partial" and record["dataset"]["images"] == IMAGES - 1
