@@ -129,7 +129,8 @@ def evaluate(
         if read is None or isinstance(labels, OvbenchError):
             results: list[Any] = [labels] * len(targets)
         else:
-            best: Sequence[Any] = (read.best or [])[-len(targets) :] or [None] * len(targets)  # others lacked memory
+            best: list[Any] = list(read.best or [])[-len(targets) :]  # earlier ones are of attempts that lacked memory
+            best = best or [None] * len(targets)
             results = [
                 _labelled(pipeline, sample, predicted, target, sure) if isinstance(sample, Sample) else sample
                 for target, sample, predicted, sure in zip(targets, read.samples, labels, best, strict=True)

@@ -52,6 +52,7 @@ CANNOT = (
     Cannot(r"ovbench train .*coco/", "needs COCO", "captions_train2014.json"),
     Cannot(r"ovbench train .*--recipe mini", "trains for an hour"),
     Cannot(r"ovbench describe", "needs a language model"),
+    Cannot(r"ovbench power", "the drawn runs have five images", "fewer than 10 images"),
     Cannot(r"--method mine ", "needs an installed plug-in", 'unknown method "mine"'),
     Cannot(r"clip_segmentor\.py", "needs another repository", "clip_segmentor.py"),
     Cannot(r"(psi|clip|dinov2|reference)=(FILE|SET)", "a placeholder", "FILE|SET|no images and labels of"),
