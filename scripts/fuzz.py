@@ -60,12 +60,17 @@ def parsers() -> dict[str, Parser]:
     from ovbench.backbones.checkpoint import read_tensors, unpack_tensor
     from ovbench.config.suites import load_suite
     from ovbench.data.card import load_card
+    from ovbench.data.card_layout import Encoding
     from ovbench.data.classes import read_classes_file
+    from ovbench.data.coco_labels import draw_label
     from ovbench.data.decode import read_image_file, read_label_file
     from ovbench.data.prepare.pascal_context import convert_459
-    from ovbench.data.prepare.rle import decode_rle
+    from ovbench.data.propose_labels import read_names
+    from ovbench.data.rle import decode_rle
+    from ovbench.data.sources import open_coco, open_container, read_source, walk
     from ovbench.data.subset import read_manifest
     from ovbench.evaluation import ledger
+    from ovbench.evaluation.ledger_lines import encode_line
     from ovbench.evaluation.record import read_record
     from ovbench.parity.case import read_case
     from ovbench.regions.map_store import DamagedEntry, unpack
@@ -79,7 +84,24 @@ def parsers() -> dict[str, Parser]:
         header = ledger.read_header(path.parent)
         return header and ledger.read_ledger(path.parent, {k: v for k, v in header.items() if k != "format"})
 
+    def annotations(path: Path) -> Any:
+        encoding = Encoding("coco", void=(255,), categories=("wall", "sky"), ignores_others=True)
+        for name in open_coco(path).names:
+            draw_label(read_source(path / name).data, encoding, path / name)
+
+    def members(path: Path) -> Any:
+        for name in walk(path):
+            read_source(path / name)
+
+    def rows(path: Path) -> Any:
+        table = open_container(path)
+        for row in range(min(table.rows, 3)):
+            read_source(path / "image" / str(row))
+
     return {
+        "annotations": Parser(_annotations, annotations, (OSError,)),
+        "archive-tar": Parser(_archive("tar"), members, (OSError,)),
+        "archive-zip": Parser(_archive("zip"), members, (OSError,)),
         "baseline": Parser(_copied("results/baselines/mini.json"), read_baseline),
         "card": Parser(_card, card),
         "case": Parser(_case, lambda path: read_case(path.parent)),
@@ -90,7 +112,8 @@ def parsers() -> dict[str, Parser]:
         "image": Parser(_picture("RGB", "jpg"), read_image_file),
         "label": Parser(_picture("P", "png"), read_label_file),
         "label-tiff": Parser(_picture("L", "tif"), read_label_file),
-        "ledger": Parser(_ledger, counts, (), ledger._encode),
+        "class-colours": Parser(_text("colours.csv", "name,r,g,b\nwall,1,2,3\nsky,4,5,6\n"), read_names),
+        "ledger": Parser(_ledger, counts, (), encode_line),
         "manifest": Parser(_manifest, read_manifest),
         "mat": Parser(_mat, lambda path: convert_459(path, path.with_name("out.tif"))),
         "query-vectors": Parser(_vectors, lambda path: unpack_tensor(path.read_bytes()), (ValueError,)),
@@ -101,6 +124,7 @@ def parsers() -> dict[str, Parser]:
             lambda path: decode_rle(json.loads(path.read_text()), where="rle"), (ValueError,),
         ),
         "safetensors": Parser(_safetensors, read_tensors),
+        "table": Parser(_table, rows, (OSError,)),
         "suite": Parser(_copied("configs/suites/talk2dino-cleaning.toml"), lambda path: load_suite(str(path))),
     }  # fmt: skip
 
@@ -111,6 +135,33 @@ def _text(name: str, content: str) -> Callable[[Path], Path]:
         return folder / name
 
     return write
+
+
+def _annotations(folder: Path) -> Path:
+    images = [{"id": 1, "file_name": "a.jpg", "width": 6, "height": 4}]
+    shapes = ([[1, 1, 4, 1, 4, 3]], {"size": [4, 6], "counts": [3, 5, 16]}, {"size": [4, 6], "counts": "3550"})
+    notes = [{"id": n, "image_id": 1, "category_id": n % 2, "segmentation": one} for n, one in enumerate(shapes)]
+    categories = [{"id": 0, "name": "wall"}, {"id": 1, "name": "sky"}]
+    content = {"images": images, "annotations": notes, "categories": categories}
+    return _text("notes.json", json.dumps(content))(folder)
+
+
+def _archive(suffix: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / "x").mkdir()
+        _text("a.txt", "abc" * 40)(folder / "x")
+        _text("b.txt", "def" * 40)(folder / "x")
+        return Path(shutil.make_archive(str(folder / "all"), suffix, folder / "x"))
+
+    return write
+
+
+def _table(folder: Path) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"image": [b"abc", b"def", b"ghi"]}), folder / "rows.parquet", row_group_size=2)
+    return folder / "rows.parquet"
 
 
 def _copied(name: str) -> Callable[[Path], Path]:

@@ -191,10 +191,10 @@ def _starts(bar):
 
 
 def _bar(title: str, unit: str, **options):
-    """Return a progress bar on stderr, which appears only if the work takes longer than a moment."""
+    """Return a progress bar on stderr, which appears on a terminal if the work takes longer than a moment."""
     from tqdm import tqdm
 
-    return tqdm(desc=title, unit=unit, delay=0.3, **options)
+    return tqdm(desc=title, unit=unit, delay=0.3, disable=None, **options)
 
 
 def _report(result) -> str:

@@ -83,7 +83,7 @@ def build(
     total = len(tasks)
     click.echo(f"planned: {source} for {total} images of {dataset}, {workers} processes, {', '.join(chosen)}", err=True)
     open_source(table)[1].fetch()
-    with tqdm(total=total, desc=f"{source} on {dataset}", unit="image") as bar:
+    with tqdm(total=total, desc=f"{source} on {dataset}", unit="image", disable=None) as bar:
         built = build_maps(tasks, table, devices=chosen, workers=workers, advance=bar.update)
     for image_id, reason in built.failed.items():
         click.echo(f"failed: {image_id}: {reason}", err=True)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ovbench.data.card import Encoding
 from ovbench.data.integrity import BROKEN, check_png
+from ovbench.data.rle import decode_rle
 from ovbench.utils.errors import InputError
 
 FINE = 5  # boundaries of polygons are followed in fifths of a pixel, as the COCO API does
@@ -87,47 +88,15 @@ def _draw_segments(
 
 def _mask(shape: Any, size: tuple[int, int], path: Path) -> np.ndarray:
     """Return bool (H, W): polygons, or run lengths as numbers or as text."""
+    if isinstance(shape, dict):
+        return decode_rle(shape, where=str(path), size=size)
     try:
-        if isinstance(shape, dict):
-            if tuple(shape["size"]) != size:
-                raise ValueError(f"run lengths of {shape['size']} for an image of {list(size)}")
-            counts = shape["counts"]
-            return _runs(_counts(counts) if isinstance(counts, str) else counts, size)
         mask = np.zeros(size, bool)
         for polygon in shape:
             mask |= fill_polygon(np.array(polygon, float).reshape(-1, 2), size)
         return mask
     except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise InputError(f'malformed segmentation in "{path}": {error}', fix="export the annotations again") from None
-
-
-def _runs(counts: Sequence[int], size: tuple[int, int]) -> np.ndarray:
-    """Return the mask of run lengths, column by column, zeros first."""
-    lengths = np.array(counts, np.int64)
-    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != size[0] * size[1]:
-        raise ValueError("the run lengths do not fill the image")
-    return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(size[::-1]).T
-
-
-def _counts(text: str) -> list[int]:
-    """Return the run lengths in a text: groups of 5 bits, from the third on as differences to the one before last."""
-    counts: list[int] = []
-    value = shift = 0
-    for sign in text.encode("ascii"):
-        bits = sign - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError("malformed run lengths")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value = shift = 0
-    if shift:
-        raise ValueError("run lengths are cut off")
-    return counts
 
 
 def fill_polygon(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Encode label maps as COCO run-length masks; `ovbench.data.prepare.rle` decodes them."""
+"""Encode label maps as COCO run-length masks; `ovbench.data.rle` decodes them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _mask(starts: np.ndarray, ends: np.ndarray, height: int, width: int) -> dict
 
 
 def compressed(runs: list[int]) -> str:
-    """Return run lengths in the compressed form of COCO, see `ovbench.data.prepare.rle`.
+    """Return run lengths in the compressed form of COCO, see `ovbench.data.rle`.
 
     Example:
         >>> compressed([1, 1, 1, 2])

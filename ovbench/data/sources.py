@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
+import struct
 import tarfile
 import threading
 import zipfile
@@ -25,6 +26,7 @@ from ovbench.utils.errors import InputError
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst")
 CONTAINERS = frozenset((*ARCHIVES, *COMPRESSED, *ROW_SUFFIXES, ".json"))
+DAMAGED = (zipfile.BadZipFile, EOFError, IndexError, NotImplementedError, OverflowError, struct.error)
 OPENED = 32  # number of containers that are kept open
 LINKS = 8  # links of a tar archive that are followed
 
@@ -274,7 +276,7 @@ def _opened_once(path: Path, size: int, mtime_ns: int) -> Container:
         if suffix == ".tar":
             return TarMembers(path)
         return RowFile(path) if suffix in ROW_SUFFIXES else CocoFile(path.read_bytes(), str(path))
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError, NotImplementedError) as error:
+    except (*DAMAGED, tarfile.TarError, ValueError) as error:
         raise InputError(f"cannot read the archive: {error}", where=str(path), fix="copy the file again") from None
 
 
@@ -318,6 +320,6 @@ def _read_member(outer: Path, name: str) -> bytes:
         return data if png is None else data + b"\n" + read_source(png).data
     except KeyError:
         raise FileNotFoundError(f"no {name} in {outer}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (*DAMAGED, zlib.error, RuntimeError) as error:
         fix = "copy the archive again"
         raise InputError(f'cannot read "{name}" of the archive: {error}', where=str(outer), fix=fix) from None

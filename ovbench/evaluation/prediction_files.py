@@ -15,7 +15,7 @@ from ovbench.data.card import Card
 from ovbench.data.dataset import Dataset
 from ovbench.data.decode import read_label_file
 from ovbench.data.labels import LabelMap, label_map
-from ovbench.data.prepare.rle import decode_rle
+from ovbench.data.rle import decode_rle
 from ovbench.evaluation.predictions import ABOUT
 from ovbench.utils.errors import InputError, UsageError, unknown
 from ovbench.utils.files import read_json

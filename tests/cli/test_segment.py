@@ -10,7 +10,7 @@ from PIL import Image
 
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
-from ovbench.data.prepare.rle import decode_rle
+from ovbench.data.rle import decode_rle
 
 
 @pytest.fixture(scope="module")

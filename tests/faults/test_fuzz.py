@@ -13,8 +13,9 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
 CASES = 25
 NAMES = (
-    "baseline", "card", "case", "case-arrays", "checkpoint", "class-list", "class-list-json", "image", "label",
-    "label-tiff", "ledger", "manifest", "mat", "query-vectors", "record", "region-map", "rle", "safetensors", "suite",
+    "annotations", "archive-tar", "archive-zip", "baseline", "card", "case", "case-arrays", "checkpoint",
+    "class-colours", "class-list", "class-list-json", "image", "label", "label-tiff", "ledger", "manifest", "mat",
+    "query-vectors", "record", "region-map", "rle", "safetensors", "suite", "table",
 )  # fmt: skip
 
 

@@ -447,7 +447,7 @@ def test_region_maps_belong_to_ids(tmp_path):
     ],
 )  # fmt: skip
 def test_hostile_run_lengths(mask):
-    from ovbench.data.prepare.rle import decode_rle
+    from ovbench.data.rle import decode_rle
 
     with pytest.raises(InputError, match="mask"):
         decode_rle(mask, where="x", size=(4, 4))

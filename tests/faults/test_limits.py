@@ -15,7 +15,7 @@ from scipy.io import savemat
 
 from ovbench.data.decode import image_facts, read_label_file
 from ovbench.data.prepare.mat5 import read_matrix
-from ovbench.data.prepare.rle import MOST_PIXELS, decode_rle
+from ovbench.data.rle import MOST_PIXELS, decode_rle
 from ovbench.evaluation.identity import LONGEST_NAME, record_name
 from ovbench.utils.errors import InputError
 

@@ -19,7 +19,7 @@ from ovbench.cli.data import data
 from ovbench.data.card import load_card
 from ovbench.data.prepare import prepare, target_root
 from ovbench.data.prepare.ade_full import convert_image, convert_label, prepared_size
-from ovbench.data.prepare.rle import decode_rle
+from ovbench.data.rle import decode_rle
 from ovbench.utils import files
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import temporary_path

@@ -9,7 +9,7 @@ from PIL import Image
 from ovbench.data.card import load_card
 from ovbench.data.coco_masks import encode_classes
 from ovbench.data.image_paths import find_images
-from ovbench.data.prepare.rle import decode_rle
+from ovbench.data.rle import decode_rle
 from ovbench.data.server_layout import class_values, server_layout
 from ovbench.inference.overlay import overlay
 from ovbench.inference.visualize import palette

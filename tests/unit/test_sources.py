@@ -15,8 +15,9 @@ from PIL import Image
 
 from ovbench.cli import cli
 from ovbench.data.card import load_card
-from ovbench.data.coco_labels import _counts, _runs, fill_polygon
+from ovbench.data.coco_labels import fill_polygon
 from ovbench.data.dataset import IGNORED, open_dataset
+from ovbench.data.rle import decode_rle
 from ovbench.data.sources import read_source
 from ovbench.evaluation.identity import identity_of, is_still
 from ovbench.utils.errors import InputError, UsageError
@@ -251,10 +252,10 @@ def test_categories_that_fit_no_class_are_an_error_or_ignored(tmp_path):
         ({"segmentation": [[1, 1, 2, 2]]}, "at least 3 corners"),
         ({"segmentation": [[1, 1, 2, 2, 1e9, 3]]}, "in or near the image"),
         ({"segmentation": [[1, 1, 2, float("nan"), 5, 3]]}, "in or near the image"),
-        ({"segmentation": {"size": [8, 12], "counts": [1, 2]}}, "do not fill the image"),
-        ({"segmentation": {"size": [12, 8], "counts": [96]}}, "run lengths of"),
-        ({"segmentation": {"size": [8, 12], "counts": "~~"}}, "malformed"),
-        ({"segmentation": {"size": [8, 12], "counts": "P"}}, "cut off"),
+        ({"segmentation": {"size": [8, 12], "counts": [1, 2]}}, "runs of a mask cover"),
+        ({"segmentation": {"size": [12, 8], "counts": [96]}}, r"mask of \(12, 8\) in an image of"),
+        ({"segmentation": {"size": [8, 12], "counts": "~~"}}, "not a COCO run-length mask"),
+        ({"segmentation": {"size": [8, 12], "counts": "P"}}, "not a COCO run-length mask"),
         ({"segmentation": []}, "no segmentation"),
         ({"category_id": 77}, "category 77 is not listed"),
         ({"image_id": 77}, "of no listed image"),
@@ -338,4 +339,5 @@ def test_a_wrong_layout_is_named(layout, message, tmp_path):
 )
 def test_polygons_have_the_pixels_of_the_coco_api(corners, text):
     """The run lengths are from pycocotools 2.0.11."""
-    np.testing.assert_array_equal(fill_polygon(np.array(corners, float), SIZE), _runs(_counts(text), SIZE))
+    expected = decode_rle({"size": SIZE, "counts": text}, where="")
+    np.testing.assert_array_equal(fill_polygon(np.array(corners, float), SIZE), expected)

@@ -13,8 +13,8 @@ from ovbench.data.card import Card
 from ovbench.data.find import read_split
 from ovbench.data.labels import read_table
 from ovbench.data.prepare.mat5 import read_matrix
-from ovbench.data.prepare.rle import MOST_PIXELS, decode_rle
 from ovbench.data.prepare.work import Step, find, link_all, nothing_found, save_label
+from ovbench.data.rle import MOST_PIXELS, decode_rle
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import write_bytes
 from ovbench.utils.paths import shipped

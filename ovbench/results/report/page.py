@@ -74,7 +74,8 @@ def _pictures(
     runs: Sequence[ReportRun], orders: Sequence[Sequence[int]], images: int, options: RelabelOptions
 ) -> list[list[ErrorImage]]:
     due = _due(runs, [[run.ids[n] for n in order[:images]] for run, order in zip(runs, orders, strict=True)])
-    with tqdm(total=sum(map(len, due)), desc="pictures", unit="image", leave=False, disable=not any(due)) as bar:
+    total, hidden = sum(map(len, due)), None if any(due) else True
+    with tqdm(total=total, desc="pictures", unit="image", leave=False, disable=hidden) as bar:
         return [label_again(run, ids, options, bar.update) if ids else [] for run, ids in zip(runs, due, strict=True)]
 
 

@@ -180,7 +180,7 @@ def _segment_ahead(plan: Plan, chunks: Sequence[ImageChunk], workers: int, leads
 
 @contextmanager
 def _bar(name: str, total: int, leads: bool) -> Iterator[tqdm]:
-    with tqdm(total=total, desc=name, unit="image", disable=not leads or not total) as bar:
+    with tqdm(total=total, desc=name, unit="image", disable=None if leads and total else True) as bar:
         yield bar
 
 
@@ -208,7 +208,7 @@ def finish_set(
     writer = SetWriter(out)
     encoders = {role: Encoder(loaded[role].spec, loaded[role].sha256) for role in ("clip", "dinov2")}
     writer.shards("segments", visual_chunks(rows, made.segments), encoders["dinov2"])
-    with tqdm(total=len(made.labels), desc="labels", unit="phrase") as bar:
+    with tqdm(total=len(made.labels), desc="labels", unit="phrase", disable=None) as bar:
         writer.shards("labels", _label_chunks(encoder, made.labels, names, bar), encoders["clip"])
     writer.matrix(made.pairs, len(made.segments))
     _write_tables(writer, files, chunks, base, filtered, made)
@@ -225,7 +225,7 @@ def _filtered(
 ) -> finish.FilterResult:
     groups = finish.group_pairs(base.phrase_root[base.pairs[:, 1]], len(base.roots))
     path = files.root / f"cohesion-{files.keys['features']}-{_names_hash(chunks)}.safetensors"
-    with tqdm(total=len(base.pairs), desc="groups", unit="pair") as bar:
+    with tqdm(total=len(base.pairs), desc="groups", unit="pair", disable=None) as bar:
         cohesion = finish.stored_cohesion(path, base, groups, rows, bar.update)
     return finish.filter_pairs(base, cohesion, plan.build, _listed(plan.build.ambiguous_list))
 

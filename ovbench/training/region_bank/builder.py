@@ -112,7 +112,8 @@ def _make_rows(
     maker = RowMaker(networks, plan.cell.protocol, plan.cell.params, plan.left_out, device)
     regions = open_regions(plan.cell.regions, device)
     regions.expect({one.id: one.path for chunk in state.chunks for one in chunk.images}, ())
-    with tqdm(total=sum(len(chunk.images) for chunk in chunks), desc="rows", unit="image", disable=not show) as bar:
+    total, hidden = sum(len(chunk.images) for chunk in chunks), None if show else True
+    with tqdm(total=total, desc="rows", unit="image", disable=hidden) as bar:
         for chunk in chunks:
             write_chunk(state.path(chunk), chunk, maker, regions, bar.update)
 

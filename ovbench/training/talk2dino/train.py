@@ -157,7 +157,7 @@ def run(planned: TrainPlan, processes: ProcessGroup) -> dict[str, Any] | None:
     data = _describe_data(planned, features)
     checkpoint = Checkpoint(out / CHECKPOINT, _identity(planned, data))
     steps = len(EpochSampler(len(features), planned.recipe))
-    with tqdm(total=steps, desc="psi", unit="step") as bar:
+    with tqdm(total=steps, desc="psi", unit="step", disable=None) as bar:
 
         def advance(state: TrainingState) -> None:
             bar.update(state.step - bar.n)
@@ -219,7 +219,7 @@ def _rows(files: Sequence[FeatureFile]) -> int:
 
 def _bar(files: list[FeatureFile], unit: str, processes: ProcessGroup) -> tqdm:
     mine = _rows(processes.take(files))
-    return tqdm(total=mine, desc=unit, unit=unit[:-1], disable=not processes.is_main or not mine)
+    return tqdm(total=mine, desc=unit, unit=unit[:-1], disable=None if processes.is_main and mine else True)
 
 
 def _describe_data(planned: TrainPlan, features: TrainingData) -> dict[str, Any]:
