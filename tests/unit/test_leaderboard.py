@@ -20,6 +20,7 @@ from ovbench.results.leaderboard.site import write_site
 from ovbench.results.published import PublishedFigure, published_results
 from ovbench.results.record_files import find_records
 from ovbench.utils.errors import UsageError
+from ovbench.utils.files import read_json, write_json
 from ovbench.utils.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,11 @@ def records(tmp_path_factory):
     for name, cell in cells.items():
         write_run(folder, counts, ["sky", "grass", HOSTILE], name=name, cell=cell)
     (folder / "published" / "a.png").write_bytes(b"png")
+    cost = {
+        "images": 8, "parameters": 86_000_000, "flops": 35.2e9, "latency_s": 0.05, "regions_s": None,
+        "images_per_s": 40.0, "peak_device_bytes": None, "peak_host_bytes": 1, "joules": None, "device": {},
+    }  # fmt: skip
+    write_json(folder / "published.json", {**read_json(folder / "published.json"), "cost": cost})
     return [*find_records(folder), *find_records(ROOT / "results" / "mini")]
 
 
@@ -117,6 +123,7 @@ def test_pages_say_what_is_measured_and_what_is_not(site):
     assert "Nobody has measured this benchmark" not in (site / "benchmarks" / "voc20.html").read_text()
     clip = (site / "methods" / "clip.html").read_text()
     assert "published-1.png" in clip and "arXiv" in clip and "common.toml" in clip
+    assert "cost on 8 images: 0.05 s per image alone, 40 images per second in batches, 86.0 M parameters" in clip
     assert "ovbench eval -m" in clip and json.loads((site / "records" / "published.json").read_text())["schema"]
 
 
