@@ -139,7 +139,7 @@ def _text(name: str, content: str) -> Callable[[Path], Path]:
 
 def _annotations(folder: Path) -> Path:
     images = [{"id": 1, "file_name": "a.jpg", "width": 6, "height": 4}]
-    shapes = ([[1, 1, 4, 1, 4, 3]], {"size": [4, 6], "counts": [3, 5, 16]}, {"size": [4, 6], "counts": "3550"})
+    shapes = ([[1, 1, 4, 1, 4, 3]], {"size": [4, 6], "counts": [3, 5, 16]}, {"size": [4, 6], "counts": "35`0"})
     notes = [{"id": n, "image_id": 1, "category_id": n % 2, "segmentation": one} for n, one in enumerate(shapes)]
     categories = [{"id": 0, "name": "wall"}, {"id": 1, "name": "sky"}]
     content = {"images": images, "annotations": notes, "categories": categories}

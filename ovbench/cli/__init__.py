@@ -105,10 +105,18 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
 )
-def cli() -> None:
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Messages to stderr from this level on; also of libraries. [default: warning]",
+)  # fmt: skip
+def cli(log_level: str | None) -> None:
     """Evaluate open-vocabulary semantic segmentation: every method, every benchmark, one evaluator.
 
     \b
     ovbench eval --method corrclip --dataset mini             the first run; needs no download
     ovbench segment photo.jpg -c dog -c grass                 label an image with your own words
     """
+    if log_level is not None:
+        import logging
+
+        logging.basicConfig(format="%(message)s", level=log_level.upper())

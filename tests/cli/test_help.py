@@ -43,3 +43,11 @@ def test_every_command_and_option_is_explained(path, command):
 def test_unknown_command_names_the_closest(ovbench):
     done = ovbench("segmnt")
     assert done.code == 2 and 'Did you mean "segment"' in done.err
+
+
+def test_the_level_of_messages_is_chosen(ovbench, monkeypatch):
+    asked = []
+    monkeypatch.setattr("logging.basicConfig", lambda **options: asked.append(options["level"]))
+    assert ovbench("--log-level", "error", "list", "suites", "--json").code == 0 and asked == ["ERROR"]
+    assert ovbench("list", "suites", "--json").code == 0 and asked == ["ERROR"]
+    assert "'loud' is not one of" in ovbench("--log-level", "loud", "list", "suites").err
