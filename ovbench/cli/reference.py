@@ -35,7 +35,9 @@ def reference() -> None:
     "--workers", type=click.IntRange(1), metavar="N",
     help="Processes for region maps. [default: one per core for sources without weights, otherwise 1]",
 )  # fmt: skip
-@click.option("--shard", metavar="K/N", help="Only every N-th file, starting with the K-th; see `reference merge`.")
+@click.option(
+    "--shard", metavar="K/N|auto", help="Only every N-th file, starting with the K-th; see `reference merge`."
+)
 @options.settings
 @options.weights
 @options.device
@@ -98,9 +100,8 @@ def build(
     if workers is None:
         alone = processes.size == 1 and open_source(plan.cell.regions)[1].concurrent
         workers = (os.cpu_count() or 1) if alone else 1
-    sources = Sources(
-        folder, captions, out, prompt, base_url, requests, limit, part_size, workers, parse_shard(shard)
-    )  # fmt: skip
+    share = parse_shard(options.resolve_shard(shard))
+    sources = Sources(folder, captions, out, prompt, base_url, requests, limit, part_size, workers, share)
     manifest = build_set(sources, plan, chosen, processes)
     processes.close()
     return 0 if manifest is None else _print_set(manifest, out, as_json)

@@ -23,6 +23,7 @@ NOTHING: set[str] = set()
 PRINTS, TYPES = {"rich"}, {"pydantic"}
 HUB = {"huggingface_hub"}  # its constants: where the cache is
 NUMBERS = {"numpy", "scipy"}
+IMAGES = {"PIL", "cv2"}
 MINI = ("-m", "clip", "-d", "mini")
 MAY_LOAD = {
     ("--version",): NOTHING,
@@ -70,6 +71,8 @@ MAY_LOAD = {
     ("plot", "classes", "none.json", "--out", "a.png"): TYPES | {"numpy"},
     ("report", "none.json"): TYPES | {"numpy"},
     ("compare", *HISTORIC): PRINTS | TYPES | NUMBERS,
+    ("sweep", "plan", *MINI, "--limit", "1", "--out", "memory://startup"): PRINTS | TYPES | NUMBERS | IMAGES,
+    ("sweep", "watch", "none", "--once"): TYPES | NUMBERS,
     ("power", *HISTORIC): TYPES | NUMBERS | PRINTS,
 }
 CODE = """
