@@ -21,12 +21,14 @@ SMALLEST_FONT, FONT_FRACTION = 14, 0.018  # of the longer side of the image
 NARROWEST = 480  # pixels; a smaller image has white space beside it
 GREY = (128, 128, 128)
 FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf")
+ABSENT = "\U0010ffff"  # a character of no font
 LATIN = 0x250  # characters that Pillow's own font has
 
 
 class LegendEntry(NamedTuple):
-    """A class with its colour and its fraction of the pixels."""
+    """A class with its index, its colour and its fraction of the pixels."""
 
+    number: int
     name: str
     colour: tuple[int, int, int]
     fraction: float
@@ -59,7 +61,7 @@ def overlay(
         colours[unpainted] = GREY
     counts = np.bincount(labels.ravel(), minlength=len(names))[: len(names)]
     order = sorted(np.flatnonzero(counts), key=lambda c: (-counts[c], c))
-    entries = [LegendEntry(names[c], tuple(map(int, colours[c])), counts[c] / labels.size) for c in order]
+    entries = [LegendEntry(int(c), names[c], tuple(map(int, colours[c])), counts[c] / labels.size) for c in order]
     height, width = labels.shape
     legend = _legend(entries, max(width, NARROWEST), max(SMALLEST_FONT, round(FONT_FRACTION * max(height, width))))
     sheet = Image.new("RGB", (legend.width, height + legend.height), "white")
@@ -107,6 +109,8 @@ def _legend(entries: Sequence[LegendEntry], width: int, size: int) -> Image.Imag
     gap = size // 2
     boxes, x, y = [], gap, gap
     for entry in entries:
+        if not _can_draw(_font(size, entry.text), entry.text):
+            entry = entry._replace(name=f"class {entry.number}")  # the label map has its name
         font = _font(size, entry.text)
         text = _shortened(entry, font, width - 3 * gap - size)
         needed = size + gap + round(font.getlength(text)) + size
@@ -135,6 +139,12 @@ def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
     if any(ord(character) >= LATIN for character in text.replace("…", "")) and (found := _wide_font()):
         return ImageFont.truetype(found, size)
     return ImageFont.load_default(size=size)
+
+
+def _can_draw(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Return whether a font has all characters of a text."""
+    absent = bytes(font.getmask(ABSENT))
+    return not any(bytes(font.getmask(character)) == absent for character in text if not character.isspace())
 
 
 @functools.cache

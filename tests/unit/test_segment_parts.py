@@ -70,6 +70,14 @@ def test_an_overlay_has_the_image_at_its_own_size_and_a_legend():
     assert np.array_equal(np.array(overlay(image, labels, names, unpainted=0))[:300, :340], image[:, :340])
 
 
+def test_the_legend_names_a_class_without_letters_by_its_number():
+    image, labels = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint16)
+    strange, plain, other = (
+        np.array(overlay(image, labels, [name, "x"])) for name in ("\U00012000", "class 0", "\u00fc")
+    )
+    assert np.array_equal(strange, plain) and not np.array_equal(other, plain)
+
+
 def test_colours_differ():
     colours = palette(20).astype(int)
     distance = np.abs(colours[:, None] - colours[None]).sum(2) + 999 * np.eye(20)
