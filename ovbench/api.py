@@ -206,7 +206,8 @@ def evaluate(
         subset: Manifest of the images to use.
         classes: File with other class names.
         **options: ``limit`` (only the first N images), ``device``, ``precision``, ``batch``, ``compiled``,
-            ``protocol``, ``label_rule``, ``shard``, ``fresh``, ``fail_fast`` and ``show``, as for ``ovbench eval``.
+            ``protocol``, ``label_rule``, ``shard``, ``fresh``, ``fail_fast``, ``show`` and
+            ``save_predictions``, as for ``ovbench eval``.
 
     Raises:
         UsageError: If a name or a value is not valid.

@@ -117,7 +117,16 @@ def _refuse_other(about: Any, card: Card, folder: Path) -> None:
 
 def _files_by_image(paths: Sequence[Path], folder: Path, dataset: Dataset) -> dict[str, Path]:
     """Return the file of each image: by its whole id, or by the last part of the id and a common ending."""
-    by_id = {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+    by_id: dict[str, Path] = {}
+    known = {item.id for item in dataset.items}
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in known and name in by_id:
+            raise InputError(
+                f'"{by_id[name].name}" and "{path.name}" are maps of one image', where=str(folder),
+                fix="keep the maps of one format in the folder",
+            )  # fmt: skip
+        by_id[name] = path
     whole = {item.id: by_id[item.id] for item in dataset.items if item.id in by_id}
     if whole:
         return whole

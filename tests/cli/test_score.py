@@ -110,6 +110,9 @@ def test_a_missing_map_a_wrong_size_and_a_wrong_value_fail_their_images(ovbench,
     record = done.json()
     assert "1 of 4 images have no label map" in done.err and record["status"] == "partial"
     assert "no label map" in record["failed"]["town/0"] and "32x23 but its image is 32x24" in record["failed"]["town/1"]
+    np.save(tmp_path / "maps" / "town" / "2.npy", data["town/2"])
+    assert "are maps of one image" in scored(ovbench, tmp_path, code=3).err
+    (tmp_path / "maps" / "town" / "2.npy").unlink()
     Image.fromarray(data["town/3"] + 3).save(tmp_path / "maps" / "town" / "3.png")
     record = scored(ovbench, tmp_path, "--encoding", "index", code=4).json()
     assert ", outside 0..2 and not the ignore value 255" in record["failed"]["town/3"]
