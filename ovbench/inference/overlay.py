@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,7 +23,6 @@ NARROWEST = 480  # pixels; a smaller image has white space beside it
 GREY = (128, 128, 128)
 FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "arial.ttf")
 ABSENT = "\U0010ffff"  # a character of no font
-LATIN = 0x250  # characters that Pillow's own font has
 
 
 class LegendEntry(NamedTuple):
@@ -136,9 +136,10 @@ def _shortened(entry: LegendEntry, font: ImageFont.FreeTypeFont, room: int) -> s
 
 def _font(size: int, text: str) -> ImageFont.FreeTypeFont:
     """Return Pillow's own font, or a font of the machine for characters that it lacks."""
-    if any(ord(character) >= LATIN for character in text.replace("…", "")) and (found := _wide_font()):
+    own = ImageFont.load_default(size=size)
+    if not _can_draw(own, text) and (found := _wide_font()):
         return ImageFont.truetype(found, size)
-    return ImageFont.load_default(size=size)
+    return own
 
 
 def _can_draw(font: ImageFont.FreeTypeFont, text: str) -> bool:
@@ -150,6 +151,8 @@ def _can_draw(font: ImageFont.FreeTypeFont, text: str) -> bool:
 @functools.cache
 def _wide_font() -> str | None:
     folders = [Path(prefix, "share", "fonts") for prefix in (sys.prefix, "/usr", "/usr/local")]
+    if (matplotlib := importlib.util.find_spec("matplotlib")) and matplotlib.origin:  # it brings DejaVu Sans
+        folders.append(Path(matplotlib.origin).parent / "mpl-data" / "fonts")
     for name in (each for font in FONTS for each in (font, *(str(p) for f in folders for p in f.rglob(font)))):
         try:
             ImageFont.truetype(name, SMALLEST_FONT)
