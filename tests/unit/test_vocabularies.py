@@ -11,6 +11,7 @@ from ovbench.data.distractors import distractor_lists, read_distractors
 from ovbench.data.vocabularies import changed_lists, changed_names
 from ovbench.evaluation.queries import cell_queries
 from ovbench.results.drop_table import drop_page, drop_rows
+from ovbench.results.record_files import find_records
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.paths import shipped
 
@@ -90,11 +91,11 @@ def test_drops_and_means():
 
 
 def test_the_vocabulary_suite_runs_in_one_pass(ovbench, tmp_path):
-    small = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56")
+    small = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56", "--set", "templates=simple_1")
     line = ("--suite", "class-names", "-m", "clip", "-d", "mini", "--limit", 1, "--out", tmp_path)
     done = ovbench("eval", *line, *small)
     assert done.code == 0 and "mean of distractors (4)" in done.out and "mean of renamed (2)" in done.out, done.err
-    records = ovbench("eval", *line, *small, "--json").json()
+    records = [found.record for found in find_records(tmp_path)]
     assert len(records) == 8 and all(one["time"]["shared_with"] == ["mini"] * 8 for one in records)
     by_row = {one["arguments"]["row"]: one for one in records}
     assert by_row["bare names, far-40"]["dataset"]["distractors"] == 40
