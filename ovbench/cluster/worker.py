@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ovbench.cluster.loaded_group import LoadedGroup, UnlikeWorker, planned_cells, write_records
 from ovbench.cluster.sweep import Status, SweepTask, board_of, is_finished, read_sweep
 from ovbench.cluster.task_board import BEATS, STALE_S, Lease, TaskBoard, TaskState
+from ovbench.evaluation.plan import PlannedCell
 from ovbench.regions.build_maps import build_maps, tasks_of
 from ovbench.utils.errors import InputError, OvbenchError, Terminated, first_line
 from ovbench.utils.files import machine_id, process_is_gone
@@ -130,6 +131,7 @@ class SweepWorker:
         self.loaded: LoadedGroup | None = None
         self.done, self.errors, self.failed = 0, [], {}  # type: ignore[var-annotated]
         self._failed_here: dict[int, float] = {}
+        self._planned: tuple[int, PlannedCell] | None = None
 
     def run(self) -> WorkerResult:
         """Do tasks until none is left that this worker could do, or another plan is in the folder."""
@@ -222,8 +224,11 @@ class SweepWorker:
         }  # fmt: skip
 
     def _build_maps(self, task: SweepTask, beat: Heartbeat) -> dict[str, Any]:
-        first = planned_cells(self.sweep, task.group)[0]
-        tasks = [tasks_of(first.dataset)[number] for number in first.wanted_numbers[task.start : task.stop]]
+        if self._planned is None or self._planned[0] != task.group:
+            self._planned = task.group, planned_cells(self.sweep, task.group)[0]
+        first = self._planned[1]
+        images = tasks_of(first.dataset)
+        tasks = [images[number] for number in first.wanted_numbers[task.start : task.stop]]
         device = choose_device(self.sweep.request().device)
         built = build_maps(tasks, first.cell.regions, devices=[device], advance=beat.image)
         beat.images -= len(tasks)

@@ -194,3 +194,14 @@ def test_a_folder_may_be_a_url(ovbench, plain, tmp_path, monkeypatch):
     assert json.dumps(record, indent=1) == plain
     fresh = ovbench("eval", *CELL, "--out", other, "--fresh")
     assert fresh.code == 3 and "--fresh needs a folder of this machine" in fresh.err
+
+
+def test_region_maps_are_built_before_the_images_are_counted(ovbench, one_thread, own_mini, tmp_path):
+    cell = ("-m", "corrclip", "-d", "mini", "--limit", 1, "--device", "cpu", *SMALL)
+    done = ovbench("sweep", "plan", *cell, "--out", tmp_path)
+    assert [task.kind for task in read_sweep(tmp_path).tasks] == ["prepare", "masks", "count", "record"], done.err
+    done = ovbench("sweep", "work", tmp_path)
+    assert done.code == 0, done.err
+    made = read_sweep(tmp_path)
+    ending = json.loads((tmp_path / "sweep" / made.name / "tasks" / "000001.1.done").read_text())
+    assert ending["made"] == 1 and ending["failed"] == {}
