@@ -78,7 +78,10 @@ def execute(method: nn.Module, execution: Execution) -> None:
 
 def _in_precision(function: Callable[..., Any], precision: torch.dtype) -> Callable[..., Any]:
     def run(first: Tensor, *arguments: Any, **named: Any) -> Any:
-        with torch.autocast(first.device.type, precision, enabled=precision != torch.float32):
+        kind = first.device.type
+        if torch.is_autocast_enabled(kind):  # called by another heavy function, which converts its result
+            return function(first, *arguments, **named)
+        with torch.autocast(kind, precision, enabled=precision != torch.float32):
             result = function(first, *arguments, **named)
         return _in_fp32(result)
 

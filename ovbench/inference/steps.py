@@ -297,19 +297,21 @@ class Steps:
                 self.maps.adjusted(prepared, mean.result(), queries)
                 for mean, queries in zip(means, self.vocabularies, strict=True)
             ]
-            finite = torch.stack([scores.sum().isfinite() for scores in merged])
-            if self.device.type == "cpu":  # elsewhere the host would wait
-                self._require(finite)
+            finite = [scores.sum().isfinite() for scores in merged]
+            if self.device.type == "cpu" and not all(finite):  # elsewhere the host would wait
+                raise self._not_finite()
             labels = [
-                self.maps.labels(prepared, scores, queries, decision)
+                self.maps.labels(prepared, scores, queries, decision).int()
                 for scores, queries, decision in zip(merged, self.vocabularies, self.decisions, strict=True)
             ]
-            self._require(finite)
-            return [map_.cpu().numpy().astype(np.uint16) for map_ in labels]
+            # -1 everywhere for scores that are not finite: the host waits for the device only once
+            found = [map_.where(sound, -1).cpu().numpy() for map_, sound in zip(labels, finite, strict=True)]
+            if any(map_.flat[0] < 0 for map_ in found):
+                raise self._not_finite()
+            return [map_.astype(np.uint16) for map_ in found]
 
-    def _require(self, finite: Tensor) -> None:
-        if not finite.all():
-            raise ScoreError(f"{type(self.method).__name__} returned scores that are NaN or infinite")
+    def _not_finite(self) -> ScoreError:
+        return ScoreError(f"{type(self.method).__name__} returned scores that are NaN or infinite")
 
     def _add_scores(
         self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: Merged, decision: Decision

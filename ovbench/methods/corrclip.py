@@ -6,7 +6,7 @@ of the features at hand; M mask class tokens (MCT). The lowest region id present
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,7 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
     Paper: Zhang et al., "CorrCLIP", ICCV 2025, arXiv 2411.10086. Code: zdk258/CorrCLIP 103bc18, folder CorrCLIPv1.
     """
 
+    heavy: ClassVar[tuple[str, ...]] = ("run_clip",)  # see `ovbench.inference.precision`
     windowwise = True
 
     def encode(self, batch: Batch) -> PatchFeatures:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class GEM(GEMDeclaration, LastBlock):
     g starts as the x that enters the first of these blocks. No feed-forward is added to g.
     """
 
+    heavy: ClassVar[tuple[str, ...]] = ("self_self_path",)  # see `ovbench.inference.precision`
     smooth_positions = True
 
     def dense(
@@ -30,7 +31,14 @@ class GEM(GEMDeclaration, LastBlock):
         clip = self.clip
         tokens, grid = clip.embed(windows, smooth_positions=self.smooth_positions)
         first = max(0, clip.layers - (self.params.depth - 1))
-        x = g = clip.trunk(tokens, until=first, watch=watch)
+        g = self.self_self_path(clip.trunk(tokens, until=first, watch=watch), first, note, watch)
+        return PatchFeatures(clip.project(g[:, 1:]), grid)
+
+    def self_self_path(
+        self, x: Tensor, first: int, note: Callable[[str, Any], None], watch: Watch | None = None
+    ) -> Tensor:
+        """Return the path g, float (B, 1 + N, C), after all blocks from the tokens x that enter block ``first``."""
+        clip, g = self.clip, x
         for number, block in enumerate(clip.blocks[first:], first):
             normed = block.ln_1(x)  # (B, 1 + N, C)
             term = self.self_self(block, normed)
@@ -39,7 +47,7 @@ class GEM(GEMDeclaration, LastBlock):
                 note("tokens_before_last", x)
             else:
                 x = clip.feed_forward(block, x + clip.attention(block, normed, watch))
-        return PatchFeatures(clip.project(g[:, 1:]), grid)
+        return g
 
     def self_self(self, block: nn.Module, normed: Tensor) -> Tensor:
         """Return the mean of v v^T, k k^T and q q^T attention on the values of tokens (B, 1 + N, C) after ``ln_1``."""

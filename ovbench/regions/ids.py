@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+MOST_LABELS = 1 << 16
+
 
 class Ranks(NamedTuple):
     """The ids of several maps, renumbered 0..count-1 in ascending order in each map.
@@ -54,27 +56,22 @@ def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
-    """Renumber the ids of each map by ascending value, with one sort for all maps.
+    """Renumber the ids of each map by ascending value.
 
     Args:
         ids: int64 (B, ...).
-        slots: Length of ``Ranks.value``, at most the cells of a map (default: the largest number of ids in a map).
+        slots: Length of ``Ranks.value``, at least the number of ids in a map (default: the largest of these numbers).
 
     Returns:
         The ranks and their ids.
     """
-    low = int(ids.min())
-    span = int(ids.max()) - low + 1
-    offset = torch.arange(len(ids), device=ids.device) * span
-    keys, inverse = torch.unique(ids.flatten(1) - low + offset[:, None], return_inverse=True)
-    owner = keys // span
-    count = torch.bincount(owner, minlength=len(ids))
-    first = count.cumsum(0) - count
-    length = min(slots, ids[0].numel()) if slots else int(count.max())
-    column = torch.arange(length, device=ids.device).expand(len(ids), -1)
-    column = torch.where(column < count[:, None], column, 0)
-    value = keys[first[:, None] + column] - offset[:, None] + low
-    return Ranks((inverse - first[:, None]).view_as(ids), count, value)
+    flat = ids.flatten(1)
+    ordered, order = flat.sort(1)
+    steps = F.pad(ordered[:, 1:] != ordered[:, :-1], (1, 0)).cumsum(1)
+    count = steps[:, -1] + 1
+    length = min(slots, flat.shape[1]) if slots else int(count.max())  # without slots the host waits for a GPU
+    value = ordered[:, :1].repeat(1, length).scatter_(1, steps.clamp(max=length - 1), ordered)
+    return Ranks(torch.empty_like(steps).scatter_(1, order, steps).view_as(ids), count, value)
 
 
 def majority_labels(labels: Tensor, regions: Tensor) -> Tensor:
@@ -83,20 +80,18 @@ def majority_labels(labels: Tensor, regions: Tensor) -> Tensor:
     Of equally frequent labels the smallest wins, as with ``torch.mode`` on the CPU.
 
     Args:
-        labels: int64 (H, W), at least 0.
+        labels: int64 (H, W), 0 to 65535.
         regions: int64 (H, W), region ids.
 
     Returns:
         int64 (H, W).
     """
-    rank = rank_ids(regions[None]).rank[0]
-    classes = int(labels.max()) + 1
-    pairs, count = torch.unique(rank * classes + labels, return_counts=True)  # sparse: a region has few labels
-    region, label = pairs // classes, pairs % classes
-    # sort by region, then descending count, then label: the first pair of a region wins
-    order = (region * (int(count.max()) + 1) + (count.max() - count)).argsort(stable=True)
-    region, label = region[order], label[order]
-    leads = torch.ones_like(region, dtype=torch.bool)
-    leads[1:] = region[1:] != region[:-1]
-    winner = label[leads]
+    rank = rank_ids(regions[None], 1).rank[0]
+    pair = (rank * MOST_LABELS + labels).flatten().sort().values
+    run = F.pad(pair[1:] != pair[:-1], (1, 0)).cumsum(0)  # of equal pairs
+    count = torch.zeros_like(run).index_add_(0, run, torch.ones_like(run))[run]
+    # the largest count wins, then the smallest label
+    score = count * MOST_LABELS + MOST_LABELS - 1 - pair % MOST_LABELS
+    best = torch.zeros_like(pair).scatter_reduce(0, pair // MOST_LABELS, score, "amax")
+    winner = MOST_LABELS - 1 - best % MOST_LABELS
     return torch.where(rank == 0, labels, winner[rank])

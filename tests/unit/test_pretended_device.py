@@ -1,0 +1,70 @@
+"""Every method on a pretended GPU: no operation on two devices, the labels of the CPU, and few waits of the host."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from pretended_device import DEVICE, pretended
+
+from ovbench.config.load import resolve
+from ovbench.data.card import load_card
+from ovbench.data.dataset import open_dataset
+from ovbench.inference.pipeline import build_pipeline
+from ovbench.inference.precision import Execution, execute
+from ovbench.utils.registry import METHODS
+
+# Waits of the host for one image in shared batches. A number may only fall: the goal is 1, the labels.
+WAITS = {"cass": 6, "corrclip": 5, "corrclipv2": 5, "freecp": 11, "dihclip": 2, "reme": 14}  # fmt: skip
+# the methods with steps on the host; OVBENCH_EVERY_METHOD=1 runs all, which takes minutes
+CHOSEN = METHODS.names() if os.environ.get("OVBENCH_EVERY_METHOD") else ["corrclip", "freecp", "gem", "rfclip"]
+
+
+@pytest.fixture
+def image():
+    return open_dataset(load_card("mini")).read_image(0)[:96, :120]
+
+
+@pytest.mark.parametrize("known_bad", ["mixed", "numpy", "index"])
+def test_what_a_gpu_refuses_is_refused(known_bad):
+    here = torch.ones(2, 3)
+    with pretended(), torch.inference_mode():
+        there = here.to(DEVICE)
+        with pytest.raises((RuntimeError, TypeError)):
+            if known_bad == "mixed":
+                there + here
+            elif known_bad == "numpy":
+                there.numpy()
+            else:
+                here[there.long()]
+
+
+def test_waits_are_counted():
+    with pretended() as device, torch.inference_mode():
+        there = torch.arange(6.0).pin_memory().to(DEVICE, non_blocking=True).view(2, 3)
+        assert there.device == DEVICE and not device.waits
+        for wait in (there.sum().item, there.cpu, there.nonzero, lambda: there[there > 1], lambda: bool(there.any())):
+            before = device.waits.total()
+            wait()
+            assert device.waits.total() == before + 1
+        np.testing.assert_array_equal(there[1:, None, [0, 2]].cpu(), [[[3, 5]]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CHOSEN)
+def test_methods_on_a_pretended_device(method, image, own_mini, monkeypatch):
+    monkeypatch.setattr("ovbench.training.reference_set.mini_set.IMAGES", 8)  # of the set of reme
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    pipeline = build_pipeline(resolve(method, "mini-bg"))
+    regions = pipeline.regions(image)
+    expected = pipeline.label(image)
+    with pretended() as device, torch.inference_mode():
+        execute(pipeline.to(str(DEVICE)).method, Execution("fp16"))
+        batcher = pipeline.predictor.batcher(8)
+        list(batcher.add(0, image, regions)), list(batcher.flush())  # uploads constants
+        device.waits.clear(), device.flops.clear()
+        found = [*batcher.add(1, image, regions), *batcher.flush()][0].labels
+    assert isinstance(found, list), found
+    assert (found[0] == expected).mean() > 0.98
+    assert device.flops[torch.float16] > 0.2 * device.flops.total()
+    assert device.waits.total() <= WAITS.get(method, 1), device.waits
