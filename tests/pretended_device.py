@@ -32,7 +32,8 @@ INDEXES = {aten.index, aten.index_put_, aten.index_put, aten._index_put_impl_}
 SOLVERS = {aten._linalg_eigh, aten._linalg_svd, aten.linalg_qr, aten.linalg_cholesky_ex, aten.linalg_inv_ex}
 VIEWS = {"view", "_unsafe_view", "expand", "permute", "transpose", "slice", "select", "unsqueeze", "squeeze", "alias",
          "split", "split_with_sizes", "detach", "as_strided", "t", "unbind", "diagonal", "unfold", "lift_fresh",
-         "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_reshape_alias", "is_same_size"}  # fmt: skip
+         "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_reshape_alias",
+         "is_same_size"}  # fmt: skip
 
 
 class OnDevice(torch.Tensor):
