@@ -19,15 +19,17 @@ def parity(cases: tuple[Path, ...], as_json: bool) -> int:
 
     Exit code 1 if a stage differs, 3 if a case cannot be read.
     """
-    from ovbench.parity.check import check_case
-    from ovbench.parity.stage_table import stage_table
     from ovbench.results.console import show
     from ovbench.utils.errors import InputError
+    from ovbench.utils.files import read_json
 
     done: list[dict[str, Any]] = []
     failed = unread = False
     for folder in cases:
         try:
+            read_json(folder / "case.json")  # torch is imported only if there is a case
+            from ovbench.parity.check import check_case
+
             report = check_case(folder)
         except InputError as error:
             unread = True
@@ -37,6 +39,8 @@ def parity(cases: tuple[Path, ...], as_json: bool) -> int:
         failed |= not report.passed
         done.append({"path": str(folder), **report.as_dict()})
         if not as_json:
+            from ovbench.parity.stage_table import stage_table
+
             show(stage_table(report))
     if as_json:
         click.echo(json.dumps(done, indent=1))

@@ -21,7 +21,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
 from ovbench.config.corruptions import read_corruption
 from ovbench.utils.errors import InputError
@@ -104,6 +103,8 @@ def _glass_blur(image: np.ndarray, level: int, rng: Rng) -> np.ndarray:
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter  # slow to import, and most runs corrupt nothing
+
     return gaussian_filter(image, (sigma, sigma, 0), mode="nearest")
 
 
@@ -245,6 +246,8 @@ def _contrast(image: np.ndarray, level: int, rng: Rng) -> np.ndarray:
 
 
 def _elastic_transform(image: np.ndarray, level: int, rng: Rng) -> np.ndarray:
+    from scipy.ndimage import gaussian_filter
+
     h, w = image.shape[:2]
     strength = 250 * (0.05, 0.065, 0.085, 0.1, 0.12)[level]
 

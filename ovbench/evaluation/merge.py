@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.devices import refuse_other_devices
 from ovbench.evaluation.distributed import Shard
@@ -89,6 +88,8 @@ def merge(folders: Sequence[Path], out: Path, *, mixed_devices: bool = False) ->
     made |= {key: first.manifest[key] for key in ("published", "approximate") if key in first.manifest}
     asked = first.manifest.get("arguments")
     arguments = {**asked, "shard": None} if isinstance(asked, dict) else None
+    from ovbench.evaluation.build_record import build_record  # loads scipy, which a run of one shard does not need
+
     record = build_record(header, first.manifest["images"], entries, made, timing, target.name, about, arguments)
     return record, write_record(out / record_name(header, limit), record)
 

@@ -12,7 +12,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.devices import refuse_other_devices
 from ovbench.evaluation.distributed import ProcessGroup
@@ -354,6 +353,8 @@ def update_record(
         cost = before.get("cost")
     made |= {"cost": cost} if cost else {}
     about = {"limit": cell.limit, "shard": list(cell.shard) if cell.shard else None}
+    from ovbench.evaluation.build_record import build_record  # scipy, which the first image need not wait for
+
     record = build_record(header, wanted, entries, made, timing, folder.name, about, cell.arguments)
     if before is not None and not now and _lasting(before) == _lasting(record):
         return CellResult(before, path)

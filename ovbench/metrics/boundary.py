@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from ovbench.metrics.confusion import IGNORED
 from ovbench.metrics.extra_counts import ExtraCounts, sparse
@@ -37,6 +36,8 @@ def near_boundary(labels: np.ndarray, width: int) -> np.ndarray:
     Returns:
         bool (H, W).
     """
+    from scipy.ndimage import maximum_filter1d, minimum_filter1d  # slow to import, for a metric that is asked for
+
     values = labels.astype(np.int32)
     highest = lowest = values
     for axis in (0, 1):

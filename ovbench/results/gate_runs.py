@@ -6,13 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ovbench.config.load import override_pairs
-from ovbench.evaluation.distributed import ProcessGroup
-from ovbench.evaluation.plan import PlannedCell, plan
-from ovbench.evaluation.request import Job
-from ovbench.evaluation.runner import run_cells
+from ovbench.evaluation.request import Job, check_request
 from ovbench.metrics.named import METRICS, Metric
 from ovbench.results.compare import CountedRun, load_run
 from ovbench.results.gate import (
@@ -29,6 +26,9 @@ from ovbench.results.gate import (
 )
 from ovbench.utils.errors import UsageError, unknown
 from ovbench.utils.files import write_json
+
+if TYPE_CHECKING:
+    from ovbench.evaluation.plan import PlannedCell
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,16 @@ def _measure(
     check: Callable[[Sequence[PlannedCell]], None] = lambda planned: None,
 ) -> list[CountedRun]:  # fmt: skip
     """Plan all pairs, ``check`` the planned cells, evaluate them in a temporary folder and load their counts."""
-    processes, found = ProcessGroup(), []
     with TemporaryDirectory() as folder:
         how: dict[str, Any] = {"settings": request.settings, "device": request.device, "data_root": request.data_root}
         jobs = [Job((method,), (dataset,), limit=limit, out=Path(folder), **how) for method, dataset in pairs]
+        for job in jobs:
+            check_request(job)
+        from ovbench.evaluation.distributed import ProcessGroup  # torch, after all names have been checked
+        from ovbench.evaluation.plan import plan
+        from ovbench.evaluation.runner import run_cells
+
+        processes, found = ProcessGroup(), []
         planned = [plan(job, processes) for job in jobs]
         check([cell for cells in planned for cell in cells])
         for job, cells in zip(jobs, planned, strict=True):

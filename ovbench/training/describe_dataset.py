@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ovbench.backbones.checkpoint import file_sha256
 from ovbench.data.card import Card, load_card, vocabulary
 from ovbench.data.descriptions import OFFICIAL_MODEL, DescriptionSet, read_prompts, write_set
 from ovbench.training.chat import ChatClient
@@ -80,7 +79,11 @@ def import_descriptions(file: Path, dataset: str, out: Path | None) -> tuple[Pat
         The written file, its content, and the queries without a description.
     """
     card = load_card(dataset)
-    source = f"{file.name}, sha256 {file_sha256(file)}" if file.is_file() else ""
+    source = ""
+    if file.is_file():
+        from ovbench.backbones.checkpoint import file_sha256  # torch, after the names have been checked
+
+        source = f"{file.name}, sha256 {file_sha256(file)}"
     made = DescriptionSet(card.name, OFFICIAL_MODEL, source, read_prompts(file))
     path = out or _path(card)
     write_set(path, made)
