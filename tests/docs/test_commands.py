@@ -67,7 +67,6 @@ CANNOT = (
         rf"ovbench (eval|data|masks|sweep plan) .*\b({BENCHMARKS})", "needs the benchmark's images",
         "no images and labels of",
     ),
-    Cannot(r"ovbench table --suite class-names", "needs the records of the suite", "no record has the settings"),
     Cannot(r"ovbench data verify mess", "needs the images of a group", "no images and labels of mess-"),
     Cannot(r"ovbench eval .*-d mess", "needs the images of a group", "no benchmark of the group mess"),
 )  # fmt: skip
