@@ -53,7 +53,7 @@ def gate(
     Exit code 5 if the score of a cell has fallen.
 
     \b
-    ovbench gate --baseline baseline.json --update -m corrclip -m maskclip -d mini --limit 20
+    ovbench gate --baseline baseline.json --update -m corrclip -m maskclip -d mini --limit 12
     ovbench gate --baseline baseline.json --markdown gate.md --junit gate.xml
     """
     from ovbench.metrics.named import parse_metric
