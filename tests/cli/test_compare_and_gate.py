@@ -235,7 +235,7 @@ def test_names_of_a_verdict_are_text_everywhere(tmp_path):
 
 def test_names_of_a_comparison_are_text():
     result = {
-        "images": 12, "mIoU_change": 0.1, "interval": [0.0, 0.2],
+        "images": 12, "mIoU_change": 0.1, "interval": [0.0, 0.2], "warnings": ["x\x1b[2J"],
         "settings": [{"key": "k", "first": "\x1b[2J", "second": 1}],
         "classes": [{"class": "[red]wall\x1b[2J", "change": 0.1, "p_value": 0.01}],
         "moved_most": [{"image": "a\nb\u202ec", "change": 0.1}],
