@@ -164,8 +164,10 @@ def vocabulary(card: Card, variant: str | None = None) -> Queries:
     own = card.variant or CANONICAL
     lists = (published_list(card.classes_file, card.name, name) for name in (variant or own, own))
     path = next(filter(None, lists), None)
-    is_own = path in (None, card.classes_file)
-    queries = read_class_list(card.classes_file).classes if is_own else read_published_list(path)
+    if path is None or path == card.classes_file:
+        queries = read_class_list(card.classes_file).classes
+    else:
+        queries = read_published_list(path)
     if len(queries) != len(card.classes):
         raise InputError(f"{len(queries)} classes instead of {len(card.classes)}", where=str(path))
     return queries

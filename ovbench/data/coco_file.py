@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, NamedTuple
 
@@ -89,7 +89,7 @@ class CocoFile:
         if self.panoptic and any(not shapes or "segment" not in shapes[0] for shapes in annotations.values() if shapes):
             raise InputError("some annotations are panoptic segments and others are instances", where=where)
         self._lines = {_key(image.id): _line(image, annotations[_key(image.id)], where) for image in images}
-        self.names = self._lines.keys()
+        self.names: Collection[str] = self._lines.keys()
 
     def _parsed(self, data: bytes) -> dict[str, Any]:
         try:

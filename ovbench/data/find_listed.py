@@ -85,7 +85,9 @@ def _rows(root: Path, layout: Layout) -> ListedFiles | None:
     files = row_files(root, layout.parquet)
     if not files:
         return None
-    images, labels, ids, number = {}, {}, [], 0
+    images: dict[str, Path] = {}
+    labels: dict[str, Path] = {}
+    number = 0
     for path in files:
         table = open_container(path)
         assert isinstance(table, RowFile)
@@ -95,10 +97,9 @@ def _rows(root: Path, layout: Layout) -> ListedFiles | None:
             image_id = _id(table.value(layout.ids, row), path) if layout.ids else f"{number:0{DIGITS}d}"
             if image_id in images:
                 raise InputError(f'two rows have the id "{image_id}"', where=str(path), fix="choose another column")
-            ids.append(image_id)
             images[image_id], labels[image_id] = path / layout.image / str(row), path / layout.label / str(row)
             number += 1
-    return ListedFiles(tuple(ids), images, labels)
+    return ListedFiles(tuple(images), images, labels)
 
 
 def row_files(root: Path, pattern: str) -> list[Path]:

@@ -147,13 +147,14 @@ def _annotated(folder: Path) -> _Layout | None:
         if problems:
             raise problems[0]
         return None
-    ranked = sorted(found, key=lambda each: (_image_folder(*each, every)[1] == 0, _split_rank(each[0]), each[0]))
-    name, annotations = ranked[0]
+    ranks = {name: (_image_folder(name, one, every)[1] == 0, _split_rank(name), name) for name, one in found}
+    name, *others = sorted(ranks, key=ranks.__getitem__)
+    annotations = dict(found)[name]
     where, present = _image_folder(name, annotations, every)
     if not present:
         what = f"no image of the annotations {name} is in the folder, first {annotations.images[0].file_name}"
         raise InputError(what, where=str(folder), fix="give the folder that has both images and annotations")
-    return _coco_layout(name, annotations, where, [other for other, _ in ranked[1:]])
+    return _coco_layout(name, annotations, where, others)
 
 
 def _image_folder(name: str, annotations: CocoFile, every: list[str]) -> tuple[str, int]:

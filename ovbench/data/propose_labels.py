@@ -173,7 +173,7 @@ def _colour_counts(path: Path) -> dict[Colour, int]:
     except BROKEN as error:
         raise InputError(f'cannot read the label "{path}": {error}') from None
     colours, counts = np.unique(pixels, axis=0, return_counts=True)
-    return {tuple(map(int, colour)): int(count) for colour, count in zip(colours, counts, strict=True)}
+    return {(int(r), int(g), int(b)): int(count) for (r, g, b), count in zip(colours, counts, strict=True)}
 
 
 def _in_colours(colours: Counter, names: LabelNames | None, how: str) -> ProposedEncoding:
@@ -208,14 +208,14 @@ def _of_values(values: list[int], count: int, listed: str, names: LabelNames) ->
     usual = 255 if count <= 255 else 65535
     inside = [value for value in values if value != usual]
     if not inside or inside[-1] < count:
-        void = f", {usual} is ignored" if usual in values else ""
+        ignored = f", {usual} is ignored" if usual in values else ""
         if count == 2 and values == [0, 255]:
             return ProposedEncoding(("[encoding.mask]", "values = [0, 255]"), "labels are masks of 0 and 255")
-        return ProposedEncoding((), f"label values are class indices{void}")
+        return ProposedEncoding((), f"label values are class indices{ignored}")
     if inside[-1] == count:
-        void = [0, usual] if usual in values else [0]
-        note = f"label values are numbered from 1; {' and '.join(map(str, void))} are ignored"
-        return ProposedEncoding(("[encoding.index]", "shift = 1", f"void = {void}"), note)
+        left_out = [0, usual] if usual in values else [0]
+        note = f"label values are numbered from 1; {' and '.join(map(str, left_out))} are ignored"
+        return ProposedEncoding(("[encoding.index]", "shift = 1", f"void = {left_out}"), note)
     if len(inside) == count:
         void = f"\nvoid = [{usual}]" if usual in values else ""
         note = f"each label value is a class in ascending order: {listed}"

@@ -6,7 +6,7 @@ import functools
 import json
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class RowFile:
 
     def __init__(self, path: Path):
         self.path, self._lock = path, threading.Lock()
-        self.names: Iterable[str] = ()
+        self.names: Collection[str] = ()
         try:
             import pyarrow as arrow
             from pyarrow import parquet

@@ -15,7 +15,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
@@ -52,7 +52,7 @@ class Container(Protocol):
         names: The names of all members.
     """
 
-    names: Iterable[str]
+    names: Collection[str]
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a member; KeyError if there is none."""
@@ -64,7 +64,7 @@ class ZipMembers:
     def __init__(self, path: Path):
         self._path, self._file = path, zipfile.ZipFile(path)
         self._infos = {_plain(info.filename): info for info in self._file.infolist() if not info.is_dir()}
-        self.names = self._infos.keys()
+        self.names: Collection[str] = self._infos.keys()
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a member."""
@@ -86,7 +86,7 @@ class TarMembers:
             if target is not None:
                 self._places[name] = (target.offset_data, target.size)
         self._file, self._lock = path.open("rb"), threading.Lock()
-        self.names = self._places.keys()
+        self.names: Collection[str] = self._places.keys()
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a member."""

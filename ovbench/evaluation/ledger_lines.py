@@ -92,5 +92,5 @@ def as_line(entry: Entry, run: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def counts_of(entry: Entry) -> dict[str, Any]:
     """Return all counts of an entry as JSON data; None where it has none."""
-    extra = entry.extra and {name: to_lists(counts) for name, counts in entry.extra.items()}
+    extra = None if entry.extra is None else {name: to_lists(counts) for name, counts in entry.extra.items()}
     return {"counts": entry.counts and to_lists(entry.counts), "extra": extra}

@@ -43,7 +43,7 @@ class PredictionFiles(NamedTuple):
     masks: dict[str, Masks]
     about: dict[str, Any]
 
-    def __contains__(self, image_id: str) -> bool:
+    def __contains__(self, image_id: object) -> bool:
         return image_id in self.files or image_id in self.masks
 
     def read(self, image_id: str, size: tuple[int, int]) -> np.ndarray:

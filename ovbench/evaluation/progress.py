@@ -51,8 +51,8 @@ class JobProgress:
     """
 
     def __init__(self, images: int, *, shown: bool = True):
-        how = {"disable": None if shown else True, "dynamic_ncols": True, "delay": 0.01}
-        self._bar = tqdm(total=images, unit="image", **how)
+        disable = None if shown else True
+        self._bar = tqdm(total=images, unit="image", disable=disable, dynamic_ncols=True, delay=0.01)
         self._scores: Sequence[RunningScore] = ()
         self._next = 0.0
 

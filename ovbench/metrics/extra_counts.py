@@ -22,13 +22,13 @@ class ExtraCounts(NamedTuple):
     """The non-zero counts of one image.
 
     Attributes:
-        index: int64 (M,), column: the class; for sizes, the size times C plus the class; for calibration, the bin.
+        column: int64 (M,): the class; for sizes, the size times C plus the class; for calibration, the bin.
         intersection: int64 (M,), pixels that are right.
         predicted: int64 (M,), predicted pixels; for calibration, the sum of their confidence in units of 2^-16.
         labelled: int64 (M,), labelled pixels; for calibration, pixels.
     """
 
-    index: np.ndarray
+    column: np.ndarray
     intersection: np.ndarray
     predicted: np.ndarray
     labelled: np.ndarray
@@ -53,8 +53,8 @@ def sum_extra(images: Iterable[ExtraCounts], width: int) -> ClassPixels:
     """
     hit, predicted, labelled = (np.zeros(width, np.int64) for _ in range(3))
     for one in images:
-        for total, column in zip((hit, predicted, labelled), one[1:], strict=True):
-            np.add.at(total, one.index, column)
+        for total, values in zip((hit, predicted, labelled), one[1:], strict=True):
+            np.add.at(total, one.column, values)
     return ClassPixels(hit, predicted + labelled - hit, predicted, labelled)
 
 
@@ -70,6 +70,6 @@ def from_lists(lists: Any) -> ExtraCounts:
         ValueError: If the lists do not fit together.
     """
     counts = ExtraCounts(*(np.array(values, dtype=np.int64) for values in lists))
-    if len({column.shape for column in counts}) > 1 or counts.index.ndim != 1:
+    if len({column.shape for column in counts}) > 1 or counts.column.ndim != 1:
         raise ValueError("extra counts of different lengths")
     return counts

@@ -110,7 +110,7 @@ class CountedImages:
 
 def stack_extra(images: Sequence[ExtraCounts], width: int) -> ClassPixels:
     """Collect extra counts, each field sparse int64 (N, K)."""
-    rows = np.repeat(np.arange(len(images)), [len(counts.index) for counts in images])
+    rows = np.repeat(np.arange(len(images)), [len(counts.column) for counts in images])
     index, hit, predicted, labelled = (
         np.concatenate([np.asarray(counts[field], np.int64) for counts in images] or [np.zeros(0, np.int64)])
         for field in range(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,8 @@ def stored_pixels(path: Path) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
-class ByValue(NamedTuple):
+@dataclass(frozen=True)
+class ByValue:
     """Read a label by a table from stored values to classes."""
 
     table: Mapping[int, int]
@@ -83,7 +85,8 @@ def not_zero(path: Path) -> np.ndarray:
     return (raw_values(path) != 0).astype(np.uint8)
 
 
-class ByColour(NamedTuple):
+@dataclass(frozen=True)
+class ByColour:
     """Read a label in which each class has a colour.
 
     Attributes:
@@ -233,8 +236,8 @@ def tile_steps(
         labels: The label and its reader.
         named: Each tile, the file of its image and the file of its label.
     """
-    for (source, read), number, fill, is_label in ((images, 1, 0, False), (labels, 2, IGNORE, True)):
-        yield Cutter(read, tuple((one[0], one[number]) for one in named), fill, is_label).step(source)
+    yield Cutter(images[1], tuple((tile, path) for tile, path, _ in named), 0, False).step(images[0])
+    yield Cutter(labels[1], tuple((tile, path) for tile, _, path in named), IGNORE, True).step(labels[0])
 
 
 def stored_size(path: Path) -> tuple[int, int]:

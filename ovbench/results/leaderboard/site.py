@@ -194,7 +194,7 @@ def _records(site: _Site, rows: Sequence[BoardRow]) -> list[dict[str, Any]]:
 def _pictures(site: _Site, found: RecordFile) -> list[str]:
     """Copy the first drawings of a run into the site and return their names."""
     folder, stem = found.path.parent / str(found.record["ledger"]), Path(site.files[str(found.path)]).stem
-    names = []
+    names: list[str] = []
     for picture in sorted(folder.glob("*.png"))[:PICTURES]:
         if picture.stat().st_size <= TOO_LARGE:
             name = f"{stem}-{len(names) + 1}.png"
