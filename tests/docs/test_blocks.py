@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ovbench.data.card import load_card
+from ovbench.data.classes import read_class_list
 from ovbench.data.descriptions import read_set
 from ovbench.data.find import data_roots
 from ovbench.data.user_config import config_file
@@ -28,6 +29,7 @@ TESTED = {  # the blocks of a page in order, and by which file each is tested
     ),
     "freecp.md": ("json here",),
     "record.md": ("python here",),
+    "robustness.md": ("text here",),
 }
 ENTRY_POINTS = (("README.md", 1), ("add-method.md", 1), ("add-method.md", 3))
 
@@ -93,6 +95,12 @@ def test_the_descriptions_of_the_page_are_read(tmp_path):
     (tmp_path / "said.json").write_text(blocks("freecp.md")[0][1])
     made = read_set(tmp_path / "said.json")
     assert made.vocabulary == "voc21" and made.descriptions["cat"][0] == "A cat has soft fur."
+
+
+def test_the_class_list_of_the_page_has_distractors(tmp_path):
+    (tmp_path / "classes.txt").write_text(blocks("robustness.md")[0][1])
+    found = read_class_list(tmp_path / "classes.txt")
+    assert found.classes == (("dog", "puppy"), ("cat",)) and found.distractors == ("zebra", "lamp post")
 
 
 def test_the_schema_of_the_page_is_that_of_a_record():

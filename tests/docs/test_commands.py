@@ -42,7 +42,6 @@ CANNOT = (
     Cannot(r"--suite reme-table2", "builds ReME's reference sets, which takes minutes"),
     Cannot(r"--suite corrclipv2-bank", "builds the bank of mini, which takes minutes"),
     Cannot(r"ovbench bank build --images train2017", "needs images", 'no folder "train2017"'),
-    Cannot(r"ovbench bank build --images mini --out", "builds a bank, which takes minutes"),
     Cannot(r"-m venv|pip install|-m pytest", "installs the package; continuous integration runs this line"),
     Cannot(r"^pre-commit|^ruff|^mypy|^mkdocs|^docker |^git |^python -m build|^find photos", "another program"),
     Cannot(r"^python -c .*write_training", "draws 16,000 images"),
@@ -244,7 +243,8 @@ def test_options_that_messages_name_exist():
     rooms = [path for path in (ROOT / "ovbench").rglob("*.py") if "third_party_worker" not in path.name]
     texts = [text for path in rooms for text in messages(path) if " " in text]
     named = {option for text in texts for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
-    assert len(named) > 30 and named - known == set()
+    assert len(named) > 30
+    assert named - known == {"--array", "--standalone"}  # of sbatch and torchrun
 
 
 def test_the_method_in_the_readme_is_the_one_in_the_package():
