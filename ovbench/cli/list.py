@@ -75,7 +75,7 @@ def backbones(as_json: bool) -> None:
 @options.as_json
 def regions(as_json: bool) -> None:
     """List all region sources and the files that this machine does not have."""
-    from ovbench.methods.blame import blamed
+    from ovbench.methods.method_errors import blamed
     from ovbench.utils.errors import OvbenchError
     from ovbench.utils.registry import REGIONS
 

@@ -19,7 +19,7 @@ from ovbench.data.dataset import open_dataset
 from ovbench.evaluation.plan import require_weights
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.methods.base import Batch
-from ovbench.methods.blame import blame
+from ovbench.methods.method_errors import blame
 from ovbench.utils.errors import OvbenchError
 
 ODD_SIZES = ((97, 61), (40, 200))

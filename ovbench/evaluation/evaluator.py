@@ -17,7 +17,7 @@ from ovbench.evaluation.identity import identity_of, region_maps
 from ovbench.evaluation.ledger import Entry, LedgerWriter
 from ovbench.inference.batching import Prediction
 from ovbench.inference.pipeline import Pipeline
-from ovbench.methods.blame import MethodError, blamed
+from ovbench.methods.method_errors import MethodError, blamed
 from ovbench.metrics.boundary import count_boundary
 from ovbench.metrics.calibration import count_calibration
 from ovbench.metrics.confusion import count_pixels

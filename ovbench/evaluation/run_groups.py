@@ -11,7 +11,7 @@ from ovbench.evaluation.plan import PlannedCell
 from ovbench.evaluation.progress import JobProgress
 from ovbench.evaluation.request import Job
 from ovbench.evaluation.runner import CellResult, group_cells, run_cells
-from ovbench.methods.blame import MethodError
+from ovbench.methods.method_errors import MethodError
 
 
 class GroupResult(NamedTuple):

@@ -27,7 +27,7 @@ from ovbench.inference.precision import FEATURE_BUDGET
 from ovbench.inference.steps import Merged, Steps
 from ovbench.inference.windowed_image import Window, gather, region_slots
 from ovbench.methods.base import Note, WindowedImage, no_note
-from ovbench.methods.blame import blame
+from ovbench.methods.method_errors import blame
 from ovbench.utils.errors import OvbenchError, ScoreError, warn_once
 
 

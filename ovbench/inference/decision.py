@@ -19,7 +19,7 @@ from ovbench.inference.window_cells import WindowCells
 from ovbench.inference.windowed_image import Fragment
 from ovbench.methods.base import Method, Queries, WindowedImage
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
-from ovbench.methods.blame import expect
+from ovbench.methods.method_errors import expect
 from ovbench.methods.ops import Decision, largest
 
 # Elements of a tile: small enough for the cache of a CPU, large enough for few launches on a GPU.

@@ -99,7 +99,7 @@ class Labeller:
             InputError: If the image cannot be labelled.
             MethodError: If the method failed.
         """
-        from ovbench.methods.blame import blamed
+        from ovbench.methods.method_errors import blamed
 
         full = image.shape[:2]
         small = _reduced(image, self.limit)

@@ -17,7 +17,7 @@ from ovbench.data.card import load_card, vocabulary
 from ovbench.inference.predictor import Predictor
 from ovbench.inference.text_embedding import build_queries, with_descriptions
 from ovbench.methods.base import Backbones, Queries
-from ovbench.methods.blame import blamed
+from ovbench.methods.method_errors import blamed
 from ovbench.regions.provider import open_regions
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS, load_target

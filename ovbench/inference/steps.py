@@ -20,7 +20,7 @@ from ovbench.inference.window_cells import WindowCells, worth_cells
 from ovbench.inference.windowed_image import Fragment, pad_region
 from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no_note
 from ovbench.methods.bilinear import enlarge
-from ovbench.methods.blame import check_features, expect
+from ovbench.methods.method_errors import check_features, expect
 from ovbench.methods.ops import Box, Decision, Pad
 from ovbench.regions.ids import resized_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once

@@ -32,7 +32,7 @@ from ovbench.config.load import Cell
 from ovbench.inference.batching import Prediction, attempt
 from ovbench.inference.pipeline import Classes, named_classes
 from ovbench.methods.base import Method, Needs
-from ovbench.methods.blame import CannotBuild, MethodError
+from ovbench.methods.method_errors import CannotBuild, MethodError
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.images import resize_image, resized_size
 from ovbench.utils.registry import METHODS

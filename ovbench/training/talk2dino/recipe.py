@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -47,6 +47,19 @@ class Recipe:
     schedule: Literal["constant", "cosine"] = "constant"
 
 
+@dataclass(frozen=True)
+class TowerNames:
+    """The names of the backbones of a recipe.
+
+    Attributes:
+        clip: The CLIP whose text features psi maps.
+        dinov2: The tower whose patches they are compared with.
+    """
+
+    clip: str
+    dinov2: str
+
+
 def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> tuple[Recipe, dict[str, str]]:
     """Return a recipe of configs/train/talk2dino.toml and the names of its backbones.
 
@@ -61,6 +74,6 @@ def load_recipe(name: str, overrides: Mapping[str, str] | None = None) -> tuple[
     if name not in recipes:
         raise unknown("recipe", name, recipes)
     settings: dict[str, Any] = dict(recipes[name])
-    backbones = settings.pop("backbones")
+    backbones = validate(TowerNames, settings.pop("backbones", {}), f"recipe {name}, backbones")
     given = parse_values(overrides or {}, field_types(Recipe))
-    return validate(Recipe, {**settings, **given}, f"recipe {name}", given=given), dict(backbones)
+    return validate(Recipe, {**settings, **given}, f"recipe {name}", given=given), asdict(backbones)
