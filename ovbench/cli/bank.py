@@ -38,9 +38,12 @@ def build(
 
     \b
     ovbench bank build --images mini --out banks/mini
-    ovbench bank build --images train2017 --out banks/coco --set regions=precomputed --set regions.folder=MASKS \\
+    ovbench bank build --images train2017 --out banks/mine --set regions=precomputed --set regions.folder=MASKS \\
         --weights auxiliary=ViT-B-16-quickgelu/dfn2b
     """
+    from ovbench.methods.support.bank_files import refuse_published_name
+
+    refuse_published_name(out)
     from ovbench.config.load import override_pairs
     from ovbench.evaluation.distributed import ProcessGroup, parse_shard
     from ovbench.training.region_bank.build_state import BankSources
@@ -119,6 +122,8 @@ def verify(spec: str, as_json: bool) -> int:
 @options.as_json
 def merge(banks: tuple[Path, ...], out: Path, as_json: bool) -> int:
     """Merge banks that were built on several machines from different images with equal settings."""
+    from ovbench.methods.support.bank_files import refuse_published_name
     from ovbench.training.region_bank.merge_banks import merge_banks
 
+    refuse_published_name(out)
     return _print_note(merge_banks(banks, out), out, as_json)

@@ -12,9 +12,12 @@ from ovbench.backbones.vfm import VfmVision
 from ovbench.config.load import Protocol
 from ovbench.inference.predictor import Predictor
 from ovbench.methods.base import Backbones, Queries
+from ovbench.methods.support.backbone import SUPPORT
+from ovbench.methods.support.bank_files import refuse_published_name
 from ovbench.methods.tower_params import CorrCLIPParams
 from ovbench.parity.recorder import Recorder
 from ovbench.training.region_bank.rows import RowMaker
+from ovbench.utils.errors import UsageError
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (90, 110, 3), np.uint8)
 REGIONS = (np.arange(90)[:, None] // 40 * 4 + np.arange(110)[None] // 40 - 1).astype(np.int32)  # -1, 0, 1, 3, 4, 5, ...
@@ -62,3 +65,13 @@ def test_a_second_clip_has_rows_of_its_own():
 def test_merged_regions_are_refused():
     with pytest.raises(ValueError, match="without mask merging"):
         RowMaker(Backbones(vfm=None), PROTOCOL, CorrCLIPParams())
+
+
+def test_a_bank_built_here_is_no_published_one(tmp_path):
+    assert SUPPORT.same("/data/coco", "coco") and not SUPPORT.same("/data/coco?search=keys", "coco")
+    with pytest.raises(UsageError, match='"coco" is the name of a bank that the authors publish'):
+        refuse_published_name(tmp_path / "coco")
+    refuse_published_name(tmp_path / "mine")
+    (tmp_path / "mine.bank.json").write_text("{}")
+    (tmp_path / "mine.bank.json").rename(tmp_path / "coco.bank.json")  # renamed after it was built
+    assert not SUPPORT.same(str(tmp_path / "coco"), "coco")

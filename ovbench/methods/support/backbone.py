@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ovbench.backbones.base import Backbone, Loaded
 from ovbench.config.backbone_spec import MINI
-from ovbench.methods.support.bank_files import find_bank
+from ovbench.methods.support.bank_files import find_bank, note_path
 from ovbench.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,8 +74,9 @@ class RegionBankBackbone(Backbone):
 
 
 def _named(spec: str) -> tuple[str, str]:
+    """Return name and options of a bank; the name of one that ovbench has built is its path."""
     text, _, options = spec.partition("?")
-    return Path(text).name, options
+    return text if note_path(Path(text).expanduser()).is_file() else Path(text).name, options
 
 
 def read_store(path: Path) -> Tensor:

@@ -20,6 +20,8 @@ VALUES, KEYS, MANIFESTS = "clip_embeddings", "vfm_embeddings", "manifests"  # th
 OPTIONS = ("main", "auxiliary", "vfm", "search")
 SEARCHES = ("index", "keys", "faiss")
 FORMAT = 1
+# The authors' banks. A run counts as their published row by this name, so a bank that is built here must have another.
+PUBLISHED = ("coco", "monet", "sa1b", "gpic")
 # The bank of mini is built on first use. The builder is in a later room, so its function is named and then imported.
 GENERATED = "ovbench.training.region_bank.mini_bank:mini_bank"
 
@@ -64,6 +66,15 @@ def read_note(base: Path) -> dict[str, Any] | None:
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         raise InputError("this is no note of a bank in a known format", where=str(path), fix="build the bank again")
     return note
+
+
+def refuse_published_name(base: Path) -> None:
+    """Raise UsageError if a bank to be built has the name of a published one."""
+    if base.name in PUBLISHED:
+        raise UsageError(
+            f'"{base.name}" is the name of a bank that the authors publish', where="--out",
+            fix=f"choose another name, such as {base.with_name('mine')}",
+        )  # fmt: skip
 
 
 def find_bank(spec: str) -> BankFiles:
