@@ -226,10 +226,14 @@ class LedgerWriter:
     ):
         self._folder, self._name, self._number, self._header = folder, name, 1, header
         self._durable, self._lock = durable, None
+        self.path = folder / f"part-{name}.jsonl"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if locked and not is_remote(folder):
-                self._lock = lock_part(folder / f"part-{name}.jsonl")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if locked and not is_remote(folder):
+                    self._lock = lock_part(self.path)
+            except OSError as error:
+                raise self._failure(error) from error
             self._open()
         except InputError:
             self._release()

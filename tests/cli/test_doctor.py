@@ -61,7 +61,7 @@ def test_this_machine(ovbench, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("ovbench eval -m corr", ["corrclip"]),
+        ("ovbench eval -m corr", ["corrclip", "corrclipv2"]),
         ("ovbench show mask", [name for name in METHODS.names() if name.startswith("mask")]),
         ("ovbench eval -d voc", ["voc20", "voc21"]),
         ("ovbench eval --suite cass-c", ["cass-components"]),

@@ -16,8 +16,8 @@ from ovbench.utils.registry import METHODS
 
 # Waits of the host for one image in shared batches. A number may only fall: the goal is 1, the labels.
 WAITS = {"cass": 6, "corrclip": 5, "corrclipv2": 5, "freecp": 11, "dihclip": 2, "reme": 14}  # fmt: skip
-# the methods with steps on the host; OVBENCH_EVERY_METHOD=1 runs all, which takes minutes
-CHOSEN = METHODS.names() if os.environ.get("OVBENCH_EVERY_METHOD") else ["corrclip", "freecp", "gem", "rfclip"]
+# OVBENCH_EVERY_METHOD=1 runs all, which takes minutes
+CHOSEN = METHODS.names() if os.environ.get("OVBENCH_EVERY_METHOD") else ["corrclip", "rfclip"]
 
 
 @pytest.fixture
