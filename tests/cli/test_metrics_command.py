@@ -80,7 +80,7 @@ def test_calibration_is_that_of_the_softmax(ovbench, out):
     best, confidence = queries.class_index.numpy()[whole.argmax(0)], (raised / raised.sum(0)).max(0)
     expected = count_calibration(best, confidence, sample.label)
     found = read_ledger(out / record["ledger"], header)["mini_0000"].extra["calibration"]
-    np.testing.assert_allclose(np.bincount(found.index, found.labelled, 15), np.bincount(*expected[::3], 15), atol=9)
+    np.testing.assert_allclose(np.bincount(found.column, found.labelled, 15), np.bincount(*expected[::3], 15), atol=9)
     assert found.predicted.sum() == pytest.approx(expected.predicted.sum(), rel=1e-5)
     assert found.intersection.sum() == expected.intersection.sum()
 
