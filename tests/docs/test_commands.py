@@ -40,6 +40,7 @@ BENCHMARKS = "voc|pc|coco-|cityscapes|ade"
 CANNOT = (
     Cannot(r"gate --baseline results/", "takes minutes; continuous integration runs this line"),
     Cannot(r"--suite reme-table2", "builds ReME's reference sets, which takes minutes"),
+    Cannot(r"--suite lposs-components", "solves a system for every row and image, which takes minutes"),
     Cannot(r"--suite corrclipv2-bank", "builds the bank of mini, which takes minutes"),
     Cannot(r"ovbench bank build --images train2017", "needs images", 'no folder "train2017"'),
     Cannot(r"-m venv|pip install|-m pytest", "installs the package; continuous integration runs this line"),
