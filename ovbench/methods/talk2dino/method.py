@@ -88,7 +88,7 @@ class Talk2DINO(Talk2DINODeclaration, Method):
             place = int((index < background).sum())
             constant = torch.full_like(scores[:1], self.params.bg_thresh)
             scores = torch.cat([scores[:place], constant, scores[place:]])
-            index = torch.cat([index[:place], index.new_tensor([background]), index[place:]])
+            index = torch.cat([index[:place], torch.full_like(index[:1], background), index[place:]])
         return class_probabilities(scores, index, decision)
 
 
