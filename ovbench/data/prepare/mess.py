@@ -32,7 +32,7 @@ from ovbench.data.prepare.convert import (
     tiles_beside,
     write_image,
 )
-from ovbench.data.prepare.work import Step, link_all, nothing_found, save_label
+from ovbench.data.prepare.work import Step, first_found, link_all, save_label
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json
 
@@ -75,10 +75,7 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     layout = card.layouts[0]
     images, labels = (root / pattern.rpartition("/")[0] for pattern in (layout.image, layout.label))
     convert = CONVERTERS[card.name.removeprefix("mess-").partition("paxray-")[0] or "paxray"]
-    for source in sources:
-        if made := list(convert(Place(card, source, images, labels))):
-            return made
-    raise nothing_found(f"files of {card.name}", sources, list(card.roots))
+    return first_found(lambda source: convert(Place(card, source, images, labels)), card.name, sources, card.roots)
 
 
 def _link(source: Path, target: Path) -> list[Step]:

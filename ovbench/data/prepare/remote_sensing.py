@@ -18,7 +18,7 @@ from ovbench.data.prepare.convert import (
     tile_steps,
     tiles_inside,
 )
-from ovbench.data.prepare.work import Step, link_all, nothing_found
+from ovbench.data.prepare.work import Step, first_found, link_all
 
 NO_CLASS = (0, 0, 0)  # the colour of raw value 0 in the ISPRS labels, which is ignored
 ISPRS = {NO_CLASS: 0, **{colour: number + 1 for number, colour in enumerate(tables.POTSDAM)}}
@@ -40,10 +40,8 @@ def steps(card: Card, sources: tuple[Path, ...], root: Path) -> list[Step]:
     Raises:
         InputError: If the source has no image of the set.
     """
-    for source in sources:
-        if made := list(CONVERTERS[card.name](source, root / "img_dir", root / "ann_dir")):
-            return made
-    raise nothing_found(f"files of {card.name}", sources, list(card.roots))
+    convert = CONVERTERS[card.name]
+    return first_found(lambda one: convert(one, root / "img_dir", root / "ann_dir"), card.name, sources, card.roots)
 
 
 def _loveda(source: Path, images: Path, labels: Path) -> Iterator[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,6 +130,26 @@ def convert(raw_path: Path, table: LabelMap, values: str, archive: str, target: 
         value = int(raw[~table.admits(raw)][0])
         raise InputError(f"{value} is not {values}", where=str(raw_path), fix=f"is this file from {archive}?")
     save_label(table.table[raw].astype(np.uint8), target)  # 65535, ignored, becomes 255
+
+
+def first_found(
+    convert: Callable[[Path], Iterable[Step]], name: str, sources: tuple[Path, ...], roots: tuple[str, ...]
+) -> list[Step]:
+    """Return the steps of the first source that has any.
+
+    Args:
+        convert: Yields the steps of a source.
+        name: Name of the dataset, for the message.
+        sources: The folders to search.
+        roots: Usual names of the folder of the dataset.
+
+    Raises:
+        InputError: If no source has a step.
+    """
+    for source in sources:
+        if made := list(convert(source)):
+            return made
+    raise nothing_found(f"files of {name}", sources, list(roots))
 
 
 def nothing_found(what: str, sources: tuple[Path, ...], names: list[str]) -> InputError:
