@@ -1,4 +1,4 @@
-"""ImageCost the seconds per image of a cell: from an earlier record, otherwise from windows and classes."""
+"""Estimate the seconds per image of a cell: from an earlier record, otherwise from windows and classes."""
 
 from __future__ import annotations
 
