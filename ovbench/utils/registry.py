@@ -18,9 +18,15 @@ GROUPS = ("ovbench.methods", "ovbench.backbones", "ovbench.regions", "ovbench.da
 
 
 @functools.cache
+def entry_points_by_group() -> dict[str, Sequence[importlib.metadata.EntryPoint]]:
+    """Return the entry points of our groups, in one cached pass, because it reads the metadata of every package."""
+    found = importlib.metadata.entry_points()
+    return {group: tuple(found.select(group=group)) for group in GROUPS}
+
+
 def entry_points(group: str) -> Sequence[importlib.metadata.EntryPoint]:
-    """Return the entry points of a group, cached, because reading them takes the metadata of every package."""
-    return tuple(importlib.metadata.entry_points(group=group)) if group else ()
+    """Return the entry points of a group, none for the group ""."""
+    return entry_points_by_group()[group] if group else ()
 
 
 class Registry:

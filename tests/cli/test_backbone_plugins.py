@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ovbench.utils.registry import entry_points
+from ovbench.utils.registry import entry_points_by_group
 
 TOWER = '''
 import torch
@@ -75,13 +75,13 @@ def package(monkeypatch, tmp_path):
             f"[ovbench.methods]\nradioseg = radio_pkg.method:RadioSeg\n[ovbench.backbones]\nradio = {backbone}\n"
         )
         monkeypatch.syspath_prepend(str(site))
-        entry_points.cache_clear()
+        entry_points_by_group.cache_clear()
         return site / "radio_pkg"
 
     yield install
     for name in [name for name in sys.modules if name.partition(".")[0] == "radio_pkg"]:
         del sys.modules[name]
-    entry_points.cache_clear()
+    entry_points_by_group.cache_clear()
 
 
 def test_a_file_brings_a_method_and_its_tower(ovbench, file, tmp_path):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ovbench.utils.registry import entry_points
+from ovbench.utils.registry import entry_points_by_group
 
 BROKEN = {  # what the plug-in's module says, and what is said of it
     "raise RuntimeError('boom at import')": "RuntimeError: boom at import",
@@ -34,12 +34,12 @@ def plugin(monkeypatch, tmp_path):
         (site / "bad_plugin.py").write_text(f"\n{text}\n")
         monkeypatch.syspath_prepend(str(site))
         monkeypatch.delitem(sys.modules, "bad_plugin", raising=False)
-        entry_points.cache_clear()
+        entry_points_by_group.cache_clear()
         return site / "bad_plugin.py"
 
     yield install
     sys.modules.pop("bad_plugin", None)
-    entry_points.cache_clear()
+    entry_points_by_group.cache_clear()
 
 
 def uses(tmp_path):
