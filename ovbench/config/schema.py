@@ -21,8 +21,8 @@ from ovbench.utils.typed import STRICT, Items, Typed, partial, validate
 Channels = Annotated[Items[float], Field(min_length=3, max_length=3)]
 Deviations = Annotated[Items[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
 Distances = Annotated[Items[Annotated[int, Field(gt=0)]], Field(min_length=1)]
-# settings that older records lack, with their defaults
 SCORED = "@predictions"  # end of the method's name in records of label maps, which have no settings
+# settings that older records lack, with their defaults
 ADDED = {"resize": "opencv-bilinear", "merge": "scores", "corrupt": "", "distractors": ""}
 
 

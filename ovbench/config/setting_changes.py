@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ovbench.config.load import regions_table
+from ovbench.config.schema import ADDED
 from ovbench.utils.errors import OvbenchError
 from ovbench.utils.registry import BACKBONES
 
@@ -60,6 +61,8 @@ def setting_changes(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> l
         if table == "regions":
             found += _region_changes(before or {}, after or {})
         elif isinstance(before, Mapping) and isinstance(after, Mapping):
+            if table == "protocol":
+                before, after = ADDED | dict(before), ADDED | dict(after)
             keys = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
             unlike = [key for key in keys if table != "backbones" or not _same_backbone(key, before, after)]
             found += [SettingChange(key, before.get(key), after.get(key)) for key in unlike]

@@ -175,3 +175,10 @@ def test_no_python_spelling_in_what_differs():
     assert told == ["pamr_dilations=8,16", "clip=ViT-B-16/openai"]
     assert setting_changes(plain("clip", "voc20", None, {"clip": "openai-b"}), plain("clip", "voc20")) == []
     assert [setting_text(v) for v in (True, None, "", [1, 2.5], (3,), "x")] == ["true", "none", '""', "1,2.5", "3", "x"]
+
+
+def test_a_setting_that_records_leave_out_at_its_default_is_named_with_that_default():
+    changed = plain("clip", "mini", {"resize": "pil-bicubic"})
+    (there,), (back,) = setting_changes(plain("clip", "mini"), changed), setting_changes(changed, plain("clip", "mini"))
+    assert (there.expected, str(there)) == ("opencv-bilinear", "resize=pil-bicubic")
+    assert str(back) == "resize=opencv-bilinear"
