@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from ovbench.cli import options
-
-MINI = "mini"
+from ovbench.cli.built import print_build, print_verdict
 
 
 @click.group(name="bank", short_help="Build and check CorrCLIPv2's banks of regions.")
@@ -18,7 +17,10 @@ def bank() -> None:
 
 
 @bank.command("build")
-@click.option("--images", required=True, metavar="DIR|mini", help="Folder of images, or mini for its training images.")
+@click.option(
+    "--images", type=options.ImageFolder(), required=True, metavar="DIR|mini",
+    help="Folder of images, or mini for its training images.",
+)  # fmt: skip
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER/NAME", help="Folder and name of the bank."
 )
@@ -31,7 +33,7 @@ def bank() -> None:
 @options.device
 @options.as_json
 def build(
-    images: str, out: Path, like: str | None, limit: int | None, part_size: int, shard: str | None,
+    images: Path | str, out: Path, like: str | None, limit: int | None, part_size: int, shard: str | None,
     settings: tuple[str, ...], weights: tuple[str, ...], device: str, as_json: bool,
 ) -> int:  # fmt: skip
     """Build a bank. Repeat the command to resume an interrupted build, or to add images to a finished bank.
@@ -51,11 +53,11 @@ def build(
     from ovbench.training.region_bank.settings import resolve_bank_plan
     from ovbench.utils.provenance import choose_device
 
-    folder = Path(images)
-    if images == MINI:
+    folder = images
+    if images == options.MINI:
         from ovbench.training.mini_world import IMAGES, mini_world
 
-        folder, like = mini_world(limit or IMAGES) / "images" / "train", like or MINI
+        folder, like = mini_world(limit or IMAGES) / "images" / "train", like or options.MINI
     plan = resolve_bank_plan(
         like or "coco-stuff", override_pairs(settings, "--set"), override_pairs(weights, "--weights")
     )  # fmt: skip
@@ -74,13 +76,8 @@ def build(
 
 
 def _print_note(note: dict, out: Path, as_json: bool) -> int:
-    for image, reason in note["failed"].items():
-        click.echo(f"failed: {image}: {reason}", err=True)
-    if as_json:
-        click.echo(json.dumps(note, indent=1))
-    else:
-        click.echo(f"{out}: {note['rows']} regions of {note['images']} images; use it with --set support={out}")
-    return 4 if note["failed"] else 0
+    told = f"{out}: {note['rows']} regions of {note['images']} images; use it with --set support={out}"
+    return print_build(note, as_json, lambda: click.echo(told))
 
 
 @bank.command("info")
@@ -88,8 +85,11 @@ def _print_note(note: dict, out: Path, as_json: bool) -> int:
 @options.as_json
 def info(spec: str, as_json: bool) -> int:
     """Print the files, the sizes and the origin of a bank."""
+    from ovbench.methods.support.bank_files import find_bank
+
+    find_bank(spec)
     from ovbench.results.console import show
-    from ovbench.training.region_bank.inspect_bank import bank_table, describe_bank
+    from ovbench.training.region_bank.inspect_bank import bank_table, describe_bank  # loads torch
 
     found = describe_bank(spec)
     if as_json:
@@ -104,16 +104,12 @@ def info(spec: str, as_json: bool) -> int:
 @options.as_json
 def verify(spec: str, as_json: bool) -> int:
     """Check a bank for damage, truncation, mixed files and wrong rows. Exit code 3 if there is a problem."""
-    from ovbench.training.region_bank.inspect_bank import verify_bank
+    from ovbench.methods.support.bank_files import find_bank
 
-    problems = verify_bank(spec)
-    if as_json:
-        click.echo(json.dumps({"bank": spec, "intact": not problems, "problems": problems}, indent=1))
-    else:
-        for text in problems:
-            click.echo(f"damaged: {text}", err=True)
-        click.echo(f"{spec}: {len(problems)} problems" if problems else f"{spec}: intact")
-    return 3 if problems else 0
+    find_bank(spec)
+    from ovbench.training.region_bank.inspect_bank import verify_bank  # loads torch
+
+    return print_verdict("bank", spec, verify_bank(spec), as_json)
 
 
 @bank.command("merge")
@@ -122,8 +118,11 @@ def verify(spec: str, as_json: bool) -> int:
 @options.as_json
 def merge(banks: tuple[Path, ...], out: Path, as_json: bool) -> int:
     """Merge banks that were built on several machines from different images with equal settings."""
-    from ovbench.methods.support.bank_files import refuse_published_name
-    from ovbench.training.region_bank.merge_banks import merge_banks
+    from ovbench.methods.support.bank_files import known_note, refuse_published_name
 
     refuse_published_name(out)
+    for base in banks:
+        known_note(base)
+    from ovbench.training.region_bank.merge_banks import merge_banks  # loads torch
+
     return _print_note(merge_banks(banks, out), out, as_json)

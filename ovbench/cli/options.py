@@ -24,6 +24,21 @@ class Folder(click.ParamType):
         return folder_at(value) if isinstance(value, str) else value
 
 
+class ImageFolder(click.Path):
+    """A folder of images that exists, or "mini" for the training images of `mini`."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return "mini" as it is, otherwise a path; other values end the command before torch is loaded."""
+        return value if value == MINI else super().convert(value, param, ctx)
+
+
+MINI = "mini"
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
 def _completer(names: Callable[[], list[str]]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Return a shell completion over ``names``, which must not import torch."""
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from ovbench.cli import options
-
-MINI = "mini"
+from ovbench.cli.built import print_build, print_verdict
 
 
 @click.group(name="reference", short_help="Build and check ReME's reference sets.")
@@ -19,7 +18,10 @@ def reference() -> None:
 
 
 @reference.command("build")
-@click.option("--images", required=True, metavar="DIR|mini", help="Folder of images, or mini for its training images.")
+@click.option(
+    "--images", type=options.ImageFolder(), required=True, metavar="DIR|mini",
+    help="Folder of images, or mini for its training images.",
+)  # fmt: skip
 @click.option(
     "--captions", metavar="SOURCE",
     help="Folder of NAME.txt, COCO .json, .jsonl or .csv (image, caption), transformers:MODEL or openai:MODEL.",
@@ -43,7 +45,7 @@ def reference() -> None:
 @options.device
 @options.as_json
 def build(
-    images: str,
+    images: Path | str,
     captions: str | None,
     out: Path,
     like: str | None,
@@ -66,26 +68,27 @@ def build(
     ovbench reference build --images train2017 --captions captions.jsonl --out ref --set filter=adaptive
     torchrun --nproc-per-node 8 -m ovbench reference build --images DIR --captions transformers:MODEL --out ref
     """
+    from ovbench.utils.errors import UsageError
+
+    if captions is None and images != options.MINI:
+        raise UsageError("no captions given", fix="give --captions, see: ovbench reference build --help")
     from ovbench.config.load import override_pairs
     from ovbench.evaluation.distributed import ProcessGroup, parse_shard
     from ovbench.regions.provider import open_source
     from ovbench.training.reference_set.builder import Sources, build_set
     from ovbench.training.reference_set.settings import resolve_plan
-    from ovbench.utils.errors import UsageError
     from ovbench.utils.provenance import choose_device
 
-    folder = Path(images)
-    if images == MINI:
+    folder = images
+    if images == options.MINI:
         from ovbench.training.mini_world import IMAGES, mini_world
 
         world = mini_world(limit or IMAGES)
         folder, captions, like = (
             world / "images" / "train",
             captions or str(world / "captions_train.json"),
-            like or MINI,
+            like or options.MINI,
         )
-    if captions is None:
-        raise UsageError("no captions given", fix="give --captions, see: ovbench reference build --help")
     processes = ProcessGroup()
     plan = resolve_plan(
         like or "coco-stuff", override_pairs(settings, "--set"), override_pairs(weights, "--weights")
@@ -108,19 +111,14 @@ def build(
 
 
 def _print_set(manifest: dict, out: Path, as_json: bool) -> int:
-    from ovbench.results.console import show
-    from ovbench.training.reference_set.inspect import counts_table
+    def show_counts() -> None:
+        from ovbench.results.console import show
+        from ovbench.training.reference_set.inspect import counts_table
 
-    for text in manifest["warnings"]:
-        click.echo(f"warning: {text}", err=True)
-    for image, reason in manifest["failed"].items():
-        click.echo(f"failed: {image}: {reason}", err=True)
-    if as_json:
-        click.echo(json.dumps(manifest, indent=1))
-    else:
         show(counts_table(manifest))
         click.echo(f"{out}: the report is {out / 'report.html'}")
-    return 4 if manifest["failed"] else 0
+
+    return print_build(manifest, as_json, show_counts)
 
 
 @reference.command("info")
@@ -128,14 +126,15 @@ def _print_set(manifest: dict, out: Path, as_json: bool) -> int:
 @options.as_json
 def info(folder: str, as_json: bool) -> int:
     """Print the contents of a set and the settings of its build."""
-    from ovbench.methods.reme.reference_store import find_set, read_manifest
-    from ovbench.results.console import show
-    from ovbench.training.reference_set.inspect import counts_table, settings_table
+    from ovbench.methods.reme.set_folder import find_set, read_manifest
 
     manifest = read_manifest(find_set(folder))
     if as_json:
         click.echo(json.dumps(manifest, indent=1))
         return 0
+    from ovbench.results.console import show
+    from ovbench.training.reference_set.inspect import counts_table, settings_table
+
     show(settings_table(manifest))
     show(counts_table(manifest))
     return 0
@@ -146,21 +145,16 @@ def info(folder: str, as_json: bool) -> int:
 @options.as_json
 def verify(folder: str, as_json: bool) -> int:
     """Check a set for damage, truncation, mixed encoders and wrong counts. Exit code 3 if there is a problem."""
-    from ovbench.methods.reme.reference_store import find_set
-    from ovbench.training.reference_set.inspect import verify_set
+    from ovbench.methods.reme.set_folder import find_set
 
-    problems = verify_set(find_set(folder))
-    if as_json:
-        click.echo(json.dumps({"set": folder, "intact": not problems, "problems": problems}, indent=1))
-    else:
-        for text in problems:
-            click.echo(f"damaged: {text}", err=True)
-        click.echo(f"{folder}: {len(problems)} problems" if problems else f"{folder}: intact")
-    return 3 if problems else 0
+    found = find_set(folder)
+    from ovbench.training.reference_set.inspect import verify_set  # loads torch, not before the set is there
+
+    return print_verdict("set", folder, verify_set(found), as_json)
 
 
 @reference.command("merge")
-@click.argument("folders", nargs=-1, required=True, metavar="REF...", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, metavar="REF...", type=options.FOLDER)
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the merged set.")
 @options.settings
 @options.device
@@ -189,12 +183,15 @@ def merge(folders: tuple[Path, ...], out: Path, settings: tuple[str, ...], devic
 @options.as_json
 def recall(folder: str, topk: int, probes: tuple[int, ...], rows: int, as_json: bool) -> int:
     """Measure the recall and the speed of FAISS's approximate search on a set."""
-    from ovbench.methods.reme.approximate_search import measure_recall
-    from ovbench.methods.reme.reference_store import find_set, load_set
+    from ovbench.methods.reme.set_folder import find_set
+
+    stored = find_set(folder)
+    from ovbench.methods.reme.approximate_search import measure_recall  # loads torch, as above
+    from ovbench.methods.reme.reference_store import load_set
     from ovbench.results.console import show
     from ovbench.training.reference_set.inspect import recall_table
 
-    found = measure_recall(load_set(find_set(folder)).bank, topk, probes, rows)
+    found = measure_recall(load_set(stored).bank, topk, probes, rows)
     if as_json:
         click.echo(json.dumps([one._asdict() for one in found], indent=1))
     else:

@@ -31,7 +31,10 @@ def rerun(record: Path, out: Path | None, data_root: Path | None, run_code: bool
     """
     from tempfile import TemporaryDirectory
 
-    from ovbench.results.rerun import repeat
+    from ovbench.evaluation.record import read_record
+
+    read_record(record)
+    from ovbench.results.rerun import repeat  # loads torch, not before the record is known to be one
     from ovbench.utils.text import short_text
 
     with TemporaryDirectory() as folder:

@@ -18,11 +18,11 @@ def train() -> None:
 
 @train.command("talk2dino")
 @click.option(
-    "--images", type=click.Path(path_type=Path), required=True, metavar="DIR",
+    "--images", type=options.FOLDER, required=True, metavar="DIR",
     help="Folder of the images; captions name them relative to it.",
 )  # fmt: skip
 @click.option(
-    "--captions", type=click.Path(path_type=Path), required=True, metavar="FILE",
+    "--captions", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=True, metavar="FILE",
     help="COCO captions (.json), or .jsonl or .csv with image and caption.",
 )  # fmt: skip
 @click.option(

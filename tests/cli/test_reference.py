@@ -50,8 +50,8 @@ def test_merge_with_other_filters(built, ovbench, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("build", "--images", "nowhere", "--out", "ref"), 2, "no captions given"),
-        (("build", "--images", "nowhere", "--captions", "c.jsonl", "--out", "ref", "--like", "mini"), 3, "no folder"),
+        (("build", "--images", ".", "--out", "ref"), 2, "no captions given"),
+        (("build", "--images", "nowhere", "--captions", "c.jsonl", "--out", "ref", "--like", "mini"), 2, "not exist"),
         (("build", "--images", ".", "--captions", "c.csv", "--out", "r", "--set", "filter=mean"), 2, "filter"),
         (("info", "nowhere"), 3, "no reference set"),
         (("verify", "nowhere"), 3, "no reference set"),

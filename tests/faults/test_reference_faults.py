@@ -15,7 +15,8 @@ pytest.importorskip("textblob", reason="TextBlob is an extra")
 from safetensors.numpy import load_file, save_file
 
 from ovbench.evaluation.distributed import ProcessGroup, Shard
-from ovbench.methods.reme.reference_store import find_set, load_set, read_manifest
+from ovbench.methods.reme.reference_store import load_set
+from ovbench.methods.reme.set_folder import find_set, read_manifest
 from ovbench.training.reference_set.builder import Sources, build_set
 from ovbench.training.reference_set.captioning import open_captions
 from ovbench.training.reference_set.chunks import SourceImage
@@ -160,7 +161,7 @@ def test_a_variant_is_made_once(copy, monkeypatch):
 @pytest.mark.slow
 def test_a_set_keeps_its_reading_of_masks_and_labels(built, world, tmp_path):
     """Whoever looks a segment up pools it as the set was pooled; a set with another reading is another set."""
-    from ovbench.methods.reme.reference_store import content_hash
+    from ovbench.methods.reme.set_folder import content_hash
 
     usual = load_set(built[0])
     assert usual.bank.zeta == "area" and set(built[1]["used_with"]) == {"templates", "short_side"}

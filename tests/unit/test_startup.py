@@ -78,6 +78,12 @@ MAY_LOAD = {
     ("compare", *HISTORIC): PRINTS | TYPES | NUMBERS,
     ("sweep", "plan", *MINI, "--limit", "1", "--out", "memory://startup"): PRINTS | TYPES | NUMBERS | IMAGES,
     ("sweep", "watch", "none", "--once"): TYPES | NUMBERS,
+    ("reference", "build", "--images", "none", "--captions", "c.json", "--out", "ref"): NOTHING,
+    ("reference", "verify", "none"): TYPES,
+    ("bank", "build", "--images", "none", "--out", "banks/mine"): NOTHING,
+    ("bank", "merge", "none/a", "--out", "banks/mine"): TYPES,
+    ("train", "talk2dino", "--images", "none", "--captions", "none.json"): NOTHING,
+    ("rerun", "none.json"): TYPES | {"numpy"},
     ("power", *HISTORIC): TYPES | NUMBERS | PRINTS,
 }
 CODE = """

@@ -23,7 +23,8 @@ class ReferenceSet(Backbone):
 
     def load(self, spec: str) -> Loaded:
         """Load the bank of a set."""
-        from ovbench.methods.reme.reference_store import find_set, load_set
+        from ovbench.methods.reme.reference_store import load_set
+        from ovbench.methods.reme.set_folder import find_set
 
         stored = load_set(find_set(spec))
         return Loaded(stored.bank, spec, stored.sha256)
@@ -35,7 +36,7 @@ class ReferenceSet(Backbone):
     def missing(self, spec: str) -> list[str]:
         """Check that the set exists; "mini" is built when it is loaded."""
         if spec != MINI:
-            from ovbench.methods.reme.reference_store import find_set
+            from ovbench.methods.reme.set_folder import find_set
 
             find_set(spec)
         return []

@@ -15,8 +15,6 @@ The manifest is written last and removed first, so a folder with a manifest has 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,18 +27,11 @@ from torch import Tensor
 
 from ovbench.backbones.checkpoint import file_sha256
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
+from ovbench.methods.reme.set_folder import FORMAT, MANIFEST, content_hash, read_manifest
 from ovbench.utils.errors import InputError, first_line
-from ovbench.utils.files import read_json, write_bytes, write_json
-from ovbench.utils.registry import load_target
+from ovbench.utils.files import write_bytes, write_json
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 SHARD_ROWS = 100_000
-MINI = "mini"
-# Sets that are built on first use. The builder is in a later room, so its functions are named and then imported, as for
-# the generator of a card.
-GENERATED = "ovbench.training.reference_set.mini_set:mini_set"
-VARIANT = "ovbench.training.reference_set.merge_sets:variant"
 
 
 class LoadedSet(NamedTuple):
@@ -49,49 +40,6 @@ class LoadedSet(NamedTuple):
     bank: ReferenceBank
     manifest: dict[str, Any]
     sha256: str
-
-
-def find_set(text: str) -> Path:
-    """Return the folder of a set.
-
-    Args:
-        text: A folder, or "mini", which is built on first use. "SET?filter=none&synonyms=off" is the same set with
-            other last stages, made on first use in its folder ``variants``.
-
-    Raises:
-        InputError: If there is no set.
-    """
-    text, question, changes = text.partition("?")
-    if question:
-        return load_target(VARIANT, where="reference")(find_set(text), changes)
-    if text == MINI:
-        return load_target(GENERATED, where="reference")()
-    folder = Path(text).expanduser()
-    if not (folder / MANIFEST).is_file():
-        raise InputError(
-            f'no reference set in "{text}"', where="reference",
-            fix="give the folder that `ovbench reference build` finished, or repeat that command to resume",
-        )  # fmt: skip
-    return folder
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a set.
-
-    Raises:
-        InputError: If there is none, or it is of another version.
-    """
-    manifest = read_json(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("kind") != "reme":
-        raise InputError("not a reference set of this version", where=str(folder / MANIFEST))
-    return manifest
-
-
-def content_hash(manifest: dict[str, Any]) -> str:
-    """Return a hash of the arrays that segmentation reads, the encoders and the settings."""
-    files = {name: entry["sha256"] for name, entry in manifest["files"].items() if name.endswith(".safetensors")}
-    content = json.dumps([files, manifest["encoders"], manifest["used_with"]], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def load_set(folder: Path) -> LoadedSet:

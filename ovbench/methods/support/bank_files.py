@@ -68,6 +68,21 @@ def read_note(base: Path) -> dict[str, Any] | None:
     return note
 
 
+def known_note(base: Path) -> dict[str, Any]:
+    """Return the note of a bank.
+
+    Raises:
+        InputError: If there is none.
+    """
+    note = read_note(base)
+    if note is None:
+        raise InputError(
+            f'no note "{note_path(base).name}" of a bank', where=str(base.parent),
+            fix="give FOLDER/NAME of a bank that `ovbench bank build` finished",
+        )  # fmt: skip
+    return note
+
+
 def refuse_published_name(base: Path) -> None:
     """Raise UsageError if a bank to be built has the name of a published one."""
     if base.name in PUBLISHED:

@@ -10,7 +10,8 @@ import torch
 from rich.table import Table
 
 from ovbench.methods.reme.parquet import read_table
-from ovbench.methods.reme.reference_store import load_set, read_manifest, shard_encoder, shard_names
+from ovbench.methods.reme.reference_store import load_set, shard_encoder, shard_names
+from ovbench.methods.reme.set_folder import read_manifest
 from ovbench.training.changed_files import changed_files
 from ovbench.utils.errors import InputError
 

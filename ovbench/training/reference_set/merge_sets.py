@@ -13,7 +13,7 @@ from typing import Any
 
 from ovbench.backbones.build import Loaded, load_backbone
 from ovbench.config.load import override_pairs
-from ovbench.methods.reme.reference_store import MANIFEST, content_hash, find_set, read_manifest
+from ovbench.methods.reme.set_folder import MANIFEST, content_hash, find_set, read_manifest
 from ovbench.training.reference_set.builder import finish_set
 from ovbench.training.reference_set.chunks import STAGES, StageFiles, read_lines
 from ovbench.training.reference_set.settings import BuildSettings, Plan, resolve_plan

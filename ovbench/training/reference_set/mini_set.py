@@ -17,7 +17,7 @@ from ovbench.utils.paths import asset, cache_root
 
 def mini_set() -> Path:
     """Return the folder of the set; another process may build it at the same time."""
-    from ovbench.methods.reme.reference_store import MANIFEST
+    from ovbench.methods.reme.set_folder import MANIFEST
     from ovbench.training.reference_set.builder import Sources, build_set
     from ovbench.training.reference_set.settings import resolve_plan
 

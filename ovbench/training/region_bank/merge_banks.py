@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ovbench.methods.support.backbone import read_store
-from ovbench.methods.support.bank_files import note_path, read_note
+from ovbench.methods.support.bank_files import known_note
 from ovbench.training.region_bank.write_bank import BankContent, BankImages, read_images, store_paths, write_bank
 from ovbench.utils.errors import InputError
 
@@ -48,18 +48,3 @@ def merge_banks(bases: Sequence[Path], out: Path) -> dict[str, Any]:
     failed = {stem: why for note in notes for stem, why in note["failed"].items()}
     content = BankContent(notes[0]["identity"], names, together, blocks, failed)
     return write_bank(out, content, notes[0]["index"]["type"])
-
-
-def known_note(base: Path) -> dict[str, Any]:
-    """Return the note of a bank.
-
-    Raises:
-        InputError: If there is none.
-    """
-    note = read_note(base)
-    if note is None:
-        raise InputError(
-            f'no note "{note_path(base).name}" of a bank', where=str(base.parent),
-            fix="give FOLDER/NAME of a bank that `ovbench bank build` finished",
-        )  # fmt: skip
-    return note
