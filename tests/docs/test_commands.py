@@ -196,44 +196,44 @@ def test_commands_in_the_text_exist(page):
             assert re.match("Option '.*' requires an argument|Missing command", error.message), found
 
 
-def messages(path: Path):
+def messages(path: Path) -> list[str]:
     """The texts of a module that are no docstrings; a value in an f-string reads X."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    bodies = [node.body for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    joined = [node for node in nodes if isinstance(node, ast.JoinedStr)]
     other = {id(body[0].value) for body in bodies if body and isinstance(body[0], ast.Expr)}
-    other |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.JoinedStr):
-            yield "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in other:
-            yield node.value
+    other |= {id(part) for node in joined for part in node.values}
+    texts = ["".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values) for node in joined]
+    plain = (node for node in nodes if isinstance(node, ast.Constant) and id(node) not in other)
+    return texts + [node.value for node in plain if isinstance(node.value, str)]
 
 
-ADVICE = {
-    (path.relative_to(ROOT).as_posix(), found.rstrip(" ."))
-    for path in (ROOT / "ovbench").rglob("*.py")
-    for text in messages(path)
-    for found in re.findall(r"\bovbench ([a-z][^`;,()\"\n]*)", text)
-    if found.split()[0] in COMMANDS
-}
+@pytest.fixture(scope="module")
+def texts() -> dict[str, list[str]]:
+    """The messages of every module of the package."""
+    return {path.relative_to(ROOT).as_posix(): messages(path) for path in (ROOT / "ovbench").rglob("*.py")}
 
 
-def test_advice_is_found():
-    assert len(ADVICE) > 15 and ("ovbench/data/find.py", "data prepare X --source X") in ADVICE
+def test_commands_that_messages_recommend_exist(texts):
+    advice = {
+        (path, found.rstrip(" ."))
+        for path, written in texts.items()
+        for text in written
+        for found in re.findall(r"\bovbench ([a-z][^`;,()\"\n]*)", text)
+        if found.split()[0] in COMMANDS
+    }
+    assert len(advice) > 15 and ("ovbench/data/find.py", "data prepare X --source X") in advice
+    for path, found in sorted(advice):
+        words = shlex.split(re.sub(r" first$|\{\w+\}", "", found))  # "run ovbench eval first"
+        try:
+            parse(words)
+        except (click.MissingParameter, click.exceptions.Exit):
+            pass
+        except click.UsageError as error:
+            assert re.match("Option '.*' requires an argument|Missing command", error.message), (path, found)
 
 
-@pytest.mark.parametrize(("path", "advice"), sorted(ADVICE))
-def test_commands_that_messages_recommend_exist(path, advice):
-    words = shlex.split(re.sub(r" first$|\{\w+\}", "", advice))  # "run ovbench eval first"
-    try:
-        parse(words)
-    except (click.MissingParameter, click.exceptions.Exit):
-        pass
-    except click.UsageError as error:
-        assert re.match("Option '.*' requires an argument|Missing command", error.message), error.message
-
-
-def test_options_that_messages_name_exist():
+def test_options_that_messages_name_exist(texts):
     def options(command: click.Command) -> set[str]:
         inner = command.commands.values() if isinstance(command, click.Group) else ()
         own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
@@ -241,9 +241,8 @@ def test_options_that_messages_name_exist():
 
     context = click.Context(cli)
     known = options(cli).union(*(options(cli.get_command(context, name)) for name in COMMANDS), {"--help"})
-    rooms = [path for path in (ROOT / "ovbench").rglob("*.py") if "third_party_worker" not in path.name]
-    texts = [text for path in rooms for text in messages(path) if " " in text]
-    named = {option for text in texts for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
+    written = [text for path in texts if "third_party_worker" not in path for text in texts[path] if " " in text]
+    named = {option for text in written for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)}
     assert len(named) > 30
     assert named - known == {"--array", "--standalone"}  # of sbatch and torchrun
 

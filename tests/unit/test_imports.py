@@ -1,9 +1,10 @@
-"""Dependencies between rooms point one way, and function-level imports say why they stand where they do."""
+"""Dependencies between rooms point one way, those of imports inside functions too."""
 
 from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -41,11 +42,17 @@ HEAVY_FRAMEWORKS = ("mmengine", "mmseg", "mmcv")  # imported in integrations onl
 
 
 class Import(NamedTuple):
-    """A module that a file imports, the line, and whether it is imported when the file is."""
+    """A module that a file imports, and the line."""
 
     module: str
     line: int
-    at_module_level: bool
+
+
+class Contents(NamedTuple):
+    """The imports and the classes of a file, those inside functions too."""
+
+    imports: list[Import]
+    classes: list[ast.ClassDef]
 
 
 def module_name(path: Path) -> str:
@@ -56,31 +63,37 @@ def module_name(path: Path) -> str:
 FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 
 
-def imports_of(path: Path) -> list[Import]:
-    """Every import of a file: at its top, inside functions, under TYPE_CHECKING."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    inside = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        for node in ast.walk(function)
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-    }
-    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found += [Import(alias.name, node.lineno, id(node) not in inside) for alias in node.names]
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Every statement below a node; expressions hold none."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr):
+            yield child
+            yield from statements(child)
+
+
+def contents_of(name: str) -> Contents:
+    """Every import and class of a file: at its top, inside functions, under TYPE_CHECKING."""
+    path = FILES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    imports, classes = [], []
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef):
+            classes.append(node)
+        elif isinstance(node, ast.Import):
+            imports += [Import(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*above, *([node.module] if node.module else [])])
             for alias in node.names:
                 full = f"{base}.{alias.name}"
-                found.append(Import(full if full in FILES else base, node.lineno, id(node) not in inside))
-    return found
+                imports.append(Import(full if full in FILES else base, node.lineno))
+    return Contents(imports, classes)
 
 
-IMPORTS = {name: imports_of(path) for name, path in FILES.items()}
+@pytest.fixture(scope="module")
+def contents() -> dict[str, Contents]:
+    """The contents of every file of the package."""
+    return {name: contents_of(name) for name in FILES}
 
 
 def room_of(module: str) -> str:
@@ -94,8 +107,8 @@ def test_the_package_consists_of_the_known_rooms():
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_rooms_above_it(room):
-    mine = {name: found for name, found in IMPORTS.items() if room_of(name) == room}
+def test_a_room_imports_only_rooms_above_it(room, contents):
+    mine = {name: found.imports for name, found in contents.items() if room_of(name) == room}
     assert mine
     wrong = [
         f"{FILES[name].relative_to(ROOT)}:{one.line} imports {one.module}"
@@ -112,26 +125,26 @@ def test_rooms_have_an_order():
         assert all(order.index(other) < order.index(room) for other in allowed), room
 
 
-def test_no_module_imports_one_that_imports_it():
-    graph = {name: {one.module for one in found} & FILES.keys() - {name} for name, found in IMPORTS.items()}
+def test_no_module_imports_one_that_imports_it(contents):
+    graph = {name: {one.module for one in found.imports} & FILES.keys() - {name} for name, found in contents.items()}
+    assert any(graph.values())
     TopologicalSorter(graph).prepare()  # CycleError names the cycle
 
 
-def test_only_integrations_import_mmengine_and_mmseg():
+def test_only_integrations_import_mmengine_and_mmseg(contents):
     found = [
         f"{FILES[name].relative_to(ROOT)}:{one.line}"
-        for name, imports in IMPORTS.items()
-        for one in imports
+        for name, file in contents.items()
+        for one in file.imports
         if one.module.split(".")[0] in HEAVY_FRAMEWORKS and room_of(name) != "integrations"
     ]
     assert not found, found
 
 
-def test_every_class_name_stands_once():
+def test_every_class_name_stands_once(contents):
     places = defaultdict(list)
-    for path in FILES.values():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef):
-                places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    for name, found in contents.items():
+        for node in found.classes:
+            places[node.name].append(f"{FILES[name].relative_to(ROOT)}:{node.lineno}")
     assert len(places) > 100
     assert not {name: found for name, found in places.items() if len(found) > 1}
