@@ -1,14 +1,8 @@
-"""Help is there for everything, and comes without loading anything heavy."""
-
-import subprocess
-import sys
+"""Every command and option is explained; unknown names are answered with close ones."""
 
 import click
-import pytest
 
 from ovbench.cli import COMMANDS, cli
-
-HEAVY = ("torch", "numpy", "mmengine", "mmseg", "timm", "open_clip", "pandas", "scipy", "skimage", "PIL", "rich")
 
 
 def commands():
@@ -20,24 +14,14 @@ def commands():
             yield (name, child), command.commands[child]
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("eval", "--help"), ("evl",)])
-def test_help_loads_nothing_heavy(arguments):
-    code = (
-        "import sys; sys.argv = ['ovbench', *sys.argv[1:]]\n"
-        "from ovbench.__main__ import main\n"
-        "try: main()\n"
-        f"finally: print('LOADED', sorted(set(sys.modules) & set({HEAVY!r})))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-    assert "LOADED []" in done.stdout, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(("path", "command"), [pytest.param(p, c, id=" ".join(p)) for p, c in commands()])
-def test_every_command_and_option_is_explained(path, command):
-    assert command.help, path
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            assert parameter.help, (path, parameter.name)
+def test_every_command_and_option_is_explained():
+    known = dict(commands())
+    assert len(known) > len(COMMANDS)
+    for path, command in known.items():
+        assert command.help, path
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, (path, parameter.name)
 
 
 def test_unknown_command_names_the_closest(ovbench):

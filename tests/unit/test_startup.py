@@ -26,7 +26,9 @@ NUMBERS = {"numpy", "scipy"}
 IMAGES = {"PIL", "cv2"}
 MINI = ("-m", "clip", "-d", "mini")
 MAY_LOAD = {
+    ("--help",): NOTHING,
     ("--version",): NOTHING,
+    ("eval", "--help"): NOTHING,
     ("gate", "--help"): NOTHING,
     ("table", "--help"): NOTHING,
     ("eval", "--mthod", "clip"): NOTHING,
@@ -91,52 +93,57 @@ import json, os, sys
 from ovbench.__main__ import main
 stdout = os.dup(1)
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-try:
-    main()
-except SystemExit:
-    pass
+loaded = []
+for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = command
+    try:
+        main()
+    except SystemExit:
+        pass
+    loaded.append(sorted(sys.modules))
 sys.stdout.flush()
-os.write(stdout, json.dumps(sorted(sys.modules)).encode())
+os.write(stdout, json.dumps(loaded).encode())
 """
 
 
-def modules(code: str, *arguments: str) -> set[str]:
-    """The modules that a program loaded."""
+def modules(*commands: tuple[str, ...], code: str = CODE) -> list[set[str]]:
+    """The modules that a process has loaded after each of the commands, which it runs one after the other."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment, cwd=ROOT
-    )
-    return set(json.loads(done.stdout))
+    words = [sys.executable, "-c", code, json.dumps(commands)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+    return [set(names) for names in json.loads(done.stdout)]
 
 
-COMMANDS = [  # a process each; the quick tests start those that may load nothing
-    pytest.param(command, id=" ".join(command), marks=[] if may == NOTHING else [pytest.mark.slow])
-    for command, may in MAY_LOAD.items()
+ALLOWED = [  # a process each; the quick tests start that of the commands which may load nothing
+    pytest.param(may, id="-".join(may) or "nothing", marks=[pytest.mark.slow] if may else [])
+    for may in sorted(map(sorted, {frozenset(may) for may in MAY_LOAD.values()}))
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_loads_no_more_than_it_may(command):
-    loaded = modules(CODE, *command)
-    assert "click" in loaded
-    assert HEAVY & loaded <= MAY_LOAD[command]
+@pytest.mark.parametrize("may", ALLOWED)
+def test_commands_load_no_more_than_they_may(may):
+    """One process for those that may load the same: what one loads without need shows there too."""
+    commands = [command for command, allowed in MAY_LOAD.items() if allowed == set(may)]
+    for command, loaded in zip(commands, modules(*commands), strict=True):
+        assert "click" in loaded
+        assert HEAVY & loaded <= set(may), " ".join(command)
 
 
 def test_a_report_without_images_loads_no_torch(tmp_path):
-    loaded = modules(CODE, "report", *HISTORIC, "--images", "0", "--out", str(tmp_path / "report.html"))
+    (loaded,) = modules(("report", *HISTORIC, "--images", "0", "--out", str(tmp_path / "report.html")))
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert not {"torch", "torchvision", "open_clip", "timm", "transformers", "skimage", "pandas"} & loaded
 
 
 def test_importing_the_package_loads_nothing():
-    loaded = modules("import ovbench; ovbench.__all__\n" + CODE.replace("main()\n", "pass\n", 1), "x")
+    (loaded,) = modules((), code="import ovbench; ovbench.__all__\n" + CODE.replace("main()\n", "pass\n", 1))
     assert not HEAVY & loaded
 
 
 @pytest.mark.slow
 def test_an_evaluation_loads_no_library_that_clip_does_not_need(tmp_path):
     words = ("eval", "-m", "clip", "-d", "mini", "--limit", "1", "--device", "cpu", "--out", str(tmp_path))
-    loaded = modules(CODE, *words)
+    (loaded,) = modules(words)
     assert {"torch", "ovbench.inference.pipeline"} <= loaded and list(tmp_path.glob("*.json"))
     unused = HEAVY - {"torch", "numpy", "scipy", "cv2", "PIL", "pydantic", "rich", "huggingface_hub"}
     assert not (unused | {"mmcv", "torch._dynamo", "sympy", "ftfy", "regex"}) & loaded
