@@ -1,4 +1,8 @@
-"""Segmentors of other repositories: each has its own modules, registry and process."""
+"""Segmentors of other repositories: each has its own modules, registry and process.
+
+Their class is a plain module with ``test_step``: mmseg.models, which tests/cli/test_plugins.py uses, takes seconds to
+import in every process.
+"""
 
 import os
 import subprocess
@@ -13,27 +17,27 @@ from ovbench.utils.errors import InputError
 
 SEGMENTOR = """
 import sys
+import clip
 import torch
 from mmengine.structures import PixelData
-from mmseg.models import BaseSegmentor
-from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.registry import MODELS
 from pkg_resources import packaging, parse_version, get_distribution, resource_filename
-import clip
 from prompts.templates import SHIFT
 
 assert parse_version("2.10") > packaging.version.parse("2.9") and get_distribution("torch").version
 assert resource_filename("clip", "vocab.txt").endswith("clip/vocab.txt")
 
 @MODELS.register_module()
-class Segmentor(BaseSegmentor):
+class Segmentor(torch.nn.Module):
     def __init__(self, name_path, step=1, tau=0.5, path="", device=torch.device("cuda")):
-        super().__init__(data_preprocessor=SegDataPreProcessor(bgr_to_rgb=True))
+        super().__init__()
         with open(name_path) as file:
             self.classes = len(file.read().splitlines())
         self.net = clip.load("tiny")
         self.query_features = torch.zeros(3)
         self.step, self.path, self.device, self.calls = step, path, device, 0
+    def test_step(self, data):
+        return self.predict(torch.stack(data["inputs"]), data["data_samples"])
     def predict(self, inputs, data_samples):
         import pamr
         self.calls += 1
@@ -43,10 +47,6 @@ class Segmentor(BaseSegmentor):
             labels = torch.full((1, *sample.metainfo["ori_shape"]), chosen)
             sample.set_data({"pred_sem_seg": PixelData(data=labels)})
         return data_samples
-    def encode_decode(self, inputs, batch_data_samples): ...
-    def extract_feat(self, inputs): ...
-    def _forward(self, inputs, data_samples=None): ...
-    def loss(self, inputs, data_samples): ...
 """
 
 
