@@ -16,6 +16,7 @@ from ovbench.evaluation.due_images import DueImages, due_images
 from ovbench.evaluation.evaluator import evaluate
 from ovbench.evaluation.identity import ledger_header, region_maps, run_name
 from ovbench.evaluation.ledger import Entry, Ledger, LedgerWriter, ledger_parts, read_ledger
+from ovbench.evaluation.observed import method_facts
 from ovbench.evaluation.plan import PlannedCell, plan
 from ovbench.evaluation.runner import (
     CellLedger,
@@ -99,14 +100,14 @@ class LoadedGroup:
         facts = {
             "cells": {str(number): header for number, header in enumerate(headers)},
             "device": describe_run(self.cells[0])["device"],
-            "approximate": self.pipeline.method.approximations(),
+            "method": method_facts(self.pipeline, self.cells[0].dataset),
         }
         path = facts_path(self.out, self.sweep, self.group)
         if create_file(path, json.dumps(facts).encode()):
             return
         first, ours = read_json(path), json.loads(json.dumps(facts))
         if self.sweep.job["mixed_devices"]:
-            first["device"] = ours["device"]
+            first |= {key: ours[key] for key in ("device", "method")}
         if different := mismatches(first, ours):
             name, there, here = different[0]
             raise UnlikeWorker(
@@ -219,4 +220,4 @@ def write_records(sweep: Sweep, out: Path, group: int, workers: int, seconds: fl
         "processes": workers,
         "shared_with": [cell.cell.dataset for cell in cells],
     }
-    return [update_record(one, out, run, timing, facts["approximate"]) for one in ledgers]
+    return [update_record(one, out, run, timing, facts["method"]) for one in ledgers]

@@ -85,7 +85,7 @@ def merge(folders: Sequence[Path], out: Path, *, mixed_devices: bool = False) ->
     runs, about = run_summaries(entries), {"limit": limit, "shard": None}
     timing = {"merged_shards": first.shard.of, "counted": runs} | ({"started": runs[-1]["started"]} if runs else {})
     made = software_and_device(header, entries, first.manifest)
-    made |= {key: first.manifest[key] for key in ("published", "approximate") if key in first.manifest}
+    made |= {key: first.manifest[key] for key in ("published", "approximate", "observed") if key in first.manifest}
     asked = first.manifest.get("arguments")
     arguments = {**asked, "shard": None} if isinstance(asked, dict) else None
     from ovbench.evaluation.build_record import build_record  # loads scipy, which a run of one shard does not need

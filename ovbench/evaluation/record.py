@@ -191,6 +191,10 @@ class Record(Typed):
     approximate: dict[str, Any] = about(
         "approximations that replaced an exact computation, and their measured quality", default_factory=dict
     )
+    observed: dict[str, Any] = about(
+        "what the method found in the first images of the dataset, such as the share of patches that it repaired",
+        default_factory=dict,
+    )
     cost: CostFields | None = about("cost of labelling, if it was measured", default=None)
     counts: CountFields = about("pixels by class")
     metrics: MetricFields = about("scores over all classes")

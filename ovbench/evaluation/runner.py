@@ -35,6 +35,7 @@ from ovbench.evaluation.ledger import (
     read_ledger,
 )
 from ovbench.evaluation.merge import leave_for_merge
+from ovbench.evaluation.observed import method_facts
 from ovbench.evaluation.plan import PlannedCell
 from ovbench.evaluation.predictions import saved_files
 from ovbench.evaluation.progress import JobProgress, RunningScore
@@ -105,7 +106,7 @@ def run_cells(
     notify = (notify or _to_stderr) if processes.is_main and not job.quiet else (lambda line: None)
     start = time.perf_counter()
     pipeline, cells = open_pipeline(cells) if maps is None else (maps, cells)
-    approximate = pipeline.method.approximations()
+    about = method_facts(pipeline, cells[0].dataset) if maps is None and processes.is_main else {}
     headers = [ledger_header(cell, pipeline) if maps is None else maps.header(cell) for cell in cells]
     ledgers = [CellLedger(cell, head, job.out / run_name(head)) for cell, head in zip(cells, headers, strict=True)]
     todo = _images_to_run(ledgers, pipeline, job, processes, notify)
@@ -121,7 +122,7 @@ def run_cells(
         for one, target, images in zip(ledgers, targets, todo, strict=True) if processes.is_main else ():
             void_changed(target, images, run)
             if one.cell.shard is not None:
-                _leave_for_merge(one, approximate)
+                _leave_for_merge(one, about)
         wanted = len(cells[0].wanted_numbers)
         own = progress or stack.enter_context(closing(JobProgress(wanted, shown=processes.is_main and not job.quiet)))
         targets = [_with_score(*each, own) for each in zip(ledgers, targets, todo, strict=True)]
@@ -130,7 +131,7 @@ def run_cells(
         def records() -> list[CellResult]:
             timing = _timing(cells, run, time.perf_counter() - start, processes)
             how: dict[str, Any] = {"write": processes.is_main, "cost": cost}
-            return [update_record(one, job.out, run, timing, approximate, **how) for one in ledgers]
+            return [update_record(one, job.out, run, timing, about, **how) for one in ledgers]
 
         cost: dict[str, Any] | None = None
         try:
@@ -321,7 +322,7 @@ def _timing(
 
 
 def update_record(
-    planned: CellLedger, out: Path, run: dict[str, Any], timing: dict[str, Any], approximate: Mapping[str, Any], *,
+    planned: CellLedger, out: Path, run: dict[str, Any], timing: dict[str, Any], facts: Mapping[str, Any], *,
     write: bool = True, cost: Mapping[str, Any] | None = None,
 ) -> CellResult:  # fmt: skip
     """Compute the record from the present content of the ledger, and write it.
@@ -333,7 +334,7 @@ def update_record(
         out: Folder of the record.
         run: This run, as from `describe_run`.
         timing: Times of this run.
-        approximate: Approximations of the method.
+        facts: The fields about the method, as from `method_facts`.
         write: Whether to write the record.
         cost: The measured cost of labelling; None keeps an earlier one of the same code.
     """
@@ -347,8 +348,7 @@ def update_record(
     if runs and not now:
         timing = {**timing, "started": runs[-1]["started"]}
     timing = {**timing, "images_counted_now": now, "counted": runs}
-    made = {**software_and_device(header, entries, run), "published": cell.published.as_dict()}
-    made |= {"approximate": approximate} if approximate else {}
+    made = {**software_and_device(header, entries, run), "published": cell.published.as_dict(), **facts}
     if cost is None and before is not None and before.get("code") == header["code"]:
         cost = before.get("cost")
     made |= {"cost": cost} if cost else {}
@@ -366,7 +366,7 @@ def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in ("schema", "arguments", "time")}
 
 
-def _leave_for_merge(ledger: CellLedger, approximate: Mapping[str, Any]) -> None:
+def _leave_for_merge(ledger: CellLedger, about: Mapping[str, Any]) -> None:
     cell, header, folder = ledger
     numbers = range(len(cell.dataset.items))[: cell.limit]
     facts = {
@@ -376,7 +376,7 @@ def _leave_for_merge(ledger: CellLedger, approximate: Mapping[str, Any]) -> None
         "device": _device(cell),
         "published": cell.published.as_dict(),
         "arguments": cell.arguments,
-        **({"approximate": approximate} if approximate else {}),
+        **about,
     }
     assert cell.shard is not None  # others are not merged
     leave_for_merge(folder, cell.shard, cell.all_image_ids, facts)

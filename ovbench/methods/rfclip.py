@@ -52,6 +52,7 @@ class RFCLIP(RFCLIPDeclaration, Presence):
     where code and paper differ, a parameter selects the other form.
     """
 
+    observed: ClassVar[tuple[str, ...]] = ("distractors",)
     heavy: ClassVar[tuple[str, ...]] = ("trunk", "class_trunk")  # see `ovbench.inference.precision`
 
     def __init__(self, backbones: Backbones, params: RFCLIPParams | None = None):

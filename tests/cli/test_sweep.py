@@ -154,7 +154,7 @@ def test_an_unlike_worker_is_refused(ovbench, one_thread, tmp_path):
     header = read_header(path.parent)
     assert len(read_ledger(path.parent, {k: v for k, v in header.items() if k != "format"})) == IMAGES
     made = read_sweep(tmp_path)
-    facts = {"cells": {"0": {k: v for k, v in header.items() if k != "format"}}, "device": {}, "approximate": {}}
+    facts = {"cells": {"0": {k: v for k, v in header.items() if k != "format"}}, "device": {}, "method": {}}
     facts["cells"]["0"]["code"]["packages"]["torch"] = "0.1"
     (tmp_path / "sweep" / made.name / "group-0").write_text(json.dumps(facts))
     done = ovbench("sweep", "work", tmp_path)

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import normalize
 from towers import small_towers
 
+import ovbench
 from ovbench.config.load import resolve
 from ovbench.methods.base import Batch, Queries, WindowedImage
 from ovbench.methods.params import RFCLIPParams
@@ -238,3 +239,20 @@ def test_the_linkage_is_the_parameter_s():
 def test_channels_are_set_on_the_command_line_and_in_files():
     cell = resolve("rfclip", "voc21", {"channels": "1,2,3"})
     assert cell.params.channels == (1, 2, 3) and cell.params.class_token == "window"
+
+
+def test_the_record_has_the_share_of_distractors(monkeypatch, tmp_path):
+    monkeypatch.setattr("ovbench.evaluation.observed.IMAGES", 1)
+    counted = []
+    count = RFCLIP.distractors
+    monkeypatch.setattr(RFCLIP, "distractors", lambda *args: counted.append(count(*args)) or counted[-1])
+    settings = {"class_token": "window", "short_side": 128}
+    (record,) = ovbench.evaluate("rfclip", "mini", limit=1, settings=settings, out=tmp_path, device="cpu")
+    once = counted[: len(counted) // 2]  # the first image is looked at, then counted
+    share = sum(int(found.sum()) for found in once) / sum(found.numel() for found in once)
+    found = record["observed"]["distractors"]
+    assert found["images"] == 1 and 0 < found["share"] == round(share, 5)
+    assert len(found["by_note"]) == 6  # blocks
+    settings["repair"] = 0.0
+    (other,) = ovbench.evaluate("rfclip", "mini", limit=1, settings=settings, out=tmp_path, device="cpu")
+    assert "observed" not in other
