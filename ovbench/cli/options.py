@@ -169,9 +169,10 @@ protocol = click.option(
 
 
 refine = click.option(
-    "--refine", type=click.Choice(["pamr", "pamr-windows"]), callback=_remember, expose_value=False,
+    "--refine", type=click.Choice(["pamr", "pamr-windows", "tlp"]), callback=_remember, expose_value=False,
     is_eager=True,
-    help="Refine scores with PAMR, on the whole image or in each window; short for --set refine=...",
+    help="Refine scores with PAMR, on the whole image or in each window, or with PEARL's propagation; short for --set "
+    "refine=...",
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ Deviations = Annotated[Items[Annotated[float, Field(gt=0)]], Field(min_length=3,
 Distances = Annotated[Items[Annotated[int, Field(gt=0)]], Field(min_length=1)]
 SCORED = "@predictions"  # end of the method's name in records of label maps, which have no settings
 # settings that older records lack, with their defaults
-ADDED = {"resize": "opencv-bilinear", "merge": "scores", "corrupt": "", "distractors": ""}
+ADDED = {"resize": "opencv-bilinear", "merge": "scores", "corrupt": "", "distractors": "", "tlp_grid": 80}
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config={**STRICT, "strict": False})
@@ -44,9 +44,10 @@ class Protocol:
         logit_scale: Factor of the scores before the softmax.
         prob_thd: Pixels whose best probability is below it become background.
         refine: "pamr" refines the scores at the original size, "pamr-windows" the scores of every window before
-            merging; "" for neither.
+            merging, "tlp" the merged scores as PEARL does; "" for none.
         pamr_iterations: Iterations of PAMR.
         pamr_dilations: Distances of PAMR's neighbours in pixels.
+        tlp_grid: Approximate number of cells per side of the grid of "tlp".
         resize: How images are resized.
         merge: Overlapping windows are merged by the mean of their "scores", or of their "probabilities": the softmax
             over the queries of the scores times ``logit_scale``.
@@ -66,9 +67,10 @@ class Protocol:
     descriptions: str = ""
     logit_scale: float = 40.0
     prob_thd: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    refine: Literal["", "pamr", "pamr-windows"] = ""
+    refine: Literal["", "pamr", "pamr-windows", "tlp"] = ""
     pamr_iterations: Annotated[int, Field(ge=0)] = 10
     pamr_dilations: Distances = (8, 16)
+    tlp_grid: Annotated[int, Field(gt=0)] = 80
     resize: Literal["opencv-bilinear", "pil-bicubic"] = "opencv-bilinear"
     merge: Literal["scores", "probabilities"] = "scores"
     corrupt: Annotated[str, AfterValidator(checked_corruption)] = ""

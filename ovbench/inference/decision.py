@@ -21,6 +21,7 @@ from ovbench.methods.base import Method, Queries, WindowedImage
 from ovbench.methods.bilinear import enlarge, enlarged_tiles
 from ovbench.methods.method_errors import expect
 from ovbench.methods.ops import Decision, largest
+from ovbench.methods.propagation import Propagation
 
 # Elements of a tile: small enough for the cache of a CPU, large enough for few launches on a GPU.
 TILE_CPU, TILE_GPU = 1 << 18, 1 << 26
@@ -58,15 +59,17 @@ class LabelMaps:
         method: The method.
         refine: PAMR at the original size, or None.
         parts: Divisor of the sizes of chunks and tiles, above 1 if memory is short.
-        adjusts: Whether the method changes merged scores.
+        propagation: PEARL's propagation of the merged scores, or None.
+        adjusts: Whether the method or the propagation changes merged scores.
         by_queries: Whether the method has the default class probabilities, so that `Leading` can be used.
         confident: Whether listeners get the `BestClass` of every image, which calibration needs.
         by_pixels: Whether a label depends on the scores of its pixel only.
     """
 
-    def __init__(self, method: Method, refine: PAMR | None):
+    def __init__(self, method: Method, refine: PAMR | None, propagation: Propagation | None = None):
         self.method, self.refine, self.parts, self.confident = method, refine, 1, False
-        self.adjusts = type(method).adjust is not Method.adjust
+        self.propagation = propagation
+        self.adjusts = propagation is not None or type(method).adjust is not Method.adjust
         self.by_queries = type(method).probabilities is Method.probabilities
         self.by_pixels = refine is None and method.pixelwise
 
@@ -78,7 +81,8 @@ class LabelMaps:
         if not self.adjusts:
             return merged
         rows = len(merged) if self.by_queries else None  # a method with its own probabilities may merge queries
-        adjusted = expect(self.method.adjust(merged, queries, prepared), (rows, None, None), self.method, "adjust")
+        adjust = self.propagation or self.method.adjust
+        adjusted = expect(adjust(merged, queries, prepared), (rows, None, None), self.method, "adjust")
         prepared.note("adjusted_scores", adjusted)
         return adjusted
 

@@ -22,6 +22,8 @@ from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.method_errors import check_features, expect
 from ovbench.methods.ops import Box, Decision, Pad
+from ovbench.methods.params import PEARLParams
+from ovbench.methods.propagation import Propagation
 from ovbench.regions.ids import resized_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once
 from ovbench.utils.images import resize_image, resized_size
@@ -50,6 +52,18 @@ def refuse_small_crop(protocol: Protocol, patch: int, where: str = "") -> None:
             f"windows of crop = {crop} pixels are smaller than a patch of {patch} pixels", where=where,
             fix=f"set crop to at least {patch}, or to 0 for whole images",
         )  # fmt: skip
+
+
+def propagation(method: Method, protocol: Protocol) -> Propagation | None:
+    """Return PEARL's propagation if the protocol refines scores with it; UsageError if the method has no cosines."""
+    if protocol.refine != "tlp":
+        return None
+    if not method.scores_cosines or type(method).adjust is not Method.adjust:
+        raise UsageError(
+            f"refine=tlp needs the cosines of a method, which {type(method).__name__} does not leave", where="tlp",
+            fix='give another method, or refine="pamr"',
+        )  # fmt: skip
+    return Propagation(PEARLParams(grid=protocol.tlp_grid))
 
 
 class Limits(NamedTuple):
@@ -88,7 +102,7 @@ class Steps:
         self.pad_multiple = pad_multiple(protocol, self.patch)
         refuse_small_crop(protocol, self.patch)
         pamr = PAMR(protocol.pamr_iterations, protocol.pamr_dilations)
-        self.maps = LabelMaps(method, pamr if protocol.refine == "pamr" else None)
+        self.maps = LabelMaps(method, pamr if protocol.refine == "pamr" else None, propagation(method, protocol))
         self.refine_windows = pamr if protocol.refine == "pamr-windows" else None
         self.whole = protocol.crop == 0
         self.merges_probabilities = protocol.merge == "probabilities"

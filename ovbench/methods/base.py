@@ -180,6 +180,7 @@ class Method(Declaration, nn.Module):
         describes_by_prompts: Whether the sentences of a set of descriptions are further prompts of a query, averaged
             with the others into its embedding; otherwise they become ``Queries.descriptions``.
         background_channel: Whether the method scores a background class without a query.
+        observed: Names of bool notes whose fraction of true values a record has, measured on a few images.
         pixelwise: Whether ``probabilities`` uses one pixel at a time, so it may be called on a tile of the image.
         windowwise: Whether ``encode`` uses each window independently and returns tensors, or NamedTuples of tensors,
             with the window as first axis, so that windows of several images may share a batch.
@@ -193,6 +194,7 @@ class Method(Declaration, nn.Module):
     raw_text: ClassVar[bool] = False
     describes_by_prompts: ClassVar[bool] = False
     background_channel: ClassVar[bool] = False
+    observed: ClassVar[tuple[str, ...]] = ()
     pixelwise: bool = True
     windowwise: bool = False
     enlarges_once: ClassVar[bool] = True
@@ -320,6 +322,11 @@ class Method(Declaration, nn.Module):
             float (Q, h', w').
         """
         return scores
+
+    @property
+    def scores_cosines(self) -> bool:
+        """Return whether ``score`` gives cosines with the queries, which ``refine = "tlp"`` propagates."""
+        return type(self).score is Method.score
 
     @property
     def best_query_wins(self) -> bool:

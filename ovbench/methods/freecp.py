@@ -124,7 +124,13 @@ class FreeCP(FreeCPDeclaration, Method):
                 where="parameter base",
                 fix="choose a method that changes only CLIP's last block, such as clearclip or gem",
             )
-        self.base = entry(backbones)
+        try:
+            self.base = entry(backbones)
+        except UsageError as error:
+            raise UsageError(
+                f'the base "{self.params.base}", which runs with its default parameters, does not fit: {error.what}',
+                where="parameter base", fix="choose another base, or the tower that its parameters are made for",
+            ) from error  # fmt: skip
         self.official = self.params.definitions == "official"
         self.temperature = self.params.temperature or self.clip.temperature
 

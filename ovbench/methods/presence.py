@@ -45,6 +45,7 @@ class Presence(Method):
     """
 
     enlarges_once: ClassVar[bool] = False
+    scores_cosines: ClassVar[bool] = True  # weighted means of cosines
     linkage: str = "ward"
 
     @property

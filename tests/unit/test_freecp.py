@@ -206,6 +206,21 @@ def test_a_base_has_to_offer_its_attention(towers, base):
         FreeCP(towers, FreeCPParams(base=base))
 
 
+@pytest.mark.parametrize("base", ["scclip", "sfp", "dihclip"])
+@torch.inference_mode()
+def test_self_calibrated_bases_show_the_attention_of_the_unchanged_blocks(towers, windows, queries, base):
+    with pytest.raises(UsageError, match=rf'the base "{base}", which runs with its default parameters, does not fit'):
+        FreeCP(towers, FreeCPParams(base=base))  # a tower of 8 blocks
+    spec = {"image_size": 64, "patch_size": 8, "width": 32, "heads": 4, "layers": 12, "embed_dim": 16}
+    torch.manual_seed(0)
+    deeper = Backbones(clip=ClipVision(clip_module(spec | {"quick_gelu": True}), temperature=20.0))
+    method, sclip = (FreeCP(deeper, FreeCPParams(base=name)).eval() for name in (base, "sclip"))
+    features, plain = (one.encode(Batch(windows)) for one in (method, sclip))
+    torch.testing.assert_close(features.transition, plain.transition)
+    assert not torch.allclose(features.tokens, plain.tokens)
+    assert purified(method, windows, queries).shape == (5, 9, 9, 8)
+
+
 def test_the_temperature_is_the_checkpoints_unless_given(towers):
     assert FreeCP(towers, FreeCPParams(base="clearclip")).temperature == towers.clip.temperature == 20.0
     assert FreeCP(towers, FreeCPParams(base="clearclip", temperature=100.0)).temperature == 100.0

@@ -9,10 +9,17 @@ import torch
 from torch.nn.functional import normalize
 from towers import small_towers
 
-from ovbench.methods.base import Batch, Queries, WindowedImage
+from ovbench.config.load import Protocol
+from ovbench.inference.predictor import Predictor
+from ovbench.inference.steps import propagation
+from ovbench.methods.base import Backbones, Batch, Queries, WindowedImage
+from ovbench.methods.clearclip import ClearCLIP
+from ovbench.methods.last_block import LastBlock
 from ovbench.methods.params import PEARLParams
-from ovbench.methods.pearl import PEARL, Graph, box_means, polar_factor
+from ovbench.methods.pearl import PEARL, polar_factor
+from ovbench.methods.propagation import Graph, Propagation, box_means
 from ovbench.utils.errors import UsageError
+from ovbench.utils.registry import METHODS
 
 
 def pearl(**params):
@@ -119,13 +126,13 @@ def queries(count=5, width=12):
 
 
 def test_the_weights_are_those_of_loops_over_cells():
-    method, l, gray = pearl(boost=0.5), random(5, 4, 6), random(4, 6, seed=1)
+    method, l, gray = Propagation(PEARLParams(boost=0.5)), random(5, 4, 6), random(4, 6, seed=1)
     text = method.text_matrix(queries().embeddings).double()
     torch.testing.assert_close(text.sum(1), torch.ones(5, dtype=torch.float64), atol=1e-5, rtol=0)
     graph = method.graph(l, gray, text, lambda name, value: None)
     for found, expected in zip(graph, literal_graph(l, gray, text), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-    full = pearl(boost=0.5, text="full").graph(l, gray, text, lambda name, value: None)
+    full = Propagation(PEARLParams(boost=0.5, text="full")).graph(l, gray, text, lambda name, value: None)
     p = l.softmax(0)
     expected = torch.einsum("chw,cd,dhw->hw", p, text, p).clamp(0, 1)
     torch.testing.assert_close(full.data, p.amax(0).clamp(min=0.05).square() * (1 + expected))
@@ -162,7 +169,7 @@ def test_scores_are_the_iterate_of_one_large_system_on_the_grid():
 def test_queries_in_chunks_give_the_same_scores(monkeypatch):
     scores, image = random(5, 30, 44).float(), WindowedImage(random(3, 30, 44).float(), (60, 61), [])
     expected = pearl().adjust(scores, queries(), image)
-    monkeypatch.setattr("ovbench.methods.pearl.CHUNK", 1)
+    monkeypatch.setattr("ovbench.methods.propagation.CHUNK", 1)
     torch.testing.assert_close(pearl().adjust(scores, queries(), image), expected)
 
 
@@ -192,6 +199,38 @@ def test_a_switch_changes_the_scores(other):
 def test_without_propagation_the_scores_stay():
     scores = random(5, 8, 8)
     assert pearl(propagate=False).adjust(scores, queries(), WindowedImage(random(3, 8, 8), (8, 8), [])) is scores
+
+
+@torch.inference_mode()
+def test_other_methods_are_propagated_as_pearl_propagates():
+    class Plain(ClearCLIP):  # the features of PEARL without alignment
+        mix = LastBlock.mix
+
+    towers = Backbones(clip=small_towers().clip.float())
+    image = np.random.default_rng(0).integers(0, 255, (90, 130, 3), np.uint8)
+    words = [Queries(normalize(random(5, 12, seed=4), dim=-1).float(), torch.arange(5))]
+    protocol = {"short_side": 64, "crop": 48, "stride": 24}
+    expected, found, without = (
+        Predictor(method(towers, params), Protocol(**protocol, **refine), words).label(image)[0]
+        for method, params, refine in (
+            (PEARL, PEARLParams(align=False, grid=7), {}),
+            (Plain, None, {"refine": "tlp", "tlp_grid": 7}),
+            (Plain, None, {}),
+        )
+    )
+    assert (found == expected).mean() > 0.999 and (found == without).mean() < 0.9
+
+
+@pytest.mark.parametrize("method", ["pearl", "lposs", "freecp", "talk2dino", "reme", "corrclipv2"])
+def test_a_method_without_cosines_is_not_propagated(method):
+    with pytest.raises(UsageError, match="needs the cosines of a method"):
+        propagation(METHODS.load(method).__new__(METHODS.load(method)), Protocol(refine="tlp"))
+
+
+@pytest.mark.parametrize("method", ["sclip", "naclip", "sfp", "rfclip", "cass", "glaclip"])
+def test_a_method_with_cosines_is_propagated(method):
+    loaded = METHODS.load(method)
+    assert propagation(loaded.__new__(loaded), Protocol(refine="tlp", tlp_grid=9)).params.grid == 9
 
 
 @pytest.mark.parametrize("wrong", [{"align_solver": "qr"}, {"text": "none"}, {"grid": 0}, {"tau": 0.0}], ids=str)

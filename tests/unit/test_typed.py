@@ -100,7 +100,7 @@ def test_typed_values_stay_typed_beside_texts():
         ({"prob_thd": 1.0}, '"prob_thd" must be a number below 1'),
         ({"mean": [1.0]}, '"mean" must be a list of 3 or more'),
         ({"regions.scale": None}, '"scale" must be a number, got None'),
-        ({"refine": "pamrr"}, 'give "", "pamr" or "pamr-windows"'),
+        ({"refine": "pamrr"}, 'give "", "pamr", "pamr-windows" or "tlp"'),
     ],
 )
 def test_a_given_value_that_does_not_fit_is_a_mistake_of_usage(given, message):
