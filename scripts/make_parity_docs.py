@@ -22,7 +22,7 @@ def table() -> str:
     for path in sorted(data.glob("*/*/*/case.json")):
         raw = json.loads(path.read_text(encoding="utf-8"))
         rows.append(row(path.parent.relative_to(data), raw, [*raw["stages"], raw["labels"]["array"]]))
-    for path in sorted(data.glob("parity/*_window/*.npz")):
+    for path in sorted([*data.glob("parity/*_window/*.npz"), *data.glob("parity/steps/*.npz")]):
         with np.load(path) as archive:
             raw = json.loads(str(archive["origin"]))
             rows.append(row(path.relative_to(data), raw, [name for name in archive.files if name in raw["stages"]]))

@@ -25,7 +25,7 @@ ALL_STAGES = {
     "cass", "clearclip", "corrclip", "corrclipv2", "dihclip", "freecp", "gem", "glaclip", "lposs", "maskclip", "naclip",
     "ovstitcher", "pearl", "proxyclip", "reme", "rfclip", "scclip", "sclip", "sfp", "talk2dino",
 }  # fmt: skip
-# their cases lie beside the checkout only
+# their cases lie beside the checkout only; `test_official_steps` has the steps that no other method has
 TOO_LARGE = {"corrclipv2", "dihclip", "glaclip", "lposs", "ovstitcher", "pearl", "rfclip", "scclip", "sfp"}
 EQUATIONS = {"reme"}  # no official code exists; the expected values come from a NumPy reference of the equations
 
@@ -85,6 +85,7 @@ def test_a_case_lies_in_the_folder_of_its_kind():
 
 def test_every_method_with_an_adapter_has_cases_in_the_repository():
     assert {folder.parent.name for folder in cases(OFFICIAL) + cases(REGRESSION)} >= ALL_STAGES - TOO_LARGE
+    assert {path.stem for path in (OFFICIAL / "steps").glob("*.npz")} == TOO_LARGE
 
 
 def test_the_cases_stay_small():
