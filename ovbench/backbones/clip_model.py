@@ -154,7 +154,8 @@ class ClipModel(nn.Module):
         self.visual = ImageTower(shapes.image, shapes.embed_dim, quick_gelu)
         activation = QuickGelu if quick_gelu else nn.GELU
         self.transformer = ClipTransformer(text.layers, text.width, text.heads, text.mlp_ratio, activation)
-        self.token_embedding = nn.Embedding(text.vocab_size, text.width)
+        table = torch.zeros(text.vocab_size, text.width)  # weights come from a file; to draw millions of values is slow
+        self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
         self.positional_embedding = nn.Parameter(0.01 * torch.randn(length, text.width))
         self.ln_final = nn.LayerNorm(text.width)
         self.text_projection = nn.Parameter(text.width**-0.5 * torch.randn(text.width, shapes.embed_dim))

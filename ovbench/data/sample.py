@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from ovbench.data.card import Card, Encoding
@@ -12,6 +12,7 @@ from ovbench.data.decode import DEEP, dim, image_facts
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, colours, diagnose, with_label
 from ovbench.data.find import FoundFiles, Item
 from ovbench.data.labels import IGNORED, choose_encoding, label_map
+from ovbench.data.sources import SourceFacts, source_facts
 from ovbench.utils.errors import InputError
 
 SAMPLE = 64  # number of files
@@ -70,6 +71,19 @@ def examine(card: Card, found: FoundFiles) -> LabelReading:
 
 
 def _report(item: Item, encoding: Encoding) -> FileReport:
+    try:
+        facts = source_facts(item.image_path), source_facts(item.label_path)
+    except OSError:
+        return _read(item, encoding)
+    return _read_once(item, encoding, facts)
+
+
+@lru_cache(maxsize=16 * SAMPLE)  # several runs in one process read the sample of a dataset once
+def _read_once(item: Item, encoding: Encoding, facts: tuple[SourceFacts, SourceFacts]) -> FileReport:
+    return _read(item, encoding)
+
+
+def _read(item: Item, encoding: Encoding) -> FileReport:
     report = FileReport(item.id)
     try:
         facts = image_facts(item.image_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import resource
 import subprocess
@@ -29,6 +30,7 @@ def versions() -> dict[str, str | None]:
     return found | {package: version_of(package) for package in PACKAGES}
 
 
+@functools.cache  # every record and forecast asks for all packages
 def version_of(package: str) -> str | None:
     """Return the installed version of a package.
 
