@@ -34,9 +34,14 @@ TRACKER_NAMES = ("wandb", "tensorboard", "mlflow")
 @options.shard("see `ovbench merge`")
 @click.option("--show", type=click.IntRange(min=0), default=0, metavar="N", help="Save overlays of the first N images.")
 @click.option(
-    "--save-predictions", type=click.Choice(["png", "npz", "coco", "server"]),
-    help="Keep the label maps beside the ledger: class indices as PNG or npz, run-length masks as JSON, or values and "
-    "names of the test server of Cityscapes or ADE20K; see `ovbench score`.",
+    "--save-predictions", type=click.Choice(["png", "npz", "confidence", "coco", "server"]),
+    help="Keep the label maps beside the ledger: class indices as PNG or npz, npz with the confidence of every pixel, "
+    "run-length masks as JSON, or values and names of the test server of Cityscapes or ADE20K. `ovbench report` shows "
+    "them; see `ovbench score` too.",
+)  # fmt: skip
+@click.option(
+    "--bundle", is_flag=True,
+    help="Also write each record with its counts into one file, NAME.ovb.zip, as `ovbench runs pack` does.",
 )  # fmt: skip
 @click.option(
     "--page", type=click.Path(path_type=Path), metavar="FILE.md", help="Also write the rows of the suite as Markdown."
@@ -57,7 +62,7 @@ def evaluate(**arguments: Any) -> int:
     """
     from ovbench.evaluation.request import Job, check_request
 
-    trackers = arguments.pop("trackers")
+    trackers, bundle = arguments.pop("trackers"), arguments.pop("bundle")
     as_json, page, only_plan = arguments.pop("as_json"), arguments.pop("page"), arguments.pop("only_plan")
     if page is not None and arguments["suite"] is None:
         raise click.UsageError("--page writes the rows of a suite; give --suite.")
@@ -92,6 +97,8 @@ def evaluate(**arguments: Any) -> int:
             if processes.is_main:
                 _print_record(record, path, not as_json and job.suite is None)
                 errors += _log(record, path, trackers)
+                if bundle:
+                    _write_bundle(path)
                 if job.save_predictions:
                     folder = predictions_folder(path.parent / record["ledger"], job.save_predictions)
                     click.echo(f"predictions: {folder}", err=True)
@@ -141,6 +148,12 @@ def _print_record(record: dict[str, Any], path: Path, classes: bool) -> None:
     for image, reason in record["failed"].items():
         click.echo(f"failed: {image}: {reason}", err=True)
     click.echo(f"record: {path}", err=True)
+
+
+def _write_bundle(path: Path) -> None:
+    from ovbench.results.bundle import write_bundle
+
+    click.echo(f"bundle: {write_bundle(path)}", err=True)
 
 
 def _log(record: dict[str, Any], path: Path, trackers: tuple[str, ...]) -> list[OvbenchError]:

@@ -20,7 +20,10 @@ def _number(ctx: click.Context, param: click.Parameter, value: float) -> float:
 
 
 @click.command()
-@click.option("--baseline", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Baseline file.")
+@click.option(
+    "--baseline", type=options.RECORD, required=True, metavar="FILE|RECORD|ID",
+    help="Baseline file; or a record or bundle of an earlier run.",
+)  # fmt: skip
 @click.option(
     "--update",
     is_flag=True,
@@ -55,6 +58,7 @@ def gate(
     \b
     ovbench gate --baseline baseline.json --update -m corrclip -m maskclip -d mini --limit 12
     ovbench gate --baseline baseline.json --markdown gate.md --junit gate.xml
+    ovbench gate --baseline corrclip-mini-1a2b3c4d.ovb.zip
     """
     from ovbench.metrics.named import parse_metric
     from ovbench.results import gate_report

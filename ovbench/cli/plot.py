@@ -32,7 +32,11 @@ def plot(kind: str, records: tuple[Path, ...], out: Path, most: int) -> None:
     ovbench plot classes runs/maskclip-mini-1a2b3c4d.json runs/corrclip-mini-5e6f7a8b.json --out classes.svg
     ovbench plot heatmap runs --out heatmap.png
     """
+    from ovbench.evaluation.record import warnings_of
     from ovbench.results.plots import draw, gather
 
-    draw(kind, gather(records), out, most)
+    found = gather(records)
+    draw(kind, found, out, most)
+    for note in warnings_of(one.record for one in found):
+        click.echo(f"warning: {note}", err=True)
     click.echo(f"plot: {out}", err=True)

@@ -11,8 +11,8 @@ from ovbench.cli import options
 
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path), required=False)
+@click.argument("first", type=options.RECORD)
+@click.argument("second", type=options.RECORD, required=False)
 @click.option(
     "--difference", type=click.FloatRange(min=0, max=100, min_open=True), default=0.5, show_default=True, metavar="X",
     help="Difference to show, in percentage points.",
@@ -33,6 +33,7 @@ def power(
     ovbench power runs/maskclip-mini-1a2b3c4d.json runs/corrclip-mini-5e6f7a8b.json
     ovbench power runs/maskclip-mini-1a2b3c4d.json --difference 1
     """
+    from ovbench.evaluation.record import warnings_of
     from ovbench.metrics.named import parse_metric
     from ovbench.results.compare import load_run
     from ovbench.results.console import show
@@ -46,5 +47,7 @@ def power(
         click.echo(json.dumps(found, indent=1))
         return
     show(power_table(found))
+    for note in warnings_of(run.record for run in runs):
+        click.echo(f"warning: {note}", err=True)
     if command := subset_command(found):
         click.echo(f"subset: {command}", err=True)

@@ -37,12 +37,17 @@ class LabelledSample(NamedTuple):
         sample: The image.
         predicted: uint16 (H, W).
         best: The most probable class of each pixel, int64 (H, W), and its probability, float32 (H, W); None unless
-            calibration is counted.
+            a target needs it.
     """
 
     sample: Sample
     predicted: np.ndarray
     best: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def confidence(self) -> np.ndarray | None:
+        """Return the probability of the most probable class, float32 (H, W) in 0..1, None if it is not known."""
+        return None if self.best is None else self.best[1].clip(0, 1)
 
 
 class Target(NamedTuple):
@@ -52,21 +57,28 @@ class Target(NamedTuple):
         dataset: The images and labels.
         ledger: Where counts are written.
         due: Ids of the images to process.
-        seen: Called with number, sample and labels of each labelled image.
+        seen: Called with number, sample, labels and confidence of each labelled image.
         counted: Ids of images that are already counted and only needed for ``seen``.
         run: Description of this run in the ledger.
         distractors: Number of queries without a class; their labels are the ones beyond the last class.
         metrics: Names of other counts than those of pixels.
+        confident: Whether ``seen`` gets the confidence, float32 (H, W); otherwise it may be None.
     """
 
     dataset: Dataset
     ledger: LedgerWriter
     due: frozenset[str]
-    seen: Callable[[int, Sample, np.ndarray], None]
+    seen: Callable[[int, Sample, np.ndarray, np.ndarray | None], None]
     counted: frozenset[str] = frozenset()
     run: dict[str, Any] | None = None
     distractors: int = 0
     metrics: tuple[str, ...] = ()
+    confident: bool = False
+
+    @property
+    def needs_confidence(self) -> bool:
+        """Return whether an image without confidence has failed."""
+        return self.confident or "calibration" in self.metrics
 
 
 class LoadedImage(NamedTuple):
@@ -122,7 +134,7 @@ def evaluate(
     if (maps := getattr(pipeline, "region_maps", None)) is not None:
         items = targets[0].dataset.items
         maps.expect({item.id: item.image_path for item in items}, [items[index].id for index in indices])
-    if any("calibration" in target.metrics for target in targets):
+    if any(target.needs_confidence for target in targets):
         pipeline.predictor.maps.confident = True
     ahead = max(READ_AHEAD, batch)
     for read, (index, labels, seconds) in _predictions(pipeline, _read_ahead(pipeline, targets, indices, ahead), batch):
@@ -176,7 +188,9 @@ def _labelled(
     if predicted.max(initial=0) >= classes:
         return MethodError(f"{name} returned the label {predicted.max()}, expected 0 to {classes - 1}")
     if best is not None and not (best[1].min(initial=0) >= -1e-5 and best[1].max(initial=0) <= 1 + 1e-5):
-        return MethodError(f"{name} has class probabilities that are not between 0 and 1, which calibration needs")
+        if not target.needs_confidence:
+            return LabelledSample(sample, predicted)
+        return MethodError(f"{name} has class probabilities that are not between 0 and 1, so no confidence")
     return LabelledSample(sample, predicted, best)
 
 
@@ -210,15 +224,15 @@ def _add_entry(
         extra = {name: _extra_counts(name, result, len(target.dataset.card.classes)) for name in target.metrics}
         seconds = {**seconds, "count": time.perf_counter() - start}
         target.ledger.add(Entry(image_id, counts, None, seconds, index, data, target.run, extra=extra or None))
-    target.seen(index, result.sample, result.predicted)
+    target.seen(index, result.sample, result.predicted, result.confidence)
 
 
 def _extra_counts(name: str, image: LabelledSample, classes: int) -> ExtraCounts:
     """Return the counts of a name, see `ovbench.metrics.extra_counts`."""
     label = image.sample.label
     if name == "calibration":
-        assert image.best is not None
-        return count_calibration(image.best[0], image.best[1].clip(0, 1), label)
+        assert image.best is not None and image.confidence is not None  # `_labelled`
+        return count_calibration(image.best[0], image.confidence, label)
     count = {"boundary": count_boundary, "size": count_by_size}[name]
     return count(image.predicted, label, classes)
 

@@ -144,7 +144,7 @@ def plan(
     metrics = other_counts(job.metrics)
     for cell in cells:
         _refuse_small_crop(cell)
-        _refuse_closed_class(cell, metrics, job.cost)
+        _refuse_closed_class(cell, job)
     if processes.is_main:
         splits = {card.name: open_split(card, job) for card in cards.values()}
     processes.barrier()  # one process writes a generated dataset
@@ -186,9 +186,10 @@ def _arguments(job: Job, row: SuiteRow, shard: Shard | None, like: str | None) -
     return asked.model_dump()
 
 
-def _refuse_closed_class(cell: Cell, metrics: Sequence[str], cost: bool) -> None:
+def _refuse_closed_class(cell: Cell, job: Job) -> None:
     """Refuse what only a method of ovbench gives: a class of mmsegmentation runs in its own process."""
-    asked = ["--metrics calibration"] * ("calibration" in metrics) + ["--cost"] * cost
+    asked = ["--metrics calibration"] * ("calibration" in other_counts(job.metrics)) + ["--cost"] * job.cost
+    asked += ["--save-predictions confidence"] * (job.save_predictions == "confidence")
     if asked and METHODS.load(cell.method).pipeline != Method.pipeline:
         raise UsageError(
             f"{cell.method} shows neither its class probabilities nor its networks", where=asked[0],

@@ -66,6 +66,14 @@ class PredictionFiles(NamedTuple):
             return _painted(_list_of_masks(read_json(path), where), size, where)
         return _array(path) if path.suffix.lower() in (".npz", ".npy") else read_label_file(path).values
 
+    def confidence(self, image_id: str) -> np.ndarray | None:
+        """Return the stored confidence of an image, float16 (H, W), None if there is none."""
+        path = self.files.get(image_id)
+        if path is None or path.suffix.lower() != ".npz":
+            return None
+        with np.load(path, allow_pickle=False) as found:  # `read` has refused a damaged file
+            return found["confidence"] if "confidence" in found else None
+
 
 def find_predictions(folder: Path, dataset: Dataset) -> PredictionFiles:
     """Find the label map of each image of a dataset below a folder.

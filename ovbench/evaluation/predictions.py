@@ -14,7 +14,7 @@ from ovbench.data.server_layout import class_values, server_layout
 from ovbench.inference.visualize import Pictures
 from ovbench.utils.files import replacing, write_bytes, write_json
 
-FORMATS = {"png": ".png", "npz": ".npz", "coco": ".json", "server": ".png"}
+FORMATS = {"png": ".png", "npz": ".npz", "confidence": ".npz", "coco": ".json", "server": ".png"}
 FOLDER = "predictions"  # in the folder of the ledger
 ABOUT = "predictions.json"  # method, dataset, classes and encoding of the maps in a folder
 SOFTWARE = "ovbench eval"
@@ -31,8 +31,8 @@ class SavedPredictions:
 
     Args:
         folder: Folder of the files.
-        form: A key of `FORMATS`: "png" has class indices and class names, "npz" the array "labels", "coco" a list of
-            run-length masks, "server" what the test server of the benchmark wants.
+        form: A key of `FORMATS`: "png" has class indices and class names, "npz" the array "labels", "confidence" also the
+            array "confidence", "coco" a list of run-length masks, "server" what the test server of the benchmark wants.
         card: The card of the dataset.
         method: Name of the method.
     """
@@ -54,13 +54,14 @@ class SavedPredictions:
         """Return whether an image has no file."""
         return not self.path(image_id).exists()
 
-    def save(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
+    def save(self, number: int, sample: Sample, predicted: np.ndarray, confidence: np.ndarray | None = None) -> None:
         """Write the label map of an image.
 
         Args:
             number: Number of the image in the split.
             sample: The image.
             predicted: uint16 (H, W), class indices.
+            confidence: float32 (H, W), probability of the most probable class, for the form "confidence".
         """
         classes, about = len(self.card.classes), self.folder / ABOUT
         if not about.exists():
@@ -71,10 +72,13 @@ class SavedPredictions:
         if self.form == "coco":
             masks = _coco(sample.id, predicted, classes)
             write_bytes(path, (json.dumps(masks, separators=(",", ":")) + "\n").encode())
-        elif self.form == "npz":
-            small = predicted.astype(np.uint8 if self.void == VOID_8 else np.uint16)
+        elif self.form in ("npz", "confidence"):
+            arrays = {"labels": predicted.astype(np.uint8 if self.void == VOID_8 else np.uint16)}
+            if self.form == "confidence":
+                assert confidence is not None
+                arrays["confidence"] = confidence.astype(np.float16)
             with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, labels=small)
+                np.savez_compressed(file, **arrays)
         else:
             self._write_png(path, predicted)
 
@@ -117,10 +121,10 @@ class SavedFiles:
         """Return whether an image lacks a file."""
         return any(part.is_missing(number, image_id) for part in self.parts)
 
-    def save(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
+    def save(self, number: int, sample: Sample, predicted: np.ndarray, confidence: np.ndarray | None = None) -> None:
         """Write the files of an image that are missing or of an earlier state of its files."""
         for part in self.parts:
-            part.save(number, sample, predicted)
+            part.save(number, sample, predicted, confidence)
 
 
 def saved_files(ledger: Path, card: Card, method: str, show: int = 0, form: str | None = None) -> SavedFiles:

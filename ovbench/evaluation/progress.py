@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,8 @@ from ovbench.metrics.confusion import ClassPixels, PixelCounts, sum_by_class
 from ovbench.metrics.iou import scores
 
 EVERY_S = 0.5  # time between two values of mIoU in the line
+INTERVAL_S, FACTOR = 5.0, 50  # time between two intervals, at least this multiple of the time that one takes
+MOST_IMAGES = 50_000  # whose counts are kept for the interval
 
 
 class RunningScore:
@@ -27,7 +30,8 @@ class RunningScore:
 
     def __init__(self, ledger: LedgerWriter, classes: int, counted: Iterable[PixelCounts] = ()):
         self._ledger, self._classes = ledger, classes
-        self._pixels = sum_by_class(list(counted), classes)
+        self._images = list(counted)
+        self._pixels = sum_by_class(self._images, classes)
 
     def add(self, entry: Entry) -> None:
         """Write an entry to the ledger and add its counts."""
@@ -35,11 +39,23 @@ class RunningScore:
         if entry.counts is not None:
             one = sum_by_class([entry.counts], self._classes)
             self._pixels = ClassPixels(*(a + b for a, b in zip(self._pixels, one, strict=True)))
+            if len(self._images) <= MOST_IMAGES:
+                self._images.append(entry.counts)
 
     @property
     def miou(self) -> float:
         """The mIoU of all counted images, NaN before the first."""
         return scores(self._pixels).miou
+
+    def half(self) -> float:
+        """Return half the width of the 95 % interval of the mIoU, NaN if there is none or there are too many images."""
+        if len(self._images) > MOST_IMAGES:
+            return math.nan
+        from ovbench.metrics.interval import miou_interval  # scipy, which the first image need not wait for
+        from ovbench.metrics.stacked import stack_counts
+
+        interval = miou_interval(stack_counts(self._images, self._classes)).interval
+        return math.nan if interval is None else interval.half
 
 
 class JobProgress:
@@ -54,7 +70,8 @@ class JobProgress:
         disable = None if shown else True
         self._bar = tqdm(total=images, unit="image", disable=disable, dynamic_ncols=True, delay=0.01)
         self._scores: Sequence[RunningScore] = ()
-        self._next = 0.0
+        self._halves: list[float] = []
+        self._next = self._next_halves = 0.0
 
     @property
     def shown(self) -> bool:
@@ -74,6 +91,7 @@ class JobProgress:
             running: The score of each cell.
         """
         self._scores, self._next = [one for one in running if isinstance(one, RunningScore)], 0.0
+        self._halves, self._next_halves = [], time.monotonic() + INTERVAL_S
         if self._bar.total is not None:
             self._bar.total = max(self._bar.n, self._bar.total - planned + due)
         self._bar.set_description(title)
@@ -86,12 +104,27 @@ class JobProgress:
     def advance(self) -> None:
         """Count an image."""
         if not self._bar.disable and self._scores and time.monotonic() >= self._next:
-            values = [score.miou for score in self._scores]
-            shown = ", ".join("-" if math.isnan(value) else f"{100 * value:.2f}" for value in values)
-            self._bar.set_postfix_str(f"mIoU {shown}", refresh=False)
+            self._measure_halves()
+            shown = itertools.zip_longest((score.miou for score in self._scores), self._halves, fillvalue=math.nan)
+            self._bar.set_postfix_str("mIoU " + ", ".join(_text(*pair) for pair in shown), refresh=False)
             self._next = time.monotonic() + EVERY_S
         self._bar.update()
+
+    def _measure_halves(self) -> None:
+        """Compute the intervals again if they are due; they take a small part of the time of the run."""
+        start = time.monotonic()
+        if start >= self._next_halves:
+            self._halves = [score.half() for score in self._scores]
+            now = time.monotonic()
+            self._next_halves = now + max(INTERVAL_S, FACTOR * (now - start))
 
     def close(self) -> None:
         """End the line."""
         self._bar.close()
+
+
+def _text(miou: float, half: float) -> str:
+    """Return a score in percent, with half the width of its interval if that is known."""
+    if math.isnan(miou):
+        return "-"
+    return f"{100 * miou:.2f}" + ("" if math.isnan(half) else f" ± {100 * half:.2f}")

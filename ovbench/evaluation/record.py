@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -330,6 +330,11 @@ def write_record(path: Path, record: Mapping[str, Any]) -> Path:
 def is_record(found: Any) -> bool:
     """Return whether JSON data is a record, complete or not, and not a baseline or the file of a shard."""
     return isinstance(found, dict) and "schema" in found and "cells" not in found
+
+
+def warnings_of(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the notes of records for readers of their scores, each once."""
+    return list(dict.fromkeys(note for record in records for note in record.get("notes", ())))
 
 
 def value_at(record: Mapping[str, Any], name: str, missing: Any = None) -> Any:

@@ -46,7 +46,8 @@ class Job:
         fail_fast: Stop at the first failed image.
         quiet: Print no progress, and no notes about earlier counts.
         mixed_devices: Accept counts from several models of one type of device.
-        save_predictions: Format of the label maps to keep: "png", "npz", "coco" or "server"; None keeps none.
+        save_predictions: Format of the label maps to keep: "png", "npz", "confidence", "coco" or "server"; None keeps
+            none.
         metrics: Names of other counts to store than those of pixels: "boundary", "size", "calibration".
         cost: Measure the cost of labelling.
     """

@@ -306,7 +306,8 @@ def open_target(
     shown = frozenset(dataset.items[n].id for n in images.shown)
     due = frozenset(dataset.items[n].id for n in images.due)
     distractors = len(planned.cell.queries.distractors)
-    return Target(dataset, ledger, due | shown, saved.save, shown, run, distractors, planned.cell.metrics)
+    confident = predictions == "confidence"
+    return Target(dataset, ledger, due | shown, saved.save, shown, run, distractors, planned.cell.metrics, confident)
 
 
 def _timing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +21,13 @@ from ovbench.evaluation.identity import code_identity, dataset_header
 from ovbench.evaluation.images import chosen_images, open_split
 from ovbench.evaluation.plan import PlannedCell
 from ovbench.evaluation.prediction_files import (
+    INDEX,
     PredictionFiles,
     better_reading,
     choose_values,
     describe_values,
     find_predictions,
+    index_map,
     json_sha256,
 )
 from ovbench.evaluation.queries import CellQueries
@@ -203,6 +205,26 @@ def maps_of_record(record: Mapping[str, Any], dataset: Dataset) -> ScoredMaps:
     values = choose_values(found, dataset, record["cell"]["params"]["encoding"])
     cell = Cell(record["cell"]["method"], dataset.card.name, MapParams(values.encoding.name), NoProtocol(), {}, {})  # type: ignore[arg-type]
     return ScoredMaps(cell, found, values, dataset.card, {item.image_path: item.id for item in dataset.items})
+
+
+def maps_of_run(record: Mapping[str, Any], kept: Path, dataset: Dataset, ids: Sequence[str]) -> ScoredMaps | None:
+    """Return the label maps that a run kept beside its ledger; None if an image has none.
+
+    Args:
+        record: The record of the run.
+        kept: Folder of its label maps, with a folder for each format.
+        dataset: Its images.
+        ids: Ids of the wanted images.
+    """
+    for form in ("confidence", "npz", "png", "coco"):
+        if not (kept / form).is_dir():
+            continue
+        found = find_predictions(kept / form, dataset)
+        if all(image in found for image in ids):
+            cell = Cell(record["cell"]["method"], dataset.card.name, MapParams(INDEX), NoProtocol(), {}, {})  # type: ignore[arg-type]
+            by_path = {item.image_path: item.id for item in dataset.items}
+            return ScoredMaps(cell, found, index_map(dataset.card), dataset.card, by_path)
+    return None
 
 
 def _name_of(found: PredictionFiles) -> str:

@@ -137,13 +137,14 @@ class Pictures:
         """Return whether the drawing of this image is missing."""
         return number < self.count and not self._path(image_id).exists()
 
-    def save(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
+    def save(self, number: int, sample: Sample, predicted: np.ndarray, confidence: np.ndarray | None = None) -> None:
         """Write the drawing of an image, if it is one of the first images.
 
         Args:
             number: Number of the image in the split.
             sample: The image with its truth.
             predicted: uint16 (H, W).
+            confidence: Not drawn.
         """
         if number < self.count:
             save_png(self._path(sample.id), comparison(sample.image, sample.label, predicted, self.names))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 
-from ovbench.evaluation.record import read_record
+from ovbench.evaluation.record import read_record, warnings_of
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.extra_counts import ExtraCounts
 from ovbench.metrics.influence import influence
@@ -141,7 +141,7 @@ def as_dict(found: Comparison, most: int) -> dict[str, Any]:
     order = np.argsort(-np.abs(found.image_change), kind="stable")[:most]
     return {
         "images": len(found.ids),
-        "warnings": _warnings(found.first.record, found.second.record),
+        "warnings": warnings_of([found.first.record, found.second.record]),
         "only_in_first": len(found.first.counts) - len(found.ids),
         "only_in_second": len(found.second.counts) - len(found.ids),
         "settings": [{"key": k, "first": a, "second": b} for k, a, b in found.changed],
@@ -156,10 +156,6 @@ def as_dict(found: Comparison, most: int) -> dict[str, Any]:
         ],
         "moved_most": [{"image": found.ids[i], "change": float(found.image_change[i])} for i in order],
     }
-
-
-def _warnings(*records: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(note for record in records for note in record.get("notes", ())))
 
 
 def _metric_fields(found: Comparison) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -9,13 +10,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, Strict, model_validator
 
-from ovbench.evaluation.record import CellFields, WeightFields
+from ovbench.evaluation.record import CellFields, WeightFields, is_bundle, is_record, warnings_of
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.influence import influence
 from ovbench.metrics.interval import difference
 from ovbench.metrics.named import METRICS, PIXELS, Metric, class_list
 from ovbench.metrics.stacked import CountedImages
-from ovbench.results.compare import CountedRun, counted_images
+from ovbench.results.compare import CountedRun, counted_images, load_run
 from ovbench.results.metric_values import similarity_of
 from ovbench.utils.differences import Mismatch, mismatches
 from ovbench.utils.errors import InputError, UsageError
@@ -91,7 +92,8 @@ class Verdict(NamedTuple):
     """A score of a cell before and after, and its change, as fractions.
 
     ``low`` and ``high`` are the 95 % interval of the change, or None with the reason ``no_interval``. ``detectable`` is
-    the smallest drop that is a regression on these images. ``unlike`` has the settings that differ.
+    the smallest drop that is a regression on these images. ``unlike`` has the settings that differ, ``warnings`` the
+    notes of the new record for readers of its scores.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Verdict(NamedTuple):
     unlike: list[Mismatch]
     passed: bool
     metric: str = "mIoU"
+    warnings: tuple[str, ...] = ()
 
 
 def baseline_of(runs: Sequence[CountedRun], limit: int | None) -> dict[str, Any]:
@@ -122,14 +125,20 @@ def baseline_of(runs: Sequence[CountedRun], limit: int | None) -> dict[str, Any]
 
 
 def read_baseline(path: Path, *, counts: bool = True) -> Baseline:
-    """Read a baseline; without ``counts``, its images are not checked, because its cells are measured again.
+    """Read a baseline, or make one of a record or bundle.
+
+    Args:
+        path: The baseline, a record with its ledger beside it, or a bundle.
+        counts: Whether the images of a baseline are checked; they are not needed to measure its cells again.
 
     Raises:
         InputError: For the first field that is missing or does not fit.
     """
-    return validate(
-        CountedBaseline if counts else Baseline, read_json(path), str(path), fix=REMEDY, what="a complete baseline"
-    )
+    found = None if is_bundle(path) else read_json(path)
+    if found is None or is_record(found):
+        run = load_run(path)
+        found = json.loads(json.dumps(baseline_of([run], run.record["dataset"].get("limit"))))
+    return validate(CountedBaseline if counts else Baseline, found, str(path), fix=REMEDY, what="a complete baseline")
 
 
 def refuse_unasked_code(cells: Sequence[BaselineCell], named: Collection[str], path: Path) -> None:
@@ -229,5 +238,5 @@ def judge(
         base.name, one.value, other.value, d.value,
         None if d.interval is None else d.interval.low, None if d.interval is None else d.interval.high, d.why,
         max(tolerance, 0.0 if bounds is None else bounds.half), mismatches(base.cell.model_dump(), run.record["cell"]),
-        not regressed, metric.name,
+        not regressed, metric.name, tuple(warnings_of([run.record])),
     )  # fmt: skip

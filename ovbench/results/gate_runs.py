@@ -55,6 +55,8 @@ def update_baseline(request: GateRequest) -> None:
         UsageError: If methods or datasets of a new baseline are missing.
         InputError: If the existing baseline cannot be read.
     """
+    if request.baseline.suffix != ".json":
+        raise UsageError(f'a baseline is a .json file, not "{request.baseline.name}"', where="--baseline")
     pairs, limit = [(method, dataset) for method in request.methods for dataset in request.datasets], request.limit
     if not pairs:
         if request.datasets or not request.baseline.exists():

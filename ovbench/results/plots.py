@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ovbench.evaluation.record import warnings_of
 from ovbench.results.cost_rows import place_of
 from ovbench.results.plot_labels import literal, place_names, shortened, wrapped
 from ovbench.results.record_counts import read_counts
@@ -28,6 +29,7 @@ WIDTH_IN = 8.0
 HIGHEST_IN = 60.0
 LONGEST_CLASS = 26  # characters of a class name
 NAME_WIDTH = 34  # characters in a line of the name of a run
+NOTE_WIDTH = 120  # characters in a line of a warning
 
 
 def gather(paths: Sequence[Path]) -> list[RecordFile]:
@@ -65,6 +67,8 @@ def draw(kind: str, records: Sequence[RecordFile], out: Path, most: int = FEW_CL
         raise InputError("plots need matplotlib", fix=install_line("plot")) from error
     with rc_context({"svg.hashsalt": "ovbench", "font.size": 9, "axes.axisbelow": True}):
         figure = Figure(layout="constrained", dpi=150)
+        if notes := warnings_of(found.record for found in records):
+            figure.supxlabel(literal("\n".join(wrapped(notes, NOTE_WIDTH))), fontsize=7, color="#a02000")
         KINDS[kind](figure, records, most)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=out.suffix[1:], dpi=150, metadata=_UNDATED.get(out.suffix))

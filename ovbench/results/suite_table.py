@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ovbench.evaluation.record import warnings_of
 from ovbench.results.console import percent
 from ovbench.results.markdown import escape, table_head, table_row
 
@@ -39,6 +40,5 @@ def suite_page(name: str, title: str, source: str, records: Sequence[dict[str, A
         for kind, weights in record["weights"].items():
             made.setdefault(kind, set()).add(f"{weights['name']} ({weights['sha256'][:12]})")
     lines += ["", *(f"{kind}: {escape(', '.join(sorted(names)))}  " for kind, names in made.items() if names)]
-    warnings = dict.fromkeys(note for record in records for note in record.get("notes", ()))
-    lines += [line for note in warnings for line in ("", escape(note))]
+    lines += [line for note in warnings_of(records) for line in ("", escape(note))]
     return "\n".join(lines).rstrip() + "\n"

@@ -48,7 +48,9 @@ def picture(image):
     truth = np.zeros((HEIGHT, WIDTH), np.uint16)
     truth[HEIGHT // 2 :] = 1
     truth[:, 0] = 65535
-    return ErrorImage(image, InputImage(pixels.getvalue(), truth), np.zeros_like(truth), 5, truth.size)
+    sure = np.full((HEIGHT, WIDTH), 51, np.uint8)
+    sure[:2] = 255
+    return ErrorImage(image, InputImage(pixels.getvalue(), truth), np.zeros_like(truth), 5, truth.size, sure)
 
 
 def labelled(run, ids, options, advance):
@@ -170,7 +172,10 @@ def test_the_slider_shows_image_truth_prediction_and_errors(shown):
     assert slider.get_attribute("aria-valuetext") == "image"
     assert shown.pixel(*lower) == pytest.approx(IMAGE_COLOUR, abs=3)
     slider.send_keys(Keys.END)
-    assert slider.get_attribute("aria-valuetext") == "error"
+    assert slider.get_attribute("aria-valuetext") == "confidence" and shown.one(".viewer .scale").is_displayed()
+    assert sum(shown.pixel(WIDTH // 2, 1)) > 600 > 300 > sum(shown.pixel(*lower))  # sure and unsure
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert slider.get_attribute("aria-valuetext") == "error" and not shown.one(".viewer .scale").is_displayed()
     right, wrong, unscored = (shown.pixel(*place) for place in (upper, lower, void))
     assert sum(wrong) > sum(right) and wrong[0] > 2 * wrong[2] and len({*unscored}) == 1
     shown.all(".viewer .views button")[1].click()
@@ -224,7 +229,7 @@ def test_a_pixel_is_named_and_a_class_stands_out(shown):
     shown.until(lambda: shown.one(".viewer canvas").is_displayed())
     canvas = shown.one(".viewer canvas")
     webdriver.ActionChains(shown.driver).move_to_element_with_offset(canvas, 0, canvas.size["height"] // 4).perform()
-    assert shown.one(".viewer .reading").text == "truth: grass, prediction: sky"
+    assert shown.one(".viewer .reading").text == "truth: grass, prediction: sky (20 % sure)"
     switch = shown.one(".viewer .lists button")
     assert switch.get_attribute("aria-pressed") == "false"
     switch.click()

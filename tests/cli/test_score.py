@@ -176,7 +176,7 @@ def test_bad_folders(ovbench, tmp_path, data, folder, says):
     assert done.code == 3 and says in done.err
 
 
-@pytest.mark.parametrize("form", ["png", "npz", "coco"])
+@pytest.mark.parametrize("form", ["png", "confidence", "coco"])
 def test_saved_maps_have_the_score_of_their_run(ovbench, tmp_path, form, drawn_mini):
     done = ovbench(*EVAL, "--out", tmp_path, "--save-predictions", form)
     record = done.json()
@@ -187,6 +187,10 @@ def test_saved_maps_have_the_score_of_their_run(ovbench, tmp_path, form, drawn_m
     lost.unlink()
     again = ovbench(*EVAL, "--out", tmp_path, "--save-predictions", form)
     assert again.json() == record and {path: path.read_bytes() for path in sorted(folder.iterdir())} == files
+    if form == "confidence":
+        with np.load(lost) as one:
+            assert one["confidence"].shape == one["labels"].shape and one["confidence"].dtype == np.float16
+            assert 0 < one["confidence"].min() < one["confidence"].max() <= 1
     scored = ovbench("score", "-d", "mini", "--limit", "2", "--predictions", folder, "--out", tmp_path / "s", "--json")
     assert scored.code == 0, scored.err
     found = scored.json()
@@ -194,6 +198,20 @@ def test_saved_maps_have_the_score_of_their_run(ovbench, tmp_path, form, drawn_m
     assert found["cell"]["method"] == "maskclip@predictions"
     other = ovbench("score", "-d", "mini-bg", "--limit", "2", "--predictions", folder)
     assert other.code == 3 and "the label maps are of mini with" in other.err
+
+
+def test_the_report_reads_the_maps_that_a_run_kept(ovbench, tmp_path, drawn_mini, monkeypatch):
+    """They are not labelled again, so no weights are needed; the page also has their confidence."""
+    from ovbench.results.report import error_images
+
+    monkeypatch.setattr(error_images, "_pipeline", None)
+    made = {}
+    for form in ("confidence", "npz"):
+        record = ovbench(*EVAL, "--out", tmp_path / form, "--save-predictions", form).json()
+        done = ovbench("report", tmp_path / form, "--out", tmp_path / f"{form}.html")
+        assert done.code == 0 and "not exactly" not in done.err and "not shown" not in done.err, done.err
+        made[form] = (tmp_path / f"{form}.html").read_text().count('"confidence":"')
+    assert made == {"confidence": record["dataset"]["images"], "npz": 0}
 
 
 def test_a_benchmark_without_a_test_server(ovbench, tmp_path):

@@ -11,6 +11,8 @@ import pytest
 from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.progress import JobProgress, RunningScore
 from ovbench.metrics.confusion import PixelCounts
+from ovbench.metrics.interval import miou_interval
+from ovbench.metrics.stacked import stack_counts
 
 
 class Screen(io.StringIO):
@@ -35,6 +37,25 @@ def test_the_running_score_is_that_of_all_images_so_far():
     score.add(Entry("b", None, "broken", {}))
     assert score.miou == pytest.approx((6 / 10 + 6 / 10) / 2)
     assert [entry.image for entry in kept] == ["a", "b"]
+
+
+def test_the_running_interval_is_that_of_the_record(monkeypatch):
+    images = [counts((0, 0, 6 + n), (1, 0, 2), (1, 1, 3)) for n in range(12)]
+    score = RunningScore(Kept(), 2, images[:9])
+    assert np.isnan(score.half())  # too few images
+    for n, one in enumerate(images[9:]):
+        score.add(Entry(str(n), one, None, {}))
+    expected = miou_interval(stack_counts(images, 2)).interval.half
+    assert score.half() == expected > 0
+    monkeypatch.setattr(sys, "stderr", Screen())
+    monkeypatch.setattr("ovbench.evaluation.progress.INTERVAL_S", 0.0)
+    progress = JobProgress(1)
+    with progress.group("clip on mini", 1, 1, [score]):
+        progress.advance()
+    progress.close()
+    assert f"mIoU {100 * score.miou:.2f} ± {100 * expected:.2f}" in sys.stderr.getvalue()
+    monkeypatch.setattr("ovbench.evaluation.progress.MOST_IMAGES", 11)
+    assert np.isnan(score.half())
 
 
 @pytest.mark.parametrize(

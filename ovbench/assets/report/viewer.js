@@ -1,11 +1,19 @@
-const VIEWS = ["image", "truth", "prediction", "error"];
+const VIEWS = ["image", "truth", "prediction", "error", "confidence"]; // the last one is not known of every picture
+const SURE = [[0, 0, 4], [120, 28, 109], [237, 105, 37], [252, 255, 164]]; // colours of probabilities from 0 to 1
 const SHOWN_HEIGHT = 26; // rem, at most
 /* Colours are RGBA in one number, as a canvas keeps them: red is the lowest byte. */
 const rgba = (r, g, b, a = 255) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
 const [CLEAR, BLACK, WRONG, RIGHT] = [0, rgba(0, 0, 0), rgba(222, 60, 20, 200), rgba(0, 0, 0, 90)];
 const STRIPES = [rgba(128, 128, 128), rgba(90, 90, 90)]; // not scored
 
-/* One image: a slider from the image through truth and prediction to the errors, and what was taken for what. */
+/* The colour of a probability in 0..255. */
+function sureness(value) {
+  const place = value / 255 * (SURE.length - 1);
+  const below = Math.min(Math.floor(place), SURE.length - 2);
+  return rgba(...SURE[below].map((from, n) => Math.round(from + (SURE[below + 1][n] - from) * (place - below))));
+}
+
+/* One image: a slider from the image through truth and prediction to errors and confidence, and what was taken for what. */
 class Viewer {
   constructor(step, other) {
     this.other = other;
@@ -15,16 +23,17 @@ class Viewer {
     this.facts = make("p", { class: "quiet" });
     this.canvas = make("canvas", { role: "img", pointermove: (event) => this.point(event), pointerleave: () => this.read("") });
     this.reading = make("p", { class: "reading" });
-    this.slider = make("input", { type: "range", min: "0", max: "3", step: "0.05", value: "2", "aria-label": "View",
+    this.slider = make("input", { type: "range", min: "0", max: "4", step: "0.05", value: "2", "aria-label": "View",
       input: () => this.draw(), keydown: (event) => this.key(event) });
     this.opacity = make("input", { type: "range", min: "0", max: "1", step: "0.05", value: "0.65", input: () => this.draw() });
     this.buttons = VIEWS.map((name, number) => make("button", { type: "button", click: () => this.view(number) }, name));
+    this.scale = make("p", { class: "scale", hidden: true }, "unsure 0 %", make("i", { "aria-hidden": "true" }), "100 % sure");
     this.beside = make("canvas", { role: "img" });
     this.names = [make("figcaption"), make("figcaption")];
     this.figures = [make("figure", {}, this.canvas, this.names[0]), make("figure", { hidden: true }, this.beside, this.names[1])];
     this.picture = make("div", { hidden: true }, this.slider,
       make("div", { class: "views", role: "group", "aria-label": "View" }, ...this.buttons),
-      make("div", { class: "pair" }, ...this.figures), this.reading,
+      make("div", { class: "pair" }, ...this.figures), this.scale, this.reading,
       make("label", { class: "field" }, "Opacity of the labels", this.opacity));
     this.missing = make("p", { class: "quiet", hidden: true });
     this.lists = make("div", { class: "lists" });
@@ -58,6 +67,9 @@ class Viewer {
       canvas.style.width = `min(100%, ${SHOWN_HEIGHT * layers.width / layers.height}rem)`;
     }
     this.figures[1].hidden = !otherLayers;
+    const last = layers.confidence || otherLayers?.confidence ? 4 : 3;
+    this.slider.max = String(last);
+    this.buttons[4].hidden = last < 4;
     this.caption();
     this.picture.hidden = false;
     if (layers.moved) this.facts.textContent += ` The image was labelled again: ${whole(layers.moved)} of `
@@ -80,7 +92,7 @@ class Viewer {
     const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    this.view(Math.min(Math.max(step > 0 ? Math.floor(now + 1) : Math.ceil(now - 1), 0), 3));
+    this.view(Math.min(Math.max(step > 0 ? Math.floor(now + 1) : Math.ceil(now - 1), 0), Number(this.slider.max)));
   }
 
   view(number) { this.slider.value = String(number); this.draw(); }
@@ -97,6 +109,7 @@ class Viewer {
       if (value > below) this.paint(pen, layers, below + 1, value - below);
     }
     const name = value > below ? `between ${VIEWS[below]} and ${VIEWS[below + 1]}` : VIEWS[below];
+    this.scale.hidden = value <= 3;
     this.slider.setAttribute("aria-valuetext", name);
     this.canvas.setAttribute("aria-label", `${this.run.images.ids[this.image]}: ${name}`);
     this.beside.setAttribute("aria-label", `${this.run.images.ids[this.image]}, the other run: ${name}`);
@@ -106,14 +119,14 @@ class Viewer {
   paint(pen, layers, view, alpha) {
     pen.globalAlpha = alpha;
     pen.drawImage(layers.photo, 0, 0);
-    if (view === 0) return;
+    if (view === 0 || (view === 4 && !layers.confidence)) return;
     if (view === 3) { // on grey, so that no colour of the image is taken for an error
       pen.globalCompositeOperation = "saturation";
       pen.fillStyle = "#808080";
       pen.fillRect(0, 0, this.canvas.width, this.canvas.height);
       pen.globalCompositeOperation = "source-over";
     }
-    pen.globalAlpha = view === 3 ? alpha : alpha * Number(this.opacity.value);
+    pen.globalAlpha = view >= 3 ? alpha : alpha * Number(this.opacity.value);
     pen.drawImage(layers.overlay(VIEWS[view], this.lit), 0, 0);
   }
 
@@ -126,7 +139,8 @@ class Viewer {
     if (!(place >= 0 && place < this.layers.truth.length)) return;
     const truth = this.layers.truth[place];
     const known = truth < this.run.classes.length;
-    this.read(`truth: ${known ? className(this.run, truth) : "not scored"}, prediction: ${className(this.run, this.layers.prediction[place])}`);
+    const sure = this.layers.confidence ? ` (${percent(this.layers.confidence[place] / 255, 0)} % sure)` : "";
+    this.read(`truth: ${known ? className(this.run, truth) : "not scored"}, prediction: ${className(this.run, this.layers.prediction[place])}${sure}`);
   }
 
   read(text) { this.reading.textContent = text; }
@@ -184,6 +198,7 @@ async function openPicture(run, picture) {
   const photo = new Image();
   photo.src = photoOf(picture.input);
   const [truth, prediction] = await Promise.all([input.truth, picture.prediction].map(async (text) => new Uint16Array(await unpack(text))));
+  const confidence = picture.confidence ? new Uint8Array(await unpack(picture.confidence)) : null;
   await photo.decode();
   const classes = run.classes.length;
   const colours = run.colours.map((colour) => rgba(...[1, 3, 5].map((n) => parseInt(colour.slice(n, n + 2), 16))));
@@ -207,12 +222,13 @@ async function openPicture(run, picture) {
     if (truth[n] >= classes) return STRIPES[(n % width + Math.floor(n / width)) % 8 < 4 ? 0 : 1];
     return truth[n] === prediction[n] ? RIGHT : WRONG;
   };
-  const rules = { truth: (lit) => labelled(truth, lit), prediction: (lit) => labelled(prediction, lit), error: () => errors };
+  const rules = { truth: (lit) => labelled(truth, lit), prediction: (lit) => labelled(prediction, lit), error: () => errors,
+    confidence: () => (n) => sureness(confidence[n]) };
 
   function overlay(view, lit) {
-    const key = view === "error" ? view : `${view} ${lit}`;
+    const key = view === "error" || view === "confidence" ? view : `${view} ${lit}`;
     if (!drawn.has(key)) drawn.set(key, draw(rules[view](lit)));
     return drawn.get(key);
   }
-  return { width, height, photo, truth, prediction, overlay, moved: picture.moved, pixels: picture.pixels };
+  return { width, height, photo, truth, prediction, confidence, overlay, moved: picture.moved, pixels: picture.pixels };
 }

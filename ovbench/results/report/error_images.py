@@ -19,6 +19,7 @@ from ovbench.config.schema import SCORED
 from ovbench.data.card import Card, load_card
 from ovbench.data.dataset import NO_CLASS, Dataset, Sample, open_dataset
 from ovbench.evaluation.ledger import Entry
+from ovbench.evaluation.predictions import FOLDER
 from ovbench.metrics.confusion import Confusion, PixelCounts
 from ovbench.results.report.runs import ReportRun
 from ovbench.utils.errors import InputError, OvbenchError, UsageError
@@ -26,6 +27,7 @@ from ovbench.utils.provenance import choose_device
 from ovbench.utils.typed import Typed, validate
 
 if TYPE_CHECKING:
+    from ovbench.evaluation.score import ScoredMaps
     from ovbench.inference.pipeline import Pipeline
 
 LONG_SIDE = 640  # pixels of an image in the report; counts are from the full size
@@ -40,9 +42,10 @@ class InputImage(NamedTuple):
 
 
 class ErrorImage(NamedTuple):
-    """The prediction for an image, uint16 (H, W), in the size of its input.
+    """The prediction for an image, uint16 (H, W), in the size of its input, and its confidence, uint8 (H, W).
 
-    Of the ``pixels`` of the full image, the run counted ``moved`` pixels differently.
+    Of the ``pixels`` of the full image, the run counted ``moved`` pixels differently. 255 is a probability of 1; there
+    is no confidence of label maps without one.
     """
 
     image: str
@@ -50,6 +53,7 @@ class ErrorImage(NamedTuple):
     predicted: np.ndarray
     moved: int
     pixels: int
+    confidence: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def read_cards(paths: Sequence[str]) -> dict[str, Card]:
 def label_again(
     run: ReportRun, ids: Sequence[str], options: RelabelOptions, advance: Callable[[], object]
 ) -> list[ErrorImage]:
-    """Label images of a run again.
+    """Label images of a run again, or read the label maps that it kept.
 
     Differences and problems go to the notes of the run: other weights, other counts, failed images, missing data.
 
@@ -89,20 +93,23 @@ def label_again(
 
     try:
         scored = run.record["cell"]["method"].endswith(SCORED)
-        cell = None if scored else _cell(run, options)
+        cell = None if scored or _kept(run).is_dir() else _cell(run, options)
         dataset = _dataset(run, options)
         if options.beside is not None:
             run.files.update(_linked(dataset, options.beside))
-        pipeline = _maps(run, dataset) if cell is None else _pipeline(run, cell, options)
+        maps = _maps(run, dataset, ids, scored)
+        pipeline = maps or _pipeline(run, cell or _cell(run, options), options)
     except OvbenchError as error:
         run.notes.append(f"images are not shown: {error}")
         return []
     numbers = {item.id: number for number, item in enumerate(dataset.items)}
-    compared = _Comparison(run)
+    compared = _Comparison(run, maps)
     run.notes += [
         f"image {image} is not shown: the benchmark folder does not have it" for image in ids if image not in numbers
     ]
-    distractors = len(run.header.get("distractors", ())) + scored  # pixels without a class in a label map
+    distractors = len(run.header.get("distractors", ())) + (maps is not None)  # pixels without a class in a label map
+    if hasattr(pipeline.predictor, "maps"):
+        pipeline.predictor.maps.confident = True
     target = Target(dataset, compared, frozenset(ids), compared.seen, distractors=distractors)  # type: ignore[arg-type]
     batch = run.header.get("execution", {}).get("batch", 0)
     evaluate(pipeline, [target], [numbers[i] for i in ids if i in numbers], batch=batch, advance=advance)
@@ -123,8 +130,8 @@ def _linked(dataset: Dataset, folder: Path) -> dict[str, str]:
 class _Comparison:
     """Compare new counts with those of the run; `evaluate` uses it in place of a ledger."""
 
-    def __init__(self, run: ReportRun):
-        self.run = run
+    def __init__(self, run: ReportRun, maps: ScoredMaps | None):
+        self.run, self.maps = run, maps
         self.images: list[ErrorImage] = []
         self._counted = dict(zip(run.ids, run.counts, strict=True))
         self._now: dict[str, PixelCounts] = {}
@@ -136,13 +143,17 @@ class _Comparison:
         else:
             self._now[entry.image] = entry.counts
 
-    def seen(self, number: int, sample: Sample, predicted: np.ndarray) -> None:
+    def seen(self, number: int, sample: Sample, predicted: np.ndarray, confidence: np.ndarray | None) -> None:
         """Compare an image with the run and store it for the page."""
         size = _shown_size(predicted.shape)
         shown = InputImage(_jpeg(sample.image, size), _shrunk(sample.label, size))
         moved = moved_pixels(self._counted[sample.id], self._now.pop(sample.id), len(self.run.classes))
         labels = _shrunk(np.where(predicted < len(self.run.classes), predicted, NO_CLASS), size)  # not a distractor
-        self.images.append(ErrorImage(sample.id, shown, labels, moved, predicted.size))
+        if self.maps is not None:
+            confidence = self.maps.found.confidence(sample.id)
+        sure = None if confidence is None else np.rint(_shrunk(confidence, size).astype(np.float32) * 255)
+        made = ErrorImage(sample.id, shown, labels, moved, predicted.size, None if sure is None else sure.astype(np.uint8))
+        self.images.append(made)
 
 
 class LabelledWith(Typed):
@@ -191,10 +202,18 @@ def _dataset(run: ReportRun, options: RelabelOptions) -> Dataset:
     return replace(found, corruption=run.record["cell"]["protocol"].get("corrupt", ""))
 
 
-def _maps(run: ReportRun, dataset: Dataset) -> Any:
-    from ovbench.evaluation.score import maps_of_record  # a report without images needs no torch
+def _maps(run: ReportRun, dataset: Dataset, ids: Sequence[str], scored: bool) -> ScoredMaps | None:
+    """Return the label maps that were scored or that the run kept, None if it kept none."""
+    from ovbench.evaluation.score import maps_of_record, maps_of_run  # a report without images needs no torch
 
-    return maps_of_record(run.record, dataset)
+    if scored:
+        return maps_of_record(run.record, dataset)
+    return maps_of_run(run.record, _kept(run), dataset, ids)
+
+
+def _kept(run: ReportRun) -> Path:
+    """Return the folder of the label maps that a run kept, which may not exist."""
+    return run.path.parent / run.record["ledger"] / FOLDER
 
 
 def _pipeline(run: ReportRun, cell: Cell, options: RelabelOptions) -> Pipeline:

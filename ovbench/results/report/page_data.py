@@ -71,8 +71,9 @@ def _colours(run: ReportRun) -> list[Any]:
 def prediction_data(image: ErrorImage, input_id: str) -> dict[str, Any]:
     """Return the prediction of an image; ``input_id`` is the element with the image and its labels."""
     h, w = image.predicted.shape
+    sure = {} if image.confidence is None else {"confidence": pack(image.confidence)}
     return {"input": input_id, "height": h, "width": w, "prediction": pack(image.predicted.astype("<u2")),
-            "moved": image.moved, "pixels": image.pixels}  # fmt: skip
+            "moved": image.moved, "pixels": image.pixels, **sure}  # fmt: skip
 
 
 def input_data(image: InputImage) -> dict[str, str]:
