@@ -19,8 +19,8 @@ from ovbench.data.propose_labels import (
     read_names,
 )
 from ovbench.data.propose_pairs import LABEL_WORDS, PREFERRED, find_pairs
-from ovbench.data.row_file import RowFile
-from ovbench.data.sources import ARCHIVES, is_folder, open_coco, open_container, walk
+from ovbench.data.row_file import ROW_SUFFIXES, RowFile
+from ovbench.data.sources import ARCHIVES, COMPRESSED, is_folder, open_coco, open_container, read_source, walk
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import write_bytes
 from ovbench.utils.toml import read_toml
@@ -29,6 +29,8 @@ CARD = "ovbench.toml"
 CLASSES = "ovbench-classes.txt"
 LABEL_COLUMNS = ("label", "annotation", "mask", "segment", "semantic", "labels", "target", "gt")
 SPLIT = re.compile(r"[^/.]*?(validation|valid|val|test|eval|train)", re.IGNORECASE)
+LISTS = (".csv", ".tsv", ".jsonl", ".txt", ".json")  # that may name the files of a dataset
+FILE_NAME, LIST_BYTES = re.compile(rb"\.(jpe?g|png|tiff?|bmp)\b", re.IGNORECASE), 1 << 16
 WIDTH = 110
 
 
@@ -220,6 +222,8 @@ def _tables(folder: Path, names: LabelNames | None) -> _Layout | None:
     table = open_container(folder / splits[split][0])
     assert isinstance(table, RowFile)
     usable = [column for column, images in table.columns.items() if images]
+    if not usable:
+        return None  # a table of facts about files, or of their names
     label = next((c for word in LABEL_COLUMNS for c in usable if word in c.lower()), None)
     image = next((c for c in usable if c != label), None)
     if label is None or image is None:
@@ -259,11 +263,26 @@ def _stated_names(table: RowFile, label: str) -> LabelNames | None:
 
 
 def _files(folder: Path, names: LabelNames | None) -> _Layout:
-    pairs = find_pairs(folder)
+    try:
+        pairs = find_pairs(folder)
+    except InputError as error:
+        raise InputError("; ".join([error.what, *_unread(folder)]), where=error.where, fix=error.fix) from None
     encoding = propose_encoding(pairs.labels, names, _how(folder))
     lines = ["[[layout]]", f"image = {json.dumps(pairs.image)}", f"label = {json.dumps(pairs.label)}"]
     lines += [f"ids = {json.dumps(pairs.ids)}"] if pairs.ids else []
     return _named([*lines, "", *encoding.lines], names, [pairs.note, encoding.note])
+
+
+def _unread(folder: Path) -> list[str]:
+    """Return a sentence about the first file that may have the data in a form that is not read, nothing otherwise."""
+    for name in sorted(walk(folder)):
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in COMPRESSED:
+            return [f"{name} is compressed: decompress it once, then give the folder or the .tar"]
+        listed = suffix in LISTS and FILE_NAME.search(read_source(folder / name).data[:LIST_BYTES])
+        if listed or suffix in ROW_SUFFIXES:
+            return [f"{name} has the names of files, not the files: such a table is not read"]
+    return []
 
 
 def _named(lines: list[str], names: LabelNames | None, notes: list[str]) -> _Layout:

@@ -66,13 +66,20 @@ class PredictionFiles(NamedTuple):
             return _painted(_list_of_masks(read_json(path), where), size, where)
         return _array(path) if path.suffix.lower() in (".npz", ".npy") else read_label_file(path).values
 
-    def confidence(self, image_id: str) -> np.ndarray | None:
-        """Return the stored confidence of an image, float16 (H, W), None if there is none."""
+    def confidence(self, image_id: str, size: tuple[int, int]) -> np.ndarray | None:
+        """Return the stored confidence of an image, float (H, W) in 0..1, None if there is none.
+
+        Args:
+            image_id: The image.
+            size: (H, W) of the image.
+        """
         path = self.files.get(image_id)
         if path is None or path.suffix.lower() != ".npz":
             return None
         with np.load(path, allow_pickle=False) as found:  # `read` has refused a damaged file
-            return found["confidence"] if "confidence" in found else None
+            values = found.get("confidence")
+        fits = values is not None and values.shape == size and values.dtype.kind == "f"
+        return values if fits and 0 <= values.min(initial=0) <= values.max(initial=0) <= 1 else None
 
 
 def find_predictions(folder: Path, dataset: Dataset) -> PredictionFiles:

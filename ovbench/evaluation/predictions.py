@@ -31,8 +31,9 @@ class SavedPredictions:
 
     Args:
         folder: Folder of the files.
-        form: A key of `FORMATS`: "png" has class indices and class names, "npz" the array "labels", "confidence" also the
-            array "confidence", "coco" a list of run-length masks, "server" what the test server of the benchmark wants.
+        form: A key of `FORMATS`: "png" has class indices and class names, "npz" the array "labels", "confidence" also
+            the array "confidence", "coco" a list of run-length masks, "server" what the test server of the benchmark
+            wants.
         card: The card of the dataset.
         method: Name of the method.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ from ovbench.data.server_layout import server_layout
 from ovbench.data.shipped_cards import card_groups
 from ovbench.evaluation.distributed import Shard, parse_shard
 from ovbench.metrics.count_names import EXTRA
-from ovbench.utils.errors import UsageError, unknown, warn_once
+from ovbench.utils.errors import InputError, UsageError, unknown, warn_once
+
+NAMES = {"compile": "compiled"}  # arguments of a record whose names in a job differ
+PATHS = ("subset", "classes")
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,33 @@ def check_request(job: Job) -> CheckedRequest:
         for card in cards.values():
             server_layout(card)
     return CheckedRequest(rows, cards, cells, shard)
+
+
+def job_of(record: Mapping[str, Any], where: str, *, run_code: bool = False, **options: Any) -> Job:
+    """Return the job that made a record.
+
+    Args:
+        record: The record.
+        where: Its file, for messages.
+        run_code: Whether code may run that only the record names.
+        **options: Other fields of the job.
+
+    Raises:
+        InputError: If the record has no arguments.
+        UsageError: If its method is code outside ovbench.
+    """
+    arguments = record.get("arguments")
+    if arguments is None:
+        raise InputError("the record has no arguments: it was made by an early version", where=where)
+    if ":" in arguments["method"] and not run_code:
+        raise UsageError(
+            "the method is code outside ovbench", where=arguments["method"], fix="give --run-code to run it"
+        )
+    fields = {field.name for field in dataclasses.fields(Job)}
+    given = {NAMES.get(key, key): value for key, value in arguments.items() if key not in ("suite", "row")}
+    given |= {key: Path(given[key]) for key in PATHS if given.get(key)}
+    known = {key: value for key, value in given.items() if key in fields and value is not None}
+    return Job((arguments["method"],), (arguments["dataset"],), **{**known, **options})
 
 
 def _cell(row: SuiteRow, card: Card, job: Job) -> Cell:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ovbench.config.load import override_pairs
-from ovbench.evaluation.request import Job, check_request
+from ovbench.evaluation.record import is_bundle, is_record, read_earlier, read_record
+from ovbench.evaluation.request import Job, check_request, job_of
 from ovbench.metrics.named import METRICS, Metric
 from ovbench.results.compare import CountedRun, load_run
 from ovbench.results.gate import (
@@ -25,7 +26,7 @@ from ovbench.results.gate import (
     refuse_unknown_counts,
 )
 from ovbench.utils.errors import UsageError, unknown
-from ovbench.utils.files import write_json
+from ovbench.utils.files import read_json, write_json
 
 if TYPE_CHECKING:
     from ovbench.evaluation.plan import PlannedCell
@@ -55,8 +56,9 @@ def update_baseline(request: GateRequest) -> None:
         UsageError: If methods or datasets of a new baseline are missing.
         InputError: If the existing baseline cannot be read.
     """
-    if request.baseline.suffix != ".json":
-        raise UsageError(f'a baseline is a .json file, not "{request.baseline.name}"', where="--baseline")
+    if is_bundle(request.baseline) or read_earlier(request.baseline) is not None:
+        what = f'"{request.baseline.name}" is the record of a run, which a baseline must not replace'
+        raise UsageError(what, where="--baseline", fix="write the baseline to another file")
     pairs, limit = [(method, dataset) for method in request.methods for dataset in request.datasets], request.limit
     if not pairs:
         if request.datasets or not request.baseline.exists():
@@ -65,7 +67,7 @@ def update_baseline(request: GateRequest) -> None:
         _refuse_unknown(request, old)
         refuse_unasked_code(old.cells, request.methods, request.baseline)
         pairs, limit = list(map(_pair, old.cells)), limit or old.limit
-    write_json(request.baseline, baseline_of(_measure(request, pairs, limit), limit))
+    write_json(request.baseline, baseline_of(_measure(_jobs(request, pairs, limit)), limit))
 
 
 def check_baseline(
@@ -88,7 +90,7 @@ def check_baseline(
     if request.datasets or request.limit:
         raise UsageError("--dataset and --limit are for --update: a check runs the images of the baseline")
     refuse_unknown_counts(metric)
-    base = read_baseline(request.baseline)
+    base, record = read_baseline(request.baseline), _record_of(request.baseline)
     _refuse_unknown(request, base)
     cells = [c for c in base.cells if not request.methods or c.cell.method in request.methods]
     refuse_unasked_code(cells, request.methods, request.baseline)
@@ -98,8 +100,14 @@ def check_baseline(
         for cell, now in zip(cells, planned, strict=True):
             refuse_other_settings(cell, now.cell.as_dict(), chosen, request.baseline)
 
-    runs = _measure(request, list(map(_pair, cells)), base.limit, same_settings)
-    how: dict[str, Any] = {"tolerance": tolerance, "paired": paired, "metric": metric, "similarity": similarity}
+    if record is None:
+        jobs = _jobs(request, list(map(_pair, cells)), base.limit)
+    else:
+        settings = {**record["arguments"].get("settings", {}), **chosen}
+        how: dict[str, Any] = {"settings": settings, "device": request.device, "data_root": request.data_root}
+        jobs = [job_of(record, str(request.baseline), run_code=bool(request.methods), **how)]
+    runs = _measure(jobs, same_settings)
+    how = {"tolerance": tolerance, "paired": paired, "metric": metric, "similarity": similarity}
     return [judge(cell, run, **how) for cell, run in zip(cells, runs, strict=True)]
 
 
@@ -114,14 +122,23 @@ def _pair(cell: BaselineCell) -> tuple[str, str]:
     return cell.cell.method, cell.cell.dataset
 
 
+def _record_of(path: Path) -> dict[str, Any] | None:
+    """Return the record whose run is the baseline, if it has arguments; None for a file of a baseline."""
+    record = read_record(path) if is_bundle(path) or is_record(read_json(path)) else {}
+    return record if record.get("arguments") else None
+
+
+def _jobs(request: GateRequest, pairs: Sequence[tuple[str, str]], limit: int | None) -> list[Job]:
+    how: dict[str, Any] = {"settings": request.settings, "device": request.device, "data_root": request.data_root}
+    return [Job((method,), (dataset,), limit=limit, **how) for method, dataset in pairs]
+
+
 def _measure(
-    request: GateRequest, pairs: Sequence[tuple[str, str]], limit: int | None,
-    check: Callable[[Sequence[PlannedCell]], None] = lambda planned: None,
-) -> list[CountedRun]:  # fmt: skip
-    """Plan all pairs, ``check`` the planned cells, evaluate them in a temporary folder and load their counts."""
+    jobs: Sequence[Job], check: Callable[[Sequence[PlannedCell]], None] = lambda planned: None
+) -> list[CountedRun]:
+    """Plan all jobs, ``check`` the planned cells, evaluate them in a temporary folder and load their counts."""
     with TemporaryDirectory() as folder:
-        how: dict[str, Any] = {"settings": request.settings, "device": request.device, "data_root": request.data_root}
-        jobs = [Job((method,), (dataset,), limit=limit, out=Path(folder), **how) for method, dataset in pairs]
+        jobs = [replace(job, out=Path(folder)) for job in jobs]
         for job in jobs:
             check_request(job)
         from ovbench.evaluation.distributed import ProcessGroup  # torch, after all names have been checked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +13,15 @@ from ovbench.data.card import load_card
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.plan import plan
 from ovbench.evaluation.record import read_record
-from ovbench.evaluation.request import Job
+from ovbench.evaluation.request import Job, job_of
 from ovbench.evaluation.run_groups import run_groups
 from ovbench.evaluation.runner import CellResult
 from ovbench.evaluation.score import score
 from ovbench.metrics.extra_counts import to_lists
 from ovbench.results.record_counts import read_counts
 from ovbench.utils.differences import Mismatch, mismatches
-from ovbench.utils.errors import InputError, UsageError
 
 COMPARED = ("cell", "dataset", "weights", "use", "files", "code", "versions", "device")
-NAMES = {"compile": "compiled"}  # arguments whose names in a job differ
-PATHS = ("subset", "classes")
 
 
 class Repetition(NamedTuple):
@@ -49,33 +45,6 @@ class Repetition(NamedTuple):
     def exact(self) -> bool:
         """Whether all counts are equal."""
         return not self.images
-
-
-def job_of(record: Mapping[str, Any], where: str, *, run_code: bool = False, **options: Any) -> Job:
-    """Return the job that made a record.
-
-    Args:
-        record: The record.
-        where: Its file, for messages.
-        run_code: Whether code may run that only the record names.
-        **options: Other fields of the job.
-
-    Raises:
-        InputError: If the record has no arguments.
-        UsageError: If its method is code outside ovbench.
-    """
-    arguments = record.get("arguments")
-    if arguments is None:
-        raise InputError("the record has no arguments: it was made by an early version", where=where)
-    if ":" in arguments["method"] and not run_code:
-        raise UsageError(
-            "the method is code outside ovbench", where=arguments["method"], fix="give --run-code to run it"
-        )
-    fields = {field.name for field in dataclasses.fields(Job)}
-    given = {NAMES.get(key, key): value for key, value in arguments.items() if key not in ("suite", "row")}
-    given |= {key: Path(given[key]) for key in PATHS if given.get(key)}
-    known = {key: value for key, value in given.items() if key in fields and value is not None}
-    return Job((arguments["method"],), (arguments["dataset"],), **{**known, **options})
 
 
 def _labelled(job: Job) -> CellResult:

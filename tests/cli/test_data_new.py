@@ -132,6 +132,11 @@ def test_what_is_missing_is_said_and_nothing_is_written(tmp_path, ovbench):
     write(tmp_path / "values", "images/{}.jpg", "labels/{}.png")
     write(tmp_path / "colours", "images/{}.jpg", "labels/{}.png", in_colours(LABEL))
     write(tmp_path / "photos", "images/{}.jpg", "others/{}.jpg")
+    for name, file, content in (
+        ("named", "val.csv", "image,label\nimages/0.jpg,labels/x.png\n"), ("packed", "all.tar.gz", ""),
+    ):  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(content)
     (tmp_path / "few.txt").write_text("sky\ndog\n")
     (tmp_path / "table.txt").write_text("sky #4682b4\ndog #ff0000\n")
     cases = [
@@ -140,6 +145,9 @@ def test_what_is_missing_is_said_and_nothing_is_written(tmp_path, ovbench):
         (("colours",), 3, "pictures in 4 colours, most often #4682b4"),
         (("colours", "--classes", tmp_path / "table.txt"), 3, "have colours that table.txt does not list, first #00"),
         (("photos",), 3, "no images with labels recognised"),
+        (("named",), 3, "val.csv has the names of files, not the files: such a table is not read"),
+        (("packed",), 3, "all.tar.gz is compressed: decompress it once"),
+        (("packed/all.tar.gz",), 3, "a compressed archive can only be read from its start"),
         (("none",), 2, "is not a folder or archive"),
     ]
     for (name, *options), code, message in cases:

@@ -11,8 +11,12 @@ from report_runs import random_counts, write_run
 
 from ovbench.evaluation.record import read_record
 from ovbench.results.bundle import write_bundle
+from ovbench.results.compare import load_run
+from ovbench.results.gate import judge, read_baseline
+from ovbench.results.gate_report import verdict_remarks
 from ovbench.results.record_counts import read_counts
 from ovbench.results.record_files import find_records
+from ovbench.utils.files import read_json, write_json
 
 NAMES = ["sky", "grass", "road"]
 FIRST, SECOND = "clip-mini-11111111-5e6f7a8b", "clip-mini-11111111-5e6f9999-first2"
@@ -46,6 +50,22 @@ def test_a_bundle_is_read_as_its_record(runs, tmp_path, ovbench):
         done = ovbench(*words)
         assert done.code == 0 and "no confusions" not in done.err, done.err
     assert ovbench("runs", "list", "--runs", sent, "--json").json()[0]["images"] == 5
+
+
+def test_a_bundle_is_a_baseline_of_the_gate(runs, ovbench):
+    path = runs / f"{SECOND}.json"
+    content = read_json(path)
+    write_json(path, {**content, "dataset": {**content["dataset"], "limit": 5}, "notes": ["clip is a toy"]})
+    bundle = write_bundle(path)
+    base = read_baseline(bundle)
+    assert base == read_baseline(path) and base.limit == 5 and len(base.cells[0].images) == 5
+    verdict = judge(base.cells[0], load_run(bundle))
+    assert verdict.passed and verdict.change == 0 and verdict_remarks([verdict])[0] == "warning: clip is a toy"
+    for one in (bundle, path):
+        done = ovbench("gate", "--baseline", one, "--update", "-m", "clip", "-d", "mini")
+        assert done.code == 2 and "which a baseline must not replace" in done.err
+    broken = ovbench("gate", "--baseline", "5e6f9999-first2")  # a short id; mini has no such images
+    assert broken.code == 3 and "images of the baseline are not scored" in broken.err, broken.err
 
 
 def test_equal_results_are_equal_files(runs, tmp_path):

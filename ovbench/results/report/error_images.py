@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -150,10 +150,10 @@ class _Comparison:
         moved = moved_pixels(self._counted[sample.id], self._now.pop(sample.id), len(self.run.classes))
         labels = _shrunk(np.where(predicted < len(self.run.classes), predicted, NO_CLASS), size)  # not a distractor
         if self.maps is not None:
-            confidence = self.maps.found.confidence(sample.id)
-        sure = None if confidence is None else np.rint(_shrunk(confidence, size).astype(np.float32) * 255)
-        made = ErrorImage(sample.id, shown, labels, moved, predicted.size, None if sure is None else sure.astype(np.uint8))
-        self.images.append(made)
+            confidence = self.maps.found.confidence(sample.id, predicted.shape)
+        if confidence is not None:
+            confidence = np.rint(_shrunk(confidence, size).astype(np.float32) * 255).astype(np.uint8)
+        self.images.append(ErrorImage(sample.id, shown, labels, moved, predicted.size, confidence))
 
 
 class LabelledWith(Typed):
