@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ovbench.cli import options
 
@@ -17,6 +18,15 @@ def _number(ctx: click.Context, param: click.Parameter, value: float) -> float:
     if math.isnan(value):
         raise click.BadParameter("nan is not a number", ctx, param)
     return value
+
+
+def _refuse_options_of_a_check() -> None:
+    """Refuse options that ``--update`` does not use; a baseline holds counts, so a check may use any metric of them."""
+    context = click.get_current_context()
+    for name in ("tolerance", "metric", "similarity", "fixed", "markdown", "junit", "as_json"):
+        if context.get_parameter_source(name) not in (None, ParameterSource.DEFAULT):
+            option = "json" if name == "as_json" else name
+            raise click.UsageError(f"--{option} is for a check of the baseline; leave it out with --update.")
 
 
 @click.command()
@@ -69,6 +79,7 @@ def gate(
     chosen = parse_metric(metric or "mIoU")
     request = GateRequest(baseline, methods, datasets, limit, settings, device, data_root)
     if update:
+        _refuse_options_of_a_check()
         update_baseline(request)
         click.echo(f"baseline: {baseline}", err=True)
         return 0

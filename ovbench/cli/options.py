@@ -154,8 +154,9 @@ data_root = click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the benchmarks. [env: OVBENCH_DATA]"
 )
 similarity = click.option(
-    "--similarity", metavar="NAME|FILE",
-    help="Similarity of the classes, for Open_mIoU and SG_IoU: a shipped one, or a .csv or .toml file.",
+    "--similarity", metavar="NAME|FILE|text:TOWER",
+    help="Similarity of the classes, for Open_mIoU and SG_IoU: a shipped one, a .csv or .toml file, or text:TOWER for "
+    "the cosines of the names in a CLIP.",
 )  # fmt: skip
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 mixed_devices = click.option(

@@ -69,9 +69,11 @@ def table(
         for name in layout_names():
             click.echo(f"{name:26} {load_layout(name).title}")
         return
+    from dataclasses import replace
+
     from ovbench.config.load import override_pairs
     from ovbench.metrics.named import METRICS, parse_metric
-    from ovbench.results.metric_values import with_metric
+    from ovbench.results.metric_values import check_similarity, similarity_notes, with_metric
     from ovbench.results.record_files import apart_by_data, find_records
     from ovbench.results.tables import record_table
     from ovbench.results.writers import FORMATS
@@ -83,6 +85,7 @@ def table(
         click.echo(_suite_drops(suite, find_records(runs), datasets, form), nl=False)
         return
     chosen = parse_metric(metric) if metric else None
+    check_similarity(chosen or METRICS["mIoU"], similarity)
     # a layout can be printed without records
     records = apart_by_data(find_records(runs)) if layout is None or runs != Path("runs") or runs.is_dir() else []
     measured_on = {f.record["cell"]["dataset"] for f in records}
@@ -91,11 +94,13 @@ def table(
         records = [f for f in records if not datasets or f.record["cell"]["dataset"] in datasets]
         if not records:
             raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or give a --layout")
-        made = record_table(with_metric(records, chosen, similarity) if chosen else records, chosen or METRICS["mIoU"])
+        records = with_metric(records, chosen, similarity) if chosen else records
+        made = record_table(records, chosen or METRICS["mIoU"])
     else:
         records = with_metric(records, chosen, similarity) if chosen else records
         own = override_pairs(settings, "--set")
         made = _layout_table(load_layout(layout, datasets, chosen), records, protocol, own)
+    made = replace(made, notes=(*made.notes, *similarity_notes(records)))
     if form == "eval-results":
         click.echo(_eval_results(records, layout, hub), nl=False)
         return

@@ -35,6 +35,11 @@ class Similarity(NamedTuple):
     sha256: str
     matrix: np.ndarray
 
+    @property
+    def stated(self) -> str:
+        """Return how a score states its similarity."""
+        return f"similarity {self.name}, sha256 {self.sha256[:12]}"
+
 
 class AcceptedClasses(Typed):
     """A file of classes that count as right for others."""

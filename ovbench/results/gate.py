@@ -93,7 +93,7 @@ class Verdict(NamedTuple):
 
     ``low`` and ``high`` are the 95 % interval of the change, or None with the reason ``no_interval``. ``detectable`` is
     the smallest drop that is a regression on these images. ``unlike`` has the settings that differ, ``warnings`` the
-    notes of the new record for readers of its scores.
+    notes of the new record for readers of its scores, ``similarity`` the similarity of classes that the metric uses.
     """
 
     name: str
@@ -108,6 +108,7 @@ class Verdict(NamedTuple):
     passed: bool
     metric: str = "mIoU"
     warnings: tuple[str, ...] = ()
+    similarity: str = ""
 
 
 def baseline_of(runs: Sequence[CountedRun], limit: int | None) -> dict[str, Any]:
@@ -239,4 +240,5 @@ def judge(
         None if d.interval is None else d.interval.low, None if d.interval is None else d.interval.high, d.why,
         max(tolerance, 0.0 if bounds is None else bounds.half), mismatches(base.cell.model_dump(), run.record["cell"]),
         not regressed, metric.name, tuple(warnings_of([run.record])),
+        about.similarity.stated if about.similarity else "",
     )  # fmt: skip

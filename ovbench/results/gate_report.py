@@ -32,10 +32,11 @@ def verdict_rows(verdicts: Sequence[Verdict]) -> list[list[str]]:
 
 
 def verdict_remarks(verdicts: Sequence[Verdict]) -> list[str]:
-    """Return a line for each warning, each setting that differs and each cell without an interval."""
+    """Return a line for each warning, setting that differs, similarity, and cell without an interval."""
     lines = list(dict.fromkeys(f"warning: {note}" for v in verdicts for note in v.warnings))
     for v in verdicts:
         lines += [f"{v.name}: setting {key} was {before}, is {now}" for key, before, now in v.unlike]
+        lines += [f"{v.name}: {v.similarity}"] if v.similarity else []
         lines += [f"{v.name}: no interval, {v.no_interval}"] if v.no_interval else []
     return lines
 

@@ -33,10 +33,10 @@ def with_metric(records: Sequence[RecordFile], metric: Metric, similarity: str |
         similarity: Name or file of the similarity of classes, for metrics that use it.
 
     Raises:
-        UsageError: If the metric needs a similarity and none is named.
+        UsageError: If the metric needs a similarity and none is named, or the reverse.
         InputError: If no record can have the metric.
     """
-    refuse_without_similarity(metric, similarity)
+    check_similarity(metric, similarity)
     found = []
     for one in records:
         try:
@@ -48,10 +48,18 @@ def with_metric(records: Sequence[RecordFile], metric: Metric, similarity: str |
     return found
 
 
-def refuse_without_similarity(metric: Metric, similarity: str | None) -> None:
-    """Raise UsageError if a metric needs the similarity of classes and none is named."""
+def check_similarity(metric: Metric, similarity: str | None) -> None:
+    """Raise UsageError if a metric needs the similarity of classes and none is named, or needs none and one is."""
     if metric.similar and similarity is None:
-        raise UsageError(f"{metric.name} needs the similarity of classes", fix="give --similarity NAME|FILE")
+        raise UsageError(
+            f"{metric.name} needs the similarity of classes", fix="give --similarity NAME, FILE or text:TOWER"
+        )
+    if similarity is not None and not metric.similar:
+        raise UsageError(
+            f"{metric.name} uses no similarity of classes",
+            where="--similarity",
+            fix="choose --metric Open_mIoU or SG_IoU",
+        )
 
 
 def _with(found: RecordFile, metric: Metric, similarity: str | None) -> dict[str, Any]:
@@ -78,19 +86,29 @@ def _with(found: RecordFile, metric: Metric, similarity: str | None) -> dict[str
         value, interval = metric.total(sums, classes), None  # without the ledger there is no interval
     bounds = None if interval is None else list(interval[:2])
     intervals = {**metrics.get("intervals", {}), name: bounds}
-    return {**record, "metrics": {**metrics, name: None if np.isnan(value) else value, "intervals": intervals}}
+    stated = {"similarity": classes.similarity.stated} if classes.similarity else {}
+    own = {name: None if np.isnan(value) else value, "intervals": intervals, **stated}
+    return {**record, "metrics": {**metrics, **own}}
 
 
 def similarity_of(record: dict[str, Any], metric: Metric, name: str | None) -> Similarity | None:
     """Return the similarity of the classes of a record, None if the metric needs none.
 
     Raises:
-        UsageError: If the metric needs one and none is named.
-        InputError: If its file does not fit.
+        UsageError: If the metric needs one and none is named, or the reverse.
+        InputError: If its file does not fit, or its weights are missing.
     """
-    refuse_without_similarity(metric, name)
+    check_similarity(metric, name)
     if not metric.similar or name is None:
         return None
     from ovbench.metrics.similarity import read_similarity  # scipy, as above
+    from ovbench.results.text_similarity import PREFIX, text_similarity
 
-    return read_similarity(name, record["dataset"]["classes"])
+    classes = record["dataset"]["classes"]
+    return text_similarity(name, tuple(classes)) if name.startswith(PREFIX) else read_similarity(name, classes)
+
+
+def similarity_notes(records: Sequence[RecordFile]) -> list[str]:
+    """Return which similarity the metric of each benchmark has, from records of `with_metric`."""
+    stated = ((one.record["cell"]["dataset"], one.record["metrics"].get("similarity")) for one in records)
+    return list(dict.fromkeys(f"{dataset}: {text}" for dataset, text in stated if text))

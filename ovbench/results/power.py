@@ -62,7 +62,7 @@ def power_of(
     size = smallest(lambda n: (half(order[:n])[0] or 1.0) <= points, FEWEST_IMAGES, len(ids))
     chosen = set(order[: size or 0])
     return {
-        "metric": metric.name, "difference": points, "images": len(ids), "dataset": runs[0].record["cell"]["dataset"],
+        "metric": metric.name, **({"similarity": similarity.stated} if similarity else {}), "difference": points, "images": len(ids), "dataset": runs[0].record["cell"]["dataset"],
         "values": [one.value for one in ones], "half_width": whole,
         "images_for_95": needed_images(change, points),
         "images_for_power": {"power": USUAL_POWER, "images": needed_images(change, points, USUAL_POWER)},
@@ -88,6 +88,7 @@ def power_table(found: Mapping[str, Any]) -> Table:
     """Return the table for the terminal, in points."""
     points, paired = 100 * found["difference"], len(found["values"]) == 2
     title = f"{found['metric']} on {plain(found['dataset'])}: a difference of {points:g} points"
+    title += f"\n{plain(found['similarity'])}" if "similarity" in found else ""
     title += "" if paired else "\nfrom one run: assuming that the other run errs independently; two runs need fewer"
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column("quantity")

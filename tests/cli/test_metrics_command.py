@@ -173,3 +173,39 @@ def test_the_gate_judges_by_any_metric(ovbench, tmp_path):
     assert done.code == 0 and verdict["metric"] == "fwIoU" and verdict["change"] == 0 and verdict["before"] > 0
     refused = ovbench("gate", "--baseline", file, "--metric", "ECE", *SMALL)
     assert refused.code == 2 and "no calibration counts" in refused.err
+
+
+def test_an_update_of_the_baseline_refuses_options_of_a_check(ovbench, tmp_path):
+    file = tmp_path / "baseline.json"
+    line = ("gate", "--baseline", file, "--update", "-m", "maskclip", "-d", "mini", "--limit", 2, *SMALL)
+    for option in (("--metric", "fwIoU"), ("--tolerance", 1), ("--fixed",), ("--json",), ("--junit", file)):
+        refused = ovbench(*line, *option)
+        assert refused.code == 2 and f"{option[0]} is for a check of the baseline" in refused.err
+        assert not file.exists()
+
+
+def test_the_similarity_may_be_that_of_the_texts(ovbench, out):
+    from ovbench.results.text_similarity import text_similarity
+
+    record, path = run(ovbench, out)
+    classes = tuple(record["dataset"]["classes"])
+    stated = text_similarity("text:mini", classes)
+    matrix = stated.matrix
+    assert (matrix == matrix.T).all() and (matrix.diagonal() == 1).all() and matrix.min() >= 0
+    assert not set(np.unique(matrix)) <= {0, 1}
+    least = text_similarity("text:mini?least=0.9", classes).matrix
+    np.testing.assert_array_equal(least, matrix >= 0.9)
+    done = ovbench("table", "--runs", out, "--metric", "Open_mIoU", "--similarity", "text:mini", "--format", "json")
+    (row,) = done.json()["rows"]
+    assert row["cells"]["mini"]["measured"] > 100 * record["metrics"]["mIoU"]
+    assert f"mini: similarity text:mini (weights {record['weights']['clip']['sha256'][:12]})" in done.out
+    assert stated.sha256[:12] in done.out
+    found = ovbench("compare", path, path, "--metric", "SG_IoU", "--similarity", "text:mini?least=0.9", "--json")
+    assert found.json()["metric"]["similarity"].startswith("text:mini?least=0.9 (weights ")
+    refused = ovbench("compare", path, path, "--metric", "SG_IoU", "--similarity", "text:mini")
+    assert refused.code == 3 and "SG_IoU needs a similarity of 0 and 1" in refused.err
+    for name in ("text:", "text:mini?most=1", "text:mini?least=2", "text:mini?least=x"):
+        refused = ovbench("compare", path, path, "--metric", "Open_mIoU", "--similarity", name)
+        assert refused.code == 2 and "is no similarity of texts" in refused.err, name
+    refused = ovbench("table", "--runs", out, "--similarity", "text:mini")
+    assert refused.code == 2 and "mIoU uses no similarity of classes" in refused.err
