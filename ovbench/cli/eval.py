@@ -13,6 +13,7 @@ from ovbench.cli import options
 if TYPE_CHECKING:
     from ovbench.evaluation.plan import PlannedCell
     from ovbench.evaluation.request import Job
+    from ovbench.results.drop_table import DropRow
     from ovbench.utils.errors import OvbenchError
 
 TRACKER_NAMES = ("wandb", "tensorboard", "mlflow")
@@ -78,6 +79,7 @@ def evaluate(**arguments: Any) -> int:
     from ovbench.evaluation.predictions import predictions_folder
     from ovbench.evaluation.run_groups import run_groups
     from ovbench.results.console import show, summary_table
+    from ovbench.results.drop_table import drop_table
 
     processes = ProcessGroup()
     cells = plan(job, processes, fetch=not only_plan)
@@ -114,7 +116,8 @@ def evaluate(**arguments: Any) -> int:
         click.echo(json.dumps(records[0] if len(records) == 1 else records, indent=1))
     else:
         show(summary_table(records, labels))
-        _show_drops(job.suite, records, labels)
+        if rows := _drops(job.suite, records, labels):
+            show(drop_table(rows))
     return 4 if errors or any(record["failed"] for record in records) else 0
 
 
@@ -171,22 +174,24 @@ def _log(record: dict[str, Any], path: Path, trackers: tuple[str, ...]) -> list[
     return errors
 
 
-def _show_drops(suite: str | None, records: list[dict[str, Any]], labels: dict[str, str]) -> None:
-    """Print the drop of each row of a suite from its baseline, if it has one or groups of rows."""
+def _drops(suite: str | None, records: list[dict[str, Any]], labels: dict[str, str]) -> list[DropRow]:
+    """Return the drop of each row of a suite from its baseline; none without a baseline or groups of rows."""
     from ovbench.config.suites import suite_groups
-    from ovbench.results.console import show
-    from ovbench.results.drop_table import drop_rows, drop_table
+    from ovbench.results.drop_table import drop_rows
 
     groups = suite_groups(suite) if suite else None
-    if groups and (groups.baseline or any(groups.groups.values())):
-        show(drop_table(drop_rows(records, labels, groups)))
+    has_drops = groups and (groups.baseline or any(groups.groups.values()))
+    return drop_rows(records, labels, groups) if has_drops else []
 
 
 def _write_page(path: Path, suite: str, records: list[dict[str, Any]], labels: dict[str, str]) -> None:
     from ovbench.config.suites import suite_heading
+    from ovbench.results.drop_table import drop_page
     from ovbench.results.suite_table import suite_page
     from ovbench.utils.files import write_bytes
 
     title, source = suite_heading(suite)
-    write_bytes(path, suite_page(Path(suite).stem, title, source, records, labels).encode())
+    rows = _drops(suite, records, labels)
+    page = suite_page(Path(suite).stem, title, source, records, labels, drop_page(rows) if rows else "")
+    write_bytes(path, page.encode())
     click.echo(f"page: {path}", err=True)

@@ -12,8 +12,10 @@ from ovbench.results.markdown import escape, table_head, table_row
 COLUMNS = ("row", "benchmark", "mIoU", "95 %", "mAcc", "aAcc", "images")
 
 
-def suite_page(name: str, title: str, source: str, records: Sequence[dict[str, Any]], labels: Mapping[str, str]) -> str:
-    """Return a page with a heading, the table in percent, region sources and weights.
+def suite_page(
+    name: str, title: str, source: str, records: Sequence[dict[str, Any]], labels: Mapping[str, str], drops: str = ""
+) -> str:
+    """Return a page with a heading, the table in percent, drops, region sources and weights.
 
     Args:
         name: Name of the suite.
@@ -21,6 +23,7 @@ def suite_page(name: str, title: str, source: str, records: Sequence[dict[str, A
         source: The publication of the suite.
         records: One record per row, in order.
         labels: Labels of the rows, by settings hash.
+        drops: Table of the drops from the baseline, "" for none.
     """
     lines = [f"# {escape(title)}", "", f"Suite `{name}`. {escape(source)}".rstrip(), ""]
     lines += table_head(COLUMNS, left=2)
@@ -35,6 +38,7 @@ def suite_page(name: str, title: str, source: str, records: Sequence[dict[str, A
                 percent(metrics["aAcc"]), f"{images}{partial}",
             ]))
         )  # fmt: skip
+    lines += ["", "Drop from the baseline of the suite, and means of its groups:", "", drops.rstrip()] if drops else []
     made = {"regions": {record["cell"]["regions"].get("source") for record in records} - {None}}
     for record in records:
         for kind, weights in record["weights"].items():

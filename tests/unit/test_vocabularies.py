@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ovbench.config.load import resolve
@@ -93,7 +95,10 @@ def test_drops_and_means():
 def test_the_vocabulary_suite_runs_in_one_pass(ovbench, tmp_path):
     small = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56", "--set", "templates=simple_1")
     line = ("--suite", "class-names", "-m", "clip", "-d", "mini", "--limit", 1, "--out", tmp_path)
-    done = ovbench("eval", *line, *small)
+    page = tmp_path / "page.md"
+    done = ovbench("eval", *line, *small, "--page", page)
+    drops = page.read_text().partition("| method | benchmark | row | mIoU | drop | relative | spread |")[2]
+    assert "mean of distractors (4)" in drops and re.search(r"bare names \| [^|]+ \| 0.00 \| 0.0 % ", drops)
     assert done.code == 0 and "mean of distractors (4)" in done.out and "mean of renamed (2)" in done.out, done.err
     records = [found.record for found in find_records(tmp_path)]
     assert len(records) == 8 and all(one["time"]["shared_with"] == ["mini"] * 8 for one in records)
