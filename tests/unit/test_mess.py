@@ -202,6 +202,44 @@ def rs_potsdam(at):
     return {"2_13_0_0_512_512": whole}
 
 
+def vaihingen_areas(at):
+    """One of the 17 areas and one of the others: GeoTIFF as published, the label named noBoundary, 513 columns."""
+    classes = RNG.integers(0, 7, (5, 513))  # 6: the black, eroded borders
+    colours = [*mess_tables.POTSDAM, (0, 0, 0)]
+    for area in (2, 1):
+        photo(at / f"top/top_mosaic_09cm_area{area}.tif", (5, 513))
+        eroded = at / "ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE"
+        save(eroded / f"top_mosaic_09cm_area{area}_noBoundary.tif", painted(classes, colours))
+    whole = np.full((512, 513), 255)
+    whole[:5] = np.where(classes == 6, 255, classes)
+    return {f"area2_{left}_0_{left + 512}_512": whole[:, left : left + 512] for left in (0, 1)}
+
+
+def rs_isaid(at):
+    """Images and masks as unpacked, with instance masks beside them; a side of 900 has two tiles, 5 is padded."""
+    classes = RNG.integers(0, 16, (5, 900))
+    photo(at / "val/images/images/P0003.png", (5, 900))
+    colours = painted(classes, mess_tables.ISAID)
+    colours[0, 0] = (1, 2, 3)  # a colour of no class is background
+    classes[0, 0] = 0
+    save(at / "val/Semantic_masks/images/images/P0003_instance_color_RGB.png", colours)
+    save(at / "val/Instance_masks/images/P0003_instance_id_RGB.png", colours)
+    photo(at / "train/images/images/P0001.png", (5, 900))
+    save(at / "train/Semantic_masks/images/P0001_instance_color_RGB.png", colours)
+    whole = np.full((896, 900), 255)
+    whole[:5] = classes
+    return {f"P0003_0_896_{left}_{left + 896}": whole[:, left : left + 896] for left in (0, 4)}
+
+
+def rs_openearthmap(at):
+    """The archive's regions; val.txt lists names with suffix, also of xBD regions that the archive lacks."""
+    for region, number in (("aachen", 1), ("aachen", 2), ("tyrolw", 3)):
+        photo(at / f"OpenEarthMap_wo_xBD/{region}/images/{region}_{number}.tif")
+        save(at / f"OpenEarthMap_wo_xBD/{region}/labels/{region}_{number}.tif", np.tile([[0, 1, 8, number]], (6, 2)))
+    (at / "OpenEarthMap_wo_xBD/val.txt").write_text("aachen_1.tif\ntyrolw_3.tif\nhurricane_9.tif\n")
+    return {"aachen_1": np.tile([[0, 1, 8, 1]], (6, 2)), "tyrolw_3": np.tile([[0, 1, 8, 3]], (6, 2))}
+
+
 def rs_uavid(at):
     colours = list(remote_sensing.UAVID)
     index = RNG.integers(0, 8, (5, 8))
@@ -226,7 +264,8 @@ BUILDERS = {
     "mess-floodnet": floodnet, "mess-uavid": uavid, "mess-kvasir-instrument": kvasir_instrument,
     "mess-chase-db1": chase_db1, "mess-cryonuseg": cryonuseg, "mess-paxray-diaphragm": paxray,
     "mess-deepcrack": deepcrack, "mess-suim": suim, "mess-cub-200": cub_200, "mess-cwfid": cwfid,
-    "rs-loveda": rs_loveda, "rs-potsdam": rs_potsdam, "rs-uavid": rs_uavid, "mapillary": mapillary,
+    "rs-loveda": rs_loveda, "rs-potsdam": rs_potsdam, "rs-vaihingen": vaihingen_areas, "rs-isaid": rs_isaid,
+    "rs-openearthmap": rs_openearthmap, "rs-uavid": rs_uavid, "mapillary": mapillary,
 }  # fmt: skip
 
 
@@ -248,7 +287,7 @@ def test_a_download_becomes_the_prepared_folders(name, tmp_path, small_tiles):
     assert {item.id for item in found.items} == set(expected)
     for item in found.items:
         label = np.asarray(Image.open(item.label_path)).astype(int)
-        classes = label - card.encodings[0].shift if name.startswith("rs-") and name != "rs-uavid" else label
+        classes = label - card.encodings[0].shift if name.startswith("rs-") else label
         classes = np.where((label == 255) | (classes < 0), 255, classes)
         assert (classes == expected[item.id]).all(), item.id
         assert Image.open(item.image_path).size == Image.open(item.label_path).size

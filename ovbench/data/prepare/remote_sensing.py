@@ -52,7 +52,8 @@ def _loveda(source: Path, images: Path, labels: Path) -> Iterator[Step]:
 
 
 def _openearthmap(source: Path, images: Path, labels: Path) -> Iterator[Step]:
-    listed = set(read_split(source / "val.txt") or ())
+    found = next((path for path in (source / "val.txt", *sorted(source.glob("*/val.txt"))) if path.is_file()), None)
+    listed = set(read_split(found) or ()) if found else set()
     for label in sorted(source.glob("**/labels/*.tif")):
         if label.name in listed:
             image = label.parents[1] / "images" / label.name
@@ -104,10 +105,13 @@ def _anywhere(folder: Path, name: str) -> Path:
 
 def _isaid(source: Path, images: Path, labels: Path) -> Iterator[Step]:
     read = ByColour(in_order(tables.ISAID), other=0)
-    for label in sorted(source.glob("**/Semantic_masks/images/*_instance_color_RGB.png")):
-        name = label.name.partition("_")[0]
+    for label in sorted(source.glob("**/Semantic_masks/**/*_instance_color_RGB.png")):
+        folders = label.relative_to(source).parts
+        if "train" in folders:  # both splits may be unpacked in one folder
+            continue
+        name, above = label.name.partition("_")[0], source.joinpath(*folders[: folders.index("Semantic_masks")])
         cut = tiles_inside(stored_size(label), (896, 896), (512, 512))
-        image = _anywhere(label.parents[2], f"{name}.png")
+        image = _anywhere(above, f"{name}.png")
         yield from _cut(
             image, label, read, images / "val", labels / "val", _rows_first(name, cut), "_instance_color_RGB"
         )
