@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.files import read_text
@@ -26,7 +26,15 @@ NUMBERED = (  # "0 wall", "0: wall", "0,wall"; "wall,0"; "wall 0", which may als
     (re.compile(r"(?P<number>\d{1,6})\s*[\s:.,;)]\s*(?P<name>.*\D.*)"), True),
     (re.compile(r"(?P<name>.*\D.*?)\s*[\t:,;]\s*(?P<number>\d{1,6})"), True),
     (re.compile(r"(?P<name>.*\D.*?)\s+(?P<number>\d{1,6})"), False),
+    (re.compile(r"\(?(?P<number>\d{1,6})\s*[-=|)]\s*(?P<name>\D.*)"), False),
+    (re.compile(r"(?P<name>.*\D)\s*[-=|]\s*(?P<number>\d{1,6})"), False),
 )
+HEADINGS = (  # of the columns of a table, so that a list of one column may begin with one
+    "id", "ids", "idx", "index", "number", "name", "names", "class", "classes", "class_name", "classname", "class_id",
+    "label", "labels", "label_id", "category", "categories", "trainid", "train_id",
+)  # fmt: skip
+INDEX_KEYS = ("id", "index", "trainId", "train_id")  # of the entries of a JSON list
+JSON_KEYS = ("id2label", "label2id", "classes", "names", "categories", "labels")  # of the object with the list
 Queries = tuple[tuple[str, ...], ...]
 
 
@@ -61,7 +69,7 @@ def read_class_list(path: str | Path) -> ClassList:
     One class per line, synonyms after semicolons; a comma is part of its query. Empty lines and lines that begin with
     ``#`` are skipped. After a line ``[distractors]``, each line is a query that no label has. Also accepted: lines
     numbered in order from 0 or 1 (``0 wall``, ``1: wall``, ``wall,0``), a JSON list of names, and a JSON object from
-    index to name or from name to index (``id2label``, ``label2id``).
+    index to name or from name to index (``id2label``, ``label2id``). JSON entries with an ``id`` are put in its order.
 
     Args:
         path: The file.
@@ -194,6 +202,7 @@ def _from_lines(text: str, where: str) -> Queries:
         for number, line in enumerate(text.splitlines(), 1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
+    _refuse_heading(lines, where)
     lines = _without_numbers(lines, where)
     for number, line in lines:
         _refuse_foreign(line, f"{where}, line {number}")
@@ -204,6 +213,17 @@ def _from_lines(text: str, where: str) -> Queries:
             raise InputError(f"class {len(classes) + 1} has no name", where=f"{where}, line {number}", fix=HOW)
         classes.append(queries)
     return tuple(classes)
+
+
+def _refuse_heading(lines: list[tuple[int, str]], where: str) -> None:
+    """Refuse a first line with the headings of columns; as a class it would shift all others by one."""
+    number, line = lines[0] if len(lines) > 1 else (0, "")
+    columns = [column.strip().casefold() for column in re.split(r"[\t,; ]", line)]
+    if all(column in HEADINGS for column in columns):
+        raise InputError(
+            f'"{line}" looks like the heading of a table, not like a class', where=f"{where}, line {number}",
+            fix="remove the line; if it is a class, write the list as JSON",
+        )  # fmt: skip
 
 
 def _without_numbers(lines: list[tuple[int, str]], where: str) -> list[tuple[int, str]]:
@@ -230,7 +250,11 @@ def _refuse_foreign(line: str, where: str) -> None:
     if (
         "\t" in line
         or line[0] in "\"'<{[}]"
-        or line.startswith(("- ", "* "))
+        or line.startswith(("- ", "* ", "//"))
+        or " #" in line
+        or line == "__ignore__"  # labelme's line before the first class
+        or re.search(r"(\s\d{1,3}){3}$", line)  # a colour
+        or (";" in line and any(query.strip().isdigit() for query in line.split(";")))
         or line.endswith((":", ",", "{", "["))
         or (len(columns) > 1 and any(re.fullmatch(r"\s*-?[\d.]+\s*", column) for column in columns))
         or any(ord(sign) < 32 or ord(sign) == 127 for sign in line)
@@ -246,13 +270,34 @@ def _from_json(text: str, where: str) -> Queries:
     except (ValueError, RecursionError) as error:
         raise InputError(f"the class list begins like JSON but is malformed: {error}", where=where, fix=HOW) from None
     if isinstance(data, dict):
-        data = data.get("id2label", data)
+        data = next((data[key] for key in JSON_KEYS if isinstance(data.get(key), (dict, list))), data)
         data = _in_order(data) if isinstance(data, dict) else data
     if isinstance(data, list):
+        data = _by_index(data, where)
         classes = [_queries(entry) for entry in data]
         if all(classes):
             return tuple(classes)
     raise InputError("the JSON is neither a list of names nor an object from index to name", where=where, fix=HOW)
+
+
+def _by_index(entries: list[Any], where: str) -> list[Any]:
+    """Return the entries of a JSON list in the order of their indices, if they have some.
+
+    Raises:
+        InputError: If the indices do not count from 0 or 1, or two kinds of them give two orders.
+    """
+    found = []
+    for key in INDEX_KEYS:
+        given = [entry.get(key) for entry in entries if isinstance(entry, dict) and key in entry]
+        if not given:
+            continue
+        whole = len(given) == len(entries) and all(type(one) is int for one in given)
+        if not whole or sorted(given) not in (list(range(len(given))), list(range(1, len(given) + 1))):
+            raise InputError(f'the "{key}" of the entries do not count from 0 or 1', where=where, fix=HOW)
+        found.append([entry for _, entry in sorted(zip(given, entries, strict=True), key=lambda pair: pair[0])])
+    if any(order != found[0] for order in found):
+        raise InputError("the entries have two indices with two orders", where=where, fix=HOW)
+    return found[0] if found else entries
 
 
 def _in_order(table: dict[str, object]) -> list[object] | None:

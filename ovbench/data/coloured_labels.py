@@ -11,9 +11,10 @@ from PIL import Image
 
 from ovbench.data.card import Card, Encoding, Layout
 from ovbench.data.coco_labels import draw_label
-from ovbench.data.decode import RawLabel, label_bytes, read_label_file, refuse_lossy
+from ovbench.data.decode import RawLabel, label_bytes, read_label_file
 from ovbench.data.integrity import BROKEN
 from ovbench.data.label_colours import Colour, hex_text
+from ovbench.data.label_format import refuse_lossy, refuse_pages
 from ovbench.utils.errors import InputError
 
 IN_COLOURS = ("RGB", "RGBA", "P", "L", "1")
@@ -48,6 +49,7 @@ def read_encoded_label(path: Path, encoding: Encoding) -> RawLabel:
     try:
         with Image.open(io.BytesIO(data)) as image:
             refuse_lossy(image, path)
+            refuse_pages(image, path, "label")
             if image.mode not in IN_COLOURS or (image.format == "PNG" and data[24] == 16):
                 raise InputError(
                     f'the label "{path}" has no colours of 8 bits ({image.mode})', fix="save it as an RGB PNG of 8 bits"

@@ -16,15 +16,13 @@ import numpy as np
 from PIL import Image
 
 from ovbench.data.integrity import BROKEN, check_png, decode_strictly, ends_properly
+from ovbench.data.label_format import refuse_grey_palette, refuse_lossy, refuse_mode, refuse_pages, unfit_label
 from ovbench.data.sources import container_of, read_source
 from ovbench.utils.errors import InputError
 
 ORIENTATION = 0x0112  # EXIF tag; 1 is upright, 5 to 8 swap width and height
 TURNED = (5, 6, 7, 8)
 DEEP = 1 << 14  # a 16-bit image whose values are all smaller has fewer than 15 bits
-KEEPS_VALUES = ("PNG", "TIFF", "BMP", "GIF", "PPM")  # formats that keep every value
-LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
-ONE_CHANNEL = ("P", "L", "1", "I;16", "I;16B", "I;16L", "I;16N", "I")
 OTHER_KINDS = {  # formats that OpenCV may not read, by their first bytes
     b"ftyphei": "a HEIC picture", b"ftypmif": "a HEIC picture", b"ftypavif": "an AVIF picture", b"%PDF": "a PDF file",
     b"<svg": "an SVG drawing", b"<?xml": "an SVG drawing",
@@ -209,13 +207,14 @@ def read_label_file(path: Path) -> RawLabel:
     try:
         with Image.open(io.BytesIO(data)) as image:
             refuse_lossy(image, path)
-            _refuse_mode(image, data, path)
+            refuse_pages(image, path, "label")
+            refuse_mode(image, data, path)
             values, mode = np.asarray(image), image.mode
             palette = _palette(image)
     except BROKEN as error:
         raise InputError(f'cannot read the label "{path}": {error}', fix="copy or prepare the file again") from None
     if palette is not None:
-        _refuse_grey_palette(values, palette, path)
+        refuse_grey_palette(values, palette, path)
     if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > 65535):
         raise InputError(f'the label "{path}" has values outside 16 bits', fix="copy or prepare the file again")
     values = values if values.dtype == np.uint8 else values.astype(np.uint8 if mode == "1" else np.uint16)
@@ -241,6 +240,7 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
     check_png(data, path, "image")
     if not any(mark in data[: len(mark) + 8] for mark in OTHER_KINDS) and not ends_properly(data):
         decode_strictly(data, path)
+    _refuse_pages(data, path)
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -257,6 +257,16 @@ def _decode(data: bytes, path: Path) -> np.ndarray:
             raise InputError(f'the image "{path}" is {other}: not supported', fix="convert it to PNG or JPEG")
         raise InputError(f'"{path}" is not an image that can be read', fix="copy the file again")
     return pixels
+
+
+def _refuse_pages(data: bytes, path: Path) -> None:
+    if data[:4] not in (b"II*\0", b"MM\0*", b"GIF8"):
+        return
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            refuse_pages(image, path, "image")
+    except BROKEN:  # OpenCV may know its compression
+        return
 
 
 def _eight_bits(pixels: np.ndarray, white: int | None, path: Path) -> np.ndarray:
@@ -325,10 +335,6 @@ def _mode(data: bytes) -> str:
         return ""
 
 
-def _unfit(path: Path, why: str, fix: str) -> InputError:
-    return InputError(f'the label "{path}" {why}', fix=fix)
-
-
 def label_bytes(path: Path) -> tuple[bytes, FileIdentity]:
     """Return the bytes of a label file, and their identity.
 
@@ -338,62 +344,10 @@ def label_bytes(path: Path) -> tuple[bytes, FileIdentity]:
     data, file = _read(path, "label")
     check_png(data, path, "label")
     if _orientation(data) != 1:
-        raise _unfit(path, "has an orientation tag, so the place of its pixels is unclear", "save it without EXIF data")
+        raise unfit_label(path, "has an orientation tag, so the place of its pixels is unclear", "save it without EXIF data")
     return data, file
-
-
-def refuse_lossy(image: Image.Image, path: Path) -> None:
-    """Refuse a label in a format that does not keep every value."""
-    lossy = image.format == "TIFF" and str(image.info.get("compression", "")) in LOSSY_TIFF
-    if image.format not in KEEPS_VALUES or lossy:
-        name = f"{image.format} with {image.info['compression']} compression" if lossy else image.format
-        raise _unfit(
-            path,
-            f"is stored as {name}, which does not keep class values exactly",
-            "make the labels again as PNG; values that a lossy format changed cannot be repaired",
-        )
-
-
-def _refuse_mode(image: Image.Image, data: bytes, path: Path) -> None:
-    if image.mode == "LA":
-        raise _unfit(path, "has an alpha channel beside its values (LA)", "save it as a one-channel PNG")
-    if image.mode == "F":
-        raise _unfit(path, "has 32-bit floats, not class values", "save it as a one-channel PNG of integers")
-    if image.mode not in ONE_CHANNEL:
-        raise _unfit(
-            path,
-            f"has colours ({image.mode}), not class values",
-            "use the original one-channel or palette PNG, or write the colour of each class in the card: "
-            '[encoding.colour] and colours = ["#ff0000", ...]',
-        )
-    if image.format == "PNG" and data[25] == 0 and data[24] in (2, 4):
-        raise _unfit(
-            path,
-            f"is a grey PNG of {data[24]} bits, whose values have two readings (as stored, or scaled to 0..255)",
-            "save it as a one-channel PNG of 8 bits",
-        )
 
 
 def _palette(image: Image.Image) -> np.ndarray | None:
     colours = image.getpalette("RGB") if image.mode == "P" else None
     return None if not colours else np.array(colours, np.uint8).reshape(-1, 3)
-
-
-def _refuse_grey_palette(values: np.ndarray, palette: np.ndarray, path: Path) -> None:
-    """Refuse a palette of grey tones: an optimiser may have made it from a grey image, whose tones were the classes.
-
-    A palette that repeats a tone was not made in this way; if every used index is its own tone, both readings agree.
-    """
-    used = np.unique(values)
-    used = used[used < len(palette)]
-    tones = palette[used]
-    if len(used) == 0 or (tones != tones[:, :1]).any() or (tones[:, 0] == used).all():
-        return
-    if len(np.unique(tones[:, 0])) < len(used):
-        return
-    index = int(used[tones[:, 0] != used][0])
-    raise _unfit(
-        path,
-        f"has a palette of grey tones, index {index} is the tone {int(palette[index, 0])}: either may be the class",
-        "save it as a one-channel PNG without a palette",
-    )

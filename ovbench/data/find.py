@@ -336,7 +336,7 @@ def _nothing(card: Card, tried: list[Path]) -> InputError:
     elif card.prepare:
         step = f"run: ovbench data prepare {card.name} --source DIR, with the download ({card.source})"
     else:
-        step = f"get it from {card.source}"
+        step = f"get it from {card.source}" if card.source else "check the data root and the paths of the card"
     return InputError(
         f"no images and labels of {card.name} found; expected {' and '.join(wanted.files)}",
         where=f"looked in {folders}",

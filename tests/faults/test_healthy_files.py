@@ -363,6 +363,11 @@ def test_the_sample_says_what_is_read(own, put, tmp_path):
         '{"0": "sky", "1": "grass", "2": "water"}', '{"2": "water", "0": "sky", "1": "grass"}',
         '{"sky": 0, "water": 2, "grass": 1}', '{"id2label": {"0": "sky", "1": "grass", "2": "water"}}',
         '[{"name": "sky"}, {"name": "grass"}, {"name": "water"}]', '[\n "sky",\n "grass",\n "water"\n]',
+        '{"label2id": {"sky": 0, "water": 2, "grass": 1}}', '{"classes": ["sky", "grass", "water"]}',
+        '[{"id": 2, "name": "water"}, {"id": 0, "name": "sky"}, {"id": 1, "name": "grass"}]',
+        '{"categories": [{"id": 1, "name": "sky"}, {"id": 3, "name": "water"}, {"id": 2, "name": "grass"}]}',
+        '[{"trainId": 1, "name": "grass"}, {"trainId": 0, "name": "sky"}, {"trainId": 2, "name": "water"}]',
+        "(0) sky\n(1) grass\n(2) water", "0-sky\n1-grass\n2-water", "sky=0\ngrass=1\nwater=2",
     ],
 )  # fmt: skip
 def test_class_lists_that_are_read(tmp_path, text):
@@ -390,6 +395,13 @@ def test_names_that_only_look_odd_are_kept(tmp_path):
         ("sky\tblue\n", "line 1"), ("names:\n- sky\n- grass\n", "line 1"), ("- sky\n- grass\n", "line 1"),
         ('"sky",\n"grass"\n', "line 1"), ("<ul>\n<li>sky\n", "line 1"), ("sky\x00\n", "line 1"),
         ("sky\ngrass\nSky\n", "two classes have the same name"),
+        ("name\nsky\ngrass\n", "heading of a table"), ("id,name\n0,sky\n", "heading"),
+        ("id name\n0 sky\n1 grass\n", "heading"), ("index;name\n0;sky\n", "heading"),
+        ("sky\n__ignore__\n", "line 2"), ("sky 128 0 0\ngrass 0 128 0\n", "line 1"), ("sky # blue\n", "line 1"),
+        ("// names\nsky\n", "line 1"), ("sky;7\ngrass;9\n", "line 1"),
+        ('[{"id": 1, "name": "a"}, {"id": 5, "name": "b"}]', '"id" of the entries do not count from 0 or 1'),
+        ('[{"trainId": 0, "name": "a"}, {"trainId": 255, "name": "b"}]', '"trainId" of the entries do not count'),
+        ('[{"id": 0, "trainId": 1, "name": "a"}, {"id": 1, "trainId": 0, "name": "b"}]', "two orders"),
     ],
 )  # fmt: skip
 def test_class_lists_that_are_refused(tmp_path, text, message):

@@ -176,6 +176,18 @@ def grey_png(array, depth: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.parametrize("kind", ["tif", "gif"])
+def test_several_pages_of_one_size_are_refused(tmp_path, kind):
+    first, other = (Image.fromarray(np.full((6, 8), value, np.uint8)) for value in (1, 2))
+    first.save(tmp_path / f"two.{kind}", save_all=True, append_images=[other])
+    for read in (read_label_file, read_image):
+        with pytest.raises(InputError, match="has 2 pages"):
+            read(tmp_path / f"two.{kind}")
+    first.save(tmp_path / "overview.tif", save_all=True, append_images=[first.resize((4, 3))])  # a smaller copy
+    assert (read_label_file(tmp_path / "overview.tif").values == 1).all()
+    assert (read_image(tmp_path / "overview.tif") == 1).all()
+
+
 @pytest.mark.parametrize("depth", [2, 4])
 def test_grey_png_of_few_bits_is_refused(tmp_path, depth):
     (tmp_path / "a.png").write_bytes(grey_png(np.array([[0, 1, 2, 3]], np.uint8), depth))
