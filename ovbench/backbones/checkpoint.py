@@ -20,13 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from ovbench.backbones.names import preference
 from ovbench.backbones.torchscript import is_torchscript, read_archive
 from ovbench.utils.errors import InputError, first_line
 
 CHUNK = 1 << 20
 # keys of the tensors in checkpoints, in order of preference: a teacher or an average before the student
 WRAPPERS = (
-    "state_dict", "teacher", "state_dict_ema", "model_ema", "ema", "model", "model_state_dict", "module", "student",
+    "teacher", "state_dict_ema", "model_ema", "ema", "state_dict", "model", "model_state_dict", "module", "student",
 )  # fmt: skip
 INERT = ("_orig_mod.",)  # torch.compile puts it also into the middle of names
 CHECKSUM = "sha256"  # in the metadata of our own files
@@ -101,11 +102,18 @@ def _torch(path: Path, wrappers: Sequence[str]) -> dict[str, Any]:
     ) as error:  # fmt: skip
         raise _damaged(path, error) from None
     while isinstance(state, dict):
-        inner = next((state[key] for key in wrappers if isinstance(state.get(key), dict) and state[key]), None)
-        if inner is None:
+        held = [key for key in wrappers if _has_tensors(state.get(key))]
+        if not held:
             return state
-        state = inner
+        if len(held) > 1:
+            log.warning('"%s": the tensors under "%s" are used, not those under "%s"', path.name, *held[:2])
+        state = state[held[0]]
     return {}
+
+
+def _has_tensors(value: object) -> bool:
+    """Return whether a part of a checkpoint is a table with tensors, and not one of settings."""
+    return isinstance(value, dict) and any(isinstance(one, Tensor) or _has_tensors(one) for one in value.values())
 
 
 def _allowing_plain_data() -> AbstractContextManager:
@@ -151,9 +159,11 @@ def without_prefix(state: dict[str, Tensor], want: Collection[str], path: Path) 
     held = {p: sum(key.startswith(p) and key[len(p) :] in known for key in state) for p in prefixes}
     if not held or max(held.values()) <= plain:
         return state
-    best = max(held, key=lambda p: (held[p], "teacher" in p or "ema" in p, "student" not in p, -len(p)))
+    best = max(held, key=lambda p: (held[p], *preference(p)))
     others = sum(not key.startswith(best) for key in state)
-    log.info('"%s": tensors under "%s" are used, %d others are not', path.name, best, others)
+    equal = [prefix for prefix in held if prefix != best and held[prefix] == held[best]]
+    level = logging.WARNING if equal else logging.INFO
+    log.log(level, '"%s": tensors under "%s" are used, %d others are not', path.name, best, others)
     return {key.removeprefix(best): value for key, value in state.items() if key.startswith(best)}
 
 

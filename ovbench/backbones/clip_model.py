@@ -64,7 +64,7 @@ class Shapes(NamedTuple):
         return cls(config["embed_dim"], ImageShape(**vision), TextShape(**text)) if plain else None
 
 
-class QuickGelu(nn.Module):
+class QuickGELU(nn.Module):
     """OpenAI's approximation of GELU."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class ImageTower(nn.Module):
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(1 + (shape.image_size // patch) ** 2, width))
         self.ln_pre = nn.LayerNorm(width, eps)
-        heads, activation = width // shape.head_width, QuickGelu if quick_gelu else nn.GELU
+        heads, activation = width // shape.head_width, QuickGELU if quick_gelu else nn.GELU
         self.transformer = ClipTransformer(shape.layers, width, heads, shape.mlp_ratio, activation, eps)
         self.ln_post = nn.LayerNorm(width, eps)
         self.proj = nn.Parameter(scale * torch.randn(width, embed_dim))
@@ -152,7 +152,7 @@ class ClipModel(nn.Module):
         super().__init__()
         text, length = shapes.text, shapes.text.context_length
         self.visual = ImageTower(shapes.image, shapes.embed_dim, quick_gelu)
-        activation = QuickGelu if quick_gelu else nn.GELU
+        activation = QuickGELU if quick_gelu else nn.GELU
         self.transformer = ClipTransformer(text.layers, text.width, text.heads, text.mlp_ratio, activation)
         table = torch.zeros(text.vocab_size, text.width)  # weights come from a file; to draw millions of values is slow
         self.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)

@@ -50,8 +50,10 @@ VIT_REST = {
 
 def open_clip_names(weights: Weights) -> Weights:
     """Return the tensors of transformers' ``CLIPModel`` with open_clip's names; other tensors are unchanged."""
-    if not any("vision_model.encoder.layers.0." in name for name in weights):
+    inside = _inside(weights, "vision_model.encoder.layers.0.layer_norm1.weight")
+    if inside is None:
         return weights
+    weights = inside
     renamed: Weights = {}
     for name, tensor in weights.items():
         block = re.fullmatch(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
@@ -67,6 +69,24 @@ def open_clip_names(weights: Weights) -> Weights:
         elif not (name.endswith("position_ids") or (block and block[3] in ("self_attn.k_proj", "self_attn.v_proj"))):
             renamed[name] = tensor
     return renamed
+
+
+def _inside(weights: Weights, mark: str) -> Weights | None:
+    """Return the tensors of the network that has the tensor ``mark``, without the prefix of a larger model.
+
+    A teacher or an average is preferred to a student. None without such a network.
+    """
+    prefixes = [name.removesuffix(mark) for name in weights if name.endswith(mark)]
+    prefixes = [prefix for prefix in prefixes if not prefix or prefix.endswith(".")]
+    if not prefixes:
+        return None
+    best = max(prefixes, key=preference)
+    return {name.removeprefix(best): tensor for name, tensor in weights.items() if name.startswith(best)}
+
+
+def preference(prefix: str) -> tuple[bool, bool, int]:
+    """Return the sort key of a prefix: a teacher or an average before others, a student last, short ones first."""
+    return ("teacher" in prefix or "ema" in prefix, "student" not in prefix, -len(prefix))
 
 
 def _tower(kind: str) -> str:
@@ -114,8 +134,10 @@ def _dinov3(weights: Weights, biases: bool) -> Weights:
 
 def _facebook_names(weights: Weights) -> Weights:
     """Convert names of transformers' ``ViTModel`` (DINO) and ``Dinov2Model``, with or without registers."""
-    if "embeddings.cls_token" not in weights:
+    inside = _inside(weights, "embeddings.cls_token")
+    if inside is None:
         return weights
+    weights = inside
     renamed: Weights = {}
     for name, tensor in weights.items():
         block = re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias|lambda1)", name)

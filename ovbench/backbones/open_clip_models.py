@@ -19,7 +19,7 @@ from ovbench.backbones.libraries import explained, quiet
 from ovbench.backbones.preprocess import OPENAI, Normalisation
 from ovbench.config.backbone_spec import MINI, BackboneSpec
 from ovbench.config.published_weights import published
-from ovbench.utils.errors import InputError, unknown
+from ovbench.utils.errors import InputError, unknown, warn_once
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,6 +63,8 @@ class Clip(NamedWeights):
         else:
             quick, interpolation = quick_gelu(parsed, where), clip_tag(parsed, where).get("interpolation", "")
             model, tokenizer = self._model_of_tag(parsed, where, quick), _tokenizer(parsed, where)
+        if parsed.architecture != MINI:
+            _warn_of_pooling(parsed, where)
         model = model.float().eval().requires_grad_(False)
         temperature, normalisation = float(model.logit_scale.exp()), self.normalisation(spec)
         vision = ClipVision(model.visual, temperature, normalisation)
@@ -198,10 +200,20 @@ def _quick_gelu_of_file(spec: BackboneSpec, state: Mapping[str, Tensor], where: 
     """Return whether a file needs QuickGELU: always for files of OpenAI, otherwise by the architecture."""
     named = bool(clip_architecture(spec, where).get("quick_gelu", False))
     if not all(name in state for name in NOT_WEIGHTS):
+        twin = f"{spec.architecture}-quickgelu"
+        if not named and twin in open_clip_tables.architectures():
+            warn_once(f'"{spec.file}" runs with GELU; if it was trained from OpenAI\'s weights, give {twin}@FILE')
         return named
     if not named:
         log.warning('"%s" is a file of OpenAI: %s runs with QuickGELU, as its weights need', spec.file, where)
     return True
+
+
+def _warn_of_pooling(spec: BackboneSpec, where: str) -> None:
+    """Warn of a tower such as CLIPA's, in whose training the class token had no part in the image features."""
+    if clip_architecture(spec, where)["vision_cfg"].get("pool_type", "tok") != "tok":
+        text = "averages its patches, so its class token was not trained; methods that use it may fail"
+        warn_once(f"{where}: {spec.architecture} {text}")
 
 
 def _shapes(spec: BackboneSpec, where: str) -> Shapes | None:

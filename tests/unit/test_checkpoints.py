@@ -133,6 +133,22 @@ def test_transformers_names_of_clip(clip_state, tmp_path):
     assert open_clip_names(clip_state) == clip_state
     torch.save(transformers_clip(clip_state), tmp_path / "w.bin")
     assert same(weights.load_backbone("clip", f"checkpoint-clip@{tmp_path / 'w.bin'}").text.model, clip_state)
+    for prefix in ("model.", "student.clip."):  # in a larger model, with an averaged copy
+        state = {f"{prefix}{key}": torch.zeros_like(value) for key, value in transformers_clip(clip_state).items()}
+        state |= {f"ema.{key}": value for key, value in transformers_clip(clip_state).items()}
+        renamed = open_clip_names(state | {"head.weight": torch.zeros(2)})
+        assert renamed.keys() == clip_state.keys() and torch.equal(renamed["visual.proj"], clip_state["visual.proj"])
+
+
+def test_an_average_is_taken_before_what_it_is_the_average_of(tmp_path, caplog):
+    plain, average = {"a": torch.zeros(1)}, {"a": torch.ones(1)}
+    for key in ("state_dict_ema", "model_ema", "teacher"):
+        torch.save({"state_dict": plain, "ema": {"decay": 0.9}, "model": {}, key: average}, tmp_path / "w.pt")
+        assert read_tensors(tmp_path / "w.pt")["a"] == 1
+        assert f'the tensors under "{key}" are used, not those under "state_dict"' in caplog.text
+    caplog.clear()
+    torch.save({"state_dict": plain, "ema": {"decay": 0.9}}, tmp_path / "w.pt")
+    assert read_tensors(tmp_path / "w.pt")["a"] == 0 and not caplog.text
 
 
 def test_transformers_names_of_clip_are_the_librarys_own():
@@ -167,8 +183,10 @@ def test_transformers_names_of_dinov2_are_the_librarys_own(registers):
         img_size=28, patch_size=14, embed_dim=16, depth=1, num_heads=2, num_classes=0, init_values=1.0,
         reg_tokens=registers, no_embed_class=registers > 0,
     ).state_dict()  # fmt: skip
-    renamed = timm_names(model.state_dict())
-    assert {key: value.shape for key, value in renamed.items()} == {key: value.shape for key, value in want.items()}
+    state = model.state_dict()
+    inside = {f"dinov2.{key}": value for key, value in state.items()} | {"classifier.weight": torch.zeros(2, 32)}
+    for renamed in (timm_names(state), timm_names(inside)):
+        assert {key: value.shape for key, value in renamed.items()} == {key: v.shape for key, v in want.items()}
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from ovbench.backbones import build as weights
 from ovbench.backbones.base import Use, network_hash
 from ovbench.backbones.checkpoint import tensor_hash
 from ovbench.backbones.clip import ClipVision
-from ovbench.backbones.clip_model import QuickGelu
+from ovbench.backbones.clip_model import QuickGELU
 from ovbench.backbones.open_clip_models import NOT_WEIGHTS, clip_architecture, quick_gelu
 from ovbench.backbones.preprocess import IMAGENET, OPENAI, Normalisation
 from ovbench.config.backbone_spec import parse_spec
@@ -156,15 +156,15 @@ def test_twins_of_two_activations_have_two_hashes(tmp_path):
     path = small_clip_file(tmp_path, openai=False)
     plain, quick = (weights.load_backbone("clip", f"{name}@{path}") for name in ("gelu-clip", "gelu-clip-quickgelu"))
     assert isinstance(plain.vision.blocks[0].mlp.gelu, nn.GELU)
-    assert isinstance(quick.vision.blocks[0].mlp.gelu, QuickGelu)
-    assert isinstance(quick.text.model.transformer.resblocks[0].mlp.gelu, QuickGelu)
+    assert isinstance(quick.vision.blocks[0].mlp.gelu, QuickGELU)
+    assert isinstance(quick.text.model.transformer.resblocks[0].mlp.gelu, QuickGELU)
     assert plain.sha256 != quick.sha256
     assert plain.vision.temperature == pytest.approx(2.718281828**3)
 
 
 def test_a_file_of_openais_always_means_quickgelu(tmp_path, caplog):
     loaded = weights.load_backbone("clip", f"gelu-clip@{small_clip_file(tmp_path, openai=True)}")
-    assert isinstance(loaded.vision.blocks[0].mlp.gelu, QuickGelu) and loaded.use.activation == "quick_gelu"
+    assert isinstance(loaded.vision.blocks[0].mlp.gelu, QuickGELU) and loaded.use.activation == "quick_gelu"
     assert "QuickGELU" in caplog.text
 
 
