@@ -165,6 +165,8 @@ def _worldfloods(at: Place) -> Iterator[Step]:
 
 def _flood_classes(path: Path) -> np.ndarray:
     values = _tiff(path)
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
+        values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim == 3:
         raise InputError(f"the label has {min(values.shape)} bands", where=str(path), fix="give labels with one band")
     return ByValue({0: 255, 1: 0, 2: 1, 3: 2}).convert(values.astype(np.uint8), path)
