@@ -82,7 +82,10 @@ def table(
     if suite is not None:
         if layout is not None:
             raise click.UsageError("--suite and --layout are two tables; give one.")
-        click.echo(_suite_drops(suite, find_records(runs), datasets, form), nl=False)
+        if metric or similarity or intervals:
+            raise click.UsageError("a suite has drops of mIoU only; leave out --metric, --similarity and --intervals.")
+        own = override_pairs(settings, "--set")
+        click.echo(_suite_drops(suite, find_records(runs), datasets, form, own), nl=False)
         return
     chosen = parse_metric(metric) if metric else None
     check_similarity(chosen or METRICS["mIoU"], similarity)
@@ -123,7 +126,9 @@ def _layout_table(layout: TableLayout, records: list, protocol: str, settings: d
     return replace(made, notes=(*made.notes, *combined.notes))
 
 
-def _suite_drops(suite: str, records: list, datasets: tuple[str, ...], form: str | None) -> str:
+def _suite_drops(
+    suite: str, records: list, datasets: tuple[str, ...], form: str | None, settings: dict[str, str]
+) -> str:
     """Return the table of the drops of a suite, for the terminal, as Markdown or as JSON."""
     import json
 
@@ -134,7 +139,7 @@ def _suite_drops(suite: str, records: list, datasets: tuple[str, ...], form: str
     form = form or ("rich" if click.get_text_stream("stdout").isatty() else "markdown")
     if form not in ("rich", "markdown", "json"):
         raise UsageError(f"a suite has no table in {form}", where="--format", fix="use rich, markdown or json")
-    rows = suite_drops(suite, records, datasets)
+    rows = suite_drops(suite, records, datasets, settings)
     if form == "json":
         return json.dumps([row.as_dict() for row in rows], indent=1) + "\n"
     return as_text(drop_table(rows)) if form == "rich" else drop_page(rows)

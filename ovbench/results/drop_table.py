@@ -91,7 +91,9 @@ def _means(rows: Sequence[DropRow], groups: Mapping[str, str]) -> Iterator[DropR
         )  # fmt: skip
 
 
-def suite_drops(suite: str, records: Sequence[RecordFile], datasets: Sequence[str] = ()) -> list[DropRow]:
+def suite_drops(
+    suite: str, records: Sequence[RecordFile], datasets: Sequence[str] = (), settings: Mapping[str, str] | None = None
+) -> list[DropRow]:
     """Return the drops of a suite from the records that have exactly the settings of its rows.
 
     A record with a user's class list is not used, because its settings do not show the list.
@@ -100,6 +102,7 @@ def suite_drops(suite: str, records: Sequence[RecordFile], datasets: Sequence[st
         suite: Name of a suite, or a TOML file.
         records: Records to choose from.
         datasets: Datasets to show; none for all with records.
+        settings: Settings that replace those of every row, as the records were run with.
 
     Raises:
         InputError: If no record fits.
@@ -114,21 +117,22 @@ def suite_drops(suite: str, records: Sequence[RecordFile], datasets: Sequence[st
     for method, dataset in keys:
         if datasets and dataset not in datasets:
             continue
-        for digest, label in _digests(suite, method, dataset).items():
+        for digest, label in _digests(suite, method, dataset, settings or {}).items():
             if best := newest(by_digest.get(digest, [])):
                 chosen.append(best.record)
                 labels[digest] = label
     if not chosen:
-        raise InputError("no record has the settings of a row", where=suite, fix=f"run: ovbench eval --suite {suite}")
+        fix = f"run: ovbench eval --suite {suite}; give --set here as it was given there"
+        raise InputError("no record has the settings of a row", where=suite, fix=fix)
     return drop_rows(chosen, labels, suite_groups(suite))
 
 
-def _digests(suite: str, method: str, dataset: str) -> dict[str, str]:
+def _digests(suite: str, method: str, dataset: str, settings: Mapping[str, str]) -> dict[str, str]:
     """Return the labels of a method's rows by the settings hash."""
     try:
-        rows = load_suite(suite, [dataset])
+        rows = load_suite(suite, [dataset], settings)
     except UsageError:  # the suite names no method
-        rows = load_suite(suite, [dataset], methods=[method])
+        rows = load_suite(suite, [dataset], settings, methods=[method])
     found = {}
     for row in rows:
         if row.method == method:

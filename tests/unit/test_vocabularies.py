@@ -109,3 +109,6 @@ def test_the_vocabulary_suite_runs_in_one_pass(ovbench, tmp_path):
     assert "vocabulary=bare" in table.out and "distractors=near-40" in table.out
     missing = ovbench("table", "--suite", "class-names", "--runs", tmp_path)
     assert missing.code == 3 and "no record has the settings of a row" in missing.err
+    drops = ovbench("table", "--suite", "class-names", "--runs", tmp_path, *small)
+    assert drops.code == 0 and "| bare names |" in drops.out and "mean of distractors (4)" in drops.out
+    assert ovbench("table", "--suite", "class-names", "--runs", tmp_path, "--metric", "fwIoU").code == 2
