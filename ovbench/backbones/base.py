@@ -5,10 +5,12 @@ Commands look at names without loading a network: torch is imported in the funct
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovbench.backbones.hub import Source
@@ -113,6 +115,18 @@ def network_hash(model: nn.Module, use: Use, usual: Normalisation | None) -> str
     return hashlib.sha256(f"{digest} {json.dumps(unusual, sort_keys=True)}".encode()).hexdigest() if unusual else digest
 
 
+@functools.lru_cache(maxsize=32)
+def _sha256_of(path: Path, size: int, mtime_ns: int) -> str:
+    from ovbench.backbones.checkpoint import file_sha256
+
+    return file_sha256(path)
+
+
+def _network_of(name: str) -> str:
+    """Return the network of a name without its tag, and without what the loader finds out from the file."""
+    return re.sub(r"[/.].*|-quickgelu|_qkvb", "", name)
+
+
 class Backbone:
     """A type of frozen network, by its name in the registry; subclasses override at least ``load``.
 
@@ -184,6 +198,10 @@ class Backbone:
         """Return whether two specs have the same weights."""
         return one == other
 
+    def official(self, spec: str) -> str:
+        """Return the name of the published weights that a file of the user is, by its hash; "" for anything else."""
+        return ""
+
     def names(self) -> list[str]:
         """Return the known short names."""
         return []
@@ -215,6 +233,16 @@ class NamedWeights(Backbone):
     def same(self, one: str, other: str) -> bool:
         """Return whether two specs have the same weights, also if one is a short name."""
         return self.parse(one) == self.parse(other)
+
+    def official(self, spec: str) -> str:
+        """Return the published weights with the hash of the file, if the named architecture is theirs."""
+        parsed, known = self.parse(spec), published("hashes").get(self.table, {})
+        if parsed.file is None or not known or not parsed.file.is_file():
+            return ""
+        facts = parsed.file.stat()
+        digest = _sha256_of(parsed.file, facts.st_size, facts.st_mtime_ns)
+        found = next((name for start, name in known.items() if digest.startswith(start)), "")
+        return found if _network_of(found) == _network_of(parsed.architecture) else ""
 
     def published_source(self, parsed: BackboneSpec, *files: str) -> Source | None:
         """Return where published weights come from, known without the library that loads them; None for others."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ovbench.backbones.base import Loaded
 from ovbench.utils.errors import InputError
-from ovbench.utils.registry import find_backbone
+from ovbench.utils.registry import BACKBONES, find_backbone
 
 
 def load_backbone(name: str, spec: str, module: str = "") -> Loaded:
@@ -22,6 +22,17 @@ def load_backbone(name: str, spec: str, module: str = "") -> Loaded:
         InputError: If the weights are missing and cannot be downloaded, or do not fit.
     """
     return find_backbone(name, module).load(spec)
+
+
+def official_weights(backbones: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the names of published weights that are given as files, by backbone; files are known by their hash.
+
+    Args:
+        backbones: Specs by name.
+    """
+    shipped = {name: spec for name, spec in backbones.items() if spec and name in BACKBONES.entries()}
+    found = {name: BACKBONES.load(name).official(spec) for name, spec in shipped.items()}
+    return {name: official for name, official in found.items() if official}
 
 
 def missing_weights(backbones: Mapping[str, str], module: str = "") -> list[str]:

@@ -21,13 +21,14 @@ class ShortName(Typed):
 
 
 class WeightsEntry(Typed):
-    """A file, and the DINOv2 that it belongs to if it is a psi; without a hash, it is not downloaded."""
+    """A file, and the DINOv2 and CLIP that it belongs to if it is a psi; without a hash, it is not downloaded."""
 
     file: str
     url: Annotated[str, Field(pattern="^https://")]
     licence: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     dinov2: str | None = None
+    clip: str | None = None
 
 
 class WeightsFile(Typed):
@@ -40,9 +41,10 @@ class WeightsFile(Typed):
     psi: dict[str, WeightsEntry] = Field(default_factory=dict)
     sam: dict[str, WeightsEntry] = Field(default_factory=dict)
     names: dict[str, str | dict[str, str]] = Field(default_factory=dict)
+    hashes: dict[str, dict[Annotated[str, Field(pattern="^[0-9a-f]{8,64}$")], str]] = Field(default_factory=dict)
 
 
-TABLES = tuple(name for name in WeightsFile.model_fields if name != "names")
+TABLES = tuple(name for name in WeightsFile.model_fields if name not in ("names", "hashes"))
 
 
 @cache

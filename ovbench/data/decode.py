@@ -344,7 +344,9 @@ def label_bytes(path: Path) -> tuple[bytes, FileIdentity]:
     data, file = _read(path, "label")
     check_png(data, path, "label")
     if _orientation(data) != 1:
-        raise unfit_label(path, "has an orientation tag, so the place of its pixels is unclear", "save it without EXIF data")
+        raise unfit_label(
+            path, "has an orientation tag, so the place of its pixels is unclear", "save it without EXIF data"
+        )
     return data, file
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ovbench.backbones.base import Use
+from ovbench.backbones.build import official_weights
 from ovbench.backbones.checkpoint import file_sha256
 from ovbench.config.load import Cell, templates
 from ovbench.data.corrupt import corruption_files
@@ -173,12 +174,21 @@ def ledger_header(planned: PlannedCell, pipeline: Any) -> dict[str, Any]:
         "dataset": dataset_header(planned),
         "vocabulary": [list(queries) for queries in planned.queries.classes],
         **({"distractors": list(planned.queries.distractors)} if planned.queries.distractors else {}),
-        "weights": {name: {"name": loaded.spec, "sha256": loaded.sha256} for name, loaded in pipeline.loaded.items()},
+        "weights": _weights(pipeline),
         "use": {name: loaded.use.as_dict() for name, loaded in pipeline.loaded.items() if loaded.use != Use()},
         "files": named_files(cell, region_maps(pipeline)),
         "execution": planned.execution.as_dict(),
         **({"metrics": list(planned.metrics)} if planned.metrics else {}),
         "code": code_identity(cell, planned.device),
+    }
+
+
+def _weights(pipeline: Any) -> dict[str, dict[str, str]]:
+    official = official_weights({name: loaded.spec for name, loaded in pipeline.loaded.items()})
+    return {
+        name: {"name": loaded.spec, "sha256": loaded.sha256}
+        | ({"official": official[name]} if name in official else {})
+        for name, loaded in pipeline.loaded.items()
     }
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ovbench.backbones.build import missing_weights
+from ovbench.backbones.build import missing_weights, official_weights
 from ovbench.backbones.hub import require_connection
 from ovbench.config.backbone_spec import toy_note
 from ovbench.config.load import Cell
 from ovbench.config.nearest_published import NearestPublished, nearest_published
 from ovbench.config.schema import as_in_file
+from ovbench.config.setting_changes import with_official
 from ovbench.config.suites import SuiteRow
 from ovbench.data.dataset import Dataset
 from ovbench.data.descriptions import stand_in
@@ -110,7 +111,8 @@ class PlannedCell:
         """Return the nearest published run and how this one deviates from it."""
         protocol = self.cell.protocol
         descriptions = stand_in(protocol.descriptions, self.queries.classes, self.dataset.card.background)
-        return nearest_published(self.cell.as_dict(), self.dataset.label_rule, descriptions, self.queries.given)
+        cell = with_official(self.cell.as_dict(), official_weights(self.cell.backbones))
+        return nearest_published(cell, self.dataset.label_rule, descriptions, self.queries.given)
 
     @property
     def note(self) -> str:

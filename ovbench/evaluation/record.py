@@ -106,6 +106,7 @@ class WeightFields(Typed):
 
     name: str = about("name of the backbone or file")
     sha256: str = about("hash of its tensors")
+    official: str | None = about("name of the published weights, if a file has their hash", default=None)
 
 
 class UseFields(Typed):

@@ -227,8 +227,8 @@ class Talk2DINODeclaration(Declaration):
 
     @classmethod
     def check_specs(cls, backbones: Mapping[str, str]) -> None:
-        """Check that a published psi is used with its own DINO."""
-        BACKBONES.load("psi").require_tower(backbones["psi"], backbones["dinov2"])
+        """Check that a published psi is used with its own CLIP and DINO."""
+        BACKBONES.load("psi").require_towers(backbones["psi"], backbones["clip"], backbones["dinov2"])
 
 
 class ReMEDeclaration(Declaration):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from ovbench.backbones.build import official_weights
 from ovbench.config.load import Cell, layers_of, merge, method_config, resolve
 from ovbench.config.nearest_published import NearestPublished, nearest_published, published_cell
 from ovbench.config.official import NOT_STATED, official_settings
 from ovbench.config.published_runs import PublishedRun
-from ovbench.config.setting_changes import SettingChange, changes_from_published, setting_text
+from ovbench.config.setting_changes import SettingChange, changes_from_published, setting_text, with_official
 from ovbench.data.card import load_card, vocabulary
 from ovbench.data.descriptions import stand_in
 from ovbench.results.published import PublishedFigure, published_for
@@ -87,7 +88,8 @@ def _option(table: str, key: str) -> str:
 def _nearest(cell: Cell) -> NearestPublished:
     card = load_card(cell.dataset)
     names = vocabulary(card, cell.protocol.vocabulary or None)
-    return nearest_published(cell.as_dict(), None, stand_in(cell.protocol.descriptions, names, card.background))
+    named = with_official(cell.as_dict(), official_weights(cell.backbones))
+    return nearest_published(named, None, stand_in(cell.protocol.descriptions, names, card.background))
 
 
 def _published(method: str, dataset: str, table: str, key: str, nearest: NearestPublished) -> str:

@@ -221,7 +221,7 @@ def judge(
         raise InputError(f"{len(lacking)} images of the baseline are not scored, first {lacking[0]}", where=base.name)
     if run.record["dataset"]["classes"] != base.classes:
         raise InputError("the classes differ from those of the baseline", where=base.name, fix=REMEDY)
-    weights = {kind: one.model_dump() for kind, one in base.weights.items()}
+    weights = {kind: one.model_dump(exclude_none=True) for kind, one in base.weights.items()}
     for kind in base.cell.backbones:
         before, now = weights.get(kind, {}), run.record["weights"].get(kind, {})
         if before != now and not (before.get("name") == now.get("name") and _built_here(kind, before["name"])):

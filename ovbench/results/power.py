@@ -62,7 +62,8 @@ def power_of(
     size = smallest(lambda n: (half(order[:n])[0] or 1.0) <= points, FEWEST_IMAGES, len(ids))
     chosen = set(order[: size or 0])
     return {
-        "metric": metric.name, **({"similarity": similarity.stated} if similarity else {}), "difference": points, "images": len(ids), "dataset": runs[0].record["cell"]["dataset"],
+        "metric": metric.name, **({"similarity": similarity.stated} if similarity else {}), "difference": points,
+        "images": len(ids), "dataset": runs[0].record["cell"]["dataset"],
         "values": [one.value for one in ones], "half_width": whole,
         "images_for_95": needed_images(change, points),
         "images_for_power": {"power": USUAL_POWER, "images": needed_images(change, points, USUAL_POWER)},

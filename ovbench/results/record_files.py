@@ -14,8 +14,9 @@ from ovbench.config.backbone_spec import options_over
 from ovbench.config.load import Cell, file_settings, resolve
 from ovbench.config.official import official_settings, published_label_rule
 from ovbench.config.published_runs import PublishedRun
+from ovbench.config.published_weights import published
 from ovbench.config.schema import SCORED
-from ovbench.config.setting_changes import changes_from_published, setting_changes
+from ovbench.config.setting_changes import changes_from_published, setting_changes, with_official
 from ovbench.config.suites import settings_over
 from ovbench.data.shipped_cards import known_cards
 from ovbench.evaluation.record import is_bundle, is_record, read_record, value_at
@@ -112,8 +113,9 @@ def records_of_run(
     """Select for each benchmark the best record that measured a published run.
 
     Any reference set matches a run that does not name one, but its options must be those of the run. Precomputed region
-    maps count as those that CorrCLIP's authors published. A record without the paper's descriptions, or with a user's
-    class list, never matches.
+    maps count as those that CorrCLIP's authors published. A file of the user counts as the published weights whose hash
+    it has. A record without the paper's descriptions, with a user's class list, or with a region network that is not
+    the published file, never matches.
     Records that count void pixels as the published figures do come first.
 
     Args:
@@ -133,7 +135,7 @@ def records_of_run(
             base: resolve(run.method, column, _with_base(run, settings, base), run.weights, protocol).as_dict()
             for base in {_base(found) for found in here}
         }
-        fitting = [f for f in here if not changes_from_published(wanted[_base(f)], f.record["cell"])]
+        fitting = [f for f in here if not changes_from_published(wanted[_base(f)], official_cell(f.record))]
         best = newest([f for f in fitting if rule_as_published(f.record)]) or newest(fitting)
         if best:
             chosen[column] = best
@@ -153,7 +155,26 @@ def _with_base(run: PublishedRun, settings: Mapping[str, str], base: str) -> dic
 
 
 def _as_described(record: Mapping[str, Any]) -> bool:
-    return not other_descriptions(record) and not other_classes(record)
+    return not other_descriptions(record) and not other_classes(record) and not other_region_weights(record)
+
+
+def official_cell(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the cell of a record in which files have the names of the published weights that they are."""
+    return with_official(record["cell"], {name: one.get("official") for name, one in record["weights"].items()})
+
+
+def other_region_weights(record: Mapping[str, Any]) -> str:
+    """Return the hash of the region network's file if it has the name of a published file and other bytes, else ""."""
+    regions, used = record["cell"]["regions"], record.get("files", {}).get("regions.weights_sha256")
+    entry = published("sam").get(regions.get("model", ""), {}) if not regions.get("weights") else {}
+    return used if entry and used and used != entry.get("sha256") else ""
+
+
+def unverified_weights(record: Mapping[str, Any]) -> list[str]:
+    """Return the weights that were put there by hand under the name of published ones whose hash is not known."""
+    named = ((name, one, published(name).get(one["name"], {})) for name, one in record["weights"].items())
+    by_hand = [(name, one) for name, one, entry in named if "url" in entry and "sha256" not in entry]
+    return [f"{name} {one['name']} ({one['sha256'][:12]})" for name, one in by_hand]
 
 
 def other_classes(record: Mapping[str, Any]) -> str:
@@ -184,7 +205,7 @@ def why_not_averaged(found: Sequence[RecordFile]) -> str:
     weights: dict[str, RecordFile] = {}
     code: dict[str, RecordFile] = {}
     for one in found:
-        weights.setdefault(str(one.record["weights"]), one)
+        weights.setdefault(str({kind: used["sha256"] for kind, used in one.record["weights"].items()}), one)
         code.setdefault(_code_of(one.record), one)
     if len(weights) > 1:
         return "different weights on " + _datasets(weights)
@@ -214,9 +235,10 @@ def deviations_of(record: Mapping[str, Any]) -> str:
     """Return how the cell, the descriptions and the label rule of a record differ from the published ones, as text."""
     descriptions, classes = other_descriptions(record), other_classes(record)
     texts = [
-        deviation(record["cell"], _protocols(record), (record.get("arguments") or {}).get("like")),
+        deviation(official_cell(record), _protocols(record), (record.get("arguments") or {}).get("like")),
         f"classes: {classes}" if classes else "",
         f"descriptions: {descriptions}" if descriptions else "",
+        f"weights of the regions: {other[:12]}" if (other := other_region_weights(record)) else "",
         "" if rule_as_published(record) else f"label rule {record['dataset']['label_rule']}",
     ]
     return ", ".join(filter(None, texts))

@@ -20,8 +20,10 @@ from ovbench.results.metric_values import bounds_of
 from ovbench.results.record_files import (
     RecordFile,
     newest,
+    official_cell,
     records_of_run,
     rule_as_published,
+    unverified_weights,
     why_not_averaged,
 )
 from ovbench.results.run_names import run_details, run_facts
@@ -117,7 +119,7 @@ def layout_table(
         shown = replace(row, detail=_joined(row.detail, asked))
         made, said = _row(shown, measured, layout.columns, layout.metric, asked)
         rows.append(made if layout.average else replace(made, average=TableCell()))
-        notes += [*(said if layout.average else ()), *_of_maps(made, measured)]
+        notes += [*(said if layout.average else ()), *_of_maps(made, measured), *_of_unverified(made, measured)]
         used |= {found.path for found in measured.values()}
         own = _measured(row.other, by_method, layout, protocol, settings or {})
         used |= {found.path for found in own.values()}
@@ -152,7 +154,7 @@ def _changed_settings(run: PublishedRun | None, measured: Mapping[str, RecordFil
     if run is None:
         return ""
     for dataset, found in measured.items():
-        for change in changes_from_published(published_cell(run, dataset), found.record["cell"]):
+        for change in changes_from_published(published_cell(run, dataset), official_cell(found.record)):
             changed |= {str(change): None} if change.setting != "reference" else {}
     if not changed:
         return ""
@@ -175,6 +177,11 @@ def _own_protocol(row: LayoutRow, measured: Mapping[str, RecordFile], layout: Ta
 def _of_maps(row: TableRow, measured: Mapping[str, RecordFile]) -> list[str]:
     names = [name for name, found in measured.items() if found.record["cell"]["regions"].get("source") == "precomputed"]
     return [f"{row.name}: precomputed region maps on {', '.join(names)}, assumed to be the authors'"] if names else []
+
+
+def _of_unverified(row: TableRow, measured: Mapping[str, RecordFile]) -> list[str]:
+    found = dict.fromkeys(text for one in measured.values() for text in unverified_weights(one.record))
+    return [f"{row.name}: unverified, because the hash of the published file is not known: {text}" for text in found]
 
 
 def _of_records(rows: Sequence[TableRow], columns: Sequence[str]) -> list[str]:

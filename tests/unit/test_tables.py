@@ -16,7 +16,13 @@ from ovbench.config.published_runs import PublishedRun
 from ovbench.evaluation.record import SCHEMA, score_fields
 from ovbench.metrics.confusion import ClassPixels
 from ovbench.results.layouts import LayoutRow, TableLayout, load_layout
-from ovbench.results.record_files import deviation, deviations_of, find_records
+from ovbench.results.record_files import (
+    deviation,
+    deviations_of,
+    find_records,
+    other_region_weights,
+    unverified_weights,
+)
 from ovbench.results.report.runs import gather
 from ovbench.results.suite_table import suite_page
 from ovbench.results.tables import layout_table, record_table
@@ -46,9 +52,9 @@ def write(tmp_path):
 
     def make(
         method, benchmark, miou, *, images=100, started="2026-01-01", settings=None, protocol="paper",
-        predicted=None, labelled=10_000, **changes,
+        predicted=None, labelled=10_000, given=None, **changes,
     ):  # fmt: skip
-        cell, hit = resolve(method, benchmark, settings, None, protocol), round(10_000 * miou)
+        cell, hit = resolve(method, benchmark, settings, given, protocol), round(10_000 * miou)
         predicted = hit if predicted is None else predicted
         pixels = ClassPixels(*(np.array([n]) for n in (hit, predicted + labelled - hit, predicted, labelled)))
         scored = score_fields(pixels, ["sky"])
@@ -100,6 +106,36 @@ def test_other_settings_are_not_the_paper_s_row(write, tmp_path):
     assert table(tmp_path, settings={"crop": "336"}).rows[0].cells[0].measured == 40
     write("clip", "pc59", 0.1, protocol="common")
     assert table(tmp_path, protocol="common").rows[0].cells[1].measured == 10
+
+
+def test_a_file_with_the_hash_of_the_published_one_fills_its_row(write, tmp_path):
+    spec = "ViT-B-16-quickgelu@any.pt"
+    own = {"given": {"clip": spec}, "started": "2026-02-01"}
+    write("clip", "voc20", 0.4, weights={"clip": {"name": spec, "sha256": "a"}}, **own)
+    assert table(tmp_path).rows[0].cells[0].measured is None  # its name proves nothing
+    assert "clip=ViT-B-16-quickgelu@any.pt" in deviations_of(find_records(tmp_path)[0].record)
+    known = {"name": spec, "sha256": "a", "official": "ViT-B-16-quickgelu/openai"}
+    write("clip", "voc20", 0.5, weights={"clip": known}, **own)
+    write("clip", "pc59", 0.1)
+    clip = table(tmp_path).rows[0]
+    assert clip.cells[0].measured == 50 and clip.cells[0].difference == pytest.approx(10)
+    assert clip.average.measured == pytest.approx(30)  # the same tensors by a file and by a name
+    assert [deviations_of(found.record) for found in find_records(tmp_path)][1:] == ["", ""]
+
+
+def test_weights_under_a_published_name_are_known_by_their_hash(write, tmp_path):
+    psi = {"name": "talk2dino-b", "sha256": "c" * 64}
+    told = {"clip": {"name": "openai-b", "sha256": "a"}, "psi": psi}
+    assert unverified_weights({"weights": told}) == [f"psi talk2dino-b ({'c' * 12})"]
+    row = LayoutRow("block", "T", "B", {"voc20": "80.0"}, run=PublishedRun("talk2dino"))
+    write("talk2dino", "voc20", 0.8, weights=told)
+    made = layout_table(replace(LAYOUT, rows=(row,)), find_records(tmp_path))
+    assert made.rows[0].cells[0].measured == 80 and any("unverified" in note for note in made.notes)
+    sam = {"regions": {"source": "sam", "model": "vit_h", "weights": ""}}
+    right = "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"
+    for digest, other in ((right, ""), ("b" * 64, "b" * 64)):
+        assert other_region_weights({"cell": sam, "files": {"regions.weights_sha256": digest}}) == other
+    assert not other_region_weights({"cell": {"regions": {"source": "slic"}}, "files": {}})
 
 
 @pytest.mark.parametrize(

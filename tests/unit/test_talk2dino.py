@@ -215,15 +215,20 @@ def test_only_the_background_may_lack_a_query_and_only_where_a_method_scores_it(
 
 
 @pytest.mark.parametrize("psi", ["talk2dino-b", "talk2dino-b@{}/mine.pth", "mini@{}/vitb_mlp_infonce.pth"])
-def test_a_published_psi_of_another_dino_is_refused(psi, tmp_path):
+def test_a_published_psi_of_another_tower_is_refused(psi, tmp_path):
     psi = psi.format(tmp_path)
     for name in ("mine.pth", "vitb_mlp_infonce.pth"):
         torch.save(Psi(6, 24).state_dict(), tmp_path / name)
     if "mine" in psi:  # somebody's own file under another name may belong to any DINO
-        Talk2DINO.check_specs({"psi": psi, "dinov2": "mini"})
+        Talk2DINO.check_specs({"psi": psi, "clip": "mini", "dinov2": "mini"})
         return
     with pytest.raises(InputError, match=r"talk2dino-b. belongs to vit_base_patch14_reg4_.*, not to dinov3-b"):
-        Talk2DINO.check_specs({"psi": psi, "dinov2": "dinov3-b"})
+        Talk2DINO.check_specs({"psi": psi, "clip": "openai-b", "dinov2": "dinov3-b"})
+    for clip in ("laion-b", "openai-l", "ViT-B-32-quickgelu@own.pt"):
+        with pytest.raises(InputError, match=rf"belongs to ViT-B-16-quickgelu/openai, not to {clip}"):
+            Talk2DINO.check_specs({"psi": psi, "clip": clip, "dinov2": "dinov2-b"})
+    for clip in ("openai-b", "ViT-B/16", "ViT-B-16/openai", "ViT-B-16@own.pt"):
+        Talk2DINO.check_specs({"psi": psi, "clip": clip, "dinov2": "dinov2-b"})
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ovbench.backbones import build as weights
-from ovbench.backbones import hub
+from ovbench.backbones import hub, open_clip_tables
 from ovbench.backbones.base import Use, network_hash
 from ovbench.backbones.checkpoint import file_sha256, read_tensors
 from ovbench.backbones.open_clip_models import CLIP, NOT_WEIGHTS, clip_source
@@ -364,3 +364,28 @@ def test_hash_of_a_folder_changes_with_names_and_contents(tmp_path):
             (folder / name).write_bytes(content)
         hashes.add(file_sha256(folder))
     assert len(hashes) == 4
+
+
+def test_a_file_is_known_by_its_hash(tmp_path, monkeypatch):
+    files = {name: tmp_path / name for name in ("ViT-B-16.pt", "copy.bin", "dinov3_vitb16-73cec8be.pth")}
+    for number, path in enumerate(files.values()):
+        path.write_bytes(b"the same" if number < 2 else b"another")
+    first, _, last = (file_sha256(path) for path in files.values())
+    known = {"clip": {first: "ViT-B-16-quickgelu/openai"}, "dinov2": {last[:8]: "vit_base_patch16_dinov3.lvd1689m"}}
+    assert not CLIP.official(f"ViT-B-16@{files['ViT-B-16.pt']}")  # the name of a file proves nothing
+    monkeypatch.setattr("ovbench.backbones.base.published", lambda table: known if table == "hashes" else {})
+    for spec in ("ViT-B-16@{}", "ViT-B-16-quickgelu@{}", "ViT-B/16@{}"):
+        assert CLIP.official(spec.format(files["copy.bin"])) == "ViT-B-16-quickgelu/openai"
+    assert not CLIP.official(f"ViT-B-32@{files['copy.bin']}") and not CLIP.official("ViT-B-16/openai")
+    path = files["dinov3_vitb16-73cec8be.pth"]
+    for spec in (f"dinov3_vitb16@{path}", f"vit_base_patch16_dinov3@{path}"):
+        assert weights.official_weights({"clip": "mini", "dinov2": spec}) == {"dinov2": known["dinov2"][last[:8]]}
+    path.write_bytes(b"changed")
+    assert not DINOV2.official(f"dinov3_vitb16@{path}")
+
+
+def test_the_hashes_of_openais_files_are_those_of_their_addresses():
+    for digest, spec in published("hashes")["clip"].items():
+        assert f"/{digest}/" in open_clip_tables.pretrained(*spec.split("/"))["url"]
+    known = [item for table in ("dinov2", "vfm") for item in published("hashes")[table].items()]
+    assert all(len(digest) == 8 and spec in timm.list_pretrained() for digest, spec in known)

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from ovbench.backbones.base import Loaded, NamedWeights
 from ovbench.backbones.hub import given_file, published_file, weights_folder
+from ovbench.backbones.open_clip_models import CLIP
 from ovbench.backbones.timm_models import DINOV2
 from ovbench.config.backbone_spec import MINI
 from ovbench.config.published_weights import published
 from ovbench.utils.errors import InputError, unknown
 from ovbench.utils.paths import asset
+
+QUICK = "-quickgelu"
 
 
 class PsiWeights(NamedWeights):
@@ -48,23 +51,31 @@ class PsiWeights(NamedWeights):
             )
         return path
 
-    def require_tower(self, spec: str, dinov2: str) -> None:
-        """Check that a published psi, known by its name or the name of its file, stands beside its own DINO.
+    def require_towers(self, spec: str, clip: str, dinov2: str) -> None:
+        """Check that a published psi, known by its name or the name of its file, stands beside its own CLIP and DINO.
 
-        Another DINO of the same width would run and label at random.
+        Others of the same widths would run and label at random. A CLIP from a file may be the right one.
 
         Raises:
             InputError: If it belongs to another one.
         """
-        parsed, tower = self.parse(spec), DINOV2.parse(dinov2)
+        parsed, tower, text = self.parse(spec), DINOV2.parse(dinov2), CLIP.parse(clip)
         for name, entry in published(self.table).items():
-            known = parsed.file.name == entry["file"] if parsed.file else parsed.architecture == name
-            if known and tower.architecture.partition(".")[0] != entry["dinov2"].partition(".")[0]:
+            if name != parsed.architecture if parsed.file is None else parsed.file.name != entry["file"]:
+                continue
+            own = CLIP.parse(entry["clip"])
+            other = ""
+            if tower.architecture.partition(".")[0] != entry["dinov2"].partition(".")[0]:
+                other = f"{entry['dinov2']}, not to {dinov2}"
+            elif (text.architecture.removesuffix(QUICK) != own.architecture.removesuffix(QUICK)) or (
+                text.file is None and text.tag != own.tag
+            ):
+                other = f"{entry['clip']}, not to {clip}"
+            if other:
                 raise InputError(
-                    f'the psi "{name}" belongs to {entry["dinov2"]}, not to {dinov2}',
-                    where=f"{self.name}={spec}",
-                    fix="give the psi of that DINO: --weights psi=FILE, or train one: ovbench train talk2dino",
-                )
+                    f'the psi "{name}" belongs to {other}', where=f"{self.name}={spec}",
+                    fix="give the psi of that network: --weights psi=FILE, or train one: ovbench train talk2dino",
+                )  # fmt: skip
 
 
 PSI = PsiWeights("psi", "psi of Talk2DINO: from text features of CLIP to patch tokens of a DINO")
