@@ -69,11 +69,11 @@ def new_command(folder, classes, name, out, workers, as_json) -> None:
         click.echo(_report(result))
     if not result.ok:
         first = next(p.message for p in result.problems if p.is_error)
-        fix = f"correct {proposal.card}, then run: ovbench data verify {proposal.card}"
+        fix = f"correct {proposal.card}, then run: ovbench data verify {card.argument}"
         raise InputError(first, where=card.name, fix=fix)
     from ovbench.data.user_config import config_file
 
-    click.echo(f"next: ovbench eval -m clip -d {proposal.card}", err=True)
+    click.echo(f"next: ovbench eval -m clip -d {card.argument}", err=True)
     click.echo(f'to use it by its name, "{card.name}", add the card to "cards" in {config_file()}', err=True)
 
 

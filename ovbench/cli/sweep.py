@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,7 +59,7 @@ def plan(minutes: float, workers: int | None, as_json: bool, **arguments: Any) -
         click.echo(json.dumps(made.model_dump(mode="json"), indent=1))
         return 0
     _print_plan(made)
-    click.echo(f"plan: {len(made.tasks)} tasks; next: ovbench sweep start {job.out} --on local", err=True)
+    click.echo(f"plan: {len(made.tasks)} tasks; next: ovbench sweep start {quote(str(job.out))} --on local", err=True)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,8 @@ class Card:
 
     @property
     def argument(self) -> str:
-        """The card as given on the command line: a shipped one by its name, another by its path."""
-        return self.name if self.is_shipped else str(self.path)
+        """The card as given on a command line: a shipped one by its name, another by its path, quoted for a shell."""
+        return self.name if self.is_shipped else shlex.quote(str(self.path))
 
     @property
     def is_shipped(self) -> bool:

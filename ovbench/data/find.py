@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import NamedTuple
 
 from ovbench.data.card import Card, Layout
@@ -332,7 +333,8 @@ def _nothing(card: Card, tried: list[Path]) -> InputError:
     folders = ", ".join(str(path) for path in tried)
     source = unprepared(card, tried)
     if source is not None:
-        step = f"the download in {source} is not prepared yet; run: ovbench data prepare {card.name} --source {source}"
+        command = f"ovbench data prepare {card.name} --source {quote(str(source))}"
+        step = f"the download in {source} is not prepared yet; run: {command}"
     elif card.prepare:
         step = f"run: ovbench data prepare {card.name} --source DIR, with the download ({card.source})"
     else:

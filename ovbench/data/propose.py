@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
@@ -23,7 +22,7 @@ from ovbench.data.row_file import ROW_SUFFIXES, RowFile
 from ovbench.data.sources import ARCHIVES, COMPRESSED, is_folder, open_coco, open_container, read_source, walk
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import write_bytes
-from ovbench.utils.toml import read_toml
+from ovbench.utils.toml import read_toml, toml_string
 
 CARD = "ovbench.toml"
 CLASSES = "ovbench-classes.txt"
@@ -64,7 +63,7 @@ class Proposal(NamedTuple):
         if self.classes is not None:
             lines = "# one class per line in label order; synonyms after semicolons\n"
             write_bytes(self.classes, (lines + "".join(f"{name}\n" for name in self.names)).encode())
-        write_bytes(self.card, self.text.encode())
+        write_bytes(self.card, self.text.encode("utf-8", "backslashreplace"))
 
 
 class _Layout(NamedTuple):
@@ -103,9 +102,9 @@ def propose(folder: Path, *, classes: Path | None = None, name: str | None = Non
     list_path = found.list_file.resolve() if own_list and found.list_file else card.parent / _list_name(card)
     title = name or re.sub(r"[^\w.-]+", "-", folder.stem if archive else folder.name).strip("-.") or "own"
     lines = [
-        f"name = {json.dumps(title)}", f"title = {json.dumps(title)}", f"classes = {json.dumps(list_path.name)}",
+        f"name = {toml_string(title)}", f"title = {toml_string(title)}", f"classes = {toml_string(list_path.name)}",
         *([f"background = {found.background}"] if found.background is not None else []),
-        *([] if folder == card.parent else [f"roots = [{json.dumps(_relative(folder, card.parent))}]"]),
+        *([] if folder == card.parent else [f"roots = [{toml_string(_relative(folder, card.parent))}]"]),
     ]  # fmt: skip
     text = "\n".join([*lines, "", *found.lines, ""])
     return Proposal(card, None if own_list else list_path, found.names, text, found.notes)
@@ -189,7 +188,7 @@ def _coco_layout(name: str, annotations: CocoFile, where: str, others: list[str]
         notes.append(f"left out: {', '.join(others[:4])}{', ...' if len(others) > 4 else ''}")
     suffix = PurePosixPath(annotations.images[0].file_name).suffix
     pattern = f"{where}/{{id}}{suffix}".lstrip("/")
-    lines = ["[[layout]]", f"image = {json.dumps(pattern)}", f"coco = {json.dumps(name)}", "", "[encoding.coco]",
+    lines = ["[[layout]]", f"image = {toml_string(pattern)}", f"coco = {toml_string(name)}", "", "[encoding.coco]",
              *_wrapped("categories", categories)]  # fmt: skip
     return _Layout(tuple(lines), tuple(categories), None, background, tuple(notes))
 
@@ -198,7 +197,7 @@ def _wrapped(key: str, texts: list[str]) -> list[str]:
     """Return a TOML list over as many lines as needed."""
     lines, line = [], f"{key} = ["
     for text in texts:
-        item = json.dumps(text, ensure_ascii=False) + ", "
+        item = toml_string(text) + ", "
         if len(line) + len(item) > WIDTH:
             lines.append(line.rstrip())
             line = "    "
@@ -239,8 +238,8 @@ def _tables(folder: Path, names: LabelNames | None) -> _Layout | None:
     notes = [f"{len(paths)} rows in {pattern}, columns {image} and {label}", encoding.note]
     if len(splits) > 1:
         notes.append(f"left out: {', '.join(sorted(set(splits) - {split}))}")
-    lines = ["[[layout]]", f"parquet = {json.dumps(pattern)}", f"image = {json.dumps(image)}",
-             f"label = {json.dumps(label)}", "", *encoding.lines]  # fmt: skip
+    lines = ["[[layout]]", f"parquet = {toml_string(pattern)}", f"image = {toml_string(image)}",
+             f"label = {toml_string(label)}", "", *encoding.lines]  # fmt: skip
     return _named(lines, names, notes)
 
 
@@ -268,8 +267,8 @@ def _files(folder: Path, names: LabelNames | None) -> _Layout:
     except InputError as error:
         raise InputError("; ".join([error.what, *_unread(folder)]), where=error.where, fix=error.fix) from None
     encoding = propose_encoding(pairs.labels, names, _how(folder))
-    lines = ["[[layout]]", f"image = {json.dumps(pairs.image)}", f"label = {json.dumps(pairs.label)}"]
-    lines += [f"ids = {json.dumps(pairs.ids)}"] if pairs.ids else []
+    lines = ["[[layout]]", f"image = {toml_string(pairs.image)}", f"label = {toml_string(pairs.label)}"]
+    lines += [f"ids = {toml_string(pairs.ids)}"] if pairs.ids else []
     return _named([*lines, "", *encoding.lines], names, [pairs.note, encoding.note])
 
 

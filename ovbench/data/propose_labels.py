@@ -211,7 +211,12 @@ def _of_values(values: list[int], count: int, listed: str, names: LabelNames) ->
         ignored = f", {usual} is ignored" if usual in values else ""
         if count == 2 and values == [0, 255]:
             return ProposedEncoding(("[encoding.mask]", "values = [0, 255]"), "labels are masks of 0 and 255")
-        return ProposedEncoding((), f"label values are class indices{ignored}")
+        first = json.dumps(names.names[0].split(";")[0].strip(), ensure_ascii=False)
+        note = f"label values are class indices, 0 is {first}{ignored}"
+        if 0 in inside and not ignored and inside[-1] < count - 1:  # as well values from 1, of which the last is rare
+            change = "add [encoding.index] with shift = 1 and void = [0]"
+            note += f"; check this: if 0 is no class and 1 is {first}, {change}"
+        return ProposedEncoding((), note)
     if inside[-1] == count:
         left_out = [0, usual] if usual in values else [0]
         note = f"label values are numbered from 1; {' and '.join(map(str, left_out))} are ignored"

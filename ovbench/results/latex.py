@@ -8,6 +8,7 @@ import unicodedata
 SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\char34{}",  # \textquotedbl needs an encoding other than OT1
+    "`": r"\char96{}",  # otherwise an opening quotation mark, and with "!" or "?" an inverted one
     "≤": r"\ensuremath{\leq}", "≥": r"\ensuremath{\geq}", "≠": r"\ensuremath{\neq}", "≈": r"\ensuremath{\approx}",
     "→": r"\ensuremath{\to}", "−": r"\ensuremath{-}", "×": r"\ensuremath{\times}", "±": r"\ensuremath{\pm}",
     "·": r"\ensuremath{\cdot}", "∞": r"\ensuremath{\infty}", "√": r"\ensuremath{\surd}",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ovbench.evaluation.record import warnings_of
 from ovbench.results.cost_rows import place_of
+from ovbench.results.plot_fonts import font_families, said_of_letters
 from ovbench.results.plot_labels import literal, place_names, shortened, wrapped
 from ovbench.results.record_counts import read_counts
 from ovbench.results.record_files import RecordFile, apart_by_data, records_at
@@ -29,7 +31,9 @@ WIDTH_IN = 8.0
 HIGHEST_IN = 60.0
 LONGEST_CLASS = 26  # characters of a class name
 NAME_WIDTH = 34  # characters in a line of the name of a run
-NOTE_WIDTH = 120  # characters in a line of a warning
+NOTE_WIDTH, TITLE_WIDTH = 120, 84  # characters in a line of a warning and of the title
+PANEL_WIDTH = 32  # characters in a line above the best or the worst classes
+LEGEND_WIDTHS = {2: 50, 3: 30}  # characters in a line of a legend, by its number of columns
 
 
 def gather(paths: Sequence[Path]) -> list[RecordFile]:
@@ -65,7 +69,8 @@ def draw(kind: str, records: Sequence[RecordFile], out: Path, most: int = FEW_CL
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError("plots need matplotlib", fix=install_line("plot")) from error
-    with rc_context({"svg.hashsalt": "ovbench", "font.size": 9, "axes.axisbelow": True}):
+    settings = {"svg.hashsalt": "ovbench", "font.size": 9, "axes.axisbelow": True, "font.family": font_families()}
+    with rc_context(settings), said_of_letters():
         figure = Figure(layout="constrained", dpi=150)
         if notes := warnings_of(found.record for found in records):
             figure.supxlabel(literal("\n".join(wrapped(notes, NOTE_WIDTH))), fontsize=7, color="#a02000")
@@ -140,11 +145,13 @@ def _classes(figure: Figure, records: Sequence[RecordFile], most: int) -> None:
     for axes in panels:
         axes.set_xlabel(f"IoU in percent, {said}", fontsize=8)
     order = f", sorted by {_names(records)[0]}" if len(records) > 1 else f": {_names(records)[0]}"
-    figure.suptitle(literal(records[0].record["cell"]["dataset"] + order) + _partial(records), fontsize=10)
+    (title,) = wrapped([records[0].record["cell"]["dataset"] + order + _partial(records)], TITLE_WIDTH)
+    figure.suptitle(literal(title), fontsize=10)
     if len(records) > 1:
         handles, _ = panels[0].get_legend_handles_labels()
-        texts = [literal(name) for name in wrapped(_names(records), 2 * NAME_WIDTH)]
-        figure.legend(handles, texts, loc="outside lower center", ncols=min(len(records), 3), fontsize=8)
+        columns = min(len(records), 3 if max(map(len, _names(records))) <= LEGEND_WIDTHS[3] else 2)
+        texts = [literal(name) for name in wrapped(_names(records), LEGEND_WIDTHS[columns])]
+        figure.legend(handles, texts, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _class_bars(
@@ -174,7 +181,7 @@ def _class_bars(
     axes.set_ylim(len(selection.numbers), -0.2)
     axes.set_xlim(0, 100)
     axes.grid(axis="x", color="0.88", linewidth=0.6)
-    axes.set_title(selection.title, fontsize=9)
+    axes.set_title(textwrap.fill(selection.title, PANEL_WIDTH), fontsize=9)
 
 
 def _class_bounds(found: RecordFile) -> list[tuple[float, float]] | None:
@@ -266,7 +273,8 @@ def _ablation(figure: Figure, records: Sequence[RecordFile], most: int) -> None:
     axes.set_yticks(range(len(records)), map(literal, lines))
     axes.set_ylim(len(records) - 0.5, -0.5)
     axes.margins(x=0.12)
-    axes.set_xlabel("mIoU in percent, with its 95 % interval over images")
+    known = any(found.record["metrics"].get("mIoU_interval") for found in records)
+    axes.set_xlabel("mIoU in percent" + (", with its 95 % interval over images" if known else ""))
     axes.set_title(("" if several else literal(records[0].record["cell"]["dataset"])) + _partial(records))
 
 

@@ -26,10 +26,8 @@ from ovbench.utils.html import html_templates
 AVERAGE = "average"
 LEAST_NAME = 18  # characters of the names of rows, in the terminal
 BORDER = 3  # characters of a column beside its text
-LEGEND = (
-    "Each value: published, then measured with the difference. The best and the second of a block are marked. "
-    "*: only part of the benchmark was scored."
-)
+BOTH = "Each value: published, then measured with the difference."
+MARKED = "The best and the second of a block are marked. *: only part of the benchmark was scored."
 RULES = {"official": "o", "correct": "c"}
 RULE_LEGEND = (
     "[o]: void pixels of 16-bit labels are counted as in the published code, as in the published figures of these "
@@ -61,7 +59,8 @@ def _parts(cell: TableCell, mark: Mark, intervals: bool) -> list[str]:
 
 def _notes(table: ComparisonTable) -> tuple[str, ...]:
     ruled = any(cell.rule for row in table.rows for cell in row.cells)
-    return (LEGEND, *([RULE_LEGEND] if ruled else ()), *table.notes)
+    both = any(cell.published is not None for row in table.rows for cell in row.cells)
+    return (f"{BOTH} {MARKED}" if both else MARKED, *([RULE_LEGEND] if ruled else ()), *table.notes)
 
 
 def _heads(table: ComparisonTable) -> tuple[str, ...]:

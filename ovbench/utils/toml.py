@@ -1,7 +1,8 @@
-"""Read TOML files, with errors that name the file and the key."""
+"""Read TOML files and write their strings, with errors that name the file and the key."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,3 +30,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f'cannot read "{path}": {error.strerror}') from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"malformed TOML: {error}", where=str(path)) from None
+
+
+def toml_string(text: str) -> str:
+    r"""Return a text as a TOML string, in its own letters.
+
+    Example:
+        >>> toml_string('a "b" 海')
+        '"a \\"b\\" 海"'
+    """
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

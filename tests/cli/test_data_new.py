@@ -156,6 +156,18 @@ def test_what_is_missing_is_said_and_nothing_is_written(tmp_path, ovbench):
         assert (tmp_path / name / "ovbench.toml").exists() == (code == 0)
 
 
+def test_names_of_a_card_have_their_own_letters_and_a_doubt_is_said(tmp_path, ovbench):
+    root = tmp_path / "my 海 & 🐟"
+    write(root, "images/🐟{}.jpg", "labels/🐟{}.png", np.minimum(LABEL, 2))
+    (root / "classes.txt").write_text("sky\ndog\ncat\nroad\ntree\n")
+    done = ovbench("data", "new", root)
+    assert done.code == 0, done.err
+    text = (root / "ovbench.toml").read_text()
+    assert "海" in text and "\\u" not in text and open_dataset(load_card(str(root / "ovbench.toml"))).items
+    assert f"-d '{root}/ovbench.toml'" in done.err
+    assert 'check this: if 0 is no class and 1 is "sky"' in done.out
+
+
 def test_categories_of_coco_become_classes(tmp_path, ovbench):
     write(tmp_path, "valid/{}.jpg", "x/{}.txt.png")
     images = [{"id": n, "file_name": f"{n}.jpg", "width": 12, "height": 9} for n in range(3)]

@@ -1,15 +1,17 @@
 """Plots: which classes are drawn, shortened names that stay different, names that cover neither names nor points."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from report_runs import random_counts, write_run
 
+from ovbench.config.load import resolve
 from ovbench.metrics.interval import iou_intervals
 from ovbench.metrics.stacked import stack_counts
 from ovbench.results.plot_labels import place_names, shortened, wrapped
-from ovbench.results.plots import KINDS, gather, shown_classes
+from ovbench.results.plots import KINDS, draw, gather, shown_classes
 from ovbench.results.record_files import RecordFile
 
 pytest.importorskip("matplotlib")
@@ -70,6 +72,28 @@ def test_a_class_without_a_score_in_one_run_is_no_bar_of_zero():
     (axes,) = figure.axes
     assert [len(bars) for bars in axes.containers] == [2, 1]
     assert "no score" in [text.get_text() for text in axes.texts]
+
+
+def test_long_names_of_runs_stay_inside_the_picture(tmp_path):
+    names = [f"class {n}" for n in range(50)]
+    for number in range(2):
+        cell = resolve("clip", "mini", {"crop": "64", "stride": str(32 + number), "short_side": "96"}).as_dict()
+        counts = random_counts(np.random.default_rng(number), 12, 50)
+        write_run(tmp_path, counts, names, name=f"r{number}", cell={**cell, "dataset": "a dataset " * 4})
+    figure = Figure(layout="constrained")
+    KINDS["classes"](figure, gather([tmp_path]), 20)
+    figure.draw_without_rendering()
+    texts = [figure._suptitle, *figure.legends, *(axes.title for axes in figure.axes)]
+    for box in (text.get_window_extent() for text in texts):
+        assert 0 <= box.x0 and box.x1 <= figure.bbox.x1 and 0 <= box.y0 and box.y1 <= figure.bbox.y1
+
+
+def test_letters_that_no_font_has_are_said_in_one_sentence(tmp_path, caplog):
+    write_run(tmp_path, random_counts(np.random.default_rng(0), 12, 2), ["\ue123 road", "sky"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw("classes", gather([tmp_path]), tmp_path / "a.png")
+    assert "no installed font has \ue123, so these are boxes" in caplog.text
 
 
 def test_shortened_names_stay_different():
