@@ -51,7 +51,7 @@ def list_command(
     for row in rows:
         miou = "" if row["mIoU"] is None else f"{100 * row['mIoU']:.2f}"
         images = f"{row['images']}" + (f" of {row['split_images']}" if row["partial"] else "")
-        counted = row["started"][:16].replace("T", " ")
+        counted = row["started"][:10]
         table.add_row(row["id"], row["method"], row["dataset"], images, miou, counted, row["differs"])
     show(table)
 
