@@ -83,12 +83,12 @@ def test_prompt_sets():
 
 
 @pytest.mark.parametrize("method", METHODS.names())
-@pytest.mark.parametrize("dataset", ["mini", "mini-bg", "voc21", "coco-stuff", "ade847", "a-users-own-card"])
-def test_every_method_resolves_on_every_benchmark(method, dataset):
-    try:
-        assert resolve(method, dataset).as_dict()["method"] == method
-    except OvbenchError as error:
-        assert "needs" in str(error), error
+def test_every_method_resolves_on_every_benchmark(method):
+    for dataset in ("mini", "mini-bg", "voc21", "coco-stuff", "ade847", "a-users-own-card"):
+        try:
+            assert resolve(method, dataset).as_dict()["method"] == method
+        except OvbenchError as error:
+            assert "needs" in str(error), (dataset, error)
 
 
 def test_the_common_protocol_leaves_reme_its_whole_images_and_prompts():

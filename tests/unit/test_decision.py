@@ -41,8 +41,8 @@ def test_lowest_class_wins_a_tie():
 class Reference:
     """The definition on PyTorch's enlarged scores, in double precision, and where its answer is sure."""
 
-    def __init__(self, scores, size, index, decision):
-        full = F.interpolate(scores[None].double(), size, mode="bilinear")[0] * decision.logit_scale
+    def __init__(self, full, index, decision):
+        full = full * decision.logit_scale
         classes = torch.stack([full[index == number].amax(0) for number in range(int(index[-1]) + 1)])
         best, labels = classes.max(0)
         p = torch.exp(best - full.logsumexp(0))
@@ -73,7 +73,9 @@ SCORES = {
 SURELY = {"ordinary", "wide", "coarse steps", "one query far ahead"}  # kinds where most pixels have a sure answer
 
 
-@pytest.mark.parametrize("decision", [Decision(), Decision(40.0, 0.2, 0), Decision(40.0, 0.2, 3), Decision(40.0, 0.2)])
+DECISIONS = (Decision(), Decision(40.0, 0.2, 0), Decision(40.0, 0.2, 3), Decision(40.0, 0.2))
+
+
 @pytest.mark.parametrize("kind", SCORES)
 @pytest.mark.parametrize(
     ("queries", "classes"),
@@ -82,24 +84,26 @@ SURELY = {"ordinary", "wide", "coarse steps", "one query far ahead"}  # kinds wh
 @pytest.mark.parametrize(
     ("source", "size"), [((33, 50), (101, 64)), ((21, 21), (60, 83)), ((30, 40), (30, 40)), ((90, 40), (55, 90))]
 )
-def test_every_form_gives_the_label_wherever_the_answer_is_sure(source, size, queries, classes, kind, decision):
+def test_every_form_gives_the_label_wherever_the_answer_is_sure(source, size, queries, classes, kind):
     generator = torch.Generator().manual_seed(len(kind))
     scores = SCORES[kind](torch.randn(queries, *source, generator=generator))
     index = synonyms(queries, classes, generator)
-    expected = Reference(scores, size, index, decision)
-    full = enlarge(scores, size)
-    by_maps = decide(class_probabilities(full, index, decision), decision)
-    by_queries = Leading(index, decision).add(full).labels()
-    in_chunks = Leading(index, decision)
-    for part in full.split(7):
-        in_chunks.add(part)
-    for labels in (by_maps, by_queries, in_chunks.labels()):
-        assert torch.equal(labels[expected.sure], expected.labels[expected.sure])
-    assert expected.sure.double().mean() > 0.7 or kind not in SURELY or queries == 101
-    for tile in enlarged_tiles(scores, size, 1 << 12):
-        labels = Leading(index, decision).add(tile.values).labels()
-        sure = expected.sure[tile.rows, tile.columns]
-        assert torch.equal(labels[sure], expected.labels[tile.rows, tile.columns][sure])
+    exact = F.interpolate(scores[None].double(), size, mode="bilinear")[0]
+    full, tiles = enlarge(scores, size), list(enlarged_tiles(scores, size, 1 << 12))
+    for decision in DECISIONS:
+        expected = Reference(exact, index, decision)
+        by_maps = decide(class_probabilities(full, index, decision), decision)
+        by_queries = Leading(index, decision).add(full).labels()
+        in_chunks = Leading(index, decision)
+        for part in full.split(7):
+            in_chunks.add(part)
+        for labels in (by_maps, by_queries, in_chunks.labels()):
+            assert torch.equal(labels[expected.sure], expected.labels[expected.sure]), decision
+        assert expected.sure.double().mean() > 0.7 or kind not in SURELY or queries == 101
+        for tile in tiles:
+            labels = Leading(index, decision).add(tile.values).labels()
+            sure = expected.sure[tile.rows, tile.columns]
+            assert torch.equal(labels[sure], expected.labels[tile.rows, tile.columns][sure]), decision
 
 
 def test_without_a_threshold_tiles_and_chunks_give_the_same_labels_everywhere():
