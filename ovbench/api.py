@@ -105,7 +105,7 @@ def load(
     from ovbench.config.load import resolve
     from ovbench.data.card import load_card
     from ovbench.inference.pipeline import build_pipeline
-    from ovbench.inference.precision import PRECISIONS, Execution, execute, refuse_tf32
+    from ovbench.inference.precision import PRECISIONS, Execution, execute
     from ovbench.utils.errors import unknown, warn_once
     from ovbench.utils.provenance import choose_device
 
@@ -118,8 +118,7 @@ def load(
     cell.refuse_evaluation_settings()
     classes, number = (None, None) if words is None else _classes(words, background)
     chosen = choose_device(device)
-    refuse_tf32()
-    pipeline = build_pipeline(cell, classes, number).to(chosen)
+    pipeline = build_pipeline(cell, classes, number, chosen)
     execute(pipeline.method, Execution(precision))
     if not card.generator and (note := toy_note(cell.backbones)):
         warn_once(note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -9,11 +10,13 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ovbench.utils.errors import InputError
 
 PROMPTS_AT_ONCE = 256
 SHOWN = 100  # characters of a query in a message
+QUIET_S = 2.0  # work that is done by then shows no progress
 
 
 class TextEncoder:
@@ -59,12 +62,41 @@ class TextEncoder:
                     fix="shorten it",
                 )
 
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the text tower."""
+        return next(self.model.parameters()).device
+
+    def on(self, device: str) -> TextEncoder:
+        """Return the encoder with a copy of its tower on a device; the image tower is not copied."""
+        if torch.device(device).type == self.device.type:
+            return self
+        images = getattr(self.model, "visual", None)
+        without = {} if images is None else {id(images): None}
+        return TextEncoder(copy.deepcopy(self.model, without).to(device), self.tokenizer)
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Return the text features of prompts, float (N, D), not normalised."""
-        chunks = [prompts[i : i + PROMPTS_AT_ONCE] for i in range(0, len(prompts), PROMPTS_AT_ONCE)]
-        device = next(self.model.parameters()).device
-        return torch.cat([self._encode_tokens(self.tokenizer(list(chunk)).to(device)) for chunk in chunks])
+        """Return the text features of prompts, float (N, D), not normalised.
+
+        A long encoding shows its progress on a terminal. If memory runs out, fewer prompts are encoded at once.
+        """
+        features: list[Tensor] = []
+        start, at_once = 0, PROMPTS_AT_ONCE
+        title = f"prompts encoded on {self.device}"
+        with tqdm(total=len(prompts), desc=title, unit="prompt", disable=None, delay=QUIET_S, leave=False) as bar:
+            while start < len(prompts):
+                chunk = list(prompts[start : start + at_once])
+                try:
+                    features.append(self._encode_tokens(self.tokenizer(chunk).to(self.device)))
+                except torch.cuda.OutOfMemoryError:
+                    if len(chunk) == 1:
+                        raise
+                    at_once = len(chunk) // 2
+                    continue
+                start += len(chunk)
+                bar.update(len(chunk))
+        return torch.cat(features)
 
     def _encode_tokens(self, tokens: Tensor) -> Tensor:
         """Call ``model.encode_text``; for a causal tower, tokens after the longest prompt are cut off."""

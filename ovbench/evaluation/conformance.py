@@ -72,7 +72,7 @@ def check_method(
     cell.refuse_evaluation_settings()
     data = open_dataset(card, data_root)
     require_weights([cell])
-    pipeline = build_pipeline(cell).to(device)
+    pipeline = build_pipeline(cell, device=device)
     paths = [data.items[n].image_path for n in (0, 1)]
     root = Path(os.path.commonpath([paths[0], data.items[0].label_path]))
     inputs = CheckInputs(pipeline, [data.read_image(n) for n in (0, 1)], paths, len(card.classes), root)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from ovbench.data.dataset import Dataset
 from ovbench.inference.pipeline import Pipeline
@@ -65,7 +66,7 @@ def measure_cost(
     return {
         "images": len(seconds),
         "parameters": count_parameters(pipeline.method),
-        "flops": count_flops(label, loaded),
+        **count_flops(label, loaded)._asdict(),
         "latency_s": round(statistics.median(seconds), 6),
         "regions_s": round(statistics.median(maps), 6) if maps else None,
         "images_per_s": round(len(seconds) / together, 4),
@@ -121,7 +122,28 @@ def count_parameters(method: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in method.parameters())
 
 
-def count_flops(label: Callable[..., object], loaded: LoadedImages) -> float | None:
+class Flops(NamedTuple):
+    """The floating-point operations of an image, and the share of them in fp16 or bf16; None if there are none."""
+
+    flops: float | None
+    half_share: float | None
+
+
+class HalfFlops(TorchDispatchMode):
+    """Count the floating-point operations whose result is fp16 or bf16, by torch's formulas."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation, and count it."""
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None and getattr(result, "dtype", None) in (torch.float16, torch.bfloat16):
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def count_flops(label: Callable[..., object], loaded: LoadedImages) -> Flops:
     """Return the floating-point operations per image, by torch's counter: matrix products and convolutions.
 
     A multiply-add counts as two operations. Fused kernels are switched off, because the counter does not know them all.
@@ -131,10 +153,11 @@ def count_flops(label: Callable[..., object], loaded: LoadedImages) -> float | N
         loaded: The images; the first three are counted.
     """
     chosen = list(zip(loaded.images, loaded.regions, strict=True))[:COUNTED]
-    with _unfused(), FlopCounterMode(display=False) as counter:
+    with _unfused(), HalfFlops() as half, FlopCounterMode(display=False) as counter:
         for image, regions in chosen:
             label(image, regions)
-    return counter.get_total_flops() / len(chosen) or None
+    total = counter.get_total_flops()
+    return Flops(total / len(chosen), round(half.total / total, 4)) if total else Flops(None, None)
 
 
 @contextmanager

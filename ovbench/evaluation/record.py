@@ -143,6 +143,7 @@ class CostFields(Typed):
     images: Count = about("images that were measured")
     parameters: Count = about("parameters of the networks, without those of region sources")
     flops: float | None = about("floating-point operations per image by torch's counter, a multiply-add as two")
+    half_share: float | None = about("share of `flops` in fp16 or bf16, see `--precision`", default=None)
     latency_s: float = about("median seconds to label one image on its own, without its region map")
     regions_s: float | None = about("median seconds to make its region map; null if the method has none")
     images_per_s: float = about("images per second with the batch of `device`, without region maps")

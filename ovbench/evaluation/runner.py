@@ -43,7 +43,7 @@ from ovbench.evaluation.record import EARLIER, read_earlier, write_record
 from ovbench.evaluation.request import Job
 from ovbench.evaluation.set_aside import set_aside
 from ovbench.inference.pipeline import Pipeline, build_pipeline
-from ovbench.inference.precision import execute, refuse_tf32
+from ovbench.inference.precision import execute
 from ovbench.utils import provenance as env
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
@@ -175,14 +175,13 @@ def open_pipeline(cells: Sequence[PlannedCell]) -> tuple[Pipeline, Sequence[Plan
     """
     first = cells[0]
     env.use_device(first.device)  # third-party code may use the current device
-    pipeline = build_pipeline(first.cell, first.queries.all, first.dataset.card.background)
+    pipeline = build_pipeline(first.cell, first.queries.all, first.dataset.card.background, first.device)
     for other in cells[1:]:
         pipeline.add_vocabulary(other.cell, other.queries.all, other.dataset.card.background)
-    refuse_tf32()
     execute(pipeline.method, first.execution)
     if not pipeline.method.windowwise or first.cell.protocol.crop == 0:
         cells = [dataclasses.replace(cell, execution=cell.execution._replace(batch=0)) for cell in cells]
-    return pipeline.to(first.device), cells
+    return pipeline, cells
 
 
 def _to_stderr(line: str) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ovbench.backbones.build import Loaded, load_backbone
 from ovbench.config.load import Cell, templates
 from ovbench.data.card import load_card, vocabulary
+from ovbench.inference.precision import refuse_tf32
 from ovbench.inference.predictor import Predictor
 from ovbench.inference.text_embedding import build_queries, with_descriptions
 from ovbench.methods.base import Backbones, Queries
@@ -34,15 +36,19 @@ class Pipeline:
         loaded: The weights by backbone name, with their hashes.
         predictor: Turns one image into label maps, one per vocabulary.
         region_maps: The region source, None for methods that need no regions.
+        device: Where it computes.
     """
 
-    def __init__(self, cell: Cell, classes: Classes | None = None, background: int | None = None):
-        """Load the weights on the CPU and embed the vocabulary.
+    def __init__(
+        self, cell: Cell, classes: Classes | None = None, background: int | None = None, device: str = "cpu"
+    ):  # fmt: skip
+        """Load the weights to a device and embed the vocabulary there.
 
         Args:
             cell: The resolved method, dataset and settings.
             classes: The synonyms of each class; None takes the names and the background of the cell's dataset.
             background: The index of the background class, None if there is none.
+            device: The device.
 
         Raises:
             InputError: If weights are missing or do not fit.
@@ -58,6 +64,7 @@ class Pipeline:
             self.method = entry(Backbones.of(entry, self.loaded), cell.params)
         self.predictor = Predictor(self.method, cell.protocol, [])
         self.region_maps = open_regions(cell.regions) if cell.regions else None
+        self.to(device)
         self.add_vocabulary(cell, *named_classes(cell, classes, background))
 
     def add_vocabulary(self, cell: Cell, classes: Classes, background: int | None) -> None:
@@ -87,7 +94,7 @@ class Pipeline:
                 )
             return build_queries(
                 names, cell.protocol.templates, self.loaded[backbone], background,
-                raw=method.raw_text, background_channel=method.background_channel,
+                raw=method.raw_text, background_channel=method.background_channel, device=self.device,
             )  # fmt: skip
 
         with blamed(method):
@@ -95,15 +102,16 @@ class Pipeline:
             if cell.protocol.descriptions:
                 prompts = templates(cell.protocol.templates) if method.describes_by_prompts else ()
                 queries = with_descriptions(
-                    queries, names, cell.protocol.descriptions, self.loaded[method.reads], prompts
+                    queries, names, cell.protocol.descriptions, self.loaded[method.reads], prompts, self.device
                 )
-            return method.map_queries(queries)
+            return method.map_queries(queries.to(torch.device(self.device)))
 
     def to(self, device: str) -> Pipeline:
         """Move the networks and the region source to a device; return the pipeline."""
         if self.region_maps is not None:
             self.region_maps.to(device)
         self.method.to(device)
+        self.device = device
         return self
 
     def regions(self, image: np.ndarray, path: Path | None = None) -> np.ndarray | None:
@@ -136,10 +144,13 @@ def named_classes(cell: Cell, classes: Classes | None, background: int | None) -
     return vocabulary(card, cell.protocol.vocabulary or None), card.background
 
 
-def build_pipeline(cell: Cell, classes: Classes | None = None, background: int | None = None) -> Any:
-    """Return the pipeline of a cell, on the CPU; see `Pipeline` for the arguments.
+def build_pipeline(
+    cell: Cell, classes: Classes | None = None, background: int | None = None, device: str = "cpu"
+) -> Any:  # fmt: skip
+    """Return the pipeline of a cell; see `Pipeline` for the arguments.
 
     A method may name another class with the same interface in ``Method.pipeline``.
     """
+    refuse_tf32()
     entry = METHODS.load(cell.method)
-    return load_target(entry.pipeline, where=f'method "{cell.method}"')(cell, classes, background)
+    return load_target(entry.pipeline, where=f'method "{cell.method}"')(cell, classes, background, device)

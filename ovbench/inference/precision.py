@@ -1,12 +1,15 @@
 """Precision, compilation and batch size of the backbones; everything else is computed in fp32.
 
 Nearly all computation is in the transformer blocks. Their output is converted to fp32, so the changed last block of a
-method, comparisons with queries, merging and decisions are in fp32.
+method, comparisons with queries, merging and decisions are in fp32. In fp16 and bf16, ``torch.autocast`` decides which
+operations are rounded. The weights of matrix products are rounded once: autocast would do it again at every call,
+because it remembers only weights that are trained.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -68,20 +71,63 @@ def execute(method: nn.Module, execution: Execution) -> None:
     """Set precision and compilation of the ``heavy`` functions of a method's backbones, in place."""
     if execution._replace(batch=0) == FP32:
         return
+    precision = PRECISIONS[execution.precision]
+    weights = RoundedWeights(precision)
     for module in list(method.modules()):
         for name in getattr(module, "heavy", ()):
             function = getattr(module, name)
             if execution.compiled:
                 function = torch.compile(function)
-            setattr(module, name, _in_precision(function, PRECISIONS[execution.precision]))
+            setattr(module, name, _in_precision(function, precision, module, weights))
 
 
-def _in_precision(function: Callable[..., Any], precision: torch.dtype) -> Callable[..., Any]:
+class RoundedWeights:
+    """The weights of matrix products and convolutions in another precision, rounded at their first use.
+
+    Args:
+        precision: Their dtype; nothing is rounded to float32.
+    """
+
+    PRODUCTS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+
+    def __init__(self, precision: torch.dtype):
+        self.precision = precision
+        self._rounded: dict[nn.Parameter, Tensor] = {}
+
+    @contextmanager
+    def of(self, network: nn.Module) -> Iterator[None]:
+        """Put the rounded weights in the place of the weights of a network, inside the block."""
+        found = [] if self.precision == torch.float32 else list(self._weights(network))
+        try:
+            for weights, name, exact in found:
+                weights[name] = self._round(exact)
+            yield
+        finally:
+            for weights, name, exact in found:
+                weights[name] = exact
+
+    def _weights(self, network: nn.Module) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
+        for module in network.modules():
+            if isinstance(module, self.PRODUCTS):
+                for name, exact in module._parameters.items():
+                    if exact is not None:
+                        yield module._parameters, name, exact
+
+    def _round(self, exact: nn.Parameter) -> Tensor:
+        found = self._rounded.get(exact)
+        if found is None or found.device != exact.device:
+            found = self._rounded[exact] = exact.detach().to(self.precision)
+        return found
+
+
+def _in_precision(
+    function: Callable[..., Any], precision: torch.dtype, network: nn.Module, weights: RoundedWeights
+) -> Callable[..., Any]:  # fmt: skip
     def run(first: Tensor, *arguments: Any, **named: Any) -> Any:
         kind = first.device.type
         if torch.is_autocast_enabled(kind):  # called by another heavy function, which converts its result
             return function(first, *arguments, **named)
-        with torch.autocast(kind, precision, enabled=precision != torch.float32):
+        with weights.of(network), torch.autocast(kind, precision, enabled=precision != torch.float32):
             result = function(first, *arguments, **named)
         return _in_fp32(result)
 

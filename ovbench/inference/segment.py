@@ -236,16 +236,14 @@ def _labeller(
     """Print the plan, check the weights, and load the networks."""
     from ovbench.inference.label_image import Labeller
     from ovbench.inference.pipeline import build_pipeline
-    from ovbench.inference.precision import refuse_tf32
     from ovbench.utils.provenance import choose_device, use_device
 
     device = choose_device(request.device)
     for line in _plan(request, checked, images, device):
         say(line)
     require([checked.cell])
-    refuse_tf32()
     use_device(device)
-    pipeline = build_pipeline(checked.cell, checked.classes, checked.background).to(device)
+    pipeline = build_pipeline(checked.cell, checked.classes, checked.background, device)
     names = [queries[0] if queries else name for queries, name in _named(checked)]
     return Labeller(
         pipeline, names, megapixels=request.megapixels, nothing=request.nothing,

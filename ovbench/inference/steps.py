@@ -21,7 +21,7 @@ from ovbench.inference.windowed_image import Fragment, pad_region
 from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no_note
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.method_errors import check_features, expect
-from ovbench.methods.ops import Box, Decision, Pad
+from ovbench.methods.ops import Box, Decision, Pad, upload
 from ovbench.methods.params import PEARLParams
 from ovbench.methods.propagation import Propagation
 from ovbench.regions.ids import resized_ids
@@ -225,9 +225,7 @@ class Steps:
         return (pixels - mean) / std
 
     def _upload(self, values: np.ndarray) -> Tensor:
-        """Copy values to the device; to a GPU via pinned memory, so that the host does not wait."""
-        tensor = torch.from_numpy(np.ascontiguousarray(values))
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+        return upload(values, self.device)
 
     @torch.inference_mode()
     def with_context(self, prepared: WindowedImage) -> WindowedImage:

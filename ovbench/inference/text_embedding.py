@@ -1,10 +1,16 @@
-"""Embed the queries of a vocabulary, with a cache."""
+"""Embed the queries of a vocabulary, with a cache.
+
+The text tower computes in fp32 on the device of the run, whatever ``--precision``. Vectors of a GPU may differ from
+those of a CPU in the last bits, so their cache key contains the device's name, and each is used only on such a device.
+Of several processes with the same cache (ranks, shards, workers of a sweep), one encodes and the others wait.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +18,15 @@ from torch import Tensor
 
 from ovbench.backbones.build import Loaded
 from ovbench.backbones.checkpoint import pack_tensor, unpack_tensor
-from ovbench.backbones.text import average_queries, embed_queries, text_key
+from ovbench.backbones.text import TextEncoder, average_queries, embed_queries, text_key
 from ovbench.config.load import templates
 from ovbench.data.descriptions import find_set, read_set
 from ovbench.methods.base import Queries
 from ovbench.utils.errors import InputError, UsageError, warn_once
 from ovbench.utils.files import write_bytes
+from ovbench.utils.lock import alone
 from ovbench.utils.paths import cache_root
+from ovbench.utils.provenance import model_of_device
 
 
 def build_queries(
@@ -29,6 +37,7 @@ def build_queries(
     *,
     raw: bool = False,
     background_channel: bool = False,
+    device: str = "cpu",
 ) -> Queries:
     """Embed every synonym of every class, or read the vectors from the cache.
 
@@ -39,9 +48,10 @@ def build_queries(
         background: Index of the background class, None if there is none.
         raw: Whether vectors are unnormalised.
         background_channel: Whether the background class may have no query.
+        device: Where the text tower runs.
 
     Returns:
-        Queries with float32 (Q, D) embeddings.
+        Queries with float32 (Q, D) embeddings, on the CPU.
 
     Raises:
         UsageError: If the backbone has no text encoder, or a class has no query.
@@ -56,34 +66,47 @@ def build_queries(
         raise UsageError("a class without a query" if flat else "no classes given", fix="give every class a name")
     clip.text.require_room(flat, templates(prompt_set))
     index = torch.tensor([number for number, synonyms in enumerate(vocabulary) for _ in synonyms])
-    return Queries(_embeddings(flat, prompt_set, clip, raw), index, background)
+    return Queries(_embeddings(flat, prompt_set, clip, raw, device), index, background)
 
 
-def _embeddings(flat: list[str], prompt_set: str, clip: Loaded, raw: bool) -> Tensor:
+def _embeddings(flat: list[str], prompt_set: str, clip: Loaded, raw: bool, device: str) -> Tensor:
     prompts = templates(prompt_set)
     key = f"{text_key(clip.sha256, flat, prompts)}{'-raw' if raw else ''}"
-    return _cached(key, lambda: (average_queries if raw else embed_queries)(clip.text, flat, prompts))
+    embed = average_queries if raw else embed_queries
+    return _cached(key, device, lambda: embed(clip.text.on(device), flat, prompts))
 
 
-def _cached(key: str, compute: Callable[[], Tensor]) -> Tensor:
-    """Return ``compute()``, cached with the key ``key``.
+def _cached(key: str, device: str, compute: Callable[[], Tensor]) -> Tensor:
+    """Return ``compute()`` on the CPU, cached with a key for this device.
 
     A damaged, outdated or unreadable entry is computed again. If the cache cannot be read or written, a warning is
     printed once.
     """
+    if torch.device(device).type != "cpu":
+        key = hashlib.sha256(json.dumps([key, model_of_device(device)]).encode()).hexdigest()
     path = cache_root() / "text" / f"{key}.safetensors"
+    embeddings = _read(path)
+    if embeddings is not None:
+        return embeddings
+    with alone(cache_root() / "locks" / f"text-{key}"):
+        embeddings = _read(path)  # which another process may have written meanwhile
+        if embeddings is None:
+            embeddings = compute().cpu()
+            try:
+                write_bytes(path, pack_tensor(embeddings))
+            except InputError as error:
+                warn_once(f"query vectors are not cached: {error.what} ({path.parent})")
+    return embeddings
+
+
+def _read(path: Path) -> Tensor | None:
     try:
         return unpack_tensor(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        pass
+        return None
     except OSError as error:
         warn_once(f"query vectors in {path.parent} cannot be read ({error.strerror}); they are computed again")
-    embeddings = compute().cpu()
-    try:
-        write_bytes(path, pack_tensor(embeddings))
-    except InputError as error:
-        warn_once(f"query vectors are not cached: {error.what} ({path.parent})")
-    return embeddings
+        return None
 
 
 def with_descriptions(
@@ -92,6 +115,7 @@ def with_descriptions(
     name: str,
     clip: Loaded,
     prompts: Sequence[str] = (),
+    device: str = "cpu",
 ) -> Queries:
     """Add to each query a vector from the sentences of a set (see `ovbench.data.descriptions`).
 
@@ -104,6 +128,7 @@ def with_descriptions(
         name: Name of the set.
         clip: The text encoder and its hash.
         prompts: Templates; with them the sentences are further prompts of a query, with the same weight each.
+        device: Where the text tower runs.
 
     Returns:
         The queries with ``descriptions``, or with other ``embeddings`` if ``prompts`` are given.
@@ -123,11 +148,11 @@ def with_descriptions(
     if rows:
         texts = [[prompt.replace("{}", pairs[row][1]) for prompt in prompts] + sentences[row] for row in rows]
         key = hashlib.sha256(json.dumps([clip.sha256, texts]).encode()).hexdigest()
-        vectors[rows] = _cached(f"{key}-described", lambda: _described(texts, clip))
+        vectors[rows] = _cached(f"{key}-described", device, lambda: _described(texts, clip.text.on(device)))
     return queries._replace(**{"embeddings" if prompts else "descriptions": vectors})
 
 
-def _described(sentences: list[list[str]], clip: Loaded) -> Tensor:
-    features = F.normalize(clip.text.encode([sentence for own in sentences for sentence in own]), dim=-1)
+def _described(sentences: list[list[str]], text: TextEncoder) -> Tensor:
+    features = F.normalize(text.encode([sentence for own in sentences for sentence in own]), dim=-1)
     means = [own.mean(0) for own in features.split([len(own) for own in sentences])]
     return F.normalize(torch.stack(means), dim=-1)

@@ -346,11 +346,14 @@ class ThirdPartyPipeline:
 
     region_maps = None
 
-    def __init__(self, cell: Cell, classes: Classes | None = None, background: int | None = None):
+    def __init__(
+        self, cell: Cell, classes: Classes | None = None, background: int | None = None, device: str = "cpu"
+    ):  # fmt: skip
         self.cell = cell
         self.predictor = WorkerPredictor(cell, METHODS.load(cell.method))
         self.method = self.predictor.method
         self._loaded: dict[str, Loaded] = {}
+        self.to(device)
         self.add_vocabulary(cell, *named_classes(cell, classes, background))
 
     @property

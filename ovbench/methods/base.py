@@ -35,6 +35,8 @@ class Queries(NamedTuple):
         descriptions: float (Q, D), embeddings of sentences that describe each query, for methods that use them.
         presence: float (Q, D), the queries in the space of a second CLIP.
         clusters: int64 (K, M), K groups of similar queries, if the method has formed them; padded with the first query.
+        host_index: ``class_index`` in the memory of the host, so that its values can be used without waiting for a GPU;
+            `to` adds it.
     """
 
     embeddings: Tensor
@@ -43,10 +45,17 @@ class Queries(NamedTuple):
     descriptions: Tensor | None = None
     presence: Tensor | None = None
     clusters: Tensor | None = None
+    host_index: tuple[int, ...] = ()
 
     def to(self, device: torch.device) -> Queries:
         """Return the queries on a device."""
-        return Queries(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
+        known = self._replace(host_index=self.classes)
+        return Queries(*(value.to(device) if isinstance(value, Tensor) else value for value in known))
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Return the class of each query, ascending, in the memory of the host."""
+        return self.host_index or tuple(self.class_index.tolist())
 
 
 Note = Callable[[str, Any], None]
@@ -344,7 +353,7 @@ class Method(Declaration, nn.Module):
         Returns:
             float (C, H, W).
         """
-        return class_probabilities(scores, queries.class_index, decision)
+        return class_probabilities(scores, queries.class_index, decision, queries.classes[-1] + 1)
 
     def refine_labels(self, labels: Tensor, regions: Tensor | None) -> Tensor:
         """Refine the label map as a last step.

@@ -10,8 +10,6 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ovbench.methods.base import Batch, Method, PatchFeatures
@@ -149,7 +147,7 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
             return ids
         ranks = rank_ids(ids, slots)
         near = self.region_distances(ranks, f) <= self.params.eps
-        component = _components(near.cpu()).to(ids.device)
+        component = _components(near)
         merges = (ranks.count > 2)[:, None] & near.any(2)
         value = torch.where(merges, component + first_new_id, ranks.value)
         return value.gather(1, ranks.rank.flatten(1)).view_as(ids)
@@ -260,12 +258,15 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
 
 
 def _components(near: Tensor) -> Tensor:
-    """Return connected components int64 (B, M) of graphs bool (B, M, M), numbered from 0 in each by first member."""
-    b, m, _ = near.shape
-    window, row, column = near.nonzero(as_tuple=True)
-    graph = coo_array((row.new_ones(len(row)), (window * m + row, window * m + column)), shape=(b * m, b * m))
-    count, component = connected_components(graph, directed=False)
-    component, column = torch.as_tensor(component, dtype=torch.int64), torch.arange(m).repeat(b)
-    first = torch.full((count,), m).scatter_reduce(0, component, column, "amin")[component].view(b, m)
-    leads = (first == torch.arange(m)) & near.any(2)  # a node without edges, also to itself, gets no number
+    """Return connected components int64 (B, M) of graphs bool (B, M, M), numbered from 0 in each by first member.
+
+    Squaring the matrix of paths doubles their length; so the host need not wait for a GPU.
+    """
+    count = near.shape[1]
+    number = torch.arange(count, device=near.device)
+    paths = (near | near.mT | (number[:, None] == number)).float()
+    for _ in range((count - 1).bit_length()):
+        paths = (paths @ paths > 0).float()
+    first = torch.where(paths > 0, number, count).amin(2)
+    leads = (first == number) & near.any(2)  # a node without edges, also to itself, gets no number
     return (leads.cumsum(1) - 1).gather(1, first)

@@ -20,7 +20,7 @@ from ovbench.methods.declarations import FreeCPDeclaration
 from ovbench.methods.freecp_boxes import above_threshold, box_union, contour_boxes
 from ovbench.methods.gem import GEM
 from ovbench.methods.last_block import LastBlock
-from ovbench.methods.ops import Decision
+from ovbench.methods.ops import Decision, upload
 from ovbench.methods.params import FreeCPParams
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS
@@ -75,12 +75,14 @@ class Vocabulary(NamedTuple):
 
     Attributes:
         named: int64 (M,), queries of the classes.
+        background: int64 (Q - M,), queries of the background.
         member: int64 (M,), class of each of them, in [0, C).
         first: int64 (C,), first query of each class.
         texts: float (M, D), descriptions (or else the prompts) that ambiguous regions are compared with.
     """
 
     named: Tensor
+    background: Tensor
     member: Tensor
     first: Tensor
     texts: Tensor
@@ -88,17 +90,18 @@ class Vocabulary(NamedTuple):
     @classmethod
     def of(cls, queries: Queries) -> Vocabulary:
         """Return the classes of the queries."""
-        index = queries.class_index
-        named = (index != (-1 if queries.background is None else queries.background)).nonzero()[:, 0]
-        classes, member = index[named].unique(return_inverse=True)
+        index = np.array(queries.classes)
+        is_named = index != (-1 if queries.background is None else queries.background)
+        classes, member = np.unique(index[is_named], return_inverse=True)
+        host = (*map(np.flatnonzero, (is_named, ~is_named)), member, np.searchsorted(index, classes))
+        named, background, member, first = (upload(part, queries.embeddings.device) for part in host)
         texts = queries.embeddings if queries.descriptions is None else queries.descriptions
-        return cls(named, member, torch.searchsorted(index, classes), F.normalize(texts[named], dim=-1))
+        return cls(named, background, member, first, F.normalize(texts[named], dim=-1))
 
     def gather(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Split probabilities (B, Q, N) into classes (B, C, N), summed over synonyms, and background prompts."""
-        rest = torch.ones(p.shape[1], dtype=torch.bool, device=p.device).index_fill(0, self.named, False)
         classes = p.new_zeros(len(p), len(self.first), p.shape[2]).index_add_(1, self.member, p[:, self.named])
-        return classes, p[:, rest]
+        return classes, p[:, self.background]
 
     def best(self, logits: Tensor) -> Tensor:
         """Return the largest logit of the synonyms of each class: (X, M) to (X, C) for X crops."""
@@ -192,7 +195,7 @@ class FreeCP(FreeCPDeclaration, Method):
         """
         masks = above_threshold(z.unflatten(2, features.grid)).flatten(0, 1)
         boxes = box_union(masks.cpu().numpy().astype(np.uint8), self.official)
-        inside = torch.from_numpy(boxes).to(z.device).view_as(z)
+        inside = upload(boxes, z.device).view_as(z)
         features.note("box_masks", inside)
         r = (z * inside) @ features.transition.mT
         low, high = r.amin(2, keepdim=True), r.amax(2, keepdim=True)
@@ -214,7 +217,8 @@ class FreeCP(FreeCPDeclaration, Method):
         A box without area keeps the whole group.
         """
         survivors = alive.cpu()
-        maps = refined[alive].cpu().split(survivors.sum(1).tolist())  # (K, N) per window
+        rows = upload(survivors.flatten().nonzero()[:, 0].numpy(), refined.device)
+        maps = refined.flatten(0, 1)[rows].cpu().split(survivors.sum(1).tolist())  # (K, N) per window
         keep = survivors.clone()
         crops, groups, overlaps = [], [], []
         for window, own in enumerate(maps):
@@ -236,7 +240,7 @@ class FreeCP(FreeCPDeclaration, Method):
         features.note("overlaps", overlaps)
         features.note("groups", groups)
         features.note("group_boxes", [(*c.key(), -1 if w is None else w) for c, w in zip(crops, winners, strict=True)])
-        return keep.to(alive.device)
+        return upload(keep.numpy(), alive.device)
 
     def winners(self, crops: list[Crop], features: Purifiable, vocabulary: Vocabulary) -> list[int | None]:
         """Return the claiming class with the most similar text for each crop; None for a box without area.
@@ -264,7 +268,7 @@ class FreeCP(FreeCPDeclaration, Method):
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Return class maps, with the background as 1 - their maximum, at the size (H, W) of the scores."""
         index = queries.class_index.view(-1, 1, 1).expand_as(scores)
-        classes = scores.new_zeros((int(queries.class_index[-1]) + 1, *scores.shape[1:]))
+        classes = scores.new_zeros((queries.classes[-1] + 1, *scores.shape[1:]))
         classes = classes.scatter_reduce(0, index, scores, "amax")
         if queries.background is not None:
             classes[queries.background] = 1 - classes.amax(0)

@@ -176,7 +176,7 @@ class LPOSS(LPOSSDeclaration, Method):
         """
         if self.params.pixels:
             scores = self.propagate_over_pixels(scores, image)
-        classes = int(queries.class_index[-1]) + 1
+        classes = queries.classes[-1] + 1
         if classes == len(scores):
             return scores
         index = queries.class_index[:, None, None].expand_as(scores)

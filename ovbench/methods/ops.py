@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,12 @@ class Box(NamedTuple):
     def of(self, image: Tensor) -> Tensor:
         """Return this rectangle of an image (..., H, W) as a view (..., h, w)."""
         return image[..., self.y1 : self.y2, self.x1 : self.x2]
+
+
+def upload(values: np.ndarray, device: torch.device) -> Tensor:
+    """Copy an array to a device; to a GPU via pinned memory, so that the host does not wait."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: bool = False) -> Tensor:
@@ -80,19 +87,22 @@ class Decision:
         return 0.0 if self.background is None else self.prob_thd
 
 
-def class_probabilities(scores: Tensor, class_index: Tensor, decision: Decision) -> Tensor:
+def class_probabilities(
+    scores: Tensor, class_index: Tensor, decision: Decision, classes: int | None = None
+) -> Tensor:  # fmt: skip
     """Apply the softmax over all queries, then take the maximum over the synonyms of each class.
 
     Args:
         scores: float (Q, ...), cosines.
         class_index: int64 (Q,), ascending, class of each query; every class from 0 to the last occurs.
         decision: Gives the scale of the cosines.
+        classes: Number of classes; None reads it from ``class_index``, for which the host waits for a GPU.
 
     Returns:
         float (classes, ...), probabilities; with synonyms they sum to less than 1.
     """
     queries = scores if decision.from_probabilities else (scores * decision.logit_scale).softmax(0)
-    classes = int(class_index[-1]) + 1
+    classes = int(class_index[-1]) + 1 if classes is None else classes
     if classes == len(class_index):
         return queries
     index = class_index.view(-1, *[1] * (queries.dim() - 1)).expand_as(queries)

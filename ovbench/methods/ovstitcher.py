@@ -15,7 +15,7 @@ from torch import Tensor
 from ovbench.methods.base import Batch, Note, PatchFeatures, WindowedImage
 from ovbench.methods.corrclip import CorrCLIP
 from ovbench.methods.declarations import OVStitcherDeclaration
-from ovbench.methods.ops import Box
+from ovbench.methods.ops import Box, upload
 from ovbench.regions.ids import nearest_ids
 from ovbench.utils.errors import InputError
 
@@ -65,7 +65,7 @@ class Stitch:
                 f"windows of {self.boxes[0].size[0]}x{self.boxes[0].size[1]} pixels leave cells of {patch} pixels out",
                 fix=f"set crop to a multiple of {patch}, or a smaller stride",
             )
-        self.count = count.to(image.resized.device)
+        self.count = upload(count.numpy(), image.resized.device)
 
     def __call__(self, cells: Tensor, window_grid: tuple[int, int]) -> Tensor:
         """Return the mean of the cells of all windows.

@@ -84,7 +84,8 @@ def without_small_classes(probabilities: Tensor, area_thd: float, background: in
     Returns:
         float (K, H, W).
     """
-    won = torch.bincount(largest(probabilities).row.flatten(), minlength=len(probabilities))
+    winners = largest(probabilities).row.flatten()
+    won = winners.new_zeros(len(probabilities)).index_add_(0, winners, torch.ones_like(winners))
     stays = won > area_thd * (won.sum() - won[background])
     stays[background] = True
     return probabilities * stays[:, None, None]

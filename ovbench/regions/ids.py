@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -36,7 +37,16 @@ def nearest_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         int64 (B, H, W).
     """
-    return F.interpolate(ids[:, None].double(), size, mode="nearest")[:, 0].long()
+    rows, columns = (_nearest(*sides, ids.device) for sides in zip(ids.shape[1:], size, strict=True))
+    return ids[:, rows[:, None], columns]
+
+
+@functools.lru_cache(maxsize=256)
+def _nearest(old: int, new: int, device: torch.device) -> Tensor:
+    """Return the pixel, int64 (new,), that each pixel of a resized axis takes; from the host, so equal everywhere."""
+    with torch.inference_mode(False):
+        found = F.interpolate(torch.arange(old).view(1, 1, -1).double(), new, mode="nearest").long().flatten()
+        return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
 
 
 def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -49,9 +59,8 @@ def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
         (H, W), of the same type.
     """
-    height, width = regions.shape
-    rows = nearest_ids(torch.arange(height).view(1, -1, 1), (size[0], 1)).flatten().numpy()
-    columns = nearest_ids(torch.arange(width).view(1, 1, -1), (1, size[1])).flatten().numpy()
+    host = torch.device("cpu")
+    rows, columns = (_nearest(*sides, host).numpy() for sides in zip(regions.shape, size, strict=True))
     return regions[rows[:, None], columns]
 
 

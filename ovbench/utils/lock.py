@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +57,32 @@ def lock(path: Path, busy: str, fix: str) -> BaseFileLock:
     if not (text := _text(path)) or text.startswith(HOLDER):
         path.write_text(f"{HOLDER}{os.getpid()} on {socket.gethostname()}\n")
     return held
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is in a block with this lock file.
+
+    The lock only saves work: if the file cannot be locked, the block runs at once.
+
+    Args:
+        path: The lock file; its folder is created.
+    """
+    from filelock import FileLock
+
+    held = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _require_locks(path)
+        held = FileLock(path, thread_local=False)
+        held.acquire()
+    except (InputError, NotImplementedError, OSError):
+        held = None
+    try:
+        yield
+    finally:
+        if held is not None:
+            held.release()
 
 
 def _require_locks(path: Path) -> None:

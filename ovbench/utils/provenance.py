@@ -90,6 +90,18 @@ def device_name(device: str, precision: str = "fp32", *, compiled: bool = False,
     return facts | {"name": _processor(), "threads": torch.get_num_threads()}
 
 
+def model_of_device(device: str) -> str:
+    """Return the name of the model of a GPU, or the type of another device.
+
+    Args:
+        device: A device of torch.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -30,6 +30,10 @@ class RandomText:
     def require_room(self, queries: list[str], templates: list[str], what: str = "") -> None:
         """Accept every query."""
 
+    def on(self, device: str) -> RandomText:
+        """Return the encoder: it has no tower."""
+        return self
+
     def encode(self, prompts: list[str]) -> Tensor:
         return torch.randn(len(prompts), WIDTHS["text"], generator=torch.Generator().manual_seed(0))
 

@@ -34,9 +34,22 @@ def test_flops_are_those_of_the_matrix_products():
     fused = 2 * 2 * 2 * 9 * 9 * 4  # two heads, two products of 9 x 9 x 4
     expected = 2 * 7 * 6 * 5 + fused + 2 * 9 * 8 * 8 * 4 + fused
     before = torch.backends.mha.get_fastpath_enabled()
-    assert count_flops(label, LoadedImages([image] * 2, [None] * 2, [])) == expected
+    assert count_flops(label, LoadedImages([image] * 2, [None] * 2, [])) == (expected, 0)
     assert torch.backends.mha.get_fastpath_enabled() == before
-    assert count_flops(lambda pixels, regions: None, LoadedImages([image], [None], [])) is None
+    assert count_flops(lambda pixels, regions: None, LoadedImages([image], [None], [])) == (None, None)
+
+
+def test_the_share_of_a_precision_is_counted():
+    first, second = nn.Linear(6, 8, bias=False), nn.Linear(8, 2, bias=False)
+
+    @torch.inference_mode()
+    def label(pixels, regions):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = first(torch.zeros(5, 6))
+        second(found.float())
+
+    found = count_flops(label, LoadedImages([np.zeros((1, 1, 3), np.uint8)], [None], []))
+    assert found == (2 * 5 * (48 + 16), 0.75)
 
 
 def test_shared_parameters_count_once():
@@ -61,7 +74,7 @@ def test_the_cost_is_in_the_record_and_stays_there(ovbench, tmp_path):
     assert cost["images"] == 2 and cost["parameters"] > 1e5 and cost["flops"] > 1e7
     assert 0 < cost["latency_s"] < 60 and cost["images_per_s"] > 0 and cost["regions_s"] is None
     assert cost["joules"] is None and cost["peak_device_bytes"] is None and cost["peak_host_bytes"] > 1e8
-    assert cost["device"]["precision"] == "fp32" and cost["device"]["name"]
+    assert cost["half_share"] == 0 and cost["device"]["precision"] == "fp32" and cost["device"]["name"]
     assert ovbench(*words, *small).json()["cost"] == cost
 
 

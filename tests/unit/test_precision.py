@@ -74,6 +74,34 @@ def test_batches_are_shared_on_a_gpu_or_where_asked_for():
         choose_batch(12, "cpu")
 
 
+def test_weights_are_rounded_once_and_the_exact_ones_stay(towers):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    rounded = []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and tuple(args[0].shape) in shapes:
+                rounded.append(args[0].shape)
+            return func(*args, **(kwargs or {}))
+
+    method = MaskCLIP(towers)
+    blocks = method.clip.blocks[:-1]
+    products = [m for m in blocks.modules() if isinstance(m, (torch.nn.Linear, torch.nn.MultiheadAttention))]
+    weights = [p for m in products for p in m._parameters.values() if p is not None and p.dim() == 2]
+    shapes, exact = {tuple(p.shape) for p in weights}, [p.clone() for p in weights]
+    execute(method, Execution("bf16"))
+    first = tokens(method)
+    with Casts():
+        second = tokens(method)
+    assert rounded == [] and torch.equal(first, second)
+    assert all(p.dtype == torch.float32 and torch.equal(p, before) for p, before in zip(weights, exact, strict=True))
+    with Casts(), torch.autocast("cpu", torch.bfloat16), torch.inference_mode():  # what it would cost
+        products[0](torch.zeros(1, 3, products[0].in_features)) if hasattr(products[0], "in_features") else None
+        method.clip.blocks[0].mlp(torch.zeros(1, 3, method.clip.width))
+    assert rounded
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None and shutil.which("c++") is None, reason="no C++ compiler")
 def test_blocks_that_are_really_compiled(tmp_path, monkeypatch):

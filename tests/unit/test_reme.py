@@ -87,7 +87,7 @@ def test_literal_scales_give_every_segment_the_same_label(bank, draw):
 
 def test_best_query_of_a_class():
     p_query = torch.tensor([[0.1, 0.4, 0.2, 0.3]])
-    assert best_query(p_query, torch.tensor([0, 1, 1, 2]))[0].tolist() == pytest.approx([0.1, 0.4, 0.3])
+    assert best_query(p_query, torch.tensor([0, 1, 1, 2]), 3)[0].tolist() == pytest.approx([0.1, 0.4, 0.3])
 
 
 def test_shares_are_exact_block_means_on_a_multiple():

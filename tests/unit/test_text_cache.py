@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from pretended_device import pretended
 from safetensors.torch import save
 
 from ovbench.backbones.build import Loaded, load_backbone
@@ -53,6 +56,63 @@ def test_an_entry_of_an_older_form_is_made_again(folder, clip):
     (entry,) = folder.iterdir()
     entry.write_bytes(save({"embeddings": torch.zeros(3, 128)}))
     assert torch.equal(embedded(clip), right)
+
+
+def test_vectors_of_a_gpu_are_made_there_and_never_used_on_a_cpu_or_on_another_gpu(folder, clip, monkeypatch):
+    with pretended() as device, torch.inference_mode():
+        found = queries.build_queries(NAMES, "openai_80", clip, device="cuda:1").embeddings
+        assert device.flops[torch.float32] > 1e6 and found.device.type == "cpu"
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "another")
+        before = device.launches
+        queries.build_queries(NAMES, "openai_80", clip, device="cuda:1")
+        assert device.launches > before
+    assert clip.text.device.type == "cpu"
+    named = {path.name for path in folder.iterdir()}
+    assert len(named) == 2
+    right = embedded(clip)
+    torch.testing.assert_close(found, right)
+    (own,) = {path.name for path in folder.iterdir()} - named
+    assert own.removesuffix(".safetensors") == queries.text_key(
+        clip.sha256, [query for names in NAMES for query in names], queries.templates("openai_80")
+    )
+
+
+def _encode_and_note(clip, note, ready):
+    def slowly(*_):
+        with note.open("a") as file:
+            file.write("encoded\n")
+        time.sleep(0.3)
+        return torch.ones(3, 4)
+
+    queries.embed_queries = slowly  # in this process only
+    ready.wait()
+    assert queries.build_queries(NAMES, "openai_80", clip).embeddings.shape == (3, 4)
+
+
+def test_one_of_several_processes_encodes_and_the_others_wait(folder, clip, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    note, ready = tmp_path / "note", fork.Barrier(2)
+    both = [fork.Process(target=_encode_and_note, args=(clip, note, ready)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0] and note.read_text() == "encoded\n"
+
+
+def test_fewer_prompts_at_once_after_memory_ran_out(clip, monkeypatch):
+    prompts = [f"a photo of {number} rings" for number in range(30)]
+    expected, encode, sizes = clip.text.encode(prompts), clip.text._encode_tokens, []
+
+    def small(tokens):
+        if len(tokens) > 8:
+            raise torch.cuda.OutOfMemoryError
+        sizes.append(len(tokens))
+        return encode(tokens)
+
+    monkeypatch.setattr(clip.text, "_encode_tokens", small)
+    torch.testing.assert_close(clip.text.encode(prompts), expected)
+    assert sizes == [7, 7, 7, 7, 2]
 
 
 def test_entries_of_others_are_skipped_with_one_warning(folder, clip, monkeypatch, caplog):

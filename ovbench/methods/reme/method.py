@@ -11,6 +11,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,13 +19,12 @@ from torch import Tensor
 from ovbench.backbones.base import Loaded
 from ovbench.methods.base import Backbones, Batch, Method, Queries
 from ovbench.methods.declarations import ReMEDeclaration
-from ovbench.methods.ops import Decision, Pad
+from ovbench.methods.ops import Decision, Pad, upload
 from ovbench.methods.reme.approximate_search import FaissIndex, measure_recall
 from ovbench.methods.reme.pooling import segment_embeddings
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
 from ovbench.methods.reme.search import Nearest, nearest, similarities
 from ovbench.regions.cover import complete
-from ovbench.regions.ids import rank_ids
 from ovbench.utils.errors import InputError, UsageError
 
 LABELS_AT_ONCE = 8192
@@ -81,12 +81,10 @@ class ReME(ReMEDeclaration, Method):
         """Return the embeddings of the segments (equation A1); uncovered areas become segments, too (`complete`)."""
         if len(batch.windows) != 1 or batch.region_map is None:
             raise UsageError("reme labels whole images", where="protocol", fix="leave crop at 0")
-        ids = torch.from_numpy(complete(batch.region_map.cpu().numpy())).to(batch.windows.device)
-        ranks = rank_ids(ids[None].long())
+        ids, rank = np.unique(complete(batch.region_map.cpu().numpy()), return_inverse=True)
+        segment = upload(rank.reshape(batch.region_map.shape), batch.windows.device)
         tokens = patch_tokens(self.dinov2, batch.windows)
-        return Segments(
-            segment_embeddings(*tokens, ranks.rank[0], int(ranks.count), self.reference.zeta), ranks.rank[0]
-        )
+        return Segments(segment_embeddings(*tokens, segment, len(ids), self.reference.zeta), segment)
 
     def score(self, features: Segments, queries: Queries) -> Tensor:
         """Return P_test, float (1, C, H, W): P_seg = A1 A2 with the best query of each class [D], then equation 3.
@@ -94,7 +92,7 @@ class ReME(ReMEDeclaration, Method):
         As the segments do not overlap, equation 3 is a look-up.
         """
         p_query = self.look_up(features.embeddings, queries.embeddings)
-        p_seg = best_query(p_query, queries.class_index)
+        p_seg = best_query(p_query, queries.class_index, queries.classes[-1] + 1)
         return p_seg.T[:, features.map][None]
 
     def look_up(self, segments: Tensor, affinity: Tensor) -> Tensor:
@@ -190,7 +188,7 @@ def weighted(found: Nearest, values: Tensor, scale: float) -> Tensor:
     return torch.cat([torch.einsum("kn,knv->kv", w, values[r].float()) for w, r in chunks])
 
 
-def best_query(p_query: Tensor, class_index: Tensor) -> Tensor:
+def best_query(p_query: Tensor, class_index: Tensor, classes: int) -> Tensor:
     """Return the largest value over the queries of each class: float (K, Q) to (K, C)."""
-    classes = p_query.new_zeros(len(p_query), int(class_index.max()) + 1)
-    return classes.scatter_reduce(1, class_index.expand_as(p_query), p_query, "amax", include_self=True)
+    best = p_query.new_zeros(len(p_query), classes)
+    return best.scatter_reduce(1, class_index.expand_as(p_query), p_query, "amax", include_self=True)

@@ -64,7 +64,8 @@ def patch_weights(segment: Tensor, grid: tuple[int, int], count: int) -> Tensor:
     rows = (2 * torch.arange(h, device=device) + 1) * gh // (2 * h)
     columns = (2 * torch.arange(w, device=device) + 1) * gw // (2 * w)
     patch = rows[:, None] * gw + columns  # int64 (H, W)
-    pixels = torch.bincount((segment * (gh * gw) + patch).flatten(), minlength=count * gh * gw).view(count, gh * gw)
+    pair = (segment * (gh * gw) + patch).flatten()
+    pixels = pair.new_zeros(count * gh * gw).index_add_(0, pair, torch.ones_like(pair)).view(count, gh * gw)
     return pixels.float() / pixels.sum(0).clamp(min=1)
 
 

@@ -6,6 +6,7 @@ their width; M heads of the last block; Q queries.
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -84,12 +85,13 @@ class Talk2DINO(Talk2DINODeclaration, Method):
     def probabilities(self, scores: Tensor, queries: Queries, decision: Decision) -> Tensor:
         """Return class probabilities; a background without a query scores ``bg_thresh`` at every pixel."""
         index, background = queries.class_index, queries.background
-        if background is not None and not (index == background).any():
-            place = int((index < background).sum())
+        classes = queries.classes
+        if background is not None and background not in classes:
+            place = bisect(classes, background)
             constant = torch.full_like(scores[:1], self.params.bg_thresh)
             scores = torch.cat([scores[:place], constant, scores[place:]])
             index = torch.cat([index[:place], torch.full_like(index[:1], background), index[place:]])
-        return class_probabilities(scores, index, decision)
+        return class_probabilities(scores, index, decision, max(classes[-1], background or 0) + 1)
 
 
 def image_embeddings(features: WindowFeatures) -> Tensor:

@@ -62,7 +62,7 @@ def _partition(case: Case) -> Values:
     index, topk = torch.tensor(case.class_index()), p.get("visual_topk")
 
     def scores(number: int | None) -> Tensor:
-        return best_query(_retrieved(case, bank, segments, bank.spread(a2), number), index)
+        return best_query(_retrieved(case, bank, segments, bank.spread(a2), number), index, case.class_index()[-1] + 1)
 
     values: Values = {
         "A1": lambda w: _retrieved(case, bank, segments, bank.matrix(), topk),
@@ -89,7 +89,7 @@ def _masks(case: Case) -> Values:
     queries = ensemble(torch.from_numpy(case.inputs["text_templates"]).float().transpose(0, 1))
     a2 = class_affinity(bank.labels, queries, p["text_scale"])
     p_query = _retrieved(case, bank, segments, bank.spread(a2), p.get("visual_topk"))
-    p_seg = best_query(p_query, torch.tensor(case.class_index()))
+    p_seg = best_query(p_query, torch.tensor(case.class_index()), case.class_index()[-1] + 1)
     p_test = torch.einsum("kc,khw->hwc", p_seg, torch.from_numpy(masks).float())  # equation 3
     rows, columns = nearest_covered(masks.any(0))
     return {

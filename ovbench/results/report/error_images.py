@@ -219,13 +219,12 @@ def _kept(run: ReportRun) -> Path:
 def _pipeline(run: ReportRun, cell: Cell, options: RelabelOptions) -> Pipeline:
     from ovbench.evaluation.plan import require_weights  # a report without images needs no torch
     from ovbench.inference.pipeline import build_pipeline
-    from ovbench.inference.precision import Execution, execute, refuse_tf32
+    from ovbench.inference.precision import Execution, execute
 
     device = choose_device(options.device)
     require_weights([cell])
     names = *map(tuple, run.header["vocabulary"]), *((name,) for name in run.header.get("distractors", ()))
-    pipeline = build_pipeline(cell, names, run.header["dataset"]["background"]).to(device)
-    refuse_tf32()
+    pipeline = build_pipeline(cell, names, run.header["dataset"]["background"], device)
     ran = run.header.get("execution", {})
     execute(pipeline.method, Execution(ran.get("precision", "fp32"), ran.get("compile", False)))
     for kind, loaded in pipeline.loaded.items():
