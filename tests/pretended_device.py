@@ -143,12 +143,13 @@ class Pretended(TorchDispatchMode):
     Attributes:
         launches: Number of kernels.
         waits: Number of waits of the host by "file:line operation".
+        doubles: Number of kernels with a result in float64.
         flops: Floating-point operations of matrix products and convolutions by dtype.
     """
 
     def __init__(self):
         super().__init__()
-        self.launches = 0
+        self.launches = self.doubles = 0
         self.waits: Counter[str] = Counter()
         self.flops: Counter[torch.dtype] = Counter()
 
@@ -186,6 +187,7 @@ class Pretended(TorchDispatchMode):
             self._refuse_mixed(packet, name, args, tensors, len(here))
         result = func(*tree_map(_on_host, args), **tree_map(_on_host, kwargs))
         self._count(packet, name, args, to, onto, copies)
+        self.doubles += getattr(result, "dtype", None) == torch.float64
         if packet in flop_registry:
             self.flops[result.dtype] += flop_registry[packet](*args, **kwargs, out_val=result)
         if packet is aten._local_scalar_dense or (packet is aten._to_copy and to is not None and not onto):

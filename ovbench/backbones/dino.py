@@ -26,6 +26,7 @@ class DinoVision(nn.Module):
     """
 
     heavy: ClassVar[tuple[str, ...]] = ("before_last", "last_tokens")  # see `ovbench.inference.precision`
+    compiles: ClassVar[tuple[str, ...]] = ("through",)  # not `embed`, where positions depend on the grid
 
     def __init__(self, vit: nn.Module, normalisation: Normalisation = IMAGENET):
         super().__init__()
@@ -86,13 +87,15 @@ class DinoVision(nn.Module):
     def before_last(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the patch tokens that enter the last block, float (B, gh*gw, C), and the grid."""
         tokens, grid = self.embed(images)
-        for block in self.vit.blocks[:-1]:
-            tokens = block(tokens)
-        return tokens[:, 1 + self.registers :], grid
+        return self.through(tokens, -1)[:, 1 + self.registers :], grid
 
     def last_tokens(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Return the patch tokens after the final norm, float (B, gh*gw, C), and the grid."""
         tokens, grid = self.embed(images)
-        for block in self.vit.blocks:
+        return self.vit.norm(self.through(tokens))[:, 1 + self.registers :], grid
+
+    def through(self, tokens: Tensor, until: int | None = None) -> Tensor:
+        """Return tokens, float (B, N, C), after the blocks before ``until``, by default after all."""
+        for block in self.vit.blocks[:until]:
             tokens = block(tokens)
-        return self.vit.norm(tokens)[:, 1 + self.registers :], grid
+        return tokens

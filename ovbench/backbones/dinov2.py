@@ -31,6 +31,7 @@ class Dinov2Vision(nn.Module):
     """A frozen timm ViT with a class token, any registers, and learned (DINO, DINOv2) or rotary positions (DINOv3)."""
 
     heavy: ClassVar[tuple[str, ...]] = ("forward",)  # see `ovbench.inference.precision`
+    compiles: ClassVar[tuple[str, ...]] = ()  # only blocks of `learned`
 
     def __init__(self, vit: nn.Module, normalisation: Normalisation = IMAGENET):
         super().__init__()
@@ -72,4 +73,4 @@ class Dinov2Vision(nn.Module):
         if self.learned is None:
             return self.vit.forward_features(images)
         tokens, _ = self.learned.embed(images)
-        return self.vit.norm(self.vit.blocks(tokens))
+        return self.vit.norm(self.vit.blocks[-1](self.learned.through(tokens, -1)))

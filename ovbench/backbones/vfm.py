@@ -23,6 +23,7 @@ class VfmVision(nn.Module):
     """
 
     heavy: ClassVar[tuple[str, ...]] = ("forward",)  # see `ovbench.inference.precision`
+    compiles: ClassVar[tuple[str, ...]] = ()  # only blocks of `learned`
 
     def __init__(self, vit: nn.Module, normalisation: Normalisation = IMAGENET):
         super().__init__()

@@ -149,7 +149,10 @@ weights = click.option(
     "--weights", multiple=True, metavar="BACKBONE=MODEL",
     help="Another backbone, for example --weights clip=ViT-L-14-quickgelu/metaclip_fullcc. Repeatable.",
 )  # fmt: skip
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+device = click.option(
+    "--device", default="auto", show_default=True,
+    help="cpu, cuda, cuda:N, or another device of torch; auto is a GPU of CUDA or the CPU.",
+)  # fmt: skip
 data_root = click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder of the benchmarks. [env: OVBENCH_DATA]"
 )

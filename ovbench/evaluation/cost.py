@@ -52,8 +52,8 @@ def measure_cost(
     label = pipeline.predictor.label
     for image, regions in list(zip(loaded.images, loaded.regions, strict=True))[:WARM]:
         label(image, regions)
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    if hasattr(env.driver(device), "reset_peak_memory_stats"):
+        env.driver(device).reset_peak_memory_stats(device)
     seconds = [
         _seconds(functools.partial(label, image, regions), device)
         for image, regions in zip(loaded.images, loaded.regions, strict=True)
@@ -106,8 +106,8 @@ def _seconds(run: Callable[[], object], device: str) -> float:
 
 
 def _wait(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+    if hasattr(env.driver(device), "synchronize"):
+        env.driver(device).synchronize()
 
 
 def _label_all(pipeline: Pipeline, loaded: LoadedImages, batch: int) -> None:

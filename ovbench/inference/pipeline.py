@@ -51,11 +51,15 @@ class Pipeline:
             device: The device.
 
         Raises:
+            UsageError: If the method cannot compute on this device.
             InputError: If weights are missing or do not fit.
             MethodError: If the method's own code failed.
         """
         self.cell = cell
         entry = METHODS.load(cell.method)
+        if entry.uses_fp64 and torch.device(device).type == "mps":
+            what = f"{cell.method} computes in float64, which {device} does not have"
+            raise UsageError(what, where="--device", fix="choose --device cpu")
         self.loaded: dict[str, Loaded] = {
             name: load_backbone(name, spec, entry.__module__) for name, spec in cell.backbones.items()
         }

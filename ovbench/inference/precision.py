@@ -68,17 +68,26 @@ def refuse_tf32() -> None:
 
 
 def execute(method: nn.Module, execution: Execution) -> None:
-    """Set precision and compilation of the ``heavy`` functions of a method's backbones, in place."""
+    """Set precision and compilation of the functions of a method's backbones, in place.
+
+    A network names in ``heavy`` the functions that contain its blocks, and in ``compiles`` (default: the same) those to
+    compile. These get tokens, not images: the resizing of positions depends on the grid, so it would be compiled again
+    for every grid. Sizes are dynamic, so one compilation serves all grids and batches.
+
+    Args:
+        method: The method, on its device.
+        execution: The settings.
+    """
     if execution._replace(batch=0) == FP32:
         return
     precision = PRECISIONS[execution.precision]
     weights = RoundedWeights(precision)
     for module in list(method.modules()):
-        for name in getattr(module, "heavy", ()):
-            function = getattr(module, name)
-            if execution.compiled:
-                function = torch.compile(function)
-            setattr(module, name, _in_precision(function, precision, module, weights))
+        heavy = getattr(module, "heavy", ())
+        for name in getattr(module, "compiles", heavy) if execution.compiled else ():
+            setattr(module, name, torch.compile(getattr(module, name), dynamic=True))
+        for name in heavy:
+            setattr(module, name, _in_precision(getattr(module, name), precision, module, weights))
 
 
 class RoundedWeights:

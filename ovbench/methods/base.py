@@ -193,6 +193,7 @@ class Method(Declaration, nn.Module):
         pixelwise: Whether ``probabilities`` uses one pixel at a time, so it may be called on a tile of the image.
         windowwise: Whether ``encode`` uses each window independently and returns tensors, or NamedTuples of tensors,
             with the window as first axis, so that windows of several images may share a batch.
+        uses_fp64: Whether it computes in float64, which "mps" does not have.
         enlarges_once: If true and one window covers the whole image, cell scores are enlarged directly to the original
             size, otherwise first to the resized image; as in the method's official code.
     """
@@ -206,6 +207,7 @@ class Method(Declaration, nn.Module):
     observed: ClassVar[tuple[str, ...]] = ()
     pixelwise: bool = True
     windowwise: bool = False
+    uses_fp64: ClassVar[bool] = False
     enlarges_once: ClassVar[bool] = True
 
     def __init__(self, backbones: Backbones, params: Any = None):

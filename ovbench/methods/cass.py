@@ -50,6 +50,7 @@ class CASS(CASSDeclaration, Presence):
     """
 
     linkage: ClassVar[str] = "ward"
+    uses_fp64 = True
 
     # Section 3.2, spectral object-level context distillation: windows to patch features
 

@@ -117,6 +117,7 @@ class FreeCP(FreeCPDeclaration, Method):
     """
 
     windowwise = True
+    uses_fp64 = True
 
     def __init__(self, backbones: Backbones, params: FreeCPParams | None = None):
         super().__init__(backbones, params)

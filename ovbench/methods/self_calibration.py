@@ -38,6 +38,7 @@ class Prepared(NamedTuple):
 class SelfCalibrated(SCLIP):
     """Run the steps of SC-CLIP's code; override `prepare` and `attend`. Windows and decision are SCLIP's."""
 
+    uses_fp64 = True
     cut_attention: ClassVar[bool] = False  # whether M is made from the cut S
     advice: ClassVar[str] = ""  # the levels for another size of the tower, as settings
 

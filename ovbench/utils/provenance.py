@@ -87,6 +87,8 @@ def device_name(device: str, precision: str = "fp32", *, compiled: bool = False,
     if kind == "cuda":
         tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         return facts | {"name": torch.cuda.get_device_name(device), "tf32": tf32}
+    if hasattr(driver(device), "get_device_name"):
+        return facts | {"name": model_of_device(device)}
     return facts | {"name": _processor(), "threads": torch.get_num_threads()}
 
 
@@ -98,8 +100,20 @@ def model_of_device(device: str) -> str:
     """
     import torch
 
+    name = getattr(driver(device), "get_device_name", None)
+    return torch.device(device).type if name is None else name(device)
+
+
+def driver(device: str) -> Any:
+    """Return the module of torch for the type of a device, such as ``torch.cuda``; None for the CPU.
+
+    Args:
+        device: A device of torch.
+    """
+    import torch
+
     kind = torch.device(device).type
-    return torch.cuda.get_device_name(device) if kind == "cuda" else kind
+    return None if kind == "cpu" else getattr(torch, kind, None)
 
 
 def _processor() -> str:
@@ -117,12 +131,11 @@ def peak_memory(device: str) -> dict[str, int | None]:
         device: A device of torch.
 
     Returns:
-        Resident bytes on the host, and bytes allocated on the GPU (None without a GPU).
+        Resident bytes on the host, and bytes allocated on the GPU (None without a GPU that counts them).
     """
-    import torch
-
     unit = 1 if sys.platform == "darwin" else 1024
-    on_gpu = torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else None
+    largest = getattr(driver(device), "max_memory_allocated", None)
+    on_gpu = None if largest is None else largest(device)
     return {"host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "device_bytes": on_gpu}
 
 
@@ -138,15 +151,15 @@ def choose_device(name: str, local_rank: int = 0) -> str:
     """
     import torch
 
-    from ovbench.utils.errors import UsageError
+    from ovbench.utils.errors import UsageError, first_line
 
     if name == "auto":
         gpus = torch.cuda.device_count()
         return f"cuda:{local_rank % gpus}" if gpus else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f'no device "{name}" here ({str(error).splitlines()[0]})', fix="use --device cpu") from None
+        torch.ones(1, device=name).item()  # "meta" has no values
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UsageError(f'no device "{name}" here ({first_line(error)})', fix="use --device cpu") from None
     return name
 
 

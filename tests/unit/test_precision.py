@@ -6,11 +6,13 @@ import pytest
 import torch
 from towers import small_towers
 
+from ovbench.backbones.base import Loaded
 from ovbench.inference.precision import FP32, Execution, choose_batch, execute, refuse_tf32
 from ovbench.methods.base import Backbones, Batch
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import UsageError
+from ovbench.utils.registry import METHODS
 
 WINDOWS = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -53,11 +55,32 @@ def test_dino_runs_in_the_same_precision(towers):
 
 def test_compiled_blocks_give_the_same_tokens(towers, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function.__name__) or function)
+    monkeypatch.setattr(torch, "compile", lambda function, dynamic: compiled.append(function.__name__) or function)
     method = MaskCLIP(towers)
     exact = tokens(method)
     execute(method, Execution(compiled=True))
     assert compiled == ["trunk", "states"] and torch.equal(tokens(method), exact)
+
+
+@pytest.mark.parametrize("name", ["maskclip", "gem", "proxyclip", "freecp", "rfclip"])
+def test_many_grids_need_few_compilations_and_get_the_same_features(name, towers, monkeypatch):
+    from torch._dynamo.testing import CompileCounter
+
+    counter, real = CompileCounter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **how: real(function, backend=counter, **how))
+    torch._dynamo.reset()
+    entry = METHODS.load(name)
+    method = entry(Backbones.of(entry, {n: Loaded.of(t, n) for n, t in towers.items() if n in entry.needs.backbones}))
+    grids = [(64, 64), (64, 80), (96, 64), (48, 48), (80, 112), (112, 32), (72, 72), (40, 120), (120, 88), (56, 104)]
+    batches = [Batch(torch.randn(2 + n % 3, 3, *size)) for n, size in enumerate(grids)]
+    with torch.inference_mode():
+        exact = [method.encode(batch).tokens for batch in batches]
+        execute(method, Execution(compiled=True))
+        found = [method.encode(batch).tokens for batch in batches]
+    torch._dynamo.reset()
+    assert 0 < counter.frame_count <= 6
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_tf32_is_off_and_the_record_says_what_is_on():

@@ -12,6 +12,9 @@ from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
 from ovbench.inference.pipeline import build_pipeline
 from ovbench.inference.precision import Execution, execute
+from ovbench.methods.ops import upload
+from ovbench.utils.errors import UsageError
+from ovbench.utils.provenance import choose_device
 from ovbench.utils.registry import METHODS
 
 # Waits of the host for one image in shared batches. A number may only fall: the goal is 1, the labels.
@@ -52,6 +55,21 @@ def test_waits_are_counted():
         np.testing.assert_array_equal(there[1:, None, [0, 2]].cpu(), [[[3, 5]]])
 
 
+def test_any_device_of_torch_is_taken_or_refused_by_name():
+    with pytest.raises(UsageError, match=r'no device "mps" here .*use --device cpu'):
+        choose_device("mps")
+    for name in ("meta", "vulkan", "no_such_thing"):
+        with pytest.raises(UsageError, match=f'no device "{name}" here'):
+            choose_device(name)
+    assert choose_device("cpu:0") == "cpu:0"
+    assert upload(np.ones(3), torch.device("meta")).device.type == "meta"
+
+
+def test_a_device_without_fp64_is_refused_by_methods_that_need_it():
+    with pytest.raises(UsageError, match=r"cass computes in float64, which mps:0 does not have \(--device\)"):
+        build_pipeline(resolve("cass", "mini"), device="mps:0")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", CHOSEN)
 def test_methods_on_a_pretended_device(method, image, own_mini, monkeypatch):
@@ -61,14 +79,17 @@ def test_methods_on_a_pretended_device(method, image, own_mini, monkeypatch):
     regions = pipeline.regions(image)
     expected = pipeline.label(image)
     with pretended() as device, torch.inference_mode():
-        execute(pipeline.to(str(DEVICE)).method, Execution("fp16"))
+        pipeline = build_pipeline(resolve(method, "mini-bg"), device=str(DEVICE))
+        execute(pipeline.method, Execution("fp16"))
         batcher = pipeline.predictor.batcher(8)
         list(batcher.add(0, image, regions)), list(batcher.flush())  # uploads constants
         device.waits.clear(), device.flops.clear()
+        device.doubles = 0
         found = [*batcher.add(1, image, regions), *batcher.flush()][0].labels
     if "CUDA error" in str(found) or "NVIDIA driver" in str(found):
         pytest.skip(f"PyTorch {torch.__version__} asks the driver of a GPU: {found}")
     assert isinstance(found, list), found
     assert (found[0] == expected).mean() > 0.98
     assert device.flops[torch.float16] > 0.2 * device.flops.total()
+    assert METHODS.load(method).uses_fp64 or not device.doubles
     assert device.waits.total() <= WAITS.get(method, 1), device.waits
