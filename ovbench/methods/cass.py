@@ -23,6 +23,7 @@ from ovbench.methods.base import Batch, Queries
 from ovbench.methods.cass_spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.methods.declarations import CASSDeclaration
 from ovbench.methods.naclip import neighbourhood
+from ovbench.methods.ops import upload
 from ovbench.methods.presence import Presence, PresenceFeatures
 from ovbench.utils.pillow_resize import resize_like_pillow
 
@@ -93,7 +94,11 @@ class CASS(CASSDeclaration, Presence):
         if self.params.match_ranges:
             kd = match_range(kd, k, (1, 2, 3))  # one range over all heads
         ranks = max(self.params.eigenvalues, self.params.rank or 0)
-        dino, clip = principal(kd, ranks), principal(k, ranks)
+        if kd.shape == k.shape:  # on a GPU the host waits for every decomposition, so there is one
+            both = principal(torch.stack([kd, k]), ranks)
+            dino, clip = (Principal(*(part[number] for part in both)) for number in (0, 1))
+        else:
+            dino, clip = principal(kd, ranks), principal(k, ranks)
         distance = self.spectral_distance(dino.values, clip.values)
         pairs = self.match(distance)
         graph = self.low_rank(kd, dino, pairs.partner, note)
@@ -163,7 +168,7 @@ class CASS(CASSDeclaration, Presence):
             cost = cost - self.params.tie_order * np.multiply.outer(*(np.arange(side) for side in cost.shape[1:]))
         rows, columns = np.stack([linear_sum_assignment(window) for window in cost]).swapaxes(0, 1)
         rows = rows % g
-        rows, columns = (torch.as_tensor(i, dtype=torch.int64, device=distance.device) for i in (rows, columns))
+        rows, columns = (upload(i.astype(np.int64), distance.device) for i in (rows, columns))
         weight = distance[torch.arange(b, device=distance.device)[:, None], rows, columns]  # (B, H)
         if self.params.swap and g == h:
             return Pairs(columns, weight)

@@ -283,12 +283,13 @@ class AttentionMean:
         self.heads, self.count = heads, 0
         self.total: Tensor | None = None
 
-    def __call__(self, head: int, weights: Tensor) -> None:
-        """Add the attention weights (B, 1 + N, 1 + N) of one head."""
-        if head < self.heads:
-            patches = weights[:, 1:, 1:].to(torch.promote_types(weights.dtype, torch.float32))
-            self.total = patches.clone() if self.total is None else self.total.add_(patches)
-            self.count += 1
+    def __call__(self, first: int, weights: Tensor) -> None:
+        """Add the attention weights (B, K, 1 + N, 1 + N) of K heads from ``first`` on."""
+        own = weights[:, : max(self.heads - first, 0), 1:, 1:]
+        if own.shape[1]:
+            patches = own.to(torch.promote_types(weights.dtype, torch.float32)).sum(1)
+            self.total = patches if self.total is None else self.total.add_(patches)
+            self.count += own.shape[1]
 
     def result(self) -> Tensor:
         """Return the mean, float (B, N, N)."""

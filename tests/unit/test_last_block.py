@@ -63,10 +63,10 @@ def test_a_window_does_not_depend_on_its_neighbours(towers, windows, name):
 def test_watching_the_attention_changes_nothing(towers, windows, name):
     method, seen = METHODS.load(name)(towers).eval(), []
     with torch.inference_mode():
-        watched = method.dense(windows, watch=lambda head, weights: seen.append(weights.sum(-1))).tokens
+        watched = method.dense(windows, watch=lambda first, weights: seen.append(weights.sum(-1))).tokens
     torch.testing.assert_close(watched, encoded(method, windows), atol=1e-4, rtol=1e-4)
     assert len(seen) == 7 * 2  # blocks but the last, times heads
-    torch.testing.assert_close(torch.stack(seen), torch.ones(14, 3, 31))
+    torch.testing.assert_close(torch.stack(seen), torch.ones(14, 3, 1, 31))
 
 
 @pytest.mark.parametrize("name", ["clip", "gem"])
