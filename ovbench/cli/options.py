@@ -245,7 +245,9 @@ _REQUEST = (
         "--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True,
         help="Precision of the backbones' blocks. All else runs in fp32; TF32 is never used.",
     ),
-    click.option("--compile", "compiled", is_flag=True, help="Compile the backbones' blocks, once for all sizes of images."),
+    click.option(
+        "--compile", "compiled", is_flag=True, help="Compile the backbones' blocks, once for all sizes of images."
+    ),
     click.option(
         "--batch", type=click.IntRange(min=0), metavar="N",
         help="Number of windows per batch, a multiple of 8; a batch may have windows of several images. 0: one image "

@@ -24,10 +24,12 @@ from ovbench.metrics.confusion import count_pixels
 from ovbench.metrics.extra_counts import ExtraCounts
 from ovbench.metrics.segment_size import count_by_size
 from ovbench.utils.errors import ImageError, InputError, OvbenchError
-from ovbench.utils.read_ahead import read_ahead
+from ovbench.utils.provenance import driver
+from ovbench.utils.read_ahead import WriteBehind, read_ahead
 
 READ_AHEAD = 3  # images that are read, with their regions, while another image is labelled
-READERS = 8  # threads that read if images share batches
+READERS = 8  # threads that read for a GPU, or if images share batches
+UNWRITTEN = 4  # images that are labelled but not yet in the ledger, at most
 
 
 class LabelledSample(NamedTuple):
@@ -115,7 +117,9 @@ def evaluate(
     advance: Callable[[], object] = lambda: None,
     fail_fast: bool = False,
 ) -> None:
-    """Label and count images in order; each image is written to the ledgers as soon as it is labelled.
+    """Label images in order; another thread counts them and writes them to the ledgers, also in order.
+
+    At most `UNWRITTEN` images are labelled and not yet written; a process that is killed loses these.
 
     An image that cannot be read, whose label does not fit the dataset, or for which the method fails, is recorded as
     failed, and the run continues.
@@ -136,25 +140,33 @@ def evaluate(
         maps.expect({item.id: item.image_path for item in items}, [items[index].id for index in indices])
     if any(target.needs_confidence for target in targets):
         pipeline.predictor.maps.confident = True
-    ahead = max(READ_AHEAD, batch)
-    for read, (index, labels, seconds) in _predictions(pipeline, _read_ahead(pipeline, targets, indices, ahead), batch):
-        if read is None or isinstance(labels, OvbenchError):
-            results: list[Any] = [labels] * len(targets)
-        else:
-            best: list[Any] = list(read.best or [])[-len(targets) :]  # earlier ones are of attempts that lacked memory
-            best = best or [None] * len(targets)
-            results = [
-                _labelled(pipeline, sample, predicted, target, sure) if isinstance(sample, Sample) else sample
-                for target, sample, predicted, sure in zip(targets, read.samples, labels, best, strict=True)
-            ]
-        for target, result in zip(targets, results, strict=True):
-            if target.dataset.items[index].id not in target.due:
-                continue
-            if fail_fast and isinstance(result, OvbenchError):
-                where = ", ".join(filter(None, (target.dataset.items[index].id, result.where)))
-                raise ImageError(result.what, where=where, fix=result.fix)
-            _add_entry(target, index, result, seconds, read.region_file if read else None)
-        advance()
+    images = _read_ahead(pipeline, targets, indices, batch)
+    with WriteBehind(UNWRITTEN) as behind:
+        for read, prediction in _predictions(pipeline, images, batch):
+            for target, result in zip(targets, _results(pipeline, targets, read, prediction.labels), strict=True):
+                image = target.dataset.items[prediction.number].id
+                if image not in target.due:
+                    continue
+                if fail_fast and isinstance(result, OvbenchError):
+                    where = ", ".join(filter(None, (image, result.where)))
+                    raise ImageError(result.what, where=where, fix=result.fix)
+                region_file = read.region_file if read else None
+                behind.call(_add_entry, target, prediction.number, result, prediction.seconds, region_file)
+            advance()
+
+
+def _results(
+    pipeline: Pipeline, targets: Sequence[Target], read: LoadedImage | None, labels: list[np.ndarray] | OvbenchError
+) -> list[Any]:
+    """Return for each target the image with its labels, or an error, or None if the image is not due."""
+    if read is None or isinstance(labels, OvbenchError):
+        return [labels] * len(targets)
+    best: list[Any] = list(read.best or [])[-len(targets) :]  # earlier ones are of attempts that lacked memory
+    best = best or [None] * len(targets)
+    return [
+        _labelled(pipeline, sample, predicted, target, sure) if isinstance(sample, Sample) else sample
+        for target, sample, predicted, sure in zip(targets, read.samples, labels, best, strict=True)
+    ]
 
 
 def _predictions(
@@ -238,7 +250,7 @@ def _extra_counts(name: str, image: LabelledSample, classes: int) -> ExtraCounts
 
 
 def _read_ahead(
-    pipeline: Pipeline, targets: Sequence[Target], indices: Sequence[int], ahead: int
+    pipeline: Pipeline, targets: Sequence[Target], indices: Sequence[int], batch: int
 ) -> Iterator[tuple[int, Future[LoadedImage]]]:
     """Yield images in order, decoded ahead by threads; the measured seconds do not include idle time."""
 
@@ -253,8 +265,9 @@ def _read_ahead(
         seconds = {"read": middle - start, "regions": time.perf_counter() - middle}
         return LoadedImage(picture.pixels, regions, samples, seconds, region_file, [])
 
-    threads = 2 if ahead == READ_AHEAD else min(READERS, os.cpu_count() or 1)
-    return read_ahead(read, indices, ahead=ahead, threads=threads)
+    several = batch > 0 or driver(getattr(pipeline, "device", "cpu")) is not None
+    threads = min(READERS, os.cpu_count() or 1) if several else 2
+    return read_ahead(read, indices, ahead=max(READ_AHEAD, batch, threads + 1 if several else 0), threads=threads)
 
 
 def _region_file(pipeline: Pipeline, image_path: Path) -> FileIdentity | None:

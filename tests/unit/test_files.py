@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -23,7 +24,7 @@ from ovbench.utils.files import (
     write_json,
 )
 from ovbench.utils.processes import each, each_with
-from ovbench.utils.read_ahead import read_ahead
+from ovbench.utils.read_ahead import WriteBehind, read_ahead
 
 KILLED = """
 import os, signal, sys
@@ -178,3 +179,43 @@ def test_reading_ahead_is_bounded_and_raises_at_its_place():
             seen.append((task, future.result()))
     assert seen == [(4, 0.25), (2, 0.5), (1, 1.0)]
     assert set(started) <= {4, 2, 1, 0, 5}
+
+
+def test_writes_are_in_order_and_few_wait():
+    written, behind, gate = [], [], threading.Event()
+
+    def write(number):
+        gate.wait(5)
+        written.append(number)
+
+    with WriteBehind(3) as writer:
+        for number in range(8):
+            if number == 3:
+                assert written == []  # the caller was not held up so far
+                gate.set()
+            writer.call(write, number)
+            behind.append(number + 1 - len(written))
+    assert written == list(range(8)) and max(behind) <= 3
+
+
+def test_a_failed_write_is_the_last_one_and_is_raised():
+    written = []
+
+    def write(number):
+        if number == 1:
+            raise InputError("the disk is full")
+        written.append(number)
+
+    with pytest.raises(InputError, match="full"), WriteBehind(4) as writer:
+        for number in range(4):
+            writer.call(write, number)
+    assert written == [0]
+    with pytest.raises(KeyboardInterrupt), WriteBehind(4) as writer:
+        writer.call(write, 1)
+        writer.call(write, 2)
+        raise KeyboardInterrupt
+    assert written == [0]
+    with pytest.raises(KeyboardInterrupt), WriteBehind(4) as writer:
+        writer.call(write, 3)
+        raise KeyboardInterrupt
+    assert written == [0, 3]  # what was labelled is still written

@@ -62,23 +62,23 @@ def test_compiled_blocks_give_the_same_tokens(towers, monkeypatch):
     assert compiled == ["trunk", "states"] and torch.equal(tokens(method), exact)
 
 
-@pytest.mark.parametrize("name", ["maskclip", "gem", "proxyclip", "freecp", "rfclip"])
-def test_many_grids_need_few_compilations_and_get_the_same_features(name, towers, monkeypatch):
+@pytest.mark.parametrize("name", ["maskclip", "proxyclip"])
+def test_many_grids_need_few_compilations_and_get_the_same_features(name, monkeypatch):
     from torch._dynamo.testing import CompileCounter
 
     counter, real = CompileCounter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **how: real(function, backend=counter, **how))
     torch._dynamo.reset()
-    entry = METHODS.load(name)
+    entry, towers = METHODS.load(name), {n: tower.float() for n, tower in small_towers(layers=2).items()}
     method = entry(Backbones.of(entry, {n: Loaded.of(t, n) for n, t in towers.items() if n in entry.needs.backbones}))
-    grids = [(64, 64), (64, 80), (96, 64), (48, 48), (80, 112), (112, 32), (72, 72), (40, 120), (120, 88), (56, 104)]
+    grids = [(64, 64), (64, 80), (96, 64), (48, 48), (80, 112), (112, 32)]
     batches = [Batch(torch.randn(2 + n % 3, 3, *size)) for n, size in enumerate(grids)]
     with torch.inference_mode():
         exact = [method.encode(batch).tokens for batch in batches]
         execute(method, Execution(compiled=True))
         found = [method.encode(batch).tokens for batch in batches]
     torch._dynamo.reset()
-    assert 0 < counter.frame_count <= 6
+    assert 0 < counter.frame_count <= 2  # one for each tower
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -104,7 +104,7 @@ def test_weights_are_rounded_once_and_the_exact_ones_stay(towers):
 
     class Casts(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            if func is torch.ops.aten._to_copy.default and tuple(args[0].shape) in shapes:
+            if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.to) and tuple(args[0].shape) in shapes:
                 rounded.append(args[0].shape)
             return func(*args, **(kwargs or {}))
 
