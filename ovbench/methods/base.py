@@ -25,6 +25,13 @@ from ovbench.utils.registry import find_backbone
 __all__ = ["Backbones", "Batch", "Method", "Needs", "NoParams", "PatchFeatures", "Queries", "WindowedImage"]
 
 
+class HostIndex(NamedTuple):
+    """The values of an index tensor in the memory of the host."""
+
+    of: Tensor
+    values: tuple[int, ...]
+
+
 class Queries(NamedTuple):
     """The embedded queries of a vocabulary.
 
@@ -35,8 +42,7 @@ class Queries(NamedTuple):
         descriptions: float (Q, D), embeddings of sentences that describe each query, for methods that use them.
         presence: float (Q, D), the queries in the space of a second CLIP.
         clusters: int64 (K, M), K groups of similar queries, if the method has formed them; padded with the first query.
-        host_index: ``class_index`` in the memory of the host, so that its values can be used without waiting for a GPU;
-            `to` adds it.
+        host_index: The values of ``class_index``, which `to` adds; see `classes`.
     """
 
     embeddings: Tensor
@@ -45,17 +51,20 @@ class Queries(NamedTuple):
     descriptions: Tensor | None = None
     presence: Tensor | None = None
     clusters: Tensor | None = None
-    host_index: tuple[int, ...] = ()
+    host_index: HostIndex | None = None
 
     def to(self, device: torch.device) -> Queries:
         """Return the queries on a device."""
-        known = self._replace(host_index=self.classes)
-        return Queries(*(value.to(device) if isinstance(value, Tensor) else value for value in known))
+        moved = Queries(*(value.to(device) if isinstance(value, Tensor) else value for value in self))
+        return moved._replace(host_index=HostIndex(moved.class_index, self.classes))
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Return the class of each query, ascending, in the memory of the host."""
-        return self.host_index or tuple(self.class_index.tolist())
+        """Return the class of each query, ascending; after `to` the host need not wait for a GPU."""
+        known = self.host_index
+        if known is not None and known.of is self.class_index:  # another index may have replaced it since
+            return known.values
+        return tuple(self.class_index.tolist())
 
 
 Note = Callable[[str, Any], None]
