@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
+from ovbench.evaluation.cost import attention_in_own_precision
+
 DEVICE = torch.device("cuda:1")
 PACKAGE = Path(__file__).parents[1] / "ovbench"
 aten = torch.ops.aten
@@ -260,6 +262,7 @@ def pretended() -> Iterator[Pretended]:
             stack.enter_context(mock.patch("torch.amp.autocast_mode._cuda_amp_unavailable", lambda: False, create=True))
             for name in ("tensor", "as_tensor"):  # ask the driver
                 stack.enter_context(mock.patch.object(torch, name, made(getattr(torch, name))))
+            stack.enter_context(attention_in_own_precision())
             stack.enter_context(mode)
             yield mode
     finally:

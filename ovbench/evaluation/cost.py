@@ -172,10 +172,25 @@ def _unfused() -> Iterator[None]:
     fast = mha.get_fastpath_enabled()
     mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), attention_in_own_precision():
             yield
     finally:
         mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def attention_in_own_precision() -> Iterator[None]:
+    """Let unfused attention compute in the precision of its input, as fused kernels do; torch 2.5 made it fp32."""
+    cuda = torch.backends.cuda
+    if not hasattr(cuda, "allow_fp16_bf16_reduction_math_sdp"):
+        yield
+        return
+    before = cuda.fp16_bf16_reduction_math_sdp_allowed()
+    cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    try:
+        yield
+    finally:
+        cuda.allow_fp16_bf16_reduction_math_sdp(before)
 
 
 class EnergyMeter:

@@ -21,12 +21,13 @@ from ovbench.inference.windowed_image import Fragment, pad_region
 from ovbench.methods.base import Batch, Method, Note, Queries, WindowedImage, no_note
 from ovbench.methods.bilinear import enlarge
 from ovbench.methods.method_errors import check_features, expect
-from ovbench.methods.ops import Box, Decision, Pad, upload
+from ovbench.methods.ops import Box, Decision, Pad
 from ovbench.methods.params import PEARLParams
 from ovbench.methods.propagation import Propagation
 from ovbench.regions.ids import resized_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once
 from ovbench.utils.images import resize_image, resized_size
+from ovbench.utils.upload import upload
 
 PAD_TO_PATCH = -1  # value of ``pad``: windows are padded to the patch size of the tower that encodes the queries
 MOST_PARTS = 1 << 12

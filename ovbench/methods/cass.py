@@ -23,9 +23,9 @@ from ovbench.methods.base import Batch, Queries
 from ovbench.methods.cass_spectral import Principal, match_range, principal, recompose, stretch
 from ovbench.methods.declarations import CASSDeclaration
 from ovbench.methods.naclip import neighbourhood
-from ovbench.methods.ops import upload
 from ovbench.methods.presence import Presence, PresenceFeatures
 from ovbench.utils.pillow_resize import resize_like_pillow
+from ovbench.utils.upload import upload
 
 MISREAD_STD = (0.229, 0.224, 0.255)  # official inverse normalisation: ImageNet's std, but 0.255 instead of 0.225
 

@@ -20,10 +20,11 @@ from ovbench.methods.declarations import FreeCPDeclaration
 from ovbench.methods.freecp_boxes import above_threshold, box_union, contour_boxes
 from ovbench.methods.gem import GEM
 from ovbench.methods.last_block import LastBlock
-from ovbench.methods.ops import Decision, upload
+from ovbench.methods.ops import Decision
 from ovbench.methods.params import FreeCPParams
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS
+from ovbench.utils.upload import upload
 
 CROP = 112  # side in pixels of every crop, for boxes of any shape
 CROPS_AT_ONCE = 64

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,12 +38,6 @@ class Box(NamedTuple):
     def of(self, image: Tensor) -> Tensor:
         """Return this rectangle of an image (..., H, W) as a view (..., h, w)."""
         return image[..., self.y1 : self.y2, self.x1 : self.x2]
-
-
-def upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """Copy an array to a device; to a GPU via pinned memory, so that the host does not wait."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def uncut(scores: Tensor, size: tuple[int, int], pad: Pad, *, align_corners: bool = False) -> Tensor:

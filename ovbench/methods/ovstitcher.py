@@ -15,9 +15,10 @@ from torch import Tensor
 from ovbench.methods.base import Batch, Note, PatchFeatures, WindowedImage
 from ovbench.methods.corrclip import CorrCLIP
 from ovbench.methods.declarations import OVStitcherDeclaration
-from ovbench.methods.ops import Box, upload
+from ovbench.methods.ops import Box
 from ovbench.regions.ids import nearest_ids
 from ovbench.utils.errors import InputError
+from ovbench.utils.upload import upload
 
 BLOCK = 1 << 25  # elements of the similarities of some cells with all cells, which are in memory at once
 PAD_ID = 0  # region id of padded pixels, as in the official code

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ovbench.utils.upload import upload
+
 MOST_LABELS = 1 << 16
 
 
@@ -37,16 +39,14 @@ def nearest_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         int64 (B, H, W).
     """
-    rows, columns = (_nearest(*sides, ids.device) for sides in zip(ids.shape[1:], size, strict=True))
+    rows, columns = (upload(_nearest(*sides), ids.device) for sides in zip(ids.shape[1:], size, strict=True))
     return ids[:, rows[:, None], columns]
 
 
 @functools.lru_cache(maxsize=256)
-def _nearest(old: int, new: int, device: torch.device) -> Tensor:
-    """Return the pixel, int64 (new,), that each pixel of a resized axis takes; from the host, so equal everywhere."""
-    with torch.inference_mode(False):
-        found = F.interpolate(torch.arange(old).view(1, 1, -1).double(), new, mode="nearest").long().flatten()
-        return found.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else found.to(device)
+def _nearest(old: int, new: int) -> np.ndarray:
+    """Return the pixel, int64 (new,), that each pixel of a resized axis takes; by the CPU, so equal everywhere."""
+    return F.interpolate(torch.arange(old).view(1, 1, -1).double(), new, mode="nearest").long().flatten().numpy()
 
 
 def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -59,8 +59,7 @@ def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
         (H, W), of the same type.
     """
-    host = torch.device("cpu")
-    rows, columns = (_nearest(*sides, host).numpy() for sides in zip(regions.shape, size, strict=True))
+    rows, columns = (_nearest(*sides) for sides in zip(regions.shape, size, strict=True))
     return regions[rows[:, None], columns]
 
 

@@ -12,10 +12,10 @@ from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
 from ovbench.inference.pipeline import build_pipeline
 from ovbench.inference.precision import Execution, execute
-from ovbench.methods.ops import upload
 from ovbench.utils.errors import UsageError
 from ovbench.utils.provenance import choose_device
 from ovbench.utils.registry import METHODS
+from ovbench.utils.upload import upload
 
 # Waits of the host for one image in shared batches. A number may only fall: the goal is 1, the labels.
 WAITS = {"cass": 6, "corrclip": 5, "corrclipv2": 5, "dihclip": 2, "freecp": 11, "lposs": 2,

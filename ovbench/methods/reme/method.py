@@ -19,13 +19,14 @@ from torch import Tensor
 from ovbench.backbones.base import Loaded
 from ovbench.methods.base import Backbones, Batch, Method, Queries
 from ovbench.methods.declarations import ReMEDeclaration
-from ovbench.methods.ops import Decision, Pad, upload
+from ovbench.methods.ops import Decision, Pad
 from ovbench.methods.reme.approximate_search import FaissIndex, measure_recall
 from ovbench.methods.reme.pooling import segment_embeddings
 from ovbench.methods.reme.reference_bank import Encoder, ReferenceBank
 from ovbench.methods.reme.search import Nearest, nearest, similarities
 from ovbench.regions.cover import complete
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.upload import upload
 
 LABELS_AT_ONCE = 8192
 WEIGHTS_AT_ONCE = 1 << 24  # elements of the gathered rows in the top-K form
