@@ -35,6 +35,30 @@ class PAMR:
         """Return the weights of an image float (3, H, W), for `refine`."""
         return affinities(guide, self.dilations)
 
+    def refine_windows(self, scores: Tensor, guides: Tensor) -> Tensor:
+        """Refine the maps of windows, on a GPU of many windows at once, because each step is a launch.
+
+        Args:
+            scores: float (B, Q, H, W).
+            guides: float (B, 3, H, W), the windows of the image.
+
+        Returns:
+            float (B, Q, H, W).
+        """
+        step = 1 if scores.device.type == "cpu" else max(1, chunk_elements(scores.device) // scores[0].numel())
+        if step == 1:
+            return torch.stack([self.refine(s, self.weights(g)) for s, g in zip(scores, guides, strict=True)])
+        groups = zip(scores.split(step), guides.split(step), strict=True)
+        return torch.cat([self.refine_together(*group) for group in groups])
+
+    def refine_together(self, scores: Tensor, guides: Tensor) -> Tensor:
+        """Return the same as `refine_windows`, of all windows at once."""
+        if self.iterations == 0:
+            return scores
+        refined = torch.empty_like(scores)
+        _refine(scores, self.weights(guides).to(scores.dtype), self.dilations, self.iterations, refined)
+        return refined
+
     def refine(self, scores: Tensor, weights: Tensor) -> Tensor:
         """Refine each map independently.
 
@@ -84,24 +108,24 @@ def affinities(guide: Tensor, dilations: tuple[int, ...]) -> Tensor:
     unbiased standard deviation of a channel over the neighbours of all rings and, once per ring, the pixel.
 
     Args:
-        guide: float (3, H, W), the image.
+        guide: float (..., 3, H, W), one or several images.
         dilations: Distance of each ring of neighbours in pixels.
 
     Returns:
-        float (8 * rings, H, W).
+        float (8 * rings, ..., H, W).
     """
     views = list(_neighbours(guide, dilations))
-    h, w = guide.shape[-2:]
-    step = max(1, TILE // (len(views) * 3 * w))
-    rows = [slice(top, top + step) for top in range(0, h, step)]
-    return torch.cat([_affinities(guide[:, r], [v[:, r] for v in views], len(dilations)) for r in rows], 1)
+    step = max(1, TILE // (len(views) * guide[..., 0, :].numel()))
+    rows = [slice(top, top + step) for top in range(0, guide.shape[-2], step)]
+    tiles = [_affinities(guide[..., r, :], [v[..., r, :] for v in views], len(dilations)) for r in rows]
+    return torch.cat(tiles, -2)
 
 
 def _affinities(guide: Tensor, views: list[Tensor], rings: int) -> Tensor:
     """Compute `affinities` of some rows; row by row because intermediates have three times the size of the weights."""
-    neighbours = torch.stack(views)  # (8 * rings, 3, rows, W)
+    neighbours = torch.stack(views)  # (8 * rings, ..., 3, rows, W)
     std = torch.cat([neighbours, guide.expand(rings, *guide.shape)]).std(0)
-    return (neighbours.sub_(guide).abs_() / (1e-8 + 0.1 * std)).mean(1).neg_().softmax(0)
+    return (neighbours.sub_(guide).abs_() / (1e-8 + 0.1 * std)).mean(-3).neg_().softmax(0)
 
 
 def _refine(scores: Tensor, weights: Tensor, dilations: tuple[int, ...], iterations: int, out: Tensor) -> None:
@@ -110,15 +134,16 @@ def _refine(scores: Tensor, weights: Tensor, dilations: tuple[int, ...], iterati
     for _ in range(iterations):
         mean = torch.zeros_like(out)
         for neighbour, weight in zip(_neighbours(out, dilations), weights, strict=True):
-            mean.addcmul_(neighbour, weight)
+            mean.addcmul_(neighbour, weight.unsqueeze(-3))
         out.copy_(mean)
 
 
 def _neighbours(maps: Tensor, dilations: tuple[int, ...]):
-    """Yield views (C, H, W) of the maps, shifted to each of the eight neighbours of each ring."""
+    """Yield views of maps (..., C, H, W), shifted to each of the eight neighbours of each ring."""
     h, w = maps.shape[-2:]
     reach = max(dilations)
-    padded = F.pad(maps[None], (reach,) * 4, mode="replicate")[0]
+    padded = F.pad(maps.reshape(-1, *maps.shape[-3:]), (reach,) * 4, mode="replicate")
+    padded = padded.view(*maps.shape[:-2], *padded.shape[-2:])
     for d in dilations:
         for dy, dx in OFFSETS:
             top, left = reach + dy * d, reach + dx * d

@@ -368,12 +368,6 @@ class Steps:
         found = self.method.window_scores(scores, size, prepared.pad)
         found = expect(found, (len(scores), None, *size), self.method, "window_scores")
         if self.refine_windows is not None:
-            found = self._refined(found, cut(prepared.resized, boxes, Pad(0, 0, 0, 0)))
+            guides = cut(prepared.resized, boxes, Pad(0, 0, 0, 0))
+            found = self.refine_windows.refine_windows(found, enlarge(guides, size))
         return found
-
-    def _refined(self, scores: Tensor, guides: Tensor) -> Tensor:
-        """Refine window scores (B, Q, h, w) along the edges of their windows (B, 3, h', w')."""
-        pamr, size = self.refine_windows, tuple(scores.shape[-2:])
-        return torch.stack(
-            [pamr.refine(s, pamr.weights(enlarge(g, size))) for s, g in zip(scores, guides, strict=True)]
-        )

@@ -76,3 +76,12 @@ def test_inputs_are_left_alone_and_no_iterations_change_nothing():
     pamr(scores, guide, (1,), 2)
     assert torch.equal(scores, before[0]) and torch.equal(guide, before[1])
     assert torch.equal(pamr(scores, guide, (1,), 0), scores)
+
+
+def test_windows_refined_together_are_those_refined_alone():
+    generator = torch.Generator().manual_seed(3)
+    scores, guides = (torch.rand(3, count, 12, 15, generator=generator) for count in (4, 3))
+    refinement = module.PAMR(2, (1, 3))
+    together = refinement.refine_together(scores, guides)
+    torch.testing.assert_close(together, refinement.refine_windows(scores, guides))
+    assert (together[1] - refinement.refine(scores[1], refinement.weights(guides[2]))).abs().max() > 0.01
