@@ -88,7 +88,7 @@ def _cached(key: str, device: str, compute: Callable[[], Tensor]) -> Tensor:
     embeddings = _read(path)
     if embeddings is not None:
         return embeddings
-    with alone(cache_root() / "locks" / f"text-{key}"):
+    with alone(cache_root() / "locks" / f"text-{key}.lock"):
         embeddings = _read(path)  # which another process may have written meanwhile
         if embeddings is None:
             embeddings = compute().cpu()
