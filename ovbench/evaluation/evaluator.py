@@ -29,7 +29,7 @@ from ovbench.utils.read_ahead import WriteBehind, read_ahead
 
 READ_AHEAD = 3  # images that are read, with their regions, while another image is labelled
 READERS = 8  # threads that read for a GPU, or if images share batches
-UNWRITTEN = 4  # images that are labelled but not yet in the ledger, at most
+UNWRITTEN = 2  # images that are labelled but not yet in the ledger, at most
 
 
 class LabelledSample(NamedTuple):
