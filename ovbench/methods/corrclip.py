@@ -54,6 +54,7 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
 
     heavy: ClassVar[tuple[str, ...]] = ("run_clip",)  # see `ovbench.inference.precision`
     windowwise = True
+    uses_fp64 = True
 
     def encode(self, batch: Batch) -> PatchFeatures:
         """Return features float (B, L, D) of the windows on the correlation grid."""

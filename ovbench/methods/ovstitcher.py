@@ -106,7 +106,6 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
     """
 
     describes_by_prompts = True
-    uses_fp64 = True
 
     def encode(self, batch: Batch) -> TowerTokens:
         """Return the tokens of the windows."""

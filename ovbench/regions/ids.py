@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from ovbench.utils.upload import upload
 
 MOST_LABELS = 1 << 16
 
@@ -39,14 +36,7 @@ def nearest_ids(ids: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         int64 (B, H, W).
     """
-    rows, columns = (upload(_nearest(*sides), ids.device) for sides in zip(ids.shape[1:], size, strict=True))
-    return ids[:, rows[:, None], columns]
-
-
-@functools.lru_cache(maxsize=256)
-def _nearest(old: int, new: int) -> np.ndarray:
-    """Return the pixel, int64 (new,), that each pixel of a resized axis takes; by the CPU, so equal everywhere."""
-    return F.interpolate(torch.arange(old).view(1, 1, -1).double(), new, mode="nearest").long().flatten().numpy()
+    return F.interpolate(ids[:, None].double(), size, mode="nearest")[:, 0].long()
 
 
 def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -59,7 +49,9 @@ def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
         (H, W), of the same type.
     """
-    rows, columns = (_nearest(*sides) for sides in zip(regions.shape, size, strict=True))
+    height, width = regions.shape
+    rows = nearest_ids(torch.arange(height).view(1, -1, 1), (size[0], 1)).flatten().numpy()
+    columns = nearest_ids(torch.arange(width).view(1, 1, -1), (1, size[1])).flatten().numpy()
     return regions[rows[:, None], columns]
 
 
