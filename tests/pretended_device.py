@@ -82,6 +82,10 @@ class OnDevice(torch.Tensor):
         """As of a tensor."""
         return aten.nonzero.default(self)
 
+    def tolist(self):
+        """As of a tensor."""
+        return self.to("cpu").tolist()
+
     def copy_(self, source, non_blocking=False):
         """As of a tensor."""
         return aten.copy_.default(self, source, non_blocking)

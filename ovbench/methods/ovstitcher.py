@@ -6,7 +6,7 @@ width of DINO; M regions of the image after merging. The lowest region id means 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -106,6 +106,7 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
     """
 
     describes_by_prompts = True
+    heavy: ClassVar[tuple[str, ...]] = ("class_tokens",)  # see `ovbench.inference.precision`
 
     def encode(self, batch: Batch) -> TowerTokens:
         """Return the tokens of the windows."""
