@@ -54,7 +54,7 @@ class RunningScore:
         from ovbench.metrics.interval import miou_interval  # scipy, which the first image need not wait for
         from ovbench.metrics.stacked import stack_counts
 
-        interval = miou_interval(stack_counts(self._images, self._classes)).interval
+        interval = miou_interval(stack_counts(list(self._images), self._classes)).interval
         return math.nan if interval is None else interval.half
 
 
