@@ -86,10 +86,11 @@ def test_a_class_that_hides_its_networks_has_no_cost():
     closed = SimpleNamespace(pipeline="elsewhere:Pipeline")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(METHODS), "load", lambda self, name: closed)
-        for metrics, cost in ((("calibration",), False), ((), True)):
+        usual = {"metrics": ("boundary",), "cost": False, "save_predictions": None}
+        for asked in ({"metrics": ("calibration",)}, {"cost": True}, {"save_predictions": "confidence"}):
             with pytest.raises(UsageError, match="shows neither"):
-                _refuse_closed_class(SimpleNamespace(method="mine"), metrics, cost)
-        _refuse_closed_class(SimpleNamespace(method="mine"), ("boundary",), False)
+                _refuse_closed_class(SimpleNamespace(method="mine"), SimpleNamespace(**usual | asked))
+        _refuse_closed_class(SimpleNamespace(method="mine"), SimpleNamespace(**usual))
 
 
 COST = {
