@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovbench.utils.errors import InputError, first_line
+from ovbench.utils.files import temporary_path
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -95,13 +96,16 @@ def _require_locks(path: Path) -> None:
         import fcntl
     except ImportError:
         return  # not POSIX
-    with path.open("a") as file:
-        try:
+    own = temporary_path(path)  # on the lock file itself, another process would take this lock for the holder's
+    try:
+        with own.open("x") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                what = f"the file system has no file locks ({error.strerror})"
-                raise InputError(what, where=str(path), fix=NO_LOCKS_FIX) from error
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            what = f"the file system has no file locks ({error.strerror})"
+            raise InputError(what, where=str(path), fix=NO_LOCKS_FIX) from error
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def _text(path: Path) -> str:

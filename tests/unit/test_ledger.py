@@ -11,6 +11,7 @@ from ovbench.evaluation.ledger import Entry, LedgerWriter, header_digest, read_l
 from ovbench.evaluation.set_aside import set_aside
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.errors import InputError
+from ovbench.utils.lock import lock
 
 HEADER = {"cell": {"method": "clip", "tau": 0.25}, "weights": "abc"}
 
@@ -159,6 +160,25 @@ def test_two_processes_cannot_write_one_part(tmp_path):
     (tmp_path / ".part-0.lock").write_text("process 1 on another-host\n")
     with LedgerWriter(tmp_path, "0", HEADER):  # what a killed holder left
         assert f"process {os.getpid()} " in (tmp_path / ".part-0.lock").read_text()
+
+
+def test_a_process_that_looks_for_locks_does_not_hold_the_lock(tmp_path, monkeypatch):
+    import fcntl
+
+    flock, others = fcntl.flock, []
+
+    def while_it_looks(*arguments):
+        flock(*arguments)
+        if not others:
+            others.append(None)
+            others.append(lock(tmp_path / "lock", "busy", "wait"))
+
+    monkeypatch.setattr("fcntl.flock", while_it_looks)
+    with pytest.raises(InputError, match=f"busy: process {os.getpid()} on "):
+        lock(tmp_path / "lock", "busy", "wait")
+    others[1].release()
+    lock(tmp_path / "lock", "busy", "wait").release()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
