@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import logging
 import math
 import pickle
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from ovbench.backbones.names import preference
 from ovbench.backbones.torchscript import is_torchscript, read_archive
 from ovbench.utils.errors import InputError, first_line
+from ovbench.utils.files import parse_json
 
 CHUNK = 1 << 20
 # keys of the tensors in checkpoints, in order of preference: a teacher or an average before the student
@@ -245,7 +245,7 @@ def unpack_tensor(data: bytes) -> Tensor:
     """
     try:
         tensor = load(data)["tensor"]
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        header = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
         written = header["__metadata__"][CHECKSUM]
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f"no tensor with a checksum ({first_line(error)})") from None

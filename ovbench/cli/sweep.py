@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ovbench.cli import options
+from ovbench.utils.files import parse_json
 
 if TYPE_CHECKING:
     from ovbench.cluster.progress import Progress, SweepView
@@ -119,7 +120,7 @@ def start(folder: Path, engine: str, workers: int | None, extra: tuple[str, ...]
 def _value(text: str) -> Any:
     """Return a number for a text that is one."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return text
 

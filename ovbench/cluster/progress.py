@@ -14,6 +14,7 @@ from ovbench.cluster.sweep import Status, Sweep, board_of, is_finished, read_swe
 from ovbench.cluster.task_board import Lease, TaskBoard, TaskState
 from ovbench.metrics.confusion import ClassPixels
 from ovbench.metrics.iou import scores
+from ovbench.utils.errors import InputError, first_line
 
 OPEN = ("free", "waiting", "running")
 
@@ -112,8 +113,15 @@ class SweepView:
         if "pixels" not in facts:
             return
         cells = self.sweep.groups[self.sweep.tasks[number].group]
-        for cell, pixels in zip(cells, facts["pixels"], strict=True):
-            self._pixels[cell] = self._pixels.get(cell, 0) + np.array(pixels, np.int64)
+        try:
+            for cell, pixels in zip(cells, facts["pixels"], strict=True):
+                columns = ClassPixels(*np.array(pixels, np.int64))
+                self._pixels[cell] = self._pixels.get(cell, 0) + np.stack(columns)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the counts of task {number} are not those of its cells: {first_line(error)}",
+                where=str(self.board.tasks / f"{lease.name}.done"), fix="plan the sweep again",
+            ) from None  # fmt: skip
 
     def _rate(self, beats: Sequence[Mapping[str, Any]]) -> float:
         """Return images per second of the tasks that living workers have finished."""

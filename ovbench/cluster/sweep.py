@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ovbench.cluster.task_board import TaskBoard, TaskState
 from ovbench.evaluation.request import Job
@@ -83,23 +83,36 @@ class Sweep(Typed):
     """
 
     version: Literal[1]
-    name: str
+    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
     directory: str
     job: dict[str, Any]
     cells: list[SweepCell]
     groups: list[list[int]]
     tasks: list[SweepTask]
 
+    @model_validator(mode="after")
+    def _check(self) -> Sweep:
+        """Refuse numbers of cells, groups and tasks that do not exist, and a request with other fields."""
+        if any(not 0 <= cell < len(self.cells) for group in self.groups for cell in group) or not all(self.groups):
+            raise ValueError("a group has cells that are not in the plan")
+        for number, task in enumerate(self.tasks):
+            if not 0 <= task.group < len(self.groups) or any(not 0 <= n < number for n in (*task.needs, *task.after)):
+                raise ValueError(f"task {number} needs what is not in the plan")
+        self.request()
+        return self
+
     def request(self) -> Job:
         """Return the request."""
         values: dict[str, Any] = {}
         for field in dataclasses.fields(Job):
-            value = self.job[field.name]
+            value = self.job.get(field.name, field.default)
             if isinstance(value, list):
                 value = tuple(value)
             elif isinstance(value, str) and "Path" in str(field.type):
                 value = folder_at(value)
             values[field.name] = value
+        out = Path() if isinstance(self.job.get("out"), str) else None  # a URL is another type
+        validate(Job, self.job | values | {"out": out}, "job of the plan")
         return Job(**values)
 
     def statuses(self, states: Mapping[int, TaskState]) -> list[Status]:
@@ -174,4 +187,4 @@ def read_sweep(out: Path) -> Sweep:
 
 def board_of(out: Path, sweep: Sweep) -> TaskBoard:
     """Return the board of a plan."""
-    return TaskBoard(out / FOLDER / sweep.name)
+    return TaskBoard(out / FOLDER / sweep.name, count=len(sweep.tasks))

@@ -16,20 +16,49 @@ Heartbeats are compared with themselves, so clocks may differ.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import process_is_gone, read_json, write_bytes
 from ovbench.utils.folders import create_file, names_in
+from ovbench.utils.typed import OpenTyped, validate
 
 TRIES = 3
 STALE_S = 60.0  # without a heartbeat for this time, a worker has lost its task
 BEATS = 6  # heartbeats in this time
 Ending = Literal["done", "failed", "lost", "released"]
+_NUMBER, _WORKER = re.compile("[0-9]{1,9}"), re.compile(r"[\w.-]{1,255}")
+
+
+Pixels = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+class TaskFacts(OpenTyped):
+    """What a worker writes when a lease ends."""
+
+    worker: str = ""
+    why: str = ""
+    images: int = 0
+    counted: int = 0
+    failed: dict[str, str] = Field(default_factory=dict)
+    pixels: list[list[list[Pixels]]] | None = None
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Beat(OpenTyped):
+    """A heartbeat."""
+
+    machine: str = ""
+    pid: int = 0
+    time: float = 0.0
+    ended: bool = False
 
 
 class Lease(NamedTuple):
@@ -76,10 +105,11 @@ class TaskBoard:
     Args:
         folder: Folder of the sweep.
         now: The clock, in seconds.
+        count: Number of tasks in the plan; files of others are ignored. None if it is not known.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], float] = time.monotonic):
-        self.tasks, self.workers, self._now = folder / "tasks", folder / "workers", now
+    def __init__(self, folder: Path, now: Callable[[], float] = time.monotonic, count: int | None = None):
+        self.tasks, self.workers, self._now, self._count = folder / "tasks", folder / "workers", now, count
         self._seen: dict[str, tuple[Any, float]] = {}
 
     def prepare(self) -> None:
@@ -93,9 +123,10 @@ class TaskBoard:
         for name in names_in(self.tasks):
             task, _, rest = name.partition(".")
             attempt, _, ending = rest.partition(".")
-            if task.isdigit() and attempt.isdigit():
+            if _NUMBER.fullmatch(task) and _NUMBER.fullmatch(attempt):
                 found[int(task)][int(attempt)].add(ending)
-        return {task: _state(task, attempts) for task, attempts in found.items()}
+        known = (task for task in found if self._count is None or task < self._count)
+        return {task: _state(task, found[task]) for task in known}
 
     def take(self, task: int, state: TaskState, worker: str) -> Lease | None:
         """Take a task; None if another worker was faster."""
@@ -107,12 +138,20 @@ class TaskBoard:
         create_file(self.tasks / f"{lease.name}.{ending}", json.dumps(facts).encode())
 
     def ending(self, lease: Lease, ending: Ending) -> dict[str, Any]:
-        """Return what the worker wrote when its lease ended."""
-        return read_json(self.tasks / f"{lease.name}.{ending}")
+        """Return what the worker wrote when its lease ended.
+
+        Raises:
+            InputError: If the file is damaged.
+        """
+        path = self.tasks / f"{lease.name}.{ending}"
+        facts = read_json(path)
+        validate(TaskFacts, facts, str(path), what="the end of a task")
+        return facts
 
     def worker_of(self, lease: Lease) -> str:
-        """Return the name of the worker that took a task."""
-        return (self.tasks / lease.name).read_text(encoding="utf-8")
+        """Return the name of the worker that took a task, "" if its file is damaged."""
+        name = (self.tasks / lease.name).read_bytes().decode(errors="replace")
+        return name if _WORKER.fullmatch(name) else ""
 
     def is_lost(self, lease: Lease) -> bool:
         """Return whether another worker has declared a lease lost."""
@@ -148,8 +187,9 @@ class TaskBoard:
         return lost
 
     def _beat(self, worker: str) -> dict[str, Any]:
+        path = self.workers / worker
         try:
-            return read_json(self.workers / worker)
+            return validate(Beat, read_json(path), str(path)).model_dump()
         except InputError:
             return {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ovbench.data.shipped_cards import ENTRY_POINTS, card_groups, group_of, know
 from ovbench.data.sources import source_facts
 from ovbench.data.user_config import user_cards
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import write_json
+from ovbench.utils.files import parse_json, write_json
 from ovbench.utils.paths import cache_root
 from ovbench.utils.registry import broken_names
 
@@ -127,7 +126,7 @@ def is_verified(card: Card, found: FoundFiles) -> bool:
         False also if the note cannot be read.
     """
     try:
-        note = json.loads(_note(card, found).read_text(encoding="utf-8"))
+        note = parse_json(_note(card, found).read_text(encoding="utf-8"))
         return note["files"] == fingerprint(found)
     except (OSError, ValueError, KeyError, TypeError):
         return False  # no note, or a malformed one: verify again

@@ -6,14 +6,13 @@ After a line ``[distractors]``, each line is a query that no label has.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.utils.errors import InputError, unknown
-from ovbench.utils.files import read_text
+from ovbench.utils.files import parse_json, read_text
 from ovbench.utils.toml import read_toml
 from ovbench.utils.typed import validate
 
@@ -266,8 +265,8 @@ def _refuse_foreign(line: str, where: str) -> None:
 
 def _from_json(text: str, where: str) -> Queries:
     try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        data = parse_json(text)
+    except ValueError as error:
         raise InputError(f"the class list begins like JSON but is malformed: {error}", where=where, fix=HOW) from None
     if isinstance(data, dict):
         data = next((data[key] for key in JSON_KEYS if isinstance(data.get(key), (dict, list))), data)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import ConfigDict, Field
 
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import parse_json
 from ovbench.utils.typed import Typed, validate
 
 FIX = "COCO annotations are an object with the lists images, annotations and categories"
@@ -93,8 +94,8 @@ class CocoFile:
 
     def _parsed(self, data: bytes) -> dict[str, Any]:
         try:
-            content = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            content = parse_json(data)
+        except ValueError as error:
             raise InputError(f"malformed JSON: {error}", where=self.where) from None
         lists = ("images", "annotations", "categories")
         if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in lists):

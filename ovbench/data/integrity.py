@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
     EOFError, struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError,
 )  # fmt: skip  # what Pillow raises for hostile files
+BROKEN_ARRAYS = (*BROKEN, zipfile.BadZipFile, lzma.LZMAError, RuntimeError)  # what NumPy raises for npy and npz files
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,7 @@ from ovbench.data.label_colours import Colour, hex_text
 from ovbench.data.labels import value_counts
 from ovbench.data.sources import read_source
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import read_text
+from ovbench.utils.files import parse_json, read_text
 
 SAMPLE = 200  # labels that are read
 SHOWN = 12  # values or colours in a message
@@ -97,8 +96,8 @@ def _rows(path: Path) -> list[list[str]]:
         return []
     if path.suffix.lower() == ".json":
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError):
+            content = parse_json(text)
+        except ValueError:
             return []
         entries = content.get("classes", content.get("labels")) if isinstance(content, dict) else content
         return [_entry(one) for one in entries] if isinstance(entries, list) else []

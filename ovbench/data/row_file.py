@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import threading
 from bisect import bisect_right
 from collections.abc import Collection
@@ -13,9 +12,10 @@ from typing import Any
 
 from ovbench.utils.errors import InputError
 from ovbench.utils.extras import install_line
+from ovbench.utils.files import parse_json
 
 ROW_SUFFIXES = (".parquet", ".arrow")
-MOST_BYTES = 4 << 30  # of a row group's column, which is read as a whole
+MOST_BYTES = 4 << 30  # of a row group, whose columns are read as a whole
 KEPT = 3  # row groups in memory, per file
 
 
@@ -44,7 +44,7 @@ class RowFile:
         except ImportError:
             what = "Parquet and Arrow files are read with pyarrow, which is not installed"
             raise InputError(what, where=str(path), fix=f"install it: {install_line('parquet')}") from None
-        self._broken = (arrow.ArrowException, OSError)
+        self._broken = (arrow.ArrowException, OSError, UnicodeDecodeError)
         try:
             if path.suffix.lower() == ".parquet":
                 self._file = parquet.ParquetFile(path)
@@ -54,11 +54,11 @@ class RowFile:
                 self._batches = _batches(arrow, path)
                 self._file, self._schema = None, self._batches[0].schema if self._batches else arrow.schema([])
                 sizes = [batch.num_rows for batch in self._batches]
+            self.columns = {name: _has_images(arrow, self._schema.field(name).type) for name in self._schema.names}
         except self._broken as error:
             raise self._damaged(error) from None
         self._ends = list(accumulate(sizes))
         self.rows = self._ends[-1] if self._ends else 0
-        self.columns = {name: _has_images(arrow, self._schema.field(name).type) for name in self._schema.names}
         self.class_names = _class_names(self._schema.metadata)
         self._group = functools.lru_cache(maxsize=2 * KEPT)(self._read_group)
 
@@ -89,12 +89,8 @@ class RowFile:
     def _read_group(self, column: str, group: int) -> Any:
         if self._file is None:
             return self._batches[group].column(self._schema.get_field_index(column))
-        facts = self._file.metadata.row_group(group)
-        size = sum(
-            facts.column(i).total_uncompressed_size
-            for i in range(facts.num_columns)
-            if facts.column(i).path_in_schema.split(".")[0] == column
-        )
+        # the sizes of single columns are not asked for: pyarrow aborts the process if their statistics are damaged
+        size = self._file.metadata.row_group(group).total_byte_size
         if size > MOST_BYTES:
             raise InputError(
                 f"a row group has {size / 2**30:.0f} GiB, which must be read as a whole", where=str(self.path),
@@ -128,7 +124,7 @@ def _has_images(arrow: Any, kind: Any) -> bool:
 def _class_names(metadata: Any) -> dict[str, list[str]]:
     """Return the class names that the metadata of `datasets` states, by column."""
     try:
-        features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = parse_json((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         found = {name: _names_in(feature) for name, feature in features.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

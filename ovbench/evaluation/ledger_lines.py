@@ -11,6 +11,7 @@ import numpy as np
 
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.metrics.extra_counts import ExtraCounts, from_lists, to_lists
+from ovbench.utils.files import parse_json
 
 
 class Entry(NamedTuple):
@@ -47,8 +48,8 @@ def decode_line(raw: bytes) -> dict[str, Any] | None:
     if checksum != b"%08x" % zlib.crc32(body):
         return None
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        value = parse_json(body)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -14,10 +14,11 @@ import numpy as np
 from ovbench.data.card import Card
 from ovbench.data.dataset import Dataset
 from ovbench.data.decode import read_label_file
+from ovbench.data.integrity import BROKEN_ARRAYS
 from ovbench.data.labels import LabelMap, label_map
 from ovbench.data.rle import decode_rle
 from ovbench.evaluation.predictions import ABOUT
-from ovbench.utils.errors import InputError, UsageError, unknown
+from ovbench.utils.errors import InputError, UsageError, first_line, unknown
 from ovbench.utils.files import read_json
 
 DETECTRON2 = "sem_seg_predictions.json"  # of detectron2's SemSegEvaluator: the masks of all images
@@ -217,8 +218,8 @@ def _array(path: Path) -> np.ndarray:
                 values = found["labels" if "labels" in found else found.files[0]]
             else:
                 raise InputError(f'no array "labels" among {", ".join(found.files)}', where=str(path))
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise InputError(f"cannot read the label map: {error}", where=str(path)) from None
+    except BROKEN_ARRAYS as error:
+        raise InputError(f"cannot read the label map: {first_line(error)}", where=str(path)) from None
     values = values.squeeze()
     if values.ndim != 2 or values.dtype.kind not in "iub":
         raise InputError(f"the label map is {values.dtype} {values.shape}, not integers (H, W)", where=str(path))

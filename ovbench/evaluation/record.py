@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from ovbench.metrics.count_names import EXTRA
 from ovbench.metrics.extra_counts import table_width
 from ovbench.metrics.named import class_list
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import read_json, write_json
+from ovbench.utils.files import parse_json, read_json, write_json
 from ovbench.utils.typed import STRICT, Typed, validate
 
 BUNDLE, RECORD_MEMBER = ".ovb.zip", "record.json"
@@ -281,7 +280,7 @@ def _read_content(path: Path) -> Any:
     if not is_bundle(path):
         return read_json(path)
     try:
-        return json.loads(read_source(path / RECORD_MEMBER).data)
+        return parse_json(read_source(path / RECORD_MEMBER).data)
     except OSError as error:
         raise InputError(f"not a bundle of a record: {error.strerror or error}", where=str(path)) from None
     except ValueError as error:

@@ -11,7 +11,7 @@ from PIL import Image, PngImagePlugin
 
 from ovbench.data.integrity import BROKEN
 from ovbench.inference.visualize import palette
-from ovbench.utils.files import replacing
+from ovbench.utils.files import parse_json, replacing
 
 CLASSES = "classes"  # text of a PNG file: its class names as a JSON list
 COMPRESSION = 3  # of zlib: a third of the time of the default, files of nearly the same size
@@ -38,7 +38,7 @@ def classes_of(path: Path) -> list[str] | None:
     """Return the class names in a label map, None if it has none."""
     try:
         with Image.open(path) as picture:
-            return json.loads(picture.info[CLASSES])
+            return parse_json(picture.info[CLASSES])
     except (*BROKEN, KeyError):
         return None
 

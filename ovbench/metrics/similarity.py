@@ -91,9 +91,9 @@ def _from_csv(path: Path, classes: Sequence[str]) -> np.ndarray:
         names, values = head[1:], np.array([[float(text) for text in row[1:]] for row in rows])
     except OSError as error:
         raise InputError(f"cannot read the similarity: {error.strerror}", where=str(path)) from error
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise InputError(f"not a table of numbers: {error}", where=str(path)) from error
-    if [row[0] for row in rows] != names or sorted(names) != sorted(classes):
+    if [row[:1] for row in rows] != [[name] for name in names] or sorted(names) != sorted(classes):
         raise InputError(
             f"its {len(names)} columns and {len(rows)} rows are not the {len(classes)} classes of the dataset",
             where=str(path), fix="write the class names in the first row and, in the same order, in the first column",

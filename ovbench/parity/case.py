@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import lzma
 import math
 import re
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ovbench.data.integrity import BROKEN_ARRAYS
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json
 from ovbench.utils.typed import STRICT, Typed, validate
@@ -205,7 +204,5 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             raise InputError(f"the arrays take {size >> 20} MiB unpacked, more than {LARGEST >> 20}", where=str(path))
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (
-        OSError, ValueError, EOFError, MemoryError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
+    except BROKEN_ARRAYS as error:
         raise InputError(f"cannot read the arrays: {error}", where=str(path)) from error

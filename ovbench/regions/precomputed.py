@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, ClassVar
 
 from ovbench.regions.base import RegionSource, checked_map
-from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.errors import InputError, UsageError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +75,8 @@ class Precomputed(RegionSource):
             UsageError: If the image has no file name.
             InputError: If the map is missing, damaged, of another size or not a map.
         """
+        from ovbench.data.integrity import BROKEN_ARRAYS  # imported here, because names are found without Pillow
+
         if not stem:
             raise UsageError("precomputed region maps are found by the name of the image file, but this image has none")
         path = self.file(stem)
@@ -85,10 +85,9 @@ class Precomputed(RegionSource):
                 return checked_map(self._read(archive, path, image.shape[:2]), image.shape[:2], str(path))
         except FileNotFoundError:
             raise InputError(f'no region map "{path}"', fix="name it by the image id, with .npz") from None
-        except (
-            zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, RuntimeError,
-        ) as error:  # fmt: skip
-            raise InputError(f"cannot read the region map: {error}", where=str(path), fix="copy it again") from None
+        except BROKEN_ARRAYS as error:
+            what = f"cannot read the region map: {first_line(error)}"
+            raise InputError(what, where=str(path), fix="copy it again") from None
 
     def _read(self, archive: zipfile.ZipFile, path: Path, size: tuple[int, int]) -> np.ndarray:
         """Read the array, but only if its header has the size of the image, so that memory is bounded."""

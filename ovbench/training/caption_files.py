@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import reading
+from ovbench.utils.files import parse_json, reading
 
 IMAGE_KEYS, CAPTION_KEYS = ("image", "file_name", "image_id"), ("caption", "captions")
 FORMATS = (
@@ -147,7 +147,9 @@ def _caption(image: Any, text: Any, path: Path, where: str) -> ImageCaption:
 
 def _json(text: str, path: Path, first_line: int = 1) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise InputError(f"broken JSON in line {line}, column {error.colno}: {error.msg}", where=str(path)) from None
+    except ValueError as error:
+        raise InputError(f"broken JSON at line {first_line}: {error}", where=str(path)) from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from ovbench.utils.text import printable
 
 SHOWN = 20  # names that a message lists at most
+LONGEST = 8000  # characters of a message, which may quote a damaged file
 
 
 class OvbenchError(Exception):
@@ -34,7 +35,8 @@ class OvbenchError(Exception):
     def __str__(self) -> str:
         place = f" ({self.where})" if self.where else ""
         remedy = f"; {self.fix}" if self.fix else ""
-        return printable(f"{self.what}{place}{remedy}")
+        text = printable(f"{self.what}{place}{remedy}")
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class UsageError(OvbenchError):

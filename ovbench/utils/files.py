@@ -125,11 +125,19 @@ def read_json(path: Path) -> Any:
         InputError: If the file is missing or malformed.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the file: {error.strerror}", where=str(path)) from error
     except ValueError as error:
         raise InputError(f"malformed JSON: {error}", where=str(path)) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; ValueError if it is malformed or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def read_text(path: Path, what: str) -> str:

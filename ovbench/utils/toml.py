@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, first_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,8 +28,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f'no file "{path}"', fix="check the path") from None
     except OSError as error:
         raise InputError(f'cannot read "{path}": {error.strerror}') from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"malformed TOML: {error}", where=str(path)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"malformed TOML: {first_line(error)}", where=str(path)) from None
 
 
 def toml_string(text: str) -> str:

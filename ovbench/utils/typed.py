@@ -36,6 +36,26 @@ class Typed(BaseModel):
     model_config = ConfigDict(**STRICT, frozen=True)
 
 
+class OpenTyped(Typed):
+    """Base class of the content of files whose other keys are not checked."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class EncoderNote(OpenTyped):
+    """The name of an encoder, and the sha256 of its weights."""
+
+    name: str
+    sha256: str
+
+
+class WrittenFile(Typed):
+    """A file as it was written: its size in bytes, and its sha256."""
+
+    bytes: int
+    sha256: str
+
+
 def validate(
     cls: type[T], data: Any, where: str, *, given: Collection[str] = (), fix: str | None = None, what: str = ""
 ) -> T:

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
-CASES = 25
+CASES = 12
 NAMES = (
-    "annotations", "archive-tar", "archive-zip", "baseline", "card", "case", "case-arrays", "checkpoint",
-    "class-colours", "class-list", "class-list-json", "image", "label", "label-tiff", "ledger", "manifest", "mat",
-    "query-vectors", "record", "region-map", "rle", "safetensors", "suite", "table",
+    "annotations", "archive-tar", "archive-zip", "bank-images", "bank-index", "bank-note", "baseline", "bundle",
+    "captions", "captions-lines", "captions-table", "card", "case", "case-arrays", "checkpoint", "class-colours",
+    "class-list", "class-list-json", "coco-output", "descriptions", "image", "label", "label-classes", "label-tiff",
+    "layout", "ledger", "manifest", "mat", "prediction-array", "prediction-masks", "prompts", "psi",
+    "query-vectors", "record", "reference-lines", "reference-set", "reference-table", "region-file", "region-map",
+    "rle", "safetensors", "similarity", "similarity-toml", "suite", "sweep-beat", "sweep-lease", "sweep-plan",
+    "sweep-task", "table", "torchscript",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ovbench.cluster.sweep import Sweep, SweepTask
+from ovbench.cluster.sweep import Sweep, SweepCell, SweepTask
 from ovbench.cluster.task_board import STALE_S, TRIES, Lease, TaskBoard, TaskState
 from ovbench.cluster.worker import Heartbeat, LostLease
 from ovbench.utils import folders
@@ -101,7 +101,11 @@ def task(kind, needs=(), after=()):
 
 def test_tasks_wait_for_what_they_need_and_records_are_written_whatever_failed():
     tasks = [task("prepare"), task("count", [0]), task("count", [0]), task("record", after=[1, 2])]
-    sweep = Sweep(version=1, name="s", directory="", job={}, cells=[], groups=[[0]], tasks=tasks)
+    cell = SweepCell(
+        method="clip", dataset="mini", label="", settings_sha256="", images=4, ids_sha256="", seconds_per_image=1.0,
+        measured=False,
+    )  # fmt: skip
+    sweep = Sweep(version=1, name="s", directory="", job={"out": ""}, cells=[cell], groups=[[0]], tasks=tasks)
     done, failed, running = TaskState(1, done=Lease(0, 1)), TaskState(3, 3), TaskState(1, 0, True)
     assert sweep.statuses({}) == ["free", "waiting", "waiting", "waiting"]
     assert sweep.statuses({0: done, 1: running}) == ["done", "running", "free", "waiting"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json
 from ovbench.utils.registry import load_target
+from ovbench.utils.typed import EncoderNote, OpenTyped, WrittenFile, validate
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -18,6 +21,38 @@ MINI = "mini"
 # the generator of a card.
 GENERATED = "ovbench.training.reference_set.mini_set:mini_set"
 VARIANT = "ovbench.training.reference_set.merge_sets:variant"
+
+
+class _Encoders(OpenTyped):
+    clip: EncoderNote
+    dinov2: EncoderNote
+
+
+class _Counts(OpenTyped):
+    images: int
+    base_roots: int
+    final_segments: int
+    final_labels: int
+
+
+class _Settings(OpenTyped):
+    build: dict[str, Any]
+    cell: dict[str, Any]
+
+
+class SetManifest(OpenTyped):
+    """The content of a manifest; parts become file names, so they have no folders."""
+
+    stages: dict[str, dict[str, Any]]
+    parts: list[Annotated[str, Field(pattern=r"^[\w-]+$")]]
+    encoders: _Encoders
+    pairing: EncoderNote
+    used_with: dict[str, Any]
+    settings: _Settings
+    counts: _Counts
+    warnings: list[str]
+    failed: dict[str, str]
+    files: dict[str, WrittenFile]
 
 
 def find_set(text: str) -> Path:
@@ -53,6 +88,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("kind") != "reme":
         raise InputError("not a reference set of this version", where=str(folder / MANIFEST))
+    validate(SetManifest, manifest, str(folder / MANIFEST), what="the manifest of a reference set")
     return manifest
 
 

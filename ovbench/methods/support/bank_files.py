@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from glob import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qsl
+
+from pydantic import Field
 
 from ovbench.config.backbone_spec import MINI
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import read_json
 from ovbench.utils.registry import load_target
+from ovbench.utils.typed import EncoderNote, OpenTyped, WrittenFile, validate
 
 VALUES, KEYS, MANIFESTS = "clip_embeddings", "vfm_embeddings", "manifests"  # the folders of the official builder
+FileName = Annotated[str, Field(pattern=r"^\w*$")]
 OPTIONS = ("main", "auxiliary", "vfm", "search")
 SEARCHES = ("index", "keys", "faiss")
 FORMAT = 1
@@ -24,6 +28,38 @@ FORMAT = 1
 PUBLISHED = ("coco", "monet", "sa1b", "gpic")
 # The bank of mini is built on first use. The builder is in a later room, so its function is named and then imported.
 GENERATED = "ovbench.training.region_bank.mini_bank:mini_bank"
+
+
+class _Identity(OpenTyped):
+    encoders: dict[str, EncoderNote]
+    regions: dict[str, Any]
+    windows: dict[str, Any]
+    left_out: list[int]
+
+
+class _Index(OpenTyped):
+    type: str
+    neighbours: int
+    recall: float
+
+
+class _Names(OpenTyped):
+    main: FileName
+    auxiliary: FileName
+    vfm: FileName
+
+
+class BankNote(OpenTyped):
+    """The content of a note; names become parts of file names, so they have no folders and wildcards."""
+
+    names: _Names
+    identity: _Identity
+    images: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=0)]
+    without_regions: list[str]
+    failed: dict[str, str]
+    index: _Index
+    files: dict[str, WrittenFile]
 
 
 class BankFiles(NamedTuple):
@@ -65,6 +101,7 @@ def read_note(base: Path) -> dict[str, Any] | None:
     note = read_json(path)
     if not isinstance(note, dict) or note.get("format") != FORMAT:
         raise InputError("this is no note of a bank in a known format", where=str(path), fix="build the bank again")
+    validate(BankNote, note, str(path), what="the note of a bank", fix="build the bank again")
     return note
 
 

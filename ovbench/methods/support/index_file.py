@@ -123,7 +123,8 @@ def read_index(path: Path) -> Vectors:
         kind, mapped = reader.code(), True
     if kind in FLATS:
         header = reader.header()
-        vectors = Vectors(torch.arange(header.count), _by_product(kind, header), flat=reader.flat(header))
+        flat = reader.flat(header)  # checks that the file is so long
+        vectors = Vectors(torch.arange(len(flat)), _by_product(kind, header), flat=flat)
     elif kind == IVFPQ:
         vectors = _read_ivfpq(reader)
     else:
@@ -153,7 +154,7 @@ def _read_ivfpq(reader: _Reader) -> Vectors:
         reader.array("<i8", 2 * reader.number())
     residual, size = reader.number("u1"), reader.number()
     width, parts, bits = (reader.number() for _ in range(3))
-    if (len(centres), width, bits, size) != (lists, header.width, 8, parts) or width % max(parts, 1):
+    if (len(centres), width, bits, size) != (lists, header.width, 8, parts) or parts < 1 or width % parts:
         raise reader.bad(f"{bits} bits in {parts} parts of {width}")
     codebooks = reader.vector("<f4")
     if len(codebooks) != CENTROIDS * width:

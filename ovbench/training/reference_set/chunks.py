@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import write_json
+from ovbench.utils.files import parse_json, write_json
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CHUNK_SIZE = 256
@@ -111,7 +111,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8") as file:
             for line in file:
-                yield json.loads(line)
+                yield parse_json(line)
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read the file of a stage: {error}", where=str(path), fix="delete it and repeat the build"

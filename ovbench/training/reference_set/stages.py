@@ -22,7 +22,7 @@ from ovbench.training.reference_set.encode import PairingEncoder, SegmentMap, Vi
 from ovbench.training.reference_set.pairing import best_segments
 from ovbench.training.reference_set.phrases import Parser, unique_phrases
 from ovbench.utils.errors import InputError
-from ovbench.utils.files import write_bytes
+from ovbench.utils.files import parse_json, write_bytes
 from ovbench.utils.read_ahead import read_ahead
 
 Advance = Callable[[int], object]
@@ -75,14 +75,14 @@ def _whole_lines(draft: Path) -> set[str]:
     whole, ids = b"", set()
     for line in draft.read_bytes().splitlines(keepends=True):
         try:
-            ids.add(json.loads(line)["image"])
+            ids.add(parse_json(line)["image"])
         except (ValueError, KeyError, TypeError):
             break
         if not line.endswith(b"\n"):
             break
         whole += line
     draft.write_bytes(whole)
-    return {json.loads(line)["image"] for line in whole.splitlines()}
+    return {parse_json(line)["image"] for line in whole.splitlines()}
 
 
 def phrase_chunk(files: StageFiles, chunk: ImageChunk, parse: Parser, advance: Advance) -> None:
@@ -175,7 +175,7 @@ def _phrase_notes(phrases: Mapping[str, dict[str, Any]], failed: dict[str, str])
 
 def chunk_notes(files: StageFiles, chunk: str) -> dict[str, Any]:
     """Return the counts and failed images of a chunk, as `pair_chunk` noted them."""
-    return json.loads(notes_of(files.path("pairs", chunk)).get("notes", "{}"))
+    return parse_json(notes_of(files.path("pairs", chunk)).get("notes", "{}"))
 
 
 def paired_segments(table: Any) -> tuple[np.ndarray, np.ndarray]:
