@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.due_images import DueImages, due_images
 from ovbench.evaluation.evaluator import evaluate
 from ovbench.evaluation.identity import ledger_header, region_maps, run_name
-from ovbench.evaluation.ledger import Entry, Ledger, LedgerWriter, ledger_parts, read_ledger
+from ovbench.evaluation.ledger import Ledger, LedgerWriter, ledger_parts, read_ledger
 from ovbench.evaluation.observed import method_facts
 from ovbench.evaluation.plan import PlannedCell, plan
 from ovbench.evaluation.runner import (
@@ -156,30 +156,26 @@ class LoadedGroup:
                 void_changed(targets[-1], images, run)
             evaluate(self.pipeline, targets, mine, batch=self.cells[0].execution.batch, advance=advance)
 
-    def _known(self, lease: Lease, numbers: Sequence[int]) -> Iterator[dict[str, Entry]]:
+    def _known(self, lease: Lease, numbers: Sequence[int]) -> Iterator[Ledger]:
         """Yield for each cell the entries of some images, from earlier runs and from all tries of this task."""
         if self._earlier is None:
             self._earlier = [read_ledger(one.folder, one.header, self._other_parts(one)) for one in self.ledgers]
         for one, earlier in zip(self.ledgers, self._earlier, strict=True):
             parts = ledger_parts(one.folder, f"{self.sweep.name}-{lease.task:06d}-*")
-            now = read_ledger(one.folder, one.header, parts)
-            found = {}
-            for image in (one.cell.dataset.items[number].id for number in numbers):
-                entry = now.get(image, earlier.get(image))
-                if entry is not None and entry.counts is None and (before := earlier.get(image)) is not None:
-                    entry = before if before.counts is not None else entry
-                if entry is not None:
-                    found[image] = entry
+            images = [one.cell.dataset.items[number].id for number in numbers]
+            found = earlier.chosen(images)
+            found.add(read_ledger(one.folder, one.header, parts).chosen(images))
             yield found
 
     def _other_parts(self, ledger: CellLedger) -> list[Path]:
         return [part for part in ledger_parts(ledger.folder) if not part.name.startswith(f"part-{self.sweep.name}-")]
 
-    def _summary(self, numbers: Sequence[int], known: Sequence[Mapping[str, Entry]], counted: int) -> TaskCounts:
+    def _summary(self, numbers: Sequence[int], known: Sequence[Ledger], counted: int) -> TaskCounts:
         pixels, failed, images = [], {}, 0
-        for one, entries in zip(self.ledgers, known, strict=True):
-            counts = [entry.counts for entry in entries.values() if entry.counts is not None]
-            failed |= {image: entry.failed or "" for image, entry in entries.items() if entry.counts is None}
+        for one, ledger in zip(self.ledgers, known, strict=True):
+            entries = list(ledger.values())
+            counts = [entry.counts for entry in entries if entry.counts is not None]
+            failed |= {entry.image: entry.failed or "" for entry in entries if entry.counts is None}
             total = sum_by_class(counts, len(one.cell.dataset.card.classes))
             pixels.append([column.tolist() for column in total])
             images += len(entries)

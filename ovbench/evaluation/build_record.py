@@ -9,11 +9,11 @@ from ovbench.config.backbone_spec import toy_note
 from ovbench.data.card import ids_sha256
 from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.record import SCHEMA, Record, score_fields
-from ovbench.metrics.confusion import sum_by_class
-from ovbench.metrics.extra_counts import sum_extra, table_width
+from ovbench.metrics.confusion import PixelCounts
+from ovbench.metrics.extra_counts import ExtraCounts
 from ovbench.metrics.influence import measure
 from ovbench.metrics.named import METRICS, MetricClasses, class_list
-from ovbench.metrics.stacked import CountedImages
+from ovbench.metrics.stacked import CountColumns, CountedImages
 
 
 def build_record(
@@ -38,15 +38,22 @@ def build_record(
         about: Limit and shard.
         arguments: The arguments as passed, see `Arguments`.
     """
-    found = {i: n for i in wanted if i in entries and (n := entries[i].counts) is not None}
-    scored, counts = list(found), list(found.values())
     classes, about_classes = header["dataset"]["classes"], class_list(header["dataset"])
-    extra = {name: [entries[i].extra[name] for i in scored] for name in header.get("metrics", ())}  # type: ignore[index]
-    sums = {name: sum_extra(images, table_width(name, len(classes))) for name, images in extra.items()}
-    seconds: dict[str, float] = {}
-    for image in scored:
-        for stage, spent in entries[image].seconds.items():
+    pixels = CountColumns[PixelCounts]()
+    extra = {name: CountColumns[ExtraCounts]() for name in header.get("metrics", ())}
+    scored, failed, seconds = list[str](), dict[str, str | None](), dict[str, float]()
+    for entry in (entries[image] for image in wanted if image in entries):
+        if entry.counts is None:
+            failed[entry.image] = entry.failed
+            continue
+        scored.append(entry.image)
+        pixels.append(entry.counts)
+        for name, columns in extra.items():
+            columns.append(entry.extra[name])  # type: ignore[index]
+        for stage, spent in entry.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
+    images = CountedImages(pixels, len(classes), extra)
+    sums = {name: images.total(name) for name in images.extra}
     record = {
         "schema": SCHEMA,
         "status": "complete" if len(scored) == len(wanted) else "partial",
@@ -60,14 +67,14 @@ def build_record(
         "weights": header["weights"],
         **{key: header[key] for key in ("use", "files", "code") if key in header},
         **made_with,
-        **score_fields(sum_by_class(counts, len(classes)), classes, about_classes, sums),
-        "failed": {i: entries[i].failed for i in wanted if i in entries and entries[i].counts is None},
+        **score_fields(images.total("pixels"), classes, about_classes, sums),
+        "failed": failed,
         "ledger": ledger,
         "time": {
             "started": "", **timing, "seconds": {stage: round(spent, 4) for stage, spent in sorted(seconds.items())}
         },
     }  # fmt: skip
-    record["metrics"] |= _intervals(record["metrics"], CountedImages(counts, len(classes), extra), about_classes)
+    record["metrics"] |= _intervals(record["metrics"], images, about_classes)
     note = "" if header["dataset"]["layout"] == "generated" else toy_note(header["cell"]["backbones"])
     if note:
         record["notes"] = [note]

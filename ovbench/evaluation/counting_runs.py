@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ovbench.evaluation.devices import distinct_devices
-from ovbench.evaluation.ledger import Entry
+from ovbench.evaluation.ledger import Ledger
 
 
-def counting_runs(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """Return the runs that counted images, the oldest first."""
-    runs = {e.run["started"]: e.run for e in entries.values() if e.counts is not None and e.run}
-    return [runs[started] for started in sorted(runs)]
-
-
-def run_summaries(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+def run_summaries(entries: Ledger) -> list[dict[str, Any]]:
     """Return start, number of counted images and commit of each run, for the record."""
-    images = Counter(e.run["started"] for e in entries.values() if e.counts is not None and e.run)
     return [
-        {"started": run["started"], "images": images[run["started"]], "commit": (run.get("git") or {}).get("commit")}
-        for run in counting_runs(entries)
+        {"started": run["started"], "images": images, "commit": (run.get("git") or {}).get("commit")}
+        for run, images in entries.runs()
     ]
 
 
 def software_and_device(
-    header: Mapping[str, Any], entries: Mapping[str, Entry], now: Mapping[str, Any]
+    header: Mapping[str, Any], entries: Ledger, now: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return versions, revision and device of the runs that counted images.
 
@@ -35,7 +27,7 @@ def software_and_device(
         entries: Entries of the ledger.
         now: The present run, which is used if no image is counted yet.
     """
-    runs = counting_runs(entries) or [dict(now)]
+    runs = [run for run, _ in entries.runs()] or [dict(now)]
     devices = [run["device"] for run in runs if "device" in run]  # missing if the line with the device is damaged
     ours = sorted({run["ovbench"] for run in runs if "ovbench" in run})  # the header has only hashes of the code
     return {

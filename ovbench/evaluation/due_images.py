@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovbench.data.dataset import Dataset
 from ovbench.evaluation.identity import image_files, unchanged
-from ovbench.evaluation.ledger import Entry
+from ovbench.evaluation.ledger import Ledger
 
 if TYPE_CHECKING:
     from ovbench.evaluation.predictions import SavedFiles
@@ -32,25 +32,26 @@ class DueImages(NamedTuple):
 
 
 def due_images(
-    dataset: Dataset, ledger: Mapping[str, Entry], numbers: Iterable[int], maps: Any = None,
-    saved: SavedFiles | None = None,
+    dataset: Dataset, ledger: Ledger, numbers: Iterable[int], maps: Any = None, saved: SavedFiles | None = None, *,
+    unknown: Collection[str] = (),
 ) -> DueImages:  # fmt: skip
     """Return the images that must run; counts of changed files are not used.
 
     Args:
         dataset: The images and labels.
-        ledger: Entries by image id.
+        ledger: The entries.
         numbers: The wanted images, as positions in the split.
         maps: The region maps; None if the method has none.
         saved: The files that the run writes for each image; None for none.
+        unknown: Names of files that are not compared, because only the loaded method knows them.
     """
-    images = DueImages([], [], [], [], max((started(entry) for entry in ledger.values()), default=""))
+    images = DueImages([], [], [], [], ledger.newest)
     for number in numbers:
         image = dataset.items[number].id
         entry = ledger.get(image)
         if entry is None or entry.counts is None:
             images.due.append(number)
-        elif not unchanged(entry.data, image_files(dataset, number, maps)):
+        elif not unchanged(_without(entry.data, unknown), image_files(dataset, number, maps)):
             images.changed.append(number)
             images.due.append(number)
         else:
@@ -60,16 +61,20 @@ def due_images(
     return images
 
 
-def started(entry: Entry) -> str:
-    """Return the start of the run that wrote an entry, "" if it is not known."""
-    return (entry.run or {}).get("started", "")
+def _without(data: Mapping[str, Any] | None, names: Collection[str]) -> dict[str, Any] | None:
+    return None if data is None else {name: facts for name, facts in data.items() if name not in names}
 
 
-def reused(kept: Sequence[Entry], changed: Sequence[str], wanted: int) -> list[str]:
+def started(run: Mapping[str, Any] | None) -> str:
+    """Return the start of a run, "" if it is not known."""
+    return (run or {}).get("started", "")
+
+
+def reused(kept: Sequence[Mapping[str, Any] | None], changed: Sequence[str], wanted: int) -> list[str]:
     """Return sentences about counts of earlier runs.
 
     Args:
-        kept: Entries that are reused.
+        kept: The run of every image whose counts are reused.
         changed: Ids of the images that changed.
         wanted: Number of wanted images.
     """
@@ -80,7 +85,7 @@ def reused(kept: Sequence[Entry], changed: Sequence[str], wanted: int) -> list[s
         since = "they were" if len(changed) > 1 else "it was"
         lines.append(f"{len(changed)} of {wanted} {verb} changed since {since} counted: {first}; counted again")
     if kept:
-        dates = sorted({started(entry)[:16].replace("T", " ") for entry in kept})
+        dates = sorted({started(run)[:16].replace("T", " ") for run in kept})
         when = f"on {dates[0]}" if len(dates) == 1 else f"from {dates[0]} to {dates[-1]}"
         lines.append(f"{len(kept)} of {wanted} images were counted {when} UTC")
     return lines

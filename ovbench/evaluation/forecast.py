@@ -211,11 +211,8 @@ def _earlier(cell: PlannedCell, out: Path) -> tuple[int, str, int, str]:
             other = other or found[0]
             continue
         ledger = read_ledger(folder, header)
-        for image, entry in ledger.items():
-            if entry.data and "regions" in entry.data:  # a file that only the loaded method knows
-                ledger[image] = entry._replace(data={k: v for k, v in entry.data.items() if k != "regions"})
-        images = due_images(cell.dataset, ledger, cell.wanted_numbers)
-        kept = [ledger[cell.dataset.items[number].id] for number in images.kept]
+        images = due_images(cell.dataset, ledger, cell.wanted_numbers, unknown=["regions"])
+        kept = [ledger.run(cell.dataset.items[number].id) for number in images.kept]
         return len(kept), max(map(started, kept), default=""), len(images.changed), ""
     return 0, "", 0, other
 

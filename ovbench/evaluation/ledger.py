@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from ovbench.data.sources import container_of, members_below, read_source
-from ovbench.evaluation.ledger_lines import Entry, as_line, counts_of, decode_line, encode_line, entry_of
+from ovbench.data.sources import members_below
+from ovbench.evaluation.ledger_index import Ledger, LedgerLine, PartReader, TemporaryCopies
+from ovbench.evaluation.ledger_lines import Entry, as_line, decode_line, encode_line, entry_of
 from ovbench.evaluation.part_file import open_part
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
@@ -36,30 +36,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 PARTS = "part-*.jsonl"
 LOCK = ".lock"  # suffix of the hidden file beside a part that its writer locks
-
-
-class Ledger(dict[str, Entry]):
-    """The entries by image id, and in ``damaged`` the number of unreadable lines by part file."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.damaged: dict[Path, int] = {}
-
-    def remarks(self) -> list[str]:
-        """Return one sentence per part file with damaged lines."""
-        return [
-            f"{count} damaged line{'s' * (count > 1)} in {part}; the others are used"
-            for part, count in self.damaged.items()
-        ]
-
-
-class _Noted(NamedTuple):
-    """An entry with its part file; sorted by time."""
-
-    started: str
-    counted: bool
-    part: Path
-    entry: Entry
 
 
 def ledger_parts(folder: Path, name: str = "*") -> list[Path]:
@@ -96,69 +72,44 @@ def read_ledger(folder: Path, header: Mapping[str, Any], parts: Iterable[Path] |
         InputError: If a part belongs to another run, with the first difference; or two parts have different counts of
             an image.
     """
-    ledger, noted = Ledger(), []
+    ledger, copies, found = Ledger(), TemporaryCopies(), list[LedgerLine]()
     for part in ledger_parts(folder) if parts is None else parts:
-        noted += _entries(part, header, ledger.damaged)
-    noted.sort(key=lambda each: (each.started, each.counted))
-    sources: dict[str, Path] = {}
-    for _, _, part, entry in noted:
-        _take(ledger, entry, part, sources)
+        found += _entry_lines(PartReader(part, copies), header, ledger.damaged)
+    found.sort(key=lambda line: (line.started, not line.void))
+    for line in found:
+        ledger.take(line)
     return ledger
 
 
-def _entries(part: Path, header: Mapping[str, Any], damaged: dict[Path, int]) -> list[_Noted]:
-    belongs = is_named_after(part.parent, header)  # a part with a damaged header is still used
+def _entry_lines(part: PartReader, header: Mapping[str, Any], damaged: dict[Path, int]) -> Iterator[LedgerLine]:
+    belongs = is_named_after(part.path.parent, header)  # a part with a damaged header is still used
     runs: dict[str, dict[str, Any]] = {}
-    found = []
-    for line in _lines(part):
+    for offset, raw in part.lines():
+        line = decode_line(raw)
         try:
             if line is not None and "format" in line:
-                _refuse_other(line, header, part)
+                _refuse_other(line, header, part.path)
                 belongs = True
             elif line is None or not belongs:
-                damaged[part] = damaged.get(part, 0) + 1
+                damaged[part.path] = damaged.get(part.path, 0) + 1
             else:
                 started = line.get("started", "")
                 if "run" in line:
                     runs[started] = {"started": started, **line["run"]}
-                entry = entry_of(line, runs.get(started) or ({"started": started} if started else None))
-                found.append(_Noted(started, not entry.void, part, entry))
+                elif started and started not in runs:
+                    runs[started] = {"started": started}
+                entry = entry_of(line, runs.get(started))
+                yield LedgerLine(entry.image, part, offset, entry.counts is not None, entry.void, started, entry.run)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             what, fix = f"malformed ledger: {type(error).__name__}: {error}", "choose another --out"
-            raise InputError(what, where=str(part), fix=fix) from error
-    return found
-
-
-def _take(ledger: Ledger, entry: Entry, part: Path, sources: dict[str, Path]) -> None:
-    before = ledger.get(entry.image)
-    if entry.void:
-        ledger.pop(entry.image, None)
-        return
-    if before is not None and before.counts is not None:
-        if entry.counts is None:
-            return
-        if _same_data(before, entry):
-            if sources[entry.image] != part and counts_of(before) != counts_of(entry):
-                raise InputError(
-                    f"two parts of the ledger have different counts of the image {entry.image}",
-                    where=f"{sources[entry.image]} and {part}",
-                    fix="count again with --fresh; both parts are kept",
-                )
-            return
-    ledger[entry.image], sources[entry.image] = entry, part
-
-
-def _same_data(one: Entry, other: Entry) -> bool:
-    """Return whether both were counted from the same bytes, if the lines have this data."""
-    if one.data is None or other.data is None:
-        return True
-    return {k: v[-1] for k, v in one.data.items()} == {k: v[-1] for k, v in other.data.items()}
+            raise InputError(what, where=str(part.path), fix=fix) from error
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:
     """Return the header of the first readable part; None if there is none."""
     for part in ledger_parts(folder):
-        for line in _lines(part):
+        for _, raw in PartReader(part, TemporaryCopies()).lines():
+            line = decode_line(raw)
             if line is not None and "format" in line:
                 return line
     return None
@@ -173,18 +124,6 @@ def header_digest(header: Mapping[str, Any]) -> str:
 def is_named_after(folder: Path, header: Mapping[str, Any]) -> bool:
     """Return whether a ledger's folder has the name of this header, see `ovbench.evaluation.identity.run_name`."""
     return folder.name.endswith(f"-{header_digest(header)[:8]}")
-
-
-def _lines(part: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield every line of a part, None for a damaged one; a cut last line is skipped."""
-    try:
-        packed = container_of(part) is not None
-        with io.BytesIO(read_source(part).data) if packed else part.open("rb") as file:
-            for raw in file:
-                if raw.endswith(b"\n"):
-                    yield decode_line(raw)
-    except OSError as error:
-        raise InputError(f"cannot read the ledger: {error.strerror}", where=str(part)) from error
 
 
 def _refuse_other(found: Mapping[str, Any], header: Mapping[str, Any], part: Path) -> None:

@@ -70,6 +70,8 @@ def entry_of(line: Mapping[str, Any], run: dict[str, Any] | None) -> Entry:
     counts = line.get("counts")
     if counts is not None:
         counts = PixelCounts(*(np.array(array, dtype=np.int64) for array in counts))
+        if len({column.shape for column in counts}) > 1 or counts.label.ndim != 1:
+            raise ValueError("counts of different lengths")
     return Entry(
         line["image"], counts, line.get("failed"), line.get("seconds", {}), line.get("number"), line.get("data"), run,
         line.get("void", False), {name: from_lists(lists) for name, lists in line.get("extra", {}).items()} or None,

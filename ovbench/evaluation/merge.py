@@ -7,7 +7,7 @@ the software and the device. A record is computed from these files and the count
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.devices import refuse_other_devices
 from ovbench.evaluation.distributed import Shard
 from ovbench.evaluation.identity import record_name, run_name
-from ovbench.evaluation.ledger import Entry, LedgerWriter, read_header, read_ledger
+from ovbench.evaluation.ledger import Entry, Ledger, LedgerWriter, read_header, read_ledger
 from ovbench.evaluation.record import write_record
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
@@ -64,24 +64,25 @@ def merge(folders: Sequence[Path], out: Path, *, mixed_devices: bool = False) ->
     Raises:
         InputError: If shards are missing, duplicate or unfinished, or belong to different runs.
     """
-    shards = [one for folder in folders for one in _shards(folder)]
-    for one in shards[1:]:
+    shards: list[ShardLedger] = []
+    for one in (one for folder in folders for one in _shards(folder)):
+        shards.append(one)
         _refuse_different(shards[0], one)
         if not mixed_devices:
             devices = (shards[0].manifest["device"], one.manifest["device"])
             refuse_other_devices(devices, str(one.folder), "run the shards on one model")
+        one.manifest["images"] = shards[0].manifest["images"]  # equal; one list is kept for all
     _refuse_incomplete(shards)
     first = shards[0]
-    entries: dict[str, Entry] = {}
+    entries = Ledger()
     for one in shards:
-        found = read_ledger(one.folder, _plain(one.header))
-        entries.update({image: found[image] for image in one.shard.take(one.manifest["images"]) if image in found})
-        _refuse_unfinished(one, found)
+        images, found = one.shard.take(first.manifest["images"]), read_ledger(one.folder, _plain(one.header))
+        _refuse_unfinished(one, images, found)
+        entries.add(found.chosen(images))
     header, limit = _plain(first.header), first.manifest.get("limit")
     target = out / run_name(header)
     if target.resolve() not in {one.folder.resolve() for one in shards}:
-        by_run = sorted(entries.values(), key=lambda entry: str((entry.run or {}).get("started", "")))
-        _write_ledger(target, header, by_run)
+        _write_ledger(target, header, (entries[image] for image in entries.by_run()))
     runs, about = run_summaries(entries), {"limit": limit, "shard": None}
     timing = {"merged_shards": first.shard.of, "counted": runs} | ({"started": runs[-1]["started"]} if runs else {})
     made = software_and_device(header, entries, first.manifest)
@@ -98,7 +99,7 @@ def _plain(header: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in header.items() if key != "format"}
 
 
-def _shards(folder: Path) -> list[ShardLedger]:
+def _shards(folder: Path) -> Iterator[ShardLedger]:
     header = read_header(folder)
     if header is None:
         raise InputError("no ledger in the folder", where=str(folder), fix="give the cell folders below --out")
@@ -107,22 +108,21 @@ def _shards(folder: Path) -> list[ShardLedger]:
     files = sorted(folder.glob("shard-*of*.json"))
     if not files:
         raise InputError("no shard in the folder", where=str(folder), fix="run its cell with --shard K/N")
-    manifests = [read_json(file) for file in files]
-    try:
-        shards = [ShardLedger(folder, header, Shard(*map(int, each["shard"])), each) for each in manifests]
-        for one in shards:
-            run_name(one.header), one.header["code"]["packages"]
-            if not all(isinstance(image, str) for image in one.manifest["images"]):
+    for file in files:
+        manifest = read_json(file)
+        try:
+            one = ShardLedger(folder, header, Shard(*map(int, manifest["shard"])), manifest)
+            run_name(header), header["code"]["packages"]
+            if not all(isinstance(image, str) for image in manifest["images"]):
                 raise TypeError("images must be strings")
-            if not isinstance(one.manifest["device"], dict):
+            if not isinstance(manifest["device"], dict):
                 raise TypeError("device must be a table")
-            if type(one.manifest.get("limit")) not in (int, type(None)):
+            if type(manifest.get("limit")) not in (int, type(None)):
                 raise TypeError("limit must be an integer")
-        return shards
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"malformed shard: {type(error).__name__}: {error}", where=str(folder), fix="run its cell with --shard K/N"
-        ) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what, fix = f"malformed shard: {type(error).__name__}: {error}", "run its cell with --shard K/N"
+            raise InputError(what, where=str(folder), fix=fix) from error
+        yield one
 
 
 def _refuse_different(first: ShardLedger, other: ShardLedger) -> None:
@@ -149,8 +149,7 @@ def _refuse_incomplete(shards: Sequence[ShardLedger]) -> None:
         raise InputError(f"not every shard exactly once: {'; '.join(what)}", fix="give every shard's folder once")
 
 
-def _refuse_unfinished(one: ShardLedger, found: Mapping[str, Entry]) -> None:
-    images = one.shard.take(one.manifest["images"])
+def _refuse_unfinished(one: ShardLedger, images: Sequence[str], found: Ledger) -> None:
     missing = [image for image in images if image not in found]
     if missing:
         name = f"{one.shard.number}/{one.shard.of}"
@@ -160,7 +159,7 @@ def _refuse_unfinished(one: ShardLedger, found: Mapping[str, Entry]) -> None:
         )  # fmt: skip
 
 
-def _write_ledger(folder: Path, header: Mapping[str, Any], entries: Sequence[Entry]) -> None:
+def _write_ledger(folder: Path, header: Mapping[str, Any], entries: Iterable[Entry]) -> None:
     others = [part for part in folder.glob("part-*.jsonl") if part.name != f"part-{MERGED}.jsonl"]
     if others:
         raise InputError("the folder has another ledger", where=str(folder), fix="choose another --out")

@@ -30,8 +30,8 @@ class RunningScore:
 
     def __init__(self, ledger: LedgerWriter, classes: int, counted: Iterable[PixelCounts] = ()):
         self._ledger, self._classes = ledger, classes
-        self._images = list(counted)
-        self._pixels = sum_by_class(self._images, classes)
+        self._images: list[PixelCounts] = []
+        self._pixels = sum_by_class(map(self._keep, counted), classes)
 
     def add(self, entry: Entry) -> None:
         """Write an entry to the ledger and add its counts."""
@@ -39,8 +39,12 @@ class RunningScore:
         if entry.counts is not None:
             one = sum_by_class([entry.counts], self._classes)
             self._pixels = ClassPixels(*(a + b for a, b in zip(self._pixels, one, strict=True)))
-            if len(self._images) <= MOST_IMAGES:
-                self._images.append(entry.counts)
+            self._keep(entry.counts)
+
+    def _keep(self, counts: PixelCounts) -> PixelCounts:
+        if len(self._images) <= MOST_IMAGES:
+            self._images.append(counts)
+        return counts
 
     @property
     def miou(self) -> float:

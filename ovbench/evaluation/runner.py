@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.devices import refuse_other_devices
 from ovbench.evaluation.distributed import ProcessGroup
-from ovbench.evaluation.due_images import DueImages, due_images, reused, started
+from ovbench.evaluation.due_images import DueImages, due_images, reused
 from ovbench.evaluation.evaluator import Target, evaluate
 from ovbench.evaluation.identity import (
     data_digest,
@@ -28,7 +28,6 @@ from ovbench.evaluation.identity import (
 from ovbench.evaluation.ledger import (
     FORMAT,
     Entry,
-    Ledger,
     LedgerWriter,
     publish,
     read_header,
@@ -156,7 +155,7 @@ def _with_score(ledger: CellLedger, target: Target, images: DueImages, progress:
         return target
     earlier = read_ledger(ledger.folder, ledger.header) if images.kept else {}
     ids = [target.dataset.items[number].id for number in images.kept]
-    counted = [counts for i in ids if (counts := earlier[i].counts) is not None]
+    counted = (counts for i in ids if (counts := earlier[i].counts) is not None)
     running = RunningScore(target.ledger, len(target.dataset.card.classes), counted)
     return target._replace(ledger=running)  # type: ignore[arg-type]
 
@@ -242,9 +241,9 @@ def _reported_due_images(planned: CellLedger, pipeline: Pipeline, job: Job, noti
     saved = saved_files(folder, cell.dataset.card, cell.cell.method, job.show, job.save_predictions)
     items, wanted = cell.dataset.items, cell.wanted
     images = due_images(cell.dataset, ledger, cell.wanted_numbers, maps, saved)
-    kept = [ledger[items[number].id] for number in images.kept]
+    kept = [ledger.run(items[number].id) for number in images.kept]
     if images.due and not job.mixed_devices:
-        devices = ((entry.run or {}).get("device") for entry in kept)
+        devices = ((run or {}).get("device") for run in kept)
         refuse_other_devices((*devices, _device(cell)), str(folder), "choose another --out, start again with --fresh")
     for line in reused(kept, [items[number].id for number in images.changed], len(wanted)):
         notify(f"{cell.cell.method} on {cell.cell.dataset}: {line}")
@@ -341,10 +340,9 @@ def update_record(
     cell, header, folder = planned
     path, ledger = out / record_name(header, cell.limit, cell.shard), read_ledger(folder, header)
     before, wanted = read_earlier(path), cell.wanted
-    entries = Ledger()
-    entries.update({image: ledger[image] for image in wanted if image in ledger})
+    entries = ledger.chosen(wanted)
     runs = run_summaries(entries)
-    now = sum(started(entry) == run["started"] for entry in entries.values() if entry.counts is not None)
+    now = sum(one["images"] for one in runs if one["started"] == run["started"])
     if runs and not now:
         timing = {**timing, "started": runs[-1]["started"]}
     timing = {**timing, "images_counted_now": now, "counted": runs}

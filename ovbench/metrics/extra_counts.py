@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ovbench.metrics.confusion import ClassPixels
+from ovbench.metrics.confusion import AT_ONCE, ClassPixels
 
 BINS = 15  # of calibration
 # columns of the table of each name in `ovbench.metrics.count_names.EXTRA`, for C classes
@@ -52,9 +53,11 @@ def sum_extra(images: Iterable[ExtraCounts], width: int) -> ClassPixels:
         IndexError: If a count is of another column.
     """
     hit, predicted, labelled = (np.zeros(width, np.int64) for _ in range(3))
-    for one in images:
-        for total, values in zip((hit, predicted, labelled), one[1:], strict=True):
-            np.add.at(total, one.column, values)
+    rest = iter(images)
+    while some := list(islice(rest, AT_ONCE)):
+        column, *values = (np.concatenate(parts) for parts in zip(*some, strict=True))
+        for total, added in zip((hit, predicted, labelled), values, strict=True):
+            np.add.at(total, column, added)
     return ClassPixels(hit, predicted + labelled - hit, predicted, labelled)
 
 

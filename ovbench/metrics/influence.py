@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import singledispatch
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from ovbench.metrics.confusion import ClassPixels
 from ovbench.metrics.interval import Estimate, Influence, difference, estimate, mean_influence
 from ovbench.metrics.named import (
     CalibrationError,
@@ -21,8 +20,8 @@ from ovbench.metrics.named import (
     calibration_error,
     frequency_weighted,
 )
-from ovbench.metrics.similarity import open_tables, sg_columns, sg_iou
-from ovbench.metrics.stacked import CountedImages, ImageCounts
+from ovbench.metrics.similarity import open_tables, sg_columns, sg_iou, sg_pairs
+from ovbench.metrics.stacked import CountedImages, ImageCounts, in_blocks
 
 CHUNK = 1 << 21  # elements of the tables of some images that are left out at once
 
@@ -50,56 +49,84 @@ def influence(metric: Metric, images: CountedImages, classes: MetricClasses) -> 
 
 @influence.register
 def _(metric: ClassMean, images: CountedImages, classes: MetricClasses) -> Influence:
-    mine = metric.group_of(images.by_class(metric.counts), classes)
-    sums = ClassPixels(*(np.asarray(table.sum(0)).ravel() for table in mine))
+    sums = metric.group_of(images.total(metric.counts), classes)
     chosen = metric.members(sums, classes)
-    tables = [csr_array(getattr(mine, name).multiply(chosen[None, :])) for name in (metric.part, metric.whole)]
-    if metric.pooled:
-        tables = [csr_array(np.asarray(table.sum(1)).reshape(-1, 1)) for table in tables]
-    return mean_influence(ImageCounts(*tables), metric.divide_by(sums.labelled, classes))
+
+    def blocks() -> Iterator[ImageCounts]:
+        for block in images.blocks(metric.counts):
+            mine = metric.group_of(block, classes)
+            tables = [csr_array(getattr(mine, name).multiply(chosen[None, :])) for name in (metric.part, metric.whole)]
+            if metric.pooled:
+                tables = [csr_array(np.asarray(table.sum(1)).reshape(-1, 1)) for table in tables]
+            yield ImageCounts(*tables)
+
+    return mean_influence(blocks, metric.divide_by(sums.labelled, classes))
 
 
 @influence.register
 def _(metric: FrequencyWeighted, images: CountedImages, classes: MetricClasses) -> Influence:
-    found = images.by_class(metric.counts)
-    return leave_one_out(frequency_weighted, found.intersection, found.union, found.labelled)
+    return leave_one_out(
+        frequency_weighted,
+        lambda: ((one.intersection, one.union, one.labelled) for one in images.blocks(metric.counts)),
+    )
 
 
 @influence.register
 def _(metric: CalibrationError, images: CountedImages, classes: MetricClasses) -> Influence:
-    found = images.by_class(metric.counts)
-    return leave_one_out(calibration_error, found.intersection, found.predicted, found.labelled)
+    return leave_one_out(
+        calibration_error,
+        lambda: ((one.intersection, one.predicted, one.labelled) for one in images.blocks(metric.counts)),
+    )
 
 
 @influence.register
 def _(metric: OpenMean, images: CountedImages, classes: MetricClasses) -> Influence:
     assert classes.similarity is not None
-    return mean_influence(open_tables(images.pixels, classes.similarity.matrix))
+    matrix = classes.similarity.matrix
+    return mean_influence(lambda: (open_tables(some, matrix) for some in in_blocks(images.pixels)))
 
 
 @influence.register
 def _(metric: SemanticGuided, images: CountedImages, classes: MetricClasses) -> Influence:
     assert classes.similarity is not None
-    columns, pairs = sg_columns(images.pixels, classes.similarity)
-    whole = [np.asarray(column.sum(0)).ravel() for column in columns]
-    return leave_one_out(lambda *sums: sg_iou(sums, whole, pairs), *columns)
+    similarity = classes.similarity
+    pairs = sg_pairs(similarity)
+
+    def columns() -> Iterator[tuple[csr_array, ...]]:
+        return (sg_columns(some, similarity, pairs) for some in in_blocks(images.pixels))
+
+    whole, _ = _sums(columns)
+    return leave_one_out(lambda *sums: sg_iou(sums, whole, pairs), columns)
 
 
-def leave_one_out(score: Callable[..., np.ndarray], *columns: csr_array) -> Influence:
+Columns = Callable[[], Iterable[tuple[csr_array, ...]]]
+
+
+def leave_one_out(score: Callable[..., np.ndarray], blocks: Columns) -> Influence:
     """Return the influence of every image on a score of sums.
 
     Args:
         score: Returns (...,) for sums of each column, (..., K).
-        columns: Sparse (N, K), one row per image.
+        blocks: Returns the columns of some images after the other, each sparse (N, K) with one row per image.
     """
-    whole = [np.asarray(column.sum(0)).ravel() for column in columns]
-    images, value = columns[0].shape[0], float(score(*whole))
+    whole, images = _sums(blocks)
+    value = float(score(*whole))
     if np.isnan(value):
         return Influence(value, np.zeros(images), np.zeros(1, bool), np.zeros(1, bool), 0.0)
     step = max(CHUNK // max(sum(len(sums) for sums in whole), 1), 1)
-    change = np.zeros(images)
-    for start in range(0, images, step):
-        rows = slice(start, start + step)
-        rest = score(*(sums - column[rows].toarray() for sums, column in zip(whole, columns, strict=True)))
-        change[rows] = value - np.where(np.isnan(rest), value, rest)
-    return Influence(value, change, np.ones(1, bool), np.zeros(1, bool), 0.0)
+    changes = []
+    for columns in blocks():
+        for start in range(0, columns[0].shape[0], step):
+            rows = slice(start, start + step)
+            rest = score(*(sums - column[rows].toarray() for sums, column in zip(whole, columns, strict=True)))
+            changes.append(value - np.where(np.isnan(rest), value, rest))
+    return Influence(value, np.concatenate(changes), np.ones(1, bool), np.zeros(1, bool), 0.0)
+
+
+def _sums(blocks: Columns) -> tuple[list[np.ndarray], int]:
+    """Return the sums of columns over all images, each (K,), and the number of images."""
+    found, images = [], 0
+    for columns in blocks():
+        found.append([np.asarray(column.sum(0)).ravel() for column in columns])
+        images += columns[0].shape[0]
+    return [np.sum(parts, axis=0) for parts in zip(*found, strict=True)], images

@@ -21,6 +21,7 @@ ratio of sums has, widens the interval and does not shift it, so an interval alw
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -139,20 +140,48 @@ def jackknife(counts: ImageCounts) -> Jackknife:
         The changes, (N, C).
     """
     shape = counts.union.shape
-    rows, columns, union, hit = _entries(counts)
-    whole_hit, whole_union = (np.bincount(columns, weights, shape[1]) for weights in (hit, union))
-    seen = np.bincount(columns, minlength=shape[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou = whole_hit / whole_union
-        rest = whole_union[columns] - union
-        change = np.where(rest > 0, (hit - iou[columns] * union) / rest, 0.0)
-        spread = (hit / union - iou[columns]) * np.sqrt(seen / (seen - 1))[columns]
-    several = seen[columns] > 1
+    whole = _sums([counts])
+    rows, columns, change, spread, several = _changes(counts, whole)
 
     def table(values: np.ndarray, kept: np.ndarray | slice = slice(None)) -> csr_array:
         return csr_array(coo_array((values[kept], (rows[kept], columns[kept])), shape=shape))
 
-    return Jackknife(iou, seen, table(change), table(spread, several), table(np.ones(len(rows), np.int64), several))
+    ones = np.ones(len(rows), np.int64)
+    return Jackknife(whole.iou, whole.seen, table(change), table(spread, several), table(ones, several))
+
+
+class _Sums(NamedTuple):
+    """Sums of union and intersection over all images, float64 (C,), and the images with the class, int64 (C,)."""
+
+    union: np.ndarray
+    hit: np.ndarray
+    seen: np.ndarray
+
+    @property
+    def iou(self) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.hit / self.union
+
+
+def _sums(blocks: Iterable[ImageCounts]) -> _Sums:
+    found = []
+    for counts in blocks:
+        classes = counts.union.shape[1]
+        _, columns, union, hit = _entries(counts)
+        summed = [np.bincount(columns, weights, classes) for weights in (union, hit)]
+        found.append((*summed, np.bincount(columns, minlength=classes)))
+    return _Sums(*(np.sum(parts, axis=0) for parts in zip(*found, strict=True)))
+
+
+def _changes(counts: ImageCounts, whole: _Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return image, class, change and spread of non-empty unions, and whether the spread is known; see `Jackknife`."""
+    rows, columns, union, hit = _entries(counts)
+    iou, seen = whole.iou, whole.seen
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = whole.union[columns] - union
+        change = np.where(rest > 0, (hit - iou[columns] * union) / rest, 0.0)
+        spread = (hit / union - iou[columns]) * np.sqrt(seen / (seen - 1))[columns]
+    return rows, columns, change, spread, seen[columns] > 1
 
 
 def _entries(counts: ImageCounts) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -177,24 +206,32 @@ def miou_interval(counts: ImageCounts) -> Estimate:
     Returns:
         The estimate, with the reason if there is no interval.
     """
-    return estimate(mean_influence(counts))
+    return estimate(mean_influence(lambda: [counts]))
 
 
-def mean_influence(counts: ImageCounts, divisor: int | None = None) -> Influence:
+def mean_influence(blocks: Callable[[], Iterable[ImageCounts]], divisor: int | None = None) -> Influence:
     """Return the influence of every image on the mean of intersection / union over classes.
 
     Args:
-        counts: The counts of N images.
+        blocks: Returns the counts of some images after the other; it is called twice.
         divisor: Number by which the sum over classes is divided; None for the number of classes with a union.
     """
-    one = jackknife(counts)
-    known, once = one.known, one.seen == 1
+    whole = _sums(blocks())
+    known, once = whole.seen > 0, whole.seen == 1
     count = int(known.sum()) if divisor is None else divisor
+    changes, squares, number = [], 0.0, 0
+    for counts in blocks():
+        rows, _, change, spread, several = _changes(counts, whole)
+        images = counts.union.shape[0]
+        changes.append(np.bincount(rows, change, images))
+        squares += np.bincount(rows[several], spread[several] ** 2, images).sum()
+        number += int(several.sum())
+    change = np.concatenate(changes)
     if not known.any():
-        return Influence(float("nan"), np.zeros(one.change.shape[0]), known, once, 0.0)
-    value = float(one.iou[known].mean()) if divisor is None else float(one.iou[known].sum()) / count
-    alone = once.sum() * _mean_square(one.spread, one.several) / count**2
-    return Influence(value, np.asarray(one.change.sum(1)).ravel() / count, known, once, float(alone))
+        return Influence(float("nan"), change, known, once, 0.0)
+    value = float(whole.iou[known].mean()) if divisor is None else float(whole.iou[known].sum()) / count
+    alone = once.sum() * float(squares) / max(number, 1) / count**2
+    return Influence(value, change / count, known, once, float(alone))
 
 
 def estimate(one: Influence) -> Estimate:
@@ -242,7 +279,7 @@ def paired_difference(before: ImageCounts, after: ImageCounts) -> Difference:
     change = runs[1].iou - runs[0].iou
     moments = _of_classes(runs[1].change - runs[0].change)
     p_value = _p_values(change, moments, _seen_in_either(before, after), before.union.shape[0])
-    mean = difference(mean_influence(before), mean_influence(after))
+    mean = difference(mean_influence(lambda: [before]), mean_influence(lambda: [after]))
     return Difference(mean.value, mean.interval, mean.why, change, p_value)
 
 
@@ -306,11 +343,6 @@ def _interval(value: float, error: float, images: int, lowest: float) -> Interva
 def _of_classes(change: csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums over images of the changes of every class and of their squares, float64 (C,) each."""
     return np.asarray(change.sum(0)).ravel(), np.asarray(change.power(2).sum(0)).ravel()
-
-
-def _mean_square(values: csr_array, where: csr_array) -> float:
-    """Return the mean of the squares over the non-zero entries of ``where``; an entry that is not stored is 0."""
-    return float(values.power(2).sum() / max(where.nnz, 1))
 
 
 def _seen_in_either(before: ImageCounts, after: ImageCounts) -> np.ndarray:

@@ -132,26 +132,32 @@ def open_tables(images: Sequence[PixelCounts], similarity: np.ndarray) -> ImageC
     return ImageCounts(table(inside, label, credit * pixels), csr_array(labelled + wrong))
 
 
-def sg_columns(
-    images: Sequence[PixelCounts], similarity: Similarity
-) -> tuple[tuple[csr_array, csr_array, csr_array, csr_array], np.ndarray]:
-    """Return the columns of SG-IoU by image, and its pairs of class and parent.
-
-    Args:
-        images: The counts of N images.
-        similarity: With the values 0 and 1 only.
-
-    Returns:
-        Intersection, predicted and labelled, sparse (N, C); pixels of each pair, sparse (N, M); pairs int64 (M, 2).
+def sg_pairs(similarity: Similarity) -> np.ndarray:
+    """Return the pairs of class and parent of SG-IoU, int64 (M, 2).
 
     Raises:
-        InputError: If the similarity has other values.
+        InputError: If the similarity has other values than 0 and 1.
     """
     matrix = similarity.matrix
     if not np.isin(matrix, (0, 1)).all():
         raise InputError("SG_IoU needs a similarity of 0 and 1", where=similarity.name, fix="choose Open_mIoU")
-    classes = len(matrix)
-    pairs = np.argwhere(matrix - np.eye(classes) > 0)
+    return np.argwhere(matrix - np.eye(len(matrix)) > 0)
+
+
+def sg_columns(
+    images: Sequence[PixelCounts], similarity: Similarity, pairs: np.ndarray
+) -> tuple[csr_array, csr_array, csr_array, csr_array]:
+    """Return the columns of SG-IoU by image.
+
+    Args:
+        images: The counts of N images.
+        similarity: The similarity of C classes.
+        pairs: From `sg_pairs`, int64 (M, 2).
+
+    Returns:
+        Intersection, predicted and labelled, sparse (N, C); pixels of each pair, sparse (N, M).
+    """
+    classes = len(similarity.matrix)
     inside = [
         PixelCounts(*(np.asarray(part)[np.asarray(one.label) < classes] for part in one)) for one in images
     ]  # as the evaluator of SCAN, which has no label outside the classes
@@ -163,7 +169,7 @@ def sg_columns(
     kept = which >= 0
     shape = (len(images), max(len(pairs), 1))
     confused = csr_array(coo_array((pixels[kept], (rows[kept], which[kept])), shape=shape))
-    return (found.intersection, found.predicted, found.labelled, confused), pairs
+    return found.intersection, found.predicted, found.labelled, confused
 
 
 def sg_iou(sums: Sequence[np.ndarray], whole: Sequence[np.ndarray], pairs: np.ndarray) -> np.ndarray:

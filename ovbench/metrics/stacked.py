@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from ovbench.metrics.confusion import ClassPixels, PixelCounts
-from ovbench.metrics.extra_counts import ExtraCounts, table_width
+from ovbench.metrics.confusion import ClassPixels, PixelCounts, sum_by_class
+from ovbench.metrics.extra_counts import ExtraCounts, sum_extra, table_width
+
+BLOCK = 20_000  # images whose tables are in memory at once
+PACKED = 1000  # images of an array of `CountColumns`
+T = TypeVar("T", bound=tuple[np.ndarray, ...])
 
 
 class ImageCounts(NamedTuple):
@@ -91,21 +95,87 @@ class CountedImages:
     ):
         self.pixels, self.classes, self.extra = pixels, classes, extra or {}
         self._tables: dict[str, ClassPixels] = {}
+        self._totals: dict[str, ClassPixels] = {}
 
-    def by_class(self, counts: str) -> ClassPixels:
-        """Return the tables of "pixels" or of extra counts, each sparse int64 (N, K).
+    def total(self, counts: str) -> ClassPixels:
+        """Return the sums over all images of "pixels" or of extra counts, each int64 (K,).
 
         Raises:
             KeyError: If the images do not have these counts.
         """
-        if counts not in self._tables:
-            if counts in self.extra:
-                self._tables[counts] = stack_extra(self.extra[counts], table_width(counts, self.classes))
-            elif counts == "pixels":
-                self._tables[counts] = stack_by_class(self.pixels, self.classes)
+        if counts not in self._totals:
+            if counts == "pixels":
+                self._totals[counts] = sum_by_class(self.pixels, self.classes)
             else:
-                raise KeyError(counts)
-        return self._tables[counts]
+                self._totals[counts] = sum_extra(self.extra[counts], table_width(counts, self.classes))
+        return self._totals[counts]
+
+    def blocks(self, counts: str) -> Iterator[ClassPixels]:
+        """Yield the tables of "pixels" or of extra counts of up to `BLOCK` images, each sparse int64 (N, K).
+
+        Raises:
+            KeyError: If the images do not have these counts.
+        """
+        if counts in self._tables:
+            yield self._tables[counts]
+            return
+        for some in in_blocks(self.pixels if counts == "pixels" else self.extra[counts]):
+            if counts == "pixels":
+                tables = stack_by_class(some, self.classes)
+            else:
+                tables = stack_extra(some, table_width(counts, self.classes))
+            if len(some) == len(self.pixels):
+                self._tables[counts] = tables
+            yield tables
+
+
+def in_blocks(images: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the counts of up to `BLOCK` images, an empty block if there are none."""
+    for start in range(0, max(len(images), 1), BLOCK):
+        yield images[start : start + BLOCK]
+
+
+class CountColumns(Sequence[T]):
+    """Counts of many images in the memory of a few arrays of small integers.
+
+    Args:
+        images: The counts of every image, e.g. `PixelCounts`.
+    """
+
+    def __init__(self, images: Iterable[T] = ()):
+        self._packed: list[tuple[np.ndarray, list[np.ndarray]]] = []
+        self._new: list[T] = []
+        for one in images:
+            self.append(one)
+
+    def append(self, counts: T) -> None:
+        """Add the counts of an image."""
+        self._new.append(counts)
+        if len(self._new) == PACKED:
+            stops = np.cumsum([0, *(len(one[0]) for one in self._new)])
+            columns = zip(*self._new, strict=True)
+            self._packed.append((stops, [_smallest(np.concatenate(column)) for column in columns]))
+            self._type, self._new = type(counts), []
+
+    def __len__(self) -> int:
+        return len(self._packed) * PACKED + len(self._new)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        block, place = divmod(range(len(self))[index], PACKED)
+        if block == len(self._packed):
+            return self._new[place]
+        stops, columns = self._packed[block]
+        return self._type(*(column[stops[place] : stops[place + 1]].astype(np.int64) for column in columns))
+
+
+def _smallest(values: np.ndarray) -> np.ndarray:
+    """Return integers in the smallest type that holds them."""
+    if not len(values):
+        return values
+    dtype = np.result_type(np.min_scalar_type(values.min()), np.min_scalar_type(values.max()))
+    return values.astype(dtype) if dtype.kind in "iu" else values
 
 
 def stack_extra(images: Sequence[ExtraCounts], width: int) -> ClassPixels:
