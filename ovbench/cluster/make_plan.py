@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from ovbench.cluster.estimate import ImageCost, earlier_records, estimate, image_sizes
@@ -23,7 +24,11 @@ from ovbench.regions.base import open_source
 from ovbench.utils.errors import UsageError
 
 MINUTES = 5.0
-TASKS_PER_WORKER = 24  # so many at least, so that no worker has more than a few percent over the mean
+SHARE = 2  # a task has at most the work that is left over so many times the workers
+PER_WORKER = 12  # and at most the mean time of a worker over this: groups that are taken last have no long tasks
+ASSUMED_S = 10.0  # without a number of workers: so many that each has this time to work,
+ASSUMED_WORKERS = 512  # but not more,
+SHORTEST_S = 1.0  # and tasks of this time
 MOST_TASKS = 10_000  # of one group: the board is listed for each task that a worker takes
 
 
@@ -43,14 +48,22 @@ class GroupCost(NamedTuple):
     each: Sequence[float] = ()
 
 
+class Chunk(NamedTuple):
+    """The images from ``start`` to before ``stop``, and their estimated time."""
+
+    start: int
+    stop: int
+    seconds: float
+
+
 def plan_sweep(job: Job, minutes: float = MINUTES, workers: int | None = None) -> Sweep:
     """Plan all cells of a request.
 
     Args:
         job: The request, without a shard.
-        minutes: Length of a task.
-        workers: Number of workers that will start, if it is known: tasks become shorter, so that all workers end
-            together.
+        minutes: Longest estimated time of a task.
+        workers: Number of workers that will start, if it is known; tasks become shorter towards the end of a group, so
+            that all workers end together.
 
     Raises:
         UsageError: If the request is wrong.
@@ -125,9 +138,10 @@ def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: in
         minutes: Longest estimated time of a task; one image at least.
         workers: Number of workers, if it is known.
     """
-    longest = minutes * 60
-    if workers:
-        longest = min(longest, sum(cost.images * cost.seconds for cost in costs) / (workers * TASKS_PER_WORKER))
+    total = sum(cost.images * cost.seconds for cost in costs)
+    shortest = 0.0 if workers else min(SHORTEST_S, minutes * 60)
+    workers = workers or min(max(round(total / ASSUMED_S), 1), ASSUMED_WORKERS)
+    longest = max(min(minutes * 60, total / (workers * PER_WORKER)), shortest)
     tasks: list[SweepTask] = []
     maps: dict[str, dict[int, tuple[int, int]]] = {}
     counts: dict[int, list[int]] = defaultdict(list)
@@ -135,12 +149,12 @@ def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: in
     for group in order:
         tasks.append(SweepTask(kind="prepare", group=group))
         cost, needs = costs[group], [len(tasks) - 1]
-        chunks = _chunks(cost, longest)
+        chunks = divide(cost, workers * cost.images * cost.seconds / total if total else 1, longest, shortest)
         if cost.maps and str(cost.maps) not in maps:
             maps[str(cost.maps)] = {len(tasks) + n: (start, stop) for n, (start, stop, _) in enumerate(chunks)}
             tasks += [SweepTask(kind="masks", group=group, start=a, stop=b, needs=needs) for a, b, _ in chunks]
         built = maps.get(str(cost.maps), {})
-        for start, stop, seconds in sorted(chunks, key=lambda chunk: -chunk[2]):
+        for start, stop, seconds in sorted(chunks, key=lambda chunk: -chunk.seconds):
             counts[group].append(len(tasks))
             first = _overlapping(built, start, stop)
             tasks.append(
@@ -150,18 +164,42 @@ def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: in
     return tasks
 
 
-def _chunks(cost: GroupCost, longest: float) -> list[tuple[int, int, float]]:
-    """Return start, stop and time of every task of a group, in the order of the images."""
-    if len(cost.each) != cost.images or not cost.images:
-        return [(a, b, (b - a) * cost.seconds) for a, b in chunk_ranges(cost.images, cost.seconds, longest)]
-    chunks, start, seconds = [], 0, 0.0
-    longest = max(longest, sum(cost.each) / MOST_TASKS)
-    for number, one in enumerate(cost.each):
-        if number > start and seconds + one > longest:
-            chunks.append((start, number, seconds))
-            start, seconds = number, 0.0
-        seconds += one
-    return [*chunks, (start, cost.images, seconds)]
+def divide(cost: GroupCost, workers: float, longest: float, shortest: float = 0.0) -> list[Chunk]:
+    """Divide the images of a group into ranges that become shorter, so that all workers end together.
+
+    A range has at most the work that is left over `SHARE` times the workers. Only the last ones are single images.
+
+    Args:
+        cost: The work of the group.
+        workers: Number of workers that do this group.
+        longest: Longest time of a range.
+        shortest: Time of the last ranges.
+
+    Example:
+        >>> [chunk.stop for chunk in divide(GroupCost(10, 1.0), 1, 4.0)]
+        [4, 7, 8, 9, 10]
+    """
+    total = cost.images * cost.seconds
+    longest = max(longest, 2 * total / MOST_TASKS)
+    while len(chunks := _falling(cost, longest, shortest, workers)) > MOST_TASKS:
+        shortest = max(2 * shortest, total / MOST_TASKS / 64)
+    return chunks
+
+
+def _falling(cost: GroupCost, longest: float, shortest: float, workers: float) -> list[Chunk]:
+    known = len(cost.each) == cost.images
+    sums, start, chunks = [0.0, *accumulate(cost.each)] if known else [], 0, list[Chunk]()
+    while start < cost.images or not chunks:
+        left = sums[-1] - sums[start] if known else (cost.images - start) * cost.seconds
+        target = min(longest, max(left / (SHARE * workers), shortest))
+        if known:
+            stop = bisect_right(sums, sums[start] + target, lo=start) - 1
+        else:
+            stop = start + int(target / cost.seconds) if cost.seconds else cost.images
+        stop = min(max(stop, start + 1), cost.images)
+        chunks.append(Chunk(start, stop, sums[stop] - sums[start] if known else (stop - start) * cost.seconds))
+        start = stop
+    return chunks
 
 
 def _overlapping(built: Mapping[int, tuple[int, int]], start: int, stop: int) -> list[int]:
@@ -170,20 +208,3 @@ def _overlapping(built: Mapping[int, tuple[int, int]], start: int, stop: int) ->
     if not numbers:
         return []
     return numbers[bisect_right(starts, start) - 1 : bisect_left(starts, stop)]
-
-
-def chunk_ranges(images: int, seconds: float, longest: float) -> list[tuple[int, int]]:
-    """Divide images into ranges of about equal size, at most `MOST_TASKS`.
-
-    Args:
-        images: Number of images.
-        seconds: Time of an image.
-        longest: Longest time of a range.
-
-    Example:
-        >>> chunk_ranges(10, 1.0, 4.0)
-        [(0, 4), (4, 7), (7, 10)]
-    """
-    most = max(1, int(longest / seconds)) if seconds > 0 else images
-    number = min(-(-images // most), MOST_TASKS) or 1
-    return [(-(-images * n // number), -(-images * (n + 1) // number)) for n in range(number)]

@@ -12,7 +12,8 @@ from ovbench.metrics.confusion import ClassPixels, PixelCounts, sum_by_class
 from ovbench.metrics.extra_counts import ExtraCounts, sum_extra, table_width
 
 BLOCK = 20_000  # images whose tables are in memory at once
-PACKED = 1000  # images of an array of `CountColumns`
+PACKED = 1000  # images of an array of `CountColumns`; a divisor of `BLOCK`
+EMPTY = np.zeros(0, np.int64)
 T = TypeVar("T", bound=tuple[np.ndarray, ...])
 
 
@@ -59,12 +60,17 @@ def stack_by_class(images: Sequence[PixelCounts], classes: int) -> ClassPixels:
 
 def flat_counts(images: Sequence[PixelCounts]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return image, label, prediction and pixels of all counts, each int64 (M,)."""
-    rows = np.repeat(np.arange(len(images)), [len(counts.pixels) for counts in images])
-    label, predicted, pixels = (
-        np.concatenate([np.asarray(counts[field], dtype=np.int64) for counts in images] or [np.zeros(0, np.int64)])
-        for field in range(3)
-    )
+    rows, (label, predicted, pixels) = _flat(images, 3)
     return rows, label, predicted, pixels
+
+
+def _flat(images: Sequence[Any], fields: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return the image of every count, and the counts in one array per field, each int64 (M,)."""
+    if isinstance(images, CountColumns):
+        return images.flat(fields)
+    lengths = [len(counts[0]) for counts in images]
+    columns = [[np.asarray(counts[field], np.int64) for counts in images] for field in range(fields)]
+    return np.repeat(np.arange(len(images)), lengths), [np.concatenate(one or [EMPTY]) for one in columns]
 
 
 def counts_in_order(entries: Mapping[str, PixelCounts], ids: Sequence[str], classes: int) -> ImageCounts:
@@ -105,9 +111,11 @@ class CountedImages:
         """
         if counts not in self._totals:
             if counts == "pixels":
-                self._totals[counts] = sum_by_class(self.pixels, self.classes)
+                flat = (PixelCounts(*_flat(some, 3)[1]) for some in in_blocks(self.pixels))
+                self._totals[counts] = sum_by_class(flat, self.classes)
             else:
-                self._totals[counts] = sum_extra(self.extra[counts], table_width(counts, self.classes))
+                some_extra = (ExtraCounts(*_flat(some, 4)[1]) for some in in_blocks(self.extra[counts]))
+                self._totals[counts] = sum_extra(some_extra, table_width(counts, self.classes))
         return self._totals[counts]
 
     def blocks(self, counts: str) -> Iterator[ClassPixels]:
@@ -145,6 +153,7 @@ class CountColumns(Sequence[T]):
     def __init__(self, images: Iterable[T] = ()):
         self._packed: list[tuple[np.ndarray, list[np.ndarray]]] = []
         self._new: list[T] = []
+        self._type: Any = None
         for one in images:
             self.append(one)
 
@@ -160,9 +169,28 @@ class CountColumns(Sequence[T]):
     def __len__(self) -> int:
         return len(self._packed) * PACKED + len(self._new)
 
+    def flat(self, fields: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the image of every count, and the counts in one array per field, each int64 (M,)."""
+        rows, columns = _flat(self._new, fields)
+        lengths = [np.diff(stops) for stops, _ in self._packed]
+        numbers = np.repeat(np.arange(len(self) - len(self._new)), np.concatenate([EMPTY, *lengths]))
+        rows = np.concatenate([numbers, rows + len(self) - len(self._new)])
+        packed = zip(*(block for _, block in self._packed), strict=True) if self._packed else [()] * fields
+        return rows, [
+            np.concatenate([*(part.astype(np.int64) for part in parts), rest])
+            for parts, rest in zip(packed, columns, strict=True)
+        ]
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
+            numbers = range(*index.indices(len(self)))
+            if numbers.start % PACKED or numbers.step != 1 or (numbers.stop % PACKED and numbers.stop != len(self)):
+                return [self[number] for number in numbers]
+            found = CountColumns[T]()
+            found._packed = self._packed[numbers.start // PACKED : numbers.stop // PACKED]
+            found._new = self._new if numbers.stop == len(self) else []
+            found._type = self._type
+            return found
         block, place = divmod(range(len(self))[index], PACKED)
         if block == len(self._packed):
             return self._new[place]
@@ -180,11 +208,7 @@ def _smallest(values: np.ndarray) -> np.ndarray:
 
 def stack_extra(images: Sequence[ExtraCounts], width: int) -> ClassPixels:
     """Collect extra counts, each field sparse int64 (N, K)."""
-    rows = np.repeat(np.arange(len(images)), [len(counts.column) for counts in images])
-    index, hit, predicted, labelled = (
-        np.concatenate([np.asarray(counts[field], np.int64) for counts in images] or [np.zeros(0, np.int64)])
-        for field in range(4)
-    )
+    rows, (index, hit, predicted, labelled) = _flat(images, 4)
 
     def table(values: np.ndarray) -> csr_array:
         return csr_array(coo_array((values, (rows, index)), shape=(len(images), width)))

@@ -3,11 +3,12 @@
 python scripts/bench/sweep_scale.py
 
 Writes results/benchmarks/sweep_scale.json. "balance" is the time of the slowest worker over the mean of all workers, in
-a simulation: workers take the tasks of `ovbench.cluster.make_plan` one by one. An image takes the time of its windows,
-times a random factor that the plan does not know. "static" is the same for processes of torchrun or shards, which take
-every N-th image. "bound" is the longest image over the mean of a worker, if it is above 1: no division of the images is
-better. "images" has CPU seconds, peak memory and bytes for synthetic images of 8 classes: the plan, the ledger in parts
-of one task each, reading it, and its merge.
+a simulation: workers take the tasks of `ovbench.cluster.make_plan` as `ovbench.cluster.worker` chooses them, "tasks" is
+their number. An image takes the time of its windows, times a random factor that the plan does not know. "unplanned" is
+the same for a plan without a number of workers. "static" is for processes of torchrun or shards, which take every N-th
+image. "best" is for single images, sorted by their real time: no plan can be much better. "images" has CPU seconds,
+peak memory and bytes for synthetic images of 8 classes: listing a folder and planning it (up to `LISTED` images), the
+ledger in parts of one task each, reading it, its record, and its merge.
 """
 
 from __future__ import annotations
@@ -21,17 +22,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from results_scale import draw_counts, header_of
 
 from ovbench.cluster.estimate import QUERY_S, READ_S, WINDOW_S, windows
-from ovbench.cluster.make_plan import GroupCost, make_tasks
+from ovbench.cluster.make_plan import GroupCost, make_tasks, plan_sweep
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
+from ovbench.evaluation.build_record import build_record
 from ovbench.evaluation.ledger import Entry, LedgerWriter, ledger_parts, read_ledger
+from ovbench.evaluation.request import Job
 from ovbench.utils.files import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +49,22 @@ BENCHMARKS = {  # approximate sizes (h, w) of the images in percent, and the num
     "coco-object": (COCO, 5000), "coco-stuff": (COCO, 5000), "cityscapes": ({(1024, 2048): 100}, 500),
     "ade150": (ADE, 2000), "ade847": (ADE, 2000),
 }  # fmt: skip
+LISTED = 100_000
+LINKS = 10_000  # names of a file; a file system allows no more than 65,000
+CARD = """
+title = "Many"
+split = "val"
+classes = "many.txt"
+roots = ["many"]
+[[layout]]
+name = "folders"
+ids = "labels"
+image = "images/{id}.png"
+label = "labels/{id}.png"
+encodings = ["same"]
+[encoding.same]
+common = 0
+"""
 TASK_IMAGES = 3000  # a task of five minutes at ten images per second
 
 
@@ -56,13 +77,40 @@ def image_seconds(benchmark: str, rng: np.random.Generator) -> np.ndarray:
     return rng.choice(seconds, images, p=share / share.sum())
 
 
-def balance(expected: Sequence[np.ndarray], groups: Sequence[np.ndarray], workers: int) -> float:
-    """Return the time of the slowest worker over the mean; a free worker takes the next task."""
+def balance(
+    expected: Sequence[np.ndarray], groups: Sequence[np.ndarray], workers: int, known: bool = True
+) -> tuple[float, int]:
+    """Return the time of the slowest worker over the mean, and the number of tasks.
+
+    A free worker takes the next task of its group, otherwise of the group with the most work per worker.
+    """
     costs = [GroupCost(len(group), float(group.mean()), (), group.tolist()) for group in expected]
-    tasks = [task for task in make_tasks(costs, workers=workers) if task.kind == "count"]
+    tasks = [task for task in make_tasks(costs, workers=workers if known else None) if task.kind == "count"]
+    queues = [deque(task for task in tasks if task.group == group) for group in range(len(groups))]
+    left, busy = [float(group.sum()) for group in expected], [0] * len(groups)
+    events, ends = [(0.0, worker, -1, 0.0) for worker in range(workers)], []
+    while events:
+        now, worker, group, expected_s = heapq.heappop(events)
+        if group >= 0:
+            left[group] -= expected_s
+            busy[group] -= 1
+        open_groups = [n for n, queue in enumerate(queues) if queue]
+        if not open_groups:
+            ends.append(now)
+            continue
+        group = group if group in open_groups else max(open_groups, key=lambda n: left[n] / (1 + busy[n]))
+        task = queues[group].popleft()
+        busy[group] += 1
+        spent = float(groups[group][task.start : task.stop].sum())
+        heapq.heappush(events, (now + spent, worker, group, task.seconds))
+    return max(ends) / (sum(map(float, (group.sum() for group in groups))) / workers), len(tasks)
+
+
+def best(groups: Sequence[np.ndarray], workers: int) -> float:
+    """Return the same if the real time of every image were known: the longest image that is left is next."""
     free = [0.0] * workers
-    for task in tasks:
-        heapq.heappush(free, heapq.heappop(free) + float(groups[task.group][task.start : task.stop].sum()))
+    for seconds in np.sort(np.concatenate(groups))[::-1].tolist():
+        heapq.heappush(free, heapq.heappop(free) + seconds)
     return max(free) / (sum(free) / workers)
 
 
@@ -79,11 +127,14 @@ def measure_balance() -> list[dict]:
     rows = []
     for name, plan in {**{name: [each] for name, each in expected.items()}, "all ten": list(expected.values())}.items():
         groups = [each * rng.lognormal(0.0, 0.1, len(each)) for each in plan]
-        total, longest = sum(group.sum() for group in groups), max(group.max() for group in groups)
+        total = sum(group.sum() for group in groups)
         row = {"benchmark": name, "images": sum(map(len, groups)), "gpu_minutes": round(total / 60, 1)}
-        row["balance"] = {str(workers): round(balance(plan, groups, workers), 3) for workers in WORKERS}
-        row["static"] = {str(workers): round(static(groups, workers), 3) for workers in WORKERS}
-        row["bound"] = {str(workers): round(max(1.0, longest * workers / total), 3) for workers in WORKERS}
+        found = {str(workers): balance(plan, groups, workers) for workers in WORKERS}
+        row["balance"] = {workers: round(value, 3) for workers, (value, _) in found.items()}
+        row["tasks"] = {workers: tasks for workers, (_, tasks) in found.items()}
+        row["unplanned"] = {str(n): round(balance(plan, groups, n, known=False)[0], 3) for n in WORKERS}
+        row["static"] = {str(n): round(static(groups, n), 3) for n in WORKERS}
+        row["best"] = {str(n): round(best(groups, n), 3) for n in WORKERS}
         rows.append(row)
     return rows
 
@@ -92,8 +143,9 @@ def step(name: str, folder: Path, images: int) -> None:
     """Do one step in this process."""
     header = header_of(150)
     if name == "plan":
-        tasks = make_tasks([GroupCost(images, 0.1)])
-        write_json(folder / "plan.json", [task.model_dump() for task in tasks])
+        card = folder / "many.toml"
+        made = plan_sweep(Job(methods=("clip",), datasets=(str(card),), data_root=folder / "data", out=folder))
+        write_json(folder / "plan.json", made.model_dump(mode="json"))
     elif name == "write":
         run = {"started": "2026-01-01T00:00:00+00:00", "ovbench": "0", "git": None, "device": {"type": "cpu"}}
         data = {"image": [123_456, 10**18, "0" * 32], "label": [12_345, 10**18, "1" * 32]}
@@ -109,11 +161,30 @@ def step(name: str, folder: Path, images: int) -> None:
         part.close()
     elif name == "read":
         assert len(read_ledger(folder / "ledger", header)) == images
+    elif name == "record":
+        entries = read_ledger(folder / "ledger", header)
+        made = {"versions": {"ovbench": "0"}, "git": None, "device": {"type": "cpu", "name": "none"}}
+        record = build_record(header, [*entries], entries, made, {"started": "2026-01-01T00:00:00+00:00"}, "ledger")
+        assert record["dataset"]["images"] == images
     else:
         entries = read_ledger(folder / "ledger", header)
         with LedgerWriter(folder / "merged", "merged", header, durable=False) as merged:
-            for entry in entries.values():
-                merged.add(entry)
+            for image in entries.by_run():
+                merged.add(entries[image])
+
+
+def write_images(folder: Path, images: int) -> None:
+    """Write the card and the folders of a dataset; its files are links to a few small images."""
+    (folder / "many.toml").write_text(CARD)
+    (folder / "many.txt").write_text("".join(f"class {number}\n" for number in range(150)))
+    for name in ("images", "labels"):
+        (folder / "data" / "many" / name).mkdir(parents=True)
+        for number in range(images):
+            if number % LINKS == 0:
+                first = folder / "data" / "many" / name / f"{number:09}.png"
+                Image.new("RGB" if name == "images" else "L", (640, 480)).save(first)
+            else:
+                os.link(first, first.with_name(f"{number:09}.png"))
 
 
 def measure_images(images: int) -> dict:
@@ -121,11 +192,16 @@ def measure_images(images: int) -> dict:
     row: dict = {"images": images}
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        for name in ("plan", "write", "read", "merge"):
+        steps = ("write", "read", "record", "merge")
+        if images <= LISTED:
+            write_images(folder, images)
+            steps = ("plan", *steps)
+        for name in steps:
             command = [sys.executable, __file__, "--step", name, "--folder", text, "--images", str(images)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             row[name] = json.loads(done.stdout)
-        row["plan"]["bytes"] = (folder / "plan.json").stat().st_size
+            if name == "plan":
+                row["plan"]["bytes"] = (folder / "plan.json").stat().st_size
         row["write"]["bytes"] = sum(part.stat().st_size for part in ledger_parts(folder / "ledger"))
     return row
 

@@ -217,3 +217,23 @@ def test_a_full_disk_says_so_and_keeps_what_was_counted(tmp_path):
         with pytest.raises(InputError, match=r"cannot write the ledger: No space left.*counted images are kept"):
             ledger.add(entry("b"))
     assert list(read_ledger(tmp_path, HEADER)) == ["a"]
+
+
+def test_an_entry_is_read_when_it_is_asked_for_and_never_another_one(tmp_path):
+    path = fill(tmp_path, "a", "b")
+    read = read_ledger(tmp_path, HEADER)
+    assert "b" in read and len(read) == 2 and [*read.chosen(["b", "none"])] == ["b"]
+    damage(path, 2, b'"b"', b'"x"')
+    assert read["a"].counts.pixels.tolist() == [1, 7]
+    with pytest.raises(InputError, match=r"the ledger was changed while it was read .*part-0.jsonl"):
+        read["b"]
+    path.unlink()
+    with pytest.raises(InputError, match="cannot read the ledger: No such file"):
+        read["a"]
+
+
+def test_counts_of_different_lengths_are_refused(tmp_path):
+    with LedgerWriter(tmp_path, "0", HEADER) as ledger:
+        ledger.add(Entry("a", PixelCounts(*(np.array(v) for v in ([0, 1], [0], [1, 7]))), None, {}))
+    with pytest.raises(InputError, match="malformed ledger: ValueError: counts of different lengths"):
+        read_ledger(tmp_path, HEADER)

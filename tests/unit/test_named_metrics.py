@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ovbench.metrics import influence as influence_module
+from ovbench.metrics import stacked
 from ovbench.metrics.confusion import count_pixels, sum_by_class
 from ovbench.metrics.influence import influence, measure, measure_change
 from ovbench.metrics.interval import miou_interval, paired_difference
@@ -158,6 +159,23 @@ def test_chunks_do_not_change_the_influence(monkeypatch):
     whole = influence(METRICS["fwIoU"], images, CLASSES)
     monkeypatch.setattr(influence_module, "CHUNK", 20)
     assert (influence(METRICS["fwIoU"], images, CLASSES).change == whole.change).all()
+
+
+@pytest.mark.parametrize("block", [4, 100])
+def test_many_images_are_measured_in_blocks(monkeypatch, block):
+    monkeypatch.setattr(stacked, "PACKED", 2)
+    names = ("mIoU", "aAcc", "fwIoU", "Open_mIoU", "SG_IoU")
+    classes = CLASSES._replace(similarity=ACCEPTS)
+    images = counted(maps(11))
+    whole = [influence(METRICS[name], images, classes) for name in names]
+    monkeypatch.setattr(stacked, "BLOCK", block)
+    columns = stacked.CountColumns(images.pixels)
+    for one, same in zip(images.pixels, columns, strict=True):
+        assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    for name, expected in zip(names, whole, strict=True):
+        found = influence(METRICS[name], CountedImages(columns, C), classes)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_miou_has_the_interval_of_the_jackknife():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from ovbench.cluster.estimate import ImageCost, estimate, image_sizes, windows
-from ovbench.cluster.make_plan import GroupCost, chunk_ranges, make_tasks, plan_sweep
+from ovbench.cluster.make_plan import PER_WORKER, GroupCost, divide, make_tasks, plan_sweep
 from ovbench.cluster.sweep import Sweep, job_as_data
 from ovbench.config.load import resolve
 from ovbench.evaluation.request import Job
@@ -29,10 +28,12 @@ def test_every_image_is_in_one_task_and_no_task_is_too_long(each, workers):
     found = ranges(tasks)
     assert [image for start, stop in found for image in range(start, stop)] == list(range(100))
     counts = [task for task in tasks if task.kind == "count"]
-    longest = min(30.0, 100 * mean / (workers * 24) if workers else 30.0)
+    longest = min(30.0, 100 * mean / (workers * PER_WORKER)) if workers else 30.0
     assert all(task.seconds <= longest + 1e-9 or task.stop - task.start == 1 for task in counts)
     assert sum(task.seconds for task in counts) == pytest.approx(100 * mean)
     assert [task.seconds for task in counts] == sorted((task.seconds for task in counts), reverse=True)
+    if workers == 3:
+        assert counts[0].seconds > counts[-1].seconds and counts[-1].stop - counts[-1].start == 1
 
 
 def test_groups_with_more_work_come_first_and_share_region_maps():
@@ -40,19 +41,26 @@ def test_groups_with_more_work_come_first_and_share_region_maps():
     tasks = make_tasks([GroupCost(10, 1.0, maps), GroupCost(10, 60.0, maps), GroupCost(5, 2.0)], minutes=1.0)
     assert [task.group for task in tasks if task.kind == "prepare"] == [1, 0, 2]
     assert ranges(tasks, "masks", 1) == ranges(tasks, "count", 1) and not ranges(tasks, "masks", 0)
-    (all_images,) = (task for task in tasks if task.kind == "count" and task.group == 0)
-    needed = [tasks[number] for number in all_images.needs]
-    assert Counter(task.kind for task in needed) == {"prepare": 1, "masks": 10}
-    first = next(task for task in tasks if task.kind == "count" and task.group == 1)
-    kinds = [(tasks[number].kind, tasks[number].start) for number in first.needs]
-    assert kinds == [("prepare", 0), ("masks", first.start)]
+    for task in (task for task in tasks if task.kind == "count" and task.group < 2):
+        prepare, *masks = (tasks[number] for number in task.needs)
+        assert prepare.kind == "prepare" and prepare.group == task.group
+        assert [mask.kind for mask in masks] == ["masks"] * len(masks) and all(mask.group == 1 for mask in masks)
+        needed = {n for mask in masks for n in range(mask.start, mask.stop)}
+        assert needed.issuperset(range(task.start, task.stop)) and len(needed) - len(masks) < task.stop - task.start
     assert all(number < position for position, task in enumerate(tasks) for number in (*task.needs, *task.after))
 
 
 def test_a_plan_of_a_billion_images_is_small():
     tasks = make_tasks([GroupCost(10**9, 0.1)], workers=512)
     assert len(tasks) < 10_100 and ranges(tasks)[-1][1] == 10**9
-    assert chunk_ranges(0, 1.0, 1.0) == [(0, 0)]
+    assert divide(GroupCost(0, 1.0), 4, 1.0) == [(0, 0, 0.0)] and len(divide(GroupCost(5, 0.0), 4, 1.0)) == 1
+
+
+def test_few_images_are_one_task_unless_many_workers_are_planned():
+    cost = GroupCost(40, 0.02)
+    assert ranges(make_tasks([cost])) == [(0, 40)]
+    assert len(ranges(make_tasks([cost], workers=40))) == 40
+    assert [len(ranges(make_tasks([cost], minutes=0.0001)))] == [40]
 
 
 def test_an_estimate_is_measured_before_it_is_guessed():
