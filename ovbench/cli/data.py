@@ -105,7 +105,7 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
     ovbench data prepare ade847 --source ~/downloads --data-root ~/data
     """
     from ovbench.data.card import load_card
-    from ovbench.data.find import data_roots
+    from ovbench.data.find import NothingFound, data_roots
     from ovbench.data.groups import all_members
     from ovbench.data.prepare import prepare, target_root
     from ovbench.data.shipped_cards import group_of
@@ -113,7 +113,7 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
 
     cards = [load_card(name) for name in all_members(names)]
     roots = data_roots(data_root) if data_root is None else [data_root]
-    done, skipped = [], []
+    done, skipped, failed = [], [], []
     for card in cards:
         root = target_root(card, roots[0]) if roots else None
         with _bar(card.name, "file") as bar:
@@ -123,16 +123,20 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
             except InputError as error:
                 if group_of(card.name) not in names:
                     raise
-                skipped.append(error)
+                (skipped if isinstance(error, NothingFound) else failed).append(error)
     for error in skipped:
         click.echo(f"skipped: {error}", err=True)
-    if skipped and not done:
+    if skipped and not done and not failed:
         raise skipped[0]
     if as_json:
         click.echo(json.dumps([{**p._asdict(), "root": str(p.root)} for p in done], indent=2))
     for p in () if as_json else done:
         news = f"{p.written} files written" if p.written else "nothing to do"
         click.echo(f"{p.dataset}: {news}, {p.already_there} already there, in {p.root}")
+    for error in failed[1:]:
+        click.echo(f"error: {error}", err=True)
+    if failed:
+        raise failed[0]
 
 
 @data.command("verify")

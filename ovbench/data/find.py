@@ -319,10 +319,14 @@ def _refuse_name(path: Path) -> None:
         raise InputError(f'the name of the file "{name}" is not UTF-8', fix="rename the file") from None
 
 
+class NothingFound(InputError):
+    """A folder has no file of a dataset."""
+
+
 def _nothing(card: Card, tried: list[Path]) -> InputError:
     """Return the error if no layout has a pair of image and label."""
     if not tried:
-        return InputError(
+        return NothingFound(
             f"no data root is known, so {card.name} cannot be found",
             fix=f'pass --data-root, set OVBENCH_DATA, or write data_root = "..." to {config_file()}',
         )
@@ -339,7 +343,7 @@ def _nothing(card: Card, tried: list[Path]) -> InputError:
         step = f"run: ovbench data prepare {card.name} --source DIR, with the download ({card.source})"
     else:
         step = f"get it from {card.source}" if card.source else "check the data root and the paths of the card"
-    return InputError(
+    return NothingFound(
         f"no images and labels of {card.name} found; expected {' and '.join(wanted.files)}",
         where=f"looked in {folders}",
         fix=step,

@@ -8,6 +8,8 @@ from huggingface_hub import constants
 from ovbench.config.published_weights import TABLES, published
 from ovbench.evaluation import needed_files
 from ovbench.evaluation.needed_files import NeededFile, fetch
+from ovbench.results.explain import explain
+from ovbench.results.record_files import official_cell
 
 CORRCLIP = ("--method", "corrclip", "--dataset", "voc21")
 METACLIP, DINO = "timm/vit_base_patch16_clip_224.metaclip_2pt5b", "timm/vit_base_patch8_224.dino"
@@ -90,3 +92,36 @@ def test_fetch_takes_the_alternative_names_of_a_repository(ovbench, hub, monkeyp
 def test_a_file_that_is_here_is_not_asked_for(tmp_path):
     row = NeededFile("clip=a", "a", "https://example.invalid/a", path=str(tmp_path))
     assert fetch(row) is row
+
+
+def test_a_file_with_a_known_hash_is_named_in_the_record(ovbench, tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    from ovbench.backbones.mini_models import load_clip
+
+    file = tmp_path / "any.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in load_clip().state_dict().items()}, file)
+    small = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56", "--limit", 1, "--out", tmp_path)
+    line = ("eval", "-m", "clip", "-d", "mini", "--json", "--weights", f"clip=mini@{file}", *small)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    known = {"hashes": {"clip": {digest[:8]: "mini"}}}
+    monkeypatch.setattr("ovbench.backbones.base.published", lambda table: known.get(table, published(table)))
+    done = ovbench(*line)
+    record = done.json()
+    assert record["weights"]["clip"]["official"] == "mini" and record["cell"]["backbones"]["clip"] != "mini"
+    assert official_cell(record)["backbones"]["clip"] == "mini"
+    known["hashes"]["clip"] = {}
+    record = ovbench(*line, "--fresh").json()
+    assert "official" not in record["weights"]["clip"]
+
+
+def test_a_file_with_a_known_hash_deviates_in_nothing(tmp_path, monkeypatch):
+    (tmp_path / "any.pt").write_bytes(b"weights")
+    known = {hashlib.sha256(b"weights").hexdigest(): "ViT-B-16-quickgelu/openai"}
+    asked = ("clip", "voc20", {}, {"clip": f"ViT-B-16@{tmp_path / 'any.pt'}"})
+    told = [explain(*asked)["deviations"]]
+    monkeypatch.setattr(
+        "ovbench.backbones.base.published", lambda table: {"clip": known} if table == "hashes" else published(table)
+    )
+    told.append(explain(*asked)["deviations"])
+    assert "clip=ViT-B-16@" in told[0] and told[1] == ""

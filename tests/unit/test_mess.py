@@ -157,6 +157,12 @@ def test_a_group_is_prepared_as_far_as_its_downloads_are_there(ovbench, tmp_path
     assert none.code == 3 and "found" in none.err
     alone = ovbench("data", "prepare", "mess-suim", *line[3:])
     assert alone.code == 3 and "no files of mess-suim found" in alone.err
+    (tmp_path / "downloads/SUIM/TEST/masks").mkdir(parents=True)
+    (tmp_path / "downloads/SUIM/TEST/images").mkdir()
+    for name in ("masks/s1.bmp", "images/s1.jpg"):
+        (tmp_path / "downloads/SUIM/TEST" / name).write_bytes(b"damaged")
+    damaged = ovbench(*line)
+    assert damaged.code == 3 and "mess-deepcrack: nothing to do" in damaged.out and "s1" in damaged.err
 
 
 def test_pas_20b_scores_39_names_as_background(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ovbench.data.decode import read_raw_label
+from ovbench.data.find import NothingFound
 from ovbench.data.labels import LabelMap
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import replacing
@@ -152,7 +153,7 @@ def first_found(
     raise nothing_found(f"files of {name}", sources, list(roots))
 
 
-def nothing_found(what: str, sources: tuple[Path, ...], names: list[str]) -> InputError:
+def nothing_found(what: str, sources: tuple[Path, ...], names: list[str]) -> NothingFound:
     """Return the error for a source without the files to convert.
 
     Args:
@@ -168,4 +169,4 @@ def nothing_found(what: str, sources: tuple[Path, ...], names: list[str]) -> Inp
     fix = "pass the folder of the download with --source"
     if archives:
         fix = f"if the files are in {', '.join(archives)}, unpack it there first"
-    return InputError(f"no {what} found", where=f"looked in {', '.join(str(source / n) for n in names)}", fix=fix)
+    return NothingFound(f"no {what} found", where=f"looked in {', '.join(str(source / n) for n in names)}", fix=fix)
