@@ -71,15 +71,18 @@ def setting_changes(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> l
     return found
 
 
-def with_official(cell: Mapping[str, Any], official: Mapping[str, str | None]) -> dict[str, Any]:
+def with_official(
+    cell: Mapping[str, Any], official: Mapping[str, str | None], regions: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a cell in which files of the user have the names of the published weights that they are.
 
     Args:
         cell: The cell, from `Cell.as_dict`.
         official: Names of published weights by backbone; an empty one changes nothing.
+        regions: Its region settings with the name of published weights.
     """
     named = {name: known for name, known in official.items() if known and name in cell["backbones"]}
-    return {**cell, "backbones": {**cell["backbones"], **named}}
+    return {**cell, "backbones": {**cell["backbones"], **named}, "regions": regions}
 
 
 def changes_from_published(published: Mapping[str, Any], actual: Mapping[str, Any]) -> list[SettingChange]:

@@ -27,6 +27,7 @@ from ovbench.inference.precision import FEATURE_BUDGET, FP32, Execution, choose_
 from ovbench.inference.steps import refuse_small_crop
 from ovbench.methods.base import Method
 from ovbench.regions.base import open_source
+from ovbench.regions.official_files import official_regions
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import METHODS, find_backbone
@@ -111,7 +112,8 @@ class PlannedCell:
         """Return the nearest published run and how this one deviates from it."""
         protocol = self.cell.protocol
         descriptions = stand_in(protocol.descriptions, self.queries.classes, self.dataset.card.background)
-        cell = with_official(self.cell.as_dict(), official_weights(self.cell.backbones))
+        plain = self.cell.as_dict()
+        cell = with_official(plain, official_weights(self.cell.backbones), official_regions(plain["regions"]))
         return nearest_published(cell, self.dataset.label_rule, descriptions, self.queries.given)
 
     @property

@@ -13,6 +13,7 @@ from ovbench.config.published_runs import PublishedRun
 from ovbench.config.setting_changes import SettingChange, changes_from_published, setting_text, with_official
 from ovbench.data.card import load_card, vocabulary
 from ovbench.data.descriptions import stand_in
+from ovbench.regions.official_files import official_regions
 from ovbench.results.published import PublishedFigure, published_for
 from ovbench.utils.errors import OvbenchError
 from ovbench.utils.registry import METHODS, find_backbone
@@ -88,7 +89,8 @@ def _option(table: str, key: str) -> str:
 def _nearest(cell: Cell) -> NearestPublished:
     card = load_card(cell.dataset)
     names = vocabulary(card, cell.protocol.vocabulary or None)
-    named = with_official(cell.as_dict(), official_weights(cell.backbones))
+    plain = cell.as_dict()
+    named = with_official(plain, official_weights(cell.backbones), official_regions(plain["regions"]))
     return nearest_published(named, None, stand_in(cell.protocol.descriptions, names, card.background))
 
 

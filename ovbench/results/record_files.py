@@ -20,6 +20,7 @@ from ovbench.config.setting_changes import changes_from_published, setting_chang
 from ovbench.config.suites import settings_over
 from ovbench.data.shipped_cards import known_cards
 from ovbench.evaluation.record import is_bundle, is_record, read_record, value_at
+from ovbench.regions.official_files import official_regions
 from ovbench.results.bundle import record_files
 from ovbench.utils.errors import InputError, OvbenchError
 from ovbench.utils.files import read_json
@@ -160,7 +161,11 @@ def _as_described(record: Mapping[str, Any]) -> bool:
 
 def official_cell(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cell of a record in which files have the names of the published weights that they are."""
-    return with_official(record["cell"], {name: one.get("official") for name, one in record["weights"].items()})
+    names = {name: one.get("official") for name, one in record["weights"].items()}
+    regions = record["cell"]["regions"]
+    if used := record.get("files", {}).get("regions.weights_sha256"):
+        regions = official_regions(regions, used)
+    return with_official(record["cell"], names, regions)
 
 
 def other_region_weights(record: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from ovbench.config.load import file_settings, resolve
 from ovbench.config.published_runs import PublishedRun
+from ovbench.config.published_weights import published
 from ovbench.evaluation.record import SCHEMA, score_fields
 from ovbench.metrics.confusion import ClassPixels
 from ovbench.results.layouts import LayoutRow, TableLayout, load_layout
@@ -20,6 +21,7 @@ from ovbench.results.record_files import (
     deviation,
     deviations_of,
     find_records,
+    official_cell,
     other_region_weights,
     unverified_weights,
 )
@@ -136,6 +138,16 @@ def test_weights_under_a_published_name_are_known_by_their_hash(write, tmp_path)
     for digest, other in ((right, ""), ("b" * 64, "b" * 64)):
         assert other_region_weights({"cell": sam, "files": {"regions.weights_sha256": digest}}) == other
     assert not other_region_weights({"cell": {"regions": {"source": "slic"}}, "files": {}})
+    sam2 = {"source": "sam2-32", "weights": "x/sam2_hiera_large.pt"}
+    (known,) = published("hashes")["sam2"]
+    own = {**sam["regions"], "weights": "own.pth"}
+    for regions, digest, weights in (
+        (own, right, ""), (own, known, "own.pth"),
+        (sam2, known, "facebook/sam2-hiera-large"), (sam2, right, "x/sam2_hiera_large.pt"),
+    ):  # fmt: skip
+        record = {"cell": {"regions": regions, "backbones": {}}, "weights": {}}
+        assert official_cell(record | {"files": {"regions.weights_sha256": digest}})["regions"]["weights"] == weights
+        assert official_cell(record)["regions"] == regions
 
 
 @pytest.mark.parametrize(
