@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from ovbench.data.card import Card
 from ovbench.data.dataset import Sample
 from ovbench.data.server_layout import class_values, server_layout
 from ovbench.inference.visualize import Pictures
-from ovbench.utils.files import replacing, write_bytes, write_json
+from ovbench.utils.files import write_bytes, write_json
 
 FORMATS = {"png": ".png", "npz": ".npz", "confidence": ".npz", "coco": ".json", "server": ".png"}
 FOLDER = "predictions"  # in the folder of the ledger
@@ -78,8 +79,9 @@ class SavedPredictions:
             if self.form == "confidence":
                 assert confidence is not None
                 arrays["confidence"] = confidence.astype(np.float16)
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, **arrays)
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, **arrays)
+            write_bytes(path, buffer.getvalue())
         else:
             self._write_png(path, predicted)
 

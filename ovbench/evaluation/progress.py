@@ -16,6 +16,7 @@ from ovbench.metrics.iou import scores
 
 EVERY_S = 0.5  # time between two values of mIoU in the line
 INTERVAL_S, FACTOR = 5.0, 50  # time between two intervals, at least this multiple of the time that one takes
+LINE = "{desc}{bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the score fits into 80 columns
 MOST_IMAGES = 50_000  # whose counts are kept for the interval
 
 
@@ -72,7 +73,7 @@ class JobProgress:
 
     def __init__(self, images: int, *, shown: bool = True):
         disable = None if shown else True
-        self._bar = tqdm(total=images, unit="image", disable=disable, dynamic_ncols=True, delay=0.01)
+        self._bar = tqdm(total=images, disable=disable, dynamic_ncols=True, delay=0.01, bar_format=LINE)
         self._scores: Sequence[RunningScore] = ()
         self._halves: list[float] = []
         self._next = self._next_halves = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from ovbench.data.integrity import BROKEN
 from ovbench.inference.visualize import palette
-from ovbench.utils.files import parse_json, replacing
+from ovbench.utils.files import parse_json, write_bytes
 
 CLASSES = "classes"  # text of a PNG file: its class names as a JSON list
 COMPRESSION = 3  # of zlib: a third of the time of the default, files of nearly the same size
@@ -54,5 +55,6 @@ def write_png(path: Path, picture: Image.Image, texts: Mapping[str, str]) -> Non
     info = PngImagePlugin.PngInfo()
     for keyword, text in texts.items():
         info.add_text(keyword, text) if text.isascii() else info.add_itxt(keyword, text)
-    with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=info, compress_level=COMPRESSION)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", pnginfo=info, compress_level=COMPRESSION)
+    write_bytes(path, buffer.getvalue())

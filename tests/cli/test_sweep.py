@@ -186,7 +186,9 @@ def test_a_folder_may_be_a_url(ovbench, plain, tmp_path, monkeypatch):
     assert ovbench("sweep", "watch", folder, "--once", "--json").json()["finished"]
     other = folder_at(f"memory://{tmp_path.name}/eval")
     assert ovbench("eval", *CELL, "--limit", 2, "--out", other).code == 0
-    assert ovbench("eval", *CELL, "--out", other).code == 0  # resumes
+    kept = ("--bundle", "--save-predictions", "png")
+    assert ovbench("eval", *CELL, "--out", other, *kept).code == 0  # resumes
+    assert any(other.glob("*first3*.ovb.zip")) and len(list(other.glob("*/predictions/png/*.png"))) == IMAGES
     record = json.loads(next(path for path in other.glob("*.json") if "first3" in path.name).read_text())
     assert record["time"]["images_counted_now"] == 1
     assert len(lines(other)) == IMAGES and any(".2.jsonl" in part.name for part in other.glob("*/part-*.jsonl"))
