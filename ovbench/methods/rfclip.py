@@ -148,8 +148,7 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         p = self.params
         distractor = self.distractors(patches)  # (B, N)
         note("distractors", distractor)
-        # mean of the 3 x 3 patches, zeros beyond the border counted: always divided by 9
-        mean = F.avg_pool2d(patches.mT.unflatten(2, grid), 3, stride=1, padding=1).flatten(2).mT  # (B, N, C)
+        mean = sum_3x3(patches.unflatten(1, grid)).flatten(1, 2).div_(9)  # zeros beyond the border counted
         weight = (p.repair * distractor.to(patches))[..., None]
         if p.repaired == "distraction":
             mean = (9 * mean - patches) / 8
@@ -181,7 +180,8 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         sources = {"tokens": trunk.before_last, "guide": trunk.guide}
         chosen = list(sources) if self.params.decoded == "both" else [self.params.decoded]
         mixed = sum(self.decode(name, sources[name], kept, trunk, batch.note) for name in chosen) / len(chosen)
-        tokens = F.normalize(self.clip.project(mixed), dim=-1)  # y = mean of the decodings, (B, N, D)
+        decoded = self.clip.merge_heads(self.clip.blocks[-1], mixed)  # linear, so once for the mean of both: y
+        tokens = F.normalize(self.clip.project(decoded), dim=-1)  # (B, N, D)
         for name in ("before_last", "guide"):
             batch.note(name, getattr(trunk, name))
         return PresenceFeatures(tokens, grid, presence)
@@ -194,7 +194,7 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         return cosines.masked_fill(cosines < self.params.beta, 0.0)
 
     def decode(self, name: str, tokens: Tensor, kept: Tensor | None, trunk: Trunk, note: Note) -> Tensor:
-        """Return enhanced tokens after the key attention of all layers, float (B, N, C).
+        """Return the values of enhanced tokens after the key attention of all layers, float (B, H, N, E).
 
         The attention is softmax(s k k^T) over all T tokens, a mean over the layers, head by head. The class token's row
         and column are left out after the softmax, so that rows sum to less than 1. No residual, no feed-forward.
@@ -213,12 +213,12 @@ class RFCLIP(RFCLIPDeclaration, Presence):
         k, v = self.clip.keys_values(last, last.ln_1(tokens))
         graph = key_attention(k)
         if trunk.key_graphs is not None:
-            graph = (graph + trunk.key_graphs) / self.clip.layers
+            graph = graph.add_(trunk.key_graphs).div_(self.clip.layers)
         graph = graph[:, :, 1:, 1:]
         note(f"attention_{name}", graph)
-        decoded = self.clip.merge_heads(last, graph @ v[:, :, 1:])
-        note(f"decoded_{name}", decoded)
-        return decoded
+        mixed = graph @ v[:, :, 1:]
+        note(f"mixed_{name}", mixed)
+        return mixed
 
     def class_tokens(self, images: Tensor) -> Tensor:
         """Return normalised class tokens (B, D) of images (B, 3, h, w) from the repaired trunk."""
@@ -229,7 +229,20 @@ class RFCLIP(RFCLIPDeclaration, Presence):
 
 def key_attention(k: Tensor) -> Tensor:
     """Return softmax(s k k^T), float (B, H, T, T), of keys (B, H, T, E), s = E^-1/2."""
-    return (k @ k.mT * k.shape[-1] ** -0.5).softmax(-1)
+    return (k * k.shape[-1] ** -0.5 @ k.mT).softmax(-1)
+
+
+def sum_3x3(maps: Tensor) -> Tensor:
+    """Return the sum of each cell and its neighbours, zero outside, of maps float (B, gh, gw, C).
+
+    PyTorch's pooling takes several times as long on a CPU, because the channels are last.
+    """
+    for axis in (1, 2):
+        count, total = maps.shape[axis], maps.clone()
+        total.narrow(axis, 1, count - 1).add_(maps.narrow(axis, 0, count - 1))
+        total.narrow(axis, 0, count - 1).add_(maps.narrow(axis, 1, count - 1))
+        maps = total
+    return maps
 
 
 def redistribute(weights: Tensor) -> Tensor:

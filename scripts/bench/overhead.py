@@ -31,6 +31,8 @@ WHY = {  # a goal is missed
     "rfclip": "every block has a second attention, of its keys, and the last block decodes two token maps",
     "freecp": "its base GEM runs six more attentions in each of the upper blocks; the rest is what FreeCP adds to GEM",
 }
+# region maps that need no download; their time is not counted
+REGIONS = {"ovstitcher": {"regions": "slic", "descriptions": ""}, "corrclipv2": {"regions": "slic"}}
 TOWERS = ("clip", "presence", "dino", "dinov2", "vfm")
 VOC_SIZE = (375, 500)
 
@@ -81,7 +83,7 @@ def of_real_size(
         given["dinov2"] = "vit_base_patch14_dinov2.lvd142m"
     if name == "talk2dino":
         given["dinov2"] = "vit_base_patch14_reg4_dinov2.lvd142m"
-    cell = resolve(name, benchmark, {"refine": "", **(settings or {})}, given)
+    cell = resolve(name, benchmark, {"refine": "", **REGIONS.get(name, {}), **(settings or {})}, given)
     card = load_card(benchmark)
     with mock.patch.object(ovbench.inference.pipeline, "load_backbone", real_towers.load), _own_cache():
         pipeline = build_pipeline(cell, vocabulary(card, cell.protocol.vocabulary or None), card.background)

@@ -175,8 +175,8 @@ def test_one_decoding_is_half_of_both_before_the_projection():
     for name in ("both", "tokens", "guide"):
         rfclip(decoded=name).encode(Batch(given, note=lambda key, value, n=name: outputs.setdefault((n, key), value)))
     for name in ("tokens", "guide"):
-        assert torch.equal(outputs[name, f"decoded_{name}"], outputs["both", f"decoded_{name}"])
-        assert (name, f"decoded_{'guide' if name == 'tokens' else 'tokens'}") not in outputs
+        assert torch.equal(outputs[name, f"mixed_{name}"], outputs["both", f"mixed_{name}"])
+        assert (name, f"mixed_{'guide' if name == 'tokens' else 'tokens'}") not in outputs
 
 
 # Redistribution of the attention

@@ -59,6 +59,9 @@ def _values(case: Case, method: RFCLIP) -> Values:
     def distractors(w: int | None) -> Tensor:
         return torch.stack([torch.cat(notes.notes[f"distractors_{level}"]) for level in range(layers)], 1)
 
+    def decoded(mixed: Tensor) -> Tensor:
+        return method.clip.merge_heads(method.clip.blocks[-1], mixed[None])[0]
+
     values |= {
         "distractors": distractors,
         "w_level_before": lambda w: at(f"level_before_{middle}", w),
@@ -71,7 +74,7 @@ def _values(case: Case, method: RFCLIP) -> Values:
     for number, source in enumerate(("tokens", "guide"), 1):
         values |= {
             f"w_attention_{number}": lambda w, name=f"attention_{source}": at(name, w),
-            f"w_decoded_{number}": lambda w, name=f"decoded_{source}": at(name, w),
+            f"w_decoded_{number}": lambda w, name=f"mixed_{source}": decoded(at(name, w)),
         }
     values["w_enhanced"] = lambda w: at("enhanced_tokens", w)
     values["w_guide_enhanced"] = lambda w: at("enhanced_guide", w)
