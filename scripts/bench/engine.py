@@ -279,9 +279,9 @@ def main() -> None:
     for name in arguments.only or parts:
         print(f"measuring: {name}", file=sys.stderr)
         rows = parts[name]()
-        if arguments.method:  # the rows of other methods stay
-            own = {row["method"] for row in rows} if name.startswith("overhead") else set()
-            rows = [row for row in found.get(name, []) if own and row["method"] not in own] + rows if own else rows
+        if arguments.method and name.startswith("overhead"):  # the rows of other methods stay
+            measured = {row["method"] for row in rows}
+            rows = [row for row in found.get(name, []) if row["method"] not in measured] + rows
         found[name] = rows
         write_json(arguments.out / "engine.json", found)
         write_bytes(arguments.out / "engine.md", table(found).encode())
