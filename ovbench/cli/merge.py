@@ -11,10 +11,8 @@ from ovbench.cli import options
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_FOLDER...")
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the ledger and the record."
-)
+@click.argument("folders", nargs=-1, required=True, type=options.Folder(), metavar="RUN_FOLDER...")
+@click.option("--out", type=options.Folder(), required=True, help="Folder or URL of the ledger and the record.")
 @options.mixed_devices
 @options.as_json
 def merge(folders: tuple[Path, ...], out: Path, mixed_devices: bool, as_json: bool) -> int:

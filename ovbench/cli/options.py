@@ -92,13 +92,15 @@ complete_suites, complete_layouts = _completer(_suites), _completer(_layouts)
 
 
 class RecordPath(click.ParamType):
-    """A record or bundle as a path, or by its short id in the folder ``runs`` or in the folder before the id."""
+    """A record as a path or URL, a bundle, or a short id in the folder ``runs`` or in the folder before the id."""
 
     name = "record"
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path; one that does not exist is returned too if it cannot be an id."""
-        path = Path(value)
+        from ovbench.utils.folders import folder_at
+
+        path = folder_at(value)
         folder = path.parent if path.parent != Path() else Path(RUNS)
         may_be_id = path.parent == Path() or re.search(r"(^|-)[0-9a-f]{4,8}\b", path.name)
         if path.exists() or path.suffix or not folder.is_dir() or not may_be_id:

@@ -10,7 +10,7 @@ import click
 from ovbench.cli import options
 
 FOLDER = click.option(
-    "--runs", "folder", type=click.Path(path_type=Path), default=Path(options.RUNS), show_default=True,
+    "--runs", "folder", type=options.Folder(), default=Path(options.RUNS), show_default=True,
     help="Folder of the records.",
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-result
     help="A table of a paper, such as corrclip-table1. [default: one row per measured method]",
 )  # fmt: skip
 @click.option(
-    "--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the records."
+    "--runs", type=options.Folder(), default=Path("runs"), show_default=True, help="Folder or URL of the records."
 )
 @click.option(
     "--format", "form", type=click.Choice(FORMAT_NAMES),

@@ -16,6 +16,7 @@ from ovbench.data.sources import exists, is_folder, read_source, walk
 from ovbench.data.user_config import config_file, configured_roots
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import reading
+from ovbench.utils.paths import URL, local_folder
 
 SUFFIXES = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".png",), (".tif", ".tiff"), (".bmp",), (".webp",), (".gif",))
 
@@ -77,10 +78,11 @@ def data_roots(data_root: str | Path | None = None) -> list[Path]:
     if data_root is not None:
         named, origin = [str(data_root)], "--data-root"
     elif chosen := os.environ.get("OVBENCH_DATA"):
-        named, origin = [p for p in chosen.split(os.pathsep) if p], "OVBENCH_DATA"
+        named = [chosen] if URL.match(chosen) else [name for name in chosen.split(os.pathsep) if name]
+        origin = "OVBENCH_DATA"
     else:
         named, origin = configured_roots(), str(config_file())
-    roots = [Path(name).expanduser() for name in named]
+    roots = [local_folder(name, "a data root", origin) for name in named]
     for root in roots:
         if not is_folder(root):
             raise UsageError(f'the data root "{root}" is not a folder or archive', where=origin, fix="check the path")

@@ -25,7 +25,7 @@ from ovbench.evaluation.ledger_index import Ledger, LedgerLine, PartReader, Temp
 from ovbench.evaluation.ledger_lines import Entry, as_line, decode_line, encode_line, entry_of
 from ovbench.evaluation.part_file import open_part
 from ovbench.utils.differences import mismatches
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, first_line
 from ovbench.utils.folders import is_remote
 from ovbench.utils.lock import lock
 from ovbench.utils.text import short_text
@@ -225,7 +225,7 @@ class LedgerWriter:
 
     def _failure(self, error: OSError) -> InputError:
         return InputError(
-            f"cannot write the ledger: {error.strerror}", where=str(self.path),
+            f"cannot write the ledger: {error.strerror or first_line(error)}", where=str(self.path),
             fix="free the disk or choose another --out, then repeat the command; counted images are kept",
         )  # fmt: skip
 

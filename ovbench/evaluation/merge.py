@@ -15,7 +15,7 @@ from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.devices import refuse_other_devices
 from ovbench.evaluation.distributed import Shard
 from ovbench.evaluation.identity import record_name, run_name
-from ovbench.evaluation.ledger import Entry, Ledger, LedgerWriter, read_header, read_ledger
+from ovbench.evaluation.ledger import Entry, Ledger, LedgerWriter, ledger_parts, read_header, read_ledger
 from ovbench.evaluation.record import write_record
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
@@ -105,7 +105,7 @@ def _shards(folder: Path) -> Iterator[ShardLedger]:
         raise InputError("no ledger in the folder", where=str(folder), fix="give the cell folders below --out")
     if "code" not in header:
         raise InputError("the shard is from an older version of ovbench", where=str(folder), fix="run it again")
-    files = sorted(folder.glob("shard-*of*.json"))
+    files = sorted(folder.glob("shard-*of*.json"), key=str)
     if not files:
         raise InputError("no shard in the folder", where=str(folder), fix="run its cell with --shard K/N")
     for file in files:
@@ -160,10 +160,11 @@ def _refuse_unfinished(one: ShardLedger, images: Sequence[str], found: Ledger) -
 
 
 def _write_ledger(folder: Path, header: Mapping[str, Any], entries: Iterable[Entry]) -> None:
-    others = [part for part in folder.glob("part-*.jsonl") if part.name != f"part-{MERGED}.jsonl"]
-    if others:
+    parts = ledger_parts(folder)
+    if not all(part.name.startswith(f"part-{MERGED}.") for part in parts):
         raise InputError("the folder has another ledger", where=str(folder), fix="choose another --out")
-    (folder / f"part-{MERGED}.jsonl").unlink(missing_ok=True)  # from an earlier merge
+    for part in parts:  # from an earlier merge
+        part.unlink()
     with LedgerWriter(folder, MERGED, header, durable=False) as ledger:  # written again from the shards after a crash
         for entry in entries:
             ledger.add(entry)

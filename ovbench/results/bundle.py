@@ -81,7 +81,7 @@ def short_id(path: Path) -> str:
 
 def record_files(folder: Path) -> list[Path]:
     """Return the files below a folder that may be records: JSON files, then bundles."""
-    below = (*sorted(folder.rglob("*.json")), *sorted(folder.rglob(f"*{BUNDLE}")))
+    below = (*sorted(folder.rglob("*.json"), key=str), *sorted(folder.rglob(f"*{BUNDLE}"), key=str))
     return [
         path for path in below
         if EARLIER not in path.relative_to(folder).parts and not path.name.startswith("shard-")

@@ -127,7 +127,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read the file: {error.strerror}", where=str(path)) from error
+        raise InputError(f"cannot read the file: {error.strerror or first_line(error)}", where=str(path)) from error
     except ValueError as error:
         raise InputError(f"malformed JSON: {error}", where=str(path)) from error
 

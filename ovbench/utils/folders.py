@@ -38,7 +38,7 @@ def folder_at(text: str | Path) -> Path:
         fix = install_line("remote")
         raise InputError("a folder by URL needs universal_pathlib", where=str(text), fix=fix) from None
     try:
-        path = UPath(str(text))
+        path = UPath(str(text), use_listings_cache=False)  # other processes write into the folder
         path.fs  # noqa: B018  opens the file system
     except ImportError as error:
         raise InputError(f"a library for the URL is missing: {first_line(error)}", where=str(text)) from None
@@ -102,7 +102,6 @@ def names_in(folder: Path) -> list[str]:
         except FileNotFoundError:
             return []
     system = folder.fs  # type: ignore[attr-defined]
-    system.invalidate_cache()  # other processes write into it
     try:
         return [str(name).rstrip("/").rpartition("/")[2] for name in system.ls(folder.path, detail=False)]  # type: ignore[attr-defined]
     except FileNotFoundError:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from ovbench.utils.errors import UsageError
+
+URL = re.compile(r"[A-Za-z][\w+.-]+:/")  # pathlib makes one slash of two; the letter of a Windows disk is no scheme
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -19,9 +23,26 @@ def cache_root() -> Path:
         ``$OVBENCH_CACHE`` if it is set, otherwise ``ovbench`` in the user's cache folder.
     """
     if chosen := os.environ.get("OVBENCH_CACHE"):
-        return Path(chosen).expanduser()
+        return local_folder(chosen, "the cache", "OVBENCH_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ovbench"
+
+
+def local_folder(text: str | Path, what: str, where: str) -> Path:
+    """Return a path of this machine.
+
+    Args:
+        text: The path.
+        what: What the folder is, for the message.
+        where: The option or variable, for the message.
+
+    Raises:
+        UsageError: If it is a URL.
+    """
+    if URL.match(str(text)):
+        fix = "mount it, or copy it to a disk of this machine; --out can be a URL"
+        raise UsageError(f'{what} cannot be a URL: "{text}"', where=where, fix=fix)
+    return Path(text).expanduser()
 
 
 def shipped(*names: str) -> Path:

@@ -207,3 +207,36 @@ def test_region_maps_are_built_before_the_images_are_counted(ovbench, one_thread
     made = read_sweep(tmp_path)
     ending = json.loads((tmp_path / "sweep" / made.name / "tasks" / "000001.1.done").read_text())
     assert ending["made"] == 1 and ending["failed"] == {}
+
+
+@pytest.mark.slow
+def test_results_are_read_by_url(ovbench, one_thread, tmp_path):
+    pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    from ovbench.utils.folders import folder_at
+
+    root = f"memory://{tmp_path.name}"
+    for number in (1, 2):
+        assert ovbench("eval", *CELL, "--shard", f"{number}/2", "--out", f"{root}/{number}").code == 0
+    shards = [next(str(path.parent) for path in folder_at(f"{root}/{n}").glob("*/shard-*.json")) for n in (1, 2)]
+    for _ in range(2):  # the second one replaces the first
+        merged = ovbench("merge", *shards, "--out", f"{root}/merged", "--json")
+        assert merged.code == 0 and merged.json()["dataset"]["images"] == IMAGES, merged.err
+    (record,) = folder_at(f"{root}/merged").glob("*.json")
+    shown = ovbench("table", "--runs", f"{root}/merged")
+    assert shown.code == 0 and "maskclip" in shown.out, shown.err
+    listed = ovbench("runs", "list", "--runs", f"{root}/merged", "--json").json()
+    assert len(listed) == 1
+    compared = ovbench("compare", record, f"{root}/merged/{listed[0]['id']}", "--json")
+    assert compared.code == 0, compared.err
+
+
+def test_data_and_caches_are_on_disks(ovbench, tmp_path, monkeypatch):
+    more = ("--out", tmp_path)
+    refused = ovbench("eval", "-m", "clip", "-d", "voc21", "--data-root", "s3://bucket/data", *more)
+    assert refused.code == 2 and 'a data root cannot be a URL: "s3:/bucket/data"' in refused.err, refused.err
+    monkeypatch.setenv("OVBENCH_DATA", "gs://bucket/data")
+    refused = ovbench("sweep", "plan", "-m", "clip", "-d", "voc21", "--out", tmp_path)
+    assert refused.code == 2 and 'a data root cannot be a URL: "gs://bucket/data"' in refused.err, refused.err
+    monkeypatch.setenv("OVBENCH_CACHE", "s3://bucket/cache")
+    refused = ovbench("cache", "ls")
+    assert refused.code == 2 and "the cache cannot be a URL" in refused.err, refused.err

@@ -1,0 +1,87 @@
+"""A sweep, ledgers and records in an object store with the protocol of S3, which has neither append nor rename."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from test_sweep import CELL, IMAGES, lines, one_thread, plain, plan, text_of, whole  # noqa: F401  fixtures
+
+from ovbench.utils.errors import InputError
+from ovbench.utils.files import read_json, write_json
+from ovbench.utils.folders import create_file, folder_at, names_in
+
+pytestmark = pytest.mark.slow
+KILLED = """
+import os, signal, sys
+from ovbench.cluster.worker import Heartbeat, work
+from ovbench.utils.folders import folder_at
+image, images = Heartbeat.image, []
+def killed(self):
+    image(self)
+    images.append(1)
+    if len(images) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+Heartbeat.image = killed
+work(folder_at(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """An empty folder of a bucket, on a server of this process."""
+    server = pytest.importorskip("moto.server", reason='no S3 server: pip install "moto[s3]" flask flask-cors')
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
+    s3fs.S3FileSystem.clear_instance_cache()  # it would use the address of an earlier server
+    pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    names = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in (names | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    folder_at(f"s3://{name}").fs.mkdir(name)
+    yield folder_at(f"s3://{name}/runs")
+    running.stop()
+
+
+def test_of_many_writers_one_creates_a_file_and_listings_are_not_old(bucket):
+    assert names_in(bucket) == [] and not (bucket / "one").exists()
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(lambda n: create_file(bucket / "one", str(n).encode()), range(8)))
+    assert created.count(True) == 1 and (bucket / "one").read_text() == str(created.index(True))
+    write_json(bucket / "two.json", {"a": 1})
+    write_json(bucket / "two.json", {"a": 2})
+    assert read_json(bucket / "two.json") == {"a": 2} and sorted(names_in(bucket)) == ["one", "two.json"]
+    boto3 = pytest.importorskip("boto3")
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])  # another process
+    client.put_object(Bucket=bucket.parts[0].strip("/"), Key="runs/three", Body=b"3")
+    assert (bucket / "three").exists() and "three" in names_in(bucket)
+    with pytest.raises(InputError, match=r"cannot read the file: .*none.json"):
+        read_json(bucket / "none.json")
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(ovbench, plain, bucket):  # noqa: F811
+    plan(ovbench, bucket)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.run([sys.executable, "-c", KILLED, str(bucket)], env=environment, capture_output=True, text=True)
+    assert first.returncode == -signal.SIGKILL, first.stderr
+    assert len(lines(bucket)) == 1  # the image of the finished task
+    seen = ovbench("sweep", "watch", bucket, "--once", "--json").json()
+    assert seen["tasks"]["running"] == 1 and not seen["finished"]
+    done = ovbench("sweep", "work", bucket)
+    assert done.code == 0, done.err
+    assert text_of(bucket) == plain and len(lines(bucket)) == IMAGES
+    names = [path.name for path in bucket.glob("sweep/*/tasks/*.lost")]
+    assert names == ["000002.1.lost"]
+    assert ovbench("sweep", "watch", bucket).code == 0
+    shown = ovbench("table", "--runs", bucket)
+    assert shown.code == 0 and "maskclip" in shown.out, shown.err
