@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 from ovbench.config.load import Cell
 from ovbench.config.schema import Protocol
-from ovbench.evaluation.record import is_record
-from ovbench.utils.errors import InputError
-from ovbench.utils.files import read_json
+from ovbench.evaluation.earlier_cost import earlier_cost
 
 SAMPLED = 32  # images whose size is read
 ALL_SIZES = 10_000  # up to so many images, the size of every one is read, so that the largest ones come first
@@ -19,7 +17,6 @@ WINDOW_S = 0.008  # a window of 224 pixels in a ViT-B/16 with a second tower, on
 QUERY_S = 2e-9  # a query for one pixel of the original image
 READ_S = 0.02  # an image, its label and its counts
 USUAL = (500, 500)
-STAGES = ("read", "regions", "label", "count")  # of a record; the other stages are parts of "label"
 
 
 class ImageCost(NamedTuple):
@@ -36,21 +33,8 @@ class ImageCost(NamedTuple):
     each: tuple[float, ...] = ()
 
 
-def earlier_records(out: Path) -> list[dict[str, Any]]:
-    """Return the records in a folder that can be read."""
-    found = []
-    for path in sorted(out.glob("*.json"), key=str) if out.exists() else ():
-        try:
-            record = read_json(path)
-        except InputError:
-            continue
-        if is_record(record):
-            found.append(record)
-    return found
-
-
 def estimate(
-    cell: Cell, queries: int, sizes: Sequence[tuple[int, int]], records: Iterable[Mapping[str, Any]]
+    cell: Cell, queries: int, sizes: Sequence[tuple[int, int]], records: Iterable[tuple[Path, Mapping[str, Any]]]
 ) -> ImageCost:
     """Return the time of an image.
 
@@ -58,22 +42,14 @@ def estimate(
         cell: The resolved settings.
         queries: Number of queries.
         sizes: Sizes (h, w) of all images, or of some.
-        records: Earlier records. One with the same settings comes first, then one of the same method and dataset.
+        records: Earlier records with their files, see `ovbench.evaluation.earlier_cost.earlier_cost`.
     """
-    wanted = cell.digest()
     guess = [READ_S + WINDOW_S * windows(size, cell.protocol) + QUERY_S * queries * math.prod(size) for size in sizes]
     mean = sum(guess) / len(guess)
-    for same in (lambda r: r["settings_sha256"] == wanted, lambda r: _names(r) == (cell.method, cell.dataset)):
-        for record in records:
-            seconds, images = record["time"].get("seconds", {}), record["dataset"]["images"]
-            if same(record) and images and seconds:
-                measured = sum(seconds.get(stage, 0.0) for stage in STAGES) / images
-                return ImageCost(measured, True, tuple(one * measured / mean for one in guess))
-    return ImageCost(mean, False, tuple(guess))
-
-
-def _names(record: Mapping[str, Any]) -> tuple[str, str]:
-    return record["cell"]["method"], record["cell"]["dataset"]
+    found = earlier_cost(cell, records)
+    if found is None:
+        return ImageCost(mean, False, tuple(guess))
+    return ImageCost(found.seconds, True, tuple(one * found.seconds / mean for one in guess))
 
 
 def windows(size: tuple[int, int], protocol: Protocol) -> float:

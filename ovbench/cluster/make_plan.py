@@ -12,12 +12,13 @@ from datetime import datetime, timezone
 from itertools import accumulate
 from typing import Any, NamedTuple
 
-from ovbench.cluster.estimate import ImageCost, earlier_records, estimate, image_sizes
+from ovbench.cluster.estimate import ImageCost, estimate, image_sizes
 from ovbench.cluster.sweep import Sweep, SweepCell, SweepTask, job_as_data
 from ovbench.config.load import Cell
 from ovbench.data.card import Card, ids_sha256, vocabulary
 from ovbench.data.dataset import Dataset
 from ovbench.data.groups import present_members
+from ovbench.evaluation.earlier_cost import read_records
 from ovbench.evaluation.images import chosen_images, corrupted, features_key, open_split
 from ovbench.evaluation.request import Job, check_request
 from ovbench.regions.base import open_source
@@ -37,7 +38,7 @@ class GroupCost(NamedTuple):
 
     Attributes:
         images: Number of images, each labelled for every cell of the group.
-        seconds: Estimated time of an image.
+        seconds: Estimated time of an image: that of the slowest cell, because all use the same features.
         maps: Where its region maps come from: dataset, source and settings; () if they are not built before.
         each: Estimated time of every image; empty if only the mean is known.
     """
@@ -74,7 +75,7 @@ def plan_sweep(job: Job, minutes: float = MINUTES, workers: int | None = None) -
     job = dataclasses.replace(job, datasets=tuple(present_members(job.datasets, job.data_root).names))  # of groups
     rows, cards, cells, _ = check_request(job)
     datasets = {name: chosen_images(open_split(card, job), job) for name, card in cards.items()}
-    records, planned, estimates = earlier_records(job.out), [], []
+    records, planned, estimates = read_records(job.out), [], []
     for row, cell in zip(rows, cells, strict=True):
         images = datasets[row.dataset].items[: job.limit]
         sizes = image_sizes([item.image_path for item in images])
@@ -125,8 +126,8 @@ def _cost(
     images, each = planned[group[0]].images, [estimates[number].each for number in group]
     known = all(len(one) == images for one in each)
     return GroupCost(
-        images, sum(estimates[number].seconds for number in group), maps,
-        [sum(one) for one in zip(*each, strict=True)] if known else (),
+        images, max(estimates[number].seconds for number in group), maps,
+        [max(one) for one in zip(*each, strict=True)] if known else (),
     )  # fmt: skip
 
 

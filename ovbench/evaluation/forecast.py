@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from ovbench.backbones.build import missing_weights
 from ovbench.data.decode import image_size
 from ovbench.evaluation.due_images import due_images, started
+from ovbench.evaluation.earlier_cost import EarlierCost, earlier_cost, read_records
 from ovbench.evaluation.identity import ledger_header, run_name
 from ovbench.evaluation.ledger import read_header, read_ledger
 from ovbench.evaluation.plan import PlannedCell
-from ovbench.evaluation.record import read_record
 from ovbench.inference.sliding_window import window_grid
 from ovbench.regions.base import open_source
 from ovbench.regions.map_store import SUFFIX, RegionStore
@@ -27,17 +27,7 @@ from ovbench.utils.registry import METHODS
 from ovbench.utils.text import size_text
 
 SAMPLE = 32  # images whose sizes are read
-STAGES = ("regions", "label", "count")  # of an image; reading is done ahead
 UNKNOWN = ("format", "weights.", "use.", "files.", "execution.batch")  # keys of a header that need the networks
-SAME = ("short_side", "long_side", "crop", "stride", "pad", "refine")  # settings of the protocol that change the cost
-
-
-class EarlierCost(NamedTuple):
-    """Seconds per image and peak memory in bytes, from an earlier record."""
-
-    seconds: float
-    memory: int | None
-    record: Path
 
 
 class CellForecast(NamedTuple):
@@ -114,7 +104,7 @@ def forecast(cells: Iterable[PlannedCell], out: Path) -> list[CellForecast]:
         cells: The planned cells.
         out: Folder of ledgers and records.
     """
-    records = _records(out)
+    records = read_records(out)
     return [_forecast(cell, out, records) for cell in cells]
 
 
@@ -157,7 +147,9 @@ class _NoNetworks:
 
 def _forecast(cell: PlannedCell, out: Path, records: Sequence[tuple[Path, dict[str, Any]]]) -> CellForecast:
     counted, when, changed, other = _earlier(cell, out)
-    estimate = _estimate(cell, records)
+    how = cell.execution
+    device = env.device_name(cell.device, how.precision, compiled=how.compiled)
+    estimate = earlier_cost(cell.cell, records, device)
     return CellForecast(
         cell, _windows(cell), counted, when, changed, other, _missing(cell), _region_maps(cell), estimate
     )
@@ -215,35 +207,3 @@ def _earlier(cell: PlannedCell, out: Path) -> tuple[int, str, int, str]:
         kept = [ledger.run(cell.dataset.items[number].id) for number in images.kept]
         return len(kept), max(map(started, kept), default=""), len(images.changed), ""
     return 0, "", 0, other
-
-
-def _records(out: Path) -> list[tuple[Path, dict[str, Any]]]:
-    found = []
-    for path in sorted(out.glob("*.json")) if out.is_dir() else ():
-        try:
-            found.append((path, read_record(path)))
-        except InputError:
-            continue
-    return found
-
-
-def _estimate(cell: PlannedCell, records: Sequence[tuple[Path, dict[str, Any]]]) -> EarlierCost | None:
-    """Return the cost of the newest record with the same settings, otherwise of the method with windows as large."""
-    how, plain = cell.execution, cell.cell.as_dict()
-    device = env.device_name(cell.device, how.precision, compiled=how.compiled)
-    fitting = []
-    for path, record in records:
-        there, run_on = record["cell"], record.get("device") or {}
-        alike = all(there[key] == plain[key] for key in ("method", "backbones", "regions"))
-        alike &= all(there["protocol"].get(key) == plain["protocol"].get(key) for key in SAME)
-        alike &= all(run_on.get(key) == device.get(key) for key in ("type", "name", "precision", "compile"))
-        if alike and record["dataset"]["images"] and record["time"].get("seconds"):
-            equal = record["settings_sha256"] == cell.cell.digest()
-            fitting.append((equal, record["time"]["started"], path, record))
-    if not fitting:
-        return None
-    *_, path, record = max(fitting, key=lambda each: each[:2])
-    time = record["time"]
-    seconds = sum(time["seconds"].get(stage, 0.0) for stage in STAGES) / record["dataset"]["images"]
-    memory = time.get("peak_memory") or {}
-    return EarlierCost(seconds, memory.get("device_bytes") or memory.get("host_bytes"), path)

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ovbench.cluster.estimate import ImageCost, estimate, image_sizes, windows
+from ovbench.cluster.estimate import estimate, image_sizes, windows
 from ovbench.cluster.make_plan import PER_WORKER, GroupCost, divide, make_tasks, plan_sweep
 from ovbench.cluster.sweep import Sweep, job_as_data
 from ovbench.config.load import resolve
+from ovbench.evaluation.earlier_cost import image_seconds
 from ovbench.evaluation.request import Job
 from ovbench.utils.errors import UsageError
 
@@ -68,14 +69,25 @@ def test_an_estimate_is_measured_before_it_is_guessed():
     sizes = [(100, 200), (400, 800)]
     guess = estimate(cell, 10, sizes, [])
     assert not guess.measured and len(guess.each) == 2 and guess.seconds == pytest.approx(sum(guess.each) / 2)
-    seconds = {"read": 1.0, "regions": 0.0, "label": 7.0, "count": 2.0, "encode": 6.0}
-    record = {"settings_sha256": "other", "cell": {"method": "clip", "dataset": "mini"}, "dataset": {"images": 5},
-              "time": {"seconds": seconds}}  # fmt: skip
-    found = estimate(cell, 10, sizes, [record])
-    assert found.measured and found.seconds == 2.0 and sum(found.each) == pytest.approx(4.0)
-    same = record | {"settings_sha256": cell.digest(), "dataset": {"images": 10}}
-    assert estimate(cell, 10, sizes, [record, same]).seconds == 1.0
-    assert isinstance(estimate(cell, 10, sizes, [{**same, "time": {}}]), ImageCost)
+    seconds = {"read": 1.0, "regions": 0.5, "label": 6.5, "count": 2.0, "encode": 6.0}
+    record = {"settings_sha256": "other", "cell": cell.as_dict(), "dataset": {"images": 5}, "device": {"type": "cpu"},
+              "time": {"seconds": seconds, "started": "2026-01-02"}}  # fmt: skip
+    found = estimate(cell, 10, sizes, [(Path("a"), record)])
+    assert found.measured and found.seconds == 2.0 and sum(found.each) == pytest.approx(4.0)  # threads share the cores
+    same = record | {"settings_sha256": cell.digest(), "dataset": {"images": 10}, "device": {"type": "cuda"}}
+    same["time"] = same["time"] | {"started": "2026-01-01"}
+    both = [(Path("a"), record), (Path("b"), same)]
+    assert estimate(cell, 10, sizes, both).seconds == pytest.approx(0.7)  # read ahead, counted behind
+    assert estimate(cell, 10, sizes, [(Path("b"), {**same, "time": {}})]) == guess
+    other = record | {"cell": record["cell"] | {"protocol": record["cell"]["protocol"] | {"stride": 1}}}
+    assert estimate(cell, 10, sizes, [(Path("a"), other)]) == guess
+
+
+def test_the_slowest_of_reading_labelling_and_counting_decides_on_a_gpu():
+    for stage, expected in (("read", 1.5), ("count", 3.0), ("label", 3.0), ("regions", 3.0)):
+        record = {"time": {"seconds": {stage: 6.0}}, "dataset": {"images": 2}, "device": {"type": "cuda"}}
+        assert image_seconds(record) == expected
+    assert image_seconds(record | {"dataset": {"images": 0}}) is None
 
 
 def test_windows_of_an_image():
