@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -14,6 +15,11 @@ import pytest
 SHARED = Path(__file__).parents[2] / "shared"
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side; torch, which reads it, is not imported yet
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish():
+    """Leave the hundred thousands of objects that imports made out of every later garbage collection."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,8 @@ class Segmentor(torch.nn.Module):
             labels = torch.full((1, *sample.metainfo["ori_shape"]), chosen)
             sample.set_data({"pred_sem_seg": PixelData(data=labels)})
         return data_samples
+
+MODELS.register_module(name="ByName", module=Segmentor)
 """
 
 
@@ -104,10 +106,11 @@ def test_two_repositories_with_modules_of_the_same_names_do_not_meet(ovbench, re
 
 
 @pytest.mark.slow
-def test_settings_come_from_the_constructor(repository):
+@pytest.mark.parametrize("name", ["Segmentor", "ByName"])  # of the class, and in the registry of mmsegmentation
+def test_settings_come_from_the_constructor(repository, name):
     import dataclasses
 
-    entry = load_method(repository("a", 2))
+    entry = load_method(repository("a", 2).replace(":Segmentor", f":{name}"))
     assert entry.__name__ == "Segmentor" and not entry.needs.backbones
     assert dataclasses.asdict(entry.Params()) == {"name_path": "{classes}", "step": 1, "tau": 0.5, "path": ""}
     assert {f.name: f.type for f in dataclasses.fields(entry.Params)} == {

@@ -115,11 +115,10 @@ def test_asked_to_stop(run, uninterrupted, tmp_path, number, code):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_count_every_image_once(run, uninterrupted, tmp_path, processes):
-    assert record_of(start(tmp_path, launcher=torchrun(processes))) == uninterrupted()
-    parts = sorted(tmp_path.glob("*/part-*.jsonl"))
-    assert len(parts) == processes and images_in(tmp_path) == IMAGES
+def test_several_processes_count_every_image_once(run, uninterrupted, tmp_path):
+    """Three, which have unlike numbers of images; two are below."""
+    assert record_of(start(tmp_path, launcher=torchrun(3))) == uninterrupted()
+    assert len(list(tmp_path.glob("*/part-*.jsonl"))) == 3 and images_in(tmp_path) == IMAGES
     assert run(tmp_path) == uninterrupted() and images_in(tmp_path) == IMAGES  # all parts are read again
 
 
