@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ovbench.results.console import plain
 from ovbench.utils.errors import warn_once
 
 USUAL = "DejaVu Sans"  # comes with matplotlib
@@ -38,4 +37,6 @@ def said_of_letters() -> Iterator[None]:
     for one in (one for one, letter in found if letter is None):
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
     if letters := "".join(dict.fromkeys(chr(int(letter[1])) for _, letter in found if letter)):
+        from ovbench.results.console import plain  # loads rich, which a plot does not need
+
         warn_once(f"no installed font has {plain(letters)}, so these are boxes in the plot; install a Noto font")
