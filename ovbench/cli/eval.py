@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ovbench.cli import options
+from ovbench.utils.text import printable
 
 if TYPE_CHECKING:
     from ovbench.evaluation.plan import PlannedCell
@@ -149,7 +150,7 @@ def _print_record(record: dict[str, Any], path: Path, classes: bool) -> None:
     if classes:
         show(class_table(record))
     for image, reason in record["failed"].items():
-        click.echo(f"failed: {image}: {reason}", err=True)
+        click.echo(printable(f"failed: {image}: {reason}"), err=True)
     click.echo(f"record: {path}", err=True)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ovbench.cli import options
+from ovbench.utils.text import printable
 
 
 @click.group(name="masks", short_help="Build region maps.")
@@ -86,7 +87,7 @@ def build(
     with tqdm(total=total, desc=f"{source} on {dataset}", unit="image", disable=None) as bar:
         built = build_maps(tasks, table, devices=chosen, workers=workers, advance=bar.update)
     for image_id, reason in built.failed.items():
-        click.echo(f"failed: {image_id}: {reason}", err=True)
+        click.echo(printable(f"failed: {image_id}: {reason}"), err=True)
     if as_json:
         found = {"made": built.made, "found": built.found, "failed": built.failed, "folder": str(built.folder)}
         click.echo(json.dumps({"dataset": dataset, "regions": table, **found}, indent=1))

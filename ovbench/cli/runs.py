@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ovbench.cli import options
+from ovbench.utils.text import printable
 
 FOLDER = click.option(
     "--runs", "folder", type=options.Folder(), default=Path(options.RUNS), show_default=True,
@@ -80,7 +81,7 @@ def pack_command(records: tuple[Path, ...], out: Path | None, as_json: bool) -> 
         click.echo(json.dumps([{"file": str(path), "bytes": path.stat().st_size} for path in written], indent=1))
         return
     for path in written:
-        click.echo(f"{path}: {size_text(path.stat().st_size)}")
+        click.echo(printable(f"{path}: {size_text(path.stat().st_size)}"))
 
 
 @runs.command("rm")
@@ -98,7 +99,7 @@ def remove_command(records: tuple[Path, ...], yes: bool) -> None:
 
     chosen = [files_of(path) for path in dict.fromkeys(records)]
     for one in chosen:
-        click.echo(f"{one.record}" + (f" and its ledger {one.ledger}" if one.ledger else ""), err=True)
+        click.echo(printable(f"{one.record}" + (f" and its ledger {one.ledger}" if one.ledger else "")), err=True)
     if not yes:
         click.confirm(f"Remove {len(chosen)} runs?", abort=True, err=True)
     for one in chosen:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ovbench.cli import options
+from ovbench.utils.text import printable
 
 
 @click.command()
@@ -61,7 +62,7 @@ def score(
     found = score(job, predictions, card, name=name, encoding=encoding, say=lambda line: click.echo(line, err=True))
     record, path = found.result
     for image, reason in record["failed"].items():
-        click.echo(f"failed: {image}: {reason}", err=True)
+        click.echo(printable(f"failed: {image}: {reason}"), err=True)
     click.echo(f"record: {path}", err=True)
     if as_json:
         click.echo(json.dumps(record, indent=1))

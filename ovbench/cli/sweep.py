@@ -12,6 +12,7 @@ import click
 
 from ovbench.cli import options
 from ovbench.utils.files import parse_json
+from ovbench.utils.text import printable
 
 if TYPE_CHECKING:
     from ovbench.cluster.progress import Progress, SweepView
@@ -137,7 +138,7 @@ def work(folder: Path, stale_s: float) -> int:
 
     result = do_tasks(folder, lambda line: click.echo(line, err=True), stale_s)
     for image, reason in result.failed.items():
-        click.echo(f"failed: {image}: {reason}", err=True)
+        click.echo(printable(f"failed: {image}: {reason}"), err=True)
     return 4 if result.errors or result.failed else 0
 
 
@@ -192,5 +193,5 @@ def _show(view: SweepView, progress: Progress) -> None:
     show(plain_table(("row", "method", "dataset", "images", "failed", "mIoU so far"), rows))
     for task, reason in progress.errors.items():
         what = view.sweep.tasks[task]
-        click.echo(f"failed: task {task} ({what.kind}): {reason}", err=True)
+        click.echo(printable(f"failed: task {task} ({what.kind}): {reason}"), err=True)
     click.echo(_line(progress), err=True)

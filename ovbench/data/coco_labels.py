@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ovbench.data.card import Encoding
-from ovbench.data.integrity import BROKEN, check_png
+from ovbench.data.integrity import BROKEN, check_png, reason_of
 from ovbench.data.rle import decode_rle
 from ovbench.utils.errors import InputError
 
@@ -73,7 +73,8 @@ def _draw_segments(
                 raise InputError(f'the segments of "{path}" are not an RGB PNG', fix="copy the PNG files again")
             pixels = np.asarray(image).astype(np.int64)
     except BROKEN as error:
-        raise InputError(f'cannot read the segments of "{path}": {error}', fix="copy the PNG files again") from None
+        what = f'cannot read the segments of "{path}": {reason_of(error)}'
+        raise InputError(what, fix="copy the PNG files again") from None
     if pixels.shape[:2] != label.shape:
         raise InputError(f'the PNG of "{path}" is {pixels.shape[1]}x{pixels.shape[0]}, the annotations say '
                          f"{label.shape[1]}x{label.shape[0]}")  # fmt: skip

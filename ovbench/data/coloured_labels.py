@@ -12,7 +12,7 @@ from PIL import Image
 from ovbench.data.card import Card, Encoding, Layout
 from ovbench.data.coco_labels import draw_label
 from ovbench.data.decode import RawLabel, label_bytes, read_label_file
-from ovbench.data.integrity import BROKEN
+from ovbench.data.integrity import BROKEN, reason_of
 from ovbench.data.label_colours import Colour, hex_text
 from ovbench.data.label_format import refuse_lossy, refuse_pages
 from ovbench.utils.errors import InputError
@@ -56,7 +56,8 @@ def read_encoded_label(path: Path, encoding: Encoding) -> RawLabel:
                 )
             pixels = np.asarray(image.convert("RGBA"))
     except BROKEN as error:
-        raise InputError(f'cannot read the label "{path}": {error}', fix="copy or prepare the file again") from None
+        what = f'cannot read the label "{path}": {reason_of(error)}'
+        raise InputError(what, fix="copy or prepare the file again") from None
     if (pixels[..., 3] != 255).any():
         raise InputError(f'the label "{path}" has transparent pixels', fix="save it without an alpha channel")
     red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ovbench.data.integrity import BROKEN, check_png, decode_strictly, ends_properly
+from ovbench.data.integrity import BROKEN, check_png, decode_strictly, ends_properly, reason_of
 from ovbench.data.label_format import refuse_grey_palette, refuse_lossy, refuse_mode, refuse_pages, unfit_label
 from ovbench.data.sources import container_of, read_source
 from ovbench.utils.errors import InputError
@@ -146,7 +146,7 @@ def image_facts(path: Path) -> ImageFacts:
         with Image.open(io.BytesIO(data)) as image:
             mode, (w, h), kind = image.mode, image.size, image.format
     except BROKEN as error:
-        raise InputError(f'cannot read the image "{path}": {error}', fix="copy the file again") from None
+        raise InputError(f'cannot read the image "{path}": {reason_of(error)}', fix="copy the file again") from None
     deep = None
     if kind in ("TIFF", "PPM", "JPEG2000") or (kind == "PNG" and data[24:25] == b"\x10"):
         pixels = _decode(data, path)
@@ -212,7 +212,8 @@ def read_label_file(path: Path) -> RawLabel:
             values, mode = np.asarray(image), image.mode
             palette = _palette(image)
     except BROKEN as error:
-        raise InputError(f'cannot read the label "{path}": {error}', fix="copy or prepare the file again") from None
+        what = f'cannot read the label "{path}": {reason_of(error)}'
+        raise InputError(what, fix="copy or prepare the file again") from None
     if palette is not None:
         refuse_grey_palette(values, palette, path)
     if values.dtype != np.uint8 and values.size and (values.min() < 0 or values.max() > 65535):

@@ -10,15 +10,20 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, first_line
 
 BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError,
     EOFError, struct.error, zlib.error, Image.DecompressionBombError, NotImplementedError,
 )  # fmt: skip  # what Pillow raises for hostile files
 BROKEN_ARRAYS = (*BROKEN, zipfile.BadZipFile, lzma.LZMAError, RuntimeError)  # what NumPy raises for npy and npz files
+
+
+def reason_of(error: Exception) -> str:
+    """Return why Pillow cannot read a file, without the address of an object in memory."""
+    return "its format is not known" if isinstance(error, UnidentifiedImageError) else first_line(error)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bool]]:
@@ -93,4 +98,4 @@ def decode_strictly(data: bytes, path: Path) -> None:
     except BROKEN as error:
         if data[:4] in (b"II*\0", b"MM\0*") and "cannot identify" in str(error):
             return  # PIL does not know this type of TIFF; OpenCV decides
-        raise InputError(f'cannot read the image "{path}": {error}', fix="copy the file again") from None
+        raise InputError(f'cannot read the image "{path}": {reason_of(error)}', fix="copy the file again") from None

@@ -20,6 +20,7 @@ from ovbench.data.rle import decode_rle
 from ovbench.evaluation.predictions import ABOUT
 from ovbench.utils.errors import InputError, UsageError, first_line, unknown
 from ovbench.utils.files import read_json
+from ovbench.utils.typed import OpenTyped, validate
 
 DETECTRON2 = "sem_seg_predictions.json"  # of detectron2's SemSegEvaluator: the masks of all images
 SUFFIXES = (".png", ".npz", ".npy", ".json", ".tif", ".tiff", ".bmp", ".gif")
@@ -27,6 +28,15 @@ INDEX = "index"
 SAMPLE = 64  # maps whose values are looked at
 COMPARED, MUCH = 8, 0.2  # maps that are compared with labels, and a difference of accuracy that is no accident
 Masks = Sequence[Mapping[str, Any]]
+
+
+class SavedMaps(OpenTyped):
+    """What `ovbench eval` writes beside its label maps."""
+
+    dataset: str
+    classes: list[str]
+    encoding: str | None = None
+    method: str | None = None
 
 
 class PredictionFiles(NamedTuple):
@@ -98,7 +108,7 @@ def find_predictions(folder: Path, dataset: Dataset) -> PredictionFiles:
     """
     if not folder.is_dir():
         raise InputError(f'no folder "{folder}"', where="--predictions", fix="check the path")
-    about = read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
+    about = _read_about(folder / ABOUT)
     _refuse_other(about, dataset.card, folder)
     if (folder / DETECTRON2).is_file():
         masks = _by_image(_list_of_masks(read_json(folder / DETECTRON2), str(folder / DETECTRON2)), dataset)
@@ -122,11 +132,19 @@ def _not_empty(found: PredictionFiles, dataset: Dataset) -> PredictionFiles:
     return found
 
 
-def _refuse_other(about: Any, card: Card, folder: Path) -> None:
+def _read_about(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    about = read_json(path)
+    validate(SavedMaps, about, str(path), what="the note of saved label maps", fix="remove it, or save the maps again")
+    return about
+
+
+def _refuse_other(about: Mapping[str, Any], card: Card, folder: Path) -> None:
     if about and (about.get("dataset"), about.get("classes")) != (card.name, list(card.classes)):
-        there, here = len(about.get("classes", [])), len(card.classes)
+        there, here = len(about["classes"]), len(card.classes)
         raise InputError(
-            f"the label maps are of {about.get('dataset')} with {there} classes, not of {card.name} with {here}",
+            f"the label maps are of {about['dataset']} with {there} classes, not of {card.name} with {here}",
             where=str(folder / ABOUT), fix="give the dataset that was labelled",
         )  # fmt: skip
 
@@ -178,6 +196,10 @@ def _list_of_masks(found: Any, where: str) -> Masks:
     masks = found.get("annotations") if isinstance(found, dict) else found
     if not isinstance(masks, list) or not all(isinstance(m, dict) and "segmentation" in m for m in masks):
         raise InputError("not a list of COCO masks", where=where)
+    for mask in masks:
+        category = mask.get("category_id")
+        if type(category) is not int or not 0 <= category < 65535:
+            raise InputError(f"category_id is {category!r}, not a class", where=where)
     return masks
 
 
@@ -198,9 +220,7 @@ def _by_image(masks: Masks, dataset: Dataset) -> dict[str, Masks]:
 def _painted(masks: Masks, size: tuple[int, int], where: str) -> np.ndarray:
     values = np.full(size, 65535, np.uint16)
     for mask in masks:
-        category = mask.get("category_id")
-        if not isinstance(category, int) or not 0 <= category < 65535:
-            raise InputError(f"category_id is {category!r}, not a class", where=where)
+        category = mask["category_id"]
         inside = decode_rle(mask["segmentation"], where=where, size=size)
         if (values[inside] != 65535).any():
             raise InputError("masks of one image overlap, so a pixel has two classes", where=where)
@@ -289,7 +309,7 @@ def _values_of_sample(found: PredictionFiles, dataset: Dataset) -> np.ndarray:
         if masks is None and found.files[image_id].suffix.lower() == ".json":
             masks = _list_of_masks(read_json(found.files[image_id]), str(found.files[image_id]))
         if masks is not None:
-            present |= {int(mask.get("category_id", -1)) for mask in masks}
+            present |= {mask["category_id"] for mask in masks}
             continue
         try:
             present |= set(np.unique(found.read(image_id, (0, 0))).tolist())

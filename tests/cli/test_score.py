@@ -256,3 +256,33 @@ def test_tables_in_the_terminal_have_the_warnings_of_their_records():
     assert compared["warnings"] == [warning]
     for table in (class_table(record), summary_table([record, record]), tables(compared)[0]):
         assert " ".join(as_text(table).split()).count(warning) == 1
+
+
+@pytest.mark.parametrize(
+    "about", [[1], 5, None, {"dataset": 5}, {"dataset": "Own", "classes": None}, {"dataset": "x", "classes": 5}]
+)
+def test_a_damaged_note_of_label_maps_is_one_sentence(data, ovbench, tmp_path, about):
+    write(tmp_path / "maps", data)
+    (tmp_path / "maps" / "predictions.json").write_text(json.dumps(about))
+    done = ovbench("score", "-d", "own.toml", "--data-root", tmp_path, "--predictions", "maps")
+    assert done.code == 3 and "not the note of saved label maps" in done.err
+
+
+@pytest.mark.parametrize("category", ["x", None, -1, 1.5])
+def test_a_mask_of_no_class_is_one_sentence(data, ovbench, tmp_path, category):
+    (tmp_path / "maps").mkdir()
+    mask = {"file_name": "0.png", "category_id": category, "segmentation": {"size": [24, 32], "counts": [768]}}
+    (tmp_path / "maps" / "sem_seg_predictions.json").write_text(json.dumps([mask]))
+    done = ovbench("score", "-d", "own.toml", "--data-root", tmp_path, "--predictions", "maps")
+    assert done.code == 3 and "category_id is " in done.err
+
+
+def test_names_of_failed_images_are_escaped(data, ovbench, tmp_path):
+    write(tmp_path / "maps", data)
+    for folder in ("images", "labels", "maps"):
+        (tmp_path / folder / "town" / "0.png").rename(tmp_path / folder / "town" / "\x1b[2J0.png")
+    (tmp_path / "maps" / "town" / "\x1b[2J0.png").write_bytes(b"text")
+    done = ovbench("score", "-d", "own.toml", "--data-root", tmp_path, "--predictions", "maps")
+    assert done.code == 4 and r"failed: town/\x1b[2J0: cannot read" in done.err
+    assert "its format is not known" in done.err
+    assert "\x1b[2J" not in done.err

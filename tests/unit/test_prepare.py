@@ -300,3 +300,15 @@ def test_from_archives(tmp_path, name, beside):
     before = state(root)
     assert prepared(name, downloads, None if beside else root).written == 0
     assert state(root) == before
+
+
+def test_a_flipped_bit_in_a_downloaded_label_is_seen(tmp_path):
+    from ovbench.data.prepare.convert import raw_values
+
+    raw.label(tmp_path / "a.png", raw.mosaic([0, 1, 2]))
+    assert raw_values(tmp_path / "a.png").max() == 2
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[data.index(b"IDAT") + 9] ^= 4
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(InputError, match="a checksum in the PNG is wrong"):
+        raw_values(tmp_path / "a.png")

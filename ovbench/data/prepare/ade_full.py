@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ovbench.data.card import Card
-from ovbench.data.decode import BROKEN
+from ovbench.data.integrity import BROKEN, check_png, reason_of
 from ovbench.data.labels import read_table
 from ovbench.data.prepare.work import Step, find, save_label
 from ovbench.utils.errors import InputError
@@ -104,7 +105,9 @@ def _code_table() -> np.ndarray:
 
 def _decode(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
+        data = path.read_bytes()
+        check_png(data, path, "label")
+        with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image if image.mode in ("RGB", "L") else image.convert("RGB"))
     except BROKEN as error:
-        raise InputError(f'cannot read "{path}": {error}', fix="unpack the release again") from None
+        raise InputError(f'cannot read "{path}": {reason_of(error)}', fix="unpack the release again") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from ovbench.data.integrity import BROKEN, check_png, reason_of
 from ovbench.data.prepare.work import Step, save_label
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import replacing
@@ -30,10 +32,13 @@ def raw_values(path: Path) -> np.ndarray:
         InputError: If the file cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        data = path.read_bytes()
+        check_png(data, path, "label")
+        with Image.open(io.BytesIO(data)) as image:
             values = np.asarray(image if image.mode in ("P", "L", "1", "I;16") else image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"cannot read the label: {error}", where=str(path), fix="download it again") from None
+    except BROKEN as error:
+        what = f"cannot read the label: {reason_of(error)}"
+        raise InputError(what, where=str(path), fix="download it again") from None
     values = values[..., 0] if values.ndim == 3 else values
     if values.max(initial=0) > IGNORE:
         raise InputError(f"{values.max()} is no value of 8 bits", where=str(path))
@@ -245,7 +250,7 @@ def stored_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size[1], image.size[0]
-    except OSError:
+    except BROKEN:
         pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise InputError("cannot read the image", where=str(path), fix="download it again") from None

@@ -16,6 +16,7 @@ import numpy as np
 
 from ovbench.data.card import Card
 from ovbench.data.find import read_split
+from ovbench.data.integrity import BROKEN, BROKEN_ARRAYS
 from ovbench.data.prepare import mess_tables as tables
 from ovbench.data.prepare.convert import (
     ByColour,
@@ -33,7 +34,7 @@ from ovbench.data.prepare.convert import (
     write_image,
 )
 from ovbench.data.prepare.work import Step, first_found, link_all, save_label
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, first_line
 from ovbench.utils.files import read_json
 
 SIDE = 1024  # of a tile
@@ -187,8 +188,9 @@ def _tiff(path: Path) -> np.ndarray:
 
     try:
         return tifffile.imread(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the image: {error}", where=str(path), fix="download it again") from None
+    except BROKEN as error:
+        what = f"cannot read the image: {first_line(error)}"
+        raise InputError(what, where=str(path), fix="download it again") from None
 
 
 def _floodnet(at: Place) -> Iterator[Step]:
@@ -241,8 +243,9 @@ def _channel(channel: int, path: Path) -> np.ndarray:
     """Return one of the 166 label channels of PAXRay, uint8 (H, W)."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)[channel].astype(np.uint8)
-    except (OSError, ValueError, IndexError) as error:
-        raise InputError(f"cannot read the label: {error}", where=str(path), fix="download it again") from None
+    except BROKEN_ARRAYS as error:
+        what = f"cannot read the label: {first_line(error)}"
+        raise InputError(what, where=str(path), fix="download it again") from None
 
 
 def _deepcrack(at: Place) -> Iterator[Step]:
