@@ -29,8 +29,13 @@ def no_official_setting(method: str, benchmark: str) -> str:
     """Return why a known pair has no official configuration, "" if it has one or the pair is unknown."""
     if benchmark in _without_settings():
         return "no configuration was published for this benchmark; these are the method's default settings"
-    rows = (row for row in _official_rows() if (row["method"], row["benchmark"]) == (method, benchmark))
-    return next((row["source"] for row in rows if not row["key"]), "")
+    return _reasons().get((method, benchmark), "")
+
+
+@cache
+def _reasons() -> dict[tuple[str, str], str]:
+    """Return why a pair has no official configuration, by (method, benchmark)."""
+    return {(row["method"], row["benchmark"]): row["source"] for row in _official_rows() if not row["key"]}
 
 
 @cache
