@@ -49,7 +49,8 @@ NAMING = {
 }
 
 
-def published_results() -> list[PublishedFigure]:
+@cache
+def published_results() -> tuple[PublishedFigure, ...]:
     """Read all rows of results.csv.
 
     Raises:
@@ -58,7 +59,7 @@ def published_results() -> list[PublishedFigure]:
     path = shipped("results", "published", "results.csv")
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [PublishedFigure(**row) for row in csv.DictReader(file)]
+            return tuple(PublishedFigure(**row) for row in csv.DictReader(file))
     except OSError as error:
         raise InputError(f"cannot read the published results: {error.strerror}", where=str(path)) from error
     except TypeError as error:

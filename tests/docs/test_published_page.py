@@ -26,7 +26,6 @@ def maker():
     return module
 
 
-@pytest.mark.slow
 def test_the_page_is_current():
     assert maker().page() == PAGE, "stale: run python scripts/make_published_docs.py"
 
