@@ -116,3 +116,15 @@ def test_sums_by_class_need_no_matrix(monkeypatch):
     monkeypatch.setattr(np, "zeros", lambda shape, *a, **k: shapes.append(np.prod(shape)) or zeros(shape, *a, **k))
     sum_by_class([PixelCounts(*(np.array([n], np.int64) for n in (7, 8, 2)))], 10_000)
     assert max(shapes) == 10_001
+
+
+@pytest.mark.parametrize("classes", [1, 847, 65533])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_counts_do_not_depend_on_the_integer_type(classes, dtype):
+    rng, most = np.random.default_rng(classes), min(np.iinfo(dtype).max, IGNORED)
+    label, predicted = (rng.integers(0, most + 1, (30, 40)).astype(dtype) for _ in range(2))
+    label[:9] = most
+    found = count_pixels(predicted, label, classes)
+    expected = count_pixels(predicted.astype(np.int64), label.astype(np.int64), classes)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
