@@ -10,6 +10,7 @@ import numpy as np
 
 AT_ONCE = 1000  # images whose counts are added together
 IGNORED = 65535  # in label maps, as `ovbench.data.labels` writes them
+DENSE = 1 << 24  # entries of a confusion matrix, up to which it is in memory for a moment
 
 
 class PixelCounts(NamedTuple):
@@ -44,9 +45,14 @@ def count_pixels(predicted: np.ndarray, label: np.ndarray, classes: int, *, igno
         raise ValueError(f"the prediction has the shape {predicted.shape}, the label {label.shape}")
     kept = label != ignored
     rows, columns = (_indices(values[kept], classes) for values in (label, predicted))
-    counts = np.bincount(rows * (classes + 1) + columns)
-    (found,) = counts.nonzero()
-    return PixelCounts(found // (classes + 1), found % (classes + 1), counts[found].astype(np.int64))
+    pairs = rows * (classes + 1) + columns
+    if (classes + 1) ** 2 > DENSE:
+        found, counts = np.unique(pairs.astype(np.int64), return_counts=True)
+    else:
+        dense = np.bincount(pairs)
+        (found,) = dense.nonzero()
+        counts = dense[found]
+    return PixelCounts(found // (classes + 1), found % (classes + 1), counts.astype(np.int64))
 
 
 def _indices(values: np.ndarray, classes: int) -> np.ndarray:
