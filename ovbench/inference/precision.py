@@ -132,12 +132,12 @@ class RoundedWeights:
 def _in_precision(
     function: Callable[..., Any], precision: torch.dtype, network: nn.Module, weights: RoundedWeights
 ) -> Callable[..., Any]:  # fmt: skip
-    def run(first: Tensor, *arguments: Any, **named: Any) -> Any:
-        kind = first.device.type
+    def run(*arguments: Any, **named: Any) -> Any:
+        kind = next(network.parameters()).device.type
         if torch.is_autocast_enabled(kind):  # called by another heavy function, which converts its result
-            return function(first, *arguments, **named)
+            return function(*arguments, **named)
         with weights.of(network), torch.autocast(kind, precision, enabled=precision != torch.float32):
-            result = function(first, *arguments, **named)
+            result = function(*arguments, **named)
         return _in_fp32(result)
 
     return run

@@ -106,7 +106,8 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
     """
 
     describes_by_prompts = True
-    heavy: ClassVar[tuple[str, ...]] = ("class_tokens",)  # see `ovbench.inference.precision`
+    heavy: ClassVar[tuple[str, ...]] = ("last_dino_block", "spatial_tokens", "class_tokens")  # see `inference.precision`
+    compiles: ClassVar[tuple[str, ...]] = ("class_tokens",)
 
     def encode(self, batch: Batch) -> TowerTokens:
         """Return the tokens of the windows."""

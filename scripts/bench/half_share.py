@@ -27,10 +27,9 @@ OUT = Path(__file__).parents[2] / "results" / "benchmarks" / "half_share.json"
 WIDTH, JOINT, HEAD, SIDE = 192, 128, 16, 112
 QUARTER = {"short_side": f"{SIDE}", "crop": f"{SIDE}", "stride": f"{SIDE // 2}"}
 OWN: dict[str, dict[str, str]] = {
-    "reme": {"short_side": f"{SIDE}"}, "corrclipv2": {"regions": "slic"}, "corrclip": {"regions": "slic"} | QUARTER,
+    "reme": {"regions": "slic"}, "corrclipv2": {"regions": "slic"}, "corrclip": {"regions": "slic"} | QUARTER,
     "ovstitcher": {"regions": "slic"} | QUARTER, "rfclip": {"repair": "0"} | QUARTER,
 }  # fmt: skip
-OWN["reme"] |= {"regions": "slic"}
 
 
 def narrow_clip(architecture: str, config: Any = open_clip.get_model_config) -> dict[str, Any]:
