@@ -106,7 +106,7 @@ class OVStitcher(OVStitcherDeclaration, CorrCLIP):
     """
 
     describes_by_prompts = True
-    heavy: ClassVar[tuple[str, ...]] = ("last_dino_block", "spatial_tokens", "class_tokens")  # see `inference.precision`
+    heavy: ClassVar[tuple[str, ...]] = ("last_dino_block", "spatial_tokens", "class_tokens")  # `inference.precision`
     compiles: ClassVar[tuple[str, ...]] = ("class_tokens",)
 
     def encode(self, batch: Batch) -> TowerTokens:
