@@ -9,7 +9,7 @@ length 1; B windows; L = gh * gw cells of the correlation grid; R regions of the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,8 @@ class CorrCLIPv2(CorrCLIPv2Declaration, CorrCLIP):
     """
 
     windowwise = False  # windows of one image share its map
+    heavy: ClassVar[tuple[str, ...]] = ("run_clip", "mix_values")  # the finer grid makes the mixing a third of the work
+    compiles: ClassVar[tuple[str, ...]] = ("run_clip",)
 
     def __init__(self, backbones: Backbones, params: Any = None):
         super().__init__(backbones, params)
