@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -52,11 +53,14 @@ class GEM(GEMDeclaration, LastBlock):
     def self_self(self, block: nn.Module, normed: Tensor) -> Tensor:
         """Return the mean of v v^T, k k^T and q q^T attention on the values of tokens (B, 1 + N, C) after ``ln_1``."""
         q, k, v = self.clip.project_heads(block, normed)
+        together = 1 if v.device.type == "cpu" else 3  # streams at once: memory against launches
         tau = self.params.temperature
         if tau is None:
             tau = normed.norm(dim=-1).mean(-1)[:, None, None, None] * v.shape[-1] ** -0.5  # one per window
-        mixed = sum(self._attend(z, v, tau) for z in (v, k, q)) / 3
-        return self.clip.merge_heads(block, mixed)
+            tau = tau.repeat(together, 1, 1, 1)
+        values = v.repeat(together, 1, 1, 1)
+        mixed = [self._attend(z, values, tau) for z in torch.cat([v, k, q]).split(len(values))]
+        return self.clip.merge_heads(block, torch.cat(mixed).unflatten(0, (3, -1)).sum(0) / 3)
 
     def _attend(self, z: Tensor, v: Tensor, tau: Tensor | float) -> Tensor:
         """Return softmax(tau z z^T) v for normalised z, after z attended to itself."""
