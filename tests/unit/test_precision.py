@@ -62,16 +62,15 @@ def test_compiled_blocks_give_the_same_tokens(towers, monkeypatch):
     assert compiled == ["trunk", "states"] and torch.equal(tokens(method), exact)
 
 
-@pytest.mark.parametrize("name", ["maskclip", "proxyclip"])
-def test_many_grids_need_few_compilations_and_get_the_same_features(name, monkeypatch):
+def test_many_grids_need_few_compilations_and_get_the_same_features(monkeypatch):
     from torch._dynamo.testing import CompileCounter
 
     counter, real = CompileCounter(), torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **how: real(function, backend=counter, **how))
     torch._dynamo.reset()
-    entry, towers = METHODS.load(name), {n: tower.float() for n, tower in small_towers(layers=2).items()}
+    entry, towers = METHODS.load("proxyclip"), {n: tower.float() for n, tower in small_towers(layers=2).items()}
     method = entry(Backbones.of(entry, {n: Loaded.of(t, n) for n, t in towers.items() if n in entry.needs.backbones}))
-    grids = [(64, 64), (64, 80), (96, 64), (48, 48), (80, 112), (112, 32)]
+    grids = [(64, 64), (64, 80), (96, 64), (48, 48), (112, 32)]
     batches = [Batch(torch.randn(2 + n % 3, 3, *size)) for n, size in enumerate(grids)]
     with torch.inference_mode():
         exact = [method.encode(batch).tokens for batch in batches]
