@@ -25,6 +25,8 @@ from ovbench.results.bundle import record_files
 from ovbench.utils.errors import InputError, OvbenchError
 from ovbench.utils.files import read_json
 
+BANK, NO_BANKS = "support", ("none", "mini")  # the backbone that is a bank of regions, and its names without files
+
 
 class RecordFile(NamedTuple):
     """A record and the file that it was read from."""
@@ -176,9 +178,13 @@ def other_region_weights(record: Mapping[str, Any]) -> str:
 
 
 def unverified_weights(record: Mapping[str, Any]) -> list[str]:
-    """Return the weights that were put there by hand under the name of published ones whose hash is not known."""
+    """Return weights and banks known by their name only, because the hash of the published ones is not known."""
     named = ((name, one, published(name).get(one["name"], {})) for name, one in record["weights"].items())
-    by_hand = [(name, one) for name, one, entry in named if "url" in entry and "sha256" not in entry]
+    by_hand = [
+        (name, one)
+        for name, one, entry in named
+        if ("url" in entry and "sha256" not in entry) or (name == BANK and one["name"] not in NO_BANKS)
+    ]
     return [f"{name} {one['name']} ({one['sha256'][:12]})" for name, one in by_hand]
 
 

@@ -129,6 +129,8 @@ def test_weights_under_a_published_name_are_known_by_their_hash(write, tmp_path)
     psi = {"name": "talk2dino-b", "sha256": "c" * 64}
     told = {"clip": {"name": "openai-b", "sha256": "a"}, "psi": psi}
     assert unverified_weights({"weights": told}) == [f"psi talk2dino-b ({'c' * 12})"]
+    for name, count in (("/banks/coco", 1), ("none", 0), ("mini", 0)):
+        assert len(unverified_weights({"weights": {"support": {"name": name, "sha256": "d" * 64}}})) == count
     row = LayoutRow("block", "T", "B", {"voc20": "80.0"}, run=PublishedRun("talk2dino"))
     write("talk2dino", "voc20", 0.8, weights=told)
     made = layout_table(replace(LAYOUT, rows=(row,)), find_records(tmp_path))
