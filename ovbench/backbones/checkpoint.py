@@ -203,9 +203,22 @@ def fill(model: nn.Module, state: dict[str, Tensor], *, name: str, path: Path, f
     elif surplus:
         problem = f"it has {len(surplus)} tensors too many, first {surplus[0]}"
     else:
+        _refuse_other_values(state, want, path)
         model.load_state_dict(state)
         return
     raise InputError(f'"{path}" does not fit {name}: {problem}', fix=fix)
+
+
+def _refuse_other_values(state: dict[str, Tensor], want: dict[str, Tensor], path: Path) -> None:
+    """Refuse whole numbers, as of a quantised network, and values such as NaN."""
+    for key, wanted in want.items():
+        given, text = state[key], ""
+        if given.is_floating_point() != wanted.is_floating_point():
+            text = f"values of {given.dtype}, expected {wanted.dtype}"
+        elif given.is_floating_point() and not given.isfinite().all():
+            text = "values that are not finite"
+        if text:
+            raise InputError(f'{key} of "{path}" has {text}', fix="save the weights as floats, or copy the file again")
 
 
 def keep_own_positions(model: nn.Module, name: str, table: Tensor | None, prefix: int, path: Path) -> None:

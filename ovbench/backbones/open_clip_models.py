@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # numbers among the tensors of OpenAI's files
+LARGEST_TEMPERATURE = 1e4  # CLIP's training ends at 100
 
 log = logging.getLogger("ovbench")
 
@@ -67,6 +68,11 @@ class Clip(NamedWeights):
             _warn_of_pooling(parsed, where)
         model = model.float().eval().requires_grad_(False)
         temperature, normalisation = float(model.logit_scale.exp()), self.normalisation(spec)
+        if not temperature < LARGEST_TEMPERATURE:
+            raise InputError(
+                f"logit_scale is {float(model.logit_scale):g}, so cosines would be multiplied by {temperature:.3g}",
+                where=where, fix="save the logarithm of the factor as logit_scale",
+            )  # fmt: skip
         vision = ClipVision(model.visual, temperature, normalisation)
         use = Use(normalisation, "quick_gelu" if quick else "gelu", temperature, vision.patch, interpolation)
         return Loaded(vision, spec, network_hash(model, use, OPENAI), TextEncoder(model, tokenizer), use)

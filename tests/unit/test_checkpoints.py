@@ -151,6 +151,21 @@ def test_an_average_is_taken_before_what_it_is_the_average_of(tmp_path, caplog):
     assert read_tensors(tmp_path / "w.pt")["a"] == 0 and not caplog.text
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("visual.proj", torch.full((32, 16), torch.nan), "visual.proj of .* has values that are not finite"),
+        ("visual.proj", torch.zeros(32, 16, dtype=torch.int8), "has values of torch.int8, expected torch.float32"),
+        ("logit_scale", torch.tensor(100.0), "logit_scale is 100, so cosines would be multiplied by"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(key, value, said, clip_state, tmp_path):
+    assert clip_state[key].shape == value.shape
+    torch.save({**clip_state, key: value}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=said):
+        weights.load_backbone("clip", f"checkpoint-clip@{tmp_path / 'w.pt'}")
+
+
 def test_transformers_names_of_clip_are_the_librarys_own():
     transformers = pytest.importorskip("transformers")
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
