@@ -44,18 +44,30 @@ def sweep() -> None:
     "--workers", type=click.IntRange(min=1), metavar="N",
     help="Number of workers that will start: tasks become so short that all workers end together.",
 )  # fmt: skip
+@click.option(
+    "--build", "builds", multiple=True, metavar="COMMAND",
+    help='Build a reference set or bank first, for example --build "reference build --images DIR --captions FILE --out '
+    'REF". Repeatable.',
+)  # fmt: skip
+@click.option(
+    "--build-shards", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+    help="Number of tasks of each --build.",
+)  # fmt: skip
 @options.as_json
-def plan(minutes: float, workers: int | None, as_json: bool, **arguments: Any) -> int:
+def plan(
+    minutes: float, workers: int | None, builds: tuple[str, ...], build_shards: int, as_json: bool, **arguments: Any
+) -> int:
     """Divide cells into tasks of a few minutes, and write the plan into the folder --out.
 
     Images that have counts in the folder are not counted again. The options are those of `ovbench eval`.
     """
+    from ovbench.cluster.build_tasks import build_commands
     from ovbench.cluster.make_plan import plan_sweep
     from ovbench.cluster.sweep import write_sweep
     from ovbench.evaluation.request import Job
 
     job = Job(**arguments)
-    made = plan_sweep(job, minutes, workers)
+    made = plan_sweep(job, minutes, workers, [build_commands(text, build_shards) for text in builds])
     write_sweep(job.out, made)
     if as_json:
         click.echo(json.dumps(made.model_dump(mode="json"), indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import shlex
@@ -174,7 +175,8 @@ def start_ray(out: Path, workers: int | None, options: Mapping[str, Any]) -> Sta
     per = "GPU" if wanted["num_gpus"] else "CPU"
     need = wanted["num_gpus"] or wanted["num_cpus"]
     number = workers or max(1, int(resources.get(per, 1) // need))
-    task = ray.remote(run_command).options(**wanted, max_retries=-1, name="ovbench-worker")
+    restart = {"max_retries": -1, "retry_exceptions": [KilledWorker]}  # of a lost node, and of a killed process
+    task = ray.remote(run_command).options(**wanted, **restart, name="ovbench-worker")
     references = [task.remote(worker_command(out), int(wanted["num_cpus"])) for _ in range(number)]
     codes = ray.get(references)
     return Started(
@@ -182,10 +184,28 @@ def start_ray(out: Path, workers: int | None, options: Mapping[str, Any]) -> Sta
     )
 
 
+class KilledWorker(RuntimeError):
+    """A worker was killed; another one must take its place."""
+
+
 def run_command(command: Sequence[str], threads: int) -> int:
-    """Run a worker in a process of its own, with the GPU that the engine has chosen for this one."""
+    """Run a worker in a process of its own, with the GPU that the engine has chosen for this one.
+
+    Raises:
+        KilledWorker: If the worker was killed.
+    """
     environment = {"OMP_NUM_THREADS": str(max(1, threads)), **os.environ}
-    return subprocess.run(command, env=environment, check=False).returncode
+    code = subprocess.run(command, env=environment, check=False, preexec_fn=_end_with_parent).returncode
+    if code < 0:
+        raise KilledWorker(f"signal {-code}")
+    return code
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to stop this process if the process of the engine is killed: it would keep its GPU."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def _library(name: str, extra: str) -> Any:

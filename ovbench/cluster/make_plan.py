@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+from ovbench.cluster.build_tasks import BuildCommands
 from ovbench.cluster.estimate import ImageCost, estimate, image_sizes
 from ovbench.cluster.sweep import Sweep, SweepCell, SweepTask, job_as_data
 from ovbench.config.load import Cell
@@ -57,7 +58,9 @@ class Chunk(NamedTuple):
     seconds: float
 
 
-def plan_sweep(job: Job, minutes: float = MINUTES, workers: int | None = None) -> Sweep:
+def plan_sweep(
+    job: Job, minutes: float = MINUTES, workers: int | None = None, builds: Sequence[BuildCommands] = ()
+) -> Sweep:
     """Plan all cells of a request.
 
     Args:
@@ -65,6 +68,7 @@ def plan_sweep(job: Job, minutes: float = MINUTES, workers: int | None = None) -
         minutes: Longest estimated time of a task.
         workers: Number of workers that will start, if it is known; tasks become shorter towards the end of a group, so
             that all workers end together.
+        builds: Commands that build reference sets and banks before.
 
     Raises:
         UsageError: If the request is wrong.
@@ -94,7 +98,7 @@ def plan_sweep(job: Job, minutes: float = MINUTES, workers: int | None = None) -
     name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
     return Sweep(
         version=1, name=name, directory=os.getcwd(), job=job_as_data(job), cells=planned, groups=groups,
-        tasks=make_tasks(costs, minutes, workers),
+        tasks=make_tasks(costs, minutes, workers, builds),
     )  # fmt: skip
 
 
@@ -131,24 +135,28 @@ def _cost(
     )  # fmt: skip
 
 
-def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: int | None = None) -> list[SweepTask]:
+def make_tasks(
+    costs: Sequence[GroupCost], minutes: float = MINUTES, workers: int | None = None,
+    builds: Sequence[BuildCommands] = (),
+) -> list[SweepTask]:  # fmt: skip
     """Return the tasks of groups, the longest groups first.
 
     Args:
         costs: The work of every group.
         minutes: Longest estimated time of a task; one image at least.
         workers: Number of workers, if it is known.
+        builds: Commands that build reference sets and banks; all groups wait for them.
     """
     total = sum(cost.images * cost.seconds for cost in costs)
     shortest = 0.0 if workers else min(SHORTEST_S, minutes * 60)
     workers = workers or min(max(round(total / ASSUMED_S), 1), ASSUMED_WORKERS)
     longest = max(min(minutes * 60, total / (workers * PER_WORKER)), shortest)
-    tasks: list[SweepTask] = []
+    tasks, built_first = _build_tasks(builds)
     maps: dict[str, dict[int, tuple[int, int]]] = {}
     counts: dict[int, list[int]] = defaultdict(list)
     order = sorted(range(len(costs)), key=lambda group: -costs[group].images * costs[group].seconds)
     for group in order:
-        tasks.append(SweepTask(kind="prepare", group=group))
+        tasks.append(SweepTask(kind="prepare", group=group, needs=built_first))
         cost, needs = costs[group], [len(tasks) - 1]
         chunks = divide(cost, workers * cost.images * cost.seconds / total if total else 1, longest, shortest)
         if cost.maps and str(cost.maps) not in maps:
@@ -163,6 +171,20 @@ def make_tasks(costs: Sequence[GroupCost], minutes: float = MINUTES, workers: in
             )
     tasks += [SweepTask(kind="record", group=group, after=counts[group]) for group in order]
     return tasks
+
+
+def _build_tasks(builds: Sequence[BuildCommands]) -> tuple[list[SweepTask], list[int]]:
+    """Return the tasks that build, and the numbers of those that the groups wait for."""
+    tasks: list[SweepTask] = []
+    last: list[int] = []
+    for shards, finish in builds:
+        numbers = list(range(len(tasks), len(tasks) + len(shards)))
+        tasks += [SweepTask(kind="build", group=0, command=words) for words in shards]
+        if finish:
+            tasks.append(SweepTask(kind="build", group=0, command=finish, needs=numbers))
+            numbers = [len(tasks) - 1]
+        last += numbers
+    return tasks, last
 
 
 def divide(cost: GroupCost, workers: float, longest: float, shortest: float = 0.0) -> list[Chunk]:

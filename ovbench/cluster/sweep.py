@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ovbench.cluster.build_tasks import is_build
 from ovbench.cluster.task_board import TaskBoard, TaskState
 from ovbench.evaluation.request import Job
 from ovbench.utils.errors import InputError
@@ -17,7 +18,7 @@ from ovbench.utils.folders import folder_at
 from ovbench.utils.typed import Typed, validate
 
 FOLDER = "sweep"  # below the folder of the records
-Kind = Literal["prepare", "masks", "count", "record"]
+Kind = Literal["build", "prepare", "masks", "count", "record"]
 Status = Literal["done", "running", "free", "waiting", "failed", "blocked"]
 SETTLED = ("done", "failed", "blocked")
 
@@ -26,14 +27,15 @@ class SweepTask(Typed):
     """One task: what a worker takes at once.
 
     Attributes:
-        kind: "prepare" loads the networks once, which fetches weights and embeds the class names; "masks" builds region
-            maps; "count" labels images; "record" writes the records.
+        kind: "build" builds a reference set or bank; "prepare" loads the networks once, which fetches weights and
+            embeds the class names; "masks" builds region maps; "count" labels images; "record" writes the records.
         group: The group of cells with the same features.
         start: Position of its first image in the images of the group.
         stop: Position behind the last one.
         seconds: Estimated time.
         needs: Tasks that must be done before.
         after: Tasks that must have ended before, done or not.
+        command: Words of the command of ovbench that builds.
     """
 
     kind: Kind
@@ -43,6 +45,7 @@ class SweepTask(Typed):
     seconds: float = 0.0
     needs: list[int] = Field(default_factory=list)
     after: list[int] = Field(default_factory=list)
+    command: list[str] = Field(default_factory=list)
 
 
 class SweepCell(Typed):
@@ -98,6 +101,8 @@ class Sweep(Typed):
         for number, task in enumerate(self.tasks):
             if not 0 <= task.group < len(self.groups) or any(not 0 <= n < number for n in (*task.needs, *task.after)):
                 raise ValueError(f"task {number} needs what is not in the plan")
+            if (task.kind == "build") != bool(task.command) or (task.command and not is_build(task.command)):
+                raise ValueError(f"task {number} has a command that builds nothing")
         self.request()
         return self
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shlex
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -207,6 +210,9 @@ class SweepWorker:
 
     def _work(self, task: SweepTask, lease: Lease, beat: Heartbeat) -> dict[str, Any]:
         """Do a task, and return what the board keeps of it."""
+        if task.kind == "build":
+            self.loaded = None  # frees the device
+            return _build(task.command)
         if task.kind == "masks":
             return self._build_maps(task, beat)
         if task.kind == "record":
@@ -244,6 +250,8 @@ class SweepWorker:
         return self.sweep.tasks[number].kind == "count" and self.sweep.tasks[number].group == group
 
     def _describe(self, task: SweepTask, number: int) -> str:
+        if task.kind == "build":
+            return f"task {number}: ovbench {shlex.join(task.command)}"
         cells = [self.sweep.cells[n] for n in self.sweep.groups[task.group]]
         what = f"{cells[0].method} on " + ", ".join(cell.dataset for cell in cells)
         images = f", images {task.start + 1} to {task.stop}" if task.stop else ""
@@ -254,6 +262,20 @@ class SweepWorker:
             raise InputError(
                 "the folder has another plan now", where=str(self.out), fix="start workers again"
             )  # fmt: skip
+
+
+def _build(words: Sequence[str]) -> dict[str, Any]:
+    """Run a command of ovbench that builds; one that is stopped resumes when it is repeated.
+
+    Raises:
+        InputError: If it fails, with its last line.
+    """
+    done = subprocess.run([sys.executable, "-m", "ovbench", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        what = f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"
+        raise InputError(what, where=f"ovbench {shlex.join(words)}", fix="run the command alone to see all its output")
+    return {"built": list(words)}
 
 
 def work(out: Path, notify: Callable[[str], object] = print, stale_s: float = STALE_S) -> WorkerResult:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 
 import pytest
 from one_node_slurm import missing, one_node_slurm
@@ -109,6 +113,77 @@ def test_ray_on_two_nodes_of_this_machine(ovbench, plain, tmp_path, monkeypatch)
         ray.shutdown()
         cluster.shutdown()
     assert text_of(tmp_path) == plain and len(lines(tmp_path)) == IMAGES
+
+
+def test_a_killed_worker_of_ray_is_started_again_and_one_with_an_error_is_not():
+    with pytest.raises(launch.KilledWorker, match="signal 9"):
+        launch.run_command([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], 1)
+    assert launch.run_command([sys.executable, "-c", "raise SystemExit(3)"], 1) == 3
+
+
+def test_a_worker_ends_with_the_process_of_its_engine(tmp_path):
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"import sys; from ovbench.cluster import launch; launch.run_command([sys.executable, '-c', {child!r}], 1)"
+    engine = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    engine.kill()
+    engine.wait()
+    pid = int((tmp_path / "pid").read_text())
+    while is_running(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_ray_loses_a_worker_and_a_node(ovbench, plain, tmp_path, monkeypatch):  # noqa: F811
+    pytest.importorskip("ray", reason="ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    plan(ovbench, tmp_path)
+    killed = []
+
+    def kill():
+        """Kill the first worker that counts an image, then the second node."""
+        deadline = time.monotonic() + 240
+        while not killed and time.monotonic() < deadline:
+            for path in tmp_path.glob("sweep/*/workers/*"):
+                with suppress(ValueError, OSError):
+                    beat = json.loads(path.read_text())
+                    if beat["task"] > "000001" and not beat["ended"]:
+                        os.kill(beat["pid"], signal.SIGKILL)
+                        killed.append(beat["task"])
+                        break
+            time.sleep(0.01)
+        cluster.remove_node(node, allow_graceful=False)
+
+    try:
+        node = cluster.add_node(num_cpus=1)
+        thread = threading.Thread(target=kill)
+        thread.start()
+        options = ("--option", f"address={cluster.address}", "--option", "num_cpus=1")
+        done = ovbench("sweep", "start", tmp_path, "--on", "ray", *options)
+        thread.join()
+    finally:
+        import ray
+
+        ray.shutdown()
+        cluster.shutdown()
+    assert done.code == 0 and killed, done.err
+    assert text_of(tmp_path) == plain and len(lines(tmp_path)) == IMAGES
+    assert list(tmp_path.glob("sweep/*/tasks/*.lost"))
 
 
 @pytest.mark.slurm

@@ -240,3 +240,14 @@ def test_data_and_caches_are_on_disks(ovbench, tmp_path, monkeypatch):
     monkeypatch.setenv("OVBENCH_CACHE", "s3://bucket/cache")
     refused = ovbench("cache", "ls")
     assert refused.code == 2 and "the cache cannot be a URL" in refused.err, refused.err
+
+
+def test_a_bank_is_built_before_and_its_error_is_told(ovbench, one_thread, tmp_path):
+    out = tmp_path / "runs"
+    wrong = f"bank build --images {tmp_path / 'none'} --out {tmp_path / 'bank'}"
+    plan(ovbench, out, "--build", wrong)
+    done = ovbench("sweep", "work", out)
+    assert done.code == 4 and done.err.count("failed: task 0") == 3 and "exit code 2" in done.err, done.err
+    seen = ovbench("sweep", "watch", out, "--json").json()
+    assert seen["tasks"]["failed"] >= 1 and seen["tasks"]["blocked"] == IMAGES + 1
+    assert "exit code 2" in seen["errors"]["0"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ovbench.cluster.build_tasks import build_commands
 from ovbench.cluster.estimate import estimate, image_sizes, windows
 from ovbench.cluster.make_plan import PER_WORKER, GroupCost, divide, make_tasks, plan_sweep
 from ovbench.cluster.sweep import Sweep, job_as_data
@@ -102,6 +103,27 @@ def test_sizes_are_read_from_heads_and_a_broken_file_does_not_stop_the_plan(tmp_
     (tmp_path / "b.png").write_text("broken")
     assert image_sizes([tmp_path / "a.png", tmp_path / "b.png", tmp_path / "none.png"]) == [(20, 30), *[(500, 500)] * 2]
     assert image_sizes([]) == [(500, 500)]
+
+
+def test_sets_and_banks_are_built_in_shards_before_the_cells():
+    commands = ("ovbench bank build --images DIR --out b/x", "reference build --images DIR --out b/x")
+    builds = [build_commands(words, 2) for words in commands]
+    tasks = make_tasks([GroupCost(3, 1.0)], builds=builds)
+    commands = [" ".join(task.command) for task in tasks if task.kind == "build"]
+    assert commands[1:4] == [
+        "bank build --images DIR --out b/x --shard 2/2", "bank build --images DIR --out b/x",
+        "reference build --images DIR --out b/x-shard1of2 --shard 1/2",
+    ]  # fmt: skip
+    assert commands[5] == "reference merge b/x-shard1of2 b/x-shard2of2 --out b/x"
+    assert [task.needs for task in tasks[:7]] == [[], [], [0, 1], [], [], [3, 4], [2, 5]] and tasks[6].kind == "prepare"
+    for words in ("eval -m clip --out x", "bank build --images DIR", "bank build --out x --shard 1/2", "bank 'x"):
+        with pytest.raises(UsageError, match="--build"):
+            build_commands(words, 2)
+    (task,) = make_tasks([], builds=[build_commands("bank build --out x", 1)])
+    cell = plan_sweep(Job(methods=("clip",), datasets=("mini",), limit=1)).model_dump()
+    for command in (["data", "prepare"], []):
+        with pytest.raises(ValueError, match="a command that builds nothing"):
+            Sweep.model_validate(cell | {"tasks": [task.model_dump() | {"command": command}]})
 
 
 def test_a_plan_keeps_the_request(tmp_path):
