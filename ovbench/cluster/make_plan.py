@@ -154,10 +154,12 @@ def make_tasks(
     tasks, built_first = _build_tasks(builds)
     maps: dict[str, dict[int, tuple[int, int]]] = {}
     counts: dict[int, list[int]] = defaultdict(list)
+    prepared: dict[int, int] = {}
     order = sorted(range(len(costs)), key=lambda group: -costs[group].images * costs[group].seconds)
     for group in order:
+        prepared[group] = len(tasks)
         tasks.append(SweepTask(kind="prepare", group=group, needs=built_first))
-        cost, needs = costs[group], [len(tasks) - 1]
+        cost, needs = costs[group], [prepared[group]]
         chunks = divide(cost, workers * cost.images * cost.seconds / total if total else 1, longest, shortest)
         if cost.maps and str(cost.maps) not in maps:
             maps[str(cost.maps)] = {len(tasks) + n: (start, stop) for n, (start, stop, _) in enumerate(chunks)}
@@ -169,7 +171,7 @@ def make_tasks(
             tasks.append(
                 SweepTask(kind="count", group=group, start=start, stop=stop, seconds=seconds, needs=needs + first)
             )
-    tasks += [SweepTask(kind="record", group=group, after=counts[group]) for group in order]
+    tasks += [SweepTask(kind="record", group=n, needs=[prepared[n]], after=counts[n]) for n in order]
     return tasks
 
 
