@@ -17,6 +17,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers side by side; torch, which re
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With ``-n``, a file's tests run in one process, in order: what they share is made once, not in every process."""
+    if config.getvalue("dist") != "load":
+        return None  # as the command line says
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # the last files are short
+    return LoadFileScheduling(config, log)
+
+
 def pytest_collection_finish():
     """Leave the hundred thousands of objects that imports made out of every later garbage collection."""
     gc.freeze()
