@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, first_line
 from ovbench.utils.files import process_is_gone, read_json, write_bytes
 from ovbench.utils.folders import create_file, names_in
 from ovbench.utils.typed import OpenTyped, validate
@@ -113,9 +113,13 @@ class TaskBoard:
         self._seen: dict[str, tuple[Any, float]] = {}
 
     def prepare(self) -> None:
-        """Create the folders."""
+        """Create the folders; InputError if this is not possible."""
         for folder in (self.tasks, self.workers):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                what = f"cannot create the folder: {error.strerror or first_line(error)}"
+                raise InputError(what, where=str(folder), fix="choose another --out") from None
 
     def states(self) -> dict[int, TaskState]:
         """Return the states of all tasks that were ever taken, from one listing."""

@@ -81,3 +81,22 @@ def test_deep_nesting_is_malformed(tmp_path):
     (tmp_path / "a.toml").write_text("a = " + "[" * 100_000)
     with pytest.raises(InputError, match=r"malformed TOML: .*recursion"):
         read_toml(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize("name", ["new\nline.png", "tab\tname.png", "\x1b[2J.png", "caf\udce9.png"])
+def test_names_of_images_of_a_bank_are_printable(tmp_path, name):
+    from ovbench.training.region_bank.build_state import images_by_stem
+
+    (tmp_path / "a.png").write_bytes(b"")
+    assert [image.id for image in images_by_stem(tmp_path)] == ["a"]
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="control characters or is not UTF-8"):
+        images_by_stem(tmp_path)
+
+
+def test_a_board_that_cannot_be_created_is_one_sentence(tmp_path):
+    from ovbench.cluster.task_board import TaskBoard
+
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match=r"cannot create the folder: .*choose another --out"):
+        TaskBoard(tmp_path / "file" / "x").prepare()

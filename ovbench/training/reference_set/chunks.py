@@ -44,7 +44,7 @@ def list_images(folder: Path, limit: int | None = None) -> list[SourceImage]:
         limit: Stop after this many images.
 
     Raises:
-        InputError: If there is no image, or two images differ only in their suffix.
+        InputError: If there is no image, two images differ only in their suffix, or a name is not printable.
     """
     if not folder.is_dir():
         raise InputError(f'no folder "{folder}"', fix="give the folder of the images")
@@ -52,6 +52,12 @@ def list_images(folder: Path, limit: int | None = None) -> list[SourceImage]:
     if not paths:
         raise InputError(f'no image in "{folder}"', fix="give a folder with " + ", ".join(IMAGES))
     images = [SourceImage(path.relative_to(folder).with_suffix("").as_posix(), path) for path in paths]
+    for image in images:
+        if not image.id.isprintable():  # ids are lines of text files in UTF-8
+            raise InputError(
+                "the name of the image has control characters or is not UTF-8", where=str(image.path),
+                fix="rename the file",
+            )  # fmt: skip
     for a, b in itertools.pairwise(images):
         if a.id == b.id:
             raise InputError(f"two images are called {a.id}", where=f"{a.path}, {b.path}", fix="rename one of them")
