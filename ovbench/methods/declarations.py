@@ -6,7 +6,7 @@ The class of a method inherits its declaration. For other methods, such as plug-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 from ovbench.methods.params import (
@@ -69,6 +69,18 @@ class Declaration:
     Params: ClassVar[type] = NoParams
     needs: ClassVar[Needs] = Needs(backbones=("clip",))
     sees: ClassVar[str] = "clip"
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a declaration of a wrong type where it is written, so that the error names its file and line."""
+        super().__init_subclass__()
+        needs = cls.needs
+        if not isinstance(needs, Needs):
+            raise TypeError(f'{cls.__name__}.needs is {needs!r}; write Needs(backbones=("clip",))')
+        for names in (needs.backbones, needs.optional):
+            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+                raise TypeError(f"{cls.__name__}.needs has the backbones {names!r}; write a tuple of names")
+        if not is_dataclass(cls.Params):
+            raise TypeError(f"{cls.__name__}.Params is {cls.Params!r}; write a frozen dataclass")
 
     @classmethod
     def parameter_names(cls) -> list[str]:

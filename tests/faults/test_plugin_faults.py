@@ -16,6 +16,13 @@ BROKEN = {  # what the plug-in's module says, and what is said of it
     "THING = 3": "is not ",
 }
 
+METHOD = "from ovbench.methods.base import Method, Needs; THING = type('Mine', (Method,), {})"
+DECLARED = {  # a wrong declaration of a method, and what is said of it
+    "'needs': None": "Mine.needs is None",
+    "'needs': Needs('clip')": "Mine.needs has the backbones 'clip'; write a tuple",
+    "'Params': dict": "Mine.Params is <class 'dict'>; write a frozen dataclass",
+}
+
 LISTS = (("methods", "method"), ("backbones", "backbone"), ("regions", "regions"), ("datasets", "name"))
 
 
@@ -64,6 +71,15 @@ def test_a_broken_plugin_is_listed_as_broken_and_used_by_nobody(ovbench, plugin,
         done = ovbench(*command)
         assert done.code == 3 and f'error: the {kind} "bad" of bad-plugin 1.0 is broken: ' in done.err, done.err
         assert BROKEN[text] in done.err and "defect" not in done.err
+
+
+@pytest.mark.parametrize("text", DECLARED)
+def test_a_wrong_declaration_has_file_and_line(ovbench, plugin, tmp_path, text):
+    file = plugin(METHOD.replace("{}", f"{{{text}}}"))
+    for name in ("bad", f"{file}:THING"):
+        done = ovbench("eval", "-m", name, "-d", "mini", "--out", tmp_path / "runs")
+        assert done.code == 3 and "defect" not in done.err, done.err
+        assert DECLARED[text] in done.err and f"{file}, line 2" in done.err
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from ovbench.config.method_files import method_heading
 from ovbench.config.official import no_official_setting
 from ovbench.config.setting_changes import setting_text
 from ovbench.data.card import list_cards, load_card
+from ovbench.evaluation.record import warnings_of
 from ovbench.results.explain import setting_rows
 from ovbench.results.leaderboard.board_rows import (
     BoardRow,
@@ -121,6 +122,7 @@ def _record_files(records: Sequence[RecordFile]) -> dict[str, str]:
 
 def _write_index(site: _Site) -> None:
     runnable = [row for row in site.rows if row.reported_by and row.state in ("measured", "not measured")]
+    named = [(found.record["cell"]["dataset"], found.record) for found in site.records.values()]
     options = {
         name: sorted({value for row in site.rows for value in getattr(row.resources, name)})
         for name in Resources._fields
@@ -130,7 +132,8 @@ def _write_index(site: _Site) -> None:
         states=list(dict.fromkeys(row.state for row in site.rows)), runnable=len(runnable),
         measured=sum(row.state == "measured" for row in runnable),
         published=sum(bool(row.reported_by) for row in site.rows),
-        real=sorted({f.record["cell"]["dataset"] for f in site.records.values()} - {"mini", "mini-bg"}),
+        real=sorted({name for name, record in named if not record.get("notes")} - {"mini", "mini-bg"}),
+        warnings=warnings_of(record for _, record in named),
     )  # fmt: skip
 
 
@@ -210,6 +213,7 @@ def _write_benchmark(site: _Site, name: str) -> None:
     site.write(
         f"benchmarks/{site.columns[name]}.html", "benchmark.html", card=card, name=name, rows=rows, frontier=frontier,
         best={row["tier"]: site.pages.get(row["method"], "") for row in frontier}, plots=_plots(site, name),
+        warnings=list(dict.fromkeys(note for row in rows for note in row.cells[name].notes)),
     )  # fmt: skip
 
 
@@ -245,4 +249,6 @@ def _write_cost(site: _Site) -> None:
     )
     points = [Point(latency[key], miou[key], " ".join(key)) for key in latency if key in miou]
     published = scatter(points, "published latency in seconds", "average mIoU of 5 benchmarks") if points else None
-    site.write("cost.html", "cost.html", figures=figures, plots=plots, published=published, pages=site.pages)
+    warnings = warnings_of(found.record for found in site.records.values()) if plots else []
+    how = {"figures": figures, "plots": plots, "published": published, "pages": site.pages, "warnings": warnings}
+    site.write("cost.html", "cost.html", **how)
