@@ -193,9 +193,17 @@ def overhead_table(title: str, rows: list[dict[str, Any]]) -> list[str]:
     return head + [
         f"| {row['method']} | {both(row['whole'])} | {both(row['forwards'])} | {both(row['ratio'])} "
         f"| {row.get('ratio_to_base', '')} | {row['goal'] or ''} "
-        f"| {WHY.get(row['method'], '') if row['reached'] is False else ''} |"
+        f"| {remark(row)} |"
         for row in rows
     ]
+
+
+def remark(row: dict[str, Any]) -> str:
+    """Return why a goal is missed, and the machine of a row that was measured on its own."""
+    why = WHY.get(row["method"], "") if row["reached"] is False else ""
+    own = row.get("machine")
+    then = f"measured on its own, load average {own['load_average']}, torch {own['torch']}" if own else ""
+    return "; ".join(filter(None, (why, then)))
 
 
 def both(spent: dict[str, float]) -> str:
@@ -274,13 +282,16 @@ def main() -> None:
             "torch": torch.__version__,
         }
     }
+    here = found["machine"]
     if arguments.only and (arguments.out / "engine.json").is_file():  # the other parts stay as they were measured
-        found = {**read_json(arguments.out / "engine.json"), **found}
+        earlier = read_json(arguments.out / "engine.json")
+        found = {**earlier, **({} if arguments.method else found)}
     for name in arguments.only or parts:
         print(f"measuring: {name}", file=sys.stderr)
         rows = parts[name]()
         if arguments.method and name.startswith("overhead"):  # the rows of other methods stay
             measured = {row["method"] for row in rows}
+            rows = [row | {"machine": here} for row in rows]
             rows = [row for row in found.get(name, []) if row["method"] not in measured] + rows
         found[name] = rows
         write_json(arguments.out / "engine.json", found)
