@@ -112,10 +112,11 @@ class CountedImages:
         if counts not in self._totals:
             if counts == "pixels":
                 flat = (PixelCounts(*_flat(some, 3)[1]) for some in in_blocks(self.pixels))
-                self._totals[counts] = sum_by_class(flat, self.classes)
+                sums = [sum_by_class([block], self.classes) for block in flat]
             else:
-                some_extra = (ExtraCounts(*_flat(some, 4)[1]) for some in in_blocks(self.extra[counts]))
-                self._totals[counts] = sum_extra(some_extra, table_width(counts, self.classes))
+                flat_extra = (ExtraCounts(*_flat(some, 4)[1]) for some in in_blocks(self.extra[counts]))
+                sums = [sum_extra([block], table_width(counts, self.classes)) for block in flat_extra]
+            self._totals[counts] = ClassPixels(*(np.sum(parts, axis=0) for parts in zip(*sums, strict=True)))
         return self._totals[counts]
 
     def blocks(self, counts: str) -> Iterator[ClassPixels]:
