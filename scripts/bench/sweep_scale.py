@@ -209,7 +209,7 @@ def measure_images(images: int) -> dict:
 def main() -> None:
     """Run all measurements, or one step of them."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 300_000, 1_000_000])
     parser.add_argument("--step")
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
