@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +29,7 @@ from ovbench.data.diagnose import FileReport, colours, with_label
 from ovbench.data.find import FoundFiles, Item, data_roots, find, path_of, search_roots
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
 from ovbench.data.sample import LabelReading, examine
-from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.errors import InputError, UsageError, warn_once
 from ovbench.utils.paths import cache_root
 
 __all__ = ["IGNORED", "NO_CLASS", "Dataset", "Item", "Sample", "open_dataset", "read_image", "read_raw_label"]
@@ -280,13 +286,32 @@ def refuse_gaps(card: Card, found: FoundFiles) -> None:
 
 
 def _generated(card: Card) -> Path:
-    """Return the folder of a generated dataset, written on first use; it appears only when it is complete."""
+    """Return the folder of a generated dataset, written on first use; it appears only when it is complete.
+
+    If the cache cannot be read or written, the folder is a temporary one of this process.
+    """
+    folder = cache_root() / "generated" / str(card.generated_folder)
+    try:
+        if not (os.path.isdir(folder) and os.listdir(folder)):
+            _generator(card)(folder)
+        return folder
+    except OSError as error:
+        warn_once(f"{card.name} is drawn for this process only, the cache cannot be used: {error.strerror} ({folder})")
+        return _generated_here(card)
+
+
+@functools.cache
+def _generated_here(card: Card) -> Path:
+    folder = tempfile.mkdtemp(prefix=f"ovbench-{card.name}-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _generator(card)(Path(folder))
+    return Path(folder)
+
+
+def _generator(card: Card) -> Callable[[Path], object]:
     from ovbench.utils.registry import load_target
 
-    folder = cache_root() / "generated" / str(card.generated_folder)
-    if not folder.is_dir():
-        load_target(str(card.generator), where=f"{card.name}.toml")(folder)
-    return folder
+    return load_target(str(card.generator), where=f"{card.name}.toml")
 
 
 def _size(array: np.ndarray) -> str:

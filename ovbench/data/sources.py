@@ -202,7 +202,7 @@ def walk(folder: Path) -> Iterator[str]:
 def _walk_folders(folder: Path, below: str = "", above: frozenset[tuple[int, int]] | None = None) -> Iterator[str]:
     """Yield the paths of the files below a folder; a link to a folder above, a circle, is not followed."""
     if above is None:
-        parents = [p for p in Path(os.path.realpath(folder)).parents if p.exists()]
+        parents = [p for p in Path(os.path.realpath(folder)).parents if os.path.exists(p)]
         above = frozenset((facts.st_dev, facts.st_ino) for facts in map(os.stat, parents))
     try:
         facts = os.stat(folder)

@@ -164,6 +164,8 @@ def _region_maps(cell: PlannedCell) -> int | None:
         return len(list(RegionStore(name, source).folder.rglob(f"*{SUFFIX}"))) if source.cached else None
     except InputError:
         return None
+    except OSError:  # the cache of another user
+        return 0
 
 
 def _missing(cell: PlannedCell) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,6 @@ class RegionStore:
         Raises:
             InputError: If it cannot be written.
         """
-        if not (self.folder / DESCRIPTION).exists():
+        if not os.path.exists(self.folder / DESCRIPTION):  # False in a folder that cannot be read
             write_json(self.folder / DESCRIPTION, self.description)
         write_bytes(self.path(image), pack(regions), durable=False)  # the checksum finds a damaged entry

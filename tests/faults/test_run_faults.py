@@ -234,3 +234,31 @@ def test_an_image_that_cannot_be_read_fails_alone_in_shared_batches(ovbench, mon
     assert record["device"]["batch"] == plain["device"]["batch"] == 8
     again = json.loads(ovbench(*evaluate(tmp_path, "--batch", 8)).out)
     assert again["counts"] == plain["counts"] and again["failed"] == {}
+
+
+@pytest.mark.parametrize("kind", ["a file", "another user's"])
+def test_mini_is_drawn_for_a_process_if_the_cache_cannot_be_used(tmp_path, monkeypatch, caplog, kind):
+    from ovbench.data import dataset
+
+    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    if kind == "a file":
+        (tmp_path / "cache" / "generated").write_bytes(b"")
+    else:
+        folder = tmp_path / "cache" / "generated" / "mini-1"
+        folder.mkdir(parents=True)
+        listdir = os.listdir  # root may read everything
+        denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        monkeypatch.setattr(os, "listdir", lambda at: (_ for _ in ()).throw(denied) if at == folder else listdir(at))
+    card = load_card("mini")
+    monkeypatch.setattr(dataset, "_generator", lambda card: lambda at: _drawn(at))
+    dataset._generated_here.cache_clear()
+    root = dataset._generated(card)
+    assert (root / "done").is_file() and not root.is_relative_to(tmp_path / "cache")
+    assert dataset._generated(card) == root and len(caplog.records) == 1
+    dataset._generated_here.cache_clear()
+
+
+def _drawn(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "done").write_bytes(b"")
