@@ -287,7 +287,7 @@ def _by_index(entries: list[Any], where: str) -> list[Any]:
     """
     found = []
     for key in INDEX_KEYS:
-        given = [entry.get(key) for entry in entries if isinstance(entry, dict) and key in entry]
+        given: list[Any] = [entry.get(key) for entry in entries if isinstance(entry, dict) and key in entry]
         if not given:
             continue
         whole = len(given) == len(entries) and all(type(one) is int for one in given)

@@ -75,7 +75,7 @@ class SavedPredictions:
             masks = _coco(sample.id, predicted, classes)
             write_bytes(path, (json.dumps(masks, separators=(",", ":")) + "\n").encode())
         elif self.form in ("npz", "confidence"):
-            arrays = {"labels": predicted.astype(np.uint8 if self.void == VOID_8 else np.uint16)}
+            arrays: dict[str, Any] = {"labels": predicted.astype(np.uint8 if self.void == VOID_8 else np.uint16)}
             if self.form == "confidence":
                 assert confidence is not None
                 arrays["confidence"] = confidence.astype(np.float16)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -98,7 +98,7 @@ def label_again(
         if options.beside is not None:
             run.files.update(_linked(dataset, options.beside))
         maps = _maps(run, dataset, ids, scored)
-        pipeline = maps or _pipeline(run, cell or _cell(run, options), options)
+        pipeline: Any = maps or _pipeline(run, cell or _cell(run, options), options)
     except OvbenchError as error:
         run.notes.append(f"images are not shown: {error}")
         return []
