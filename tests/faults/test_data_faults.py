@@ -144,7 +144,7 @@ def test_prepare_meets_damaged_full_ade(tmp_path):
     path = next(tmp_path.glob("**/ADE_val_00000001_seg.png"))
     good = path.read_bytes()
     path.write_bytes(good[: len(good) // 2])
-    fails(r'cannot read ".*ADE_val_00000001_seg.png"', "prepare", "ade847", "--source", tmp_path)
+    fails(r'cannot read the label ".*ADE_val_00000001_seg.png"', "prepare", "ade847", "--source", tmp_path)
     Image.new("L", (64, 48)).save(path)
     fails(r"has one channel, not RGB", "prepare", "ade847", "--source", tmp_path)
 

@@ -166,6 +166,10 @@ class Words:
     def require_room(self, *arguments):
         """Every sentence fits."""
 
+    def on(self, device):
+        """The words need no device."""
+        return self
+
     def encode(self, sentences):
         generator = {w: torch.Generator().manual_seed(sum(map(ord, w))) for s in sentences for w in s.split()}
         words = {word: torch.randn(8, generator=g) for word, g in generator.items()}

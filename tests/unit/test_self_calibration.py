@@ -243,7 +243,7 @@ def test_the_detector_of_sfp(towers, windows):
     with torch.inference_mode():
         block = clip.blocks[5]
         clip.attention(block, block.ln_1(before), lambda head, w: weights.append(w))
-    mean = torch.stack(weights).mean(0)
+    mean = torch.cat(weights, 1).mean(1)
     for number, a in enumerate(mean.numpy()):
         row = 1.5 * a[0, 1:]
         candidates = [j for j in range(54) if row[j] > a[j + 1, j + 1]]
