@@ -129,9 +129,9 @@ class SweepView:
         images: Counter[str] = Counter()
         seconds: Counter[str] = Counter()
         for facts in self._done.values():
-            if facts.get("counted") and facts["worker"] in alive:
-                images[facts["worker"]] += facts["counted"]
-                seconds[facts["worker"]] += facts["seconds"]
+            if facts.get("counted") and (worker := facts.get("worker")) in alive:
+                images[worker] += facts["counted"]
+                seconds[worker] += facts.get("seconds", 0.0)
         return sum(images[name] / seconds[name] for name in images if seconds[name])
 
     def _cells(self) -> list[CellProgress]:
@@ -166,5 +166,5 @@ class SweepView:
                 lease = Lease(number, state.attempts - state.running)
                 for ending in ("failed", "lost"):
                     if (self.board.tasks / f"{lease.name}.{ending}").exists():
-                        found[number] = self.board.ending(lease, ending)["why"]  # type: ignore[arg-type]
+                        found[number] = self.board.ending(lease, ending).get("why", ending)  # type: ignore[arg-type]
         return found

@@ -86,7 +86,7 @@ class Sweep(Typed):
     """
 
     version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[\w-]+$")]
+    name: Annotated[str, Field(pattern=r"^[\w-]{1,100}$")]
     directory: str
     job: dict[str, Any]
     cells: list[SweepCell]

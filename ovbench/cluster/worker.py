@@ -244,7 +244,7 @@ class SweepWorker:
         """Return the number of workers that counted a group, and the sum of their times."""
         leases = [state.done for number, state in self.board.states().items() if self._counts(number, group)]
         facts = [self.board.ending(lease, "done") for lease in leases if lease is not None]
-        return len({each["worker"] for each in facts}), sum(each["seconds"] for each in facts)
+        return len({each.get("worker") for each in facts}), sum(each.get("seconds", 0.0) for each in facts)
 
     def _counts(self, number: int, group: int) -> bool:
         return self.sweep.tasks[number].kind == "count" and self.sweep.tasks[number].group == group

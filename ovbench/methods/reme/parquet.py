@@ -67,7 +67,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     pa = arrow()
     try:
         return pa.parquet.read_table(path, columns=columns)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(f"cannot read the table: {first_line(error)}", where=str(path)) from None
 
 
@@ -80,6 +80,6 @@ def notes_of(path: Path) -> dict[str, str]:
     pa = arrow()
     try:
         metadata = pa.parquet.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowException) as error:
+        return {key.decode(): value.decode() for key, value in metadata.items()}
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(f"cannot read the table: {first_line(error)}", where=str(path)) from None
-    return {key.decode(): value.decode() for key, value in metadata.items()}
