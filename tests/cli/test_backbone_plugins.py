@@ -84,6 +84,7 @@ def package(monkeypatch, tmp_path):
     entry_points_by_group.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_file_brings_a_method_and_its_tower(ovbench, file, tmp_path):
     runs = [
         ovbench("eval", "-m", f"{file}:RadioSeg", *EVAL, "--out", tmp_path / "runs", *more)

@@ -165,6 +165,7 @@ def at(*keys):
 CELL = ("cells", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "key"),
     [
@@ -204,6 +205,7 @@ def test_a_baseline_changed_by_hand_is_refused(ovbench, baseline, change, key):
     assert done.code == 3 and key in done.err and (str(path) in done.err or "clip on mini" in done.err), done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--update",)])
 def test_a_baseline_runs_no_code_that_the_command_does_not_name(ovbench, baseline, tmp_path, more):
     side, mark = tmp_path / "side.py", tmp_path / "it ran"

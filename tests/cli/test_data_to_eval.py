@@ -107,6 +107,7 @@ def test_the_rule_of_the_published_figures_is_the_default_of_the_paper_s_protoco
         assert ("label_rule" in told) == (name == "ade847" and rule == "correct")
 
 
+@pytest.mark.slow
 def test_what_differs_from_the_published_row_is_in_the_plan_the_record_and_the_summary(data, tmp_path):
     root, _ = data
     words = ["eval", "-m", "corrclip", "-d", "ade150", "--data-root", root, "--out", tmp_path, *SMALL]

@@ -56,6 +56,7 @@ def test_a_local_worker_has_a_gpu_and_its_error_is_counted(notes, tmp_path, monk
     assert notes() == ["CUDA_VISIBLE_DEVICES=5", "CUDA_VISIBLE_DEVICES=5", "CUDA_VISIBLE_DEVICES=7"]
 
 
+@pytest.mark.slow
 def test_submitit_runs_workers_without_slurm(notes, tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed")
     started = launch.start_slurm(tmp_path, 2, {"cluster": "local", "timeout_min": 2})

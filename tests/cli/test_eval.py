@@ -37,6 +37,7 @@ def test_record_says_everything_and_runs_agree(ovbench, tmp_path):
     assert set(first["time"]["seconds"]) >= {"read", "regions", "encode", "score", "decide", "count", "label"}
 
 
+@pytest.mark.slow
 def test_a_repeated_run_takes_the_interval_from_its_ledger(ovbench, tmp_path):
     def run():
         line = ("eval", "-m", "maskclip", "-d", "mini", "--limit", 10, "--json", "--out", tmp_path)
@@ -50,6 +51,7 @@ def test_a_repeated_run_takes_the_interval_from_its_ledger(ovbench, tmp_path):
     assert {**run(), VOLATILE: 0} == {**first, VOLATILE: 0}
 
 
+@pytest.mark.slow
 def test_no_interval_comes_with_its_reason(ovbench, tmp_path):
     done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 2, "--json", "--out", tmp_path)
     metrics = done.json()["metrics"]

@@ -101,6 +101,7 @@ def test_refused(ovbench, ran, tmp_path, prepare, message):
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.slow
 def test_unlike_devices_are_merged_when_told_to_and_listed(ovbench, ran, tmp_path):
     copies = [shutil.copytree(folder, tmp_path / str(n) / folder.name) for n, folder in enumerate(ran)]
     (part,) = copies[1].glob("part-*.jsonl")

@@ -38,6 +38,7 @@ def evaluate(ovbench, out, *more, limit=2):
     return done.json(), Path(path)
 
 
+@pytest.mark.slow
 def test_other_counts_are_stored_only_if_asked_for(ovbench, out):
     plain, path = run(ovbench, out)
     assert not set(OTHERS) & plain["metrics"].keys() and "boundary" not in plain["counts"]
@@ -55,6 +56,7 @@ def test_other_counts_are_stored_only_if_asked_for(ovbench, out):
     assert again == record  # resumed: the order of the names does not matter
 
 
+@pytest.mark.slow
 def test_calibration_is_that_of_the_softmax(ovbench, out):
     """The confidence of the ledger against a softmax over the scores at full size, as listeners get them."""
     from ovbench.config.load import resolve
@@ -85,6 +87,7 @@ def test_calibration_is_that_of_the_softmax(ovbench, out):
     assert found.intersection.sum() == expected.intersection.sum()
 
 
+@pytest.mark.slow
 def test_shards_are_merged_to_the_same_counts(ovbench, out, tmp_path):
     record, _ = run(ovbench, out, *ALL)
     folders = []
@@ -163,6 +166,7 @@ def test_a_ledger_with_other_extra_counts_is_refused(ovbench, out, tmp_path):
     assert refused.code == 3 and "boundary counts of the ledger" in refused.err
 
 
+@pytest.mark.slow
 def test_the_gate_judges_by_any_metric(ovbench, tmp_path):
     file = tmp_path / "baseline.json"
     assert (

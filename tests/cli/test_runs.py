@@ -52,6 +52,7 @@ def test_a_bundle_is_read_as_its_record(runs, tmp_path, ovbench):
     assert ovbench("runs", "list", "--runs", sent, "--json").json()[0]["images"] == 5
 
 
+@pytest.mark.slow
 def test_a_bundle_is_a_baseline_of_the_gate(runs, ovbench):
     path = runs / f"{SECOND}.json"
     content = read_json(path)

@@ -176,6 +176,7 @@ def test_bad_folders(ovbench, tmp_path, data, folder, says):
     assert done.code == 3 and says in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["png", "confidence", "coco"])
 def test_saved_maps_have_the_score_of_their_run(ovbench, tmp_path, form, drawn_mini):
     done = ovbench(*EVAL, "--out", tmp_path, "--save-predictions", form)
@@ -200,6 +201,7 @@ def test_saved_maps_have_the_score_of_their_run(ovbench, tmp_path, form, drawn_m
     assert other.code == 3 and "the label maps are of mini with" in other.err
 
 
+@pytest.mark.slow
 def test_the_report_reads_the_maps_that_a_run_kept(ovbench, tmp_path, drawn_mini, monkeypatch):
     """They are not labelled again, so no weights are needed; the page also has their confidence."""
     from ovbench.results.report import error_images

@@ -25,6 +25,7 @@ def drawn(scene, own_places):
         Image.fromarray(open_dataset(load_card("mini")).read_image(0)).save(scene)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["corrclip", "maskclip"])
 def test_any_words(ovbench, tmp_path, scene, method):
     done = ovbench("segment", scene, "-c", "hedge; bush", "-c", "wood", "-c", "red ring", "--method", method,
@@ -169,6 +170,7 @@ def test_standard_input(ovbench, tmp_path, scene, monkeypatch, kind):
     assert (tmp_path / ("stdin-labels.png" if kind == "image" else "my scene-labels.png")).exists()
 
 
+@pytest.mark.slow
 def test_the_classes_and_values_of_a_test_server(ovbench, tmp_path, scene):
     (tmp_path / "berlin_000000_000019_leftImg8bit.png").write_bytes(scene.read_bytes())
     words = ("--like", "cityscapes", "--weights", "clip=mini", "--set", "short_side=64", "--set", "crop=0")

@@ -69,6 +69,7 @@ def records(tmp_path, out="runs"):
     return sorted(path.name for path in (tmp_path / out).glob("*.json"))
 
 
+@pytest.mark.slow
 def test_a_repeated_command_keeps_the_record_and_tells_the_date(run, data, tmp_path, monkeypatch):
     first = run(data).json()
     (path,) = (tmp_path / "runs").glob("*.json")
@@ -96,6 +97,7 @@ def test_a_grown_ledger_tells_both_revisions(run, data, monkeypatch):
     assert [(part["images"], part["commit"][0]) for part in record["time"]["counted"]] == [(2, "1"), (1, "2")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["images", "labels"])
 def test_a_changed_file_is_counted_again(run, data, tmp_path, kind):
     first = run(data).json()
@@ -247,6 +249,7 @@ def test_a_partial_run_leaves_the_complete_record(run, ovbench, data, tmp_path, 
     assert run(data).json()["status"] == "complete" and not beside.exists()
 
 
+@pytest.mark.slow
 def test_our_own_code_and_libraries(run, data, monkeypatch, tmp_path):
     first = run(data).json()
     (path,) = (tmp_path / "runs").glob("*.json")

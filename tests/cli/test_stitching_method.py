@@ -63,6 +63,7 @@ def run(ovbench, tmp_path):
     return evaluate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Stitched", "Counted"])
 def test_counts_do_not_depend_on_batches_or_processes(run, ovbench, tmp_path, name):
     whole = run(name, "whole")

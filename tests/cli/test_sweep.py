@@ -54,6 +54,7 @@ def plan(ovbench, out, *more):
     return read_sweep(out)
 
 
+@pytest.mark.slow
 def test_a_worker_writes_the_record_of_a_plain_run(ovbench, plain, tmp_path):
     made = plan(ovbench, tmp_path)
     assert [task.kind for task in made.tasks] == ["prepare", *["count"] * IMAGES, "record"]
@@ -125,6 +126,7 @@ def test_a_task_fails_after_three_tries_and_the_others_go_on(ovbench, one_thread
     assert record["status"] == "partial" and record["dataset"]["images"] == IMAGES - 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_stop_gives_its_task_back(ovbench, plain, tmp_path, monkeypatch):
     from ovbench.cluster.worker import Heartbeat
 
@@ -146,6 +148,7 @@ def test_a_worker_that_is_asked_to_stop_gives_its_task_back(ovbench, plain, tmp_
     assert text_of(tmp_path) == plain and len(lines(tmp_path)) == IMAGES
 
 
+@pytest.mark.slow
 def test_an_unlike_worker_is_refused(ovbench, one_thread, tmp_path):
     plan(ovbench, tmp_path)
     assert ovbench("sweep", "work", tmp_path).code == 0
@@ -173,6 +176,7 @@ def test_start_prints_the_command_or_refuses(ovbench, tmp_path):
     assert refused.code in (2, 3) and "Traceback" not in refused.err
 
 
+@pytest.mark.slow
 def test_a_folder_may_be_a_url(ovbench, plain, tmp_path, monkeypatch):
     pytest.importorskip("upath", reason="universal_pathlib is not installed")
     from ovbench.evaluation import part_file
@@ -198,6 +202,7 @@ def test_a_folder_may_be_a_url(ovbench, plain, tmp_path, monkeypatch):
     assert fresh.code == 3 and "--fresh needs a folder of this machine" in fresh.err
 
 
+@pytest.mark.slow
 def test_region_maps_are_built_before_the_images_are_counted(ovbench, one_thread, own_mini, tmp_path):
     cell = ("-m", "corrclip", "-d", "mini", "--limit", 1, "--device", "cpu", *SMALL)
     done = ovbench("sweep", "plan", *cell, "--out", tmp_path)

@@ -94,6 +94,7 @@ def test_a_file_that_is_here_is_not_asked_for(tmp_path):
     assert fetch(row) is row
 
 
+@pytest.mark.slow
 def test_a_file_with_a_known_hash_is_named_in_the_record(ovbench, tmp_path, monkeypatch):
     from safetensors.torch import save_file
 

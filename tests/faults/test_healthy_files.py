@@ -231,6 +231,7 @@ def test_void_in_a_table_must_not_hide_a_class(own, put, tmp_path):
         open_dataset(card, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_limit_of_classes_is_stated(own):
     with pytest.raises(InputError, match="70000 classes; labels have 16 bits, of which 65533 values can be classes"):
         own([f"c{k}" for k in range(70000)])

@@ -308,6 +308,7 @@ def test_what_can_be_asked_wrongly(mini_cache):
     assert "files already" in fails("--regions", "precomputed", "--set", f"folder={mini_cache}")
 
 
+@pytest.mark.slow
 def test_cache_parts_have_sizes_and_can_be_removed(mini_cache):
     build()
     listing = json.loads(CliRunner().invoke(cli, ["cache", "ls", "--json"]).output)

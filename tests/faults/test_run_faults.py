@@ -51,6 +51,7 @@ def full_disk(monkeypatch):
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names of open files come from /proc")
 
 
+@pytest.mark.slow
 @needs_proc
 def test_no_space_for_the_ledger(ovbench, full_disk, tmp_path):
     full_disk("part-", after=2)  # the header and one image fit
@@ -61,6 +62,7 @@ def test_no_space_for_the_ledger(ovbench, full_disk, tmp_path):
     assert json.loads(record.read_text())["status"] in ("partial", "complete")
 
 
+@pytest.mark.slow
 @needs_proc
 def test_no_space_for_the_record(ovbench, full_disk, monkeypatch, tmp_path):
     full_disk(".json.")  # the temporary file

@@ -99,6 +99,7 @@ def test_other_pairs_are_other_attention(window, other):
     assert (official["attention"] - changed["attention"]).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.is_dir(), reason="the official cases lie beside the checkout only")
 def test_a_case_is_judged_by_both_decompositions():
     rows = {row.stage: row for row in check_case(FULL / "city_pamr").rows}

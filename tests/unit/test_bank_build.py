@@ -98,6 +98,7 @@ def test_a_killed_build_resumes_and_makes_no_image_twice(images, plan, built, tm
     assert contents(tmp_path) == contents(built)
 
 
+@pytest.mark.slow
 def test_shards_fill_one_bank(images, plan, built, tmp_path):
     out = ["bank", "build", "--images", str(images), "--out", str(tmp_path / "x"), "--like", "mini", "--part-size", "1"]
     out += [text for key, value in SMALL.items() for text in ("--set", f"{key}={value}")]
@@ -110,6 +111,7 @@ def test_shards_fill_one_bank(images, plan, built, tmp_path):
     assert contents(tmp_path) == contents(built)
 
 
+@pytest.mark.slow
 def test_more_images_are_appended_and_old_rows_stay(images, plan, built, tmp_path):
     first = build_bank(sources(images, tmp_path, limit=1), plan)
     before = torch.load(tmp_path / STORES[0], weights_only=True)
@@ -120,6 +122,7 @@ def test_more_images_are_appended_and_old_rows_stay(images, plan, built, tmp_pat
         build_bank(sources(images, tmp_path), resolve_bank_plan("mini", {**SMALL, "crop": "40", "stride": "40"}))
 
 
+@pytest.mark.slow
 def test_merged_banks_have_the_rows_of_all(images, plan, built, tmp_path):
     parts = []
     for stem in ("a", "a-1", "b"):
@@ -134,6 +137,7 @@ def test_merged_banks_have_the_rows_of_all(images, plan, built, tmp_path):
         merge_banks([parts[0], parts[1], parts[0]], tmp_path / "double" / "x")
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_is_reported_and_retried(images, plan, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -258,6 +262,7 @@ def test_a_search_by_faiss_is_that_of_its_vectors_and_its_recall_is_measured(tmp
     assert 0.2 < recall < 1 and measure_recall(load_backbone("support", f"{tmp_path}/x?search=keys").vision, 20) == 1.0
 
 
+@pytest.mark.slow
 def test_the_bank_of_mini_is_built_once(monkeypatch):
     from ovbench.training.region_bank import mini_bank
 

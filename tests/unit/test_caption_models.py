@@ -133,6 +133,7 @@ def test_a_model_captions_greedily_and_only_what_it_says_is_kept(tiny, picture, 
     assert first == again and len(first.split()) == 5 and not set(first.split()) & set(SPECIAL)
 
 
+@pytest.mark.slow
 def test_silence_is_no_caption(tmp_path, picture):
     end = WORDS.index("<eos>")
     everything_else = [n for n in range(len(WORDS)) if n != end]

@@ -83,6 +83,7 @@ def test_dinos_full_checkpoint_with_its_arguments(student_first, tmp_path):
     assert same(loaded.vision.vit, vit)
 
 
+@pytest.mark.slow
 def test_the_teacher_is_taken_where_both_share_a_state_dict(tmp_path):
     vit = tiny_vit()
     both = {f"student.backbone.{key}": torch.zeros_like(value) for key, value in vit.items()}

@@ -89,6 +89,7 @@ def test_only_plain_towers_are_built_here():
     assert others <= set(open_clip.list_models()) and not others & plain
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_open_clips():
     ours, theirs = open_clip_tables.clip_tokenizer(24), open_clip.SimpleTokenizer(context_length=24)
     draw = random.Random(0)

@@ -95,6 +95,7 @@ def test_motion_blur_and_fog_keep_the_light():
     assert fog.std() > 5 and (fog[..., 0] == fog[..., 2]).all()
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_pixels():
     code = """
 import hashlib, numpy as np

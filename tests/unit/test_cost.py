@@ -63,6 +63,7 @@ def test_energy_is_not_known_on_a_cpu():
     assert meter.joules is None
 
 
+@pytest.mark.slow
 def test_the_cost_is_in_the_record_and_stays_there(ovbench, tmp_path):
     words = ("eval", "-m", "maskclip", "-d", "mini", "--limit", 2, "--out", tmp_path, "--json", "--device", "cpu")
     small = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56")
@@ -138,6 +139,7 @@ def test_the_figure_over_five_benchmarks_needs_all_of_them(ovbench, tmp_path):
     assert row.detail.startswith("five benchmarks") and cost_rows(layout, five[:4]) == []
 
 
+@pytest.mark.slow
 def test_a_plot_of_costs_names_device_and_precision(tmp_path):
     pytest.importorskip("matplotlib")
     one, other = with_cost(tmp_path, "one"), with_cost(tmp_path, "other", cost=None)

@@ -314,6 +314,7 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path, picture):
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), read_image(tmp_path / "b.jpg"))
 
 
+@pytest.mark.slow
 def test_reading_data_imports_no_torch():
     code = "import sys, ovbench.data.dataset, ovbench.cli.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -316,6 +316,7 @@ def test_servers_that_cannot_be_used(endpoint, monkeypatch):
         ChatClient("localhost", "m")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_key_never_follows_a_redirect(endpoint, status, monkeypatch):
     """Not to another host, and not to the same one either: a POST would arrive as a GET."""

@@ -100,6 +100,7 @@ def test_a_distractor_counts_as_outside_the_classes():
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_cells_with_other_prompts_or_distractors_share_their_features(ovbench, tmp_path, mini_list):
     (tmp_path / "far.txt").write_text("zebra\n")
     (tmp_path / "suite.toml").write_text(f"""

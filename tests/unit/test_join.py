@@ -102,6 +102,7 @@ def run(batcher, order):
     return {one.number: one.labels if isinstance(one.labels, Exception) else one.labels[0] for one in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", METHODS)
 def test_joined_images_have_the_same_labels_with_any_neighbours_order_and_batch(towers, make):
     ours = predictor(make(towers))

@@ -81,6 +81,7 @@ def site(records, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_measured_values_stand_beside_the_published_row_with_their_gap(records):
     rows = board_rows(records)
     key = ("CLIP", "ClearCLIP README Table 2", "CLIP ViT-B/16")
@@ -99,6 +100,7 @@ def test_measured_values_stand_beside_the_published_row_with_their_gap(records):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_site_has_every_page_every_link_and_no_other_host(site):
     pages = sorted(site.rglob("*.html"))
     names = {str(path.relative_to(site)) for path in pages}

@@ -87,6 +87,7 @@ def test_entity_numbers_round_trip():
         assert world.entity(*world.thing(number)) == number
 
 
+@pytest.mark.slow
 def test_captions_are_true_of_their_image_and_name_nothing_held_out():
     implied, stream = captions.implied(), Stream(3)
     held_out = {name for t in world.THINGS if not world.in_training(*t) for name in world.thing_names(*t)}

@@ -33,6 +33,7 @@ def test_few_classes_are_one_list_and_classes_without_a_score_are_left_out():
     assert [len(one.numbers) for one in shown_classes([None] * 500 + [0.1, 0.2, 0.3], 1)] == [1, 1]
 
 
+@pytest.mark.slow
 def test_bars_have_their_scores_and_the_intervals_of_the_ledger(tmp_path):
     names = [f"class {n}" for n in range(150)]
     counts = [random_counts(np.random.default_rng(seed), 40, 150) for seed in range(2)]
@@ -74,6 +75,7 @@ def test_a_class_without_a_score_in_one_run_is_no_bar_of_zero():
     assert "no score" in [text.get_text() for text in axes.texts]
 
 
+@pytest.mark.slow
 def test_long_names_of_runs_stay_inside_the_picture(tmp_path):
     names = [f"class {n}" for n in range(50)]
     for number in range(2):
@@ -105,6 +107,7 @@ def test_shortened_names_stay_different():
     assert len(set(wrapped(runs, 30))) == 3 and wrapped(runs[:1], 30)[0].count("\n") == 2
 
 
+@pytest.mark.slow
 def test_names_of_crowded_points_do_not_cover_each_other():
     generator = np.random.default_rng(0)
     points = [(float(x), float(y)) for x, y in generator.uniform(0.4, 0.6, (20, 2)) * (2, 100)]

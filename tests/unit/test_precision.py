@@ -62,6 +62,7 @@ def test_compiled_blocks_give_the_same_tokens(towers, monkeypatch):
     assert compiled == ["trunk", "states"] and torch.equal(tokens(method), exact)
 
 
+@pytest.mark.slow
 def test_many_grids_need_few_compilations_and_get_the_same_features(monkeypatch):
     from torch._dynamo.testing import CompileCounter
 

@@ -137,6 +137,7 @@ def test_ade_full_is_resized_where_both_sides_exceed_512(tmp_path):
     assert_reads("ade847", tmp_path, {name: classes[rows.astype(int)][:, columns.astype(int)]})
 
 
+@pytest.mark.slow
 def test_ade_full_images_compressed_again_or_exact(tmp_path):
     raw.ade_full(tmp_path, n=2, h=600, w=700)
     folder = tmp_path / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
@@ -153,6 +154,7 @@ def test_ade_full_images_compressed_again_or_exact(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(images / "ADE_val_00000001.png")), small)
 
 
+@pytest.mark.slow
 def test_real_ade_full_samples(samples, tmp_path):
     facts = json.loads((samples / "ade20k-full/expected/expected.json").read_text())
     for name, fact in facts.items():

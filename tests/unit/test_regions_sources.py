@@ -106,6 +106,7 @@ def test_unknown_sam_model():
 NEEDED = "transformers"
 
 
+@pytest.mark.slow
 def test_sam2(tmp_path):
     pytest.importorskip(NEEDED)
     folder = region_models.save_sam2(tmp_path / "sam2")
@@ -116,6 +117,7 @@ def test_sam2(tmp_path):
     assert not REGIONS.load("sam2")(weights=str(folder), points=4, iou=99.0)(picture()).any()
 
 
+@pytest.mark.slow
 def test_sam2_predictor_agrees_with_the_library(tmp_path):
     """The same mask logits for a point as through transformers' own processor, where no resize blurs the comparison."""
     pytest.importorskip(NEEDED)

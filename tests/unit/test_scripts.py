@@ -20,6 +20,7 @@ def scripts(monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.slow
 def test_the_gpu_script_on_the_cpu(tmp_path):
     import gpu
 

@@ -129,6 +129,7 @@ def test_commands_load_no_more_than_they_may(may):
         assert HEAVY & loaded <= set(may), " ".join(command)
 
 
+@pytest.mark.slow
 def test_a_report_without_images_loads_no_torch(tmp_path):
     (loaded,) = modules(("report", *HISTORIC, "--images", "0", "--out", str(tmp_path / "report.html")))
     assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -58,6 +58,7 @@ def test_an_entry_of_an_older_form_is_made_again(folder, clip):
     assert torch.equal(embedded(clip), right)
 
 
+@pytest.mark.slow
 def test_vectors_of_a_gpu_are_made_there_and_never_used_on_a_cpu_or_on_another_gpu(folder, clip, monkeypatch):
     with pretended() as device, torch.inference_mode():
         found = queries.build_queries(NAMES, "openai_80", clip, device="cuda:1").embeddings
@@ -89,6 +90,7 @@ def _encode_and_note(clip, note, ready):
     assert queries.build_queries(NAMES, "openai_80", clip).embeddings.shape == (3, 4)
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_encodes_and_the_others_wait(folder, clip, tmp_path):
     fork = multiprocessing.get_context("fork")
     note, ready = tmp_path / "note", fork.Barrier(2)

@@ -92,6 +92,7 @@ def test_drops_and_means():
     assert [row.drop for row in alone] == [None] * 3 and alone[2].spread == (0.2, 0.4)
 
 
+@pytest.mark.slow
 def test_the_vocabulary_suite_runs_in_one_pass(ovbench, tmp_path):
     small = ("--set", "short_side=112", "--set", "crop=112", "--set", "stride=56", "--set", "templates=simple_1")
     line = ("--suite", "class-names", "-m", "clip", "-d", "mini", "--limit", 1, "--out", tmp_path)

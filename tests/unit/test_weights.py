@@ -143,6 +143,7 @@ def test_dino_files_of_every_form(form, tmp_path):
     assert all(torch.equal(loaded.vision.vit.state_dict()[key], value) for key, value in state.items())
 
 
+@pytest.mark.slow
 def test_a_dino_file_of_another_size_is_one_sentence(tmp_path):
     path = tmp_path / "dino.pth"
     torch.save(dino_state(), path)
@@ -300,6 +301,7 @@ def test_unknown_names_get_close_matches():
             weights.load_backbone(kind, spec)
 
 
+@pytest.mark.slow
 def test_cached_weights_are_loaded_without_a_connection(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
