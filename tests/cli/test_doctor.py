@@ -79,6 +79,7 @@ print("torch", "torch" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_names_complete_without_torch():
     done = subprocess.run([sys.executable, "-c", COMPLETE, *COMPLETED], capture_output=True, text=True, check=True)
     expected = []

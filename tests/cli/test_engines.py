@@ -69,6 +69,7 @@ def test_submitit_runs_workers_without_slurm(notes, tmp_path):
         launch.start_slurm(tmp_path, 1, {"cluster": "local", "nodes": "many", "no_such_option": 1})
 
 
+@pytest.mark.slow
 def test_slurm_stops_a_worker_and_submits_it_again(tmp_path):
     pytest.importorskip("submitit", reason="submitit is not installed")
     ignored = "import signal, os; assert signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN; print(1)"

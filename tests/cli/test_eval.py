@@ -184,6 +184,7 @@ def test_benchmarks_that_share_images_share_a_pass_and_lose_nothing_by_it(ovbenc
         assert record["time"]["shared_with"] == ["mini", "mini-bg"] and alone["time"]["shared_with"] == [name]
 
 
+@pytest.mark.slow
 def test_a_record_holds_the_arguments_as_passed(ovbench, tmp_path):
     line = ("eval", "-m", "maskclip", "-d", "mini", "--set", "crop=96", "--limit", 1, "--json", "--out", tmp_path)
     first = ovbench(*line)

@@ -153,6 +153,7 @@ def test_a_comparison_of_any_metric(ovbench, out):
     assert "metric" not in ovbench("compare", before, path, "--json").json()
 
 
+@pytest.mark.slow
 def test_a_ledger_with_other_extra_counts_is_refused(ovbench, out, tmp_path):
     _record, path = run(ovbench, tmp_path, *ALL)
     copy = json.loads(path.read_text())

@@ -43,6 +43,7 @@ def test_any_words(ovbench, tmp_path, scene, method):
     assert overlay.size[0] == 480 and overlay.size[1] > Image.open(scene).size[1]  # the legend is below the image
 
 
+@pytest.mark.slow
 def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
     (tmp_path / "words.txt").write_text("# what grows\nhedge\n\n  # what is built\nwood; planks\n")
     words = ("--classes", tmp_path / "words.txt", "-c", "soil")
@@ -112,6 +113,7 @@ def odd_images(folder):
 SMALL = ("-m", "maskclip", "--like", "mini", "--set", "short_side=64", "--set", "crop=0", "-c", "hedge", "-c", "wood")
 
 
+@pytest.mark.slow
 def test_a_folder_of_odd_images(ovbench, tmp_path):
     odd_images(tmp_path / "in")
     saved = [f"--save={what}" for what in ("overlay", "labels", "masks", "coco", "scores", "confidence")]

@@ -232,6 +232,7 @@ def test_a_helper_beside_the_file_of_a_method(run, data, tmp_path, monkeypatch):
     assert again.json()["counts"] != first["counts"] and len(records(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_partial_run_leaves_the_complete_record(run, ovbench, data, tmp_path, caplog):
     """Also one of other code, another device or changed data; a complete run replaces both."""
     complete = run(data).json()

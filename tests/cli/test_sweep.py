@@ -104,6 +104,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(ovbench, plain, tmp_path):
     assert names == {"1", "1.lost", "2", "2.done"} or names == {"1", "1.done"}  # it may have been faster
 
 
+@pytest.mark.slow
 def test_a_task_fails_after_three_tries_and_the_others_go_on(ovbench, one_thread, tmp_path, monkeypatch):
     from ovbench.cluster.loaded_group import LoadedGroup
 
@@ -247,6 +248,7 @@ def test_data_and_caches_are_on_disks(ovbench, tmp_path, monkeypatch):
     assert refused.code == 2 and "the cache cannot be a URL" in refused.err, refused.err
 
 
+@pytest.mark.slow
 def test_a_bank_is_built_before_and_its_error_is_told(ovbench, one_thread, tmp_path):
     out = tmp_path / "runs"
     wrong = f"bank build --images {tmp_path / 'none'} --out {tmp_path / 'bank'}"

@@ -122,6 +122,7 @@ def test_several_processes_count_every_image_once(run, uninterrupted, tmp_path):
     assert run(tmp_path) == uninterrupted() and images_in(tmp_path) == IMAGES  # all parts are read again
 
 
+@pytest.mark.slow
 def test_a_method_that_gives_no_numbers(tmp_path, monkeypatch):
     from ovbench.config.load import resolve
     from ovbench.inference.pipeline import build_pipeline

@@ -126,6 +126,7 @@ def test_a_method_that_cannot_be_built_and_no_other(run):
     assert done.code == 4 and "error: Mine failed: OSError: no such file (" in done.err and done.out == ""
 
 
+@pytest.mark.slow
 def test_labels_that_are_no_classes(run):
     text = METHOD.replace("HERE", "return features")
     done = run(text + "    def refine_labels(self, labels, regions):\n        return labels + 1000\n")

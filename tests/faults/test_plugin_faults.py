@@ -92,6 +92,7 @@ def test_the_table_and_doctor_name_what_is_broken(ovbench, plugin):
     assert findings[0]["fix"] == "repair the plug-in or uninstall it"
 
 
+@pytest.mark.slow
 def test_other_runs_do_not_hear_of_it(ovbench, plugin, tmp_path):
     plugin("raise RuntimeError('boom')")
     done = ovbench("eval", "-m", "maskclip", "-d", "mini", "--limit", 1, "--out", tmp_path, "--json")

@@ -277,6 +277,7 @@ def test_two_processes_make_the_same_entries(mini_cache):
     assert {path.name: path.read_bytes() for path in maps(mini_cache)} == alone
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_does_not_stop_the_build(mini_cache, monkeypatch):
     from ovbench.regions import build_maps as module
 

@@ -40,6 +40,7 @@ def test_table_compare_report_and_plot(ovbench, tmp_path):
     assert reported.code == 0 and "no confusions" not in page.read_text(), reported.err
 
 
+@pytest.mark.slow
 def test_a_new_run_neither_uses_nor_touches_them(ovbench, tmp_path):
     import shutil
 

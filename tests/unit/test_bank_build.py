@@ -77,6 +77,7 @@ def test_a_bank_has_the_official_files(built):
     assert verify_bank(f"{built}/x") == [] and not (built / "parts" / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_build_resumes_and_makes_no_image_twice(images, plan, built, tmp_path, monkeypatch):
     write, made = builder.write_chunk, []
 

@@ -110,6 +110,7 @@ def test_an_image_is_labelled_alike_in_any_company(name, towers, threads):
     assert len(np.unique(np.concatenate([a.ravel() for a in alone.values()]))) > 1
 
 
+@pytest.mark.slow
 def test_shared_batches_change_no_label_of_the_plain_way(towers):
     ours = predictor(MaskCLIP(towers))
     plain, order = run(WindowBatcher(ours), range(6)), [2, 4, 1, 0, 5, 3]

@@ -292,6 +292,7 @@ def test_complete_linkage_keeps_the_ends_of_a_chain_apart():
 # Switches
 
 
+@pytest.mark.slow
 def test_each_switch_changes_the_scores():
     vocabulary = queries(cass(), 6)
     complete = scores(cass(), picture(), vocabulary)

@@ -94,6 +94,7 @@ def test_every_setting_acts(towers, queries, changed):
     assert not torch.equal(scores(CorrCLIPv2Params()), scores(CorrCLIPv2Params(**changed)))
 
 
+@pytest.mark.slow
 def test_labels_do_not_depend_on_other_images(towers, queries):
     predictor = Predictor(CorrCLIPv2(towers), PROTOCOL, [queries])
     regions = REGIONS.astype(np.int32)

@@ -71,6 +71,7 @@ def test_a_file_of_distractors_is_a_setting(tmp_path):
         read_distractors("nearest-9", "mini", card.classes)
 
 
+@pytest.mark.slow
 def test_counts_equal_a_reference(ovbench, tmp_path, mini_list):
     """A distractor takes pixels from classes; the other pixels keep their class."""
     line = ("eval", "-m", "clip", "-d", "mini", "--limit", 1, "--json", "--out", tmp_path / "runs", *SMALL)

@@ -119,6 +119,7 @@ def test_purification_only_removes(towers, windows, queries):
     assert counts[0] < counts[1] <= counts[2]
 
 
+@pytest.mark.slow
 def test_descriptions_choose_among_ambiguous_classes(towers, windows, queries):
     method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.02, ap_thres=0.3))
     plain = purified(method, windows, queries)

@@ -67,6 +67,7 @@ def test_a_patch_without_a_set_is_its_own(towers):
     assert mixed.isfinite().all() and torch.equal(mixed.argmax(1), torch.arange(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", GLA_BASES)
 def test_labels_do_not_depend_on_blocks_batches_or_other_images(towers, monkeypatch, base):
     predictor = Predictor(GLACLIP(towers, GLACLIPParams(base)), PROTOCOL, [QUERIES])
@@ -81,6 +82,7 @@ def test_labels_do_not_depend_on_blocks_batches_or_other_images(towers, monkeypa
     assert np.mean(predictor.label(IMAGE)[0] == expected) > 0.999
 
 
+@pytest.mark.slow
 def test_the_largest_block_bounds_the_similarities(towers, monkeypatch):
     monkeypatch.setattr(glaclip, "BLOCK", 1000)
     notes = Recorder()

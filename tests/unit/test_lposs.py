@@ -182,6 +182,7 @@ class Kept(LPOSS):
         return self.kept[image.original]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"pixels": True}, {"neighbours": 5}])
 def test_scores_do_not_depend_on_batches_or_other_images(params):
     towers = Backbones(**{name: tower.float() for name, tower in small_towers().items()})

@@ -39,6 +39,7 @@ def test_random_numbers_are_frozen():
     assert hashed(np.array([-1, 3]), np.array([5, 1 << 40]), 9).tolist() == FROZEN_HASHES
 
 
+@pytest.mark.slow
 def test_every_class_is_seen_and_labels_are_in_range(drawn_mini):
     pairs = zip(*(sorted(drawn_mini.glob(f"{kind}/val/*.png")) for kind in ("images", "labels")), strict=True)
     images = [(decoded(image), decoded(label)) for image, label in pairs]

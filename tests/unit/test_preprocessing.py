@@ -243,6 +243,7 @@ def test_a_file_for_a_tower_that_cannot_work_is_refused_by_its_name(tmp_path):
         weights.missing_weights({"clip": f"ViT-B-16-SigLIP@{tmp_path / 'w.pt'}"})
 
 
+@pytest.mark.slow
 def test_a_timm_model_that_is_no_vit_is_refused(monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
     for kind, spec in (("dino", "resnet50.a1_in1k"), ("dinov2", "convnext_tiny.dinov3_lvd1689m")):

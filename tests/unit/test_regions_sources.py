@@ -174,6 +174,7 @@ def official_sam2(tmp_path, monkeypatch):
     return tmp_path / "sam2_hiera_small.pt", case
 
 
+@pytest.mark.slow
 def test_sam2_checkpoint_of_the_authors(tmp_path, monkeypatch):
     pytest.importorskip(NEEDED)
     from ovbench.regions.sam2_predictor import Sam2Predictor
@@ -201,6 +202,7 @@ def test_sam2_checkpoint_messages(tmp_path):
         source(picture())
 
 
+@pytest.mark.slow
 def test_mask2former_ids(tmp_path):
     pytest.importorskip(NEEDED)
     folder = region_models.save_mask2former(tmp_path / "m2f")

@@ -208,6 +208,7 @@ def test_a_benchmark_is_read_from_an_archive_as_data_root(tmp_path):
         open_dataset(card_file, tmp_path / "x/other.zip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", (as_zip, as_parquet, as_coco))
 def test_eval_counts_the_same_from_every_form(form, tmp_path):
     files, scores = pictures(), []

@@ -284,6 +284,7 @@ def test_wrong_requests(tmp_path):
         find_records(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_the_command(write, tmp_path, capsys):
     from click.testing import CliRunner
 

@@ -214,5 +214,6 @@ def test_recipes():
         load_recipe("papr")
 
 
+@pytest.mark.slow
 def test_the_loss_curve_is_a_picture():
     assert loss_curve([3.0, 2.0, 2.5, 1.0], [2.5, 1.75]).startswith(b"\x89PNG")

@@ -181,6 +181,7 @@ def test_a_file_cut_off(tmp_path, small_clip):
         read_tensors(path)
 
 
+@pytest.mark.slow
 def test_a_file_alone_keeps_the_configured_architecture(tmp_path):
     from ovbench.backbones import mini_models
     from ovbench.config.load import resolve
