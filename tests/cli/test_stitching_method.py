@@ -1,32 +1,19 @@
 """A user's method that stitches windows: the same counts for any batch and any division of the images."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
+import stitching
 
-METHOD = """
-import torch
-from ovbench.methods.base import Needs, PatchFeatures
-from ovbench.methods.maskclip import MaskCLIP
+METHOD = Path(stitching.__file__).read_text() + """
 
-class Stitched(MaskCLIP):
-    needs = Needs(backbones=("clip",), join="image")
-
-    def join(self, features, image):
-        patch = self.clip.patch
-        grid = tuple(-(-side // patch) for side in image.size)
-        total, count = torch.zeros(*grid, features.tokens.shape[-1]), torch.zeros(*grid, 1)
-        for cells, box in zip(features.tokens.unflatten(1, features.grid), image.boxes, strict=True):
-            rows, columns = (slice(at // patch, at // patch + n) for at, n in zip(box[:2], features.grid, strict=True))
-            room = total[rows, columns].shape[:2]
-            total[rows, columns] += cells[: room[0], : room[1]]
-            count[rows, columns] += 1
-        return PatchFeatures((total / count.clamp(min=1)).flatten(0, 1)[None], grid)
-
+class Centred(Stitched):
     def adjust(self, scores, queries, image):
         return scores - scores.mean((1, 2), keepdim=True) * len(image.boxes) ** 0.5 / 8
 
-class Counted(Stitched):
+class Counted(Centred):
     needs = Needs(backbones=("clip",), join="image", original=True)
 
     def encode_image(self, image):
@@ -64,7 +51,7 @@ def run(ovbench, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Stitched", "Counted"])
+@pytest.mark.parametrize("name", ["Centred", "Counted"])
 def test_counts_do_not_depend_on_batches_or_processes(run, ovbench, tmp_path, name):
     whole = run(name, "whole")
     assert whole["dataset"]["images"] == len(SIZES) and sum(count > 0 for count in whole["counts"]["predicted"]) > 1

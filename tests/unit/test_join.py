@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from stitching import Stitched
 from towers import small_towers
 
 from ovbench.config.load import Protocol
@@ -17,7 +18,7 @@ from ovbench.inference.decision import LabelMaps
 from ovbench.inference.pamr import PAMR
 from ovbench.inference.predictor import Predictor
 from ovbench.inference.steps import Limits
-from ovbench.methods.base import Backbones, Needs, PatchFeatures, Queries
+from ovbench.methods.base import Backbones, Needs, Queries
 from ovbench.methods.maskclip import MaskCLIP
 from ovbench.parity.recorder import Recorder
 from ovbench.utils.errors import ScoreError
@@ -51,23 +52,6 @@ class Solved(MaskCLIP):
     def score(self, features, queries):
         scores = super().score(features, queries)
         return scores / scores.amax((0, 2, 3), keepdim=True).abs()
-
-
-class Stitched(MaskCLIP):
-    """Averages the cells of all windows into one grid over the image."""
-
-    needs = Needs(backbones=("clip",), join="image")
-
-    def join(self, features, image):
-        patch = self.clip.patch
-        grid = tuple(-(-side // patch) for side in image.size)
-        total, count = torch.zeros(*grid, features.tokens.shape[-1]), torch.zeros(*grid, 1)
-        for cells, box in zip(features.tokens.unflatten(1, features.grid), image.boxes, strict=True):
-            rows, columns = (slice(at // patch, at // patch + n) for at, n in zip(box[:2], features.grid, strict=True))
-            room = total[rows, columns].shape[:2]
-            total[rows, columns] += cells[: room[0], : room[1]]
-            count[rows, columns] += 1
-        return PatchFeatures((total / count.clamp(min=1)).flatten(0, 1)[None], grid)
 
 
 class Whole(Stitched):
