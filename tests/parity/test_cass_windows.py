@@ -1,11 +1,10 @@
 """CASS against the official code: one window of two cases from the keys on; and both ways of taking the low rank."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from official_arrays import OfficialArrays
 
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.cass import CASS
@@ -20,23 +19,17 @@ WINDOWS = Path(__file__).parents[1] / "data" / "parity" / "cass_window"
 FULL = Path(__file__).parents[3] / "shared" / "parity" / "cass"
 
 
-class Window:
+class Window(OfficialArrays):
     """An official window with its settings and tolerances."""
 
     def __init__(self, name):
-        with np.load(WINDOWS / f"{name}.npz") as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        self.origin = json.loads(str(arrays.pop("origin")))
-        self.arrays = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        super().__init__(WINDOWS / f"{name}.npz")
         p = self.origin["params"]
         self.params = CASSParams(
             gamma=p["global_semantics_weight"], alpha=p["mean_vector_weight"], cluster_distance=p["h_threshold"],
             stretch=p["svd_rescaling"], class_token="window", gaussian_std=p["gaussian_std"],
         )  # fmt: skip
         self.grid = tuple(self["window_logits"].shape[1:])
-
-    def __getitem__(self, name):
-        return self.arrays[name]
 
     def check(self, name, ours, variant="atol"):
         stage = self.origin["stages"][name]

@@ -1,12 +1,11 @@
 """The steps that only a method has, against its official code: from official tokens to features, scores or regions."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from official_arrays import OfficialArrays
 from torch.nn.functional import normalize
 
 from ovbench.backbones.clip import ClipVision
@@ -36,19 +35,13 @@ FILES = Path(__file__).parents[1] / "data" / "parity" / "steps"
 EVERY = 4  # of sampled arrays, see scripts/extract_official_steps.py
 
 
-class Steps:
+class Steps(OfficialArrays):
     """Official arrays with their settings and tolerances."""
 
     def __init__(self, method):
-        with np.load(FILES / f"{method}.npz") as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        self.origin = json.loads(str(arrays.pop("origin")))
-        self.arrays = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        super().__init__(FILES / f"{method}.npz")
         self.params, self.window = self.origin["params"], self.origin["window"]
         assert all(self.origin["official"][key] for key in ("repo", "commit"))
-
-    def __getitem__(self, name):
-        return self.arrays[name]
 
     def check(self, name, ours):
         """Compare all rows, or the rows that were kept, with the tolerance of the case."""
