@@ -256,14 +256,14 @@ def _elastic_transform(image: np.ndarray, level: int, rng: Rng) -> np.ndarray:
         return strength * gaussian_filter(noise, (0.01 * h, 0.01 * w), mode="reflect", truncate=3)
 
     rows, columns = np.mgrid[:h, :w] + np.stack([displacement(), displacement()])
-    moved = [columns.astype(np.float32), rows.astype(np.float32)]
-    return cv2.remap(_unit(image), *moved, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    x, y = columns.astype(np.float32), rows.astype(np.float32)
+    return cv2.remap(_unit(image), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def _pixelate(image: np.ndarray, level: int, rng: Rng) -> np.ndarray:
     factor = (0.6, 0.5, 0.4, 0.3, 0.25)[level]
     picture = Image.fromarray(image)
-    small = tuple(max(1, int(n * factor)) for n in picture.size)
+    small = [max(1, int(n * factor)) for n in picture.size]
     return np.array(picture.resize(small, Image.Resampling.BOX).resize(picture.size, Image.Resampling.NEAREST))
 
 

@@ -166,10 +166,11 @@ def _neighbours(inputs: CheckInputs) -> tuple[str, str]:
 def _others(batch: Batch) -> Batch:
     """Return the batch with all windows but the first upside down."""
 
-    def flipped(values: torch.Tensor | None) -> torch.Tensor | None:
-        return None if values is None else torch.cat([values[:1], values[1:].flip(-2)])
+    def flipped(values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values[:1], values[1:].flip(-2)])
 
-    return dataclasses.replace(batch, windows=flipped(batch.windows), regions=flipped(batch.regions))
+    regions = None if batch.regions is None else flipped(batch.regions)
+    return dataclasses.replace(batch, windows=flipped(batch.windows), regions=regions)
 
 
 def _mixed_batches(inputs: CheckInputs) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 DIRECTIONS = range(0x202A, 0x202F), range(0x2066, 0x206A)  # control characters of text direction
 
@@ -136,7 +137,7 @@ def share_table(shares: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def as_text(*tables: Table) -> str:
+def as_text(*tables: Table | Text) -> str:
     """Return tables as text with the width of stdout, with colours only for a terminal.
 
     Text in a cell that looks like markup ("[dog]") is not interpreted.

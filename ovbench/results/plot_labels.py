@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
 ELLIPSIS = "…"
@@ -56,7 +58,7 @@ def place_names(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
         names: Their names.
         size: Size of the text in points.
     """
-    figure = axes.figure
+    figure = cast("Figure", axes.figure)
     figure.draw_without_rendering()  # the layout is final: extents are known
     per_point = figure.dpi / 72
     taken = [_around(axes.transData.transform(point), 4 * per_point) for point in points]
@@ -75,7 +77,7 @@ def place_names(axes: Axes, points: Sequence[tuple[float, float]], names: Sequen
             )  # fmt: skip
 
 
-def _around(place: Sequence[float], radius: float) -> Bbox:
+def _around(place: np.ndarray, radius: float) -> Bbox:
     from matplotlib.transforms import Bbox
 
     return Bbox.from_extents(place[0] - radius, place[1] - radius, place[0] + radius, place[1] + radius)

@@ -6,7 +6,7 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ovbench.evaluation.record import warnings_of
 from ovbench.results.cost_rows import place_of
@@ -69,7 +69,7 @@ def draw(kind: str, records: Sequence[RecordFile], out: Path, most: int = FEW_CL
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError("plots need matplotlib", fix=install_line("plot")) from error
-    settings = {"svg.hashsalt": "ovbench", "font.size": 9, "axes.axisbelow": True, "font.family": font_families()}
+    settings: Any = {"svg.hashsalt": "ovbench", "font.size": 9, "axes.axisbelow": True, "font.family": font_families()}
     with rc_context(settings), said_of_letters():
         figure = Figure(layout="constrained", dpi=150)
         if notes := warnings_of(found.record for found in records):
@@ -208,10 +208,8 @@ def _heatmap(figure: Figure, records: Sequence[RecordFile], most: int) -> None:
     axes.set_yticks(range(len(table.rows)), map(literal, names))
     axes.xaxis.tick_top()
     turned = len(table.columns) > 6 or max(map(len, table.columns)) > 60 / len(table.columns)
-    axes.set_xticks(
-        range(len(table.columns)), map(literal, shortened(table.columns, LONGEST_CLASS)),
-        **({"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if turned else {}),
-    )  # fmt: skip
+    turn: dict[str, Any] = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if turned else {}
+    axes.set_xticks(range(len(table.columns)), map(literal, shortened(table.columns, LONGEST_CLASS)), **turn)
     axes.tick_params(length=0)
     top = max(value for row in values for value in row if value == value)
     for y, row in enumerate(table.rows):

@@ -44,7 +44,7 @@ def folder_at(text: str | Path) -> Path:
         raise InputError(f"a library for the URL is missing: {first_line(error)}", where=str(text)) from None
     except ValueError as error:
         raise UsageError(f"unknown kind of URL: {first_line(error)}", where=str(text), fix="use a path") from None
-    return path
+    return path  # type: ignore[return-value]  # has Path's methods, but is none
 
 
 def is_remote(path: Path) -> bool:
