@@ -28,7 +28,6 @@ def leaderboard(runs: tuple[Path, ...], out: Path) -> None:
     from ovbench.results.leaderboard.site import write_site
     from ovbench.results.record_files import apart_by_data, records_at
 
-    found = {f.path.resolve(): f for path in runs for f in records_at(path)}
-    scored = [f for f in found.values() if f.record["metrics"]["mIoU"] is not None]
+    scored = [f for f in records_at(*runs) if f.record["metrics"]["mIoU"] is not None]
     pages = write_site(apart_by_data(scored), out)
     click.echo(f"leaderboard: {out / 'index.html'} ({len(pages)} pages, {len(scored)} records)", err=True)

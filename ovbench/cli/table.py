@@ -17,13 +17,15 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-result
 
 
 @click.command()
+@click.argument("records", nargs=-1, type=options.RECORD, metavar="[RECORD|FOLDER]...")
 @click.option(
     "--layout", "-l", metavar="NAME|FILE.toml", shell_complete=options.complete_layouts,
     help="A table of a paper, such as corrclip-table1. [default: one row per measured method]",
 )  # fmt: skip
 @click.option(
-    "--runs", type=options.Folder(), default=Path("runs"), show_default=True, help="Folder or URL of the records."
-)
+    "--runs", type=options.Folder(), default=Path(options.RUNS), show_default=True,
+    help="Folder or URL of the records, if none is named.",
+)  # fmt: skip
 @click.option(
     "--format", "form", type=click.Choice(FORMAT_NAMES),
     help="Output format. [default: rich on a terminal, markdown in a pipe or file]",
@@ -47,9 +49,9 @@ FORMAT_NAMES = ("rich", "markdown", "latex", "csv", "html", "json", "eval-result
 )  # fmt: skip
 @options.protocol
 def table(
-    layout: str | None, runs: Path, form: str | None, suite: str | None, datasets: tuple[str, ...], metric: str | None,
-    similarity: str | None, intervals: bool, listing: bool, settings: tuple[str, ...], hub: tuple[str, ...],
-    protocol: str,
+    records: tuple[Path, ...], layout: str | None, runs: Path, form: str | None, suite: str | None,
+    datasets: tuple[str, ...], metric: str | None, similarity: str | None, intervals: bool, listing: bool,
+    settings: tuple[str, ...], hub: tuple[str, ...], protocol: str,
 ) -> None:  # fmt: skip
     """Print a comparison table: published values beside the values of records.
 
@@ -57,6 +59,7 @@ def table(
 
     \b
     ovbench table                                           all records under runs/
+    ovbench table runs/maskclip-mini-1a2b3c4d.json runs-of-a-colleague
     ovbench table --layout corrclip-table1 --format markdown
     ovbench table --layout cass-table1 --protocol common --format csv
     ovbench table --layout reme-table2 -d mini
@@ -74,38 +77,41 @@ def table(
     from ovbench.config.load import override_pairs
     from ovbench.metrics.named import METRICS, parse_metric
     from ovbench.results.metric_values import check_similarity, similarity_notes, with_metric
-    from ovbench.results.record_files import apart_by_data, find_records
+    from ovbench.results.record_files import apart_by_data, records_at
     from ovbench.results.tables import record_table
     from ovbench.results.writers import FORMATS
     from ovbench.utils.errors import InputError
 
+    places = records or (runs,)
+    if layout is not None and places == (Path(options.RUNS),) and not runs.is_dir():
+        places = ()  # a layout can be printed without records
     if suite is not None:
         if layout is not None:
             raise click.UsageError("--suite and --layout are two tables; give one.")
         if metric or similarity or intervals:
             raise click.UsageError("a suite has drops of mIoU only; leave out --metric, --similarity and --intervals.")
         own = override_pairs(settings, "--set")
-        click.echo(_suite_drops(suite, find_records(runs), datasets, form, own), nl=False)
+        click.echo(_suite_drops(suite, records_at(*places), datasets, form, own), nl=False)
         return
     chosen = parse_metric(metric) if metric else None
     check_similarity(chosen or METRICS["mIoU"], similarity)
-    # a layout can be printed without records
-    records = apart_by_data(find_records(runs)) if layout is None or runs != Path("runs") or runs.is_dir() else []
-    measured_on = {f.record["cell"]["dataset"] for f in records}
+    measured = apart_by_data(records_at(*places))
+    measured_on = {f.record["cell"]["dataset"] for f in measured}
     _refuse_unknown(datasets, measured_on.union(load_layout(layout).columns if layout else ()))
     if layout is None:
-        records = [f for f in records if not datasets or f.record["cell"]["dataset"] in datasets]
-        if not records:
-            raise InputError("no record in the folder", where=str(runs), fix="run ovbench eval, or give a --layout")
-        records = with_metric(records, chosen, similarity) if chosen else records
-        made = record_table(records, chosen or METRICS["mIoU"])
+        measured = [f for f in measured if not datasets or f.record["cell"]["dataset"] in datasets]
+        if not measured:
+            where = ", ".join(map(str, places))
+            raise InputError("no record in the folder", where=where, fix="run ovbench eval, or give a --layout")
+        measured = with_metric(measured, chosen, similarity) if chosen else measured
+        made = record_table(measured, chosen or METRICS["mIoU"])
     else:
-        records = with_metric(records, chosen, similarity) if chosen else records
+        measured = with_metric(measured, chosen, similarity) if chosen else measured
         own = override_pairs(settings, "--set")
-        made = _layout_table(load_layout(layout, datasets, chosen), records, protocol, own)
-    made = replace(made, notes=(*made.notes, *similarity_notes(records)))
+        made = _layout_table(load_layout(layout, datasets, chosen), measured, protocol, own)
+    made = replace(made, notes=(*made.notes, *similarity_notes(measured)))
     if form == "eval-results":
-        click.echo(_eval_results(records, layout, hub), nl=False)
+        click.echo(_eval_results(measured, layout, hub), nl=False)
         return
     form = form or ("rich" if click.get_text_stream("stdout").isatty() else "markdown")
     click.echo(FORMATS[form](made, intervals), nl=False)

@@ -42,8 +42,7 @@ def gather(paths: Sequence[Path]) -> list[RecordFile]:
     Raises:
         InputError: If there is no record with a score.
     """
-    found = [one for path in paths for one in records_at(path)]
-    found = [f for f in found if f.record["metrics"]["mIoU"] is not None]
+    found = [f for f in records_at(*paths) if f.record["metrics"]["mIoU"] is not None]
     if not found:
         raise InputError("no record with a score", where=", ".join(map(str, paths)), fix="run ovbench eval first")
     return apart_by_data(found)

@@ -48,7 +48,7 @@ def find_records(folder: Path) -> list[RecordFile]:
         InputError: If the folder does not exist.
     """
     if not folder.is_dir():
-        raise InputError("no such folder", where=str(folder), fix="give the folder of `ovbench eval --out` as --runs")
+        raise InputError("no such folder", where=str(folder), fix="give the folder of `ovbench eval --out`")
     found: list[RecordFile] = []
     for path in record_files(folder):
         try:
@@ -61,9 +61,14 @@ def find_records(folder: Path) -> list[RecordFile]:
     return found
 
 
-def records_at(path: Path) -> list[RecordFile]:
-    """Read a record, or all records below a folder; see `find_records`."""
-    return find_records(path) if path.is_dir() else [RecordFile(path, read_record(path))]
+def records_at(*paths: Path) -> list[RecordFile]:
+    """Read records, and all records below folders (see `find_records`), each file once."""
+    found = [one for path in paths for one in _below(path)]
+    return list({one.path.resolve(): one for one in found}.values())
+
+
+def _below(path: Path) -> list[RecordFile]:
+    return find_records(path) if path.is_dir() or not path.suffix else [RecordFile(path, read_record(path))]
 
 
 def apart_by_data(records: Sequence[RecordFile]) -> list[RecordFile]:

@@ -52,6 +52,15 @@ def test_a_bundle_is_read_as_its_record(runs, tmp_path, ovbench):
     assert ovbench("runs", "list", "--runs", sent, "--json").json()[0]["images"] == 5
 
 
+def test_a_table_shows_the_named_records_each_file_once(runs, ovbench):
+    first = runs / f"{FIRST}.json"
+    whole, one = ovbench("table"), ovbench("table", first)
+    assert whole.code == one.code == 0 and whole.out != one.out  # one row, of the newer record
+    assert ovbench("table", runs, first, runs).out == ovbench("table", "--runs", runs).out == whole.out
+    assert ovbench("table", "5e6f7a8b").out == one.out
+    assert "(nowhere.json)" in ovbench("table", "nowhere.json").err
+
+
 @pytest.mark.slow
 def test_a_bundle_is_a_baseline_of_the_gate(runs, ovbench):
     path = runs / f"{SECOND}.json"

@@ -50,10 +50,10 @@ def gather(paths: Sequence[Path]) -> list[ReportRun]:
     Raises:
         InputError: If there is no record, or one is damaged.
     """
-    found = [one for path in paths for one in records_at(path)]
+    found = records_at(*paths)
     if not found:
         raise InputError("no record", where=", ".join(map(str, paths)), fix="run ovbench eval first")
-    return [_run(f) for f in {f.path.resolve(): f for f in found}.values()]
+    return [_run(f) for f in found]
 
 
 def notes_of(runs: Sequence[ReportRun]) -> dict[str, list[str]]:
