@@ -117,7 +117,7 @@ def _check_column(table: RowFile, column: str, is_image: bool) -> None:
         raise InputError(miss.what, where=str(table.path), fix=miss.fix)
     if is_image and not table.columns[column]:
         usable = ", ".join(name for name, images in table.columns.items() if images) or "none"
-        what = f'the column "{column}" has no encoded images; columns with images: {usable}'
+        what = f'the column "{column}" has no images, as bytes or as paths of files; columns with images: {usable}'
         raise InputError(what, where=str(table.path), fix="name another column in the card")
 
 

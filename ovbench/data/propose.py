@@ -279,8 +279,10 @@ def _unread(folder: Path) -> list[str]:
         if suffix in COMPRESSED:
             return [f"{name} is compressed: decompress it once, then give the folder or the .tar"]
         listed = suffix in LISTS and FILE_NAME.search(read_source(folder / name).data[:LIST_BYTES])
-        if listed or suffix in ROW_SUFFIXES:
-            return [f"{name} has the names of files, not the files: such a table is not read"]
+        if suffix in ROW_SUFFIXES:
+            return [f"{name} has no two columns of images, as bytes or as paths from its folder or the folder above"]
+        if listed:
+            return [f"{name} lists files: write it as Parquet, with a column of paths for images and one for labels"]
     return []
 
 

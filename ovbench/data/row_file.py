@@ -1,4 +1,7 @@
-"""Read encoded images from the rows of Parquet files and of the Arrow files of Hugging Face datasets."""
+"""Read images from the rows of Parquet files and of the Arrow files of Hugging Face datasets.
+
+A cell has the bytes of a file, or its path, which counts from the folder of the table or from the folder above it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ KEPT = 3  # row groups in memory, per file
 
 
 class RowFile:
-    """A table whose rows have encoded images, as bytes or as the struct of Hugging Face's type Image; thread-safe.
+    """A table whose rows have images: bytes, paths, or the struct of both of Hugging Face; thread-safe.
 
     Args:
         path: A Parquet file, or an Arrow file as `datasets` writes it.
@@ -54,27 +57,64 @@ class RowFile:
                 self._batches = _batches(arrow, path)
                 self._file, self._schema = None, self._batches[0].schema if self._batches else arrow.schema([])
                 sizes = [batch.num_rows for batch in self._batches]
-            self.columns = {name: _has_images(arrow, self._schema.field(name).type) for name in self._schema.names}
+            kinds = {name: self._schema.field(name).type for name in self._schema.names}
         except self._broken as error:
             raise self._damaged(error) from None
         self._ends = list(accumulate(sizes))
         self.rows = self._ends[-1] if self._ends else 0
         self.class_names = _class_names(self._schema.metadata)
         self._group = functools.lru_cache(maxsize=2 * KEPT)(self._read_group)
+        self.columns = {name: _has_images(arrow, kind) or self._has_paths(arrow, name) for name, kind in kinds.items()}
 
     def read(self, name: str) -> bytes:
         """Return the bytes in ``COLUMN/ROW``; KeyError if there is no such row."""
+        value = self._cell(name)
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            column, _, row = name.rpartition("/")
+            what = f'the column "{column}" has no image in row {row}'
+            raise InputError(what, where=str(self.path), fix="each row must have the bytes of a file or its path")
+        return data
+
+    def file_of(self, name: str) -> Path | None:
+        """Return the file whose path is in ``COLUMN/ROW``, None if the cell has bytes or nothing.
+
+        Raises:
+            InputError: If there is no such file.
+            KeyError: If there is no such row.
+        """
+        value = self._cell(name)
+        if isinstance(value, dict):
+            value = value.get("path") if value.get("bytes") is None else None
+        if not isinstance(value, str) or not value:
+            return None
+        found = self._found(value)
+        if found is None:
+            raise InputError(
+                f'{name} names the file "{value}", which does not exist', where=str(self.path),
+                fix="paths count from the folder of the table or from the folder above it",
+            )  # fmt: skip
+        return found
+
+    def _found(self, path: str) -> Path | None:
+        above = self.path.absolute().parents[:2]
+        return next((folder / path for folder in above if "\0" not in path and (folder / path).is_file()), None)
+
+    def _has_paths(self, arrow: Any, column: str) -> bool:
+        kind = self._schema.field(column).type
+        if not self.rows or not (arrow.types.is_string(kind) or arrow.types.is_large_string(kind)):
+            return False
+        try:
+            value = self.value(column, 0)
+        except InputError:
+            return False  # said if the column is used
+        return isinstance(value, str) and self._found(value) is not None
+
+    def _cell(self, name: str) -> Any:
         column, _, row = name.rpartition("/")
         if column not in self.columns or not row.isdecimal() or int(row) >= self.rows:
             raise KeyError(name)
-        value = self.value(column, int(row))
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(data, bytes):
-            raise InputError(
-                f'the column "{column}" has no image in row {row}', where=str(self.path),
-                fix="the column must have the bytes of the files; datasets with paths only are read as a folder",
-            )  # fmt: skip
-        return data
+        return self.value(column, int(row))
 
     def value(self, column: str, row: int) -> Any:
         """Return the value of a cell."""

@@ -139,17 +139,17 @@ def read_source(path: Path) -> SourceContent:
 def source_facts(path: Path) -> SourceFacts:
     """Return size and time of a file; of a member, those of its container.
 
-    Panoptic annotations have a folder of PNG files beside them, which are read with them, see `read_source`.
+    Panoptic annotations have PNG files beside them, and tables may have paths; these files count as well.
 
     Raises:
         OSError: If the file does not exist.
     """
     outer = container_of(path)
     found = (outer or path).stat()
-    png = _panoptic_png(outer, path.relative_to(outer).as_posix()) if outer else None
-    if png is None or container_of(png):
+    beside = _file_beside(outer, path.relative_to(outer).as_posix()) if outer else None
+    if beside is None or container_of(beside):
         return SourceFacts(found.st_size, found.st_mtime_ns)
-    other = png.stat()
+    other = beside.stat()
     return SourceFacts(found.st_size + other.st_size, found.st_mtime_ns + other.st_mtime_ns)
 
 
@@ -298,6 +298,18 @@ def _annotations_in(outer: Path, name: str) -> tuple[CocoFile, str] | None:
     return (open_coco(outer / f"{inner}.json"), rest) if rest else None
 
 
+def _file_beside(outer: Path, name: str) -> Path | None:
+    """Return the other file that a member is read from: a panoptic PNG, or the file that a row of a table names."""
+    if outer.suffix.lower() not in ROW_SUFFIXES:
+        return _panoptic_png(outer, name)
+    table = open_container(outer)
+    assert isinstance(table, RowFile)
+    try:
+        return table.file_of(name)
+    except KeyError:
+        return None
+
+
 def _panoptic_png(outer: Path, name: str) -> Path | None:
     """Return the PNG file of an image with panoptic annotations, None for other members."""
     found = _annotations_in(outer, name) if ".json" in (outer.suffix.lower(), Path(name).parent.suffix) else None
@@ -314,7 +326,8 @@ def _read_member(outer: Path, name: str) -> bytes:
             return container.read(name)
         found = _annotations_in(outer, name)
         if found is None:
-            return container.read(name)
+            named = _file_beside(outer, name)
+            return container.read(name) if named is None else read_source(named).data
         data = found[0].read(found[1])
         png = _panoptic_png(outer, name)
         return data if png is None else data + b"\n" + read_source(png).data

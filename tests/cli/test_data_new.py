@@ -145,7 +145,7 @@ def test_what_is_missing_is_said_and_nothing_is_written(tmp_path, ovbench):
         (("colours",), 3, "pictures in 4 colours, most often #4682b4"),
         (("colours", "--classes", tmp_path / "table.txt"), 3, "have colours that table.txt does not list, first #00"),
         (("photos",), 3, "no images with labels recognised"),
-        (("named",), 3, "val.csv has the names of files, not the files: such a table is not read"),
+        (("named",), 3, "val.csv lists files: write it as Parquet"),
         (("packed",), 3, "all.tar.gz is compressed: decompress it once"),
         (("packed/all.tar.gz",), 3, "a compressed archive can only be read from its start"),
         (("none",), 2, "is not a folder or archive"),

@@ -102,6 +102,32 @@ def as_arrow(files, root):
     return '[[layout]]\nparquet = "disk"\nimage = "image"\nlabel = "mask"\n'
 
 
+def as_paths(files, root):
+    """Paths from the folder above the table."""
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    as_folder(files, root)
+    (root / "data").mkdir(exist_ok=True)
+    columns = {name: [f"{name}/{n}.png" for n in range(len(files) // 2)] for name in ("photos", "truth")}
+    parquet.write_table(arrow.table(columns), root / "data" / "val.parquet")
+    return '[[layout]]\nparquet = "data/val.parquet"\nimage = "photos"\nlabel = "truth"\n'
+
+
+def as_arrow_paths(files, root):
+    """Absolute paths in structs, as `datasets` caches a folder of images."""
+    arrow = pytest.importorskip("pyarrow")
+    as_folder(files, root)
+    kind = arrow.struct({"bytes": arrow.binary(), "path": arrow.string()})
+    paths = {name: [str(root / f"{name}/{n}.png") for n in range(len(files) // 2)] for name in ("photos", "truth")}
+    table = arrow.table(
+        {name: arrow.array([{"bytes": None, "path": p} for p in column], kind) for name, column in paths.items()}
+    )
+    with arrow.OSFile(str(root / "val.arrow"), "wb") as file, arrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return '[[layout]]\nparquet = "val.arrow"\nimage = "photos"\nlabel = "truth"\n'
+
+
 def runs(mask):
     """Uncompressed run lengths, column by column."""
     flat = mask.T.ravel()
@@ -155,7 +181,9 @@ def as_panoptic(files, root):
     return '[[layout]]\nimage = "photos/{id}.png"\ncoco = "pan.json"\n'
 
 
-FORMS = (as_folder, as_zip, as_tar, as_parquet, as_arrow, as_coco, as_coco_in_zip, as_panoptic)
+FORMS = (
+    as_folder, as_zip, as_tar, as_parquet, as_arrow, as_paths, as_arrow_paths, as_coco, as_coco_in_zip, as_panoptic,
+)  # fmt: skip
 
 
 def card(root, layout, *, classes=CLASSES, extra=""):
@@ -195,6 +223,15 @@ def test_a_changed_image_or_label_is_noticed_and_the_others_are_not_counted_agai
     items = open_dataset(card(tmp_path, form(changed, tmp_path))).items
     still = [list(map(is_still, before, item[1:])) for before, item in zip(noted, items, strict=True)]
     assert still == [[True, True], [False, False], [True, True]]
+
+
+def test_a_path_in_a_table_without_its_file_is_named(tmp_path):
+    files = pictures()
+    found = open_dataset(card(tmp_path, as_paths(files, tmp_path)))
+    (tmp_path / "truth/1.png").unlink()
+    assert found.read_label(0).shape == SIZE
+    with pytest.raises(InputError, match=r'truth/1 names the file "truth/1\.png", which does not exist'):
+        found.read_label(1)
 
 
 def test_a_benchmark_is_read_from_an_archive_as_data_root(tmp_path):
@@ -308,7 +345,7 @@ def test_columns_that_do_not_fit_are_named(tmp_path):
     layout = as_parquet(pictures(), tmp_path)
     with pytest.raises(InputError, match=r'unknown column "msk".*"mask"'):
         open_dataset(card(tmp_path, layout.replace('"mask"', '"msk"')))
-    with pytest.raises(InputError, match='"id" has no encoded images; columns with images: image, mask'):
+    with pytest.raises(InputError, match=r'"id" has no images, .*; columns with images: image, mask'):
         open_dataset(card(tmp_path, layout.replace('"mask"', '"id"').replace('ids = "id"', "")))
 
 
