@@ -91,11 +91,13 @@ def shared_cases() -> Path:
 
 
 @pytest.fixture
-def ovbench(capsys, monkeypatch):
+def ovbench(capsys, monkeypatch, request):
     """``ovbench("list", "methods")`` runs the command in this process: exit code, stdout, stderr, stdout as JSON."""
     from ovbench.__main__ import main
 
     def run(*arguments):
+        if any("mini" in str(word) for word in arguments):
+            request.getfixturevalue("drawn_mini")  # two workers do not draw it at once
         monkeypatch.setattr(sys, "argv", ["ovbench", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             main()

@@ -223,8 +223,7 @@ def _with_other_figures(row: LayoutRow, metric: str, columns: tuple[str, ...]) -
 def published_layout() -> TableLayout:
     """Return one table of all published rows, grouped by the table that reports them."""
     columns = tuple(dict.fromkeys(row.benchmark for row in _results() if row.benchmark != PAS_20B))
-    keys = dict.fromkeys((r.reported_by, r.method, r.variant, r.postprocess) for r in _results())
-    rows = tuple(_published_row(str(key[0]), key, columns, "results.csv") for key in keys)
+    rows = tuple(_published_row(str(key[0]), key, columns, "results.csv") for key in _results_by_row())
     return TableLayout("published figures", "", "", columns, rows, average=False)
 
 
@@ -252,7 +251,7 @@ def _group_rows(group: LayoutGroup, columns: tuple[str, ...], where: str) -> Ite
 def _published_row(
     title: str, keys: tuple[str | None, ...], columns: tuple[str, ...], where: str, label: str | None = None
 ) -> LayoutRow:
-    rows = [r for r in _results() if (r.reported_by, r.method, r.variant, r.postprocess) == keys]
+    rows = _results_by_row().get(keys)
     if not rows:
         raise InputError(f'no published row "{", ".join(map(str, keys))}"', where=where)
     reported_by, method, variant, postprocess = rows[0].reported_by, *map(str, keys[1:])
@@ -321,3 +320,12 @@ def rule_of(note: str) -> str:
 @cache
 def _results() -> tuple[PublishedFigure, ...]:
     return tuple(row._replace(benchmark=PAS_20B) if f"[{PAS_20B}" in row.note else row for row in published_results())
+
+
+@cache
+def _results_by_row() -> dict[tuple[str | None, ...], list[PublishedFigure]]:
+    """Return the published figures of every row of a table: who reports it, method, variant and refinement."""
+    rows: dict[tuple[str | None, ...], list[PublishedFigure]] = {}
+    for figure in _results():
+        rows.setdefault((figure.reported_by, figure.method, figure.variant, figure.postprocess), []).append(figure)
+    return rows

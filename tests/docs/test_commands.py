@@ -23,7 +23,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "cli.md"),
 ]
-RUNS = {"check", "eval", "gate", "masks", "reference", "report", "segment", "train"}  # a network
+RUNS = {"leaderboard", "check", "eval", "gate", "masks", "reference", "report", "segment", "train"}  # a network
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 NAMES = ["sky", "grass", "road"]
 
@@ -114,7 +114,7 @@ def ovbench_words(command: str) -> list[str]:
 
 
 def runs(page: Path) -> bool:
-    """Whether a command of the page runs a network; index.md does so in the quick tests too."""
+    """Whether a command of the page runs a network or writes a site; index.md does so in the quick tests too."""
     wanted = [command for command in commands(page.read_text(encoding="utf-8"))
               if not any(re.search(cannot.words, command) for cannot in CANNOT)]  # fmt: skip
     return page.name != "index.md" and any(words[0] in RUNS for words in map(ovbench_words, wanted) if words)
@@ -223,6 +223,7 @@ def texts() -> dict[str, list[str]]:
     return {path.relative_to(ROOT).as_posix(): messages(path) for path in (ROOT / "ovbench").rglob("*.py")}
 
 
+@pytest.mark.slow
 def test_commands_that_messages_recommend_exist(texts):
     advice = {
         (path, found.rstrip(" ."))
@@ -242,6 +243,7 @@ def test_commands_that_messages_recommend_exist(texts):
             assert re.match("Option '.*' requires an argument|Missing command", error.message), (path, found)
 
 
+@pytest.mark.slow
 def test_options_that_messages_name_exist(texts):
     def options(command: click.Command) -> set[str]:
         inner = command.commands.values() if isinstance(command, click.Group) else ()

@@ -4,13 +4,13 @@ import json
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 
 import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="pyarrow is an extra")
-pytest.importorskip("textblob", reason="TextBlob is an extra")
 
 from safetensors.numpy import load_file, save_file
 
@@ -25,6 +25,7 @@ from ovbench.training.reference_set.merge_sets import merge_sets
 from ovbench.training.reference_set.settings import resolve_plan
 from ovbench.utils.errors import InputError, UsageError
 
+pytestmark = pytest.mark.skipif(not find_spec("textblob"), reason="TextBlob is an extra")  # not imported: takes seconds
 COLOURS = {"red": (200, 30, 30), "blue": (30, 60, 200), "green": (30, 160, 70)}
 SETTINGS = {"regions": "slic", "regions.segments": "6", "short_side": "64", "pairing_short_side": "64"}
 

@@ -117,6 +117,7 @@ def test_the_site_has_every_page_every_link_and_no_other_host(site):
     assert not re.search(r"https?:|url\(|@import", (site / "site.css").read_text() + (site / "site.js").read_text())
 
 
+@pytest.mark.slow
 def test_pages_say_what_is_measured_and_what_is_not(site):
     index = (site / "index.html").read_text()
     found = re.search(r"Of (\d+) published rows, ovbench has the settings of (\d+); (\d+) of them are measured", index)

@@ -73,7 +73,7 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("make", [*(pytest.param(one, marks=pytest.mark.slow) for one in MAKES[:-1]), MAKES[-1]])
 @pytest.mark.parametrize(
     "protocol", [PROTOCOLS[0], *(pytest.param(one, marks=pytest.mark.slow) for one in PROTOCOLS[1:])]
 )

@@ -141,6 +141,7 @@ def test_phrases_end_in_their_root(parse, caption, phrases):
     assert [tuple(phrase) for phrase in parse(caption)] == phrases
 
 
+@pytest.mark.slow
 def test_phrases_of_an_image_are_unique(parse):
     found, empty = unique_phrases(["a dog", "A dog and the cat", "running"], parse)
     assert found == [Phrase("a dog", "dog"), Phrase("cat", "cat")] and empty == 1
