@@ -11,6 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ovbench.data.card import load_card
+from ovbench.data.dataset import Dataset
+from ovbench.data.find import Item
+from ovbench.data.labels import label_map
+from ovbench.training.talk2dino.loop import Checkpoint, TrainingState, new_training
+from ovbench.training.talk2dino.recipe import load_recipe
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -268,3 +275,131 @@ def reference_set(folder: Path) -> Path:
         "files": {"o_ref.safetensors": {"bytes": 3, "sha256": "0" * 64}},
     }  # fmt: skip
     return text("manifest.json", json.dumps(content))(folder)
+
+
+def config(folder: Path) -> Path:
+    (folder / "ovbench").mkdir()
+    text("own.toml", 'name = "own"\n')(folder)
+    content = f'data_root = ["/data", "/more"]\ncards = ["{folder}/own.toml"]\n'
+    return text("config.toml", content)(folder / "ovbench")
+
+
+def pascal_detail(folder: Path) -> Path:
+    (folder / "JPEGImages").mkdir()
+    shutil.copy(picture("RGB", "jpg")(folder), folder / "JPEGImages")
+    image = {"image_id": 1, "file_name": "a.jpg", "height": 9, "width": 11, "phase": "val"}
+    mask = {"size": [9, 11], "counts": [3, 5, 91]}
+    notes = [{"image_id": 1, "category_id": 2, "segmentation": mask}]
+    return text("trainval_merged.json", json.dumps({"images": [image], "annos_segmentation": notes}))(folder)
+
+
+def paxray(folder: Path) -> Path:
+    picture("RGB", "png")(folder)
+    np.save(folder / "a.npy", np.zeros((166, 9, 11), bool))
+    return text("paxray.json", json.dumps({"test": [{"image": "a.png", "target": "a.npy"}]}))(folder)
+
+
+def two_images() -> Dataset:
+    """Return a dataset of two images that are not read."""
+    items = tuple(Item(name, Path(f"{name}.jpg"), Path(f"{name}.png")) for name in "ab")
+    card = load_card("voc21")
+    return Dataset(card, items, Path("."), "", label_map(card.encodings[0], len(card.classes)))
+
+
+def prediction_note(folder: Path) -> Path:
+    picture("L", "png")(folder)
+    content = {"dataset": "voc21", "classes": [*two_images().card.classes], "encoding": "index", "method": "clip"}
+    return text("predictions.json", json.dumps(content))(folder)
+
+
+def shard(folder: Path) -> Path:
+    shard_ledger(folder)
+    return next((folder / "cell").glob("shard-*.json"))
+
+
+def shard_ledger(folder: Path) -> Path:
+    from ovbench.evaluation.distributed import Shard
+    from ovbench.evaluation.ledger_lines import decode_line, encode_line
+    from ovbench.evaluation.merge import leave_for_merge
+
+    (folder / "cell").mkdir()
+    path = ledger(folder / "cell")
+    first, *lines = path.read_bytes().splitlines(keepends=True)
+    header = decode_line(first) | {"code": {"packages": {}, "device": "cpu"}}
+    path.write_bytes(encode_line(header) + b"".join(lines))
+    images = [value["image"] for value in map(decode_line, lines) if value and "image" in value]
+    facts = {
+        "limit": None, "data_sha256": "0", "versions": {}, "device": {"type": "cpu"},
+        "arguments": {"method": "maskclip", "dataset": "mini"},
+    }  # fmt: skip
+    leave_for_merge(folder / "cell", Shard(1, 1), images, facts)
+    return path
+
+
+def sweep_facts(folder: Path) -> Path:
+    content = {"cells": {"0": {"format": 1}}, "device": {"type": "cpu"}, "method": {"approximate": None}}
+    return text("group-0", json.dumps(content))(folder)
+
+
+def bank_store(folder: Path) -> Path:
+    import torch
+
+    torch.save(torch.zeros(3, 4).half(), folder / "x_clip.pt")
+    return folder / "x_clip.pt"
+
+
+def bank_rows(folder: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    images = [{"stem": "a", "rows": 2}, {"stem": "b", "failed": "cut off"}]
+    rows = {"keys": torch.zeros(2, 3).half(), "main": torch.zeros(2, 4).half()}
+    save_file(rows, folder / "r.safetensors", {"images": json.dumps(images)})
+    return folder / "r.safetensors"
+
+
+def reference_features(folder: Path) -> Path:
+    from safetensors.numpy import save_file
+
+    save_file({"visual": np.zeros((2, 3), np.float16)}, folder / "f.safetensors")
+    return folder / "f.safetensors"
+
+
+def reference_tensors(folder: Path) -> Path:
+    from ovbench.methods.reme.reference_bank import Encoder
+    from ovbench.methods.reme.reference_store import SetWriter
+
+    encoder, writer = Encoder("mini", "0" * 64), SetWriter(folder)
+    writer.shards("segments", iter([np.zeros((3, 4), np.float16)]), encoder)
+    writer.shards("labels", iter([np.zeros((4, 5), np.float16)]), encoder)
+    writer.matrix(np.array([[0, 1], [1, 3], [2, 0]]), 3)
+    content = json.loads(reference_set(folder).read_text())
+    content["files"] = {name: {"bytes": (folder / name).stat().st_size, "sha256": ""} for name in writer.files}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return folder / "o_ref.safetensors"
+
+
+def training_checkpoint(folder: Path) -> Path:
+    checkpoint, state = _training(folder / "checkpoint.pt")
+    checkpoint.save(state)
+    return checkpoint.path
+
+
+def resume_training(path: Path) -> object:
+    """Continue a training from its checkpoint."""
+    checkpoint, state = _training(path)
+    return checkpoint.load(state, "cpu"), state.step
+
+
+def _training(path: Path) -> tuple[Checkpoint, TrainingState]:
+    recipe, _ = load_recipe("mini")
+    return Checkpoint(path, {"recipe": "mini"}), new_training(recipe, 3, 4, 5, "cpu")
+
+
+def training_features(folder: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    rows = {"features": torch.zeros(2, 3, 4), "sha256": torch.zeros(2, 32, dtype=torch.uint8)}
+    save_file(rows, folder / "f.safetensors")
+    return folder / "f.safetensors"

@@ -15,8 +15,9 @@ HEAD = """# Command line
 
 This page is written by `scripts/make_cli_docs.py` from the commands. Data goes to stdout, progress to stderr.
 
-Exit codes: 0 done, 1 internal error or a failed check, 2 wrong usage, 3 bad input (data, weights, settings), 4 some
-images failed, 5 the gate failed, 130 and 143 interrupted, 141 the reader of stdout closed the pipe.
+Exit codes: 0 done, 1 internal error, or a difference that `check`, `parity` or `rerun` found, 2 wrong usage, 3 bad
+input (data, weights, settings, records), 4 some images failed, 5 the gate failed, 130 and 143 interrupted, 141 the
+reader of stdout closed the pipe.
 
 The shell completes names of methods, benchmarks, suites and layouts after
 `eval "$(_OVBENCH_COMPLETE=bash_source ovbench)"` in `~/.bashrc` (`zsh_source` in `~/.zshrc`; for fish

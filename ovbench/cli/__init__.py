@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from ovbench.utils.text import printable
+
 # command: (module:object, one line of help)
 COMMANDS = {
     "eval": ("ovbench.cli.eval:evaluate", "Evaluate methods on benchmarks: mIoU tables and result records."),
@@ -53,6 +55,16 @@ def _closed_pipe() -> Iterator[None]:
         yield
     except BrokenPipeError as error:
         raise ClosedPipe from error
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print a line whose control characters are escaped; names of files and classes may have some.
+
+    Args:
+        text: The line.
+        err: Whether to print to stderr.
+    """
+    click.echo(printable(str(text)), err=err)
 
 
 class LazyGroup(click.Group):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 from ovbench.cli.built import print_build, print_verdict
 
 
@@ -66,11 +66,11 @@ def build(
     if processes.is_main:
         encoders = {**plan.cell.backbones, "vfm": plan.vfm} | ({"auxiliary": plan.auxiliary} if plan.auxiliary else {})
         shown = ", ".join(f"{role} {spec}" for role, spec in encoders.items())
-        click.echo(f"planned: {folder} to {out}, {shown}, regions {plan.cell.regions['source']}, on {chosen}", err=True)
+        say(f"planned: {folder} to {out}, {shown}, regions {plan.cell.regions['source']}, on {chosen}", err=True)
     sources = BankSources(folder, out, limit, part_size, parse_shard(shard))
     note = build_bank(sources, plan, chosen, processes)
     if processes.is_main and shard:
-        click.echo(f"shard {shard} is done; after the last one, run the same command without --shard", err=True)
+        say(f"shard {shard} is done; after the last one, run the same command without --shard", err=True)
     processes.close()
     return 0 if note is None else _print_note(note, out, as_json)
 

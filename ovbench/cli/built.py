@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from ovbench.utils.text import printable
+from ovbench.cli import say
 
 
 def print_build(note: Mapping[str, Any], as_json: bool, show_counts: Callable[[], None]) -> int:
     """Print the note of a build; return exit code 4 if images failed, otherwise 0."""
     for text in note.get("warnings", ()):
-        click.echo(printable(f"warning: {text}"), err=True)
+        say(f"warning: {text}", err=True)
     for image, reason in note["failed"].items():
-        click.echo(printable(f"failed: {image}: {reason}"), err=True)
+        say(f"failed: {image}: {reason}", err=True)
     if as_json:
         click.echo(json.dumps(note, indent=1))
     else:
@@ -30,6 +30,6 @@ def print_verdict(kind: str, name: str, problems: Sequence[str], as_json: bool) 
         click.echo(json.dumps({kind: name, "intact": not problems, "problems": problems}, indent=1))
     else:
         for text in problems:
-            click.echo(printable(f"damaged: {text}"), err=True)
-        click.echo(f"{name}: {len(problems)} problems" if problems else f"{name}: intact")
+            say(f"damaged: {text}", err=True)
+        say(f"{name}: {len(problems)} problems" if problems else f"{name}: intact")
     return 3 if problems else 0

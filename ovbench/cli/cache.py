@@ -6,7 +6,7 @@ import json
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.group(name="cache", short_help="List, verify and remove files of the cache.")
@@ -31,12 +31,12 @@ def ls(as_json: bool) -> None:
         rows = [{"name": p.label, "files": p.files, "bytes": p.size, "path": str(p.path)} for p in have]
         click.echo(json.dumps({"root": str(cache_root()), "parts": rows}, indent=1))
         return
-    click.echo(f"{cache_root()}")
+    say(cache_root())
     width = max((len(entry.label) for entry in have), default=0)
     for entry in have:
         about = CATEGORIES.get(entry.category, "")
-        click.echo(f"  {entry.label:{width}}  {size_text(entry.size):>10}  {entry.files:>6} files  {about}")
-    click.echo(f"  {size_text(sum(entry.size for entry in have))} in {sum(entry.files for entry in have)} files")
+        say(f"  {entry.label:{width}}  {size_text(entry.size):>10}  {entry.files:>6} files  {about}")
+    say(f"  {size_text(sum(entry.size for entry in have))} in {sum(entry.files for entry in have)} files")
 
 
 @cache.command("rm")
@@ -58,7 +58,7 @@ def rm(names: tuple[str, ...], everything: bool) -> None:
     chosen = entries() if everything else select(names)
     for entry in chosen:
         remove(entry)
-    click.echo(f"removed {len(chosen)} entries, {size_text(sum(entry.size for entry in chosen))}")
+    say(f"removed {len(chosen)} entries, {size_text(sum(entry.size for entry in chosen))}")
 
 
 @cache.command("verify")
@@ -87,10 +87,10 @@ def verify(names: tuple[str, ...], drop: bool, as_json: bool) -> int:
         click.echo(json.dumps(rows, indent=1))
     else:
         for entry, result in results:
-            click.echo(
+            say(
                 f"{entry.label}: {result.files - len(result.damaged)} intact, {len(result.damaged)} damaged, "
                 f"{result.unchecked} without a checksum"
             )
         for damage in damaged:
-            click.echo(f"{'removed' if drop else 'damaged'}: {damage.path}: {damage.reason}", err=True)
+            say(f"{'removed' if drop else 'damaged'}: {damage.path}: {damage.reason}", err=True)
     return 3 if damaged and not drop else 0

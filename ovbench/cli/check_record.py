@@ -14,7 +14,7 @@ from ovbench.cli import options
 @click.argument("files", nargs=-1, required=True, type=options.RECORD, metavar="RECORD|FOLDER...")
 @options.as_json
 def check_record(files: tuple[Path, ...], as_json: bool) -> int:
-    """Check records that are handed in for the leaderboard. Exit code 1 if one is refused.
+    """Check records that are handed in for the leaderboard. Exit code 3 if one is refused.
 
     A record must be complete, of a benchmark and classes that ovbench ships, with scores that follow from its counts,
     settings that have its hash, code without local changes, and real networks. A ledger beside it is compared with it.
@@ -29,7 +29,7 @@ def check_record(files: tuple[Path, ...], as_json: bool) -> int:
         click.echo(json.dumps({name: [c._asdict() for c in checks] for name, checks in results.items()}, indent=1))
     else:
         _print(results)
-    return 1 if any(check.verdict == FAIL for checks in results.values() for check in checks) else 0
+    return 3 if any(check.verdict == FAIL for checks in results.values() for check in checks) else 0
 
 
 def _print(results: dict) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 WORKERS = click.option(
     "--workers",
@@ -73,8 +73,8 @@ def new_command(folder, classes, name, out, workers, as_json) -> None:
         raise InputError(first, where=card.name, fix=fix)
     from ovbench.data.user_config import config_file
 
-    click.echo(f"next: ovbench eval -m clip -d {card.argument}", err=True)
-    click.echo(f'to use it by its name, "{card.name}", add the card to "cards" in {config_file()}', err=True)
+    say(f"next: ovbench eval -m clip -d {card.argument}", err=True)
+    say(f'to use it by its name, "{card.name}", add the card to "cards" in {config_file()}', err=True)
 
 
 @data.command("prepare")
@@ -125,16 +125,16 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
                     raise
                 (skipped if isinstance(error, NothingFound) else failed).append(error)
     for error in skipped:
-        click.echo(f"skipped: {error}", err=True)
+        say(f"skipped: {error}", err=True)
     if skipped and not done and not failed:
         raise skipped[0]
     if as_json:
         click.echo(json.dumps([{**p._asdict(), "root": str(p.root)} for p in done], indent=2))
     for p in () if as_json else done:
         news = f"{p.written} files written" if p.written else "nothing to do"
-        click.echo(f"{p.dataset}: {news}, {p.already_there} already there, in {p.root}")
+        say(f"{p.dataset}: {news}, {p.already_there} already there, in {p.root}")
     for error in failed[1:]:
-        click.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
     if failed:
         raise failed[0]
 
@@ -181,7 +181,7 @@ def verify_command(names, data_root, partial_copy, workers, as_json) -> None:
         click.echo(json.dumps(printed, indent=2))
     if troubles:
         for trouble in troubles[1:]:
-            click.echo(f"error: {trouble}", err=True)
+            say(f"error: {trouble}", err=True)
         raise troubles[0]
 
 
@@ -256,8 +256,8 @@ def subset_command(name, count, seed, out, data_root, workers, as_json) -> None:
         facts = {"file": str(out), "sha256": choice.manifest.sha256, "images": count}
         click.echo(json.dumps({**facts, "left_out": choice.left_out, "absent": choice.absent}, indent=2))
         return
-    click.echo(f"{out}: {count} of {len(dataset)} images, sha256 {choice.manifest.sha256[:16]}")
+    say(f"{out}: {count} of {len(dataset)} images, sha256 {choice.manifest.sha256[:16]}")
     if choice.left_out:
-        click.echo(f"classes without an image: {', '.join(choice.left_out)}; choose more images")
+        say(f"classes without an image: {', '.join(choice.left_out)}; choose more images")
     if choice.absent:
-        click.echo(f"classes that no label contains: {', '.join(choice.absent)}")
+        say(f"classes that no label contains: {', '.join(choice.absent)}")

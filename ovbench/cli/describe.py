@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.group(invoke_without_command=True)
@@ -52,7 +52,7 @@ def describe(
 
     request = DescribeRequest(dataset, llm, base_url, names, count, prompt, limit, device, out)
     path, made = describe_dataset(
-        request, lambda name, sentences: click.echo(f"{name}: {sentences} sentences", err=True)
+        request, lambda name, sentences: say(f"{name}: {sentences} sentences", err=True)
     )
     if as_json:
         click.echo(json.dumps({"file": str(path), "classes": len(made.descriptions), "model": llm}))
@@ -83,7 +83,7 @@ def import_prompts(file: Path, dataset: str, out: Path | None, as_json: bool) ->
 
     path, made, missing = import_descriptions(file, dataset, out)
     if missing:
-        click.echo(f"without a description: {', '.join(missing)}; prompts are used instead", err=True)
+        say(f"without a description: {', '.join(missing)}; prompts are used instead", err=True)
     if as_json:
         click.echo(json.dumps({"file": str(path), "classes": len(made.descriptions), "without": missing}))
     else:

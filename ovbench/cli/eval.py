@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ovbench.cli import options
-from ovbench.utils.text import printable
+from ovbench.cli import options, say
 
 if TYPE_CHECKING:
     from ovbench.evaluation.plan import PlannedCell
@@ -94,7 +93,7 @@ def evaluate(**arguments: Any) -> int:
         if result.error is not None:
             errors.append(result.error)
             names = ", ".join(planned.describe() for planned in result.cells)
-            click.echo(f"failed: {names}: {result.error}", err=True)
+            say(f"failed: {names}: {result.error}", err=True)
         for record, path in result.done:
             records.append(record)
             if processes.is_main:
@@ -104,7 +103,7 @@ def evaluate(**arguments: Any) -> int:
                     _write_bundle(path)
                 if job.save_predictions:
                     folder = predictions_folder(path.parent / record["ledger"], job.save_predictions)
-                    click.echo(f"predictions: {folder}", err=True)
+                    say(f"predictions: {folder}", err=True)
     processes.close()
     if errors and not records:
         raise errors[0]
@@ -128,7 +127,7 @@ def _print_plan(cells: list[PlannedCell], job: Job, only_plan: bool, as_json: bo
 
     for planned in cells:
         if planned.note:
-            click.echo(f"warning: {planned.cell.dataset}: {planned.note}", err=True)
+            say(f"warning: {planned.cell.dataset}: {planned.note}", err=True)
     if job.quiet and not only_plan:
         return
     forecasts = forecast(cells, job.out)
@@ -136,12 +135,12 @@ def _print_plan(cells: list[PlannedCell], job: Job, only_plan: bool, as_json: bo
         click.echo(json.dumps([one.as_dict() for one in forecasts], indent=1))
         return
     for one in forecasts:
-        click.echo(f"planned: {one.cell.describe()}", err=not only_plan)
+        say(f"planned: {one.cell.describe()}", err=not only_plan)
         for line in one.lines() if only_plan else ():
-            click.echo(f"  {line}")
+            say(f"  {line}")
     for line in dict.fromkeys(line for planned in cells for line in planned.dataset.remarks):
-        click.echo(line, err=not only_plan)
-    click.echo(totals(forecasts, job.out), err=not only_plan)
+        say(line, err=not only_plan)
+    say(totals(forecasts, job.out), err=not only_plan)
 
 
 def _print_record(record: dict[str, Any], path: Path, classes: bool) -> None:
@@ -150,14 +149,14 @@ def _print_record(record: dict[str, Any], path: Path, classes: bool) -> None:
     if classes:
         show(class_table(record))
     for image, reason in record["failed"].items():
-        click.echo(printable(f"failed: {image}: {reason}"), err=True)
-    click.echo(f"record: {path}", err=True)
+        say(f"failed: {image}: {reason}", err=True)
+    say(f"record: {path}", err=True)
 
 
 def _write_bundle(path: Path) -> None:
     from ovbench.results.bundle import write_bundle
 
-    click.echo(f"bundle: {write_bundle(path)}", err=True)
+    say(f"bundle: {write_bundle(path)}", err=True)
 
 
 def _log(record: dict[str, Any], path: Path, trackers: tuple[str, ...]) -> list[OvbenchError]:
@@ -170,7 +169,7 @@ def _log(record: dict[str, Any], path: Path, trackers: tuple[str, ...]) -> list[
         try:
             log_record(name, record, path)
         except InputError as error:
-            click.echo(f"not logged: {error}", err=True)
+            say(f"not logged: {error}", err=True)
             errors.append(error)
     return errors
 
@@ -195,4 +194,4 @@ def _write_page(path: Path, suite: str, records: list[dict[str, Any]], labels: d
     rows = _drops(suite, records, labels)
     page = suite_page(Path(suite).stem, title, source, records, labels, drop_page(rows) if rows else "")
     write_bytes(path, page.encode())
-    click.echo(f"page: {path}", err=True)
+    say(f"page: {path}", err=True)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 def _number(ctx: click.Context, param: click.Parameter, value: float) -> float:
@@ -72,7 +72,7 @@ def gate(
     """
     from ovbench.metrics.named import parse_metric
     from ovbench.results import gate_report
-    from ovbench.results.console import plain, show
+    from ovbench.results.console import show
     from ovbench.results.gate_runs import GateRequest, check_baseline, update_baseline
     from ovbench.utils.files import write_bytes
 
@@ -81,7 +81,7 @@ def gate(
     if update:
         _refuse_options_of_a_check()
         update_baseline(request)
-        click.echo(f"baseline: {baseline}", err=True)
+        say(f"baseline: {baseline}", err=True)
         return 0
     how: dict[str, Any] = {"metric": chosen, "similarity": similarity}
     verdicts = check_baseline(request, tolerance=tolerance / 100, paired=not fixed, **how)
@@ -90,7 +90,7 @@ def gate(
     else:
         show(gate_report.verdict_table(verdicts))
     for remark in gate_report.verdict_remarks(verdicts):
-        click.echo(plain(remark), err=True)
+        say(remark, err=True)
     if markdown:
         write_bytes(markdown, gate_report.gate_markdown(verdicts).encode())
     if junit:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.command()
 @click.argument("runs", nargs=-1, type=options.RECORD, metavar="[RECORD|FOLDER]...")
 @click.option(
-    "--out", "-o", type=click.Path(path_type=Path, file_okay=False), default=Path("site"), show_default=True,
+    "--out", "-o", type=options.OutFolder(), default=Path("site"), show_default=True,
     metavar="FOLDER", help="Folder of the site.",
 )  # fmt: skip
 def leaderboard(runs: tuple[Path, ...], out: Path) -> None:
@@ -30,4 +30,4 @@ def leaderboard(runs: tuple[Path, ...], out: Path) -> None:
 
     scored = [f for f in records_at(*runs) if f.record["metrics"]["mIoU"] is not None]
     pages = write_site(apart_by_data(scored), out)
-    click.echo(f"leaderboard: {out / 'index.html'} ({len(pages)} pages, {len(scored)} records)", err=True)
+    say(f"leaderboard: {out / 'index.html'} ({len(pages)} pages, {len(scored)} records)", err=True)

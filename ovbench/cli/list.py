@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.group(name="list")
@@ -117,4 +117,4 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
     show(table)
     for row in rows:
         if row.get("broken"):
-            click.echo(f"broken: {row['broken']}")
+            say(f"broken: {row['broken']}")

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
-from ovbench.utils.text import printable
+from ovbench.cli import options, say
 
 
 @click.group(name="masks", short_help="Build region maps.")
@@ -82,15 +81,15 @@ def build(
     tasks = tasks_of(benchmark, limit)
     tasks = share.take(tasks) if share else tasks
     total = len(tasks)
-    click.echo(f"planned: {source} for {total} images of {dataset}, {workers} processes, {', '.join(chosen)}", err=True)
+    say(f"planned: {source} for {total} images of {dataset}, {workers} processes, {', '.join(chosen)}", err=True)
     open_source(table)[1].fetch()
     with tqdm(total=total, desc=f"{source} on {dataset}", unit="image", disable=None) as bar:
         built = build_maps(tasks, table, devices=chosen, workers=workers, advance=bar.update)
     for image_id, reason in built.failed.items():
-        click.echo(printable(f"failed: {image_id}: {reason}"), err=True)
+        say(f"failed: {image_id}: {reason}", err=True)
     if as_json:
         found = {"made": built.made, "found": built.found, "failed": built.failed, "folder": str(built.folder)}
         click.echo(json.dumps({"dataset": dataset, "regions": table, **found}, indent=1))
     else:
-        click.echo(f"{built.made} maps built, {built.found} found in the cache: {built.folder}")
+        say(f"{built.made} maps built, {built.found} found in the cache: {built.folder}")
     return 4 if built.failed else 0

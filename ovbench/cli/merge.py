@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=options.Folder(), metavar="RUN_FOLDER...")
-@click.option("--out", type=options.Folder(), required=True, help="Folder or URL of the ledger and the record.")
+@click.option("--out", type=options.OutFolder(), required=True, help="Folder or URL of the ledger and the record.")
 @options.mixed_devices
 @options.as_json
 def merge(folders: tuple[Path, ...], out: Path, mixed_devices: bool, as_json: bool) -> int:
@@ -34,5 +34,5 @@ def merge(folders: tuple[Path, ...], out: Path, mixed_devices: bool, as_json: bo
         click.echo(json.dumps(record, indent=1))
     else:
         show(class_table(record))
-    click.echo(f"record: {path}", err=True)
+    say(f"record: {path}", err=True)
     return 4 if record["failed"] else 0

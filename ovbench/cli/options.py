@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import click
 
+from ovbench.cli import say
 from ovbench.config import PROTOCOLS
 
 
@@ -22,6 +24,18 @@ class Folder(click.ParamType):
         from ovbench.utils.folders import folder_at
 
         return folder_at(value) if isinstance(value, str) else value
+
+
+class OutFolder(Folder):
+    """A folder to write into, which may not exist yet; a file in its place ends the command before anything is read."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a path, see `Folder`."""
+        path = super().convert(value, param, ctx)
+        local = (path, *path.parents) if isinstance(path, Path) else ()
+        if file := next(filter(os.path.isfile, local), None):
+            self.fail(f'"{file}" is a file, not a folder', param, ctx)
+        return path
 
 
 class ImageFolder(click.Path):
@@ -213,7 +227,7 @@ def resolve_shard(text: str | None) -> str | None:
     from ovbench.evaluation.distributed import shard_of_environment
 
     found = shard_of_environment()
-    click.echo(f"shard {found.shard.number}/{found.shard.of}: {found.variables}", err=True)
+    say(f"shard {found.shard.number}/{found.shard.of}: {found.variables}", err=True)
     return f"{found.shard.number}/{found.shard.of}"
 
 
@@ -262,7 +276,7 @@ _REQUEST = (
         "on pc459 and ade847 with --protocol paper, as in the published figures; otherwise correct]",
     ),
     click.option(
-        "--out", type=Folder(), default="runs", show_default=True,
+        "--out", type=OutFolder(), default="runs", show_default=True,
         help="Folder of the records: a path, or a URL such as s3://bucket/runs.",
     ),
     mixed_devices,

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.command()
@@ -34,7 +34,7 @@ def parity(cases: tuple[Path, ...], as_json: bool) -> int:
         except InputError as error:
             unread = True
             done.append({"case": str(folder), "error": str(error)})
-            click.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
             continue
         failed |= not report.passed
         done.append({"path": str(folder), **report.as_dict()})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 KIND_NAMES = ("classes", "heatmap", "cost", "ablation")
 
@@ -38,5 +38,5 @@ def plot(kind: str, records: tuple[Path, ...], out: Path, most: int) -> None:
     found = gather(records)
     draw(kind, found, out, most)
     for note in warnings_of(one.record for one in found):
-        click.echo(f"warning: {note}", err=True)
-    click.echo(f"plot: {out}", err=True)
+        say(f"warning: {note}", err=True)
+    say(f"plot: {out}", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.command()
@@ -48,6 +48,6 @@ def power(
         return
     show(power_table(found))
     for note in warnings_of(run.record for run in runs):
-        click.echo(f"warning: {note}", err=True)
+        say(f"warning: {note}", err=True)
     if command := subset_command(found):
-        click.echo(f"subset: {command}", err=True)
+        say(f"subset: {command}", err=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 from ovbench.cli.built import print_build, print_verdict
 
 
@@ -26,7 +26,7 @@ def reference() -> None:
     "--captions", metavar="SOURCE",
     help="Folder of NAME.txt, COCO .json, .jsonl or .csv (image, caption), transformers:MODEL or openai:MODEL.",
 )  # fmt: skip
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the set.")
+@click.option("--out", required=True, type=options.OutFolder(), metavar="REF", help="Folder of the set.")
 @click.option("--like", metavar="NAME", help="Benchmark with the settings of reme. [default: coco-stuff]")
 @click.option("--prompt", type=click.Path(path_type=Path), metavar="FILE", help="Another prompt for the captioner.")
 @click.option("--base-url", default="", metavar="URL", help="OpenAI-compatible server.")
@@ -96,7 +96,7 @@ def build(
     chosen = choose_device(device, processes.local_rank)
     if processes.is_main:
         encoders = ", ".join(f"{k} {plan.cell.backbones[k]}" for k in ("clip", "dinov2"))
-        click.echo(
+        say(
             f"planned: {folder} to {out}, {encoders}, pairing {plan.build.pairing}, parser {plan.build.parser}, "
             f"on {chosen}", err=True,
         )  # fmt: skip
@@ -116,7 +116,7 @@ def _print_set(manifest: dict, out: Path, as_json: bool) -> int:
         from ovbench.training.reference_set.inspect import counts_table
 
         show(counts_table(manifest))
-        click.echo(f"{out}: the report is {out / 'report.html'}")
+        say(f"{out}: the report is {out / 'report.html'}")
 
     return print_build(manifest, as_json, show_counts)
 
@@ -155,7 +155,7 @@ def verify(folder: str, as_json: bool) -> int:
 
 @reference.command("merge")
 @click.argument("folders", nargs=-1, required=True, metavar="REF...", type=options.FOLDER)
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="REF", help="Folder of the merged set.")
+@click.option("--out", required=True, type=options.OutFolder(), metavar="REF", help="Folder of the merged set.")
 @options.settings
 @options.device
 @options.as_json

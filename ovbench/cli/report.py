@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.command()
@@ -50,5 +50,5 @@ def report(
     page = build_page(found, images, RelabelOptions(data_root, device, read_cards(cards), run_code, out.parent))
     write_bytes(out, page)
     for note, files in notes_of(found).items():
-        click.echo(f"{files[0] if len(files) == 1 else f'{len(files)} runs'}: {note}", err=True)
-    click.echo(f"report: {out} ({size_text(len(page))})", err=True)
+        say(f"{files[0] if len(files) == 1 else f'{len(files)} runs'}: {note}", err=True)
+    say(f"report: {out} ({size_text(len(page))})", err=True)

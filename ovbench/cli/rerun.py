@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 SHOWN = 12  # differences that are listed
 
@@ -15,7 +15,7 @@ SHOWN = 12  # differences that are listed
 @click.command()
 @click.argument("record", type=options.RECORD, metavar="RECORD|ID")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FOLDER",
+    "--out", type=options.OutFolder(), metavar="FOLDER",
     help="Keep the new record and its ledger here. [default: a temporary folder]",
 )  # fmt: skip
 @options.data_root
@@ -46,13 +46,13 @@ def rerun(record: Path, out: Path | None, data_root: Path | None, run_code: bool
         click.echo(json.dumps({**facts, "mIoU": score}, indent=1))
         return 0 if done.exact else 1
     for each in done.differing[:SHOWN]:
-        click.echo(f"differs: {each.key}: {short_text(each.first)} then, {short_text(each.second)} now")
+        say(f"differs: {each.key}: {short_text(each.first)} then, {short_text(each.second)} now")
     if len(done.differing) > SHOWN:
-        click.echo(f"differs: {len(done.differing) - SHOWN} more, see --json")
+        say(f"differs: {len(done.differing) - SHOWN} more, see --json")
     miou = "-" if score is None else f"{100 * score:.2f}"
     if done.exact:
-        click.echo(f"repeated exactly: the counts of all {done.total} images are equal, mIoU {miou}")
+        say(f"repeated exactly: the counts of all {done.total} images are equal, mIoU {miou}")
         return 0
-    click.echo(f"not repeated: {len(done.images)} of {done.total} images have other counts, first {done.images[0]}; "
+    say(f"not repeated: {len(done.images)} of {done.total} images have other counts, first {done.images[0]}; "
                f"mIoU {miou} now")  # fmt: skip
     return 1

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from ovbench.cli import options
-from ovbench.utils.text import printable
+from ovbench.cli import options, say
 
 FOLDER = click.option(
     "--runs", "folder", type=options.Folder(), default=Path(options.RUNS), show_default=True,
@@ -81,7 +80,7 @@ def pack_command(records: tuple[Path, ...], out: Path | None, as_json: bool) -> 
         click.echo(json.dumps([{"file": str(path), "bytes": path.stat().st_size} for path in written], indent=1))
         return
     for path in written:
-        click.echo(printable(f"{path}: {size_text(path.stat().st_size)}"))
+        say(f"{path}: {size_text(path.stat().st_size)}")
 
 
 @runs.command("rm")
@@ -99,11 +98,11 @@ def remove_command(records: tuple[Path, ...], yes: bool) -> None:
 
     chosen = [files_of(path) for path in dict.fromkeys(records)]
     for one in chosen:
-        click.echo(printable(f"{one.record}" + (f" and its ledger {one.ledger}" if one.ledger else "")), err=True)
+        say(f"{one.record}" + (f" and its ledger {one.ledger}" if one.ledger else ""), err=True)
     if not yes:
         click.confirm(f"Remove {len(chosen)} runs?", abort=True, err=True)
     for one in chosen:
         one.record.unlink()
         if one.ledger is not None:
             shutil.rmtree(one.ledger)
-    click.echo(f"removed {len(chosen)} runs")
+    say(f"removed {len(chosen)} runs")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ovbench.cli import options
-from ovbench.utils.text import printable
+from ovbench.cli import options, say
 
 
 @click.command()
@@ -35,7 +35,7 @@ from ovbench.utils.text import printable
     help="How void pixels of 16-bit labels are counted; the default is the same as in `ovbench eval`.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the records."
+    "--out", type=options.OutFolder(), default=Path("runs"), show_default=True, help="Folder of the records."
 )
 @click.option("--fresh", is_flag=True, help="Start again instead of resuming an earlier run.")
 @options.as_json
@@ -59,11 +59,11 @@ def score(
     from ovbench.evaluation.score import score
     from ovbench.results.console import class_table, show, summary_table
 
-    found = score(job, predictions, card, name=name, encoding=encoding, say=lambda line: click.echo(line, err=True))
+    found = score(job, predictions, card, name=name, encoding=encoding, say=functools.partial(say, err=True))
     record, path = found.result
     for image, reason in record["failed"].items():
-        click.echo(printable(f"failed: {image}: {reason}"), err=True)
-    click.echo(f"record: {path}", err=True)
+        say(f"failed: {image}: {reason}", err=True)
+    say(f"record: {path}", err=True)
     if as_json:
         click.echo(json.dumps(record, indent=1))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 if TYPE_CHECKING:
     from ovbench.inference.segment import Result
@@ -59,7 +60,7 @@ SAVED = ("overlay", "labels", "masks", "coco", "scores", "confidence", "server")
     help="Larger images are labelled at this size if the method has region maps or PAMR, which need memory; 0: never.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path(), help="Folder of the output. [default: the current one]"
+    "--out", type=options.OutFolder(), default=Path(), help="Folder of the output. [default: the current one]"
 )
 @click.option(
     "--existing", type=click.Choice(["refuse", "skip", "replace"]), default="refuse", show_default=True,
@@ -84,17 +85,17 @@ def segment(images: tuple[str, ...], as_json: bool, **arguments: Any) -> int:
     with tempfile.TemporaryDirectory(prefix="ovbench-") as folder:
         result = segment_images(
             images, request, checked, stdin=click.get_binary_stream("stdin").read, folder=Path(folder),
-            require=require_weights, say=lambda line: click.echo(line, err=True),
+            require=require_weights, say=functools.partial(say, err=True),
         )  # fmt: skip
     _print(result, as_json)
     return 4 if result.failed else 0
 
 
 def _print(result: Result, as_json: bool) -> None:
-    from ovbench.results.console import plain, share_table, show
+    from ovbench.results.console import share_table, show
 
     for path, reason in result.failed.items():
-        click.echo(f"failed: {plain(path)}: {plain(reason)}", err=True)
+        say(f"failed: {path}: {reason}", err=True)
     if as_json:
         click.echo(json.dumps(result.as_dict(), indent=1))
         return
@@ -102,7 +103,7 @@ def _print(result: Result, as_json: bool) -> None:
         show(share_table(result.classes()))
     for image in result.images if len(result.images) == 1 else ():
         for what, path in image.paths.items():
-            click.echo(f"{what}: {plain(path)}", err=True)
+            say(f"{what}: {path}", err=True)
     if len(result.images) != 1:
-        line = f"{len(result.images)} images labelled, {result.skipped} skipped; outputs in {plain(result.folder)}"
-        click.echo(line, err=True)
+        line = f"{len(result.images)} images labelled, {result.skipped} skipped; outputs in {result.folder}"
+        say(line, err=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.command()
@@ -64,12 +64,12 @@ def _print(found: dict[str, Any]) -> None:
         figures.add_row(row["value"], row["variant"], row["postprocess"], row["reported_by"], row["settings"])
     console.show(settings)
     for source in sources:
-        click.echo(f"source: {source}")
+        say(f"source: {source}")
     if found["deviations"]:
         click.echo(found["deviations"])
     for name in found["missing"]:
-        click.echo(f"missing: {name}")
+        say(f"missing: {name}")
     if found["published"]:
         console.show(figures)
     else:
-        click.echo("no published figure for this pair")
+        say("no published figure for this pair")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 from ovbench.utils.files import parse_json
-from ovbench.utils.text import printable
 
 if TYPE_CHECKING:
     from ovbench.cluster.progress import Progress, SweepView
@@ -73,7 +73,7 @@ def plan(
         click.echo(json.dumps(made.model_dump(mode="json"), indent=1))
         return 0
     _print_plan(made)
-    click.echo(f"plan: {len(made.tasks)} tasks; next: ovbench sweep start {quote(str(job.out))} --on local", err=True)
+    say(f"plan: {len(made.tasks)} tasks; next: ovbench sweep start {quote(str(job.out))} --on local", err=True)
     return 0
 
 
@@ -119,13 +119,13 @@ def start(folder: Path, engine: str, workers: int | None, extra: tuple[str, ...]
     values = {key: _value(text) for key, text in override_pairs(extra, "--option").items()}
     started = LAUNCHERS.load(engine)(folder, workers, values)
     for line in started.lines:
-        click.echo(line)
+        say(line)
     if not started.waited:
         return 0
     progress = view.progress()
     _show(view, progress)
     if started.failed and not progress.finished:
-        click.echo(f"failed: {started.failed} workers ended with an error; start workers again to go on", err=True)
+        say(f"failed: {started.failed} workers ended with an error; start workers again to go on", err=True)
         return 4
     return progress.exit_code
 
@@ -148,9 +148,9 @@ def work(folder: Path, stale_s: float) -> int:
     """Do tasks of the plan in FOLDER until none is left. Start it any number of times, on any machine."""
     from ovbench.cluster.worker import work as do_tasks
 
-    result = do_tasks(folder, lambda line: click.echo(line, err=True), stale_s)
+    result = do_tasks(folder, functools.partial(say, err=True), stale_s)
     for image, reason in result.failed.items():
-        click.echo(printable(f"failed: {image}: {reason}"), err=True)
+        say(f"failed: {image}: {reason}", err=True)
     return 4 if result.errors or result.failed else 0
 
 
@@ -173,7 +173,7 @@ def watch(folder: Path, once: bool, every: float, as_json: bool) -> int:
 
     view = SweepView(folder)
     while not (progress := view.progress()).finished and not once:
-        click.echo(_line(progress), err=True)
+        say(_line(progress), err=True)
         time.sleep(every)
     if as_json:
         click.echo(json.dumps(progress.as_dict(), indent=1))
@@ -205,5 +205,5 @@ def _show(view: SweepView, progress: Progress) -> None:
     show(plain_table(("row", "method", "dataset", "images", "failed", "mIoU so far"), rows))
     for task, reason in progress.errors.items():
         what = view.sweep.tasks[task]
-        click.echo(printable(f"failed: task {task} ({what.kind}): {reason}"), err=True)
-    click.echo(_line(progress), err=True)
+        say(f"failed: task {task} ({what.kind}): {reason}", err=True)
+    say(_line(progress), err=True)

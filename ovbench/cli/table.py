@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 if TYPE_CHECKING:
     from ovbench.results.layouts import TableLayout
@@ -70,7 +70,7 @@ def table(
 
     if listing:
         for name in layout_names():
-            click.echo(f"{name:26} {load_layout(name).title}")
+            say(f"{name:26} {load_layout(name).title}")
         return
     from dataclasses import replace
 

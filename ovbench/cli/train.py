@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 
 @click.group(name="train", short_help="Train the weights of a method.")
@@ -26,7 +26,7 @@ def train() -> None:
     help="COCO captions (.json), or .jsonl or .csv with image and caption.",
 )  # fmt: skip
 @click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs/talk2dino"), show_default=True, metavar="DIR",
+    "--out", type=options.OutFolder(), default=Path("runs/talk2dino"), show_default=True, metavar="DIR",
     help="Folder of psi.safetensors, its card, the loss curve and the checkpoint.",
 )  # fmt: skip
 @click.option(
@@ -64,8 +64,8 @@ def talk2dino(as_json: bool, **arguments: Any) -> int:
     planned = plan(request, processes)
     if processes.is_main:
         if planned.unpaired:
-            click.echo(f"skipped: {planned.unpaired.describe()}", err=True)
-        click.echo(f"planned: {planned.describe()}", err=True)
+            say(f"skipped: {planned.unpaired.describe()}", err=True)
+        say(f"planned: {planned.describe()}", err=True)
     card = run(planned, processes)
     processes.close()
     if card is None:  # another process trains
@@ -73,7 +73,7 @@ def talk2dino(as_json: bool, **arguments: Any) -> int:
     if as_json:
         click.echo(json.dumps(card, indent=1))
     else:
-        click.echo(f"psi: {request.out / PSI} (card {request.out / CARD}, loss curve {request.out / CURVE})")
+        say(f"psi: {request.out / PSI} (card {request.out / CARD}, loss curve {request.out / CURVE})")
         first, *_, last = card["cross_entropy"] * 2
-        click.echo(f"cross-entropy: {first:.4g} nats in the first epoch, {last:.4g} in the last")
+        say(f"cross-entropy: {first:.4g} nats in the first epoch, {last:.4g} in the last")
     return 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ovbench.cli import options
+from ovbench.cli import options, say
 
 if TYPE_CHECKING:
     from ovbench.evaluation.needed_files import NeededFile
@@ -77,9 +77,9 @@ def fetch_weights(
             found = fetch(row)
         except InputError as error:
             problems.append(row.need)
-            click.echo(f"{row.need}: {error.what}", err=True)
+            say(f"{row.need}: {error.what}", err=True)
         else:
-            click.echo(f"{row.need}: {found.path}")
+            say(f"{row.need}: {found.path}")
     if problems:
         raise InputError(
             f"{len(problems)} of {len(rows)} files are missing",
@@ -115,7 +115,7 @@ def _print(rows: list[NeededFile]) -> None:
     from ovbench.utils.text import size_text
 
     for row in rows:
-        click.echo(f"{row.need}: {row.file or row.advice}")
+        say(f"{row.need}: {row.file or row.advice}")
         facts = {
             "url": row.url, "size": "" if row.size is None else size_text(row.size), "sha256": row.sha256,
             "licence": row.licence, "here": row.path or "missing",
@@ -123,6 +123,6 @@ def _print(rows: list[NeededFile]) -> None:
         }  # fmt: skip
         for name, value in facts.items() if row.file else ():
             if value or name in ("size", "sha256"):
-                click.echo(f"  {name:8}{value or 'unknown'}")
+                say(f"  {name:8}{value or 'unknown'}")
     missing = sum(row.path is None for row in rows)
-    click.echo(f"{len(rows)} files, {missing} of them missing" if rows else "no files: networks of mini need none")
+    say(f"{len(rows)} files, {missing} of them missing" if rows else "no files: networks of mini need none")

@@ -33,6 +33,7 @@ from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json
 from ovbench.utils.folders import create_file
 from ovbench.utils.text import short_text
+from ovbench.utils.typed import Typed, validate
 
 
 class UnlikeWorker(InputError):
@@ -73,6 +74,14 @@ def planned_cells(sweep: Sweep, group: int) -> list[PlannedCell]:
     return cells
 
 
+class GroupFacts(Typed):
+    """What all workers of a group have in common: headers of the ledgers by number, device, and the method's facts."""
+
+    cells: dict[str, dict[str, Any]]
+    device: dict[str, Any]
+    method: dict[str, Any]
+
+
 class LoadedGroup:
     """The cells of a group with their pipeline on the device.
 
@@ -105,7 +114,7 @@ class LoadedGroup:
         path = facts_path(self.out, self.sweep, self.group)
         if create_file(path, json.dumps(facts).encode()):
             return
-        first, ours = read_json(path), json.loads(json.dumps(facts))
+        first, ours = read_facts(path), json.loads(json.dumps(facts))
         if self.sweep.job["mixed_devices"]:
             first |= {key: ours[key] for key in ("device", "method")}
         if different := mismatches(first, ours):
@@ -192,6 +201,17 @@ def facts_path(out: Path, sweep: Sweep, group: int) -> Path:
     return out / FOLDER / sweep.name / f"group-{group}"
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return what the first worker of a group wrote.
+
+    Raises:
+        InputError: If the file is missing or malformed.
+    """
+    facts = read_json(path)
+    validate(GroupFacts, facts, str(path), what="the facts of a group", fix="plan again")
+    return facts
+
+
 def write_records(sweep: Sweep, out: Path, group: int, workers: int, seconds: float) -> list[CellResult]:
     """Write the records of a group from its ledgers, without loading networks.
 
@@ -205,7 +225,7 @@ def write_records(sweep: Sweep, out: Path, group: int, workers: int, seconds: fl
     Raises:
         InputError: If no worker has loaded the group, or files are missing.
     """
-    facts = read_json(facts_path(out, sweep, group))
+    facts = read_facts(facts_path(out, sweep, group))
     cells = planned_cells(sweep, group)
     ledgers = cell_ledgers(cells, list(facts["cells"].values()), out)
     run = describe_run(cells[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import PurePosixPath
@@ -15,6 +16,7 @@ from ovbench.utils.files import parse_json
 from ovbench.utils.typed import Typed, validate
 
 FIX = "COCO annotations are an object with the lists images, annotations and categories"
+LONGEST_NAME = 255  # bytes of a file name
 MOST_PIXELS = 1 << 28
 
 
@@ -74,7 +76,7 @@ class CocoFile:
         if len(by_id) != len(self.categories):
             raise InputError("two categories have the same id", where=where)
         images = validate(list[CocoImage], content["images"], f"{where}, images", fix=FIX)
-        self.images = [CocoListed(_key(image.id), _plain_name(image.file_name, where)) for image in images]
+        self.images = [CocoListed(_key(image.id), plain_name(image.file_name, where)) for image in images]
         annotations: dict[str, list[dict[str, Any]]] = {_key(image.id): [] for image in images}
         if len(annotations) != len(images):
             raise InputError("two images have the same id", where=where)
@@ -118,7 +120,7 @@ class CocoFile:
             return
         if not isinstance(segments, list) or not isinstance(one.get("file_name"), str) or key in self._png:
             raise InputError("malformed panoptic annotation", where=place, fix=FIX)
-        self._png[key] = _plain_name(one["file_name"], place)
+        self._png[key] = plain_name(one["file_name"], place)
         for segment in segments:
             if not isinstance(segment, dict) or type(segment.get("id")) is not int:
                 raise InputError("a segment has no number", where=place, fix=FIX)
@@ -153,13 +155,14 @@ def _line(image: CocoImage, shapes: list[dict[str, Any]], where: str) -> bytes:
     return json.dumps(line, separators=(",", ":"), sort_keys=True).encode()
 
 
-def _plain_name(name: str, where: str) -> str:
+def plain_name(name: str, where: str) -> str:
     """Return the name of a file if it leads to no other folder.
 
     Raises:
         InputError: If it is absolute or leads out of its folder.
     """
     plain = PurePosixPath(name.replace("\\", "/"))
-    if not plain.parts or plain.is_absolute() or ".." in plain.parts or not name.isprintable():
+    odd = not name.isprintable() or any(len(os.fsencode(part)) > LONGEST_NAME for part in plain.parts)
+    if odd or not plain.parts or plain.is_absolute() or ".." in plain.parts:
         raise InputError(f"{name!r} is not the name of a file in a folder", where=where)
     return plain.as_posix()

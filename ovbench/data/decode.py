@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ovbench.data.integrity import BROKEN, check_png, decode_strictly, ends_properly, reason_of
+from ovbench.data.integrity import BROKEN, check_png, decode_strictly, reason_of
 from ovbench.data.label_format import refuse_grey_palette, refuse_lossy, refuse_mode, refuse_pages, unfit_label
 from ovbench.data.sources import container_of, read_source
 from ovbench.utils.errors import InputError
@@ -132,6 +132,19 @@ def read_image_file(path: Path, label: Path | None = None, white: int | None = N
     return DecodedImage(np.ascontiguousarray(pixels), file, orientation)
 
 
+def stored_pixels(path: Path) -> np.ndarray:
+    """Return the stored pixels of an image without its orientation tag, uint8 (H, W, 3), RGB.
+
+    Args:
+        path: The file; its format is found from its content.
+
+    Raises:
+        InputError: As in `read_image_file`.
+    """
+    data, _ = _read(path, "image")
+    return cv2.cvtColor(_eight_bits(_decode(data, path), None, path), cv2.COLOR_BGR2RGB)
+
+
 def image_facts(path: Path) -> ImageFacts:
     """Read facts about an image file; only a 16-bit file is decoded.
 
@@ -239,7 +252,7 @@ def _read(path: Path, kind: str) -> tuple[bytes, FileIdentity]:
 def _decode(data: bytes, path: Path) -> np.ndarray:
     """Return uint8 or uint16 (H, W, 3), BGR, as stored (the decoder always turns a TIFF upright)."""
     check_png(data, path, "image")
-    if not any(mark in data[: len(mark) + 8] for mark in OTHER_KINDS) and not ends_properly(data):
+    if not any(mark in data[: len(mark) + 8] for mark in OTHER_KINDS):
         decode_strictly(data, path)
     _refuse_pages(data, path)
     try:

@@ -68,31 +68,37 @@ def check_png(data: bytes, path: Path, kind: str) -> None:
     raise InputError(f'cannot read the {kind} "{path}": {what}', fix=fix)
 
 
-def ends_properly(data: bytes) -> bool:
-    """Return whether the end of a file shows that it is complete.
+def _has_end(data: bytes) -> bool:
+    """Return whether a JPEG has an end marker behind its pixels, not only in a thumbnail.
 
-    Args:
-        data: The bytes of the file.
-
-    Returns:
-        True for a JPEG with its end marker, and for a PNG, which `check_png` checks; False for other formats.
+    Without it, the rest of a cut-off file that is padded with zeros would be decoded as grey pixels.
     """
-    if data[:2] == b"\xff\xd8":
-        return data[-64:].rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
-    return data[:4] == b"\x89PNG"
+    start = 2
+    while (start := data.find(b"\xff", start)) >= 0:
+        marker, length = data[start + 1 : start + 2], int.from_bytes(data[start + 2 : start + 4], "big")
+        if marker == b"\xda":  # pixels follow, in which the bytes of a marker do not occur
+            return data.find(b"\xff\xd9", start) > 0
+        start += 1 if marker in (b"\xff", b"\0") else 2 + length
+    return False
 
 
 def decode_strictly(data: bytes, path: Path) -> None:
-    """Refuse a file that PIL, which refuses cut-off files, cannot decode.
+    """Refuse a JPEG without an end, and a file of other formats that PIL, which refuses cut-off files, cannot decode.
+
+    PNG files are left out; see `check_png`.
 
     Args:
         data: The bytes of the file.
         path: The file, for the message.
 
     Raises:
-        InputError: If PIL cannot decode the file.
+        InputError: If the file is cut off.
     """
+    if data[:4] == b"\x89PNG" or (data[:2] == b"\xff\xd8" and _has_end(data)):
+        return
     try:
+        if data[:2] == b"\xff\xd8":
+            raise OSError("image file is truncated")
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except BROKEN as error:

@@ -52,6 +52,6 @@ def user_cards() -> dict[str, Path]:
     found = {}
     for text in _config().cards:
         path = Path(text).expanduser()
-        name = read_toml(path).get("name") if path.is_file() else None
+        name = read_toml(path).get("name") if os.path.isfile(path) else None  # False also for a name that is too long
         found[name if isinstance(name, str) else path.stem] = path
     return found

@@ -9,21 +9,43 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from ovbench.evaluation.counting_runs import run_summaries, software_and_device
 from ovbench.evaluation.devices import refuse_other_devices
 from ovbench.evaluation.distributed import Shard
 from ovbench.evaluation.identity import record_name, run_name
 from ovbench.evaluation.ledger import Entry, Ledger, LedgerWriter, ledger_parts, read_header, read_ledger
-from ovbench.evaluation.record import write_record
+from ovbench.evaluation.record import Arguments, PublishedFields, write_record
+from ovbench.evaluation.scored import Count
 from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json
 from ovbench.utils.text import short_text
+from ovbench.utils.typed import Items, OpenTyped, validate
 
 MERGED = "merged"  # name of the only part of a merged ledger
 EQUAL = ("images", "limit", "data_sha256", "versions")  # equal in all shards of a run
+
+AGAIN = "run its cell with --shard K/N"
+MOST_SHARDS = 1_000_000  # a list of the missing ones fits in memory
+ShardNumber = Annotated[int, Field(ge=1, le=MOST_SHARDS)]
+
+
+class ShardManifest(OpenTyped):
+    """The content of a file ``shard-KofN.json``."""
+
+    shard: Annotated[Items[ShardNumber], Field(min_length=2, max_length=2)]
+    images: list[str]
+    limit: Count | None = None
+    device: dict[str, Any]
+    versions: dict[str, str | None]
+    arguments: Arguments | None = None
+    published: PublishedFields | None = None
+    approximate: dict[str, Any] = Field(default_factory=dict)
+    observed: dict[str, Any] = Field(default_factory=dict)
 
 
 class ShardLedger(NamedTuple):
@@ -107,22 +129,16 @@ def _shards(folder: Path) -> Iterator[ShardLedger]:
         raise InputError("the shard is from an older version of ovbench", where=str(folder), fix="run it again")
     files = sorted(folder.glob("shard-*of*.json"), key=str)
     if not files:
-        raise InputError("no shard in the folder", where=str(folder), fix="run its cell with --shard K/N")
+        raise InputError("no shard in the folder", where=str(folder), fix=AGAIN)
     for file in files:
         manifest = read_json(file)
+        validate(ShardManifest, manifest, str(file), what="the manifest of a shard", fix=AGAIN)
         try:
-            one = ShardLedger(folder, header, Shard(*map(int, manifest["shard"])), manifest)
             run_name(header), header["code"]["packages"]
-            if not all(isinstance(image, str) for image in manifest["images"]):
-                raise TypeError("images must be strings")
-            if not isinstance(manifest["device"], dict):
-                raise TypeError("device must be a table")
-            if type(manifest.get("limit")) not in (int, type(None)):
-                raise TypeError("limit must be an integer")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what, fix = f"malformed shard: {type(error).__name__}: {error}", "run its cell with --shard K/N"
-            raise InputError(what, where=str(folder), fix=fix) from error
-        yield one
+            what = f"malformed ledger: {type(error).__name__}: {error}"
+            raise InputError(what, where=str(folder), fix=AGAIN) from error
+        yield ShardLedger(folder, header, Shard(*manifest["shard"]), manifest)
 
 
 def _refuse_different(first: ShardLedger, other: ShardLedger) -> None:

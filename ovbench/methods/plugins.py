@@ -99,10 +99,10 @@ def _spec(top: str) -> Any:
 
 def _imports_ovbench(file: Path | None) -> bool:
     """Return whether the file imports ovbench, as a `Method` does; otherwise it is not imported into this process."""
-    return file is not None and any(name.partition(".")[0] == "ovbench" for name in _imported_names(file))
+    return file is not None and any(name.partition(".")[0] == "ovbench" for name in imported_names(file))
 
 
-def _imported_names(file: Path) -> set[str]:
+def imported_names(file: Path) -> set[str]:
     """Return all modules that a file imports, also inside functions."""
     try:
         tree = ast.parse(file.read_bytes())
@@ -168,7 +168,7 @@ def _refuse_other_modules(path: Path) -> None:
     """Refuse a file that needs a module beside it whose name is loaded from elsewhere."""
     todo, seen = [path], set()
     while todo:
-        for name in {imported.partition(".")[0] for imported in _imported_names(todo.pop())} - seen:
+        for name in {imported.partition(".")[0] for imported in imported_names(todo.pop())} - seen:
             seen.add(name)
             files = (path.parent / f"{name}.py", path.parent / name / "__init__.py")
             beside = next((file for file in files if file.is_file()), None)

@@ -64,7 +64,7 @@ def test_the_command(ovbench, tmp_path):
     write_json(path, {**RECORD, "metrics": {**RECORD["metrics"], "mIoU": 0.99}})
     (tmp_path / "torn.json").write_text("{")
     done = ovbench("check-record", tmp_path, "--json")
-    assert done.code == 1
+    assert done.code == 3
     found = {Path(name).name: checks for name, checks in done.json().items()}
     assert "but the counts give" in found["a.json"][0]["detail"] and found["torn.json"][0]["verdict"] == "fail"
     (tmp_path / "empty").mkdir()

@@ -75,6 +75,8 @@ def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
             2,
             "for several give -c dog -c 'red cat', for synonyms -c \"dog;red cat\"",
         ),
+        (("{scene}", "-c", "dog", "--like", "mini", "--out", "{text}"), 2, 'notes.txt" is a file, not a folder'),
+        (("{scene}", "-c", "dog", "--like", "mini", "--out", "{text}/a/b"), 2, 'notes.txt" is a file, not a folder'),
         (("{scene}", "-c", "dog", "-c", "Dog ; cat", "--like", "mini"), 3, 'two classes have the same name: "Dog"'),
     ],
 )
@@ -84,7 +86,7 @@ def test_bad_input(ovbench, tmp_path, scene, monkeypatch, arguments, code, messa
     places = {"scene": scene, "folder": tmp_path / "empty", "text": tmp_path / "notes.txt", "cut": tmp_path / "cut.png"}
     places["text"].write_text("no picture")
     places["cut"].write_bytes(scene.read_bytes()[:3000])
-    done = ovbench("segment", *(a.format(**places) for a in arguments), "--out", tmp_path / "out")
+    done = ovbench("segment", "--out", tmp_path / "out", *(a.format(**places) for a in arguments))
     assert done.code == code, done.err
     assert message in done.err and "Traceback" not in done.err
     assert not (tmp_path / "out").exists()

@@ -13,13 +13,16 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
 CASES = 12
 NAMES = (
-    "annotations", "archive-tar", "archive-zip", "bank-images", "bank-index", "bank-note", "baseline", "bundle",
-    "captions", "captions-lines", "captions-table", "card", "case", "case-arrays", "checkpoint", "class-colours",
-    "class-list", "class-list-json", "coco-output", "descriptions", "image", "label", "label-classes", "label-tiff",
-    "layout", "ledger", "manifest", "mat", "prediction-array", "prediction-masks", "prompts", "psi",
-    "query-vectors", "record", "reference-lines", "reference-set", "reference-table", "region-file", "region-map",
-    "rle", "safetensors", "similarity", "similarity-toml", "suite", "sweep-beat", "sweep-lease", "sweep-plan",
-    "sweep-task", "table", "torchscript",
+    "annotations", "archive-tar", "archive-zip", "bank-images", "bank-index", "bank-note", "bank-rows",
+    "bank-store", "baseline", "bundle", "captions", "captions-lines", "captions-table", "card", "case",
+    "case-arrays", "checkpoint", "class-colours", "class-list", "class-list-json", "coco-output", "config",
+    "descriptions", "image", "image-png", "image-tiff", "label", "label-classes", "label-colours",
+    "label-published", "label-table", "label-tiff", "layout", "ledger", "manifest", "mat", "method-file",
+    "pascal-detail", "paxray", "prediction-array", "prediction-list", "prediction-masks", "prediction-note",
+    "prompts", "psi", "queries", "query-vectors", "record", "reference-features", "reference-lines",
+    "reference-set", "reference-table", "reference-tensors", "region-file", "region-map", "rle", "safetensors",
+    "shard", "shard-ledger", "similarity", "similarity-toml", "split", "suite", "sweep-beat", "sweep-facts",
+    "sweep-lease", "sweep-plan", "sweep-task", "table", "torchscript", "training-checkpoint", "training-features",
 )  # fmt: skip
 
 

@@ -6,13 +6,14 @@ import hashlib
 import io
 import os
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from ovbench.data.decode import image_facts, read_image, read_image_file, read_label_file, read_raw_label
+from ovbench.data.decode import image_facts, read_image, read_image_file, read_label_file, read_raw_label, stored_pixels
 from ovbench.utils.errors import InputError
 
 
@@ -49,6 +50,29 @@ def test_a_picture_is_read_upright(tmp_path, rgb, suffix, tag):
     image = read_image(path)
     assert image.shape == rgb.shape
     assert np.abs(image.astype(int) - rgb).max() <= (6 if suffix == "jpg" else 0)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("filled", [b"\0", b"\x55"])
+def test_a_jpeg_whose_end_was_never_written_is_refused(tmp_path, rgb, progressive, filled):
+    path = save(rgb, tmp_path / "a.jpg", quality=95, progressive=progressive, exif=exif(1))
+    data = path.read_bytes()
+    assert read_image(path).shape == rgb.shape
+    path.write_bytes(data + b"trailer of a camera \xff\xda" * 50)
+    assert read_image(path).shape == rgb.shape
+    path.write_bytes(data[: -len(data) // 4] + filled * (len(data) // 4))  # as a download that was preallocated
+    with pytest.raises(InputError, match="truncated"):
+        read_image(path)
+    thumbnail = b"\xff\xe1\0\x06\xff\xd9ab"  # an end marker, but not that of the picture
+    path.write_bytes(data[:2] + thumbnail + data[2 : -len(data) // 4] + filled * (len(data) // 4))
+    with pytest.raises(InputError, match="truncated"):
+        read_image(path)
+
+
+def test_a_name_that_is_not_utf8_is_no_crash(tmp_path, rgb):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    path.write_bytes(save(rgb, tmp_path / "a.png").read_bytes())
+    np.testing.assert_array_equal(stored_pixels(path), rgb)
 
 
 def test_where_only_the_stored_pixels_fit_the_label_they_are_read(tmp_path, rgb):

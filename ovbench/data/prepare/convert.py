@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from PIL import Image
 
+from ovbench.data.decode import stored_pixels
 from ovbench.data.integrity import BROKEN, check_png, reason_of
 from ovbench.data.prepare.work import Step, save_label
 from ovbench.utils.errors import InputError
@@ -43,21 +43,6 @@ def raw_values(path: Path) -> np.ndarray:
     if values.max(initial=0) > IGNORE:
         raise InputError(f"{values.max()} is no value of 8 bits", where=str(path))
     return values.astype(np.uint8)
-
-
-def stored_pixels(path: Path) -> np.ndarray:
-    """Return the stored pixels of an image without its orientation tag, uint8 (H, W, 3), RGB.
-
-    Args:
-        path: The file; its format is found from its content.
-
-    Raises:
-        InputError: If the file cannot be read.
-    """
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise InputError("cannot read the image", where=str(path), fix="download it again")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
 
 
 @dataclass(frozen=True)
@@ -251,7 +236,4 @@ def stored_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.size[1], image.size[0]
     except BROKEN:
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise InputError("cannot read the image", where=str(path), fix="download it again") from None
-        return pixels.shape[0], pixels.shape[1]
+        return stored_pixels(path).shape[:2]

@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from ovbench.data.card import Card
+from ovbench.data.decode import stored_pixels
 from ovbench.data.labels import read_table
-from ovbench.data.prepare.convert import ByValue, raw_values, save_image, stored_pixels
+from ovbench.data.prepare.convert import ByValue, raw_values, save_image
 from ovbench.data.prepare.work import Step, find, save_label
 from ovbench.utils.paths import shipped
 

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ovbench.data.card import Card
+from ovbench.data.coco_file import plain_name
+from ovbench.data.decode import stored_pixels
 from ovbench.data.find import read_split
 from ovbench.data.integrity import BROKEN, BROKEN_ARRAYS
 from ovbench.data.prepare import mess_tables as tables
@@ -27,7 +29,6 @@ from ovbench.data.prepare.convert import (
     label_step,
     not_zero,
     raw_values,
-    stored_pixels,
     stored_size,
     tile_steps,
     tiles_beside,
@@ -36,6 +37,7 @@ from ovbench.data.prepare.convert import (
 from ovbench.data.prepare.work import Step, first_found, link_all, save_label
 from ovbench.utils.errors import InputError, first_line
 from ovbench.utils.files import read_json
+from ovbench.utils.typed import OpenTyped, validate
 
 SIDE = 1024  # of a tile
 
@@ -228,15 +230,29 @@ def _cryonuseg(at: Place) -> Iterator[Step]:
         yield label_step(full_values, at.source / annotator / annotator / "mask binary" / f"{path.stem}.png", target)
 
 
+class PaxrayEntry(OpenTyped):
+    """An image of PAXRay and its labels: files below the listing."""
+
+    image: str
+    target: str
+
+
+class PaxrayList(OpenTyped):
+    """The listing of PAXRay, ``paxray.json``."""
+
+    test: list[PaxrayEntry]
+
+
 def _paxray(at: Place) -> Iterator[Step]:
     listing = at.source / "paxray.json"
     if not listing.is_file():
         return
     channel = tables.PAXRAY[at.card.name.rpartition("-")[2]]
-    for entry in read_json(listing)["test"]:
-        image, target = at.pair(Path(entry["image"]).stem)
-        yield Step(image, write_image, (at.source / entry["image"],))
-        yield label_step(functools.partial(_channel, channel), at.source / entry["target"], target)
+    for entry in validate(PaxrayList, read_json(listing), str(listing), fix="download it again").test:
+        files = [at.source / plain_name(name, str(listing)) for name in (entry.image, entry.target)]
+        image, target = at.pair(files[0].stem)
+        yield Step(image, write_image, (files[0],))
+        yield label_step(functools.partial(_channel, channel), files[1], target)
 
 
 def _channel(channel: int, path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ovbench.data.card import Card
+from ovbench.data.decode import stored_pixels
 from ovbench.data.find import read_split
 from ovbench.data.prepare import mess_tables as tables
 from ovbench.data.prepare.convert import (
@@ -13,7 +14,6 @@ from ovbench.data.prepare.convert import (
     ImageTile,
     Reader,
     in_order,
-    stored_pixels,
     stored_size,
     tile_steps,
     tiles_inside,

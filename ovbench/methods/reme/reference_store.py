@@ -59,9 +59,8 @@ def load_set(folder: Path) -> LoadedSet:
     rows = manifest["counts"]
     segments = read_shards(folder, manifest, "segments", encoders["dinov2"], rows["final_segments"])
     labels = read_shards(folder, manifest, "labels", encoders["clip"], rows["final_labels"])
-    o_ref = _tensors(folder / "o_ref.safetensors")
-    starts, columns = o_ref["starts"], o_ref["columns"]
-    if len(starts) != len(segments) + 1 or int(starts[-1]) != len(columns) or int(columns.max()) >= len(labels):
+    starts, columns = _tensors(folder / "o_ref.safetensors", "starts", "columns")
+    if not _fits(starts, columns, len(segments), len(labels)):
         raise InputError("the matrix does not fit the segments and labels", where=str(folder / "o_ref.safetensors"))
     bank = ReferenceBank(segments, labels, starts, columns, encoders, manifest["used_with"])
     return LoadedSet(bank, manifest, content_hash(manifest))
@@ -93,7 +92,7 @@ def read_shards(folder: Path, manifest: dict[str, Any], array: str, encoder: Enc
                 f"this shard was made with the encoder {made_with[:8]}, the set with {encoder.sha256[:8]}",
                 where=str(folder / name), fix="build or merge sets instead of copying files between them",
             )  # fmt: skip
-        shards.append(_tensors(folder / name)[array])
+        shards += _tensors(folder / name, array)
     found = sum(len(shard) for shard in shards)
     if found != rows:
         raise InputError(f"{found} {array} in the files, {rows} in the manifest", where=str(folder))
@@ -113,12 +112,21 @@ def shard_encoder(path: Path) -> str:
         raise _damaged(path, error) from None
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _fits(starts: Tensor, columns: Tensor, segments: int, labels: int) -> bool:
+    """Return whether rows and columns are those of a matrix of so many segments and labels."""
+    if starts.dtype != torch.int64 or columns.dtype != torch.int32 or starts.shape != (segments + 1,):
+        return False
+    rows = starts[0] == 0 and starts[-1] == len(columns) and bool((starts.diff() >= 0).all())
+    return rows and columns.ndim == 1 and (not len(columns) or 0 <= columns.min() <= columns.max() < labels)
+
+
+def _tensors(path: Path, *names: str) -> list[Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        found = load_file(path)
+        return [found[name] for name in names]
+    except (SafetensorError, OSError, KeyError) as error:
         raise _damaged(path, error) from None
 
 

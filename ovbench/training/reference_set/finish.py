@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from ovbench.methods.reme.parquet import read_table
@@ -163,16 +162,14 @@ def mapped(path: Path, name: str = "visual") -> np.ndarray:
         InputError: If the file is missing, damaged or truncated.
     """
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            entry = json.loads(file.read(length))[name]
-        (begin, end), shape = entry["data_offsets"], tuple(entry["shape"])
-        if entry["dtype"] != "F16" or path.stat().st_size < 8 + length + end:
-            raise ValueError("the file is truncated or of another type")
-        if not shape[0]:
-            return np.empty(shape, np.float16)
-        return np.memmap(path, np.float16, "r", 8 + length + begin, shape)
-    except (OSError, ValueError, KeyError) as error:
+        with safe_open(path, "np") as file:  # checks the header against the size of the file
+            shape = file.get_slice(name).get_shape()
+            if file.get_slice(name).get_dtype() != "F16" or len(shape) != 2 or list(file.keys()) != [name]:
+                raise ValueError("the file is of another type")
+        rows = shape[0] * shape[1]
+        start = path.stat().st_size - 2 * rows  # the only tensor ends the file
+        return np.memmap(path, np.float16, "r", start, tuple(shape)) if rows else np.empty(shape, np.float16)
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"cannot read the features: {error}", where=str(path), fix="delete this file and repeat the build"
         ) from None
