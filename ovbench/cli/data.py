@@ -110,9 +110,11 @@ def prepare_command(names, source, data_root, image_format, workers, as_json) ->
     from ovbench.data.prepare import prepare, target_root
     from ovbench.data.shipped_cards import group_of
     from ovbench.utils.errors import InputError
+    from ovbench.utils.paths import local_folder
 
     cards = [load_card(name) for name in all_members(names)]
     roots = data_roots(data_root) if data_root is None else [data_root]
+    roots = [local_folder(str(root), "the folder of prepared files", "--data-root") for root in roots[:1]]
     done, skipped, failed = [], [], []
     for card in cards:
         root = target_root(card, roots[0]) if roots else None

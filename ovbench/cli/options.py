@@ -170,7 +170,7 @@ device = click.option(
     help="cpu, cuda, cuda:N, or another device of torch; auto is a GPU of CUDA or the CPU.",
 )  # fmt: skip
 data_root = click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder of the benchmarks. [env: OVBENCH_DATA]"
+    "--data-root", type=click.Path(path_type=Path), help="Folder or URL of the benchmarks. [env: OVBENCH_DATA]"
 )
 similarity = click.option(
     "--similarity", metavar="NAME|FILE|text:TOWER",

@@ -69,13 +69,7 @@ def image_sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
     Args:
         paths: The images; for those that cannot be read, which fail in the run, a usual size is returned.
     """
-    from PIL import Image, UnidentifiedImageError
+    from ovbench.data.decode import image_size
 
-    sizes = []
-    for path in paths if len(paths) <= ALL_SIZES else paths[:: len(paths) // SAMPLED][:SAMPLED]:
-        try:
-            with Image.open(path) as image:
-                sizes.append((image.height, image.width))
-        except (OSError, UnidentifiedImageError):
-            sizes.append(USUAL)
-    return sizes or [USUAL]
+    some = paths if len(paths) <= ALL_SIZES else paths[:: len(paths) // SAMPLED][:SAMPLED]
+    return [image_size(path) or USUAL for path in some] or [USUAL]

@@ -114,7 +114,7 @@ class Sweep(Typed):
             if isinstance(value, list):
                 value = tuple(value)
             elif isinstance(value, str) and "Path" in str(field.type):
-                value = folder_at(value)
+                value = folder_at(value) if field.name == "out" else Path(value)
             values[field.name] = value
         out = Path() if isinstance(self.job.get("out"), str) else None  # a URL is another type
         validate(Job, self.job | values | {"out": out}, "job of the plan")

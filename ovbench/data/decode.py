@@ -181,7 +181,7 @@ def image_size(path: Path) -> tuple[int, int] | None:
         if data is not None and data[:1] == b"{":  # annotations
             found = json.loads(data.partition(b"\n")[0])
             return found["height"], found["width"]
-        with Image.open(path if data is None else io.BytesIO(data)) as image:
+        with path.open("rb") if data is None else io.BytesIO(data) as stream, Image.open(stream) as image:
             return image.size[::-1]
     except (*BROKEN, InputError):
         return None

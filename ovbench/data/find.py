@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from ovbench.data.card import Card, Layout
 from ovbench.data.find_listed import listed_files
+from ovbench.data.remote_path import RemotePath, forget_listings
 from ovbench.data.sources import exists, is_folder, read_source, walk
 from ovbench.data.user_config import config_file, configured_roots
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import reading
-from ovbench.utils.paths import URL, local_folder
+from ovbench.utils.paths import URL
 
 SUFFIXES = ((".jpg", ".jpeg", ".jpe", ".jfif"), (".png",), (".tif", ".tiff"), (".bmp",), (".webp",), (".gif",))
 
@@ -63,11 +64,11 @@ class FoundFiles(NamedTuple):
 
 
 def data_roots(data_root: str | Path | None = None) -> list[Path]:
-    """Return the folders to search for datasets.
+    """Return the folders to search for datasets; those at URLs are listed again.
 
     Args:
-        data_root: The folder; by default ``$OVBENCH_DATA`` (several with the path separator), otherwise the folders of
-            the user's config file.
+        data_root: The folder or URL; by default ``$OVBENCH_DATA`` (several with the path separator, or one URL),
+            otherwise the folders of the user's config file.
 
     Returns:
         The folders; none if nothing is configured.
@@ -82,11 +83,32 @@ def data_roots(data_root: str | Path | None = None) -> list[Path]:
         origin = "OVBENCH_DATA"
     else:
         named, origin = configured_roots(), str(config_file())
-    roots = [local_folder(name, "a data root", origin) for name in named]
+    forget_listings()
+    roots = [root_at(name) for name in named]
     for root in roots:
         if not is_folder(root):
+            if isinstance(root, RemotePath):
+                fix = "check the bucket and the path"
+                raise UsageError(f'no files at the data root "{root}"', where=origin, fix=fix)
             raise UsageError(f'the data root "{root}" is not a folder or archive', where=origin, fix="check the path")
     return roots
+
+
+def root_at(name: str, base: Path = Path()) -> Path:
+    """Return a folder below another, or at a URL.
+
+    Raises:
+        UsageError: If fsspec does not know the URL.
+        InputError: If the library for the URL is not installed.
+    """
+    if not URL.match(name):
+        return base / Path(name).expanduser()
+    scheme, _, rest = name.partition(":")
+    if scheme in ("file", "local"):
+        return Path("/" + rest.lstrip("/"))
+    root = RemotePath(name)
+    root.fs  # noqa: B018  opens the file system
+    return root  # type: ignore[return-value]  # it has those methods of Path that read
 
 
 def search_roots(card: Card, roots: list[Path]) -> list[Path]:
@@ -106,7 +128,7 @@ def find(card: Card, roots: Iterable[Path]) -> FoundFiles:
     """
     best: FoundFiles | None = None
     tried: list[Path] = []
-    for root in (base / below for base in roots for below in card.roots):
+    for root in (root_at(below, base) for base in roots for below in card.roots):
         tried.append(root)
         for layout in card.layouts if is_folder(root) else ():
             found = _look(root, layout, card)
@@ -362,4 +384,5 @@ def unprepared(card: Card, roots: Iterable[Path]) -> Path | None:
     Returns:
         The folder, or None.
     """
-    return next((root for root in roots if card.raw and (root / card.raw).exists()), None)
+    here = (root for root in roots if isinstance(root, Path))
+    return next((root for root in here if card.raw and (root / card.raw).exists()), None)

@@ -50,9 +50,11 @@ class RowFile:
         self._broken = (arrow.ArrowException, OSError, UnicodeDecodeError)
         try:
             if path.suffix.lower() == ".parquet":
-                self._file = parquet.ParquetFile(path)
+                self._file = parquet.ParquetFile(path if isinstance(path, Path) else path.open("rb"))
                 self._schema = self._file.schema_arrow
                 sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+            elif not isinstance(path, Path):
+                raise InputError("Arrow files are read from disks only", where=str(path), fix="write it as Parquet")
             else:
                 self._batches = _batches(arrow, path)
                 self._file, self._schema = None, self._batches[0].schema if self._batches else arrow.schema([])

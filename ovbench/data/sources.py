@@ -1,5 +1,7 @@
 """Read the bytes of a dataset's files: from folders, archives, COCO annotations, and Parquet or Arrow tables.
 
+Each may be on this machine or at a URL, see `ovbench.data.remote_path`.
+
 A path may go through a file as through a folder: ``photos.zip/val/a.jpg`` is a member of an archive,
 ``val.parquet/image/17`` is row 17 of the column "image", and ``instances.json/139`` are the annotations of the image
 with that number. So each image and label of a dataset has a path, and everything that reads files reads them here.
@@ -20,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from ovbench.data.coco_file import CocoFile
+from ovbench.data.remote_path import RemotePath, reaching
 from ovbench.data.row_file import ROW_SUFFIXES, RowFile
 from ovbench.utils.errors import InputError
 
@@ -32,7 +35,10 @@ LINKS = 8  # links of a tar archive that are followed
 
 
 class SourceFacts(NamedTuple):
-    """Size in bytes and time of the last change in ns; of a member, those of the file that contains it."""
+    """Size in bytes and time of the last change in ns; of a member, those of the file that contains it.
+
+    At a URL, the time is a number for the version of the file.
+    """
 
     size: int
     mtime_ns: int
@@ -62,7 +68,7 @@ class ZipMembers:
     """The files in a zip archive; thread-safe."""
 
     def __init__(self, path: Path):
-        self._path, self._file = path, zipfile.ZipFile(path)
+        self._path, self._file = path, zipfile.ZipFile(path.open("rb"))
         self._infos = {_plain(info.filename): info for info in self._file.infolist() if not info.is_dir()}
         self.names: Collection[str] = self._infos.keys()
 
@@ -78,7 +84,7 @@ class TarMembers:
     """The files in a tar archive without compression; links are followed; thread-safe."""
 
     def __init__(self, path: Path):
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             members = {_plain(member.name): member for member in archive.getmembers() if not member.isdir()}
         self._path, self._places = path, {}
         for name in members:
@@ -127,13 +133,20 @@ def read_source(path: Path) -> SourceContent:
         OSError: If there is no such file or member, or it cannot be read.
         InputError: If a container is damaged or cannot be opened.
     """
-    outer = container_of(path)
-    if outer is None:
+    if is_file_here(path):
         with path.open("rb") as stream:
             found = os.fstat(stream.fileno())
             return SourceContent(stream.read(), SourceFacts(found.st_size, found.st_mtime_ns))
-    facts = source_facts(path)
-    return SourceContent(_read_member(outer, path.relative_to(outer).as_posix()), facts)
+    outer, facts = container_of(path), source_facts(path)
+    if outer is None:
+        return SourceContent(path.read_bytes(), facts)
+    with reaching(outer):
+        return SourceContent(_read_member(outer, path.relative_to(outer).as_posix()), facts)
+
+
+def is_file_here(path: Path) -> bool:
+    """Return whether a path is an ordinary one of this machine, through no container."""
+    return isinstance(path, Path) and container_of(path) is None
 
 
 def source_facts(path: Path) -> SourceFacts:
@@ -196,7 +209,9 @@ def walk(folder: Path) -> Iterator[str]:
         InputError: If a folder cannot be listed, or an archive is damaged.
     """
     members = members_below(folder)
-    return _walk_folders(folder) if members is None else members
+    if members is not None:
+        return members
+    return folder.walk_files() if isinstance(folder, RemotePath) else _walk_folders(folder)
 
 
 def _walk_folders(folder: Path, below: str = "", above: frozenset[tuple[int, int]] | None = None) -> Iterator[str]:
@@ -235,7 +250,8 @@ def open_container(path: Path) -> Container:
         InputError: If it is damaged, or of an unknown form.
     """
     facts = path.stat()
-    return _opened(path, facts.st_size, facts.st_mtime_ns)
+    with reaching(path):
+        return _opened(path, facts.st_size, facts.st_mtime_ns)
 
 
 def open_coco(path: Path) -> CocoFile:
@@ -251,7 +267,8 @@ def open_coco(path: Path) -> CocoFile:
         assert isinstance(found, CocoFile)
         return found
     facts = outer.stat()
-    return _inner(outer, path.relative_to(outer).as_posix(), facts.st_size, facts.st_mtime_ns)
+    with reaching(outer):
+        return _inner(outer, path.relative_to(outer).as_posix(), facts.st_size, facts.st_mtime_ns)
 
 
 _LOCK = threading.RLock()  # images are read by several threads, and one of them opens the container

@@ -16,11 +16,12 @@ import torch
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
+from ovbench.data.remote_path import RemotePath
 from ovbench.evaluation.plan import require_weights
 from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.methods.base import Batch
 from ovbench.methods.method_errors import blame
-from ovbench.utils.errors import OvbenchError
+from ovbench.utils.errors import OvbenchError, UsageError
 
 ODD_SIZES = ((97, 61), (40, 200))
 MIXED = 8  # windows in a batch of two images
@@ -71,6 +72,8 @@ def check_method(
     cell = resolve(method, card.name, settings, weights)
     cell.refuse_evaluation_settings()
     data = open_dataset(card, data_root)
+    if isinstance(data.root, RemotePath):
+        raise UsageError("a method is checked with files of this machine", where=str(data.root), fix="use -d mini")
     require_weights([cell])
     pipeline = build_pipeline(cell, device=device)
     paths = [data.items[n].image_path for n in (0, 1)]

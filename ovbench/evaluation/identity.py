@@ -32,7 +32,7 @@ from ovbench.data.dataset import Dataset
 from ovbench.data.decode import FileIdentity
 from ovbench.data.descriptions import find_set
 from ovbench.data.labels import LabelMap
-from ovbench.data.sources import container_of, read_source, source_facts
+from ovbench.data.sources import container_of, is_file_here, read_source, source_facts
 from ovbench.evaluation.ledger import header_digest
 from ovbench.methods.plugins import short_name
 from ovbench.utils import provenance as env
@@ -68,7 +68,7 @@ def identity_of(path: Path) -> FileIdentity:
         OSError: If the file cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
-    if container_of(path) is not None:
+    if not is_file_here(path):
         data, facts = read_source(path)
         digest.update(data)
         return FileIdentity(facts.size, facts.mtime_ns, digest.hexdigest())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ovbench.utils.errors import InputError, UsageError, first_line
@@ -37,14 +39,26 @@ def folder_at(text: str | Path) -> Path:
     except ImportError:
         fix = install_line("remote")
         raise InputError("a folder by URL needs universal_pathlib", where=str(text), fix=fix) from None
-    try:
+    with opened_system(str(text)):
         path = UPath(str(text), use_listings_cache=False)  # other processes write into the folder
         path.fs  # noqa: B018  opens the file system
-    except ImportError as error:
-        raise InputError(f"a library for the URL is missing: {first_line(error)}", where=str(text)) from None
-    except ValueError as error:
-        raise UsageError(f"unknown kind of URL: {first_line(error)}", where=str(text), fix="use a path") from None
     return path  # type: ignore[return-value]  # has Path's methods, but is none
+
+
+@contextmanager
+def opened_system(url: str) -> Iterator[None]:
+    """Turn the errors of opening fsspec's file system for a URL into messages.
+
+    Raises:
+        InputError: If the library for the URL is not installed.
+        UsageError: If fsspec does not know the URL.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"a library for the URL is missing: {first_line(error)}", where=url) from None
+    except ValueError as error:
+        raise UsageError(f"unknown kind of URL: {first_line(error)}", where=url, fix="use a path") from None
 
 
 def is_remote(path: Path) -> bool:

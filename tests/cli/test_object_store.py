@@ -1,21 +1,26 @@
-"""A sweep, ledgers and records in an object store with the protocol of S3, which has neither append nor rename."""
+"""Data, sweeps, ledgers and records in an object store with the protocol of S3, without append and rename."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_sweep import CELL, IMAGES, lines, one_thread, plain, plan, text_of, whole  # noqa: F401  fixtures
+from PIL import Image, ImageOps
+from test_sweep import IMAGES, SMALL, lines, one_thread, text_of  # noqa: F401  a fixture
 
+from ovbench.cluster.sweep import read_sweep
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json
 from ovbench.utils.folders import create_file, folder_at, names_in
+from ovbench.utils.paths import shipped
 
 pytestmark = pytest.mark.slow
 KILLED = """
@@ -69,8 +74,36 @@ def test_of_many_writers_one_creates_a_file_and_listings_are_not_old(bucket):
         read_json(bucket / "none.json")
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(ovbench, plain, bucket):  # noqa: F811
-    plan(ovbench, bucket)
+CARD = """
+name = "scenes"
+title = "some images of mini"
+classes = "{classes}"
+roots = ["mini"]
+layout = [{{ image = "images/val/{{id}}.png", label = "labels/val/{{id}}.png" }}]
+"""
+
+
+@pytest.fixture
+def scenes(bucket, drawn_mini, tmp_path):
+    """Images of `mini` in the bucket and in a folder: the options of a cell, without its data root, and both roots."""
+    here, there = tmp_path / "data", bucket.parent / "data"
+    for label in sorted((drawn_mini / "labels/val").iterdir())[:IMAGES]:
+        for kind in ("images", "labels"):
+            data, name = (drawn_mini / kind / "val" / label.name).read_bytes(), f"mini/{kind}/val/{label.name}"
+            (here / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / name).write_bytes(data)
+            (there / name).write_bytes(data)
+    card = tmp_path / "scenes.toml"
+    card.write_text(CARD.format(classes=shipped("datasets", "classes", "mini.txt")))
+    return ("-m", "maskclip", "-d", card, "--weights", "clip=mini", "--device", "cpu", *SMALL), here, there
+
+
+def test_a_killed_worker_loses_and_doubles_nothing(ovbench, one_thread, scenes, bucket, tmp_path):  # noqa: F811
+    cell, here, there = scenes
+    done = ovbench("eval", *cell, "--data-root", here, "--out", tmp_path / "whole")
+    assert done.code == 0, done.err
+    done = ovbench("sweep", "plan", *cell, "--data-root", there, "--minutes", "0.0001", "--out", bucket)
+    assert done.code == 0 and len(read_sweep(bucket).tasks) == IMAGES + 2, done.err
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.run([sys.executable, "-c", KILLED, str(bucket)], env=environment, capture_output=True, text=True)
     assert first.returncode == -signal.SIGKILL, first.stderr
@@ -79,9 +112,38 @@ def test_a_killed_worker_loses_and_doubles_nothing(ovbench, plain, bucket):  # n
     assert seen["tasks"]["running"] == 1 and not seen["finished"]
     done = ovbench("sweep", "work", bucket)
     assert done.code == 0, done.err
-    assert text_of(bucket) == plain and len(lines(bucket)) == IMAGES
+    assert text_of(bucket) == text_of(tmp_path / "whole") and len(lines(bucket)) == IMAGES
     names = [path.name for path in bucket.glob("sweep/*/tasks/*.lost")]
     assert names == ["000002.1.lost"]
     assert ovbench("sweep", "watch", bucket).code == 0
     shown = ovbench("table", "--runs", bucket)
     assert shown.code == 0 and "maskclip" in shown.out, shown.err
+
+
+def test_a_changed_image_is_counted_again_and_failures_are_one_sentence(
+    ovbench, one_thread, scenes, tmp_path, monkeypatch  # noqa: F811
+):
+    cell, _, there = scenes
+    counted, out = ("eval", *cell, "--data-root", there, "--out", tmp_path / "runs"), tmp_path / "runs"
+    for _ in range(2):
+        done = ovbench(*counted)
+        assert done.code == 0 and len(lines(out)) == IMAGES, done.err
+    names = sorted(names_in(there / "mini/images/val"))
+    one, two = (there / "mini/images/val" / name for name in names[:2])
+    time.sleep(1.1)  # a store states whole seconds
+    one.write_bytes(one.read_bytes())
+    assert ovbench(*counted).code == 0 and len(lines(out)) == IMAGES  # only the time differs
+    mirrored = io.BytesIO()
+    ImageOps.mirror(Image.open(io.BytesIO(two.read_bytes()))).save(mirrored, "PNG")
+    two.write_bytes(mirrored.getvalue())
+    assert ovbench(*counted).code == 0 and len(lines(out)) == IMAGES + 2  # one is withdrawn and counted
+    two.unlink()
+    missing = ovbench(*counted)
+    assert missing.code == 3 and f"1 labels have no image, first {there}/mini/labels/val" in missing.err
+    none = ovbench("eval", *cell, "--data-root", "s3://none/data", "--out", tmp_path / "none")
+    assert none.code == 2 and 'no files at the data root "s3://none/data"' in none.err
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    closed = ovbench(*counted)
+    assert closed.code == 3 and "cannot read from the store: Unable to locate credentials" in closed.err

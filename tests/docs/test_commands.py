@@ -60,6 +60,7 @@ CANNOT = (
     Cannot(r"ovbench segment photo", "needs weights and photographs", "no image file|no class list"),
     Cannot(r"--device cuda", "needs two GPUs", "cuda"),
     Cannot(r"ovbench reference build --images train2017", "needs images and a captioner", "'train2017' does not exist"),
+    Cannot(r"s3://bucket", "needs a bucket: tests/cli/test_object_store.py"),
     Cannot(r"ovbench data prepare", "needs a download", "downloads"),
     Cannot(r"--subset ade150-", "needs the benchmark's images", "ade150"),
     Cannot(r"ovbench merge shards/", "needs the shards of a real benchmark", "no ledger in the folder"),

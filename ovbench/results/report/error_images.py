@@ -18,6 +18,7 @@ from ovbench.config.load import Cell, cell_of
 from ovbench.config.schema import SCORED
 from ovbench.data.card import Card, load_card
 from ovbench.data.dataset import NO_CLASS, Dataset, Sample, open_dataset
+from ovbench.data.sources import is_file_here
 from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.predictions import FOLDER
 from ovbench.metrics.confusion import Confusion, PixelCounts
@@ -119,11 +120,11 @@ def label_again(
 
 def _linked(dataset: Dataset, folder: Path) -> dict[str, str]:
     """Return the address of every image file relative to a folder, by image id; files in archives have none."""
-    paths = {item.id: Path(item.image_path) for item in dataset.items}
+    paths = {item.id: item.image_path for item in dataset.items}
     return {
         image: quote(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
         for image, path in paths.items()
-        if path.is_file()
+        if is_file_here(path) and path.is_file()
     }
 
 
