@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from ovbench.metrics.iou import scores
 
 EVERY_S = 0.5  # time between two values of mIoU in the line
 INTERVAL_S, FACTOR = 5.0, 50  # time between two intervals, at least this multiple of the time that one takes
-LINE = "{desc}{bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # the score fits into 80 columns
+LINE = "{desc}{bar} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+COUNTS = len(":  12345/12345 [00:00:00<00:00:00, ]")  # columns of the line without names and scores
+SCORE, SCORES = len("mIoU 12.34 ± 1.23"), len(" 12.34, ")
 MOST_IMAGES = 50_000  # whose counts are kept for the interval
 
 
@@ -75,6 +78,7 @@ class JobProgress:
         disable = None if shown else True
         self._bar = tqdm(total=images, disable=disable, dynamic_ncols=True, delay=0.01, bar_format=LINE)
         self._scores: Sequence[RunningScore] = ()
+        self._names: Sequence[str] = ()  # of the scores
         self._halves: list[float] = []
         self._next = self._next_halves = 0.0
 
@@ -85,12 +89,18 @@ class JobProgress:
 
     @contextmanager
     def group(
-        self, title: str, planned: int, due: int, running: Sequence[LedgerWriter | RunningScore] = ()
-    ) -> Iterator[None]:  # fmt: skip
+        self,
+        method: str,
+        datasets: Sequence[str],
+        planned: int,
+        due: int,
+        running: Sequence[LedgerWriter | RunningScore] = (),
+    ) -> Iterator[None]:
         """Show the cells that run now; the images that were counted before leave the total.
 
         Args:
-            title: Method and datasets.
+            method: Method of the cells.
+            datasets: Dataset of each cell.
             planned: Number of images of the group that the total has.
             due: Number of images that must run.
             running: The score of each cell.
@@ -99,6 +109,7 @@ class JobProgress:
         self._halves, self._next_halves = [], time.monotonic() + INTERVAL_S
         if self._bar.total is not None:
             self._bar.total = max(self._bar.n, self._bar.total - planned + due)
+        title, self._names = _names(method, datasets, shutil.get_terminal_size().columns - COUNTS)
         self._bar.set_description(title)
         try:
             yield
@@ -110,15 +121,17 @@ class JobProgress:
         """Count an image."""
         if not self._bar.disable and self._scores and time.monotonic() >= self._next:
             self._measure_halves()
-            shown = itertools.zip_longest((score.miou for score in self._scores), self._halves, fillvalue=math.nan)
-            self._bar.set_postfix_str("mIoU " + ", ".join(_text(*pair) for pair in shown), refresh=False)
+            halves = self._halves if len(self._scores) == 1 else ()  # there is no room for several
+            shown = itertools.zip_longest((score.miou for score in self._scores), halves, fillvalue=math.nan)
+            texts = (f"{name} {_text(*pair)}" for name, pair in zip(self._names, shown, strict=True))
+            self._bar.set_postfix_str(", ".join(texts), refresh=False)
             self._next = time.monotonic() + EVERY_S
         self._bar.update()
 
     def _measure_halves(self) -> None:
         """Compute the intervals again if they are due; they take a small part of the time of the run."""
         start = time.monotonic()
-        if start >= self._next_halves:
+        if len(self._scores) == 1 and start >= self._next_halves:
             self._halves = [score.half() for score in self._scores]
             now = time.monotonic()
             self._next_halves = now + max(INTERVAL_S, FACTOR * (now - start))
@@ -126,6 +139,18 @@ class JobProgress:
     def close(self) -> None:
         """End the line."""
         self._bar.close()
+
+
+def _names(method: str, datasets: Sequence[str], room: int) -> tuple[str, list[str]]:
+    """Return the title of cells and the names of their scores, shortened to a number of columns."""
+    if len(datasets) == 1:
+        return _short(f"{method} on {datasets[0]}", room - SCORE), ["mIoU"]
+    title = _short(method, room // 4)
+    return title, [_short(name, (room - len(title)) // max(len(datasets), 1) - SCORES) for name in datasets]
+
+
+def _short(name: str, room: int) -> str:
+    return name if len(name) <= max(room, 3) else f"{name[: max(room, 3) - 1]}…"
 
 
 def _text(miou: float, half: float) -> str:

@@ -111,7 +111,6 @@ def run_cells(
     todo = _images_to_run(ledgers, pipeline, job, processes, notify)
     run = processes.broadcast(describe_run(cells[0], [images.newest for images in todo]))
     mine = processes.take(sorted({number for images in todo for number in (*images.due, *images.shown)}))
-    title = f"{cells[0].cell.method} on " + ", ".join(dict.fromkeys(cell.cell.dataset for cell in cells))
     with ExitStack() as stack:
         parts = [stack.enter_context(_open_ledger(one, processes)) for one in ledgers]
         targets = [
@@ -125,7 +124,8 @@ def run_cells(
         wanted = len(cells[0].wanted_numbers)
         own = progress or stack.enter_context(closing(JobProgress(wanted, shown=processes.is_main and not job.quiet)))
         targets = [_with_score(*each, own) for each in zip(ledgers, targets, todo, strict=True)]
-        stack.enter_context(own.group(title, wanted, len(mine), [t.ledger for t in targets]))
+        datasets = [one.cell.dataset for one in cells]
+        stack.enter_context(own.group(cells[0].cell.method, datasets, wanted, len(mine), [t.ledger for t in targets]))
 
         def records() -> list[CellResult]:
             timing = _timing(cells, run, time.perf_counter() - start, processes)

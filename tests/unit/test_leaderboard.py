@@ -134,6 +134,7 @@ def test_pages_say_what_is_measured_and_what_is_not(site):
     assert "ovbench eval -m" in clip and json.loads((site / "records" / "published.json").read_text())["schema"]
 
 
+@pytest.mark.slow
 def test_names_of_others_are_text(site):
     for path in site.rglob("*.html"):
         assert "<img src=x" not in path.read_text(), path

@@ -50,7 +50,7 @@ def test_the_running_interval_is_that_of_the_record(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Screen())
     monkeypatch.setattr("ovbench.evaluation.progress.INTERVAL_S", 0.0)
     progress = JobProgress(1)
-    with progress.group("clip on mini", 1, 1, [score]):
+    with progress.group("clip", ["mini"], 1, 1, [score]):
         progress.advance()
         assert progress._bar.postfix == f"mIoU {100 * score.miou:.2f} ± {100 * expected:.2f}"
     progress.close()
@@ -65,10 +65,10 @@ def test_the_line_is_for_terminals_only(stream, shown, expected, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream())
     progress = JobProgress(10, shown=shown)
     assert progress.shown == expected
-    with progress.group("clip on mini", 6, 2, [RunningScore(Kept(), 2, [counts((0, 0, 1), (1, 1, 1))])]):
+    with progress.group("clip", ["mini"], 6, 2, [RunningScore(Kept(), 2, [counts((0, 0, 1), (1, 1, 1))])]):
         for _ in range(2):
             progress.advance()
-    with progress.group("clip on mini-bg", 4, 4):
+    with progress.group("clip", ["mini-bg"], 4, 4):
         for _ in range(4):
             progress.advance()
     progress.close()
@@ -76,3 +76,18 @@ def test_the_line_is_for_terminals_only(stream, shown, expected, monkeypatch):
     assert bool(text) == expected
     if expected:
         assert "clip on mini: " in text and "mIoU 100.00" in text and "/6 [" in text
+
+
+@pytest.mark.parametrize("method", ["clip", "corrclipv2", "path/to/own_method.py:AMethodWithALongName"])
+@pytest.mark.parametrize("datasets", [["mini"], ["voc20", "voc21"], ["context59", "context60", "an-own-benchmark"]])
+def test_the_line_fits_into_80_columns(method, datasets, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys, "stderr", Screen())
+    progress = JobProgress(12345)
+    scored = [RunningScore(Kept(), 2, [counts((0, 0, 4), (1, 1, 4), (1, 0, 3))]) for _ in datasets]
+    with progress.group(method, datasets, 12345, 12345, scored):
+        progress.advance()
+        bar = progress._bar
+        line = f"{bar.desc}  12345/12345 [12:34:56<12:34:56, {bar.postfix}]"
+    progress.close()
+    assert len(line) <= 80 and line.count("57.") == len(datasets) and method[:4] in line, line

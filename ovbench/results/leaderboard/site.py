@@ -103,12 +103,12 @@ def write_site(records: Sequence[RecordFile], out: Path) -> list[Path]:
 
 
 def _columns(rows: Sequence[BoardRow]) -> dict[str, str]:
-    """Return the file name of each benchmark: the shipped ones, then those of users that records name."""
-    columns = {name: name for name in benchmarks()}
-    for name in dict.fromkeys(name for row in rows for name in row.cells):
-        if name not in columns:
-            columns[name] = file_stem(name, columns.values())
-    return columns
+    """Return the file name of each benchmark: those of users that records name, then the shipped ones."""
+    files = {name: name for name in benchmarks()}
+    own = sorted({name for row in rows for name in row.cells} - files.keys())
+    for name in own:
+        files[name] = file_stem(name, files.values())
+    return {name: files[name] for name in (*own, *benchmarks())}
 
 
 def _record_files(records: Sequence[RecordFile]) -> dict[str, str]:
