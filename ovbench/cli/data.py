@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -205,6 +206,8 @@ def _bar(title: str, unit: str, **options):
 
 def _report(result) -> str:
     """Return the verification as text: folder, problems, and the images and pixels of each class."""
+    from ovbench.results.console import FEW_CLASSES, MANY_CLASSES
+
     total, expected = sum(result.pixels) or 1, result.expected_images
     lines = [
         f"{result.card.name}: {'ok' if result.ok else 'NOT OK'}",
@@ -221,10 +224,19 @@ def _report(result) -> str:
         if problem.examples:
             lines.append(f"         e.g. {', '.join(problem.examples)}")
     lines += [f"  not confirmed: {fact}" for fact in result.card.unconfirmed]
+    shown = list(range(len(result.card.classes)))
+    if len(shown) > MANY_CLASSES and sys.stdout.isatty():
+        shown.sort(key=lambda index: -result.pixels[index])
+        few, empty = FEW_CLASSES, result.pixels.count(0)
+        lines.append(
+            f"  the {few} largest and the {few} smallest of {len(shown)} classes, {empty} without pixels; "
+            "all: --json, or in a pipe"
+        )
+        shown = [*shown[:few], *shown[-few:]]
     lines.append(f"  {'class':>5}  {'pixels':>8}  {'images':>6}  name")
-    for index, name in enumerate(result.card.classes):
+    for index in shown:
         share, images = result.pixels[index] / total, result.images[index]
-        lines.append(f"  {index:>5}  {share:>8.3%}  {images:>6}  {name}")
+        lines.append(f"  {index:>5}  {share:>8.3%}  {images:>6}  {result.card.classes[index]}")
     return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+MANY_CLASSES, FEW_CLASSES = 64, 12  # on a terminal, of more classes only the first and last few are printed
 DIRECTIONS = range(0x202A, 0x202F), range(0x2066, 0x206A)  # control characters of text direction
 
 
@@ -78,7 +79,7 @@ def class_table(record: dict[str, Any]) -> Table:
     table.add_column("class")
     for name in ("IoU", "accuracy"):
         table.add_column(name, justify="right")
-    for row in record["per_class"]:
+    for row in _class_rows(record, table):
         table.add_row(plain(row["class"]), percent(row["iou"]), percent(row["acc"]))
     table.add_section()
     metrics = record["metrics"]
@@ -89,6 +90,17 @@ def class_table(record: dict[str, Any]) -> Table:
     for name in asked:
         table.add_row(name, percent(metrics[name]))
     return table
+
+
+def _class_rows(record: Mapping[str, Any], table: Table) -> list[Mapping[str, Any]]:
+    """Return the classes to print: on a terminal only the best and worst of many, which the title then says."""
+    rows = record["per_class"]
+    scored = sorted((row for row in rows if row["iou"] is not None), key=lambda row: -row["iou"])
+    if len(scored) <= MANY_CLASSES or not Console().is_terminal:
+        return rows
+    few = f"best and worst {FEW_CLASSES} of {len(scored)} classes with a score"
+    table.title = f"{table.title}\n{few}; all: --json, or in a pipe"
+    return [*scored[:FEW_CLASSES], *scored[-FEW_CLASSES:]]
 
 
 def summary_table(records: list[dict[str, Any]], labels: Mapping[str, str] | None = None) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -258,6 +259,33 @@ def test_tables_in_the_terminal_have_the_warnings_of_their_records():
     assert compared["warnings"] == [warning]
     for table in (class_table(record), summary_table([record, record]), tables(compared)[0]):
         assert " ".join(as_text(table).split()).count(warning) == 1
+
+
+def test_a_terminal_shows_the_best_and_worst_of_many_classes(monkeypatch):
+    from types import SimpleNamespace
+
+    from rich.console import Console
+
+    from ovbench.cli.data import _report
+    from ovbench.results.console import as_text, class_table
+
+    rows = [{"class": f"c{n}.", "iou": n / 100 if n % 10 else None, "acc": 1.0} for n in range(100)]
+    record = {
+        "cell": {"method": "clip", "dataset": "own"}, "dataset": {"images": 1, "split_images": 1}, "per_class": rows,
+        "metrics": {"mIoU": 0.5, "mAcc": 1.0, "aAcc": 1.0},
+    }  # fmt: skip
+    verified = SimpleNamespace(
+        card=SimpleNamespace(name="own", classes=[row["class"] for row in rows], unconfirmed=()), ok=True, root="data",
+        listed_images=1, expected_images=None, layout="", encoding=SimpleNamespace(means="", name="x"), sizes=None,
+        pixels=list(range(100)), images=[1] * 100, ignored_pixels=0, problems=(),
+    )  # fmt: skip
+    assert all(f"c{n}." in as_text(class_table(record)) and f"c{n}." in _report(verified) for n in range(100))
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for text, last, first in ((as_text(class_table(record)), 13, 87), (_report(verified), 11, 88)):
+        found = [int(number) for number in re.findall(r"\bc(\d+)\.", text)]
+        assert len(found) == 24 and found[0] == 99 and min(found[:12]) == first and max(found[12:]) == last, text
+        assert "all: --json" in text
 
 
 @pytest.mark.parametrize(
