@@ -13,8 +13,9 @@ from ovbench.cli import options, say
 def cache() -> None:
     """Manage the cache: region maps, text embeddings, generated benchmarks, downloaded weights.
 
-    The folder is $OVBENCH_CACHE, by default "ovbench" in the user's cache folder. All of it can be computed or
-    downloaded again.
+    The folder is $OVBENCH_CACHE, by default "ovbench" in the user's cache folder. If $OVBENCH_CACHE is a URL, machines
+    share query vectors and region maps there, and this is the default folder. All of it can be computed or downloaded
+    again.
     """
 
 

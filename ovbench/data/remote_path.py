@@ -7,12 +7,10 @@ import functools
 import hashlib
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from ovbench.utils.errors import InputError, first_line
-from ovbench.utils.folders import opened_system
+from ovbench.utils.folders import opened_system, reaching
 from ovbench.utils.paths import URL
 
 BLOCK, BLOCKS = 4 << 20, 8  # bytes that are fetched at once from an archive, and number of such blocks in memory
@@ -58,13 +56,17 @@ class RemotePath(PurePosixPath):
         """The path in the file system."""
         return str(self.fs._strip_protocol(str(self))).rstrip("/")
 
+    def absolute(self) -> RemotePath:
+        """Return this path."""
+        return self
+
     def listing(self) -> Mapping[str, FileFacts]:
         """Return the facts of every file and folder in this folder, by name; nothing if there is no such folder.
 
         Raises:
             InputError: If the store cannot be reached.
         """
-        return _listing(self)
+        return _listing(self) if URL.match(str(self)) else {}  # a table may name a file of another machine
 
     def stat(self) -> FileFacts:
         """Return size and version of the file.
@@ -132,24 +134,6 @@ def forget_listings() -> None:
     """Open every store and list every folder again when it is read next."""
     _system.cache_clear()
     _listing.cache_clear()
-
-
-@contextmanager
-def reaching(path: Path | RemotePath) -> Iterator[None]:
-    """Turn the errors of a store, where each library has its own, into messages; those of a disk are left as they are.
-
-    Raises:
-        InputError: If the store cannot be reached.
-    """
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, InputError):
-        raise
-    except Exception as error:
-        if isinstance(path, Path):
-            raise
-        fix = "check the URL, the network, and the credentials for the store"
-        raise InputError(f"cannot read from the store: {first_line(error)}", where=str(path), fix=fix) from error
 
 
 @functools.cache

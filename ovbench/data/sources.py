@@ -22,9 +22,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from ovbench.data.coco_file import CocoFile
-from ovbench.data.remote_path import RemotePath, reaching
+from ovbench.data.remote_path import RemotePath
 from ovbench.data.row_file import ROW_SUFFIXES, RowFile
 from ovbench.utils.errors import InputError
+from ovbench.utils.folders import reaching
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst")

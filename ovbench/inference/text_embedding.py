@@ -2,7 +2,8 @@
 
 The text tower computes in fp32 on the device of the run, whatever ``--precision``. Vectors of a GPU may differ from
 those of a CPU in the last bits, so their cache key contains the device's name, and each is used only on such a device.
-Of several processes with the same cache (ranks, shards, workers of a sweep), one encodes and the others wait.
+Of several processes with the same cache (ranks, shards, workers of a sweep), one encodes and the others wait. Machines
+that share a cache at a URL all use the vectors that were there first.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ovbench.utils.files import write_bytes
 from ovbench.utils.lock import alone
 from ovbench.utils.paths import cache_root
 from ovbench.utils.provenance import model_of_device
+from ovbench.utils.shared_cache import publish, read_shared
 
 
 def build_queries(
@@ -84,18 +86,24 @@ def _cached(key: str, device: str, compute: Callable[[], Tensor]) -> Tensor:
     """
     if torch.device(device).type != "cpu":
         key = hashlib.sha256(json.dumps([key, model_of_device(device)]).encode()).hexdigest()
-    path = cache_root() / "text" / f"{key}.safetensors"
+    name = f"text/{key}.safetensors"
+    path = cache_root() / name
     embeddings = _read(path)
     if embeddings is not None:
         return embeddings
     with alone(cache_root() / "locks" / f"text-{key}.lock"):
         embeddings = _read(path)  # which another process may have written meanwhile
         if embeddings is None:
-            embeddings = compute().cpu()
+            shared = read_shared(name, unpack_tensor)
+            content = pack_tensor(compute().cpu()) if shared is None else shared[0]
+            embeddings = unpack_tensor(content)
             try:
-                write_bytes(path, pack_tensor(embeddings))
+                if shared is None:
+                    content = publish(name, content, unpack_tensor)
+                    embeddings = unpack_tensor(content)
+                write_bytes(path, content)
             except InputError as error:
-                warn_once(f"query vectors are not cached: {error.what} ({path.parent})")
+                warn_once(f"query vectors are not cached: {error}")
     return embeddings
 
 

@@ -1,4 +1,4 @@
-"""Cache of region maps on disk, with a checksum per map."""
+"""Cache of region maps on disk, and behind it at a URL, with a checksum per map."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import io
 import json
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ovbench.regions.base import RegionSource
-from ovbench.utils.files import write_bytes, write_json
+from ovbench.utils.errors import InputError
+from ovbench.utils.files import parse_json, write_bytes, write_json
 from ovbench.utils.paths import cache_root
+from ovbench.utils.shared_cache import publish, read_shared
 
 FORMAT = 2
 SUFFIX = ".npz"
@@ -88,22 +91,38 @@ class RegionStore:
 
     def get(self, image: np.ndarray) -> np.ndarray | None:
         """Return the map of an image, or None if it is missing, damaged or not readable."""
+        path = self.path(image)
         try:
-            return unpack(self.path(image).read_bytes())
+            return unpack(path.read_bytes())
         except (FileNotFoundError, DamagedEntry):
-            return None
+            shared = read_shared(self._name(path), unpack)
+            if shared is None:
+                return None
+            with suppress(InputError):  # a full disk costs requests only
+                write_bytes(path, shared[0], durable=False)
+            return shared[1]
         except OSError as error:
             if not self.warned:
                 log.warning("region maps in %s cannot be read (%s); new ones are made", self.folder, error.strerror)
             self.warned = True
             return None
 
-    def put(self, image: np.ndarray, regions: np.ndarray) -> None:
+    def put(self, image: np.ndarray, regions: np.ndarray) -> np.ndarray:
         """Store a map atomically.
+
+        Returns:
+            The map to use: at a URL, another machine may have been first.
 
         Raises:
             InputError: If it cannot be written.
         """
-        if not os.path.exists(self.folder / DESCRIPTION):  # False in a folder that cannot be read
-            write_json(self.folder / DESCRIPTION, self.description)
-        write_bytes(self.path(image), pack(regions), durable=False)  # the checksum finds a damaged entry
+        path, about = self.path(image), self.folder / DESCRIPTION
+        if not os.path.exists(about):  # False in a folder that cannot be read
+            write_json(about, self.description)
+            publish(self._name(about), about.read_bytes(), parse_json)
+        content = publish(self._name(path), pack(regions), unpack)
+        write_bytes(path, content, durable=False)  # the checksum finds a damaged entry
+        return unpack(content)
+
+    def _name(self, path: Path) -> str:
+        return f"{self.folder.parent.name}/{path.relative_to(self.folder.parent).as_posix()}"

@@ -87,7 +87,7 @@ class Regions:
         self.made += 1
         if self.store:
             try:
-                self.store.put(image, regions)
+                return self.store.put(image, regions)
             except InputError as error:
                 if self.must_store:
                     raise

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ovbench.utils.errors import InputError, UsageError, first_line
 from ovbench.utils.extras import install_line
@@ -61,6 +61,24 @@ def opened_system(url: str) -> Iterator[None]:
         raise UsageError(f"unknown kind of URL: {first_line(error)}", where=url, fix="use a path") from None
 
 
+@contextmanager
+def reaching(path: PurePath) -> Iterator[None]:
+    """Turn the errors of a store, where each library has its own, into messages; those of a disk are left as they are.
+
+    Raises:
+        InputError: If the store cannot be reached.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, FileExistsError, InputError):
+        raise
+    except Exception as error:
+        if isinstance(path, Path):
+            raise
+        fix = "check the URL, the network, and the credentials for the store"
+        raise InputError(f"cannot reach the store: {first_line(error)}", where=str(path), fix=fix) from error
+
+
 def is_remote(path: Path) -> bool:
     """Return whether a path is a URL: its files are written as a whole, without locks, links and appending."""
     return not isinstance(path, Path)
@@ -81,7 +99,8 @@ def create_file(path: Path, content: bytes) -> bool:
     """
     try:
         if is_remote(path):
-            path.fs.pipe_file(path.path, content, mode="create")  # type: ignore[attr-defined]
+            with reaching(path):
+                path.fs.pipe_file(path.path, content, mode="create")  # type: ignore[attr-defined]
             return True
         return _link(path, content)
     except FileExistsError:

@@ -20,10 +20,11 @@ def cache_root() -> Path:
     """Return the cache folder, which may not exist yet.
 
     Returns:
-        ``$OVBENCH_CACHE`` if it is set, otherwise ``ovbench`` in the user's cache folder.
+        ``$OVBENCH_CACHE`` if it is set, otherwise ``ovbench`` in the user's cache folder; also if it is a URL, see
+        `ovbench.utils.shared_cache`.
     """
-    if chosen := os.environ.get("OVBENCH_CACHE"):
-        return local_folder(chosen, "the cache", "OVBENCH_CACHE")
+    if (chosen := os.environ.get("OVBENCH_CACHE")) and not URL.match(chosen):
+        return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "ovbench"
 

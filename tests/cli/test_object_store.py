@@ -98,21 +98,29 @@ def scenes(bucket, drawn_mini, tmp_path):
     return ("-m", "maskclip", "-d", card, "--weights", "clip=mini", "--device", "cpu", *SMALL), here, there
 
 
-def test_a_killed_worker_loses_and_doubles_nothing(ovbench, one_thread, scenes, bucket, tmp_path):  # noqa: F811
+def test_a_killed_worker_loses_and_doubles_nothing(
+    ovbench, one_thread, scenes, bucket, tmp_path, monkeypatch  # noqa: F811
+):
     cell, here, there = scenes
     done = ovbench("eval", *cell, "--data-root", here, "--out", tmp_path / "whole")
     assert done.code == 0, done.err
     done = ovbench("sweep", "plan", *cell, "--data-root", there, "--minutes", "0.0001", "--out", bucket)
     assert done.code == 0 and len(read_sweep(bucket).tasks) == IMAGES + 2, done.err
+    monkeypatch.setenv("OVBENCH_CACHE", str(bucket.parent / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.run([sys.executable, "-c", KILLED, str(bucket)], env=environment, capture_output=True, text=True)
     assert first.returncode == -signal.SIGKILL, first.stderr
     assert len(lines(bucket)) == 1  # the image of the finished task
+    (name,) = names_in(bucket.parent / "cache/text")  # of the worker that was killed
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
     seen = ovbench("sweep", "watch", bucket, "--once", "--json").json()
     assert seen["tasks"]["running"] == 1 and not seen["finished"]
     done = ovbench("sweep", "work", bucket)
     assert done.code == 0, done.err
     assert text_of(bucket) == text_of(tmp_path / "whole") and len(lines(bucket)) == IMAGES
+    vectors = tmp_path / "second/ovbench/text" / name
+    assert vectors.read_bytes() == (bucket.parent / "cache/text" / name).read_bytes()
     names = [path.name for path in bucket.glob("sweep/*/tasks/*.lost")]
     assert names == ["000002.1.lost"]
     assert ovbench("sweep", "watch", bucket).code == 0
@@ -146,4 +154,4 @@ def test_a_changed_image_is_counted_again_and_failures_are_one_sentence(
         monkeypatch.delenv(name)
     pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
     closed = ovbench(*counted)
-    assert closed.code == 3 and "cannot read from the store: Unable to locate credentials" in closed.err
+    assert closed.code == 3 and "cannot reach the store: Unable to locate credentials" in closed.err

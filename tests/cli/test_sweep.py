@@ -236,7 +236,7 @@ def test_results_are_read_by_url(ovbench, one_thread, tmp_path):
     assert compared.code == 0, compared.err
 
 
-def test_a_missing_library_is_named_and_caches_are_on_disks(ovbench, tmp_path, monkeypatch):
+def test_a_missing_library_is_named_and_prepared_files_are_on_disks(ovbench, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     refused = ovbench("eval", "-m", "clip", "-d", "voc21", "--data-root", "gs://bucket/data", "--out", tmp_path)
     assert refused.code == 3 and "a library for the URL is missing" in refused.err and "gcsfs" in refused.err
@@ -245,9 +245,6 @@ def test_a_missing_library_is_named_and_caches_are_on_disks(ovbench, tmp_path, m
     assert refused.code == 3 and "gcsfs" in refused.err, refused.err
     refused = ovbench("data", "prepare", "voc21", "--source", tmp_path, "--data-root", "s3://bucket/data")
     assert refused.code == 2 and 'the folder of prepared files cannot be a URL: "s3:/bucket/data"' in refused.err
-    monkeypatch.setenv("OVBENCH_CACHE", "s3://bucket/cache")
-    refused = ovbench("cache", "ls")
-    assert refused.code == 2 and "the cache cannot be a URL" in refused.err, refused.err
 
 
 @pytest.mark.slow

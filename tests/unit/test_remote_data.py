@@ -154,7 +154,7 @@ def test_failures_are_one_sentence(tmp_path, store, monkeypatch):
         raise RuntimeError("Unable to locate credentials\nmore")
 
     monkeypatch.setattr(type(memory), "ls", unreachable)
-    with pytest.raises(InputError, match=r"cannot read from the store: Unable to locate credentials \(memory://"):
+    with pytest.raises(InputError, match=r"cannot reach the store: Unable to locate credentials \(memory://"):
         open_dataset(own, store)
 
 
