@@ -59,7 +59,7 @@ def list_command(
 @runs.command("pack")
 @click.argument("records", nargs=-1, required=True, type=options.RECORD, metavar="RECORD|ID...")
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE|FOLDER",
+    "--out", type=options.Folder(), metavar="FILE|FOLDER|URL",
     help="Where to write NAME.ovb.zip. [default: beside the record]",
 )  # fmt: skip
 @options.as_json

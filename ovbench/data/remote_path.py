@@ -155,14 +155,12 @@ def _listing(folder: RemotePath) -> Mapping[str, FileFacts]:
     for entry in entries:
         name = str(entry["name"]).rstrip("/")
         if name != key:  # a file, or the marker of an empty folder
-            version = _version(entry)
-            found[name.rpartition("/")[2]] = FileFacts(entry["size"] or 0, version, entry["type"] == "directory")
+            found[name.rpartition("/")[2]] = facts_of(entry)
     return found
 
 
-def _version(entry: Mapping[str, Any]) -> int:
-    """Return a number of 56 bits for the version of a file; a new one if the store states none: it is read again."""
+def facts_of(entry: Mapping[str, Any]) -> FileFacts:
+    """Return what fsspec knows about a file; if the store states no version, a new one, so that it is read again."""
     stated = sorted((key.lower(), str(value)) for key, value in entry.items() if key.lower() in VERSION and value)
-    if not stated:
-        return secrets.randbits(56)
-    return int.from_bytes(hashlib.blake2b(repr(stated).encode(), digest_size=7).digest(), "big")
+    digest = hashlib.blake2b(repr(stated).encode(), digest_size=7).digest() if stated else secrets.token_bytes(7)
+    return FileFacts(entry["size"] or 0, int.from_bytes(digest, "big"), entry["type"] == "directory")

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from ovbench.data.coco_file import CocoFile
-from ovbench.data.remote_path import RemotePath
+from ovbench.data.remote_path import FileFacts, RemotePath, facts_of
 from ovbench.data.row_file import ROW_SUFFIXES, RowFile
 from ovbench.utils.errors import InputError
 from ovbench.utils.folders import reaching
@@ -159,12 +159,17 @@ def source_facts(path: Path) -> SourceFacts:
         OSError: If the file does not exist.
     """
     outer = container_of(path)
-    found = (outer or path).stat()
+    found = _stat(outer or path)
     beside = _file_beside(outer, path.relative_to(outer).as_posix()) if outer else None
     if beside is None or container_of(beside):
         return SourceFacts(found.st_size, found.st_mtime_ns)
-    other = beside.stat()
+    other = _stat(beside)
     return SourceFacts(found.st_size + other.st_size, found.st_mtime_ns + other.st_mtime_ns)
+
+
+def _stat(path: Path) -> os.stat_result | FileFacts:
+    """Return size and version of a file; a path of universal_pathlib, as bundles have, may state no time."""
+    return path.stat() if isinstance(path, (Path, RemotePath)) else facts_of(path.fs.info(path.path))
 
 
 def container_of(path: Path) -> Path | None:
@@ -250,7 +255,7 @@ def open_container(path: Path) -> Container:
     Raises:
         InputError: If it is damaged, or of an unknown form.
     """
-    facts = path.stat()
+    facts = _stat(path)
     with reaching(path):
         return _opened(path, facts.st_size, facts.st_mtime_ns)
 
@@ -267,7 +272,7 @@ def open_coco(path: Path) -> CocoFile:
         found = open_container(path)
         assert isinstance(found, CocoFile)
         return found
-    facts = outer.stat()
+    facts = _stat(outer)
     with reaching(outer):
         return _inner(outer, path.relative_to(outer).as_posix(), facts.st_size, facts.st_mtime_ns)
 

@@ -46,12 +46,10 @@ def ledger_parts(folder: Path, name: str = "*") -> list[Path]:
         name: Pattern of the names of the parts.
     """
     pattern = PARTS.replace("*", name)
-    if is_remote(folder):
-        return sorted(folder.glob(pattern), key=str) if folder.exists() else []
     members = members_below(folder)
     if members is None:
-        return sorted(folder.glob(pattern))
-    return sorted(folder / each for each in members if fnmatch.fnmatch(each, pattern))
+        return sorted(folder.glob(pattern), key=str) if folder.exists() else []
+    return sorted((folder / each for each in members if fnmatch.fnmatch(each, pattern)), key=str)
 
 
 def read_ledger(folder: Path, header: Mapping[str, Any], parts: Iterable[Path] | None = None) -> Ledger:

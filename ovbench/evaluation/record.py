@@ -28,7 +28,6 @@ from ovbench.metrics.extra_counts import table_width
 from ovbench.metrics.named import class_list
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import parse_json, read_json, write_json
-from ovbench.utils.folders import is_remote
 from ovbench.utils.typed import STRICT, Typed, validate
 
 BUNDLE, RECORD_MEMBER = ".ovb.zip", "record.json"
@@ -280,8 +279,6 @@ def is_bundle(path: Path) -> bool:
 def _read_content(path: Path) -> Any:
     if not is_bundle(path):
         return read_json(path)
-    if is_remote(path):
-        raise InputError("a bundle is not read by URL", where=str(path), fix="copy it to this machine")
     try:
         return parse_json(read_source(path / RECORD_MEMBER).data)
     except OSError as error:

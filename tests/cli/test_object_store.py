@@ -126,6 +126,13 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     assert ovbench("sweep", "watch", bucket).code == 0
     shown = ovbench("table", "--runs", bucket)
     assert shown.code == 0 and "maskclip" in shown.out, shown.err
+    (record,) = bucket.glob("*.json")
+    sent = bucket.parent / "sent"
+    assert ovbench("runs", "pack", record, "--out", sent).code == 0
+    (bundle,) = sent.iterdir()
+    assert ovbench("table", bundle).out == shown.out
+    compared = ovbench("compare", record, bundle, "--json")
+    assert compared.code == 0 and len(names_in(sent)) == 1, compared.err
 
 
 def test_a_changed_image_is_counted_again_and_failures_are_one_sentence(

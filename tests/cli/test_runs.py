@@ -17,6 +17,7 @@ from ovbench.results.gate_report import verdict_remarks
 from ovbench.results.record_counts import read_counts
 from ovbench.results.record_files import find_records
 from ovbench.utils.files import read_json, write_json
+from ovbench.utils.folders import folder_at
 
 NAMES = ["sky", "grass", "road"]
 FIRST, SECOND = "clip-mini-11111111-5e6f7a8b", "clip-mini-11111111-5e6f9999-first2"
@@ -31,9 +32,17 @@ def runs(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-def test_a_bundle_is_read_as_its_record(runs, tmp_path, ovbench):
+@pytest.fixture(params=["disk", "URL"])
+def sent(request, tmp_path):
+    """A folder for bundles."""
+    if request.param == "disk":
+        return tmp_path / "sent"
+    pytest.importorskip("upath", reason="universal_pathlib is not installed")
+    return folder_at(f"memory://{tmp_path.name}/sent")
+
+
+def test_a_bundle_is_read_as_its_record(sent, runs, tmp_path, ovbench):
     first, second = runs / f"{FIRST}.json", runs / f"{SECOND}.json"
-    sent = tmp_path / "sent"
     done = ovbench("runs", "pack", first, second, "--out", sent, "--json")
     assert done.code == 0, done.err
     one, other = (sent / f"{name}.ovb.zip" for name in (FIRST, SECOND))
@@ -62,11 +71,11 @@ def test_a_table_shows_the_named_records_each_file_once(runs, ovbench):
 
 
 @pytest.mark.slow
-def test_a_bundle_is_a_baseline_of_the_gate(runs, ovbench):
+def test_a_bundle_is_a_baseline_of_the_gate(sent, runs, ovbench):
     path = runs / f"{SECOND}.json"
     content = read_json(path)
     write_json(path, {**content, "dataset": {**content["dataset"], "limit": 5}, "notes": ["clip is a toy"]})
-    bundle = write_bundle(path)
+    bundle = write_bundle(path, sent)
     base = read_baseline(bundle)
     assert base == read_baseline(path) and base.limit == 5 and len(base.cells[0].images) == 5
     verdict = judge(base.cells[0], load_run(bundle))

@@ -17,6 +17,7 @@ from test_sources import (
     as_folder,
     as_panoptic,
     as_parquet,
+    as_paths,
     as_tar,
     as_zip,
     card,
@@ -32,7 +33,7 @@ from ovbench.data.verify import verify
 from ovbench.evaluation.identity import data_digest, identity_of, is_still
 from ovbench.utils.errors import InputError, UsageError
 
-FORMS = (as_folder, as_zip, as_tar, as_parquet, as_coco, as_coco_in_zip, as_panoptic)
+FORMS = (as_folder, as_zip, as_tar, as_parquet, as_paths, as_coco, as_coco_in_zip, as_panoptic)
 
 
 @pytest.fixture
