@@ -125,9 +125,8 @@ def _print_plan(cells: list[PlannedCell], job: Job, only_plan: bool, as_json: bo
     """Print the plan: to stdout if it is asked for, otherwise its main lines to stderr."""
     from ovbench.evaluation.forecast import forecast, totals
 
-    for planned in cells:
-        if planned.note:
-            say(f"warning: {planned.cell.dataset}: {planned.note}", err=True)
+    for dataset, note in dict.fromkeys((planned.cell.dataset, planned.note) for planned in cells if planned.note):
+        say(f"warning: {dataset}: {note}", err=True)
     if job.quiet and not only_plan:
         return
     forecasts = forecast(cells, job.out)

@@ -130,16 +130,20 @@ def own_card(drawn_mini, tmp_path):
 
 @pytest.mark.slow
 def test_a_card_of_ones_own(ovbench, own_card, tmp_path):
-    """A record does not say where its card was; without it there is a page without pictures."""
+    """The card that the run was given is used while it is there; without it there is a page without pictures."""
     here = ("--data-root", tmp_path)
     small = ("--weights", "clip=mini", "--set", "short_side=224", "--set", "crop=128", "--set", "stride=128")
     done = ovbench("eval", "-m", "clip", "-d", own_card, *here, *small, "--out", tmp_path / "runs")
     assert done.code == 0, done.err
     page = tmp_path / "page.html"
     done = ovbench("report", tmp_path / "runs", *here, "--out", page)
+    assert done.code == 0 and [p["moved"] for p in elements(page, "picture")] == [0, 0], done.err
+    moved = own_card.rename(tmp_path / "own-1.toml")
+    moved.write_text(f'name = "own"\n{moved.read_text()}')
+    done = ovbench("report", tmp_path / "runs", *here, "--out", page)
     assert done.code == 0 and not elements(page, "picture")
-    assert 'images are not shown: unknown dataset "own"' in done.err
-    done = ovbench("report", tmp_path / "runs", *here, "--card", own_card, "--out", page)
+    assert 'images are not shown: "own" is no benchmark of ovbench; give its card with --card FILE.toml' in done.err
+    done = ovbench("report", tmp_path / "runs", *here, "--card", moved, "--out", page)
     assert done.code == 0 and [p["moved"] for p in elements(page, "picture")] == [0, 0]
     (tmp_path / "bad.toml").write_text("title = 1")
     done = ovbench("report", tmp_path / "runs", "--card", tmp_path / "bad.toml", "--out", page)

@@ -196,11 +196,24 @@ def _cell(run: ReportRun, options: RelabelOptions) -> Cell:
 
 def _dataset(run: ReportRun, options: RelabelOptions) -> Dataset:
     name = run.record["cell"]["dataset"]
-    card = (options.cards or {}).get(name) or load_card(name)
+    card = (options.cards or {}).get(name) or _card(run.record, name)
     if list(card.classes) != run.classes:
         raise InputError("the card has other classes than the record", where=name)
     found = open_dataset(card, options.data_root, label_rule=run.record["dataset"]["label_rule"])
     return replace(found, corruption=run.record["cell"]["protocol"].get("corrupt", ""))
+
+
+def _card(record: Mapping[str, Any], name: str) -> Card:
+    """Return the shipped card of a name, or the user's card that the run was given, if it is still in its place."""
+    given = str((record.get("arguments") or {}).get("dataset") or "")
+    if record["dataset"].get("card") == "own" and given.endswith(".toml") and Path(given).is_file():
+        own = load_card(given)
+        if own.name == name:
+            return own
+    try:
+        return load_card(name)
+    except UsageError:
+        raise InputError(f'"{name}" is no benchmark of ovbench', fix="give its card with --card FILE.toml") from None
 
 
 def _maps(run: ReportRun, dataset: Dataset, ids: Sequence[str], scored: bool) -> ScoredMaps | None:
