@@ -20,10 +20,10 @@ class Folder(click.ParamType):
     name = "DIR"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return a path, see `ovbench.utils.folders.folder_at`."""
-        from ovbench.utils.folders import folder_at
+        """Return a path, see `ovbench.utils.folders.reached_folder`."""
+        from ovbench.utils.folders import reached_folder
 
-        return folder_at(value) if isinstance(value, str) else value
+        return reached_folder(value) if isinstance(value, str) else value
 
 
 class OutFolder(Folder):
@@ -112,9 +112,9 @@ class RecordPath(click.ParamType):
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return the path; one that does not exist is returned too if it cannot be an id."""
-        from ovbench.utils.folders import folder_at
+        from ovbench.utils.folders import reached_folder
 
-        path = folder_at(value)
+        path = reached_folder(value)
         folder = path.parent if path.parent != Path() else Path(RUNS)
         may_be_id = path.parent == Path() or re.search(r"(^|-)[0-9a-f]{4,8}\b", path.name)
         if path.exists() or path.suffix or not folder.is_dir() or not may_be_id:

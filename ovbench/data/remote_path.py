@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from ovbench.utils.folders import opened_system, reaching
+from ovbench.utils.files import reaching
+from ovbench.utils.folders import opened_system
 from ovbench.utils.paths import URL
 
 BLOCK, BLOCKS = 4 << 20, 8  # bytes that are fetched at once from an archive, and number of such blocks in memory

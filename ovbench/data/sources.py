@@ -25,7 +25,7 @@ from ovbench.data.coco_file import CocoFile
 from ovbench.data.remote_path import FileFacts, RemotePath, facts_of
 from ovbench.data.row_file import ROW_SUFFIXES, RowFile
 from ovbench.utils.errors import InputError
-from ovbench.utils.folders import reaching
+from ovbench.utils.files import reaching
 
 ARCHIVES = (".zip", ".tar")
 COMPRESSED = (".gz", ".tgz", ".bz2", ".tbz", ".xz", ".txz", ".zst")

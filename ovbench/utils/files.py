@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from ovbench.utils.errors import InputError, first_line
@@ -91,7 +91,8 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
     """
     if not isinstance(path, Path):  # a URL, where a file appears as a whole
         try:
-            path.write_bytes(content)
+            with reaching(path):
+                path.write_bytes(content)
         except OSError as error:
             raise InputError(f"cannot write the file: {first_line(error)}", where=str(path)) from error
         return
@@ -125,7 +126,9 @@ def read_json(path: Path) -> Any:
         InputError: If the file is missing or malformed.
     """
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        with reaching(path):
+            text = path.read_text(encoding="utf-8")
+        return parse_json(text)
     except OSError as error:
         raise InputError(f"cannot read the file: {error.strerror or first_line(error)}", where=str(path)) from error
     except ValueError as error:
@@ -165,6 +168,24 @@ def reading(path: Path, what: str) -> Iterator[None]:
         raise InputError(f'cannot read the {what} "{path}": {error.strerror}') from None
     except UnicodeDecodeError:
         raise InputError(f'the {what} "{path}" is not UTF-8 text', fix="save it as UTF-8") from None
+
+
+@contextmanager
+def reaching(path: PurePath) -> Iterator[None]:
+    """Turn the errors of a store, where each library has its own, into messages; those of a disk are left as they are.
+
+    Raises:
+        InputError: If the store cannot be reached.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, FileExistsError, InputError):
+        raise
+    except Exception as error:
+        if isinstance(path, Path):
+            raise
+        fix = "check the URL, the network, and the credentials for the store"
+        raise InputError(f"cannot reach the store: {first_line(error)}", where=str(path), fix=fix) from error
 
 
 def temporary_path(path: Path) -> Path:

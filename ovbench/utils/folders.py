@@ -6,11 +6,11 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ovbench.utils.errors import InputError, UsageError, first_line
 from ovbench.utils.extras import install_line
-from ovbench.utils.files import temporary_path
+from ovbench.utils.files import reaching, temporary_path
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -45,6 +45,20 @@ def folder_at(text: str | Path) -> Path:
     return path  # type: ignore[return-value]  # has Path's methods, but is none
 
 
+def reached_folder(text: str | Path) -> Path:
+    """Return a path as `folder_at`, after one request to the store of a URL.
+
+    Raises:
+        InputError: If the store cannot be reached, or the library for the URL is not installed.
+        UsageError: If fsspec does not know the URL.
+    """
+    path = folder_at(text)
+    if is_remote(path):
+        with reaching(path):
+            path.exists()
+    return path
+
+
 @contextmanager
 def opened_system(url: str) -> Iterator[None]:
     """Turn the errors of opening fsspec's file system for a URL into messages.
@@ -59,24 +73,6 @@ def opened_system(url: str) -> Iterator[None]:
         raise InputError(f"a library for the URL is missing: {first_line(error)}", where=url) from None
     except ValueError as error:
         raise UsageError(f"unknown kind of URL: {first_line(error)}", where=url, fix="use a path") from None
-
-
-@contextmanager
-def reaching(path: PurePath) -> Iterator[None]:
-    """Turn the errors of a store, where each library has its own, into messages; those of a disk are left as they are.
-
-    Raises:
-        InputError: If the store cannot be reached.
-    """
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, FileExistsError, InputError):
-        raise
-    except Exception as error:
-        if isinstance(path, Path):
-            raise
-        fix = "check the URL, the network, and the credentials for the store"
-        raise InputError(f"cannot reach the store: {first_line(error)}", where=str(path), fix=fix) from error
 
 
 def is_remote(path: Path) -> bool:
@@ -136,6 +132,7 @@ def names_in(folder: Path) -> list[str]:
             return []
     system = folder.fs  # type: ignore[attr-defined]
     try:
-        return [str(name).rstrip("/").rpartition("/")[2] for name in system.ls(folder.path, detail=False)]  # type: ignore[attr-defined]
+        with reaching(folder):
+            return [str(name).rstrip("/").rpartition("/")[2] for name in system.ls(folder.path, detail=False)]  # type: ignore[attr-defined]
     except FileNotFoundError:
         return []

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ovbench.utils.errors import InputError, warn_once
-from ovbench.utils.files import write_bytes
-from ovbench.utils.folders import create_file, folder_at, reaching
+from ovbench.utils.files import reaching, write_bytes
+from ovbench.utils.folders import create_file, folder_at
 from ovbench.utils.paths import URL
 
 Value = TypeVar("Value")

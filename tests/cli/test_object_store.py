@@ -160,5 +160,7 @@ def test_a_changed_image_is_counted_again_and_failures_are_one_sentence(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
-    closed = ovbench(*counted)
-    assert closed.code == 3 and "cannot reach the store: Unable to locate credentials" in closed.err
+    sentence = "cannot reach the store: Unable to locate credentials"
+    for words in (counted, ("table", there), ("eval", *cell, "--data-root", tmp_path / "data", "--out", there)):
+        closed = ovbench(*words)
+        assert closed.code == 3 and sentence in closed.err, closed.err
