@@ -17,8 +17,10 @@ GREEK = re.compile(
     "GREEK (?:SMALL LETTER (ALPHA|BETA|GAMMA|DELTA|EPSILON|ZETA|ETA|THETA|IOTA|KAPPA|LAMDA|MU|NU|XI|PI|RHO|SIGMA|TAU|"
     "UPSILON|PHI|CHI|PSI|OMEGA)|CAPITAL LETTER (GAMMA|DELTA|THETA|LAMDA|XI|PI|SIGMA|UPSILON|PHI|PSI|OMEGA))"
 )
-# by pdfLaTeX without a package
-PRINTED = re.compile("[\x20-\x7e\xa0-\u017f\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026]*")
+# by pdfLaTeX without a package, in its default encoding OT1
+PRINTED = re.compile(
+    "(?:(?![«»ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ‚‛„])[\x20-\x7e\xa0-\u017f\u2013\u2014\u2018-\u201e\u2020-\u2022\u2026])*"
+)
 OTHER_ENGINE = "compile with XeLaTeX or LuaLaTeX and a font that has all letters of this table"
 
 

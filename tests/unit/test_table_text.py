@@ -16,7 +16,7 @@ import pytest
 from ovbench.config.load import resolve
 from ovbench.evaluation.record import SCHEMA, score_fields
 from ovbench.metrics.confusion import ClassPixels
-from ovbench.results.latex import latex
+from ovbench.results.latex import latex, needs_other_engine
 from ovbench.results.record_files import RecordFile
 from ovbench.results.run_names import run_details
 from ovbench.results.tables import ComparisonTable, TableCell, TableRow, record_table
@@ -93,12 +93,16 @@ def test_latex_of_special_characters():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex and booktabs")
-def test_special_characters_are_compiled_by_latex(tmp_path):
-    body = FORMATS["latex"](hostile(), True)
+@pytest.mark.parametrize("engine", ["pdflatex", "xelatex"])
+def test_special_characters_are_compiled_by_latex(tmp_path, engine):
+    if shutil.which(engine) is None:
+        pytest.skip(f"needs {engine} and booktabs")
+    letters = [chr(code) for code in range(0x20, 0x2100) if not needs_other_engine(chr(code))]
+    assert {"é", "Ł", "–"} < set(letters) and not {"ą", "ð", "犬", "„"} & set(letters)
+    body = FORMATS["latex"](hostile(), True) + "\n\n".join(f"{latex(letter)}." for letter in letters)
     page = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n" + body + "\\end{document}\n"
     (tmp_path / "a.tex").write_text(page, encoding="utf-8")
-    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "a.tex"]
+    command = [engine, "-halt-on-error", "-interaction=nonstopmode", "a.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0 and (tmp_path / "a.pdf").stat().st_size > 1000, done.stdout[-2000:]
 
