@@ -99,8 +99,10 @@ class RowFile:
         return found
 
     def _found(self, path: str) -> Path | None:
-        above = self.path.absolute().parents[:2]
-        return next((folder / path for folder in above if "\0" not in path and (folder / path).is_file()), None)
+        try:
+            return next((one / path for one in self.path.absolute().parents[:2] if (one / path).is_file()), None)
+        except (OSError, ValueError):  # text that cannot be a path: too long, or with a zero
+            return None
 
     def _has_paths(self, arrow: Any, column: str) -> bool:
         kind = self._schema.field(column).type

@@ -82,7 +82,10 @@ def as_parquet(files, root):
     for part, rows in enumerate((numbers[:2], numbers[2:])):  # two files, row groups of one row
         images = [{"bytes": files[f"photos/{n}.png"], "path": f"{n}.png"} for n in rows]
         labels = [files[f"truth/{n}.png"] for n in rows]
-        table = arrow.table({"image": images, "mask": arrow.array(labels, arrow.binary()), "id": list(map(str, rows))})
+        table = arrow.table({
+            "image": images, "mask": arrow.array(labels, arrow.binary()), "id": list(map(str, rows)),
+            "caption": ["a caption " * 500, "with a\0zero", "a dog"][: len(rows)],  # no path
+        })  # fmt: skip
         parquet.write_table(table, root / f"val-{part}.parquet", row_group_size=1)
     return '[[layout]]\nparquet = "val-*.parquet"\nimage = "image"\nlabel = "mask"\nids = "id"\n'
 
