@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import functools
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +24,8 @@ from ovbench.data.diagnose import FileReport, colours, with_label
 from ovbench.data.find import FoundFiles, Item, data_roots, find, path_of, search_roots
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
 from ovbench.data.sample import LabelReading, examine
-from ovbench.utils.errors import InputError, UsageError, warn_once
-from ovbench.utils.paths import cache_root
+from ovbench.utils.cached_folder import cached_folder
+from ovbench.utils.errors import InputError, UsageError
 
 __all__ = ["IGNORED", "NO_CLASS", "Dataset", "Item", "Sample", "open_dataset", "read_image", "read_raw_label"]
 
@@ -286,26 +281,8 @@ def refuse_gaps(card: Card, found: FoundFiles) -> None:
 
 
 def _generated(card: Card) -> Path:
-    """Return the folder of a generated dataset, written on first use; it appears only when it is complete.
-
-    If the cache cannot be read or written, the folder is a temporary one of this process.
-    """
-    folder = cache_root() / "generated" / str(card.generated_folder)
-    try:
-        if not (os.path.isdir(folder) and os.listdir(folder)):
-            _generator(card)(folder)
-        return folder
-    except OSError as error:
-        warn_once(f"{card.name} is drawn for this process only, the cache cannot be used: {error.strerror} ({folder})")
-        return _generated_here(card)
-
-
-@functools.cache
-def _generated_here(card: Card) -> Path:
-    folder = tempfile.mkdtemp(prefix=f"ovbench-{card.name}-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _generator(card)(Path(folder))
-    return Path(folder)
+    """Return the folder of a generated dataset, written on first use."""
+    return cached_folder("generated", str(card.generated_folder), _generator(card))
 
 
 def _generator(card: Card) -> Callable[[Path], object]:

@@ -21,7 +21,7 @@ from ovbench.evaluation.ledger import Entry, Ledger, LedgerWriter, ledger_parts,
 from ovbench.evaluation.record import Arguments, PublishedFields, write_record
 from ovbench.evaluation.scored import Count
 from ovbench.utils.differences import mismatches
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, first_line
 from ovbench.utils.files import read_json, write_json
 from ovbench.utils.text import short_text
 from ovbench.utils.typed import Items, OpenTyped, validate
@@ -113,7 +113,11 @@ def merge(folders: Sequence[Path], out: Path, *, mixed_devices: bool = False) ->
     arguments = {**asked, "shard": None} if isinstance(asked, dict) else None
     from ovbench.evaluation.build_record import build_record  # loads scipy, which a run of one shard does not need
 
-    record = build_record(header, first.manifest["images"], entries, made, timing, target.name, about, arguments)
+    try:
+        record = build_record(header, first.manifest["images"], entries, made, timing, target.name, about, arguments)
+    except ValueError as error:  # of the type `Record`: a header or a manifest was changed
+        what = f"the shards give no valid record: {first_line(error)}"
+        raise InputError(what, where=str(first.folder), fix=AGAIN) from None
     return record, write_record(out / record_name(header, limit), record)
 
 

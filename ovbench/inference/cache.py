@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ovbench.utils.errors import unknown
+from ovbench.utils.errors import unknown, warn_once
 from ovbench.utils.paths import cache_root
 
 
@@ -46,17 +46,36 @@ LISTED = ("banks", "generated", "reference", "regions", "weights")
 
 
 def entries(root: Path | None = None) -> list[CacheEntry]:
-    """Return all entries of the cache, sorted by category and name."""
+    """Return all entries of the cache, sorted by category and name; those of other users are skipped with a warning."""
     root = root or cache_root()
     found = []
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        divided = folder.name in LISTED and folder.is_dir() and not folder.is_symlink()
-        below = sorted(folder.iterdir()) if divided else [folder]
-        for path in below:
-            files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+    for folder in _below(root):
+        divided = folder.name in LISTED and os.path.isdir(folder) and not folder.is_symlink()
+        for path in _below(folder) if divided else [folder]:
+            files = _files(path)
             name = "" if path == folder else path.name
             found.append(CacheEntry(folder.name, name, path, len(files), sum(p.stat().st_size for p in files)))
     return found
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    except OSError as error:
+        _skipped(error)
+        return []
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of an entry."""
+    if not os.path.isdir(path):
+        return [path] if os.path.isfile(path) else []
+    below = (Path(where, name) for where, _, names in os.walk(path, onerror=_skipped) for name in names)
+    return sorted(filter(os.path.isfile, below))
+
+
+def _skipped(error: OSError) -> None:
+    warn_once(f"a folder of the cache cannot be read: {error.strerror} ({error.filename})")
 
 
 def select(names: Sequence[str], root: Path | None = None) -> list[CacheEntry]:
@@ -109,7 +128,7 @@ class Checked(NamedTuple):
 
 def verify(entry: CacheEntry) -> Checked:
     """Read every file of an entry that can be checked: region maps, text embeddings and published weights."""
-    files = [p for p in sorted(entry.path.rglob("*")) if p.is_file()] if entry.path.is_dir() else [entry.path]
+    files = _files(entry.path)
     checks = {"regions": _check_map, "text": _check_tensors, "weights": _check_weights}
     check = checks.get(entry.category, lambda path: None)
     verdicts = [(path, check(path)) for path in files]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from ovbench.evaluation.distributed import ProcessGroup
-from ovbench.utils.paths import cache_root
+from ovbench.utils.cached_folder import cached_folder
 
 IMAGES = 360
 SEED = 20_000_000  # far from the images that the backbones were trained on
@@ -16,11 +15,7 @@ def mini_world(images: int = IMAGES) -> Path:
     """Return the folder of ``images/train`` and ``captions_train.json``, generated on first use."""
     from ovbench.data.mini.write import write_training
 
-    folder = cache_root() / "generated" / f"mini-train-{images}-{SEED}"
-    if not folder.is_dir():
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            write_training(folder, images, SEED)
-    return folder
+    return cached_folder("generated", f"mini-train-{images}-{SEED}", lambda at: write_training(at, images, SEED))
 
 
 class SingleProcess(ProcessGroup):

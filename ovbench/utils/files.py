@@ -12,7 +12,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -228,6 +228,28 @@ def remove_leftovers(folder: Path) -> None:
                 os.unlink(entry.path)
         except OSError:
             continue  # another process was faster, or the file belongs to another user
+
+
+def fill_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Fill a new folder beside ``folder`` and rename it; if another process was faster, its folder stays.
+
+    Args:
+        folder: The folder; it appears only when it is complete.
+        fill: Writes the content into a folder that exists.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder.parent)
+    temporary = temporary_path(folder)
+    try:
+        temporary.mkdir()
+        fill(temporary)
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not (folder.is_dir() and any(folder.iterdir())):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @functools.lru_cache(maxsize=4096)

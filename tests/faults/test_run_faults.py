@@ -18,7 +18,8 @@ from ovbench.data.dataset import open_dataset
 from ovbench.evaluation.ledger import LedgerWriter
 from ovbench.inference.pipeline import build_pipeline
 from ovbench.methods.maskclip import MaskCLIP
-from ovbench.utils.errors import InputError
+from ovbench.utils.cached_folder import cached_folder
+from ovbench.utils.errors import InputError, warn_once
 
 
 def evaluate(out, *more):
@@ -238,29 +239,51 @@ def test_an_image_that_cannot_be_read_fails_alone_in_shared_batches(ovbench, mon
     assert again["counts"] == plain["counts"] and again["failed"] == {}
 
 
-@pytest.mark.parametrize("kind", ["a file", "another user's"])
-def test_mini_is_drawn_for_a_process_if_the_cache_cannot_be_used(tmp_path, monkeypatch, caplog, kind):
-    from ovbench.data import dataset
-
+@pytest.mark.parametrize("kind", ["a file", "another user's", "full", "unlike"])
+def test_a_folder_is_made_for_a_process_if_the_cache_cannot_be_used(tmp_path, monkeypatch, caplog, kind):
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     if kind == "a file":
         (tmp_path / "cache" / "generated").write_bytes(b"")
-    else:
-        folder = tmp_path / "cache" / "generated" / "mini-1"
+    elif kind == "another user's":
+        folder = tmp_path / "cache" / "generated" / "x"
         folder.mkdir(parents=True)
         listdir = os.listdir  # root may read everything
         denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         monkeypatch.setattr(os, "listdir", lambda at: (_ for _ in ()).throw(denied) if at == folder else listdir(at))
-    card = load_card("mini")
-    monkeypatch.setattr(dataset, "_generator", lambda card: lambda at: _drawn(at))
-    dataset._generated_here.cache_clear()
-    root = dataset._generated(card)
+
+    def fill(folder):
+        if kind == "full" and folder.is_relative_to(tmp_path / "cache"):
+            raise InputError("cannot write the file") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if kind == "unlike":
+            raise InputError("no captions")
+        (folder / "done").write_bytes(b"")
+
+    warn_once.cache_clear()
+    if kind == "unlike":
+        with pytest.raises(InputError, match="no captions"):
+            cached_folder("generated", "x", fill)
+        return
+    root = cached_folder("generated", "x", fill)
     assert (root / "done").is_file() and not root.is_relative_to(tmp_path / "cache")
-    assert dataset._generated(card) == root and len(caplog.records) == 1
-    dataset._generated_here.cache_clear()
+    assert cached_folder("generated", "x", fill) == root and len(caplog.records) == 1
 
 
-def _drawn(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "done").write_bytes(b"")
+def test_a_cache_of_another_user_is_listed_without_what_cannot_be_read(ovbench, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path))
+    for name in ("text/a", "regions/x/b", "weights/c"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"1")
+    scandir, hidden = os.scandir, {str(tmp_path / "text"), str(tmp_path / "regions")}
+
+    def denied(path="."):
+        if str(path) in hidden:  # root may read everything
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    monkeypatch.setattr(os, "listdir", lambda path: [entry.name for entry in denied(path)])
+    warn_once.cache_clear()
+    listed = ovbench("cache", "ls", "--json")
+    assert listed.code == 0 and {row["name"] for row in listed.json()["parts"]} == {"text", "weights/c"}, listed.out
+    assert [record.getMessage().count("cannot be read: Permission denied") for record in caplog.records] == [1, 1]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ovbench.utils.files import remove_leftovers, temporary_path
+from ovbench.utils.files import fill_folder
 
 from . import world
 from .captions import describe, entity_fractions
@@ -26,23 +23,6 @@ def _save(array: np.ndarray, path: Path) -> None:
     from PIL import Image
 
     Image.fromarray(array).save(path, compress_level=3)
-
-
-def _publish(root: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a new folder beside `root` and rename it; if another process was faster, its folder stays."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(root.parent)
-    temporary = temporary_path(root)
-    try:
-        temporary.mkdir()
-        fill(temporary)
-        try:
-            os.rename(temporary, root)
-        except OSError:
-            if not (root.is_dir() and any(root.iterdir())):
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_validation(root: Path) -> None:
@@ -65,7 +45,7 @@ def write_validation(root: Path) -> None:
             _save(image, folder / "images" / "val" / f"mini_{i:04d}.png")
             _save(label, folder / "labels" / "val" / f"mini_{i:04d}.png")
 
-    _publish(root, fill)
+    fill_folder(root, fill)
 
 
 def _cut_out(drawing: Drawing, side: int, stream: Stream) -> Drawing:
@@ -117,4 +97,4 @@ def write_training(root: Path, n: int, seed: int = 0, *, cut: int = 0, cuts: int
         document = {"info": {"description": "mini, training world"}, "images": images, "annotations": annotations}
         (folder / "captions_train.json").write_text(json.dumps(document, indent=1) + "\n")
 
-    _publish(root, fill)
+    fill_folder(root, fill)

@@ -6,40 +6,31 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ovbench.backbones.checkpoint import file_sha256
 from ovbench.training.mini_world import IMAGES, SEED, SingleProcess, mini_world
-from ovbench.utils.paths import asset, cache_root
+from ovbench.utils.cached_folder import cached_folder
+from ovbench.utils.paths import asset
 
 
 def mini_set() -> Path:
     """Return the folder of the set; another process may build it at the same time."""
-    from ovbench.methods.reme.set_folder import MANIFEST
     from ovbench.training.reference_set.builder import Sources, build_set
     from ovbench.training.reference_set.settings import resolve_plan
 
     plan = resolve_plan("mini")
-    folder = cache_root() / "reference" / f"mini-{_key(plan)}"
-    if (folder / MANIFEST).is_file():
-        return folder
-    world = mini_world(IMAGES)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        sources = Sources(
-            world / "images" / "train", str(world / "captions_train.json"), draft, workers=os.cpu_count() or 1
-        )
-        build_set(sources, plan, "cpu", SingleProcess())
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not (folder / MANIFEST).is_file():
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return folder
+
+    def build(folder: Path) -> None:
+        world = mini_world(IMAGES)
+        captions = str(world / "captions_train.json")
+        build_set(
+            Sources(world / "images" / "train", captions, folder, workers=os.cpu_count() or 1), plan, "cpu",
+            SingleProcess(),
+        )  # fmt: skip
+
+    return cached_folder("reference", f"mini-{_key(plan)}", build)
 
 
 def _key(plan: Any) -> str:

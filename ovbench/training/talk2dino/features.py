@@ -102,7 +102,8 @@ def missing_files(files: Sequence[FeatureFile]) -> list[FeatureFile]:
 def _is_whole(file: FeatureFile) -> bool:
     try:
         with safe_open(file.path, "pt") as tensors:
-            return tensors.get_slice("features").get_shape()[0] == file.stop - file.start
+            rows = [tensors.get_slice(name).get_shape()[:1] for name in ("features", "sha256")]
+            return rows == [[file.stop - file.start]] * 2
     except (OSError, SafetensorError):
         return False
 

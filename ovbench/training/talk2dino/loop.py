@@ -245,19 +245,21 @@ class Checkpoint:
         try:
             saved = torch.load(self.path, map_location=device, weights_only=True)
             theirs = saved["belongs_to"]
+            if theirs != self.belongs_to:
+                raise InputError(
+                    f"the checkpoint is of another training: {_difference(theirs, self.belongs_to)}",
+                    where=str(self.path), fix=fix,
+                )  # fmt: skip
+            state.psi.load_state_dict(saved["psi"])
+            state.scale.data.copy_(saved["scale"])
+            state.optimiser.load_state_dict(saved["optimiser"])
+            state.schedule.load_state_dict(saved["schedule"])
+            state.losses = saved["losses"].tolist()
+        except InputError:
+            raise
         except Exception as error:  # zip, pickle and key errors have no common base class
             problem = f"the checkpoint is damaged ({type(error).__name__})"
             raise InputError(problem, where=str(self.path), fix=fix) from None
-        if theirs != self.belongs_to:
-            raise InputError(
-                f"the checkpoint is of another training: {_difference(theirs, self.belongs_to)}",
-                where=str(self.path), fix=fix,
-            )  # fmt: skip
-        state.psi.load_state_dict(saved["psi"])
-        state.scale.data.copy_(saved["scale"])
-        state.optimiser.load_state_dict(saved["optimiser"])
-        state.schedule.load_state_dict(saved["schedule"])
-        state.losses = saved["losses"].tolist()
         return True
 
 
