@@ -113,8 +113,9 @@ def start(folder: Path, engine: str, workers: int | None, extra: tuple[str, ...]
     from ovbench.cluster.progress import SweepView
     from ovbench.config.load import override_pairs
     from ovbench.utils.folders import is_remote
+    from ovbench.utils.paths import real_path
 
-    folder = folder if is_remote(folder) else folder.resolve()
+    folder = folder if is_remote(folder) else real_path(folder)
     view = SweepView(folder)
     values = {key: _value(text) for key, text in override_pairs(extra, "--option").items()}
     started = LAUNCHERS.load(engine)(folder, workers, values)

@@ -15,6 +15,7 @@ from ovbench.evaluation.request import Job
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json, write_json
 from ovbench.utils.folders import folder_at
+from ovbench.utils.paths import real_path
 from ovbench.utils.typed import Typed, validate
 
 FOLDER = "sweep"  # below the folder of the records
@@ -163,7 +164,7 @@ def job_as_data(job: Job) -> dict[str, Any]:
     data = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
     for name, value in data.items():
         data[name] = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-    out = job.out.resolve() if isinstance(job.out, Path) else job.out
+    out = real_path(job.out) if isinstance(job.out, Path) else job.out
     return {**data, "out": str(out)}
 
 

@@ -25,7 +25,7 @@ from ovbench.data.shipped_cards import ENTRY_POINTS, card_groups, is_shipped_car
 from ovbench.data.user_config import user_cards
 from ovbench.data.vocabularies import changed_names, is_change
 from ovbench.utils.errors import InputError, unknown
-from ovbench.utils.paths import shipped
+from ovbench.utils.paths import real_path, shipped
 from ovbench.utils.registry import broken_plugin, entry_points, load_plugin
 from ovbench.utils.toml import read_toml
 from ovbench.utils.typed import validate
@@ -133,13 +133,13 @@ def load_card(name_or_path: str) -> Card:
         InputError: If the card is not valid.
     """
     if name_or_path.endswith(".toml") or "/" in name_or_path or "\\" in name_or_path:
-        path = Path(name_or_path).expanduser().resolve()
+        path = real_path(name_or_path)
         return _parse(path, is_shipped=is_shipped_card(path))
     if (shipped_path := shipped_card(name_or_path)) is not None:
         return _parse(shipped_path.resolve(), is_shipped=True)
     own = user_cards()
     if name_or_path in own:
-        return _parse(own[name_or_path].resolve(), is_shipped=False)
+        return _parse(real_path(own[name_or_path]), is_shipped=False)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name_or_path:
             found = load_plugin(point, "dataset")

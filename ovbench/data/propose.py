@@ -22,6 +22,7 @@ from ovbench.data.row_file import ROW_SUFFIXES, RowFile
 from ovbench.data.sources import ARCHIVES, COMPRESSED, is_folder, open_coco, open_container, read_source, walk
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.files import write_bytes
+from ovbench.utils.paths import real_path
 from ovbench.utils.toml import read_toml, toml_string
 
 CARD = "ovbench.toml"
@@ -91,11 +92,11 @@ def propose(folder: Path, *, classes: Path | None = None, name: str | None = Non
         UsageError: If there is no such folder.
         InputError: If nothing is recognised, with what is missing.
     """
-    folder = Path(folder.expanduser().resolve())
+    folder = real_path(folder)
     if not is_folder(folder):
         raise UsageError(f'"{folder}" is not a folder or archive', fix="check the path")
     archive = folder.suffix.lower() in ARCHIVES and folder.is_file()
-    card = out.resolve() if out else folder.with_suffix(".toml") if archive else folder / CARD
+    card = real_path(out) if out else folder.with_suffix(".toml") if archive else folder / CARD
     names = read_names(classes) if classes else None if archive else find_names(folder)
     found = _annotated(folder) or _tables(folder, names) or _files(folder, names)
     own_list = found.list_file is not None and found.list_file.resolve().parent == card.parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from ovbench.utils.paths import shipped
+from ovbench.utils.paths import real_path, shipped
 from ovbench.utils.registry import entry_points
 
 ENTRY_POINTS = "ovbench.datasets"
@@ -46,7 +46,7 @@ def shipped_card(name: str) -> Path | None:
 
 def is_shipped_card(path: Path) -> bool:
     """Return whether a file is a card that ships with the package."""
-    return path.parent in _folders() or path.resolve().parent in _folders()
+    return path.parent in _folders() or real_path(path).parent in _folders()
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from ovbench.utils.differences import mismatches
 from ovbench.utils.errors import InputError
 from ovbench.utils.folders import is_remote
 from ovbench.utils.images import resized_size
-from ovbench.utils.paths import cache_root
+from ovbench.utils.paths import cache_root, real_path
 from ovbench.utils.registry import METHODS
 from ovbench.utils.text import size_text
 
@@ -135,7 +135,7 @@ def duration(seconds: float) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    folder = folder.resolve()
+    folder = real_path(folder)
     return next(above for above in (folder, *folder.parents) if above.is_dir())
 
 

@@ -37,6 +37,7 @@ from ovbench.evaluation.ledger import header_digest
 from ovbench.methods.plugins import short_name
 from ovbench.utils import provenance as env
 from ovbench.utils.errors import InputError
+from ovbench.utils.paths import real_path
 from ovbench.utils.registry import BACKBONES, METHODS, REGIONS, Registry, entry_points
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ def code_files(registry: Registry, name: str) -> list[Path]:
         target = point.value if point else registry.entries().get(name, "ovbench")  # scored label maps have no code
     source = target.rpartition(":")[0] if ":" in target else target
     if source.endswith(".py"):
-        path = Path(source).expanduser().resolve()
+        path = real_path(source)
         return _imported_below(path.parent, path)
     if source.partition(".")[0] == "ovbench":
         return []

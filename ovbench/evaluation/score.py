@@ -35,6 +35,7 @@ from ovbench.evaluation.request import Job
 from ovbench.evaluation.runner import CellResult, run_cells
 from ovbench.inference.batching import Prediction
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.paths import real_path
 
 
 @dataclass(frozen=True)
@@ -231,5 +232,5 @@ def _name_of(found: PredictionFiles) -> str:
     """Return the name of the method that `ovbench eval` wrote, or the folders of the maps."""
     if isinstance(method := found.about.get("method"), str):
         return Path(method.rpartition(":")[2]).name
-    parts = [part for part in found.folder.parts if part not in (".", "..", "/")] or [found.folder.resolve().name]
+    parts = [part for part in found.folder.parts if part not in (".", "..", "/")] or [real_path(found.folder).name]
     return re.sub(r"[^\w.+-]+", "_", "-".join(parts[-2:])).strip("_") or "maps"

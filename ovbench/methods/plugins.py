@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from ovbench.utils.errors import InputError, OvbenchError, Terminated, UsageError, first_line, last_line, line_below
+from ovbench.utils.paths import real_path
 from ovbench.utils.registry import GROUPS, HERE, entry_points, load_target
 
 PREFIX = "ovbench_file_"  # prefix of the module names of files
@@ -76,7 +77,7 @@ def _stamp(file: Path | None) -> tuple[int, int]:
 def _source_file(source: str) -> Path | None:
     """Return the file of a module without importing it; None if it is not known."""
     if source.endswith(".py"):
-        return Path(source).expanduser().resolve()
+        return real_path(source)
     top, *below = source.split(".")
     spec = _spec(top)
     if spec is None:

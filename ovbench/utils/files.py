@@ -11,6 +11,8 @@ import re
 import secrets
 import shutil
 import socket
+import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,7 +48,8 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     The temporary file is in the same folder, which is created. File and folder are flushed to disk, so a reader finds
     the old file or the new one, also after a crash. After an error the old file stays and the temporary file is
-    removed. Temporary files of killed writers are removed by the next process that writes into the folder.
+    removed. Temporary files of killed writers are removed by the next process that writes into the folder. A device or
+    a pipe, such as ``/dev/stdout``, is written into.
 
     Args:
         path: The file to write.
@@ -59,12 +62,17 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         InputError: If the file cannot be written.
     """
+    into = _is_device(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers_once(path.parent)
-        temporary = temporary_path(path)
+        if not into:
+            _remove_leftovers_once(path.parent)
+        temporary = temporary_path(Path(tempfile.gettempdir(), path.name) if into else path)
         try:
             yield temporary
+            if into:
+                path.write_bytes(temporary.read_bytes())
+                return
             if durable:
                 _flush(temporary)
             temporary.replace(path)
@@ -76,6 +84,16 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         reason = error.strerror or first_line(error)
         fix = "free some space or check the permissions, then run the same command again"
         raise InputError(f"cannot write the file: {reason}", where=str(path), fix=fix) from error
+
+
+def _is_device(path: Path) -> bool:
+    """Return whether a path is a device, a pipe or an open file, which a rename would take from all processes."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    is_open_file = os.path.realpath(path.parent) in ("/dev", f"/proc/{os.getpid()}/fd")
+    return is_open_file or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:

@@ -29,6 +29,11 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "ovbench"
 
 
+def real_path(path: str | Path) -> Path:
+    """Return an absolute path without links, for a path of a user: a loop of links stays as it is."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
 def local_folder(text: str | Path, what: str, where: str) -> Path:
     """Return a path of this machine.
 

@@ -6,9 +6,12 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.queues import Queue
 from typing import Any, ClassVar, TypeVar
+
+from ovbench.utils.errors import InputError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -45,6 +48,9 @@ def each_with(
 
     Yields:
         The results, in the order of the tasks.
+
+    Raises:
+        InputError: If a process was killed.
     """
     if workers <= 1:
         yield from map(build(0), tasks)
@@ -57,6 +63,9 @@ def each_with(
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(build, numbers)) as pool:
         try:
             yield from pool.map(_call, tasks, chunksize=chunk)
+        except BrokenProcessPool:
+            fix = "if the memory was full, use fewer --workers; then repeat the command"
+            raise InputError("a worker process was killed", fix=fix) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -20,7 +20,7 @@ from scipy.io import savemat
 from ovbench.cli.data import data
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
-from ovbench.utils.errors import InputError
+from ovbench.utils.errors import InputError, UsageError
 
 
 def call(*arguments):
@@ -432,3 +432,12 @@ def test_a_killed_preparation_leaves_whole_files_and_goes_on(tmp_path, how):
     assert call("prepare", "coco-stuff", "--source", tmp_path).exit_code == 0
     assert len(list(folder.iterdir())) == 100 and len(open_dataset(load_card("coco-stuff"), tmp_path)) == 100
     no_leftovers(folder)
+
+
+def test_a_loop_of_links_is_one_sentence(tmp_path):
+    for name in ("loop", "loop.toml"):
+        (tmp_path / name).symlink_to(name)
+    with pytest.raises(InputError, match="symbolic links"):
+        load_card(str(tmp_path / "loop.toml"))
+    result = call("new", tmp_path / "loop")
+    assert isinstance(result.exception, UsageError) and "is not a folder or archive" in str(result.exception)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -218,3 +219,25 @@ def test_a_failed_write_is_the_last_one_and_is_raised():
         writer.call(write, 3)
         raise KeyboardInterrupt
     assert written == [0, 3]  # what was labelled is still written
+
+
+def test_a_pipe_or_a_device_is_written_into_and_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_bytes(pipe, b"abc")
+    assert os.read(reader, 9) == b"abc" and pipe.is_fifo()
+    os.close(reader)
+    with (tmp_path / "x").open("w+b") as file:
+        write_bytes(Path(f"/dev/fd/{file.fileno()}"), b"def")
+    assert (tmp_path / "x").read_bytes() == b"def"
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_one_sentence():
+    with pytest.raises(InputError, match="a worker process was killed"):
+        list(each(_kill, range(20), 2))
+
+
+def _kill(number):
+    os.kill(os.getpid(), signal.SIGKILL)
