@@ -71,15 +71,25 @@ def draw(kind: str, records: Sequence[RecordFile], out: Path, most: int = FEW_CL
     settings: Any = {"svg.hashsalt": "ovbench", "font.size": 9, "axes.axisbelow": True, "font.family": font_families()}
     with rc_context(settings), said_of_letters():
         figure = Figure(layout="constrained", dpi=150)
-        if notes := warnings_of(found.record for found in records):
-            figure.supxlabel(literal("\n".join(wrapped(notes, NOTE_WIDTH))), fontsize=7, color="#a02000")
         KINDS[kind](figure, records, most)
+        if notes := warnings_of(found.record for found in records):
+            _write_below(figure, literal("\n".join(wrapped(notes, NOTE_WIDTH))))
         buffer = io.BytesIO()
         figure.savefig(buffer, format=out.suffix[1:], dpi=150, metadata=_UNDATED.get(out.suffix))
     write_bytes(out, buffer.getvalue())
 
 
 _UNDATED = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+
+
+def _write_below(figure: Figure, warning: str) -> None:
+    """Write a warning below the plot; a legend there would cover it, so it becomes the title of the legend."""
+    style: dict[str, Any] = {"fontsize": 7, "color": "#a02000"}
+    if not figure.legends:
+        figure.supxlabel(warning, **style)
+        return
+    figure.legends[0].set_title(warning)
+    figure.legends[0].get_title().set(**style)
 
 
 def _set_height(figure: Figure, rows_in: float) -> None:

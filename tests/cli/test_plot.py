@@ -1,5 +1,7 @@
 """`ovbench plot` on two short runs: every kind in both formats, and what cannot be drawn."""
 
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -36,6 +38,7 @@ def test_what_cannot_be_drawn(ovbench, records, tmp_path):
     (tmp_path / "empty").mkdir()
     nothing = ovbench("plot", "heatmap", tmp_path / "empty", "--out", tmp_path / "a.png")
     assert nothing.code == 3 and "no record" in nothing.err
-    many = ovbench("plot", "classes", *[records[0]] * 7, "--out", tmp_path / "a.png")
+    copies = [shutil.copy(records[0], tmp_path / f"{number}.json") for number in range(7)]
+    many = ovbench("plot", "classes", *copies, "--out", tmp_path / "a.png")
     assert many.code == 2 and "too many" in many.err
     assert not (tmp_path / "a.png").exists()

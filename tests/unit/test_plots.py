@@ -16,6 +16,7 @@ from ovbench.results.record_files import RecordFile
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 
 @pytest.mark.parametrize("count", [41, 150, 847])
@@ -88,6 +89,25 @@ def test_long_names_of_runs_stay_inside_the_picture(tmp_path):
     texts = [figure._suptitle, *figure.legends, *(axes.title for axes in figure.axes)]
     for box in (text.get_window_extent() for text in texts):
         assert min(box.x0, box.y0) >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_covers_a_warning(tmp_path, monkeypatch, count):
+    for number in range(count):
+        cell = resolve("clip", "mini", {"stride": str(32 + number)}).as_dict()
+        counts = random_counts(np.random.default_rng(number), 12, 3)
+        write_run(tmp_path, counts, ["sky", "dog", "cat"], name=f"r{number}", cell=cell)
+    kept, records = [], gather([tmp_path])
+    records[0].record["notes"] = ["clip is a toy"]
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *more, **options: kept.append(figure))
+    draw("classes", records, tmp_path / "a.png")
+    (figure,) = kept
+    figure.draw_without_rendering()
+    (warning,) = [text for text in figure.findobj(Text) if text.get_text() == "clip is a toy" and text.get_visible()]
+    entries = [text.get_window_extent() for legend in figure.legends for text in legend.get_texts()]
+    others = [axis.get_tightbbox() for axis in figure.axes] + entries
+    assert len(entries) == count * (count > 1) and not warning.get_window_extent().count_overlaps(others)
 
 
 def test_letters_that_no_font_has_are_said_in_one_sentence(tmp_path, caplog):
