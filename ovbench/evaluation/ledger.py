@@ -1,4 +1,4 @@
-"""The ledger of a cell: one line per image, appended and flushed to disk when the image is finished.
+"""The ledger of a cell: one line per image, appended when the image is finished, and flushed to disk every second.
 
 A ledger is a folder of part files, one per process that has ever written to it, so that another number of processes can
 resume a run. Every line is ``crc32 json``. The first line is the header (see `ovbench.evaluation.identity`); the
@@ -152,17 +152,14 @@ class LedgerWriter:
         name: Name of the part.
         header: Header of the ledger.
         locked: Whether to lock the part; False if no other process uses its name, or for a folder by URL.
-        durable: Whether every line is on disk when `add` returns; otherwise when the part is closed.
 
     Raises:
         InputError: If the part is locked or cannot be written.
     """
 
-    def __init__(
-        self, folder: Path, name: str, header: Mapping[str, Any], *, locked: bool = True, durable: bool = True
-    ):
+    def __init__(self, folder: Path, name: str, header: Mapping[str, Any], *, locked: bool = True):
         self._folder, self._name, self._number, self._header = folder, name, 1, header
-        self._durable, self._lock = durable, None
+        self._lock: BaseFileLock | None = None
         self.path = folder / f"part-{name}.jsonl"
         try:
             try:
@@ -189,11 +186,11 @@ class LedgerWriter:
             if not self._cut_torn_line():
                 self._write({"format": FORMAT, **self._header})
         except InputError:
-            self._file.close()
+            self._close_file()
             raise
 
     def add(self, entry: Entry) -> None:
-        """Append an entry; it is on disk when this returns, see ``durable``.
+        """Append an entry; it is in the file when this returns, and on disk a second later or when the part is closed.
 
         Raises:
             InputError: If it cannot be written; earlier entries are kept.
@@ -208,8 +205,7 @@ class LedgerWriter:
     def _write(self, line: Mapping[str, Any]) -> None:
         try:
             self._file.write(encode_line(line))
-            if self._durable:
-                self._file.sync()
+            self._file.sync()
         except OSError as error:
             raise self._failure(error) from error
 
@@ -228,7 +224,7 @@ class LedgerWriter:
         )  # fmt: skip
 
     def publish(self) -> None:
-        """Make all entries visible for other processes, which they are at once in a folder of this machine.
+        """Make all entries visible for other processes and flush them to disk.
 
         Raises:
             InputError: If they cannot be written.
@@ -251,8 +247,6 @@ class LedgerWriter:
 
     def _close_file(self) -> None:
         try:
-            if not self._durable:
-                self._file.sync()
             self._file.close()
         except OSError as error:
             raise self._failure(error) from error

@@ -185,6 +185,6 @@ def _write_ledger(folder: Path, header: Mapping[str, Any], entries: Iterable[Ent
         raise InputError("the folder has another ledger", where=str(folder), fix="choose another --out")
     for part in parts:  # from an earlier merge
         part.unlink()
-    with LedgerWriter(folder, MERGED, header, durable=False) as ledger:  # written again from the shards after a crash
+    with LedgerWriter(folder, MERGED, header) as ledger:
         for entry in entries:
             ledger.add(entry)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ovbench.utils.folders import is_remote
 
+SYNC_S = 1.0  # a crash of the machine loses the images of this time; a killed process does not
 PUBLISH_S = 30.0  # a killed process loses the images of this time; they are counted again
 LARGEST = 4 << 20  # bytes of an object; the next line begins another one
 
@@ -24,9 +25,10 @@ class PartFile:
     """
 
     full = False  # whether the next line needs another file
+    _every, _published = SYNC_S, -SYNC_S
 
     def __init__(self, path: Path):
-        self._file = path.open("ab+", buffering=0)  # unbuffered: on a full disk, closing must not write
+        self._file = path.open("ab+", buffering=0)  # unbuffered: every line is in the file at once
 
     def write(self, data: bytes) -> None:
         """Append data."""
@@ -35,11 +37,14 @@ class PartFile:
             rest = rest[self._file.write(rest) :]
 
     def sync(self) -> None:
-        """Return when everything is on disk."""
-        os.fsync(self._file.fileno())
+        """Publish, unless this was done recently."""
+        if time.monotonic() - self._published > self._every:
+            self.publish()
 
     def publish(self) -> None:
-        """Make everything visible for other processes, which it is."""
+        """Return when everything is on disk; other processes see it already."""
+        os.fsync(self._file.fileno())
+        self._published = time.monotonic()
 
     def content(self) -> bytes:
         """Return everything that is written."""
@@ -52,12 +57,17 @@ class PartFile:
         self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Publish the rest, and close the file."""
+        try:
+            self.publish()
+        finally:
+            self._file.close()
 
 
 class RemotePart(PartFile):
     """A file by URL: lines are collected on this machine, and the object is written as a whole now and then."""
+
+    _every = PUBLISH_S
 
     def __init__(self, path: Path):
         self._path, self._published, self._new = path, time.monotonic(), False
@@ -70,22 +80,10 @@ class RemotePart(PartFile):
         super().write(data)
         self._new = True
 
-    def sync(self) -> None:
-        """Publish, unless this was done recently."""
-        if time.monotonic() - self._published > PUBLISH_S:
-            self.publish()
-
     @property
     def full(self) -> bool:  # type: ignore[override]
         """Return whether the next line belongs into another object."""
         return self._file.tell() > LARGEST
-
-    def close(self) -> None:
-        """Publish the rest."""
-        try:
-            self.publish()
-        finally:
-            self._file.close()
 
     def publish(self) -> None:
         """Write the object."""

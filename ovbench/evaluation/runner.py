@@ -142,9 +142,9 @@ def run_cells(
             if cells[0].cost and processes.is_main and cells[0].wanted_numbers:
                 cost = _measured_cost(pipeline, cells[0])
         except BaseException:
-            with suppress(InputError):  # e.g. a full disk; the user must see the first error
-                publish(parts)
-                records()
+            for step in (lambda: publish(parts), records):
+                with suppress(InputError):  # e.g. a full disk; the user must see the first error
+                    step()
             raise
         return records()
 

@@ -43,22 +43,24 @@ def count_pixels(predicted: np.ndarray, label: np.ndarray, classes: int, *, igno
     """
     if predicted.shape != label.shape:
         raise ValueError(f"the prediction has the shape {predicted.shape}, the label {label.shape}")
-    kept = label != ignored
-    rows, columns = (_indices(values[kept], classes) for values in (label, predicted))
-    pairs = rows * (classes + 1) + columns
-    if (classes + 1) ** 2 > DENSE:
-        found, counts = np.unique(pairs.astype(np.int64), return_counts=True)
+    size, pairs = classes + 1, _indices(label, classes)
+    pairs *= size
+    pairs += _indices(predicted, classes)
+    np.copyto(pairs, size**2, where=label == ignored)  # one bin more: taking the other pixels out is slower
+    if size**2 > DENSE:
+        found, counts = np.unique(pairs, return_counts=True)
+        found, counts = found[found < size**2], counts[found < size**2]
     else:
-        dense = np.bincount(pairs)
-        (found,) = dense.nonzero()
+        dense = np.bincount(pairs.ravel())[: size**2]
+        (found,) = (dense > 0).nonzero()
         counts = dense[found]
-    return PixelCounts(found // (classes + 1), found % (classes + 1), counts.astype(np.int64))
+    return PixelCounts(found // size, found % size, counts.astype(np.int64))
 
 
 def _indices(values: np.ndarray, classes: int) -> np.ndarray:
-    """Return the values as indices, with ``classes`` for others; in uint32 if pairs of indices fit, which is faster."""
-    if values.dtype.kind == "u" and values.itemsize <= 4 and (classes + 1) ** 2 <= 1 << 32:
-        return np.minimum(values.astype(np.uint32), classes)
+    """Return the values as indices int64, a copy, with ``classes`` for others."""
+    if values.dtype.kind == "u":
+        return np.minimum(values, min(classes, np.iinfo(values.dtype).max)).astype(np.int64)
     values = values.astype(np.int64)
     return np.where((values < 0) | (values >= classes), classes, values)
 

@@ -336,8 +336,7 @@ def test_every_control_has_a_name(shown):
     assert [n for n in controls if not n["ignored"] and not n.get("name", {}).get("value")] == []
 
 
-def test_five_thousand_images_are_shown_twenty_at_a_time(chromium, tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda file: None)  # one per line of the ledger
+def test_five_thousand_images_are_shown_twenty_at_a_time(chromium, tmp_path):
     counts = random_counts(np.random.default_rng(0), 5000, 150)
     path = write_run(tmp_path, counts, [f"class {n}" for n in range(150)])
     (tmp_path / "page.html").write_bytes(build.build_page(gather([path]), 0, RelabelOptions()))

@@ -219,6 +219,22 @@ def test_a_full_disk_says_so_and_keeps_what_was_counted(tmp_path):
     assert list(read_ledger(tmp_path, HEADER)) == ["a"]
 
 
+def test_lines_are_in_the_file_at_once_and_flushed_together(tmp_path, monkeypatch):
+    flushed, now = [], [100.0]
+    monkeypatch.setattr(os, "fsync", flushed.append)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with LedgerWriter(tmp_path, "0", HEADER) as ledger:
+        for name in "abc":
+            ledger.add(entry(name))
+            assert name in read_ledger(tmp_path, HEADER)
+        assert len(flushed) == 1  # the header
+        now[0] += 1.1
+        ledger.add(entry("d"))
+        ledger.add(entry("e"))
+        assert len(flushed) == 2
+    assert len(flushed) == 3
+
+
 def test_an_entry_is_read_when_it_is_asked_for_and_never_another_one(tmp_path):
     path = fill(tmp_path, "a", "b")
     read = read_ledger(tmp_path, HEADER)
