@@ -14,8 +14,8 @@ from torch import Tensor
 
 OFFSETS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 
-# Elements of a class chunk: small enough for the cache of a CPU, large enough for few launches on a GPU.
-CHUNK_CPU, CHUNK_GPU = 1 << 18, 1 << 25
+# Elements of a chunk of maps on a CPU, small enough for its cache, and of all their weighted neighbours on a GPU.
+CHUNK_CPU, CHUNK_GPU = 1 << 18, 1 << 27
 TILE = 1 << 24  # elements of the neighbourhood of the rows whose weights are computed at once
 
 
@@ -45,7 +45,7 @@ class PAMR:
         Returns:
             float (B, Q, H, W).
         """
-        step = 1 if scores.device.type == "cpu" else max(1, chunk_elements(scores.device) // scores[0].numel())
+        step = 1 if scores.device.type == "cpu" else self._at_once(scores[0])
         if step == 1:
             return torch.stack([self.refine(s, self.weights(g)) for s, g in zip(scores, guides, strict=True)])
         groups = zip(scores.split(step), guides.split(step), strict=True)
@@ -73,16 +73,16 @@ class PAMR:
             return scores
         weights = weights.to(scores.dtype)
         refined = torch.empty_like(scores)
-        step = max(1, chunk_elements(scores.device) // scores[0].numel())
+        step = self._at_once(scores[0])
         for start in range(0, len(scores), step):
             chunk = slice(start, start + step)
             _refine(scores[chunk], weights, self.dilations, self.iterations, refined[chunk])
         return refined
 
-
-def chunk_elements(device: torch.device) -> int:
-    """Return the number of elements of maps that are refined at once."""
-    return CHUNK_CPU if device.type == "cpu" else CHUNK_GPU
+    def _at_once(self, one: Tensor) -> int:
+        """Return how many maps, or windows with their maps, are refined at once; ``one`` is one of them."""
+        elements = CHUNK_CPU if one.device.type == "cpu" else CHUNK_GPU // (9 * len(self.dilations))
+        return max(1, elements // one.numel())
 
 
 def pamr(scores: Tensor, guide: Tensor, dilations: tuple[int, ...], iterations: int) -> Tensor:
@@ -129,22 +129,48 @@ def _affinities(guide: Tensor, views: list[Tensor], rings: int) -> Tensor:
 
 
 def _refine(scores: Tensor, weights: Tensor, dilations: tuple[int, ...], iterations: int, out: Tensor) -> None:
-    """Run all iterations on a chunk of maps, into ``out``; needs two buffers, none of the size of the neighbourhood."""
+    """Run all iterations on a chunk of maps, into ``out``."""
     out.copy_(scores)
-    for _ in range(iterations):
+    if scores.device.type != "cpu":
+        _iterate_by_rings(out, weights, dilations, iterations)
+        return
+    for _ in range(iterations):  # two buffers, none of the size of the neighbourhood
         mean = torch.zeros_like(out)
         for neighbour, weight in zip(_neighbours(out, dilations), weights, strict=True):
             mean.addcmul_(neighbour, weight.unsqueeze(-3))
         out.copy_(mean)
 
 
+def _iterate_by_rings(maps: Tensor, weights: Tensor, dilations: tuple[int, ...], iterations: int) -> None:
+    """Run all iterations in place with one product per ring: slower on a CPU, few launches on a GPU.
+
+    A ring with its pixel is a grid of 3 x 3, whose middle has the weight 0.
+    """
+    rings = weights.unflatten(0, (-1, len(OFFSETS)))
+    before, after = rings.split(len(OFFSETS) // 2, 1)
+    rings = torch.cat([before, torch.zeros_like(rings[:, :1]), after], 1).unflatten(1, (3, 3)).unsqueeze(-3)
+    products, reach = maps.new_empty((len(dilations), 3, 3, *maps.shape)), max(dilations)
+    for _ in range(iterations):
+        padded = _padded(maps, reach)
+        row = padded.stride(-2)
+        for dilation, ring, product in zip(dilations, rings, products, strict=True):
+            shape, steps = (3, 3, *maps.shape), (dilation * row, dilation, *padded.stride())
+            torch.mul(padded.as_strided(shape, steps, (reach - dilation) * (row + 1)), ring, out=product)
+        torch.sum(products.flatten(0, 2), 0, out=maps)
+
+
 def _neighbours(maps: Tensor, dilations: tuple[int, ...]):
     """Yield views of maps (..., C, H, W), shifted to each of the eight neighbours of each ring."""
     h, w = maps.shape[-2:]
     reach = max(dilations)
-    padded = F.pad(maps.reshape(-1, *maps.shape[-3:]), (reach,) * 4, mode="replicate")
-    padded = padded.view(*maps.shape[:-2], *padded.shape[-2:])
+    padded = _padded(maps, reach)
     for d in dilations:
         for dy, dx in OFFSETS:
             top, left = reach + dy * d, reach + dx * d
             yield padded[..., top : top + h, left : left + w]
+
+
+def _padded(maps: Tensor, reach: int) -> Tensor:
+    """Repeat the border of maps (..., C, H, W)."""
+    padded = F.pad(maps.reshape(-1, *maps.shape[-3:]), (reach,) * 4, mode="replicate")
+    return padded.view(*maps.shape[:-2], *padded.shape[-2:])

@@ -6,11 +6,13 @@ of each row and column pushed back inside the image. Sizes are ``(h, w)``, boxes
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ovbench.methods.ops import Box, Pad
+from ovbench.utils.upload import upload
 
 
 def window_grid(size: tuple[int, int], crop: int, stride: int) -> list[Box]:
@@ -77,7 +79,7 @@ class WindowMean:
     def __init__(self, size: tuple[int, int] | None):
         self.size = size
         self.total: Tensor | None = None
-        self.count: Tensor | None = None
+        self.boxes: list[Box] = []
 
     def add(self, scores: Tensor, boxes: list[Box], start: int = 0, queries: int | None = None) -> None:
         """Add window scores.
@@ -91,13 +93,14 @@ class WindowMean:
         if self.total is None:
             size = self.size or tuple(scores.shape[2:])
             self.total = scores.new_zeros((queries or scores.shape[1], *size), dtype=torch.float32)
-            self.count = scores.new_zeros(size, dtype=torch.float32)
         total = self.total[start : start + scores.shape[1]]
         for window, box in zip(scores, boxes, strict=True):
             total[:, box.y1 : box.y2, box.x1 : box.x2] += window
-            if start == 0:
-                self.count[box.y1 : box.y2, box.x1 : box.x2] += 1
+        self.boxes += boxes if start == 0 else ()
 
     def result(self) -> Tensor:
         """Return the mean, float (Q, H, W); the sums are divided in place, to save memory."""
-        return self.total.div_(self.count)
+        count = np.zeros(self.total.shape[1:], np.float32)
+        for box in self.boxes:
+            box.of(count)[...] += 1
+        return self.total.div_(upload(count, self.total.device))

@@ -22,6 +22,7 @@ provide_mmcv_ops()
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of operators that only a compiled mmcv has
+    from mmengine.device import get_device
     from mmengine.structures import PixelData
     from mmseg.models import BaseSegmentor, SegDataPreProcessor
     from mmseg.registry import MODELS
@@ -70,7 +71,7 @@ class OpenVocabSegmentor(BaseSegmentor):
             cell = resolve(self.method_name, dataset, texts, weights)
         cell.refuse_evaluation_settings()
         self.cell = cell
-        self.pipeline = build_pipeline(cell, classes, background)
+        self.pipeline = build_pipeline(cell, classes, background, get_device())  # where Runner will move it
         self.method = self.pipeline.method
 
     def to(self, *args: Any, **kwargs: Any) -> OpenVocabSegmentor:

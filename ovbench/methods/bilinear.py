@@ -8,6 +8,7 @@ its four sources and its position, not on the tile size, the number of threads o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -57,6 +58,11 @@ def axis(source: int, target: int, device: torch.device | None = None, *, align_
     Returns:
         Indices and weights of the ``target`` pixels.
     """
+    return _axis(source, target, device, align_corners, torch.is_inference_mode_enabled())
+
+
+@functools.lru_cache(maxsize=64)  # a GPU starts ten kernels for them
+def _axis(source: int, target: int, device: torch.device | None, align_corners: bool, _inference: bool) -> Axis:
     number = torch.arange(target, device=device)
     if align_corners:
         position, unit = number * (source - 1), max(target - 1, 1)

@@ -192,23 +192,24 @@ class CorrCLIP(CorrCLIPDeclaration, Method):
         The class token and the patches are unchanged. A mask class token starts as the class token and attends to the
         class token and the patches of its region. No token attends to it.
         """
-        clip, depth = self.clip, self.spatial_depth()
-        z = x[:, :1].expand(-1, regions.value.shape[1], -1) if self.params.mask_class_tokens else None  # copies of CLS
-        own = torch.arange(regions.value.shape[1], device=x.device)[:, None] == regions.rank.flatten(1)[:, None]
+        clip, depth, tokens = self.clip, self.spatial_depth(), x.shape[1]
+        masks = regions.value.shape[1] if self.params.mask_class_tokens else 0
+        own = torch.arange(masks, device=x.device)[:, None] == regions.rank.flatten(1)[:, None]
         sees = F.pad(own, (1, 0), value=True)[:, None]  # (B, 1, M, 1 + T)
         spatial = torch.zeros_like(x)
+        x = torch.cat([x, x[:, :1].expand(-1, masks, -1)], 1)  # z, copies of CLS, behind the patches
         for number, block in enumerate(clip.blocks):
             q, k, v = clip.project_heads(block, block.ln_1(x))
-            if z is not None:
-                q_z = clip.project_heads(block, block.ln_1(z)).q
-                z = z + clip.merge_heads(block, F.scaled_dot_product_attention(q_z, k, v, attn_mask=sees))
-                z = clip.feed_forward(block, z)
+            k, v = k[:, :, :tokens], v[:, :, :tokens]
+            mixed = [F.scaled_dot_product_attention(q[:, :, tokens:], k, v, attn_mask=sees)] if masks else []
             if number == clip.layers - 1:
                 break  # mix_values replaces the last block of the patches
-            x = x + clip.merge_heads(block, F.scaled_dot_product_attention(q, k, v))
-            x = clip.feed_forward(block, x)
+            mixed.insert(0, F.scaled_dot_product_attention(q[:, :, :tokens], k, v))
+            x = clip.feed_forward(block, x + clip.merge_heads(block, torch.cat(mixed, 2)))
             if clip.layers - 2 - depth <= number <= clip.layers - 3:  # block N - 2 itself is not in the mean
-                spatial = spatial + x / depth
+                spatial = spatial + x[:, :tokens] / depth
+        z = clip.feed_forward(block, x[:, tokens:] + clip.merge_heads(block, mixed[0])) if masks else None
+        x = x[:, :tokens]
         return Tokens(torch.stack([x, spatial] if self.params.spatial_branch else [x], 1), z)
 
     def spatial_depth(self) -> int:

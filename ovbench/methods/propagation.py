@@ -7,6 +7,7 @@ Symbols: Q queries; hs x ws cells of the solver's grid.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -37,15 +38,19 @@ class Graph(NamedTuple):
     horizontal: Tensor
     vertical: Tensor
 
-    def apply(self, f: Tensor) -> Tensor:
-        """Return the left-hand side for f float (Q, hs, ws); the Laplacian has 4 neighbours and no wrap."""
-        result = self.data * f
-        flow = self.horizontal * (f[..., 1:] - f[..., :-1])
-        result[..., 1:] += flow
-        result[..., :-1] -= flow
-        flow = self.vertical * (f[..., 1:, :] - f[..., :-1, :])
-        result[..., 1:, :] += flow
-        result[..., :-1, :] -= flow
+    @property
+    def diagonal(self) -> Tensor:
+        """Return the diagonal of the system, float (hs, ws): the Laplacian has 4 neighbours and no wrap."""
+        found = self.data + F.pad(self.horizontal, (1, 0)) + F.pad(self.horizontal, (0, 1))
+        return found + F.pad(self.vertical, (0, 0, 1, 0)) + F.pad(self.vertical, (0, 0, 0, 1))
+
+    def apply(self, diagonal: Tensor, f: Tensor) -> Tensor:
+        """Return the left-hand side for f float (Q, hs, ws)."""
+        result = diagonal * f
+        result[..., 1:].addcmul_(self.horizontal, f[..., :-1], value=-1)
+        result[..., :-1].addcmul_(self.horizontal, f[..., 1:], value=-1)
+        result[..., 1:, :].addcmul_(self.vertical, f[..., :-1, :], value=-1)
+        result[..., :-1, :].addcmul_(self.vertical, f[..., 1:, :], value=-1)
         return result
 
 
@@ -76,7 +81,7 @@ class Propagation:
         graph = self.graph(l, gray, text, image.note)
         # 6. step lengths are those of all queries together
         solution = conjugate_gradient(
-            graph.apply, graph.data * l, start=l, steps=self.params.cg_iters, axes=(0, 1, 2), epsilon=1e-12
+            partial(graph.apply, graph.diagonal), graph.data * l, start=l, steps=self.params.cg_iters, axes=(0, 1, 2), epsilon=1e-12
         )
         for name, value in (
             ("text_matrix", text), ("grid_logits", l), ("grid_gray", gray), ("data_weight", graph.data),

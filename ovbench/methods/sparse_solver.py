@@ -57,10 +57,10 @@ def conjugate_gradient(
         length = ratio(norm, inner(direction, image))
         if tolerance:
             length = torch.where(norm > enough, length, 0.0)
-        x = x + length * direction
-        residual = residual - length * image
+        x = torch.addcmul(x, length, direction)
+        residual = torch.addcmul(residual, length, image, value=-1)
         before, norm = norm, inner(residual, residual)
-        direction = residual + ratio(norm, before) * direction
+        direction = torch.addcmul(residual, ratio(norm, before), direction)
     return x
 
 

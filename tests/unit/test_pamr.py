@@ -85,3 +85,13 @@ def test_windows_refined_together_are_those_refined_alone():
     together = refinement.refine_together(scores, guides)
     torch.testing.assert_close(together, refinement.refine_windows(scores, guides))
     assert (together[1] - refinement.refine(scores[1], refinement.weights(guides[2]))).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("dilations", [(8, 16), (1, 3, 2)])
+def test_the_form_for_a_gpu_is_the_form_for_a_cpu(dilations):
+    generator = torch.Generator().manual_seed(4)
+    maps, guides = (torch.rand(2, count, 12, 15, generator=generator) for count in (4, 3))
+    refinement = module.PAMR(3, dilations)
+    expected = refinement.refine_together(maps, guides)
+    module._iterate_by_rings(maps, refinement.weights(guides), dilations, 3)
+    torch.testing.assert_close(maps, expected)

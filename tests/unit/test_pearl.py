@@ -118,7 +118,7 @@ def literal_graph(l, gray, text, k_edge=5.0):
 def dense(graph):
     """The matrix of the system, from its action on unit vectors."""
     h, w = graph.data.shape
-    return graph.apply(torch.eye(h * w, dtype=graph.data.dtype).view(-1, h, w)).flatten(1).T
+    return graph.apply(graph.diagonal, torch.eye(h * w, dtype=graph.data.dtype).view(-1, h, w)).flatten(1).T
 
 
 def queries(count=5, width=12):

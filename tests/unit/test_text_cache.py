@@ -14,6 +14,7 @@ from safetensors.torch import save
 
 from ovbench.backbones.build import Loaded, load_backbone
 from ovbench.backbones.text import TextEncoder
+from ovbench.config.load import resolve
 from ovbench.inference import cache
 from ovbench.inference import text_embedding as queries
 from ovbench.utils.errors import InputError, warn_once
@@ -76,6 +77,16 @@ def test_vectors_of_a_gpu_are_made_there_and_never_used_on_a_cpu_or_on_another_g
     assert own.removesuffix(".safetensors") == queries.text_key(
         clip.sha256, [query for names in NAMES for query in names], queries.templates("openai_80")
     )
+
+
+@pytest.mark.slow
+def test_the_runner_of_mmengine_has_words_encoded_on_its_device(folder, monkeypatch):
+    from ovbench.integrations import mmseg
+
+    monkeypatch.setattr(mmseg, "get_device", lambda: "cuda:1")
+    with pretended() as device, torch.inference_mode():
+        segmentor = mmseg.OpenVocabSegmentor(cell=resolve("clip", "mini"))
+        assert device.flops[torch.float32] > 1e6 and segmentor.pipeline.device == "cuda:1"
 
 
 def _encode_and_note(clip, note, ready):
