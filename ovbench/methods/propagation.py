@@ -81,8 +81,9 @@ class Propagation:
         graph = self.graph(l, gray, text, image.note)
         # 6. step lengths are those of all queries together
         solution = conjugate_gradient(
-            partial(graph.apply, graph.diagonal), graph.data * l, start=l, steps=self.params.cg_iters, axes=(0, 1, 2), epsilon=1e-12
-        )
+            partial(graph.apply, graph.diagonal), graph.data * l, start=l, steps=self.params.cg_iters, axes=(0, 1, 2),
+            epsilon=1e-12,
+        )  # fmt: skip
         for name, value in (
             ("text_matrix", text), ("grid_logits", l), ("grid_gray", gray), ("data_weight", graph.data),
             ("edge_h", graph.horizontal), ("edge_v", graph.vertical), ("solution", solution),
