@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import torch
@@ -179,6 +180,8 @@ class Pretended(TorchDispatchMode):
         leaves = torch.utils._pytree.tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         here = [tensor for tensor in tensors if isinstance(tensor, OnDevice)]
+        if kwargs.pop("pin_memory", False):
+            return func(*args, **kwargs).pin_memory()
         to = kwargs.get("device")
         onto = to is not None and torch.device(to).type == "cuda"
         if to is not None:
@@ -221,7 +224,7 @@ class Pretended(TorchDispatchMode):
             if packet is aten._to_copy:
                 down, up = to is not None and not onto, onto and not isinstance(args[0], OnDevice)
             else:
-                down = isinstance(args[1], OnDevice) and not isinstance(args[0], OnDevice)
+                down = isinstance(args[1], OnDevice) and not getattr(args[0], "_pinned", isinstance(args[0], OnDevice))
                 up = isinstance(args[0], OnDevice) and not isinstance(args[1], OnDevice)
             if down or (up and not getattr(args[0 if packet is aten._to_copy else 1], "_pinned", False)):
                 self.wait("copy to the host" if down else "copy from pageable memory")
@@ -244,6 +247,7 @@ def pretended() -> Iterator[Pretended]:
         "max_memory_allocated": lambda device=None: 0, "get_device_name": lambda device=None: "pretended",
     }  # fmt: skip
     mode = Pretended()
+    fakes["Event"] = lambda: SimpleNamespace(record=lambda: None, synchronize=lambda: mode.wait("event"))
 
     def pinned(tensor, *_):
         found = tensor.clone()

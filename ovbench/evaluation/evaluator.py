@@ -117,7 +117,7 @@ def evaluate(
     advance: Callable[[], object] = lambda: None,
     fail_fast: bool = False,
 ) -> None:
-    """Label images in order; another thread counts them and writes them to the ledgers, also in order.
+    """Label images in order; another thread waits for their labels, counts and writes them, also in order.
 
     At most `UNWRITTEN` images are labelled and not yet written; a process that is killed loses these.
 
@@ -143,16 +143,25 @@ def evaluate(
     images = _read_ahead(pipeline, targets, indices, batch)
     with WriteBehind(UNWRITTEN) as behind:
         for read, prediction in _predictions(pipeline, images, batch):
-            for target, result in zip(targets, _results(pipeline, targets, read, prediction.labels), strict=True):
-                image = target.dataset.items[prediction.number].id
-                if image not in target.due:
-                    continue
-                if fail_fast and isinstance(result, OvbenchError):
-                    where = ", ".join(filter(None, (image, result.where)))
-                    raise ImageError(result.what, where=where, fix=result.fix)
-                region_file = read.region_file if read else None
-                behind.call(_add_entry, target, prediction.number, result, prediction.seconds, region_file)
+            behind.call(_add_image, pipeline, targets, read, prediction, fail_fast)
             advance()
+
+
+def _add_image(
+    pipeline: Pipeline, targets: Sequence[Target], read: LoadedImage | None, prediction: Prediction, fail_fast: bool
+) -> None:  # fmt: skip
+    """Wait for the labels of an image, and add it to the ledgers."""
+    labels, seconds = prediction.labels, prediction.seconds
+    if read is not None:
+        seconds = {**read.seconds, **seconds, "label": sum(seconds.values())}
+    for target, result in zip(targets, _results(pipeline, targets, read, labels), strict=True):
+        image = target.dataset.items[prediction.number].id
+        if image not in target.due:
+            continue
+        if fail_fast and isinstance(result, OvbenchError):
+            where = ", ".join(filter(None, (image, result.where)))
+            raise ImageError(result.what, where=where, fix=result.fix)
+        _add_entry(target, prediction.number, result, seconds, read.region_file if read else None)
 
 
 def _results(
@@ -184,9 +193,9 @@ def _predictions(
             continue
         listener = {"note": read.note} if confident else {}
         for result in batcher.add(index, read.image, read.regions, **listener):
-            yield _timed(held, result)
+            yield held.pop(result.number), result
     for result in batcher.flush():
-        yield _timed(held, result)
+        yield held.pop(result.number), result
 
 
 def _labelled(
@@ -210,12 +219,6 @@ def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | 
     """Return the region map of an image; after an exception of the region source the image has failed."""
     with blamed(getattr(pipeline.region_maps, "source", pipeline)):
         return pipeline.regions(image, path)
-
-
-def _timed(held: dict[int, LoadedImage], result: Prediction) -> tuple[LoadedImage, Prediction]:
-    read = held.pop(result.number)
-    seconds = {**read.seconds, **result.seconds, "label": sum(result.seconds.values())}
-    return read, result._replace(seconds=seconds)
 
 
 def _add_entry(

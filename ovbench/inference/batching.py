@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from ovbench.inference.precision import FEATURE_BUDGET
-from ovbench.inference.steps import Merged, Steps
+from ovbench.inference.steps import DeviceLabels, Merged, Steps
 from ovbench.inference.windowed_image import Window, gather, region_slots
 from ovbench.methods.base import Note, WindowedImage, no_note
 from ovbench.methods.method_errors import blame
 from ovbench.utils.errors import OvbenchError, ScoreError, warn_once
+from ovbench.utils.upload import start_download
 
 
 class Prediction(NamedTuple):
@@ -36,13 +37,26 @@ class Prediction(NamedTuple):
 
     Attributes:
         number: The number given to ``add``.
-        labels: uint16 (H, W), one map per vocabulary, or the error.
+        found: Label maps, perhaps still on a GPU, or the error.
         seconds: Time of each stage.
     """
 
     number: int
-    labels: list[np.ndarray] | OvbenchError
+    found: DeviceLabels | list[np.ndarray] | OvbenchError
     seconds: dict[str, float]
+
+    @property
+    def labels(self) -> list[np.ndarray] | OvbenchError:
+        """Return uint16 (H, W), one map per vocabulary, or the error; waits for a GPU, as part of "decide"."""
+        if not isinstance(self.found, DeviceLabels):
+            return self.found
+        start = time.perf_counter()
+        try:
+            return self.found.result()
+        except OvbenchError as error:
+            return error
+        finally:
+            self.seconds["decide"] = self.seconds.get("decide", 0.0) + time.perf_counter() - start
 
 
 class BatchKey(NamedTuple):
@@ -154,7 +168,7 @@ class WindowBatcher:
         Raises:
             ScoreError: If memory is too small, or scores are NaN or infinite; exceptions of the method are not changed.
         """
-        return self._labels(PendingImage(0, self.steps.with_context(prepared), None, self.steps))
+        return self._labels(PendingImage(0, self.steps.with_context(prepared), None, self.steps)).result()
 
     def _pending(self, number: int, image: np.ndarray, regions: np.ndarray | None, note: Note) -> PendingImage:
         prepared = self.steps.with_context(self.steps.prepare(image, regions, note))
@@ -183,7 +197,7 @@ class WindowBatcher:
                 del self.pending[owner.number]
                 yield prediction
 
-    def _labels(self, owner: PendingImage) -> list[np.ndarray]:
+    def _labels(self, owner: PendingImage) -> DeviceLabels:
         """Label a single image; if memory runs out, repeat it with smaller limits, and keep them if they are enough."""
         before = self.steps.limits
         try:
@@ -193,7 +207,7 @@ class WindowBatcher:
             self.steps.limits = before
             raise
 
-    def _with_less(self, owner: PendingImage) -> list[np.ndarray]:
+    def _with_less(self, owner: PendingImage) -> DeviceLabels:
         """Label a single image after memory ran out, with smaller and smaller limits."""
         before, labels = self.steps.limits, None
         while labels is None:
@@ -209,7 +223,7 @@ class WindowBatcher:
             labels = self._attempt(owner)
         return labels
 
-    def _attempt(self, owner: PendingImage) -> list[np.ndarray] | None:
+    def _attempt(self, owner: PendingImage) -> DeviceLabels | None:
         """Return the labels of a single image, None if memory runs out."""
         queue, labels = deque(_windows(owner)), None
         try:
@@ -220,7 +234,7 @@ class WindowBatcher:
             return None
         return labels
 
-    def _taken(self, encoded: Encoded) -> list[np.ndarray] | None:
+    def _taken(self, encoded: Encoded) -> DeviceLabels | None:
         """Take the features of a window; if memory runs out, label its image on its own."""
         try:
             return self._take(encoded)
@@ -230,7 +244,7 @@ class WindowBatcher:
         owner.features.clear()
         return self._with_less(owner)
 
-    def _take(self, encoded: Encoded) -> list[np.ndarray] | None:
+    def _take(self, encoded: Encoded) -> DeviceLabels | None:
         """Add the features of an image's next windows; return the labels after the last one, otherwise None."""
         (owner, count, features), steps = encoded, self.steps
         if isinstance(features, BaseException):
@@ -324,7 +338,7 @@ def attempt(number: int, run: Callable[[], Any], seconds: dict[str, float], meth
         found = error
     except (Exception, SystemExit) as error:
         found = blame(error, method)
-    return Prediction(number, found, seconds) if isinstance(found, (list, OvbenchError)) else found
+    return Prediction(number, found, seconds) if isinstance(found, (DeviceLabels, list, OvbenchError)) else found
 
 
 def _out_of_memory(what: str) -> ScoreError:
@@ -351,14 +365,7 @@ def _joined(features: list[Any], device: torch.device) -> Any:
 
 def _on_host(features: Any) -> Any:
     """Copy features to the memory of the host, from a GPU without waiting for it."""
-
-    def copied(tensors: list[Tensor]) -> Tensor:
-        (one,) = tensors
-        if one.device.type != "cuda":
-            return one.cpu()
-        return torch.empty(one.shape, dtype=one.dtype, pin_memory=True).copy_(one, non_blocking=True)
-
-    return _each(features, copied, [features])
+    return _each(features, lambda tensors: start_download(tensors[0]), [features])
 
 
 def _bytes(features: Any) -> int:

@@ -27,7 +27,7 @@ from ovbench.methods.propagation import Propagation
 from ovbench.regions.ids import resized_ids
 from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once
 from ovbench.utils.images import resize_image, resized_size
-from ovbench.utils.upload import upload
+from ovbench.utils.upload import start_download, upload
 
 PAD_TO_PATCH = -1  # value of ``pad``: windows are padded to the patch size of the tower that encodes the queries
 MOST_PARTS = 1 << 12
@@ -81,6 +81,39 @@ class Limits(NamedTuple):
     def smaller(self) -> Limits | None:
         """Return smaller limits, for use after memory ran out; None if there are none."""
         return None if self.parts >= MOST_PARTS else Limits(max(self.windows // 2, 1), self.parts * 8)
+
+
+class DeviceLabels:
+    """Label maps on their way to the host, which a GPU copies while the next image is labelled.
+
+    Args:
+        maps: int32 (H, W), one per vocabulary; -1 everywhere if scores were not finite.
+        method: The method.
+    """
+
+    def __init__(self, maps: list[Tensor], method: Method):
+        self.method, self.maps = method, [start_download(map_) for map_ in maps]
+        self.copied = torch.cuda.Event() if maps[0].device.type == "cuda" else None
+        if self.copied is not None:
+            self.copied.record()
+
+    def result(self) -> list[np.ndarray]:
+        """Wait for the device, and return uint16 (H, W), one map per vocabulary.
+
+        Raises:
+            ScoreError: If scores are NaN or infinite.
+        """
+        if self.copied is not None:
+            self.copied.synchronize()
+        found = [map_.numpy() for map_ in self.maps]
+        if any(map_.flat[0] < 0 for map_ in found):
+            raise not_finite(self.method)
+        return [map_.astype(np.uint16) for map_ in found]
+
+
+def not_finite(method: Method) -> ScoreError:
+    """Return the error for scores that are no numbers."""
+    return ScoreError(f"{type(method).__name__} returned scores that are NaN or infinite")
 
 
 class Steps:
@@ -151,7 +184,7 @@ class Steps:
 
     @contextmanager
     def stage(self, name: str):
-        """Add the time of a stage; on a GPU, the time to queue the work, except for "decide", which waits for it."""
+        """Add the time of a stage; on a GPU, the time to queue the work; `Prediction.labels` waits for it."""
         start = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -295,14 +328,11 @@ class Steps:
                 self._add_scores(prepared, boxes, scores, mean, decision)
 
     @torch.inference_mode()
-    def finish(self, prepared: WindowedImage, means: list[Merged]) -> list[np.ndarray]:
+    def finish(self, prepared: WindowedImage, means: list[Merged]) -> DeviceLabels:
         """Compute the labels of an image after all of its windows are scored.
 
         Returns:
-            uint16 (H, W), one map per vocabulary.
-
-        Raises:
-            ScoreError: If scores are NaN or infinite.
+            The label maps, one per vocabulary.
         """
         self.maps.parts = self.limits.parts
         with self.stage("decide"):
@@ -312,19 +342,13 @@ class Steps:
             ]
             finite = [scores.sum().isfinite() for scores in merged]
             if self.device.type == "cpu" and not all(finite):  # elsewhere the host would wait
-                raise self._not_finite()
+                raise not_finite(self.method)
             labels = [
                 self.maps.labels(prepared, scores, queries, decision).int()
                 for scores, queries, decision in zip(merged, self.vocabularies, self.decisions, strict=True)
             ]
-            # -1 everywhere for scores that are not finite: the host waits for the device only once
-            found = [map_.where(sound, -1).cpu().numpy() for map_, sound in zip(labels, finite, strict=True)]
-            if any(map_.flat[0] < 0 for map_ in found):
-                raise self._not_finite()
-            return [map_.astype(np.uint16) for map_ in found]
-
-    def _not_finite(self) -> ScoreError:
-        return ScoreError(f"{type(self.method).__name__} returned scores that are NaN or infinite")
+            marked = [map_.where(sound, -1) for map_, sound in zip(labels, finite, strict=True)]
+            return DeviceLabels(marked, self.method)
 
     def _add_scores(
         self, prepared: WindowedImage, boxes: list[Box], scores: Tensor, mean: Merged, decision: Decision

@@ -9,6 +9,7 @@ from towers import small_towers
 from ovbench.config.load import Protocol
 from ovbench.inference.batching import WindowBatcher
 from ovbench.inference.predictor import Predictor
+from ovbench.inference.steps import DeviceLabels
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
@@ -64,7 +65,8 @@ def test_nothing_is_asked_before_the_decision(method, batch):
     predictor = Predictor(made, Protocol(short_side=0, crop=64, stride=40), [queries])
     predictor.label(IMAGE)  # constants are uploaded once
     finish, decided = predictor.finish, []
-    predictor.finish = lambda prepared, means: decided.append(means) or [np.zeros(prepared.original, np.uint16)]
+    done = DeviceLabels([torch.zeros(64, 150, dtype=torch.int32)], made)
+    predictor.finish = lambda prepared, means: decided.append(means) or done
     with Listening() as listening:
         if batch:
             batcher = WindowBatcher(predictor, batch)
