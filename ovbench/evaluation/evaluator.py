@@ -92,6 +92,7 @@ class LoadedImage(NamedTuple):
         samples: For each target the sample, an error, or None if the image is not due.
         seconds: Time of each stage.
         region_file: The file of the region map, if it was read from one.
+        resized: uint8 (h, w, 3), the image at the size of the protocol; None for pipelines that read images themselves.
         best: For each vocabulary the most probable class and its probability, in the order of labelling.
     """
 
@@ -100,6 +101,7 @@ class LoadedImage(NamedTuple):
     samples: list[Sample | InputError | None]
     seconds: dict[str, float]
     region_file: FileIdentity | None = None
+    resized: np.ndarray | None = None
     best: list[tuple[np.ndarray, np.ndarray]] | None = None
 
     def note(self, name: str, value: Any) -> None:
@@ -191,8 +193,10 @@ def _predictions(
         except (InputError, MethodError) as error:
             yield None, Prediction(index, error, {})
             continue
-        listener = {"note": read.note} if confident else {}
-        for result in batcher.add(index, read.image, read.regions, **listener):
+        more = {"note": read.note} if confident else {}
+        if read.resized is not None:
+            more["resized"] = read.resized
+        for result in batcher.add(index, read.image, read.regions, **more):
             yield held.pop(result.number), result
     for result in batcher.flush():
         yield held.pop(result.number), result
@@ -262,15 +266,24 @@ def _read_ahead(
         first = targets[0].dataset
         picture = first.read_image_file(index)
         samples = [_sample(target, index, picture) for target in targets]
+        resized = _resized(pipeline, picture.pixels)
         middle = time.perf_counter()
         region_file = _region_file(pipeline, first.items[index].image_path)
         regions = _regions(pipeline, picture.pixels, first.items[index].image_path)
         seconds = {"read": middle - start, "regions": time.perf_counter() - middle}
-        return LoadedImage(picture.pixels, regions, samples, seconds, region_file, [])
+        return LoadedImage(picture.pixels, regions, samples, seconds, region_file, resized, [])
 
     several = batch > 0 or driver(getattr(pipeline, "device", "cpu")) is not None
     threads = min(READERS, os.cpu_count() or 1) if several else 2
     return read_ahead(read, indices, ahead=max(READ_AHEAD, batch, threads + 1 if several else 0), threads=threads)
+
+
+def _resized(pipeline: Pipeline, image: np.ndarray) -> np.ndarray | None:
+    """Return the image at the size of the protocol, None for a pipeline that does not resize."""
+    if not hasattr(pipeline.predictor, "resize"):
+        return None
+    with blamed(pipeline.method):  # as in the thread that labels
+        return pipeline.predictor.resize(image)
 
 
 def _region_file(pipeline: Pipeline, image_path: Path) -> FileIdentity | None:

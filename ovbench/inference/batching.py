@@ -126,8 +126,9 @@ class WindowBatcher:
         self.queues: dict[BatchKey, deque[QueuedWindow]] = {}
 
     def add(
-        self, number: int, image: np.ndarray, regions: np.ndarray | None = None, note: Note = no_note
-    ) -> Iterator[Prediction]:
+        self, number: int, image: np.ndarray, regions: np.ndarray | None = None, note: Note = no_note,
+        resized: np.ndarray | None = None,
+    ) -> Iterator[Prediction]:  # fmt: skip
         """Add an image.
 
         Args:
@@ -135,12 +136,13 @@ class WindowBatcher:
             image: uint8 (H, W, 3), RGB.
             regions: int32 (H, W), the region map.
             note: Called with intermediate quantities of the image.
+            resized: What `Steps.resize` has returned for the image, if it was called before.
 
         Yields:
             The predictions that are finished.
         """
         self.steps.seconds = {}
-        owner = self._tried(number, lambda: self._pending(number, image, regions, note))
+        owner = self._tried(number, lambda: self._pending(number, image, regions, note, resized))
         if isinstance(owner, Prediction):
             yield owner
         elif owner.key is None:
@@ -170,8 +172,10 @@ class WindowBatcher:
         """
         return self._labels(PendingImage(0, self.steps.with_context(prepared), None, self.steps)).result()
 
-    def _pending(self, number: int, image: np.ndarray, regions: np.ndarray | None, note: Note) -> PendingImage:
-        prepared = self.steps.with_context(self.steps.prepare(image, regions, note))
+    def _pending(
+        self, number: int, image: np.ndarray, regions: np.ndarray | None, note: Note, resized: np.ndarray | None
+    ) -> PendingImage:
+        prepared = self.steps.with_context(self.steps.prepare(image, regions, note, resized))
         full = prepared.boxes[0].size == (self.steps.protocol.crop,) * 2
         shared = self.shares and full and prepared.context is None
         key = BatchKey(prepared.pad_region, region_slots(regions, prepared.size, prepared.boxes)) if shared else None

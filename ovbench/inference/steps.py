@@ -189,8 +189,14 @@ class Steps:
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """Return an image uint8 (H, W, 3) at the size of the protocol, uint8 (h, w, 3); on the host, in any thread."""
+        size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
+        return resize_image(image, size, self.protocol.resize)
+
     def prepare(
-        self, image: np.ndarray, regions: np.ndarray | None = None, note: Note = no_note
+        self, image: np.ndarray, regions: np.ndarray | None = None, note: Note = no_note,
+        resized: np.ndarray | None = None,
     ) -> WindowedImage:  # fmt: skip
         """Resize an image and divide it into windows.
 
@@ -198,12 +204,11 @@ class Steps:
             image: uint8 (H, W, 3), RGB, at its original size.
             regions: int32 (H, W), the region map, for methods that need one.
             note: Called with intermediate quantities.
+            resized: What `resize` has returned for the image, if it was called before.
         """
         with self.stage("resize"):
-            size = resized_size(image.shape[:2], self.protocol.short_side, self.protocol.long_side)
-            return self.windowed(
-                resize_image(image, size, self.protocol.resize), image.shape[:2], regions, note, pixels=image
-            )
+            resized = self.resize(image) if resized is None else resized
+            return self.windowed(resized, image.shape[:2], regions, note, pixels=image)
 
     @torch.inference_mode()
     def windowed(
