@@ -193,7 +193,7 @@ def _predictions(
         except (InputError, MethodError) as error:
             yield None, Prediction(index, error, {})
             continue
-        more = {"note": read.note} if confident else {}
+        more: dict[str, Any] = {"note": read.note} if confident else {}
         if read.resized is not None:
             more["resized"] = read.resized
         for result in batcher.add(index, read.image, read.regions, **more):
