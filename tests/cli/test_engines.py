@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -94,24 +95,28 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch, tmp_path):
         launch.start_ray(tmp_path, None, {})
 
 
-@pytest.mark.slow
-def test_ray_on_two_nodes_of_this_machine(ovbench, plain, tmp_path, monkeypatch):  # noqa: F811
-    pytest.importorskip("ray", reason="ray is not installed")
+@pytest.fixture
+def ray_cluster(monkeypatch):
+    """A Ray cluster with one node."""
+    ray = pytest.importorskip("ray", reason="ray is not installed")
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # by default workers starve beside other tests
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # Ray's logger keeps a stream that pytest has closed
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        cluster.add_node(num_cpus=1)
-        plan(ovbench, tmp_path)
-        options = ("--option", f"address={cluster.address}", "--option", "num_cpus=1")
-        done = ovbench("sweep", "start", tmp_path, "--on", "ray", *options)
-        assert done.code == 0 and "2 workers have ended on 2 nodes" in done.out, done.err
-    finally:
-        import ray
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
 
-        ray.shutdown()
-        cluster.shutdown()
+
+@pytest.mark.slow
+def test_ray_on_two_nodes_of_this_machine(ovbench, plain, tmp_path, ray_cluster):  # noqa: F811
+    ray_cluster.add_node(num_cpus=1)
+    plan(ovbench, tmp_path)
+    options = ("--option", f"address={ray_cluster.address}", "--option", "num_cpus=1")
+    done = ovbench("sweep", "start", tmp_path, "--on", "ray", *options)
+    assert done.code == 0 and "2 workers have ended on 2 nodes" in done.out, done.err
     assert text_of(tmp_path) == plain and len(lines(tmp_path)) == IMAGES
 
 
@@ -146,13 +151,7 @@ def is_running(pid):
 
 
 @pytest.mark.slow
-def test_ray_loses_a_worker_and_a_node(ovbench, plain, tmp_path, monkeypatch):  # noqa: F811
-    pytest.importorskip("ray", reason="ray is not installed")
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+def test_ray_loses_a_worker_and_a_node(ovbench, plain, tmp_path, ray_cluster):  # noqa: F811
     plan(ovbench, tmp_path)
     killed = []
 
@@ -165,20 +164,14 @@ def test_ray_loses_a_worker_and_a_node(ovbench, plain, tmp_path, monkeypatch):  
                 killed.append(lease.name)
                 break
             time.sleep(0.01)
-        cluster.remove_node(node, allow_graceful=False)
+        ray_cluster.remove_node(node, allow_graceful=False)
 
-    try:
-        node = cluster.add_node(num_cpus=1)
-        thread = threading.Thread(target=kill)
-        thread.start()
-        options = ("--option", f"address={cluster.address}", "--option", "num_cpus=1")
-        done = ovbench("sweep", "start", tmp_path, "--on", "ray", *options)
-        thread.join()
-    finally:
-        import ray
-
-        ray.shutdown()
-        cluster.shutdown()
+    node = ray_cluster.add_node(num_cpus=1)
+    thread = threading.Thread(target=kill)
+    thread.start()
+    options = ("--option", f"address={ray_cluster.address}", "--option", "num_cpus=1")
+    done = ovbench("sweep", "start", tmp_path, "--on", "ray", *options)
+    thread.join()
     assert done.code == 0 and len(killed) == 1, done.err
     assert text_of(tmp_path) == plain and len(lines(tmp_path)) == IMAGES
     assert list(tmp_path.glob("sweep/*/tasks/*.lost"))
