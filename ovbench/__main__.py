@@ -45,8 +45,9 @@ def main() -> None:
             sys.exit(_fail(f"a plug-in failed: {type(error).__name__}: {text} ({place})", 3))
         if isinstance(error, SystemExit):
             raise
-        if isinstance(error, OSError) and error.strerror and error.filename is not None:  # the machine, not the code
-            what = f"cannot use the file: {error.strerror} ({os.fsdecode(error.filename)})"
+        if isinstance(error, OSError) and error.strerror:  # the machine, not the code
+            name = "stdout or another file" if error.filename is None else os.fsdecode(error.filename)
+            what = f"cannot read or write {name}: {error.strerror}"
             sys.exit(_fail(f"{what}; check the path and the disk; OVBENCH_DEBUG=1 shows where", 3))
         hint = "this is a defect; OVBENCH_DEBUG=1 shows where"
         sys.exit(_fail(f"{type(error).__name__}: {text}; {hint}", 1))

@@ -1,5 +1,6 @@
 """What goes wrong around a run: each with its message, its exit code and what is left on disk."""
 
+import contextlib
 import errno
 import json
 import os
@@ -287,3 +288,13 @@ def test_a_cache_of_another_user_is_listed_without_what_cannot_be_read(ovbench, 
     listed = ovbench("cache", "ls", "--json")
     assert listed.code == 0 and {row["name"] for row in listed.json()["parts"]} == {"text", "weights/c"}, listed.out
     assert [record.getMessage().count("cannot be read: Permission denied") for record in caplog.records] == [1, 1]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is always full")
+def test_a_full_disk_below_stdout_is_one_sentence(ovbench, monkeypatch):
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        done = ovbench("list", "methods")
+        with contextlib.suppress(OSError):
+            full.close()
+    assert done.code == 3 and "cannot read or write stdout or another file: No space left" in done.err
