@@ -35,7 +35,7 @@ def main() -> None:
         sys.exit(141)
     except Terminated:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # a method may raise any
         if os.environ.get("OVBENCH_DEBUG"):
             raise
         from ovbench.methods.plugins import plugin_line

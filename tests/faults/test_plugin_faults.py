@@ -117,3 +117,12 @@ def test_a_mistake_of_a_plugin_at_run_time_is_the_plugins(ovbench, plugin, tmp_p
     assert f"a plug-in failed: KeyError: 'no' ({file}, line 7)" in done.err
     rows = {row["regions"]: row["broken"] for row in ovbench("list", "regions", "--json").json()}
     assert "KeyError" in rows["bad"] and rows["slic"] is None
+
+
+def test_code_that_raises_no_exception_but_something_else_is_one_sentence(ovbench, monkeypatch):
+    def broken(**options):
+        raise GeneratorExit("stop")
+
+    monkeypatch.setattr("ovbench.cli.cli.main", broken)
+    done = ovbench("list", "methods")
+    assert done.code == 1 and "GeneratorExit: stop" in done.err
