@@ -74,6 +74,7 @@ def one_node_slurm(folder: Path, cpus: int = 2) -> Iterator[Path]:
         wait_until_idle(environment)
         yield config
     finally:
+        end_jobs(environment)
         for pid in (folder / "slurmd.pid", folder / "slurmctld.pid", munge / "pid"):
             with suppress(OSError, ValueError):
                 os.kill(int(pid.read_text()), signal.SIGTERM)
@@ -88,6 +89,16 @@ def free_ports() -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+def end_jobs(environment: dict[str, str]) -> None:
+    """Cancel all jobs and wait for their ends: a daemon that is stopped before leaves their processes behind."""
+    subprocess.run(["scancel", "--user=root"], env=environment, check=False)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if not subprocess.run(["squeue", "-h"], env=environment, capture_output=True, check=False).stdout:
+            return
+        time.sleep(0.2)
 
 
 def wait_until_idle(environment: dict[str, str]) -> None:
