@@ -143,6 +143,7 @@ def read_json(path: Path) -> Any:
     Raises:
         InputError: If the file is missing or malformed.
     """
+    _refuse_device(path)
     try:
         with reaching(path):
             text = path.read_text(encoding="utf-8")
@@ -171,8 +172,15 @@ def read_text(path: Path, what: str) -> str:
     Raises:
         InputError: If the file is missing, cannot be read, or is not UTF-8.
     """
+    _refuse_device(path)
     with reading(path, what):
         return path.read_text(encoding="utf-8-sig")
+
+
+def _refuse_device(path: Path) -> None:
+    """Refuse a device, which may have no end, such as ``/dev/zero``; a pipe is read."""
+    if isinstance(path, Path) and path.is_char_device():
+        raise InputError("a device is not a file", where=str(path), fix="check the path")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ovbench.utils.errors import InputError
 from ovbench.utils.files import (
     ABANDONED_S,
     read_json,
+    read_text,
     remove_leftovers,
     replacing,
     temporary_path,
@@ -241,3 +242,9 @@ def test_a_killed_worker_is_one_sentence():
 
 def _kill(number):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_device_is_not_read():
+    for read in (read_json, lambda path: read_text(path, "list")):
+        with pytest.raises(InputError, match="a device is not a file"):
+            read(Path("/dev/null"))
