@@ -37,6 +37,7 @@ class RemotePath(PurePosixPath):
     and is found to be changed in the next run. universal_pathlib, which writes, needs a millisecond per path.
 
     Example:
+        >>> from pathlib import Path
         >>> path = RemotePath("memory://bucket/data") / "a.png"
         >>> str(path), path.is_file(), isinstance(path, Path)
         ('memory://bucket/data/a.png', False, False)
