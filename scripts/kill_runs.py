@@ -42,12 +42,14 @@ class Command(NamedTuple):
         killed: Number of the step that is killed; later ones run once at the end.
         kept: Patterns of the files of the result, below the folder of the case.
         fresh_cache: Whether it starts with an empty cache instead of a drawn mini.
+        most: Most kills; a task of a sweep has failed when three of its workers were killed.
     """
 
     steps: tuple[tuple[str, ...], ...]
     killed: int = 0
     kept: tuple[str, ...] = ("out/**/*",)
     fresh_cache: bool = False
+    most: int = 3
 
 
 COMMANDS = {
@@ -80,7 +82,7 @@ COMMANDS = {
     "sweep": Command((
         ("sweep", "plan", "-m", "clip", "-m", "maskclip", "-d", "mini", "--limit", "4", "--out", "{out}"),
         ("sweep", "work", "{out}", "--stale", "1"),
-    ), killed=1, kept=("out/*.json",)),
+    ), killed=1, kept=("out/*.json",), most=2),
     "merge": Command((
         ("eval", "-m", "clip", "-d", "mini", "--limit", "4", "--shard", "1/2", "--out", "{out}/a"),
         ("eval", "-m", "clip", "-d", "mini", "--limit", "4", "--shard", "2/2", "--out", "{out}/b"),
@@ -231,7 +233,7 @@ def run(names: list[str], kills: int, seed: int, folder: Path, told: Callable[[s
             expected, seconds = whole[name]
             case = Case(command, folder / f"{name}-{counts[name][1]}", shared)
             case.prepare()
-            counts[name][0] += disturb(case, seconds, source.choice((1, 1, 2, 3)), source)
+            counts[name][0] += disturb(case, seconds, min(source.choice((1, 1, 2, 3)), command.most), source)
             counts[name][1] += 1
             if different := _differences(expected, result_of(case.folder, command.kept)):
                 counts[name][2] += 1

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ovbench.cluster.loaded_group import LoadedGroup, UnlikeWorker, planned_cells, write_records
 from ovbench.cluster.sweep import Status, SweepTask, board_of, is_finished, read_sweep
-from ovbench.cluster.task_board import BEATS, STALE_S, Lease, TaskBoard, TaskState
+from ovbench.cluster.task_board import BEATS, STALE_S, TRIES, Lease, TaskBoard, TaskState
 from ovbench.evaluation.plan import PlannedCell
 from ovbench.regions.build_maps import build_maps, tasks_of
 from ovbench.utils.errors import InputError, OvbenchError, Terminated, first_line
@@ -151,8 +151,18 @@ class SweepWorker:
                     continue
                 if is_finished(statuses):
                     return WorkerResult(self.done, self.errors, self.failed)
-                if not self.board.release_stale(states, self.stale_s):
+                lost = self.board.release_stale(states, self.stale_s)
+                for lease in lost:
+                    self._say_lost(lease, states[lease.task].tries + 1)
+                if not lost:
                     time.sleep(self.poll_s)
+
+    def _say_lost(self, lease: Lease, tries: int) -> None:
+        """Say that the worker of a task is gone; with its last try the task has failed, which nobody else would say."""
+        what = f"task {lease.task}, try {lease.attempt}: its worker has ended or gives no sign of life"
+        if tries >= TRIES:
+            self.errors.append(what)
+        self.notify(f"failed: {what}" if tries >= TRIES else what)
 
     def _next(self, statuses: Sequence[Status], states: Mapping[int, TaskState]) -> int | None:
         """Return a free task: of the loaded group first, then of the group with the most work per worker."""

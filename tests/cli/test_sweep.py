@@ -128,6 +128,18 @@ def test_a_task_fails_after_three_tries_and_the_others_go_on(ovbench, one_thread
 
 
 @pytest.mark.slow
+def test_a_task_whose_third_worker_is_gone_has_failed_in_words(ovbench, one_thread, tmp_path):
+    plan(ovbench, tmp_path, "--minutes", "9")
+    (board,) = (tmp_path / "sweep").glob("*/tasks")
+    for name in ("1", "1.lost", "2", "2.lost", "3"):
+        (board / f"000001.{name}").write_text("gone" if len(name) == 1 else "{}")
+    (board.parent / "workers" / "gone").write_text('{"ended": true}')
+    done = ovbench("sweep", "work", tmp_path)
+    assert done.code == 4 and "failed: task 1, try 3: its worker has ended" in done.err, done.err
+    assert ovbench("sweep", "watch", tmp_path, "--once").code == 4
+
+
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_stop_gives_its_task_back(ovbench, plain, tmp_path, monkeypatch):
     from ovbench.cluster.worker import Heartbeat
 
