@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovbench.inference.device_labels import DeviceLabels
 from ovbench.inference.precision import FEATURE_BUDGET
-from ovbench.inference.steps import DeviceLabels, Merged, Steps
+from ovbench.inference.steps import Merged, Steps
 from ovbench.inference.windowed_image import Window, gather, region_slots
 from ovbench.methods.base import Note, WindowedImage, no_note
 from ovbench.methods.method_errors import blame

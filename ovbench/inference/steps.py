@@ -14,6 +14,7 @@ from ovbench.backbones.normalization import per_channel
 from ovbench.backbones.preprocess import Normalisation
 from ovbench.config.load import Protocol
 from ovbench.inference.decision import LabelMaps, chunk_elements
+from ovbench.inference.device_labels import DeviceLabels, not_finite
 from ovbench.inference.pamr import PAMR
 from ovbench.inference.sliding_window import WindowMean, cut, pad_to_multiple, window_grid
 from ovbench.inference.window_cells import WindowCells, worth_cells
@@ -25,9 +26,9 @@ from ovbench.methods.ops import Box, Decision, Pad
 from ovbench.methods.params import PEARLParams
 from ovbench.methods.propagation import Propagation
 from ovbench.regions.ids import resized_ids
-from ovbench.utils.errors import InputError, ScoreError, UsageError, warn_once
+from ovbench.utils.errors import InputError, UsageError, warn_once
 from ovbench.utils.images import resize_image, resized_size
-from ovbench.utils.upload import start_download, upload
+from ovbench.utils.upload import upload
 
 PAD_TO_PATCH = -1  # value of ``pad``: windows are padded to the patch size of the tower that encodes the queries
 MOST_PARTS = 1 << 12
@@ -81,39 +82,6 @@ class Limits(NamedTuple):
     def smaller(self) -> Limits | None:
         """Return smaller limits, for use after memory ran out; None if there are none."""
         return None if self.parts >= MOST_PARTS else Limits(max(self.windows // 2, 1), self.parts * 8)
-
-
-class DeviceLabels:
-    """Label maps on their way to the host, which a GPU copies while the next image is labelled.
-
-    Args:
-        maps: int32 (H, W), one per vocabulary; -1 everywhere if scores were not finite.
-        method: The method.
-    """
-
-    def __init__(self, maps: list[Tensor], method: Method):
-        self.method, self.maps = method, [start_download(map_) for map_ in maps]
-        self.copied = torch.cuda.Event() if maps[0].device.type == "cuda" else None
-        if self.copied is not None:
-            self.copied.record()
-
-    def result(self) -> list[np.ndarray]:
-        """Wait for the device, and return uint16 (H, W), one map per vocabulary.
-
-        Raises:
-            ScoreError: If scores are NaN or infinite.
-        """
-        if self.copied is not None:
-            self.copied.synchronize()
-        found = [map_.numpy() for map_ in self.maps]
-        if any(map_.flat[0] < 0 for map_ in found):
-            raise not_finite(self.method)
-        return [map_.astype(np.uint16) for map_ in found]
-
-
-def not_finite(method: Method) -> ScoreError:
-    """Return the error for scores that are no numbers."""
-    return ScoreError(f"{type(method).__name__} returned scores that are NaN or infinite")
 
 
 class Steps:

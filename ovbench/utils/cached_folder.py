@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from ovbench.utils.errors import InputError, warn_once
-from ovbench.utils.files import fill_folder
+from ovbench.utils.files import fill_folder, is_filled
 from ovbench.utils.paths import cache_root
 
 Fill = Callable[[Path], object]
@@ -29,7 +28,7 @@ def cached_folder(category: str, name: str, fill: Fill) -> Path:
     """
     folder = cache_root() / category / name
     try:
-        if not _is_filled(folder):
+        if not is_filled(folder):
             fill_folder(folder, fill)
         return folder
     except (OSError, InputError) as error:
@@ -38,13 +37,9 @@ def cached_folder(category: str, name: str, fill: Fill) -> Path:
             raise
         warn_once(f"{name} is made for this process only, the cache cannot be used: {cause.strerror} ({folder})")
     here = _temporary(folder)
-    if not _is_filled(here):
+    if not is_filled(here):
         fill_folder(here, fill)
     return here
-
-
-def _is_filled(folder: Path) -> bool:
-    return os.path.isdir(folder) and bool(os.listdir(folder))
 
 
 @functools.cache

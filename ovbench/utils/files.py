@@ -256,6 +256,11 @@ def remove_leftovers(folder: Path) -> None:
             continue  # another process was faster, or the file belongs to another user
 
 
+def is_filled(folder: Path) -> bool:
+    """Return whether there is such a folder with anything in it."""
+    return os.path.isdir(folder) and bool(os.listdir(folder))
+
+
 def fill_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Fill a new folder beside ``folder`` and rename it; if another process was faster, its folder stays.
 
@@ -272,7 +277,7 @@ def fill_folder(folder: Path, fill: Callable[[Path], object]) -> None:
         try:
             os.rename(temporary, folder)
         except OSError:
-            if not (folder.is_dir() and any(folder.iterdir())):
+            if not is_filled(folder):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -8,8 +8,8 @@ from towers import small_towers
 
 from ovbench.config.load import Protocol
 from ovbench.inference.batching import WindowBatcher
+from ovbench.inference.device_labels import DeviceLabels
 from ovbench.inference.predictor import Predictor
-from ovbench.inference.steps import DeviceLabels
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.clearclip import ClearCLIP
 from ovbench.methods.clip import CLIP
