@@ -51,9 +51,7 @@ def describe(
     from ovbench.training.describe_dataset import DescribeRequest, describe_dataset
 
     request = DescribeRequest(dataset, llm, base_url, names, count, prompt, limit, device, out)
-    path, made = describe_dataset(
-        request, lambda name, sentences: say(f"{name}: {sentences} sentences", err=True)
-    )
+    path, made = describe_dataset(request, lambda name, sentences: say(f"{name}: {sentences} sentences", err=True))
     if as_json:
         click.echo(json.dumps({"file": str(path), "classes": len(made.descriptions), "model": llm}))
     else:

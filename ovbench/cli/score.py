@@ -34,9 +34,7 @@ from ovbench.cli import options, say
     "--label-rule", type=click.Choice(["correct", "official"]),
     help="How void pixels of 16-bit labels are counted; the default is the same as in `ovbench eval`.",
 )  # fmt: skip
-@click.option(
-    "--out", type=options.OutFolder(), default=Path("runs"), show_default=True, help="Folder of the records."
-)
+@click.option("--out", type=options.OutFolder(), default=Path("runs"), show_default=True, help="Folder of the records.")
 @click.option("--fresh", is_flag=True, help="Start again instead of resuming an earlier run.")
 @options.as_json
 def score(

@@ -17,9 +17,7 @@ def run_summaries(entries: Ledger) -> list[dict[str, Any]]:
     ]
 
 
-def software_and_device(
-    header: Mapping[str, Any], entries: Ledger, now: Mapping[str, Any]
-) -> dict[str, Any]:
+def software_and_device(header: Mapping[str, Any], entries: Ledger, now: Mapping[str, Any]) -> dict[str, Any]:
     """Return versions, revision and device of the runs that counted images.
 
     Args:

@@ -314,9 +314,7 @@ def record_table(records: Sequence[RecordFile], metric: Metric = METRICS["mIoU"]
     notes += _of_records(made, columns)
     notes += [f"{metric.name}: {metric.rule}"] if metric.name != "mIoU" else []
     ranked = _ranked(made, [metric.lower_is_better] * len(columns), metric.lower_is_better)
-    return ComparisonTable(
-        f"measured {metric.name} in percent", "", columns, ranked, tuple(notes), metric=metric.name
-    )
+    return ComparisonTable(f"measured {metric.name} in percent", "", columns, ranked, tuple(notes), metric=metric.name)
 
 
 def _ranked(rows: Sequence[TableRow], lower: Sequence[bool], lower_average: bool = False) -> tuple[TableRow, ...]:
