@@ -112,7 +112,7 @@ def test_a_short_id_is_a_record(runs, ovbench):
     write_bundle(runs / f"{FIRST}.json")
     assert ovbench("compare", "5e6f7a8b", "5e6f9").code == 0
     several = ovbench("compare", "5e6f", "5e6f9")
-    assert several.code == 2 and 'beginning of 2 ids: 5e6f7a8b, 5e6f9999-first2; write more' in several.err
+    assert several.code == 2 and "beginning of 2 ids: 5e6f7a8b, 5e6f9999-first2; write more" in several.err
     missing = ovbench("compare", "77777777", "5e6f9")
     assert missing.code == 2 and "neither a file nor the id of a record in runs" in missing.err
     assert "cannot read the file" in ovbench("compare", "none.json", "5e6f9").err

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import stitching
 
-METHOD = Path(stitching.__file__).read_text() + """
+METHOD = (
+    Path(stitching.__file__).read_text()
+    + """
 
 class Centred(Stitched):
     def adjust(self, scores, queries, image):
@@ -22,6 +24,7 @@ class Counted(Centred):
     def adjust(self, scores, queries, image):
         return super().adjust(scores, queries, image) * (1 + image.context)
 """
+)
 SIZES = [(48, 48), (72, 168), (64, 50), (264, 424), (100, 130)]  # 1, 10, 2, 60 and 12 windows
 
 

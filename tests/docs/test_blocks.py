@@ -24,7 +24,11 @@ TESTED = {  # the blocks of a page in order, and by which file each is tested
     "add-method.md": ("python test_commands", "toml here", "python here", "toml here", "text test_method_faults"),
     "api.md": ("python test_doctests",) * 5,
     "datasets.md": (
-        "toml here", "toml test_datasets_page", "toml here", "toml here", "toml test_datasets_page",
+        "toml here",
+        "toml test_datasets_page",
+        "toml here",
+        "toml here",
+        "toml test_datasets_page",
         "toml test_datasets_page",
     ),
     "freecp.md": ("json here",),

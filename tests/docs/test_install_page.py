@@ -35,7 +35,7 @@ def test_every_extra_that_a_page_or_a_message_names_exists():
 def test_the_line_of_an_extra_names_its_packages(monkeypatch, tmp_path):
     assert extras.install_line("reme") == 'pip install "inflect>=7.0" "pyarrow>=14.0" "textblob>=0.17"'
     monkeypatch.setattr(extras, "PROJECT", tmp_path / "pyproject.toml")  # as in an installed package
-    lines = ["click>=8.1", "matplotlib>=3.7; extra == 'plot'", "pyarrow>=14.0.1; extra == \"parquet\""]
+    lines = ["click>=8.1", "matplotlib>=3.7; extra == 'plot'", 'pyarrow>=14.0.1; extra == "parquet"']
     monkeypatch.setattr(extras, "requires", lambda name: lines)
     assert extras.install_line("plot") == 'pip install "matplotlib>=3.7"'
     assert extras.install_line("parquet") == 'pip install "pyarrow>=14.0.1"'
