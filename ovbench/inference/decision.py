@@ -3,7 +3,7 @@
 `LabelMaps` computes the labels of an image in one of three equivalent forms, which differ by rounding only. By maps:
 `class_probabilities`, then `decide`, for methods with their own probabilities. By queries: `Leading` keeps the best
 query of each pixel while some queries are added at a time, so that not all maps are in memory. By cells, for large
-vocabularies: `WindowCells` compares queries at few pixels of each block first.
+vocabularies: `WindowCells` keeps the scores of cells, which are few.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class LabelMaps:
     def _by_cells(self, prepared: WindowedImage, merged: WindowCells, queries: Queries, decision: Decision) -> Tensor:
         """Return labels int64 (H, W) from the cells of all windows."""
         best = BestClass.empty(prepared.original, merged.cells) if self.confident else None
-        labels = merged.labels(queries.class_index, decision, best)
+        elements = tile_elements(merged.cells.device, self.parts)
+        labels = merged.labels(queries.class_index, decision, elements, best)
         if best is not None:
             prepared.note("best_class", best)
         return labels

@@ -1,9 +1,11 @@
 """Labels for large vocabularies without score maps at full size.
 
 Along each axis, merged scores are linear between neighbouring cell centres, and enlarging them keeps that. So the image
-is divided into blocks: in a block, the scores of each query are means of its scores at 3 x 3 pixels, with the same
-weights for all queries, none negative. A query that is below another one at all of these pixels is below it in the
-whole block and is left out. The labels are those of full-size maps, except where two scores differ by rounding only.
+is divided into blocks: in a block, the scores of each query are means of its scores at 3 x 3 pixels, the knots, with
+the same weights for all queries, none negative. A query that is below another one at all of these pixels is below it in
+the whole block. A CPU leaves it out. On a GPU, the host would wait for the number of queries that are left, so all
+queries are interpolated between knots, one tile after the other. The labels are those of full-size maps, except where
+two scores differ by rounding only.
 
 Symbols: Q queries; (gh, gw) cells of a window; R, C all cells of all windows in a column or row of windows; (h, w)
 resized image; (H, W) original image; K blocks along an axis.
@@ -18,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ovbench.inference.leading import BestClass, Leading
-from ovbench.methods.bilinear import axis
+from ovbench.methods.bilinear import Axis, axis, interpolate, tile_size
 from ovbench.methods.ops import Box, Decision, Pad
+from ovbench.utils.upload import upload
 
 FEWEST_QUERIES = 128  # below, full-size maps take less time
 SMALLEST_CELL = 4  # pixels
@@ -37,6 +40,7 @@ class BlockAxis:
         index: int64 (2K, J), the cells that contribute to the first and last pixel of each block.
         share: float (2K, J), the weights of these cells.
         knots: int64 (K, 3), the rows of ``index`` with the three pixels of each block.
+        position: The two rows of ``index`` between which each original pixel lies.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class BlockAxis:
         length = (last - first)[block]
         inside = before < last[block]
         along = torch.where(inside, ((before - first[block]) + fraction.double()) / length.clamp(min=1), fraction)
+        start = 2 * block + (~inside).long()
+        self.position = Axis(start, (start + 1).clamp_(max=2 * len(first) - 1), along.float())
         zero, rest = torch.zeros_like(along), 1 - along
         weights = torch.where(
             inside[:, None], torch.stack([rest, along, zero], 1), torch.stack([zero, rest, along], 1)
@@ -121,12 +127,15 @@ class WindowCells:
         """Return the sum of all scores, float ()."""
         return self.cells.sum()
 
-    def labels(self, class_index: Tensor, decision: Decision, best: BestClass | None = None) -> Tensor:
+    def labels(
+        self, class_index: Tensor, decision: Decision, elements: int, best: BestClass | None = None
+    ) -> Tensor:  # fmt: skip
         """Return the labels, int64 (H, W).
 
         Args:
             class_index: int64 (Q,), class of each query.
             decision: Scale, threshold and background. With a threshold, all queries are in the softmax.
+            elements: Approximate number of values in a tile on a GPU.
             best: Filled with the best classes, for which all queries are in the softmax, too.
         """
         height, row_cells, width, column_cells, queries = self.cells.shape
@@ -135,16 +144,68 @@ class WindowCells:
         (h, w), (high, wide) = self.size, self.side
         rows = BlockAxis(list(self.rows), high, (top, bottom), row_cells, h, self.original[0])
         columns = BlockAxis(list(self.columns), wide, (left, right), column_cells, w, self.original[1])
-        labels = torch.empty(self.original, dtype=torch.int64)
-        following = _mixed(cells, rows, columns, 0)
-        for number, target in enumerate(rows.targets):
-            here, ahead = following, 2 * number + 2
-            ending = _mixed(cells, rows, columns, 2 * number + 1)
-            following = _mixed(cells, rows, columns, ahead) if ahead < len(rows.index) else ending
-            knots = torch.stack([here, ending, following])[:, columns.knots]  # (3, K, 3, Q)
-            parts = (labels[target], *(() if best is None else (each[target] for each in best)))
-            _fill(parts, knots.transpose(1, 2), rows.weights[number], columns, class_index, decision)
+        labels = torch.empty(self.original, dtype=torch.int64, device=cells.device)
+        parts = (labels, *(best or ()))
+        if cells.device.type == "cpu":
+            _by_blocks(parts, cells, rows, columns, class_index, decision)
+        else:
+            _by_tiles(parts, cells, rows, columns, class_index, decision, elements)
         return labels
+
+
+def _by_blocks(
+    parts: Sequence[Tensor], cells: Tensor, rows: BlockAxis, columns: BlockAxis, class_index: Tensor, decision: Decision
+) -> None:
+    """Fill labels, and the fields of `BestClass` where they are asked for, from one row of blocks after the other."""
+    following = _mixed(cells, rows, columns, 0)
+    for number, target in enumerate(rows.targets):
+        here, ahead = following, 2 * number + 2
+        ending = _mixed(cells, rows, columns, 2 * number + 1)
+        following = _mixed(cells, rows, columns, ahead) if ahead < len(rows.index) else ending
+        knots = torch.stack([here, ending, following])[:, columns.knots]  # (3, K, 3, Q)
+        band = [part[target] for part in parts]
+        _fill(band, knots.transpose(1, 2), rows.weights[number], columns, class_index, decision)
+
+
+def _by_tiles(
+    parts: Sequence[Tensor], cells: Tensor, rows: BlockAxis, columns: BlockAxis, class_index: Tensor,
+    decision: Decision, elements: int,
+) -> None:  # fmt: skip
+    """Fill the same as `_by_blocks` from one tile after the other, without a wait of the host."""
+    labels, *best = parts
+    row_index, row_share, vertical = _uploaded(rows, cells.device)
+    column_index, column_share, horizontal = _uploaded(columns, cells.device)
+    (height, width), queries = labels.shape, cells.shape[2]
+    high, wide = tile_size(queries, (height, width), elements)
+    for top in range(0, height, high):
+        band = slice(top, min(top + high, height))
+        first, last = int(rows.position.before[band.start]), int(rows.position.after[band.stop - 1])
+        used = slice(first, last + 1)
+        lines = _weighted(cells, row_index[used], row_share[used, :, None, None], 0)
+        knots = _weighted(lines, column_index, column_share[:, :, None], 1).movedim(2, 0)  # (Q, 2K, 2K)
+        down = Axis(vertical.before[band] - first, vertical.after[band] - first, vertical.fraction[band])
+        for left in range(0, width, wide):
+            block = slice(left, min(left + wide, width))
+            scores = interpolate(knots, down, Axis(*(field[block] for field in horizontal)))
+            leading = Leading(class_index, decision, confident=bool(best)).add(scores)
+            labels[band, block] = leading.labels()
+            for part, value in zip(best, leading.best() if best else (), strict=True):
+                part[band, block] = value
+
+
+def _uploaded(along: BlockAxis, device: torch.device) -> tuple[Tensor, Tensor, Axis]:
+    """Return ``index``, ``share`` and ``position`` of an axis on a device."""
+    index, share, *position = (upload(values.numpy(), device) for values in (along.index, along.share, *along.position))
+    return index, share, Axis(*position)
+
+
+def _weighted(values: Tensor, index: Tensor, share: Tensor, dim: int) -> Tensor:
+    """Return the sums of the values at some positions (N, J) of an axis, with their weights."""
+    first, *others = index.unbind(1)
+    sums = values.index_select(dim, first) * share[:, 0]
+    for number, source in enumerate(others, 1):
+        sums.addcmul_(values.index_select(dim, source), share[:, number])
+    return sums
 
 
 def _fill(
@@ -178,7 +239,7 @@ def _fill(
 
 
 def worth_cells(scores: Tensor, size: tuple[int, int]) -> bool:
-    """Return whether `WindowCells` takes less time than full-size maps.
+    """Return whether `WindowCells` takes less time and memory than full-size maps.
 
     Args:
         scores: float (B, Q, gh, gw).
@@ -186,7 +247,7 @@ def worth_cells(scores: Tensor, size: tuple[int, int]) -> bool:
     """
     _, queries, *grid = scores.shape
     coarse = all(cells * SMALLEST_CELL <= side for cells, side in zip(grid, size, strict=True))
-    return scores.device.type == "cpu" and queries >= FEWEST_QUERIES and coarse
+    return queries >= FEWEST_QUERIES and coarse
 
 
 def can_win(knots: Tensor) -> Tensor:

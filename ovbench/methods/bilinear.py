@@ -90,6 +90,13 @@ def enlarge(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False)
     return interpolate(maps, vertical, horizontal)
 
 
+def tile_size(queries: int, size: tuple[int, int], elements: int) -> tuple[int, int]:
+    """Return rows and columns of a tile of maps (Q, H, W) with about so many values, at least 8 rows and 64 columns."""
+    height, width = size
+    rows = min(max(elements // (queries * width), FEWEST_ROWS), height)
+    return rows, min(max(elements // (queries * rows), FEWEST_COLUMNS), width)
+
+
 def enlarged_tiles(maps: Tensor, size: tuple[int, int], elements: int) -> Iterator[Tile]:
     """Resize maps bilinearly, one tile at a time.
 
@@ -102,8 +109,7 @@ def enlarged_tiles(maps: Tensor, size: tuple[int, int], elements: int) -> Iterat
         Tiles in row-major order, with the values that `enlarge` gives there.
     """
     (q, h, w), (height, width) = maps.shape, size
-    rows = min(max(elements // (q * width), FEWEST_ROWS), height)
-    columns = min(max(elements // (q * rows), FEWEST_COLUMNS), width)
+    rows, columns = tile_size(q, size, elements)
     vertical, horizontal = axis(h, height, maps.device), axis(w, width, maps.device)
     for top in range(0, height, rows):
         band = slice(top, min(top + rows, height))

@@ -10,6 +10,7 @@ from pretended_device import DEVICE, pretended
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
 from ovbench.data.dataset import open_dataset
+from ovbench.inference import decision, window_cells
 from ovbench.inference.pipeline import build_pipeline
 from ovbench.inference.precision import Execution, execute
 from ovbench.utils.errors import UsageError
@@ -74,6 +75,24 @@ def test_any_device_of_torch_is_taken_or_refused_by_name():
 def test_a_device_without_fp64_is_refused_by_methods_that_need_it():
     with pytest.raises(UsageError, match=r"cass computes in float64, which mps:0 does not have \(--device\)"):
         build_pipeline(resolve("cass", "mini"), device="mps:0")
+
+
+def test_a_large_vocabulary_makes_no_host_wait(monkeypatch):
+    monkeypatch.setattr(window_cells, "FEWEST_QUERIES", 2)
+    monkeypatch.setattr(decision, "TILE_GPU", 1 << 17)
+    tiles, used = window_cells._by_tiles, []
+    monkeypatch.setattr(window_cells, "_by_tiles", lambda *given: used.append(tiles(*given)))
+    cell = resolve("clearclip", "mini")
+    pipeline, image = build_pipeline(cell), open_dataset(load_card("mini")).read_image(0)
+    expected = pipeline.label(image)
+    with pretended() as device, torch.inference_mode():
+        batcher = build_pipeline(cell, device=str(DEVICE)).predictor.batcher(8)
+        list(batcher.add(0, image)), list(batcher.flush())
+        device.waits.clear()
+        (prediction,) = (*batcher.add(1, image), *batcher.flush())
+        assert not device.waits
+        found = prediction.labels
+    assert (found[0] == expected).mean() > 0.999 and len(np.unique(expected)) > 2 and len(used) == 2
 
 
 @pytest.mark.slow

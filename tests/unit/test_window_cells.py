@@ -49,6 +49,16 @@ def full_maps(geometry, boxes, scores):
     return enlarge(mean.result(), original)
 
 
+ELEMENTS = 40 * 10 * 70  # several tiles in both directions
+
+
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def form(request, monkeypatch):
+    if request.param == "as on a GPU":
+        monkeypatch.setattr(window_cells, "_by_blocks", lambda *given: window_cells._by_tiles(*given, ELEMENTS))
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("noise", "thresholded"), [(0.004, False), (0.04, True), (0.04, False)])
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_labels_are_those_of_full_size_maps(name, noise, thresholded):
@@ -64,8 +74,8 @@ def test_labels_are_those_of_full_size_maps(name, noise, thresholded):
     cells = WindowCells(boxes, pad, size, original)
     for start in range(0, len(boxes), 3):
         cells.add(scores[start : start + 3], boxes[start : start + 3])
-    labels, best_class = cells.labels(classes, decision), BestClass.empty(original, scores)
-    assert torch.equal(labels, cells.labels(classes, decision, best_class))
+    labels, best_class = cells.labels(classes, decision, ELEMENTS), BestClass.empty(original, scores)
+    assert torch.equal(labels, cells.labels(classes, decision, ELEMENTS, best_class))
     torch.testing.assert_close(best_class.probability, probability, rtol=1e-4, atol=1e-5)
     assert thresholded or torch.equal(best_class.label, labels)
     different = labels != want
@@ -87,12 +97,13 @@ def test_a_query_that_is_left_out_wins_nowhere():
     assert won.sum() > 60 and not (won & ~alive).any()
 
 
+@pytest.mark.usefixtures("form")
 def test_equal_queries_keep_their_order():
     geometry = GEOMETRIES["windows whose cells meet"]
     boxes, scores = scores_of(geometry, 8, 0.02)
     cells = WindowCells(boxes, NO_PAD, *geometry[:2])
     cells.add(scores.repeat(1, 2, 1, 1), boxes)
-    labels = cells.labels(torch.arange(16), Decision())
+    labels = cells.labels(torch.arange(16), Decision(), ELEMENTS)
     assert labels.max() < 8 and len(labels.unique()) > 3
 
 
