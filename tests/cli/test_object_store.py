@@ -99,13 +99,8 @@ def scenes(bucket, drawn_mini, tmp_path):
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(
-    ovbench,
-    one_thread,
-    scenes,
-    bucket,
-    tmp_path,
-    monkeypatch,  # noqa: F811
-):
+    ovbench, one_thread, scenes, bucket, tmp_path, monkeypatch  # noqa: F811
+):  # fmt: skip
     cell, here, there = scenes
     done = ovbench("eval", *cell, "--data-root", here, "--out", tmp_path / "whole")
     assert done.code == 0, done.err
@@ -141,12 +136,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 
 
 def test_a_changed_image_is_counted_again_and_failures_are_one_sentence(
-    ovbench,
-    one_thread,
-    scenes,
-    tmp_path,
-    monkeypatch,  # noqa: F811
-):
+    ovbench, one_thread, scenes, tmp_path, monkeypatch  # noqa: F811
+):  # fmt: skip
     cell, _, there = scenes
     counted, out = ("eval", *cell, "--data-root", there, "--out", tmp_path / "runs"), tmp_path / "runs"
     for _ in range(2):
