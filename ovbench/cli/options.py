@@ -262,7 +262,8 @@ _REQUEST = (
         help="Precision of the backbones' blocks. All else runs in fp32; TF32 is never used.",
     ),
     click.option(
-        "--compile", "compiled", is_flag=True, help="Compile the backbones' blocks, once for all sizes of images."
+        "--compile", "compiled", is_flag=True, 
+        help="Compile the backbones' blocks, and on a GPU the decision among many classes, once for all image sizes.",
     ),
     click.option(
         "--batch", type=click.IntRange(min=0), metavar="N",

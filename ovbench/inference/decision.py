@@ -110,7 +110,7 @@ class LabelMaps:
         """Return labels int64 (H, W) from the cells of all windows."""
         best = BestClass.empty(prepared.original, merged.cells) if self.confident else None
         elements = tile_elements(merged.cells.device, self.parts)
-        labels = merged.labels(queries.class_index, decision, elements, best)
+        labels = merged.labels(queries.class_index, decision, elements, best, compiled=self.method.compiled)
         if best is not None:
             prepared.note("best_class", best)
         return labels

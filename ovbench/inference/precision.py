@@ -82,6 +82,7 @@ def execute(method: nn.Module, execution: Execution) -> None:
         return
     precision = PRECISIONS[execution.precision]
     weights = RoundedWeights(precision)
+    method.compiled = execution.compiled
     for module in list(method.modules()):
         heavy = getattr(module, "heavy", ())
         for name in getattr(module, "compiles", heavy) if execution.compiled else ():

@@ -13,7 +13,8 @@ resized image; (H, W) original image; K blocks along an axis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -128,7 +129,8 @@ class WindowCells:
         return self.cells.sum()
 
     def labels(
-        self, class_index: Tensor, decision: Decision, elements: int, best: BestClass | None = None
+        self, class_index: Tensor, decision: Decision, elements: int, best: BestClass | None = None,
+        *, compiled: bool = False,
     ) -> Tensor:  # fmt: skip
         """Return the labels, int64 (H, W).
 
@@ -137,6 +139,7 @@ class WindowCells:
             decision: Scale, threshold and background. With a threshold, all queries are in the softmax.
             elements: Approximate number of values in a tile on a GPU.
             best: Filled with the best classes, for which all queries are in the softmax, too.
+            compiled: Whether a GPU interpolates and compares in one kernel, so that scores are not in memory at all.
         """
         height, row_cells, width, column_cells, queries = self.cells.shape
         cells = self.cells.view(height * row_cells, width * column_cells, queries)
@@ -149,7 +152,8 @@ class WindowCells:
         if cells.device.type == "cpu":
             _by_blocks(parts, cells, rows, columns, class_index, decision)
         else:
-            _by_tiles(parts, cells, rows, columns, class_index, decision, elements)
+            best_of = compiled_best() if compiled else _best
+            _by_tiles(parts, cells, rows, columns, class_index, decision, elements, best_of)
         return labels
 
 
@@ -169,13 +173,12 @@ def _by_blocks(
 
 def _by_tiles(
     parts: Sequence[Tensor], cells: Tensor, rows: BlockAxis, columns: BlockAxis, class_index: Tensor,
-    decision: Decision, elements: int,
+    decision: Decision, elements: int, best_of: Callable[..., list[Tensor]],
 ) -> None:  # fmt: skip
     """Fill the same as `_by_blocks` from one tile after the other, without a wait of the host."""
-    labels, *best = parts
     row_index, row_share, vertical = _uploaded(rows, cells.device)
     column_index, column_share, horizontal = _uploaded(columns, cells.device)
-    (height, width), queries = labels.shape, cells.shape[2]
+    (height, width), queries = parts[0].shape, cells.shape[2]
     high, wide = tile_size(queries, (height, width), elements)
     for top in range(0, height, high):
         band = slice(top, min(top + high, height))
@@ -186,11 +189,24 @@ def _by_tiles(
         down = Axis(vertical.before[band] - first, vertical.after[band] - first, vertical.fraction[band])
         for left in range(0, width, wide):
             block = slice(left, min(left + wide, width))
-            scores = interpolate(knots, down, Axis(*(field[block] for field in horizontal)))
-            leading = Leading(class_index, decision, confident=bool(best)).add(scores)
-            labels[band, block] = leading.labels()
-            for part, value in zip(best, leading.best() if best else (), strict=True):
-                part[band, block] = value
+            right = Axis(*(field[block] for field in horizontal))
+            found = best_of(knots, down, right, class_index, decision, len(parts) > 1)
+            for part, values in zip(parts, found, strict=True):
+                part[band, block] = values
+
+
+def _best(
+    knots: Tensor, down: Axis, right: Axis, class_index: Tensor, decision: Decision, confident: bool
+) -> list[Tensor]:
+    """Return the labels of a tile int64 (h, w), and with ``confident`` the fields of `BestClass`."""
+    leading = Leading(class_index, decision, confident=confident).add(interpolate(knots, down, right))
+    return [leading.labels(), *(leading.best() if confident else ())]
+
+
+@functools.cache
+def compiled_best() -> Callable[..., list[Tensor]]:
+    """Return `_best` as one kernel for tiles of all sizes."""
+    return torch.compile(_best, dynamic=True)
 
 
 def _uploaded(along: BlockAxis, device: torch.device) -> tuple[Tensor, Tensor, Axis]:

@@ -203,6 +203,7 @@ class Method(Declaration, nn.Module):
         windowwise: Whether ``encode`` uses each window independently and returns tensors, or NamedTuples of tensors,
             with the window as first axis, so that windows of several images may share a batch.
         uses_fp64: Whether it computes in float64, which "mps" does not have.
+        compiled: Whether its networks, and on a GPU the decision among many classes, are compiled.
         enlarges_once: If true and one window covers the whole image, cell scores are enlarged directly to the original
             size, otherwise first to the resized image; as in the method's official code.
     """
@@ -217,6 +218,7 @@ class Method(Declaration, nn.Module):
     pixelwise: bool = True
     windowwise: bool = False
     uses_fp64: ClassVar[bool] = False
+    compiled: bool = False
     enlarges_once: ClassVar[bool] = True
 
     def __init__(self, backbones: Backbones, params: Any = None):

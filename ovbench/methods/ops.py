@@ -114,7 +114,7 @@ def largest(values: Tensor) -> Largest:
     """Return the maximum over rows and the first row that has it.
 
     A maximum is fast, its index is slow. So with many rows, the maximum of each group of rows comes first, and only the
-    winning group is searched.
+    winning group is searched. A compiler finds both while it computes the values, and needs no memory for them.
 
     Args:
         values: float (Q, ...).
@@ -122,6 +122,8 @@ def largest(values: Tensor) -> Largest:
     Returns:
         The same as ``values.max(0)``, with the first of equal rows.
     """
+    if torch.compiler.is_compiling():
+        return Largest(*values.max(0))
     flat = values.flatten(1)
     count = len(flat)
     if count <= FEW:

@@ -4,8 +4,8 @@ python scripts/bench/gpu.py                         everything
 python scripts/bench/gpu.py --device cpu --quick    the same code with small sizes, as a test; nothing is written
 
 Measured are: windows per second of CLIP towers by batch, precision and compilation, as a fraction of the speed of
-matrix products with the same precision; images per second by `--batch`; the decision among 847 classes, which is
-limited by memory bandwidth; and images per second of the readers.
+matrix products with the same precision; images per second by `--batch`; the decision among 847 classes in three forms;
+and images per second of the readers.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ from ovbench.data.decode import read_image
 from ovbench.inference.decision import Leading, tile_elements
 from ovbench.inference.precision import PRECISIONS, Execution, execute, refuse_tf32
 from ovbench.inference.predictor import Predictor
+from ovbench.inference.sliding_window import WindowMean, window_grid
+from ovbench.inference.window_cells import WindowCells
 from ovbench.methods.base import Backbones, Queries
 from ovbench.methods.bilinear import enlarged_tiles
 from ovbench.methods.maskclip import MaskCLIP
-from ovbench.methods.ops import Decision
+from ovbench.methods.ops import Decision, Pad, uncut
 from ovbench.utils import provenance as env
 from ovbench.utils.files import write_json
 
@@ -69,6 +71,7 @@ class Tower(NamedTuple):
 
 REAL = (Tower("B/16 at 224", 768, 12, 12, 16, 224), Tower("B/16 at 448", 768, 12, 12, 16, 448),
         Tower("L/14 at 336", 1024, 24, 16, 14, 336))  # fmt: skip
+NO_PAD = Pad(0, 0, 0, 0)
 TOY = (Tower("toy", 64, 2, 2, 16, 64),)
 
 
@@ -138,27 +141,31 @@ def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, An
 
 @torch.inference_mode()
 def many_classes(device: torch.device, quick: bool, ceiling: dict[str, float], repeats: int) -> dict[str, Any]:
-    """Measure the decision among 847 classes at full size: resize, softmax, maximum.
+    """Measure the decision among 847 classes from the scores of windows, in three forms.
 
-    It writes the resized scores once and reads them twice, and writes and reads the probabilities, at least.
+    Full-size maps, cells with plain operations, and cells with a compiled function. Traffic that no form can avoid is
+    one read of the cells; for comparison, one write and one read of full-size maps is given.
     """
-    classes, size = (20, (60, 80)) if quick else (847, (512, 683))
-    scores, index = (
-        torch.randn(classes, size[0] // 2, size[1] // 2, device=device),
-        torch.arange(classes, device=device),
-    )
-    decision = Decision()
+    classes, size, side = (130, (60, 80), 32) if quick else (847, (512, 683), 336)
+    boxes = window_grid(size, side, side // 3)
+    scores = torch.randn(len(boxes), classes, side // 16, side // 16, device=device)
+    index, decision, elements = torch.arange(classes, device=device), Decision(), tile_elements(device)
+    cells = WindowCells(boxes, NO_PAD, size, size)
+    cells.add(scores, boxes)
 
-    def labels() -> list[torch.Tensor]:
-        tiles = enlarged_tiles(scores, size, tile_elements(device))
+    def by_maps() -> list[torch.Tensor]:
+        mean = WindowMean(size)
+        for box, window in zip(boxes, scores, strict=True):
+            mean.add(uncut(window[None], box.size, NO_PAD), [box])
+        tiles = enlarged_tiles(mean.result(), size, elements)
         return [Leading(index, decision).add(tile.values).labels() for tile in tiles]
 
-    spent = seconds(device, labels, repeats)
-    traffic = 5 * 4 * classes * size[0] * size[1]
-    return {
-        "classes": classes, "size": list(size), "seconds": round(spent, 6),
-        "share_of_copy": round(traffic / spent / ceiling["copy_bytes"], 4),
-    }  # fmt: skip
+    forms = {"maps": by_maps, "cells": lambda: cells.labels(index, decision, elements)}
+    if not quick:  # a CPU has another form for cells
+        forms["cells_compiled"] = lambda: cells.labels(index, decision, elements, compiled=True)
+    spent = {name: round(seconds(device, form, repeats), 6) for name, form in forms.items()}
+    copy = 2 * 4 * classes * size[0] * size[1] / ceiling["copy_bytes"]
+    return {"classes": classes, "size": list(size), "seconds": spent, "seconds_of_a_copy_of_maps": round(copy, 6)}
 
 
 def readers(folder: Path, quick: bool) -> list[dict[str, Any]]:

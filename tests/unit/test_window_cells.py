@@ -55,7 +55,9 @@ ELEMENTS = 40 * 10 * 70  # several tiles in both directions
 @pytest.fixture(params=["as on a CPU", "as on a GPU"])
 def form(request, monkeypatch):
     if request.param == "as on a GPU":
-        monkeypatch.setattr(window_cells, "_by_blocks", lambda *given: window_cells._by_tiles(*given, ELEMENTS))
+        monkeypatch.setattr(
+            window_cells, "_by_blocks", lambda *given: window_cells._by_tiles(*given, ELEMENTS, window_cells._best)
+        )
 
 
 @pytest.mark.usefixtures("form")
@@ -97,6 +99,25 @@ def test_a_query_that_is_left_out_wins_nowhere():
     assert won.sum() > 60 and not (won & ~alive).any()
 
 
+@pytest.mark.slow
+def test_tiles_of_all_sizes_are_computed_by_one_compiled_function(monkeypatch):
+    geometry = GEOMETRIES["windows whose cells meet"]
+    boxes, scores = scores_of(geometry, 40, 0.04)
+    cells, classes, decision = WindowCells(boxes, NO_PAD, *geometry[:2]), torch.arange(40), Decision(100.0, 0.1, 3)
+    cells.add(scores, boxes)
+    best = [BestClass.empty(geometry[1], scores) for _ in range(2)]
+    want, found = cells.labels(classes, decision, ELEMENTS, best[0]), []
+    made = window_cells.compiled_best()
+    for elements in (ELEMENTS, 2 * ELEMENTS):
+        monkeypatch.setattr(
+            window_cells, "_by_blocks", lambda *given, n=elements: window_cells._by_tiles(*given, n, made)
+        )
+        found.append(cells.labels(classes, decision, elements, best[1]))
+        assert (found[-1] == want).float().mean() > 0.999 and len(want.unique()) > 3
+        torch.testing.assert_close(best[1].probability, best[0].probability, rtol=1e-4, atol=1e-5)
+    assert torch.equal(*found)
+
+
 @pytest.mark.usefixtures("form")
 def test_equal_queries_keep_their_order():
     geometry = GEOMETRIES["windows whose cells meet"]
@@ -120,7 +141,9 @@ def predictor(method, count: int = 150, **settings: str) -> Predictor:
 def used(monkeypatch):
     """The calls of `WindowCells.labels`."""
     calls, labels = [], WindowCells.labels
-    monkeypatch.setattr(WindowCells, "labels", lambda self, *rest: calls.append(1) or labels(self, *rest))
+    monkeypatch.setattr(
+        WindowCells, "labels", lambda self, *rest, **named: calls.append(1) or labels(self, *rest, **named)
+    )
     return calls
 
 
