@@ -28,9 +28,28 @@ def pytest_xdist_make_scheduler(config, log):
     return LoadFileScheduling(config, log)
 
 
+gc.disable()  # imports leave next to no garbage
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """``quick(n)``: mark the members of a parametrised test ``slow``, but for `n` spread over the list."""
+    families: dict[tuple, list] = {}
+    for item in items:
+        if item.get_closest_marker("quick"):
+            families.setdefault((item.path, item.originalname), []).append(item)
+    for members in families.values():
+        (n,) = members[0].get_closest_marker("quick").args
+        kept = {i * len(members) // n for i in range(n)}
+        for i, item in enumerate(members):
+            if i not in kept:
+                item.add_marker("slow")
+
+
 def pytest_collection_finish():
     """Leave the hundred thousands of objects that imports made out of every later garbage collection."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -108,6 +108,7 @@ def test_a_tower_is_not_fed_with_the_colours_of_another(ovbench, file, tmp_path)
     assert known.code == 0 and known.json()["cell"]["protocol"]["mean"] == [127.5] * 3, known.err
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("backbone", ["radio_pkg.tower", "radio_pkg.tower:load", "radio_pkg.tower:Entry"])
 def test_a_package_announces_a_tower_and_a_method_that_needs_it(ovbench, package, tmp_path, backbone):
     entry = "\nclass Entry:\n    title, normalisation, load = load.__doc__, OWN, staticmethod(load)\n"

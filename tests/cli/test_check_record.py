@@ -71,6 +71,7 @@ def test_the_command(ovbench, tmp_path):
     assert ovbench("check-record", tmp_path / "empty").code == 3
 
 
+@pytest.mark.slow
 def test_evaluation_results_of_the_hub(ovbench, tmp_path):
     write_json(tmp_path / "a.json", RECORD)
     words = ("table", "--runs", tmp_path, "--format", "eval-results")

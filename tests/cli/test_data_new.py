@@ -99,6 +99,7 @@ FOLDERS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_folder_is_recognised(folder, tmp_path, ovbench):
     root = tmp_path / "my photos"

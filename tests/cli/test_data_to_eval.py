@@ -135,6 +135,7 @@ def test_missing_region_weights_are_said_before_anything_runs(data, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_subset_is_scored_and_its_images_are_in_the_record(data, tmp_path):
     root, _ = data
     file = tmp_path / "two.json"

@@ -119,6 +119,7 @@ def test_ray_on_two_nodes_of_this_machine(ovbench, plain, tmp_path, ray_cluster)
     assert text_of(tmp_path) == plain and len(lines(tmp_path)) == IMAGES
 
 
+@pytest.mark.slow
 def test_a_killed_worker_of_ray_is_started_again_and_one_with_an_error_is_not():
     with pytest.raises(launch.KilledWorker, match="signal 9"):
         launch.run_command([sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"], 1)

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from ovbench.utils.registry import METHODS
 
 CASE = Path(__file__).parents[1] / "data" / "parity" / "maskclip" / "base"
@@ -27,6 +29,7 @@ def test_parity_passes_prints_every_stage_and_agreement(ovbench):
     assert "maskclip/base: pass" in done.out and "w_window_logits" in done.out and "100.000 % equal" in done.out
 
 
+@pytest.mark.slow
 def test_parity_fails_with_one_and_still_reports_the_others(ovbench, tmp_path):
     bad = tmp_path / "bad"
     shutil.copytree(CASE, bad)

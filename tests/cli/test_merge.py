@@ -81,6 +81,7 @@ def test_what_was_approximate_stays_said(ovbench, ran, tmp_path):
     assert "approximate" not in ovbench("merge", *ran, "--out", tmp_path / "exact", "--json").json()
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [

@@ -109,6 +109,7 @@ def test_names_that_do_not_exist_are_refused(ovbench, out):
     assert done.code == 2 and 'unknown metric "fwiou"' in done.err and "fwIoU" in done.err
 
 
+@pytest.mark.slow
 def test_tables_show_any_metric(ovbench, out, caplog):
     run(ovbench, out), run(ovbench, out, *ALL)
 

@@ -41,6 +41,7 @@ def sent(request, tmp_path):
     return folder_at(f"memory://{tmp_path.name}/sent")
 
 
+@pytest.mark.quick(1)
 def test_a_bundle_is_read_as_its_record(sent, runs, tmp_path, ovbench):
     first, second = runs / f"{FIRST}.json", runs / f"{SECOND}.json"
     done = ovbench("runs", "pack", first, second, "--out", sent, "--json")
@@ -106,6 +107,7 @@ def test_a_bundle_beside_its_record_is_one_run(runs):
     assert sorted(found.path.name for found in find_records(runs)) == [f"{FIRST}.json", f"{SECOND}.json"]
 
 
+@pytest.mark.slow
 def test_a_short_id_is_a_record(runs, ovbench):
     assert ovbench("compare", "5e6f7", "5e6f9999-first2").code == 0
     assert ovbench("compare", "runs/5e6f7", SECOND).code == 0
@@ -132,6 +134,7 @@ def test_runs_are_listed_and_removed(runs, ovbench):
     assert [path for path in runs.rglob("*") if path.suffix in (".json", ".jsonl")] == []
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

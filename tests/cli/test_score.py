@@ -79,6 +79,7 @@ def scored(ovbench, tmp_path, *more, code=0):
     return done
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("form", ["whole", "ending", "flat", "npz", "detectron2"])
 def test_maps_of_other_programs(ovbench, tmp_path, data, form):
     write(tmp_path / "maps", changed(data), form)
@@ -128,6 +129,7 @@ def test_pixels_without_a_class_are_wrong(ovbench, tmp_path, data):
     assert metrics["aAcc"] == pytest.approx(1 - 1 / (SIZE[0] * SIZE[1])) and metrics["mIoU"] < 1
 
 
+@pytest.mark.slow
 def test_the_encoding_is_never_guessed(ovbench, tmp_path, data):
     write(tmp_path / "maps", {name: labels + 1 for name, labels in data.items()})
     found = scored(ovbench, tmp_path)  # the value 3 is no class index, and the card has an encoding from 1
@@ -147,6 +149,7 @@ def test_the_encoding_is_never_guessed(ovbench, tmp_path, data):
     assert "the maps have the values 77" in scored(ovbench, tmp_path, code=3).err
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_scored_maps(ovbench, tmp_path, data):
     maps = {name: labels.copy() for name, labels in changed(data).items()}
     maps["town/0"][1, 1] = 255
@@ -222,6 +225,7 @@ def test_a_benchmark_without_a_test_server(ovbench, tmp_path):
     assert done.code == 2 and "test server of mini is not known" in done.err
 
 
+@pytest.mark.slow
 def test_the_layouts_of_test_servers_are_read_and_written(ovbench, tmp_path, samples):
     """Labels of Cityscapes and ADE20K, written as their servers want predictions, have a perfect score."""
     for name, folder, images, name_of_first in (
@@ -279,7 +283,8 @@ def test_a_terminal_shows_the_best_and_worst_of_many_classes(monkeypatch):
         listed_images=1, expected_images=None, layout="", encoding=SimpleNamespace(means="", name="x"), sizes=None,
         pixels=list(range(100)), images=[1] * 100, ignored_pixels=0, problems=(),
     )  # fmt: skip
-    assert all(f"c{n}." in as_text(class_table(record)) and f"c{n}." in _report(verified) for n in range(100))
+    for text in (as_text(class_table(record)), _report(verified)):
+        assert all(f"c{n}." in text for n in range(100))
     monkeypatch.setattr(Console, "is_terminal", True)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     for text, last, first in ((as_text(class_table(record)), 13, 87), (_report(verified), 11, 88)):
@@ -288,6 +293,7 @@ def test_a_terminal_shows_the_best_and_worst_of_many_classes(monkeypatch):
         assert "all: --json" in text
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "about", [[1], 5, None, {"dataset": 5}, {"dataset": "Own", "classes": None}, {"dataset": "x", "classes": 5}]
 )
@@ -307,6 +313,7 @@ def test_a_mask_of_no_class_is_one_sentence(data, ovbench, tmp_path, category):
     assert done.code == 3 and "category_id is " in done.err
 
 
+@pytest.mark.slow
 def test_names_of_failed_images_are_escaped(data, ovbench, tmp_path):
     write(tmp_path / "maps", data)
     for folder in ("images", "labels", "maps"):

@@ -53,6 +53,7 @@ def test_words_from_a_file_and_a_table(ovbench, tmp_path, scene):
     assert (tmp_path / "my scene-overlay.png").exists()
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -156,6 +157,7 @@ def test_a_folder_of_odd_images(ovbench, tmp_path):
     assert other.code == 3 and "the output has other classes" in other.err
 
 
+@pytest.mark.slow
 def test_outputs_of_an_earlier_run_are_no_images(ovbench, tmp_path, scene):
     (tmp_path / "scene.png").write_bytes(scene.read_bytes())
     assert ovbench("segment", tmp_path, *SMALL, "--out", tmp_path).code == 0
@@ -164,6 +166,7 @@ def test_outputs_of_an_earlier_run_are_no_images(ovbench, tmp_path, scene):
     assert [one["image"] for one in done.json()["images"]] == [str(tmp_path / "scene.png")]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["image", "paths"])
 def test_standard_input(ovbench, tmp_path, scene, monkeypatch, kind):
     data = scene.read_bytes() if kind == "image" else f"{scene}\n\n".encode()

@@ -23,6 +23,7 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize(
     "module", [pytest.param(m, marks=[pytest.mark.slow] if m == "ovbench.api" else []) for m in MODULES]
 )

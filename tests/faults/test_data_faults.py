@@ -202,6 +202,7 @@ def ready(name, root):
     return maps
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_sound_copy_of_every_benchmark(tmp_path, name):
     ready(name, tmp_path)
@@ -271,6 +272,7 @@ def test_an_empty_split(tmp_path):
     fails(r"the split file .* is not UTF-8", "verify", "voc21", "--data-root", tmp_path)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("what", ["image", "label"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "html"])
 def test_undecodable_files(tmp_path, what, damage):
@@ -329,6 +331,7 @@ def reduced(v):
     return np.where(v == 0, 255, np.where(v == 255, 255, v - 1))
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("name", "pattern", "change", "kind", "words"),
     [

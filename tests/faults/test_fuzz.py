@@ -36,6 +36,7 @@ def fuzz():
     del sys.modules["fuzz"]
 
 
+@pytest.mark.quick(12)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_input_is_read_or_refused(fuzz, name, tmp_path):

@@ -627,6 +627,7 @@ def test_a_table_of_colours_that_cannot_be(own, tables, message):
         own(tables=tables)
 
 
+@pytest.mark.slow
 def test_other_colours_are_another_ledger(own, tmp_path):
     from ovbench.evaluation.identity import _encoding_sha256
 

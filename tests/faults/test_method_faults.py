@@ -84,6 +84,7 @@ LINES = [*((line, 0) for line in (*RAISES, *RETURNS)), ("sys.exit(0)", 8), ("ret
 FAST = (next(iter(RAISES)), next(iter(RETURNS)))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("line", "batch"), [pytest.param(*pair, marks=[] if pair[0] in FAST else [pytest.mark.slow]) for pair in LINES]
 )
@@ -114,6 +115,7 @@ def test_every_function_of_a_method_is_held_to_what_it_returns(run, tmp_path, fu
     assert records[-1]["cell"]["method"] == "clip" and records[-1]["status"] == "complete"
 
 
+@pytest.mark.slow
 def test_fail_fast_stops_at_the_mistake(run, tmp_path):
     done = run(METHOD.replace("HERE", 'raise ValueError("boom")'), "--fail-fast")
     assert done.code == 4 and "error: Mine failed: ValueError: boom (1, " in done.err
@@ -147,6 +149,7 @@ def test_a_mistake_in_a_built_in_method_costs_the_image(run, monkeypatch):
     assert done.code == 4 and "AttributeError" in done.err and "defect" not in done.err
 
 
+@pytest.mark.slow
 def test_a_region_source_that_raises_costs_the_image(ovbench, monkeypatch, tmp_path):
     from ovbench.regions.slic import Slic
 

@@ -57,6 +57,7 @@ def uses(tmp_path):
     }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_plugin_is_listed_as_broken_and_used_by_nobody(ovbench, plugin, tmp_path, text):
     file = plugin(text)

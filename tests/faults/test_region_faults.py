@@ -297,6 +297,7 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_build(mini_cache, monkey
     assert result.return_value == 4 and "failed:" in result.output and "3 maps built" in result.output
 
 
+@pytest.mark.slow
 def test_what_can_be_asked_wrongly(mini_cache):
     def fails(*arguments: str) -> str:
         result = CliRunner().invoke(cli, ["masks", "build", "-d", "mini", *arguments])

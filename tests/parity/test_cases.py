@@ -46,11 +46,13 @@ def check(folder):
         assert [row.stage for row in report.rows if row.verdict == NOT_COMPUTED] == []
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("folder", cases(OFFICIAL), ids=names(cases(OFFICIAL)))
 def test_a_parity_case_passes(folder):
     check(folder)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("folder", cases(REGRESSION), ids=names(cases(REGRESSION)))
 def test_a_regression_case_passes(folder):
     check(folder)
@@ -106,6 +108,7 @@ def alter(folder, name, change):
     np.savez(folder / "expected.npz", **arrays)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("stage", ["w_patch_feature", "w_window_logits", "logits_full"])
 def test_an_altered_stage_fails(copy, stage):
     def change(values):
@@ -117,6 +120,7 @@ def test_an_altered_stage_fails(copy, stage):
     assert [row.stage for row in report.rows if row.verdict == FAIL] == [stage]
 
 
+@pytest.mark.slow
 def test_nan_in_the_expectation_fails(copy):
     alter(copy, "logits_full", lambda values: np.where(values == values.max(), np.nan, values))
     assert not check_case(copy).passed
@@ -147,6 +151,7 @@ def test_the_run_does_not_look_at_the_expectation(copy, monkeypatch):
     assert order == ["hidden", "run"]
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -53,6 +53,7 @@ def distil(window, method):
     return notes | {"attention": (fused + omega).softmax(-1)}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("draws", [False, True], ids=["exact", "same_draws"])
 def test_attention_from_the_keys(window, draws):
     variant = "atol_same_draws" if draws else "atol"
@@ -84,6 +85,7 @@ def test_scores_from_the_features(window):
     window.check("window_logits", method.score(features, queries)[0], "atol_same_draws")
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("other", [{"matching": "similar"}, {"matching": "sequential"}, {"swap": False}])
 def test_other_pairs_are_other_attention(window, other):
     official = distil(window, CASS(Backbones(), window.params))

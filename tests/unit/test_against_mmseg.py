@@ -76,6 +76,7 @@ def test_order_images_labels_and_classes(mmseg, tmp_path, name):
         np.testing.assert_array_equal(sample.label, np.where(expected == 255, IGNORED, expected))
 
 
+@pytest.mark.slow
 def test_voc20_is_zero_label_reduction(mmseg, tmp_path):
     from mmseg.datasets.transforms import LoadAnnotations
 

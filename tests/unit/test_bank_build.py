@@ -217,6 +217,7 @@ def test_official_names_of_encoders():
     assert not plan.cell.params.mask_merging
 
 
+@pytest.mark.slow
 def test_faiss_reads_and_writes_the_same_vectors(tmp_path):
     faiss = pytest.importorskip("faiss")
     keys = torch.randn(700, 64, generator=torch.Generator().manual_seed(0)).half()
@@ -242,6 +243,7 @@ def test_faiss_reads_and_writes_the_same_vectors(tmp_path):
         write_index(tmp_path / "few.faiss", keys[:91], "ivfpq")
 
 
+@pytest.mark.slow
 def test_a_search_by_faiss_is_that_of_its_vectors_and_its_recall_is_measured(tmp_path):
     pytest.importorskip("faiss")
     from ovbench.methods.support.faiss_search import measure_recall

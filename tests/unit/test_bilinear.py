@@ -14,6 +14,7 @@ def maps(source):
     return torch.randn(5, *source, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize(("source", "size"), SIZES)
 def test_it_is_pytorchs_to_a_tolerance(source, size, corners):
@@ -23,6 +24,7 @@ def test_it_is_pytorchs_to_a_tolerance(source, size, corners):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("elements", [1, 1000, 20_000, 1 << 30])
 @pytest.mark.parametrize(("source", "size"), SIZES)
 def test_tiles_are_the_whole_to_the_last_bit_and_cover_it_once(source, size, elements):

@@ -54,6 +54,7 @@ def test_every_card_is_short_and_valid():
         assert len(load_card(name).path.read_text().splitlines()) < 40
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize("name", TEN)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_a_query_list_for_every_benchmark(name, family):

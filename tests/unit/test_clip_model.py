@@ -43,6 +43,7 @@ def both(settings: dict, quick: bool) -> tuple[ClipModel, torch.nn.Module]:
     return ours.eval(), theirs.eval()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("patch", "side"), [(16, 64), (32, 64), (14, 56)])
 @pytest.mark.parametrize("quick", [True, False])
 @torch.no_grad()

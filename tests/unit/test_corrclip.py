@@ -55,6 +55,7 @@ def run(method: CorrCLIP, images: torch.Tensor, regions: torch.Tensor):
     return features, notes
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("patch", [16, 14])
 @pytest.mark.parametrize("name", WINDOWS)
 def test_window_features_equal_the_literal_version(name, patch):
@@ -83,6 +84,7 @@ def test_windows_in_a_batch_do_not_see_each_other():
         torch.testing.assert_close(together.tokens[number], alone.tokens[0], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("eps", [1e-6, 0.02, 0.1, 0.5, 2.0])
 def test_merging_follows_dbscan_over_its_radius(eps):
     towers = small_towers(seed=3)
@@ -112,6 +114,7 @@ MAPS = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", MAPS)
 def test_labels_of_an_image_equal_the_literal_version(name):
     """Non-square, several windows of which none fits a patch, padded to 56, synonyms, threshold, map correction."""
@@ -181,6 +184,7 @@ def test_every_switch_changes_the_features_and_nothing_else_breaks():
             seen.append(tokens)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("tower", ["dino", "clip"])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_similarities(similarity, tower):
@@ -232,6 +236,7 @@ def test_unknown_similarity_is_refused():
         CorrCLIPParams(similarity_from="dinov2")
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("seed", range(8))
 def test_map_correction_equals_a_loop_over_regions(seed):
     """Ties go to the smallest label; the lowest id is left alone; ids may be negative or far apart."""

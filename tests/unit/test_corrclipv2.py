@@ -76,6 +76,7 @@ def test_the_original_image_is_seen_once_and_regions_are_not_merged(towers, quer
     assert notes.window("masks_merged", 0).shape == (14, 14)  # 2 x 2 cells in each of 7 x 7 patches
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "changed",
     [
@@ -114,6 +115,7 @@ def bank_of(count, width=32, ids=None):
     return RegionBank(Vectors(ids, False, flat=F.normalize(keys, dim=-1)), main.half(), auxiliary.half())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("second", [False, True])
 @pytest.mark.parametrize("count", [30, 3])
 def test_scores_of_a_bank_are_mixed_before_the_original_size(towers, queries, second, count, monkeypatch):

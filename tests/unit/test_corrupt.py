@@ -47,6 +47,7 @@ def test_every_corruption_has_code():
     assert tuple(MAKERS) == CORRUPTIONS and len(CORRUPTIONS) == 15
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_corruption_changes_the_image_and_depends_on_its_id_only(name):
     image = picture()

@@ -74,6 +74,7 @@ def test_ade150_reduced_and_unreduced_alike(tmp_path, folder, reduced):
     assert dataset.labels.encoding.name == ("reduced" if reduced else "raw")
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("folder", ["SegmentationClassContext", "annotations_detectron2/pc59_val"])
 @pytest.mark.parametrize("reduced", [False, True])
 def test_pascal_context_reduced_and_unreduced_alike(tmp_path, folder, reduced):
@@ -116,6 +117,7 @@ def coco_layout(name, root, maps):
         shutil.rmtree(root / "stuffthingmaps")
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("layout", ["official", "raw", "mmseg", "detectron2", "freecp"])
 def test_coco_stuff_in_every_layout_and_object_from_it(tmp_path, layout):
     root = tmp_path / "coco_stuff164k"

@@ -76,6 +76,7 @@ SURELY = {"ordinary", "wide", "coarse steps", "one query far ahead"}  # kinds wh
 DECISIONS = (Decision(), Decision(40.0, 0.2, 0), Decision(40.0, 0.2, 3), Decision(40.0, 0.2))
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize("kind", SCORES)
 @pytest.mark.parametrize(
     ("queries", "classes"),

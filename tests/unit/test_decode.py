@@ -42,6 +42,7 @@ def exif(tag: int) -> Image.Exif:
     return block
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "webp"])
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_a_picture_is_read_upright(tmp_path, rgb, suffix, tag):

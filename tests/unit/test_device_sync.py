@@ -55,6 +55,7 @@ FROM_BLOCKS = [
 METHODS = [CLIP, MaskCLIP, ClearCLIP, NACLIP, SCLIP, GEM, ProxyCLIP, LPOSS, PEARL, *FROM_BLOCKS]
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("batch", [0, 8])
 def test_nothing_is_asked_before_the_decision(method, batch):

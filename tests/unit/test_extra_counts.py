@@ -98,6 +98,7 @@ def test_sizes_are_those_of_single_segments():
     assert (seen > 0).all()
 
 
+@pytest.mark.slow
 def test_calibration_is_that_of_single_pixels():
     rng = np.random.default_rng(0)
     images, pixels = [], []

@@ -107,6 +107,7 @@ def test_windows_together_are_windows_one_by_one(towers, windows, queries, base)
         torch.testing.assert_close(together[number], alone, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_purification_only_removes(towers, windows, queries):
     kept = {}
     for switches in ({}, {"ambiguity": False}, {"ambiguity": False, "redundancy": False}):
@@ -185,6 +186,7 @@ def test_one_class_and_an_even_window_are_finite(towers, queries):
         assert purified(method, torch.zeros(2, 3, 64, 64), queries).isfinite().all()
 
 
+@pytest.mark.slow
 def test_the_papers_definitions_are_another_choice(towers, windows, queries):
     scores = [
         purified(FreeCP(towers, FreeCPParams(base="gem", rp_thres=0.02, definitions=name)), windows, queries)
@@ -207,6 +209,7 @@ def test_a_base_has_to_offer_its_attention(towers, base):
         FreeCP(towers, FreeCPParams(base=base))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["scclip", "sfp", "dihclip"])
 @torch.inference_mode()
 def test_self_calibrated_bases_show_the_attention_of_the_unchanged_blocks(towers, windows, queries, base):

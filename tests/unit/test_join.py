@@ -140,6 +140,7 @@ def out_of_memory(*given, **named):
     raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("size", [0, 8])
 @pytest.mark.parametrize("protocol", [PROTOCOL, Protocol(short_side=0, crop=64, stride=40, refine="pamr")])
 def test_out_of_memory_after_encoding_repeats_the_image_with_less_at_once(towers, monkeypatch, size, protocol):
@@ -157,6 +158,7 @@ def test_out_of_memory_after_encoding_repeats_the_image_with_less_at_once(towers
     assert tried == [1, 8, 64, 64] and ours.limits == Limits(4, 64)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("size", [0, 8])
 @pytest.mark.parametrize("where", [(PAMR, "weights"), (Joined, "join"), (Joined, "window_scores"), (Joined, "encode")])
 def test_an_image_for_which_no_memory_is_enough_fails_and_the_others_run(towers, monkeypatch, size, where):

@@ -49,6 +49,7 @@ def encoded(method, windows):
     return method.eval().encode(Batch(windows)).tokens
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", [*FAMILY, "proxyclip"])
 def test_a_window_does_not_depend_on_its_neighbours(towers, windows, name):
     method = METHODS.load(name)(towers)
@@ -177,6 +178,7 @@ def test_an_image_without_windows_is_enlarged_once_and_never_padded(towers):
     torch.testing.assert_close(notes["full_scores"], direct, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", [*FAMILY, "proxyclip"])
 @pytest.mark.parametrize("refine", ["", "pamr"])
 def test_a_whole_image_is_enlarged_in_the_order_of_the_official_code(towers, name, refine):

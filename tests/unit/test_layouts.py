@@ -71,6 +71,7 @@ def test_the_published_side_is_that_of_the_files_in_every_format(name):
     assert len(json.loads(texts["json"])["rows"]) == len(made.rows) and texts["rich"].startswith(file["title"][:20])
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("name", layout_names())
 def test_every_row_is_published_or_can_be_measured_and_has_a_name_of_its_own(name):
     layout = load_layout(name)
@@ -84,6 +85,7 @@ def test_every_row_is_published_or_can_be_measured_and_has_a_name_of_its_own(nam
 
 
 # read in the sources and in notes about them, not in the CSV
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("name", "row", "detail", "values"),
     [
@@ -130,6 +132,7 @@ def test_the_least_is_best_where_the_layout_says_so():
     assert next(r for r in speed if r.label == "TCL").cells[0].rank_published == 1
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("width", "parts"), [(60, 8), (80, 5), (400, 1)])
 def test_a_narrow_terminal_breaks_no_number(monkeypatch, width, parts):
     monkeypatch.setenv("COLUMNS", str(width))

@@ -121,6 +121,7 @@ def image_with(resized, note=lambda name, value: None):
     return WindowedImage((resized.float() - mean) / std, tuple(resized.shape[1:]), [], note=note)
 
 
+@pytest.mark.slow
 def test_synonyms_compete_after_the_propagation_over_pixels():
     made, notes = method(pixels=True), Recorder()
     resized = torch.from_numpy(IMAGE[:20, :30]).permute(2, 0, 1)

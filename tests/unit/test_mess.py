@@ -26,6 +26,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(mess, "SIDE", 16)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", BUILDERS)
 def test_a_download_becomes_the_prepared_folders(name, tmp_path, small_tiles):
     card = load_card(name)

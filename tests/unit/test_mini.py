@@ -147,6 +147,7 @@ def test_training_images_and_captions(tmp_path):
         write.write_training(tmp_path / "train", 2)
 
 
+@pytest.mark.slow
 def test_close_looks_at_training_drawings(tmp_path):
     write.write_training(tmp_path / "train", 6, seed=40, cut=48, cuts=3)
     document = json.loads((tmp_path / "train/captions_train.json").read_text())

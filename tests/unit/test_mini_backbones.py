@@ -93,6 +93,7 @@ def test_dino_is_alike_within_a_class_and_unlike_between(dino, pure_crops):
     assert cosines[same].mean() - cosines[~same].mean() > 0.3
 
 
+@pytest.mark.slow
 def test_final_tokens_of_the_dinov2_tell_classes_apart(pure_crops):
     """The prototype of a class, from every other crop, is the nearest one to most patches of the others."""
     crops, classes = pure_crops

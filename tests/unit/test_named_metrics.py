@@ -143,6 +143,7 @@ def test_open_miou_and_sg_iou_are_those_of_a_naive_count():
 PIXEL_METRICS = [m for m in METRICS.values() if m.counts == "pixels"]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("metric", PIXEL_METRICS, ids=lambda m: m.name)
 def test_the_influence_is_that_of_leaving_out_images(metric):
     classes = 2 if metric.two_classes else C

@@ -63,6 +63,7 @@ def stitched_by_loops(cells, image, patch, window_grid):
     return found
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("size", [(112, 112), (151, 205), (113, 600), (300, 90), (7, 200), (96, 111)])
 @pytest.mark.parametrize("patch", [8, 14, 16])
 def test_cells_are_averaged_at_their_rounded_corner(size, patch):
@@ -172,6 +173,7 @@ def queries(single):
     return Queries(F.normalize(tokens[::80] - tokens.mean(0), dim=-1), torch.arange(len(tokens[::80])))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("size", [(112, 112), (130, 170), (90, 300), (17, 230), (60, 60)])
 def test_labels_do_not_depend_on_blocks_batches_or_other_images(single, queries, monkeypatch, size):
     ours = predictor(single, queries=queries)
@@ -187,6 +189,7 @@ def test_labels_do_not_depend_on_blocks_batches_or_other_images(single, queries,
     assert np.mean(ours.label(image, regions)[0] == expected) > 0.999
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("params", [{"spatial_branch": False}, {"mask_class_tokens": False}, {"scope": False},
                                     {"mask_merging": False}, {"map_correction": False}])  # fmt: skip
 def test_every_switch_changes_the_result(single, queries, params):

@@ -27,6 +27,7 @@ def inputs(queries, h, w):
     return torch.randn(queries, h, w, generator=generator), torch.randn(3, h, w, generator=generator)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("dilations", [(8, 16), (1, 2, 4, 8, 12, 24), (3,)])
 @pytest.mark.parametrize("size", [(30, 41), (5, 60)])
 def test_equals_the_convolution_form(bench, dilations, size):

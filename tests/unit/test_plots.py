@@ -60,6 +60,7 @@ def test_bars_have_their_scores_and_the_intervals_of_the_ledger(tmp_path):
     assert "no ledger" in figure.axes[0].get_xlabel()
 
 
+@pytest.mark.slow
 def test_a_class_without_a_score_in_one_run_is_no_bar_of_zero():
     rows = [{"class": name, "iou": iou, "acc": iou} for name, iou in (("a", 0.5), ("b", 0.25))]
     record = {
@@ -110,6 +111,7 @@ def test_nothing_covers_a_warning(tmp_path, monkeypatch, count):
     assert len(entries) == count * (count > 1) and not warning.get_window_extent().count_overlaps(others)
 
 
+@pytest.mark.slow
 def test_letters_that_no_font_has_are_said_in_one_sentence(tmp_path, caplog):
     write_run(tmp_path, random_counts(np.random.default_rng(0), 12, 2), ["\ue123 road", "sky"])
     with warnings.catch_warnings():

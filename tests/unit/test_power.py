@@ -66,6 +66,7 @@ def records(tmp_path):
     return [write_run(tmp_path, one, NAMES, name=f"run{n}") for n, one in enumerate(counts)]
 
 
+@pytest.mark.slow
 def test_power_of_two_records(ovbench, records):
     found = ovbench("power", *records, "--difference", "4", "--json").json()
     before, after = (json.loads(path.read_text())["metrics"]["mIoU"] for path in records)

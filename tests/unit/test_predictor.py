@@ -104,6 +104,7 @@ def test_a_listener_hears_of_the_path_that_runs_and_changes_nothing(towers, monk
     assert torch.equal(notes["labels_raw"][sure], decide(p, decision)[sure])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("refine", ["", "pamr"])
 def test_the_labels_do_not_depend_on_tiles_and_chunks(towers, monkeypatch, make, refine):
@@ -199,6 +200,7 @@ def test_an_image_below_a_patch_is_refused_with_its_size_and_padded_where_the_pr
     assert padded.label_resized(thin, size)[0].shape == size
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("crop", [0, 64])
 @pytest.mark.parametrize("make", [MaskCLIP, lambda t: SCLIP(t, SCLIPParams(area_thd=1e-6))])
 def test_windows_are_merged_by_the_mean_of_their_probabilities(towers, crop, make):

@@ -59,6 +59,7 @@ def expected(name, maps):
     return {i: raw.coco_object_of(m) for i, m in maps.items()} if name == "coco-object" else maps
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", BUILDERS)
 @pytest.mark.parametrize("beside", [True, False])
 def test_raw_to_prepared(tmp_path, name, beside):
@@ -127,6 +128,7 @@ def test_several_processes_write_the_same_files(tmp_path):
         assert path.read_bytes() == (tmp_path / "copy/annotations/val2017" / path.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_ade_full_is_resized_where_both_sides_exceed_512(tmp_path):
     sizes = [prepared_size(*s) for s in ((1536, 2048), (2048, 1537), (512, 900), (900, 512), (513, 513), (600, 601))]
     assert sizes == [(512, 683), (682, 512), (512, 900), (900, 512), (512, 512), (512, 513)]
@@ -288,6 +290,7 @@ def packed(name, base, downloads):
     return pack(base / "ADE20K_2021_17_01", "ADE20K_2021_17_01/", downloads / "ADE20K_2021_17_01.zip")
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", ["voc21", "ade150", "coco-object", "cityscapes", "pc459", "pc60", "ade847"])
 @pytest.mark.parametrize("beside", [True, False])
 def test_from_archives(tmp_path, name, beside):

@@ -182,6 +182,7 @@ def test_the_tower_of_mini_has_its_own_temperature():
     assert loaded.vision.temperature == loaded.use.temperature == pytest.approx(31.05, abs=0.01)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("own", [OPENAI, HALF, Normalisation((10.0, 20.0, 30.0), (50.0, 60.0, 70.0))])
 @pytest.mark.parametrize("method", ["corrclip", "proxyclip", "cass"])
 def test_dino_sees_the_picture_whatever_clip_was_given(method, own):

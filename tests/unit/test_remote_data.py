@@ -56,6 +56,7 @@ def publish(form, files, folder, store):
     return card(folder.with_name("card"), layout)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_has_the_pixels_of_the_files(form, tmp_path, store):
     files = pictures()
@@ -69,6 +70,7 @@ def test_every_form_has_the_pixels_of_the_files(form, tmp_path, store):
         assert ours.image_file.digest == wanted.image_file.digest
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_changed_image_or_label_is_noticed_and_the_others_are_not_counted_again(form, tmp_path, store):
     files = pictures()

@@ -116,6 +116,7 @@ def test_moved_pixels():
     assert moved_pixels(before, cells((0, 0, 47), (0, 1, 10), (1, 1, 3)), 2) == 3
 
 
+@pytest.mark.slow
 def test_equal_notes_are_said_once(tmp_path):
     for name in ("first", "second"):
         path = write_run(tmp_path, random_counts(np.random.default_rng(0), 2, 5), NAMES, name=name)
@@ -133,6 +134,7 @@ def relative_luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.slow
 def test_the_best_complete_run_is_open_first(tmp_path):
     generator = np.random.default_rng(0)
     for name, split in (("a", 12), ("b", 12), ("part", 50)):

@@ -153,6 +153,7 @@ def test_the_class_token_of_the_image_is_that_of_the_repaired_trunk():
     assert torch.equal(of_image.encode(Batch(windows(), context=context)).presence, context)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "other",
     [

@@ -67,6 +67,7 @@ def test_overhead_is_over_the_towers_that_ran(method, kinds):
     assert row["whole"]["cpu_s"] > 0 and row["ratio"]["cpu_s"] > 0 and row["reached"] in (True, False)
 
 
+@pytest.mark.slow
 def test_the_coverage_of_intervals_is_tallied():
     import interval_coverage as script
     import numpy as np

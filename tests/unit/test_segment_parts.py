@@ -90,6 +90,7 @@ def test_values_of_test_servers():
     assert class_values(cities, server_layout(cities).encoding)[[0, 1, 18]].tolist() == [7, 8, 33]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("method", "refine"), [("maskclip", ""), ("maskclip", "pamr"), ("sclip", "")])
 def test_confidence_is_the_probability_of_the_label(method, refine, own_places):
     """The tiles and chunks of the decision give the same as a softmax over the whole maps."""

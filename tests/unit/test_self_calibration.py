@@ -86,6 +86,7 @@ def test_a_window_on_its_side_has_its_features_on_its_side(windows, name):
     torch.testing.assert_close(turned, there.tokens, atol=1e-8, rtol=1e-8)
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("name", "off"),
     [

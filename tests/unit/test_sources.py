@@ -198,6 +198,7 @@ def card(root, layout, *, classes=CLASSES, extra=""):
     return load_card(str(path))
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_has_the_pixels_of_the_files(form, tmp_path):
     files = pictures()
@@ -211,6 +212,7 @@ def test_every_form_has_the_pixels_of_the_files(form, tmp_path):
     assert set(np.unique(found.read_label(0))) == {0, 1, 2, IGNORED}
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_changed_image_or_label_is_noticed_and_the_others_are_not_counted_again(form, tmp_path):
     files = pictures()

@@ -34,6 +34,7 @@ def test_every_class_is_covered_rarest_first(many):
     assert [e.id for e in choice.manifest.entries] == sorted(e.id for e in choice.manifest.entries)
 
 
+@pytest.mark.slow
 def test_classes_without_room_and_without_image_are_named(many, tmp_path):
     raw.label(sorted(tmp_path.glob("**/annotations/**/*.png"))[39], np.full((48, 64), 1))
     choice = choose_subset(many, 3)
@@ -115,6 +116,7 @@ def test_the_command(many, tmp_path, monkeypatch):
     assert classes_in(many, 0) == (0,)
 
 
+@pytest.mark.slow
 def test_the_state_of_every_benchmark(tmp_path, monkeypatch):
     import dataclasses
 

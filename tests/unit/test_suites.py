@@ -10,6 +10,7 @@ from ovbench.config.suites import load_suite, suite_groups, suite_names
 from ovbench.utils.errors import InputError, UsageError
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("name", suite_names())
 def test_every_row_of_every_shipped_suite_resolves(name):
     for dataset in ("mini", "mini-bg", "ade150"):

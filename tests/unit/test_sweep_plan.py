@@ -52,6 +52,7 @@ def test_groups_with_more_work_come_first_and_share_region_maps():
     assert all(number < position for position, task in enumerate(tasks) for number in (*task.needs, *task.after))
 
 
+@pytest.mark.slow
 def test_a_plan_of_a_billion_images_is_small():
     tasks = make_tasks([GroupCost(10**9, 0.1)], workers=512)
     assert len(tasks) < 10_100 and ranges(tasks)[-1][1] == 10**9

@@ -143,6 +143,7 @@ def test_every_format_has_the_same_labels():
     assert not any(re.search(r"<(?!/?(br|sub|u)>)", line) for line in body)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("width", [24, 40, 80, 200])
 def test_a_terminal_table_fits_and_keeps_every_number(monkeypatch, width):
     from rich.cells import cell_len

@@ -394,6 +394,7 @@ SIX = [
 ]  # fmt: skip
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("form", FORMATS)
 def test_six_runs_have_six_names_in_every_format_and_none_is_python(write, tmp_path, form):
     for number, settings in enumerate(SIX):

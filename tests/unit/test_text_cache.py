@@ -52,6 +52,7 @@ def test_a_flipped_bit_is_found_and_the_entry_made_again(folder, clip):
     assert entry.read_bytes() == whole and not cache.verify(text).damaged
 
 
+@pytest.mark.slow
 def test_an_entry_of_an_older_form_is_made_again(folder, clip):
     right = embedded(clip)
     (entry,) = folder.iterdir()
@@ -128,6 +129,7 @@ def test_fewer_prompts_at_once_after_memory_ran_out(clip, monkeypatch):
     assert sizes == [7, 7, 7, 7, 2]
 
 
+@pytest.mark.slow
 def test_entries_of_others_are_skipped_with_one_warning(folder, clip, monkeypatch, caplog):
     right = embedded(clip)
     from pathlib import Path
@@ -140,6 +142,7 @@ def test_entries_of_others_are_skipped_with_one_warning(folder, clip, monkeypatc
     assert caplog.text.count("cannot be read") == 1
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_a_file_costs_one_warning(tmp_path, monkeypatch, clip, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("OVBENCH_CACHE", str(tmp_path / "file"))

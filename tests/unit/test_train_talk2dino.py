@@ -98,6 +98,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("stop", [1, 3, 4, 8])
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(stop, tmp_path, monkeypatch):
     monkeypatch.setattr("ovbench.training.talk2dino.loop.STEPS_PER_CHECKPOINT", 4)

@@ -34,6 +34,7 @@ def checkout(tmp_path, monkeypatch):
     package_version.cache_clear()
 
 
+@pytest.mark.slow
 def test_every_state_of_a_checkout_has_its_own_version(checkout):
     root, git, now = checkout
     git("init", "-q")

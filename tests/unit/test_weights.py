@@ -81,6 +81,7 @@ def save_clip(form: str, model: nn.Module, path: Path) -> None:
         torch.jit.script(Archive(openai_state(model))).save(path)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "form", ["open_clip", "open_clip training", "safetensors", "OpenAI state dict", "OpenAI archive"]
 )
@@ -316,6 +317,7 @@ def test_cached_weights_are_loaded_without_a_connection(monkeypatch, tmp_path):
     assert weights.load_backbone("dino", "dino-s8").vision.width == 384
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("backbone", [CLIP, DINO, DINOV2], ids=lambda backbone: backbone.name)
 def test_the_repository_of_published_weights_is_that_of_the_library(backbone):
     source = clip_source if backbone is CLIP else timm_source

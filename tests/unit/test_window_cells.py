@@ -60,6 +60,7 @@ def form(request, monkeypatch):
         )
 
 
+@pytest.mark.quick(4)
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("noise", "thresholded"), [(0.004, False), (0.04, True), (0.04, False)])
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -147,6 +148,7 @@ def used(monkeypatch):
     return calls
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("settings", [{}, {"crop": "0"}, {"short_side": "0", "crop": "40", "pad": "-1"}])
 def test_the_predictor_decides_a_large_vocabulary_from_cells(settings, monkeypatch, used):
     picture = np.random.RandomState(0).randint(0, 255, (50, 70, 3), np.uint8)
@@ -158,6 +160,7 @@ def test_the_predictor_decides_a_large_vocabulary_from_cells(settings, monkeypat
     assert len(used) == 1
 
 
+@pytest.mark.slow
 def test_methods_that_change_scores_or_probabilities_get_full_size_maps(used):
     class Own(MaskCLIP):
         def probabilities(self, scores, queries, decision):
