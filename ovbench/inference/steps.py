@@ -221,7 +221,9 @@ class Steps:
         note("pad", pad)
         note("resized_regions", resized_map)
         image = self._normalise(resized)
-        return WindowedImage(image, original, boxes, pad, seen, map_, resized_map, pad_region(regions), None, note)
+        return WindowedImage(
+            image, original, boxes, pad, seen, map_, resized_map, regions, pad_region(regions), None, note
+        )
 
     def _is_below_patch(self, side: int) -> bool:
         return side < self.patch

@@ -11,7 +11,7 @@ from torch import Tensor
 from ovbench.inference.sliding_window import stack
 from ovbench.methods.base import Batch, WindowedImage
 from ovbench.methods.ops import Box
-from ovbench.regions.ids import resized_ids
+from ovbench.regions.ids import count_ids, resized_ids
 
 PAD_REGION = 10000  # as in the official code; a larger id if a region map has this one
 FEWEST_SLOTS = 32
@@ -56,19 +56,10 @@ def region_slots(regions: np.ndarray | None, size: tuple[int, int], boxes: Seque
     if regions is None:
         return None
     resized = resized_ids(regions, size)
-    slots, count = FEWEST_SLOTS, max(_distinct(resized[box.y1 : box.y2, box.x1 : box.x2]) for box in boxes) + 1
+    slots, count = FEWEST_SLOTS, max(count_ids(resized[box.y1 : box.y2, box.x1 : box.x2]) for box in boxes) + 1
     while slots < count:
         slots *= 2
     return slots
-
-
-def _distinct(regions: np.ndarray) -> int:
-    low, span = int(regions.min()), int(regions.max()) - int(regions.min()) + 1
-    if span > regions.size:
-        return len(np.unique(regions))
-    seen = np.zeros(span, bool)
-    seen[regions - low] = True
-    return int(seen.sum())
 
 
 def gather(windows: Sequence[Window], *, slots: int | None = None) -> Batch:
@@ -91,5 +82,6 @@ def gather(windows: Sequence[Window], *, slots: int | None = None) -> Batch:
         sizes=tuple(w.prepared.size for w in windows),
     )
     if alone:
-        batch.region_map, batch.context, batch.note = first.regions, first.context, first.note
+        batch.region_map, batch.host_regions = first.regions, first.host_regions
+        batch.context, batch.note = first.context, first.note
     return batch

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -85,6 +86,7 @@ class WindowedImage(NamedTuple):
         pixels: uint8 (H, W, 3), RGB, at the original size; None unless ``needs.original``.
         regions: int64 (H, W), region ids at the original size; None unless the method needs them.
         resized_regions: int64 (h, w).
+        host_regions: int32 (H, W), `regions` in the memory of the host.
         pad_region: Region id of padded pixels.
         context: The value of ``encode_image``.
         note: Called with name and value of intermediate quantities; large ones come in several fragments.
@@ -97,6 +99,7 @@ class WindowedImage(NamedTuple):
     pixels: Tensor | None = None
     regions: Tensor | None = None
     resized_regions: Tensor | None = None
+    host_regions: np.ndarray | None = None
     pad_region: int = 0
     context: Any = None
     note: Note = no_note
@@ -119,6 +122,7 @@ class Batch:
             shape depends on the other windows. None if all windows are of one image: then the largest number in a
             window is enough.
         region_map: int64 (H, W), region ids of the whole image at its original size, for methods without windows.
+        host_regions: int32 (H, W), `region_map` in the memory of the host.
         boxes: Position of each window in its resized image, without padding.
         sizes: (h, w) of the resized image of each window.
         context: What ``encode_image`` returned for the image of the windows.
@@ -130,6 +134,7 @@ class Batch:
     pad_region: int = 0
     region_slots: int | None = None
     region_map: Tensor | None = None
+    host_regions: np.ndarray | None = None
     boxes: Sequence[Box] = ()
     sizes: Sequence[tuple[int, int]] = ()
     context: Any = None

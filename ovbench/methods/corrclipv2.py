@@ -23,7 +23,7 @@ from ovbench.methods.declarations import CorrCLIPv2Declaration
 from ovbench.methods.ops import Box, Pad
 from ovbench.methods.support.bank import RegionBank, support_features
 from ovbench.methods.support.faiss_search import FaissSearch, measure_recall
-from ovbench.regions.ids import rank_ids
+from ovbench.regions.ids import count_ids, rank_ids, resized_ids
 from ovbench.utils.errors import InputError
 from ovbench.utils.registry import find_backbone
 
@@ -109,7 +109,7 @@ class CorrCLIPv2(CorrCLIPv2Declaration, CorrCLIP):
 
     def support_regions(self, features: Tensor, image: WindowedImage) -> Supported:
         """Find the neighbours of each region in the bank, and average their embeddings without weights."""
-        ranks = rank_ids(image.resized_regions[None])
+        ranks = rank_ids(image.resized_regions[None], count_ids(resized_ids(image.host_regions, image.size)))
         keys = F.normalize(region_means(features, image.size, ranks.rank[0], ranks.value.shape[1]), dim=-1)
         found = self.bank.nearest(keys, self.params.neighbours)
         main = support_features(self.bank.main, found.row)

@@ -55,6 +55,16 @@ def resized_ids(regions: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return regions[rows[:, None], columns]
 
 
+def count_ids(regions: np.ndarray) -> int:
+    """Return the number of distinct ids of a region map on the host."""
+    low, span = int(regions.min()), int(regions.max()) - int(regions.min()) + 1
+    if span > regions.size:
+        return len(np.unique(regions))
+    seen = np.zeros(span, bool)
+    seen[regions - low] = True
+    return int(seen.sum())
+
+
 def rank_ids(ids: Tensor, slots: int | None = None) -> Ranks:
     """Renumber the ids of each map by ascending value.
 

@@ -19,7 +19,7 @@ from ovbench.utils.registry import METHODS
 from ovbench.utils.upload import upload
 
 # Waits of the host for one image in shared batches. A number may only fall: the goal is 1, the labels.
-WAITS = {"cass": 4, "corrclipv2": 2, "freecp": 4, "ovstitcher": 3, "reme": 2}
+WAITS = {"cass": 4, "corrclipv2": 2, "freecp": 4, "ovstitcher": 3}
 # Kernels for two windows; a number may only fall.
 LAUNCHES = {"cass": 459, "clearclip": 149, "clip": 155, "corrclip": 397, "corrclipv2": 439, "dihclip": 252,
             "freecp": 440, "gem": 325, "glaclip": 281, "lposs": 549, "maskclip": 153, "maskclip-freecp": 152,

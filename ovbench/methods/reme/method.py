@@ -80,10 +80,10 @@ class ReME(ReMEDeclaration, Method):
 
     def encode(self, batch: Batch) -> Segments:
         """Return the embeddings of the segments (equation A1); uncovered areas become segments, too (`complete`)."""
-        if len(batch.windows) != 1 or batch.region_map is None:
+        if len(batch.windows) != 1 or batch.host_regions is None:
             raise UsageError("reme labels whole images", where="protocol", fix="leave crop at 0")
-        ids, rank = np.unique(complete(batch.region_map.cpu().numpy()), return_inverse=True)
-        segment = upload(rank.reshape(batch.region_map.shape), batch.windows.device)
+        ids, rank = np.unique(complete(batch.host_regions), return_inverse=True)
+        segment = upload(rank.reshape(batch.host_regions.shape), batch.windows.device)
         tokens = patch_tokens(self.dinov2, batch.windows)
         return Segments(segment_embeddings(*tokens, segment, len(ids), self.reference.zeta), segment)
 
