@@ -49,6 +49,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Leave the hundred thousands of objects that imports made out of every later garbage collection."""
     gc.freeze()
+    gc.set_threshold(20_000)  # the default of some hundred objects is for programs that leave cycles
     gc.enable()
 
 
@@ -65,6 +66,7 @@ def own_places(monkeypatch, tmp_path_factory, session_cache):
     monkeypatch.delenv("OVBENCH_DATA", raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
     monkeypatch.setenv("OVBENCH_CACHE", str(session_cache))
+    monkeypatch.setattr(os, "fsync", lambda number: None)  # no test cuts the power
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def test_a_killed_worker_of_ray_is_started_again_and_one_with_an_error_is_not():
     assert launch.run_command([sys.executable, "-c", "raise SystemExit(3)"], 1) == 3
 
 
+@pytest.mark.slow
 def test_a_worker_ends_with_the_process_of_its_engine(tmp_path):
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     code = f"import sys; from ovbench.cluster import launch; launch.run_command([sys.executable, '-c', {child!r}], 1)"

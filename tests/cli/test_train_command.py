@@ -147,6 +147,7 @@ def test_wrong_requests(train, arguments, code, message):
     assert refused.code == code and message in refused.err
 
 
+@pytest.mark.slow
 def test_a_psi_of_the_wrong_width_is_refused(ovbench, tmp_path):
     state = {
         "linear_layer.weight": torch.zeros(32, 128), "linear_layer.bias": torch.zeros(32),

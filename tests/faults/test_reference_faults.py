@@ -320,7 +320,7 @@ def server(monkeypatch):
     monkeypatch.setattr("ovbench.training.chat.time.sleep", lambda seconds: None)
     http = HTTPServer(("127.0.0.1", 0), Server)
     Server.answers, Server.asked = [], []
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{http.server_port}/v1"
     http.shutdown()

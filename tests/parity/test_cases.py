@@ -132,6 +132,7 @@ def test_altered_labels_fail(copy):
     assert row.verdict == FAIL and row.agreement < row.min_agreement
 
 
+@pytest.mark.slow
 def test_the_run_does_not_look_at_the_expectation(copy, monkeypatch):
     from ovbench.parity import check
 

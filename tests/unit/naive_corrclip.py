@@ -49,9 +49,15 @@ def dino_features(dino, window: Tensor) -> tuple[Tensor, int, int]:
     return f / f.norm(dim=-1, keepdim=True), h, w
 
 
-def merge(ids: Tensor, f: Tensor, eps: float, pad_id: int = PAD_ID) -> Tensor:
-    from sklearn.cluster import DBSCAN  # only the process that runs these tests needs it
+def components(near: Tensor) -> list[int]:
+    """Number of the chain of neighbours that each row is in: DBSCAN's labels if one sample makes a cluster."""
+    found = list(range(len(near)))
+    for i, j in near.nonzero().tolist():
+        found = [found[i] if number == found[j] else number for number in found]
+    return [sorted(set(found), key=found.index).index(number) for number in found]
 
+
+def merge(ids: Tensor, f: Tensor, eps: float, pad_id: int = PAD_ID) -> Tensor:
     present = sorted(set(ids.flatten().tolist()))
     if len(present) <= 2:
         return ids
@@ -60,7 +66,7 @@ def merge(ids: Tensor, f: Tensor, eps: float, pad_id: int = PAD_ID) -> Tensor:
         mean = f[ids.flatten() == region].mean(0)
         means.append(mean / mean.norm())
     r = torch.stack(means) @ torch.stack(means).T
-    found = DBSCAN(eps=eps, min_samples=1, metric="precomputed").fit((r.max() - r).clamp(min=0).numpy()).labels_
+    found = components((r.max() - r).clamp(min=0) <= eps)
     merged = ids.clone()
     for region, component in zip(present[1:], found, strict=True):
         merged[ids == region] = pad_id + int(component)

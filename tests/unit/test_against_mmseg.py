@@ -98,6 +98,7 @@ def converter(mmseg, name):
     return module
 
 
+@pytest.mark.slow
 def test_coco_stuff_equals_the_converter(mmseg, tmp_path):
     raw.coco(tmp_path)
     module = converter(mmseg, "coco_stuff164k")

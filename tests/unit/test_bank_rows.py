@@ -46,6 +46,7 @@ def test_rows_are_means_at_the_original_size():
         torch.testing.assert_close(found.values[row], mean, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_second_clip_has_rows_of_its_own():
     torch.manual_seed(1)
     first, second = (small_towers() for _ in range(2))

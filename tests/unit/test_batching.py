@@ -194,6 +194,7 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(towers, caplog):
     assert all("too little memory for one window" in str(error) for error in hopeless.values())
 
 
+@pytest.mark.slow
 def test_out_of_memory_while_scoring_labels_the_image_by_itself(towers, monkeypatch):
     ours = predictor(MaskCLIP(towers))
     expected, score = run(WindowBatcher(ours, 8), range(6)), MaskCLIP.score

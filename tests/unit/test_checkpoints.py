@@ -167,6 +167,7 @@ def test_values_that_are_no_weights_are_refused(key, value, said, clip_state, tm
         weights.load_backbone("clip", f"checkpoint-clip@{tmp_path / 'w.pt'}")
 
 
+@pytest.mark.slow
 def test_transformers_names_of_clip_are_the_librarys_own():
     transformers = pytest.importorskip("transformers")
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -97,6 +97,18 @@ def test_merging_follows_dbscan_over_its_radius(eps):
     assert torch.equal(notes["masks_merged"][0], expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("eps", [0.1, 0.2, 0.3, 0.5])
+def test_the_components_of_the_literal_version_are_dbscans(eps):
+    from sklearn.cluster import DBSCAN
+
+    points = np.random.default_rng(0).random((40, 2))
+    distances = np.linalg.norm(points[:, None] - points, axis=-1)
+    found = naive.components(torch.from_numpy(distances <= eps))
+    expected = DBSCAN(eps=eps, min_samples=1, metric="precomputed").fit(distances).labels_
+    assert found == expected.tolist() and (eps > 0.2 or len(set(found)) > 2)
+
+
 class DoubleLabeller(Predictor):
     """In fp64, so that no label hangs on rounding."""
 

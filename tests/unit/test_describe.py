@@ -230,7 +230,7 @@ def endpoint():
             pass
 
     http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{http.server_port}/v1", seen
     http.shutdown()
     http.server_close()
@@ -334,7 +334,7 @@ def test_a_key_never_follows_a_redirect(endpoint, status, monkeypatch):
             pass
 
     http = HTTPServer(("127.0.0.1", 0), Redirect)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
     try:
         with pytest.raises(InputError, match=r'redirects to "http://localhost.*; give the final address') as caught:
             ChatClient(f"http://127.0.0.1:{http.server_port}/v1", "m")("Describe a cat")

@@ -181,6 +181,7 @@ def test_scale_of_the_largest_benchmark():
     assert time.process_time() - start < 4 and first == again and first.interval is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 150, 847])
 def test_the_correction_for_many_classes_is_that_of_scipy(count):
     from scipy.stats import false_discovery_control

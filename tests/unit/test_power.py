@@ -97,6 +97,7 @@ def test_power_of_one_record_assumes_independent_errors(ovbench, records):
     assert "from one run: assuming" in ovbench("power", records[0]).out
 
 
+@pytest.mark.slow
 def test_without_an_interval_there_is_no_answer(ovbench, tmp_path, records):
     few = write_run(tmp_path / "few", drawn(5, 0.6, 0, 1), NAMES)
     refused = ovbench("power", few)

@@ -77,6 +77,7 @@ def test_a_device_without_fp64_is_refused_by_methods_that_need_it():
         build_pipeline(resolve("cass", "mini"), device="mps:0")
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_makes_no_host_wait(monkeypatch):
     monkeypatch.setattr(window_cells, "FEWEST_QUERIES", 2)
     monkeypatch.setattr(decision, "TILE_GPU", 1 << 17)

@@ -213,6 +213,7 @@ def test_mask2former_ids(tmp_path):
     assert set(np.unique(none)) == {-1}
 
 
+@pytest.mark.slow
 def test_eomt_ids(tmp_path):
     pytest.importorskip(NEEDED)
     folder = region_models.save_eomt(tmp_path / "eomt")

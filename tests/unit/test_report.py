@@ -260,6 +260,7 @@ def test_records_that_are_none(tmp_path):
         gather([tmp_path / "empty"])
 
 
+@pytest.mark.slow
 def test_ledgers_that_are_none(tmp_path):
     """A ledger with a good checksum may still say nonsense."""
     nonsense = ([[9], [0], [1]], [[0, 1], [0], [1]], [[-1], [0], [1]], [[0], [0]], [["a"], [0], [1]])

@@ -249,6 +249,7 @@ def test_another_metric_of_the_records_is_shown_without_an_interval(write, tmp_p
     assert cell.measured == pytest.approx(72) and cell.interval is None
 
 
+@pytest.mark.slow
 def test_a_printed_average_may_stand_alone_or_not_at_all():
     rows = (LayoutRow("g", "a", "", {}, "51.6"), LayoutRow("g", "b", "", {}, "50.0"))
     alone = TableLayout("t", "", "", COLUMNS, rows)

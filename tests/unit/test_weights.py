@@ -110,6 +110,7 @@ def test_a_clip_file_of_another_width_is_one_sentence(small_clip, tmp_path):
     assert "ARCHITECTURE@" in text and "\n" not in text
 
 
+@pytest.mark.slow
 def test_a_clip_file_with_tensors_missing_or_too_many(small_clip, tmp_path):
     state = small_clip.state_dict()
     path = tmp_path / "clip.safetensors"
