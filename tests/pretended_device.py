@@ -228,7 +228,7 @@ class Pretended(TorchDispatchMode):
                 up = isinstance(args[0], OnDevice) and not isinstance(args[1], OnDevice)
             if down or (up and not getattr(args[0 if packet is aten._to_copy else 1], "_pinned", False)):
                 self.wait("copy to the host" if down else "copy from pageable memory")
-        elif packet in WAITS or packet in SOLVERS:
+        elif packet in WAITS or packet in SOLVERS or name == "nms":  # torchvision loads its operations when imported
             self.wait(name)
         elif packet in INDEXES:
             if any(isinstance(i, torch.Tensor) and i.dtype in (torch.bool, torch.uint8) for i in args[1]):

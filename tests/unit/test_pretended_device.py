@@ -1,11 +1,13 @@
 """Every method on a pretended GPU: no operation on two devices, the labels of the CPU, and few waits of the host."""
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from pretended_device import DEVICE, pretended
+from torchvision.ops import nms
 
 from ovbench.config.load import resolve
 from ovbench.data.card import load_card
@@ -55,7 +57,9 @@ def test_waits_are_counted():
     with pretended() as device, torch.inference_mode():
         there = torch.arange(6.0).pin_memory().to(DEVICE, non_blocking=True).view(2, 3)
         assert there.device == DEVICE and not device.waits
-        for wait in (there.sum().item, there.cpu, there.nonzero, lambda: there[there > 1], lambda: bool(there.any())):
+        choose = partial(nms, there.new_zeros(1, 4), there.new_zeros(1), 0.5)
+        asking = (there.sum().item, there.cpu, there.nonzero, lambda: there[there > 1], lambda: bool(there.any()), choose)
+        for wait in asking:
             before = device.waits.total()
             wait()
             assert device.waits.total() == before + 1
