@@ -11,8 +11,6 @@ from ovbench.regions.base import Maker, RegionSource
 from ovbench.utils.errors import unknown
 
 if TYPE_CHECKING:
-    import numpy as np
-    from segment_anything import SamAutomaticMaskGenerator
     from segment_anything.modeling import Sam
 
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}  # model by width of the image encoder
@@ -66,15 +64,13 @@ class SamRegions(RegionSource):
 
     def start(self, device: str = "cpu") -> Maker:
         """Load SAM onto a device and return the function that makes maps."""
-        from segment_anything import SamAutomaticMaskGenerator
+        from ovbench.regions.point_masks import region_map
+        from ovbench.regions.sam_predictor import SamPredictor
 
-        from ovbench.regions.paint import paint_masks
-
-        sam = load_sam(self.model, self._file()).to(device)
-        generator = SamAutomaticMaskGenerator(
-            sam, points_per_side=self.points, pred_iou_thresh=self.iou, stability_score_thresh=self.stability
+        model = SamPredictor(load_sam(self.model, self._file()).to(device))
+        return lambda image, stem="": region_map(
+            model, image, points=self.points, iou=self.iou, stability=self.stability
         )
-        return lambda image, stem="": paint_masks(generated(generator, image), image.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -112,19 +108,3 @@ def load_sam(model: str, path: Path) -> Sam:
     sam: Any = sam_model_registry[model](checkpoint=None)
     fill(sam, state, name=f"SAM {model}", path=path, fix=fix)
     return sam.eval().requires_grad_(False)
-
-
-def generated(generator: SamAutomaticMaskGenerator, image: np.ndarray) -> np.ndarray:
-    """Return the masks of an image in the order of the generator.
-
-    Args:
-        generator: The automatic mask generator.
-        image: uint8 (H, W, 3), RGB.
-
-    Returns:
-        bool (N, H, W).
-    """
-    import numpy as np
-
-    found = generator.generate(image)
-    return np.stack([mask["segmentation"] for mask in found]) if found else np.zeros((0, *image.shape[:2]), bool)

@@ -1,7 +1,4 @@
-"""Segment Anything 2: masks for a grid of points, with the Sam2Model of transformers.
-
-SAM 2 uses the automatic mask generator of the segment-anything package; only the predictor differs.
-"""
+"""Segment Anything 2: masks for a grid of points, with the Sam2Model of transformers."""
 
 from __future__ import annotations
 
@@ -62,19 +59,13 @@ class Sam2Regions(HubRegions):
 
     def start(self, device: str = "cpu") -> Maker:
         """Load SAM 2 onto a device and return the function that makes maps."""
-        from segment_anything import SamAutomaticMaskGenerator
-
-        from ovbench.regions.paint import paint_masks
-        from ovbench.regions.sam import generated
+        from ovbench.regions.point_masks import region_map
         from ovbench.regions.sam2_predictor import Sam2Predictor
 
-        predictor = Sam2Predictor(self.weights, device, multimask=self.multimask, half=self.half)
-        generator = SamAutomaticMaskGenerator(
-            predictor.described(), points_per_side=self.points, pred_iou_thresh=self.iou,
-            stability_score_thresh=self.stability,
-        )  # fmt: skip
-        generator.predictor = predictor
-        return lambda image, stem="": paint_masks(generated(generator, image), image.shape[:2])
+        model = Sam2Predictor(self.weights, device, multimask=self.multimask, half=self.half)
+        return lambda image, stem="": region_map(
+            model, image, points=self.points, iou=self.iou, stability=self.stability
+        )
 
 
 @dataclass(frozen=True)

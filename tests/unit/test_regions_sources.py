@@ -12,9 +12,10 @@ import region_models
 import torch
 
 from ovbench.config.load import regions_table
-from ovbench.regions.paint import paint_masks
+from ovbench.regions.point_masks import region_map
 from ovbench.regions.provider import Regions, open_regions, open_source
 from ovbench.regions.sam import SamRegions, load_sam
+from ovbench.regions.sam_predictor import SamPredictor
 from ovbench.utils.errors import InputError, UsageError
 from ovbench.utils.registry import REGIONS
 
@@ -65,18 +66,11 @@ def sam_file(monkeypatch, tmp_path):
     return path
 
 
-def test_sam_masks_are_painted_in_ascending_area(sam_file):
-    from segment_anything import SamAutomaticMaskGenerator
-
-    source = SamRegions(model="vit_b", weights=str(sam_file), points=4, iou=-9.0, stability=0.0)
-    regions = source(picture())
-    generator = SamAutomaticMaskGenerator(
-        load_sam("vit_b", sam_file), points_per_side=4, pred_iou_thresh=-9.0, stability_score_thresh=0.0
-    )
-    found = generator.generate(picture())
-    assert found
-    masks = np.stack([mask["segmentation"] for mask in sorted(found, key=lambda mask: mask["area"])])
-    assert np.array_equal(regions, paint_masks(masks, (70, 90)))
+def test_sam_settings_reach_the_masks(sam_file):
+    settings = {"points": 4, "iou": -9.0, "stability": 0.0}
+    regions = SamRegions(model="vit_b", weights=str(sam_file), **settings)(picture())
+    expected = region_map(SamPredictor(load_sam("vit_b", sam_file)), picture(), **settings)
+    assert regions.max() >= 1 and np.array_equal(regions, expected)
 
 
 def test_sam_without_any_mask_leaves_everything_unsegmented(sam_file):
@@ -136,9 +130,9 @@ def test_sam2_predictor_agrees_with_the_library(tmp_path):
             out = model(**inputs, multimask_output=multimask)
         expected = processor.post_process_masks(out.pred_masks, inputs["original_sizes"], binarize=False)[0]
         predictor = Sam2Predictor(str(folder), "cpu", multimask=multimask, half=True)
-        predictor.set_image(image)
-        points = predictor.apply_coords(np.array([[20.0, 33.0], [50.0, 7.0]]), (64, 64))
-        masks, iou, _ = predictor.predict_torch(torch.tensor(points)[:, None], torch.ones(2, 1, dtype=torch.int))
+        points = predictor.scaled(np.array([[20.0, 33.0], [50.0, 7.0]]), (64, 64))
+        low, iou = predictor.decode(predictor.embed(image), torch.tensor(points))
+        masks = predictor.enlarge(low.flatten(0, 1), (64, 64)).view_as(expected)
         torch.testing.assert_close(masks, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(iou, out.iou_scores[0], rtol=1e-4, atol=1e-4)
 
@@ -183,11 +177,11 @@ def test_sam2_checkpoint_of_the_authors(tmp_path, monkeypatch):
     image = np.random.RandomState(int(case["image_seed"])).randint(0, 256, (48, 40, 3), dtype=np.uint8)
     for multimask in (True, False):
         predictor = Sam2Predictor(str(path), "cpu", multimask=multimask, half=True)
-        predictor.set_image(image)
-        points = predictor.apply_coords(np.array([[10.0, 20.0], [30.0, 5.0]]), (48, 40))
-        _, iou, low = predictor.predict_torch(torch.tensor(points)[:, None], torch.ones(2, 1, dtype=torch.int))
-        np.testing.assert_allclose(predictor.embeddings[-1], case["features"], rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(low, case[f"low{int(multimask)}"], rtol=1e-3, atol=1e-3)
+        embedded = predictor.embed(image)
+        points = predictor.scaled(np.array([[10.0, 20.0], [30.0, 5.0]]), (48, 40))
+        low, iou = predictor.decode(embedded, torch.tensor(points))
+        np.testing.assert_allclose(embedded[-1], case["features"], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(low.clamp(-32, 32), case[f"low{int(multimask)}"], rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(iou, case[f"iou{int(multimask)}"], rtol=1e-3, atol=1e-5)
 
 
