@@ -58,8 +58,8 @@ def test_waits_are_counted():
         there = torch.arange(6.0).pin_memory().to(DEVICE, non_blocking=True).view(2, 3)
         assert there.device == DEVICE and not device.waits
         choose = partial(nms, there.new_zeros(1, 4), there.new_zeros(1), 0.5)
-        asking = (there.sum().item, there.cpu, there.nonzero, lambda: there[there > 1], lambda: bool(there.any()), choose)
-        for wait in asking:
+        select, decide = (lambda: there[there > 1]), (lambda: bool(there.any()))
+        for wait in (there.sum().item, there.cpu, there.nonzero, select, decide, choose):
             before = device.waits.total()
             wait()
             assert device.waits.total() == before + 1
