@@ -148,7 +148,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("OVBENCH_DATA", str(tmp_path / "data"))
     for command, images in (("EVAL", 1), ("MASKS_BUILD", 1), ("REFERENCE_BUILD", 4)):
         monkeypatch.setenv(f"OVBENCH_{command}_LIMIT", str(images))  # the words stay as printed
-    monkeypatch.setenv("OVBENCH_GATE_SET", "short_side=112 crop=112 stride=56")  # of twelve images
+    monkeypatch.setenv("OVBENCH_EVAL_SETTINGS", "short_side=112")
+    monkeypatch.setenv("OVBENCH_GATE_SETTINGS", "short_side=64 crop=64 stride=64")  # of twelve images
+    monkeypatch.setattr("ovbench.evaluation.observed.IMAGES", 1)
     return tmp_path
 
 
