@@ -205,8 +205,8 @@ def evaluate(
         subset: Manifest of the images to use.
         classes: File with other class names.
         **options: ``limit`` (only the first N images), ``device``, ``precision``, ``batch``, ``compiled``,
-            ``protocol``, ``label_rule``, ``shard``, ``fresh``, ``fail_fast``, ``show`` and
-            ``save_predictions``, as for ``ovbench eval``.
+            ``protocol``, ``like``, ``label_rule``, ``shard``, ``fresh``, ``fail_fast``, ``quiet``, ``show``,
+            ``metrics``, ``cost``, ``mixed_devices`` and ``save_predictions``, as for ``ovbench eval``.
 
     Raises:
         UsageError: If a name or a value is not valid.

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from ovbench.config.load import Cell, override_pairs, resolve
 from ovbench.config.suites import SuiteRow, load_suite
@@ -17,9 +19,14 @@ from ovbench.data.shipped_cards import card_groups
 from ovbench.evaluation.distributed import Shard, parse_shard
 from ovbench.metrics.count_names import EXTRA
 from ovbench.utils.errors import InputError, UsageError, unknown, warn_once
+from ovbench.utils.typed import partial, validate
 
 NAMES = {"compile": "compiled"}  # arguments of a record whose names in a job differ
 PATHS = ("subset", "classes")
+CHOICES = (  # fields with a type or range that the command line checks itself, but a call from Python does not
+    "limit", "device", "precision", "compiled", "batch", "label_rule", "show", "shard", "fresh", "fail_fast", "quiet",
+    "mixed_devices", "save_predictions", "cost",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,27 +66,27 @@ class Job:
     methods: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     suite: str | None = None
-    limit: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
     subset: Path | None = None
     classes: Path | None = None
     settings: tuple[str, ...] | Mapping[str, Any] = ()
     weights: tuple[str, ...] | Mapping[str, str] = ()
     device: str = "auto"
-    precision: str = "fp32"
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     compiled: bool = False
-    batch: int | None = None
+    batch: Annotated[int, Field(ge=0)] | None = None
     data_root: Path | None = None
-    label_rule: str | None = None
+    label_rule: Literal["correct", "official"] | None = None
     protocol: str = "paper"
     like: str | None = None
     out: Path = Path("runs")
-    show: int = 0
+    show: Annotated[int, Field(ge=0)] = 0
     shard: str | None = None
     fresh: bool = False
     fail_fast: bool = False
     quiet: bool = False
     mixed_devices: bool = False
-    save_predictions: str | None = None
+    save_predictions: Literal["png", "npz", "confidence", "coco", "server"] | None = None
     metrics: str | Iterable[str] = ()
     cost: bool = False
 
@@ -97,9 +104,10 @@ def check_request(job: Job) -> CheckedRequest:
     """Resolve the cells of a request.
 
     Raises:
-        UsageError: If a name or a setting is wrong, or two rows are equal.
+        UsageError: If a name, an option or a setting is wrong, or two rows are equal.
         InputError: If a card or a settings file is wrong.
     """
+    validate(partial(Job), {name: getattr(job, name) for name in CHOICES}, "", given=CHOICES)
     shard, rows = parse_shard(job.shard), _rows(job)
     other_counts(job.metrics)
     cards = {name: load_card(name) for name in dict.fromkeys(row.dataset for row in rows)}

@@ -11,13 +11,12 @@ from pydantic import Field
 from ovbench.metrics.confusion import ClassPixels, Confusion
 from ovbench.metrics.iou import scores
 from ovbench.metrics.named import METRICS, PIXELS, RECORDED, MetricClasses
-from ovbench.utils.typed import Typed
+from ovbench.utils.typed import Fraction, Typed
 
 COUNTS = ClassPixels._fields
 EXTRA_COUNTS = ("intersection", "predicted", "labelled")
 ROUNDING = 1e-9  # largest difference of a score from the one that its counts give
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Bounds = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 

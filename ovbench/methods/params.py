@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ovbench.utils.errors import UsageError, unknown
+from ovbench.utils.typed import AboveZero, Fraction, FromOne, FromZero, NotBelowZero
 
 SCCLIP_DETECTORS = ("distance", "lof")
 SFP_CHOICES = {"detector": ("som", "norm", "distance"), "multi_attention": ("similarity", "same")}
@@ -55,7 +56,7 @@ class SCLIPParams(Residual):
         area_thd: A foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
     """
 
-    area_thd: float = 0.0
+    area_thd: Fraction = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,16 @@ class CalibrationParams:
         area_thd: A foreground class stays above this fraction of the foreground pixels (0 or no background: all stay).
     """
 
-    pre_level: int = 8
-    post_level: int = 3
-    multi_start: int = 3
-    multi_end: int = 10
+    pre_level: FromZero = 8
+    post_level: FromZero = 3
+    multi_start: FromZero = 3
+    multi_end: FromOne = 10
     res_cls: float = 0.3
     beta: float = 0.4
     average: bool = True
     calibrate: bool = True
     multi: bool = True
-    area_thd: float = 0.0
+    area_thd: Fraction = 0.0
 
     def __post_init__(self) -> None:
         if self.multi_start >= self.multi_end:
@@ -177,7 +178,7 @@ class NACLIPParams(NoResidual):
         residual: The "vanilla" architecture of the official code instead of "reduced".
     """
 
-    gaussian_std: float = 5.0
+    gaussian_std: AboveZero = 5.0
 
 
 @dataclass(frozen=True)
@@ -191,9 +192,9 @@ class GEMParams(Residual):
         temperature: Factor tau of the logits (none: from the mean norm of the tokens).
     """
 
-    depth: int = 7
-    iterations: int = 1
-    temperature: float | None = None
+    depth: FromOne = 7
+    iterations: FromZero = 1
+    temperature: AboveZero | None = None
 
 
 @dataclass(frozen=True)
@@ -255,11 +256,11 @@ class RFCLIPParams:
 
     gamma: float = 0.25
     alpha: float = 0.04
-    cluster_distance: float = 0.1
+    cluster_distance: NotBelowZero = 0.1
     class_token: str = "image"
     linkage: str = "complete"
     channels: tuple[int, ...] = ()
-    sigma: float = 5.0
+    sigma: AboveZero = 5.0
     shifted: bool = True
     repair: float = 0.4
     repaired: str = "all"
@@ -296,7 +297,7 @@ class PEARLParams:
 
     align: bool = True
     align_solver: str = "polar"
-    polar_iters: int = 5
+    polar_iters: FromZero = 5
     alpha_kk: float = 0.08
     propagate: bool = True
     grid: int = 80
@@ -304,8 +305,8 @@ class PEARLParams:
     agree: bool = True
     tau: float = 0.5
     boost: float = 10.0
-    k_edge: float = 5.0
-    cg_iters: int = 25
+    k_edge: NotBelowZero = 5.0
+    cg_iters: FromOne = 25
 
     def __post_init__(self) -> None:
         for name, known in PEARL_CHOICES.items():

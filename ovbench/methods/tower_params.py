@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ovbench.utils.errors import UsageError, unknown
+from ovbench.utils.typed import AboveZero, Fraction, FromOne, FromZero, NotBelowZero
 
 SIMILARITIES = ("q-k", "q-q", "k-k", "x-x", "qk-qk", "uniform")
 LPOSS_FEATURES = ("values", "keys")
@@ -71,10 +72,10 @@ class ReconstructionParams:
         map_correction: Give each region of the image its most frequent label.
     """
 
-    tau: float = 0.25
+    tau: AboveZero = 0.25
     alpha: float = 1.0
     beta: float = 0.5
-    spatial_depth: int | None = None
+    spatial_depth: FromOne | None = None
     scope: bool = True
     spatial_branch: bool = True
     mask_class_tokens: bool = True
@@ -90,7 +91,7 @@ class MergingParams(ReconstructionParams):
         mask_merging: Merge regions with similar mean features.
     """
 
-    eps: float = 0.2
+    eps: NotBelowZero = 0.2
     mask_merging: bool = True
 
 
@@ -169,20 +170,20 @@ class CASSParams:
 
     gamma: float = 0.25
     alpha: float = 0.04
-    cluster_distance: float = 0.1
+    cluster_distance: NotBelowZero = 0.1
     class_token: str = "image"
     attention: str = "distilled"
     matching: str = "complementary"
-    tie_order: float = 0.0
+    tie_order: NotBelowZero = 0.0
     swap: bool = True
     rank: int | None = 10
-    energy: float | None = None
+    energy: Fraction | None = None
     stretch: bool = True
     eigenvalues: int = 20
     fusion: float = 10.0
     match_ranges: bool = True
     misread_colours: bool = True
-    gaussian_std: float = 5.0
+    gaussian_std: AboveZero = 5.0
 
     def __post_init__(self) -> None:
         for name, known in CASS_CHOICES.items():
@@ -205,7 +206,7 @@ class Talk2DINOParams:
         bg_thresh: Score of a background class without a query.
     """
 
-    side: int = 448
+    side: FromZero = 448
     clean: bool = False
     lambda_bg: float = 0.2
     attn_scale: float = 0.125
@@ -269,8 +270,8 @@ class LPOSSParams:
     features: str = "values"
     neighbours: int = 400
     gamma: float = 3.0
-    sigma: float = 0.01
-    distance_power: float = 1.0
+    sigma: NotBelowZero = 0.01
+    distance_power: NotBelowZero = 1.0
     alpha: float = 0.95
     cg_steps: int = 10
     tau: float = 0.01

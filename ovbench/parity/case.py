@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import zipfile
@@ -18,19 +19,26 @@ from torch import Tensor
 from ovbench.data.integrity import BROKEN_ARRAYS
 from ovbench.utils.errors import InputError
 from ovbench.utils.files import read_json
-from ovbench.utils.typed import STRICT, Typed, validate
+from ovbench.utils.typed import STRICT, NotBelowZero, OpenTyped, Typed, validate
 
 LARGEST = 1 << 29  # bytes of the arrays in one file; those of the recorded cases take less than a hundredth
 
 
-Tolerance = Annotated[float, Field(ge=0)]
 Agreement = Annotated[float, Field(gt=0, le=1)]
 
 
 class Noted(Typed):
-    """A table of case.json, where the recorder may leave notes under other keys."""
+    """A table of case.json. The recorder may leave notes under other keys, but not under misspelled ones."""
 
     model_config = ConfigDict(**{**STRICT, "extra": "allow"}, frozen=True)
+
+    @model_validator(mode="after")
+    def _no_misspelled_key(self) -> Noted:
+        for key in self.__pydantic_extra__ or ():
+            close = difflib.get_close_matches(key, type(self).model_fields, n=1, cutoff=0.8)
+            if close and not key.startswith("atol_"):
+                raise ValueError(f'has the unknown key "{key}"; did you mean "{close[0]}"?')
+        return self
 
 
 class StageFields(Noted):
@@ -38,8 +46,8 @@ class StageFields(Noted):
 
     __pydantic_extra__: dict[str, Any]
     meaning: str = ""
-    atol: Tolerance = 0
-    rtol: Tolerance = 0
+    atol: NotBelowZero = 0
+    rtol: NotBelowZero = 0
     min_agreement: Agreement | None = None
 
     @model_validator(mode="after")
@@ -61,8 +69,8 @@ class VariantArray(Noted):
     """An array of expected.npz that another reading of the method gives, with the stage that it is like."""
 
     like: str
-    atol: Tolerance = 0
-    rtol: Tolerance = 0
+    atol: NotBelowZero = 0
+    rtol: NotBelowZero = 0
 
 
 class Variant(Noted):
@@ -72,7 +80,7 @@ class Variant(Noted):
     labels: str
 
 
-class Observed(Noted):
+class Observed(OpenTyped):
     """What was observed while recording; without a window, all of them."""
 
     window: Annotated[int, Field(ge=0)] | None = None

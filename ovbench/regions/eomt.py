@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ovbench.regions.panoptic import PanopticRegions
+from ovbench.utils.typed import Fraction
 
 COCO_STUFF = range(80, 133)  # stuff classes among the 133 panoptic classes
 
@@ -25,7 +26,7 @@ class EomtRegions(PanopticRegions):
     void: ClassVar[tuple[int, ...]] = (-1,)
 
     weights: str = "tue-mps/coco_panoptic_eomt_large_640"
-    score: float = 0.8
+    score: Fraction = 0.8
 
     def network_class(self) -> type:
         """Return the transformers class of EoMT."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ovbench.regions.base import RegionSource
+from ovbench.utils.typed import FromOne, FromZero, NotBelowZero
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +24,9 @@ class Felzenszwalb(RegionSource):
         min_size: Smaller regions, in pixels, are merged with a neighbour.
     """
 
-    scale: float = 100.0
-    sigma: float = 1.0
-    min_size: int = 100
+    scale: NotBelowZero = 100.0
+    sigma: NotBelowZero = 1.0
+    min_size: FromZero = 100
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         """Return the region map int32 (H, W) of an image uint8 (H, W, 3)."""
@@ -46,8 +47,8 @@ class FelzenszwalbResized(Felzenszwalb):
         long_side: Largest long side of the resized image in pixels.
     """
 
-    short_side: int = 448
-    long_side: int = 2048
+    short_side: FromOne = 448
+    long_side: FromOne = 2048
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         """Return the region map int32 (H, W) of an image uint8 (H, W, 3)."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ovbench.regions.base import Maker
 from ovbench.regions.transformers_models import WITH_PROCESSOR, Files, HubRegions, load_pretrained
 from ovbench.utils.errors import InputError, first_line
+from ovbench.utils.typed import Fraction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +28,9 @@ class PanopticRegions(HubRegions):
 
     files: ClassVar[Files] = WITH_PROCESSOR
 
-    score: float = 0.5
-    mask: float = 0.5
-    overlap: float = 0.8
+    score: Fraction = 0.5
+    mask: Fraction = 0.5
+    overlap: Fraction = 0.8
     half: bool = True
 
     def network_class(self) -> type:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ovbench.backbones.hub import fetch_published, given_file, published_file
 from ovbench.regions.base import Maker, RegionSource
 from ovbench.utils.errors import unknown
+from ovbench.utils.typed import Fraction, FromOne
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -36,9 +37,9 @@ class SamRegions(RegionSource):
 
     model: str = "vit_h"
     weights: str = ""
-    points: int = 32
-    iou: float = 0.7
-    stability: float = 0.7
+    points: FromOne = 32
+    iou: Fraction = 0.7
+    stability: Fraction = 0.7
 
     def __post_init__(self) -> None:
         if self.model not in WIDTHS.values():
@@ -81,7 +82,7 @@ class SamRegions8(SamRegions):
         points: Points per side.
     """
 
-    points: int = 8
+    points: FromOne = 8
 
 
 def load_sam(model: str, path: Path) -> Sam:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ovbench.backbones.hub import given_file
 from ovbench.regions.base import Maker
 from ovbench.regions.transformers_models import HubRegions, fetch_files, missing_files
+from ovbench.utils.typed import Fraction, FromOne
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Sam2Regions(HubRegions):
     """
 
     weights: str = "facebook/sam2-hiera-large"
-    points: int = 8
-    iou: float = 0.4
-    stability: float = 0.4
+    points: FromOne = 8
+    iou: Fraction = 0.4
+    stability: Fraction = 0.4
     multimask: bool = False
     half: bool = True
 
@@ -82,7 +83,7 @@ class Sam2Regions32(Sam2Regions):
         multimask: Three masks per point instead of one.
     """
 
-    points: int = 32
-    iou: float = 0.7
-    stability: float = 0.7
+    points: FromOne = 32
+    iou: Fraction = 0.7
+    stability: Fraction = 0.7
     multimask: bool = True

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ovbench.regions.base import RegionSource
+from ovbench.utils.typed import AboveZero, FromOne, NotBelowZero
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +24,9 @@ class Slic(RegionSource):
         sigma: Gaussian smoothing in pixels.
     """
 
-    segments: int = 100
-    compactness: float = 10.0
-    sigma: float = 1.0
+    segments: FromOne = 100
+    compactness: AboveZero = 10.0
+    sigma: NotBelowZero = 1.0
 
     def __call__(self, image: np.ndarray, stem: str = "") -> np.ndarray:
         """Return the region map int32 (H, W) of an image uint8 (H, W, 3)."""

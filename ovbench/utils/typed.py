@@ -8,13 +8,18 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
 from ovbench.utils.errors import InputError, OvbenchError, UsageError, unknown
 
 T = TypeVar("T")
 Items = Annotated[tuple[T, ...], Strict(False)]  # a list in a file, a tuple in Python
+AboveZero = Annotated[float, Field(gt=0)]
+NotBelowZero = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+FromZero = Annotated[int, Field(ge=0)]
+FromOne = Annotated[int, Field(ge=1)]
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 WORDS = {
     "string": "a text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list",

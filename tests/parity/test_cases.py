@@ -168,6 +168,8 @@ def test_the_run_does_not_look_at_the_expectation(copy, monkeypatch):
         (lambda f: edit(f, stages={"x": {"atol": math.inf}}), '"stages.x.atol" must be a finite number'),
         (lambda f: edit(f, stages={"x": {"atol_same_draws": math.nan}}), 'no tolerance in "atol_same_draws"'),
         (lambda f: edit(f, labels={"min_agreement": 0}), '"labels.min_agreement" must be a number above 0'),
+        (lambda f: edit(f, param={}), 'unknown key "param"; did you mean "params"'),
+        (lambda f: edit(f, labels={"min_agrement": 0.9}), '"labels" has the unknown key "min_agrement"'),
         (lambda f: edit(f, method="someseg"), 'no parity check for the method "someseg"'),
         (lambda f: edit(f, params={}), "lacks"),
         (lambda f: edit(f, models={"clip": {"kind": "rnn"}}), "unknown kind of model"),

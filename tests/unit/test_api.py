@@ -86,6 +86,24 @@ def test_evaluate_refuses_an_unknown_option():
         package.evaluate("clip", "mini", limt=3)
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"limit": 0}, '"limit" must be a number of 1 or more, got 0'),
+        ({"limit": "all"}, "\"limit\" must be a whole number, got 'all'"),
+        ({"batch": -8}, '"batch" must be a number of 0 or more, got -8'),
+        ({"precision": "fp8"}, '"precision" must be "fp32", "fp16" or "bf16"'),
+        ({"label_rule": "oficial"}, '"label_rule" must be "correct" or "official"'),
+        ({"save_predictions": "gif"}, '"save_predictions" must be "png"'),
+        ({"fresh": "no"}, '"fresh" must be true or false'),
+    ],
+)
+def test_evaluate_refuses_a_wrong_value_of_an_option_before_the_run(option, says, tmp_path):
+    with pytest.raises(UsageError, match=says):
+        package.evaluate("clip", "mini", out=tmp_path / "runs", **{"device": "cpu", **option})
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_evaluate_gives_the_record_of_the_command(ovbench, tmp_path):
     done = package.evaluate("naclip", "mini", limit=1, out=tmp_path, settings={"pamr_dilations": [8]}, device="cpu")

@@ -100,6 +100,9 @@ def test_typed_values_stay_typed_beside_texts():
         ({"prob_thd": 1.0}, '"prob_thd" must be a number below 1'),
         ({"mean": [1.0]}, '"mean" must be a list of 3 or more'),
         ({"regions.scale": None}, '"scale" must be a number, got None'),
+        ({"regions.scale": -3.0}, '"scale" must be a number of 0 or more, got -3.0'),
+        ({"tau": 0.0}, '"tau" must be a number above 0, got 0.0'),
+        ({"spatial_depth": "-7"}, '"-7" is not a value of "spatial_depth" (--set); give a number of 1 or more'),
         ({"refine": "pamrr"}, 'give "", "pamr", "pamr-windows" or "tlp"'),
     ],
 )

@@ -18,11 +18,10 @@ from ovbench.training.reference_set.groups import RATES, ROUNDINGS
 from ovbench.training.reference_set.synonyms import SCOPES
 from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml
-from ovbench.utils.typed import Typed, field_types, parse_values, partial, validate
+from ovbench.utils.typed import FromZero, Typed, field_types, parse_values, partial, validate
 
 PARSERS = ("auto", "spacy", "lexicon")
 PAIRING_FEATURES = ("maskclip", "vanilla", "crop")
-NotNegative = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -56,20 +55,20 @@ class BuildSettings:
     spacy_model: str = "en_core_web_sm"
     pairing: str = "ViT-B-16-quickgelu/openai"
     pairing_features: Literal[PAIRING_FEATURES] = "maskclip"
-    pairing_short_side: NotNegative = 448
+    pairing_short_side: FromZero = 448
     zeta: Literal[ZETAS] = "area"
     ambiguous: Literal[AMBIGUOUS] = "knee_gated"
     ambiguous_list: str = ""
     gate_quantile: Annotated[float, Field(ge=0, le=1)] = GATE_QUANTILE
-    gate_min_size: NotNegative = GATE_MIN_SIZE
+    gate_min_size: FromZero = GATE_MIN_SIZE
     ambiguous_first: bool = True
     filter: Literal[FILTERS] = "fixed"
     drop_percent: Annotated[float, Field(ge=0, lt=100)] = 30.0
     rate: Literal[RATES] = "half"
     rounding: Literal[ROUNDINGS] = "floor"
     synonyms: Literal[SCOPES] = "global"
-    synonym_pairs: NotNegative = 30
-    synonyms_per_label: NotNegative = 1
+    synonym_pairs: FromZero = 30
+    synonyms_per_label: FromZero = 1
     least_similarity: float = 0.0
     o_rownorm: bool = False
 

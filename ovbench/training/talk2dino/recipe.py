@@ -11,9 +11,7 @@ from pydantic import Field
 from ovbench.utils.errors import unknown
 from ovbench.utils.paths import shipped
 from ovbench.utils.toml import read_toml
-from ovbench.utils.typed import field_types, parse_values, validate
-
-Positive = Annotated[float, Field(gt=0)]
+from ovbench.utils.typed import AboveZero, field_types, parse_values, validate
 
 
 @dataclass(frozen=True)
@@ -35,10 +33,10 @@ class Recipe:
     """
 
     side: Annotated[int, Field(gt=0)] = 448
-    attn_scale: Positive = 0.125
+    attn_scale: AboveZero = 0.125
     epochs: Annotated[int, Field(gt=0)] = 100
     batch: Annotated[int, Field(gt=0)] = 128
-    lr: Positive = 1e-4
+    lr: AboveZero = 1e-4
     seed: int = 123
     loss_divisor: Literal["batch_squared", "one"] = "batch_squared"
     text: Literal["raw", "unit"] = "raw"
