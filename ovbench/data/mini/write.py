@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,14 @@ def write_validation(root: Path) -> None:
     def fill(folder: Path) -> None:
         for kind in ("images", "labels"):
             (folder / kind / "val").mkdir(parents=True)
-        for i in range(VALIDATION_IMAGES):
+
+        def one(i: int) -> None:
             image, label = validation_drawing(i)
             _save(image, folder / "images" / "val" / f"mini_{i:04d}.png")
             _save(label, folder / "labels" / "val" / f"mini_{i:04d}.png")
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy and Pillow release the lock of the interpreter
+            list(pool.map(one, range(VALIDATION_IMAGES)))
 
     fill_folder(root, fill)
 
