@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.errors import InputError, UsageError, unknown, warn_once
 
 if TYPE_CHECKING:
     import pandas
@@ -106,7 +107,6 @@ def load(
     from ovbench.data.card import load_card
     from ovbench.inference.pipeline import build_pipeline
     from ovbench.inference.precision import PRECISIONS, Execution, execute
-    from ovbench.utils.errors import unknown, warn_once
     from ovbench.utils.provenance import choose_device
 
     if precision not in PRECISIONS:
@@ -130,7 +130,6 @@ def _classes(
 ) -> tuple[tuple[tuple[str, ...], ...], int | None]:
     """Return the synonyms of each class, and the number of the background."""
     from ovbench.data.classes import refuse_odd_classes
-    from ovbench.utils.errors import unknown
 
     if isinstance(words, str):
         raise UsageError(f'words is the text "{words}"', where="words", fix='give a list, as in ["dog", "grass; lawn"]')
@@ -220,13 +219,10 @@ def evaluate(
         >>> record["status"], table.loc[0, "images"].item()
         ('complete', 1)
     """
-    import dataclasses
-
     from ovbench.evaluation.distributed import ProcessGroup
     from ovbench.evaluation.plan import plan
     from ovbench.evaluation.request import Job
     from ovbench.evaluation.runner import group_cells, run_cells
-    from ovbench.utils.errors import unknown
 
     files = {"data_root": data_root, "subset": subset, "classes": classes}
     known = [field.name for field in dataclasses.fields(Job)]

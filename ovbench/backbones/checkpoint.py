@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from ovbench.backbones.names import preference
@@ -79,7 +79,6 @@ def read_tensors(path: Path, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Te
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
 
     try:
         return load_file(path)

@@ -129,6 +129,6 @@ def cli(log_level: str | None) -> None:
     ovbench segment photo.jpg -c dog -c grass                 label an image with your own words
     """
     if log_level is not None:
-        import logging
+        import logging  # only here, because --help needs none
 
         logging.basicConfig(format="%(message)s", level=log_level.upper())

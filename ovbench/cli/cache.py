@@ -7,6 +7,7 @@ import json
 import click
 
 from ovbench.cli import options, say
+from ovbench.utils.text import size_text
 
 
 @click.group(name="cache", short_help="List, verify and remove files of the cache.")
@@ -25,7 +26,6 @@ def ls(as_json: bool) -> None:
     """List the entries of the cache with their numbers of files and sizes."""
     from ovbench.inference.cache import CATEGORIES, entries
     from ovbench.utils.paths import cache_root
-    from ovbench.utils.text import size_text
 
     have = entries()
     if as_json:
@@ -52,7 +52,6 @@ def rm(names: tuple[str, ...], everything: bool) -> None:
     """
     from ovbench.inference.cache import entries, remove, select
     from ovbench.utils.errors import UsageError
-    from ovbench.utils.text import size_text
 
     if everything == bool(names):
         raise UsageError("nothing to remove is given", fix="name entries of `ovbench cache ls`, or give --all")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ovbench.cli import options, say
+from ovbench.utils.text import size_text
 
 
 @click.command()
@@ -41,7 +42,6 @@ def report(
     """
     from ovbench.results.report.runs import gather, notes_of
     from ovbench.utils.files import write_bytes
-    from ovbench.utils.text import size_text
 
     found = gather(runs)  # a mistake is answered before torch is imported
     from ovbench.results.report.error_images import RelabelOptions, read_cards

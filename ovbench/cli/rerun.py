@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from ovbench.cli import options, say
+from ovbench.utils.text import short_text
 
 SHOWN = 12  # differences that are listed
 
@@ -29,13 +31,10 @@ def rerun(record: Path, out: Path | None, data_root: Path | None, run_code: bool
     \b
     ovbench rerun runs/first.json
     """
-    from tempfile import TemporaryDirectory
-
     from ovbench.evaluation.record import read_record
 
     read_record(record)
     from ovbench.results.rerun import repeat  # loads torch, not before the record is known to be one
-    from ovbench.utils.text import short_text
 
     with TemporaryDirectory() as folder:
         done = repeat(record, out or Path(folder), data_root=data_root, run_code=run_code)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import click
 
 from ovbench.cli import options, say
+from ovbench.utils.text import size_text
 
 FOLDER = click.option(
     "--runs", "folder", type=options.Folder(), default=Path(options.RUNS), show_default=True,
@@ -71,7 +73,6 @@ def pack_command(records: tuple[Path, ...], out: Path | None, as_json: bool) -> 
     """
     from ovbench.evaluation.record import is_bundle
     from ovbench.results.bundle import write_bundle
-    from ovbench.utils.text import size_text
 
     if out is not None and is_bundle(out) and len(records) > 1:
         raise click.UsageError("--out is one file, but several records are given; give a folder.")
@@ -92,8 +93,6 @@ def remove_command(records: tuple[Path, ...], yes: bool) -> None:
     \b
     ovbench runs rm 5e6f7a8b --yes
     """
-    import shutil
-
     from ovbench.results.bundle import files_of
 
     chosen = [files_of(path) for path in dict.fromkeys(records)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from shlex import quote
@@ -168,8 +169,6 @@ def watch(folder: Path, once: bool, every: float, as_json: bool) -> int:
 
     The exit code is that of the whole: 0, or 4 if a task or an image failed.
     """
-    import time
-
     from ovbench.cluster.progress import SweepView
 
     view = SweepView(folder)

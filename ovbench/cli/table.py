@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +74,6 @@ def table(
         for name in layout_names():
             say(f"{name:26} {load_layout(name).title}")
         return
-    from dataclasses import replace
 
     from ovbench.config.load import override_pairs
     from ovbench.metrics.named import METRICS, parse_metric
@@ -119,8 +120,6 @@ def table(
 
 def _layout_table(layout: TableLayout, records: list, protocol: str, settings: dict[str, str]) -> ComparisonTable:
     """Return the table of a layout, with measured costs, and measured rows if its columns are means over benchmarks."""
-    from dataclasses import replace
-
     from ovbench.results.combined_columns import combined_rows
     from ovbench.results.cost_rows import cost_rows, is_cost_column
     from ovbench.results.tables import layout_table
@@ -136,8 +135,6 @@ def _suite_drops(
     suite: str, records: list, datasets: tuple[str, ...], form: str | None, settings: dict[str, str]
 ) -> str:
     """Return the table of the drops of a suite, for the terminal, as Markdown or as JSON."""
-    import json
-
     from ovbench.results.console import as_text
     from ovbench.results.drop_table import drop_page, drop_table, suite_drops
     from ovbench.utils.errors import UsageError

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ovbench.cli import options, say
+from ovbench.utils.text import size_text
 
 if TYPE_CHECKING:
     from ovbench.evaluation.needed_files import NeededFile
@@ -112,7 +113,6 @@ def _needed(
 
 
 def _print(rows: list[NeededFile]) -> None:
-    from ovbench.utils.text import size_text
 
     for row in rows:
         say(f"{row.need}: {row.file or row.advice}")

@@ -26,6 +26,7 @@ from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
 from ovbench.data.sample import LabelReading, examine
 from ovbench.utils.cached_folder import cached_folder
 from ovbench.utils.errors import InputError, UsageError
+from ovbench.utils.registry import load_target
 
 __all__ = ["IGNORED", "NO_CLASS", "Dataset", "Item", "Sample", "open_dataset", "read_image", "read_raw_label"]
 
@@ -286,7 +287,6 @@ def _generated(card: Card) -> Path:
 
 
 def _generator(card: Card) -> Callable[[Path], object]:
-    from ovbench.utils.registry import load_target
 
     return load_target(str(card.generator), where=f"{card.name}.toml")
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from ovbench.data.decode import read_image
 from ovbench.data.find import SUFFIXES
-from ovbench.data.sources import walk
+from ovbench.data.integrity import BROKEN
+from ovbench.data.sources import read_source, walk
 from ovbench.utils.errors import InputError
 
 ENDING = re.compile(r"(?:[_.-][A-Za-z][A-Za-z0-9]*)+$")  # "_gtFine_labelIds", "_mask"
@@ -138,14 +143,6 @@ def _looks_labelled(folder: Path, image: FileGroup, label: FileGroup) -> bool:
 
 def _colours(path: Path) -> tuple[tuple[int, ...], int] | None:
     """Return size and number of colours or values of a picture, None if it cannot be read."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    from ovbench.data.integrity import BROKEN
-    from ovbench.data.sources import read_source
-
     try:
         with Image.open(io.BytesIO(read_source(path).data)) as image:
             pixels = np.asarray(image)

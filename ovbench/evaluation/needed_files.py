@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ovbench.backbones.base import Backbone, NamedWeights
-from ovbench.backbones.hub import Source, fetch_file, fetch_published, offline, published_file, weights_folder
+from ovbench.backbones.hub import (
+    Source,
+    fetch_file,
+    fetch_published,
+    offline,
+    published_file,
+    require_connection,
+    weights_folder,
+)
 from ovbench.config.load import Cell
 from ovbench.config.published_weights import TABLES, published
 from ovbench.regions.base import RegionSource, open_source
@@ -178,8 +186,6 @@ def fetch(row: NeededFile) -> NeededFile:
 def _fetch_url(row: NeededFile) -> Path:
     """Download a file to torch's cache, where its library finds it."""
     import torch
-
-    from ovbench.backbones.hub import require_connection
 
     require_connection(row.url, [f"{row.file} ({row.url})"])
     path = Path(torch.hub.get_dir()) / "checkpoints" / row.file

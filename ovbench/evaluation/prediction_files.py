@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ovbench.data.card import Card
+from ovbench.data.card import Card, Encoding
 from ovbench.data.dataset import Dataset
 from ovbench.data.decode import read_label_file
 from ovbench.data.integrity import BROKEN_ARRAYS
@@ -250,8 +251,6 @@ def _array(path: Path) -> np.ndarray:
 
 def index_map(card: Card) -> LabelMap:
     """Return the table of class indices; 255 (or 65535) is no class."""
-    from ovbench.data.card import Encoding
-
     classes = len(card.classes)
     void = (65535,) if classes > 255 else (255, 65535)
     return label_map(Encoding(INDEX, void=void), classes)
@@ -360,8 +359,6 @@ def better_reading(found: PredictionFiles, dataset: Dataset, chosen: LabelMap) -
 
 def json_sha256(found: PredictionFiles) -> str:
     """Return the hash of the file that has the masks of all images, "" if there is none."""
-    import hashlib
-
     path = found.folder / DETECTRON2
     return hashlib.sha256(path.read_bytes()).hexdigest() if found.masks else ""
 

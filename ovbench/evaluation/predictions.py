@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ovbench.data.card import Card
 from ovbench.data.dataset import Sample
@@ -86,7 +87,6 @@ class SavedPredictions:
             self._write_png(path, predicted)
 
     def _write_png(self, path: Path, predicted: np.ndarray) -> None:
-        from PIL import Image
 
         from ovbench.inference.label_files import write_label_png, write_png
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from ovbench.config.load import Cell
@@ -149,6 +150,5 @@ def _enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize labels or probabilities (h, w) by nearest neighbour."""
     if values.shape == size:
         return values
-    import cv2
 
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)

@@ -6,7 +6,7 @@ The class of a method inherits its declaration. For other methods, such as plug-
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 from ovbench.methods.params import (
@@ -81,11 +81,6 @@ class Declaration:
                 raise TypeError(f"{cls.__name__}.needs has the backbones {names!r}; write a tuple of names")
         if not is_dataclass(cls.Params):
             raise TypeError(f"{cls.__name__}.Params is {cls.Params!r}; write a frozen dataclass")
-
-    @classmethod
-    def parameter_names(cls) -> list[str]:
-        """Return the names of the hyper-parameters."""
-        return [field.name for field in fields(cls.Params)]
 
     @classmethod
     def check_specs(cls, backbones: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ovbench.backbones.checkpoint import fill, read_tensors
@@ -98,8 +99,6 @@ def config_of(state: dict[str, Tensor], path: Path) -> Any:
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of the image model under the names of transformers."""
-    import torch
-
     given = {key: value for key, value in state.items() if not key.startswith(MEMORY)}
     points = sorted(key for key in given if key.startswith("sam_prompt_encoder.point_embeddings."))
     tensors = {new_name(key): value for key, value in given.items() if key not in points}

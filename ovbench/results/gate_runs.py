@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ovbench.config.load import override_pairs
+from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.record import is_bundle, is_record, read_earlier, read_record
 from ovbench.evaluation.request import Job, check_request, job_of
 from ovbench.metrics.named import METRICS, Metric
@@ -141,7 +142,6 @@ def _measure(
         jobs = [replace(job, out=Path(folder)) for job in jobs]
         for job in jobs:
             check_request(job)
-        from ovbench.evaluation.distributed import ProcessGroup  # torch, after all names have been checked
         from ovbench.evaluation.plan import plan
         from ovbench.evaluation.runner import run_cells
 

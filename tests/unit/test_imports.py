@@ -38,6 +38,7 @@ ROOMS = {
         "backbones", "metrics", "data", "config", "utils",
     ),
 }  # fmt: skip
+ABSENT_ON_WINDOWS = ("fcntl",)
 HEAVY_FRAMEWORKS = ("mmengine", "mmseg", "mmcv")  # imported in integrations only
 
 
@@ -49,10 +50,12 @@ class Import(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The imports and the classes of a file, those inside functions too."""
+    """The imports and the classes of a file, those inside functions too; ``inner`` are the imports inside functions."""
 
     imports: list[Import]
     classes: list[ast.ClassDef]
+    inner: list[Import]
+    at_import: set[str]  # modules that are loaded when the file is imported
 
 
 def module_name(path: Path) -> str:
@@ -71,23 +74,45 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
             yield from statements(child)
 
 
+def imports_of(node: ast.AST, package: list[str]) -> list[Import]:
+    """What a statement imports."""
+    if isinstance(node, ast.Import):
+        return [Import(alias.name, node.lineno) for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    above = package[: len(package) - node.level + 1] if node.level else []
+    base = ".".join([*above, *([node.module] if node.module else [])])
+    names = [f"{base}.{alias.name}" for alias in node.names]
+    return [Import(name if name in FILES else base, node.lineno) for name in names]
+
+
 def contents_of(name: str) -> Contents:
     """Every import and class of a file: at its top, inside functions, under TYPE_CHECKING."""
     path = FILES[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    imports, classes = [], []
-    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ClassDef):
-            classes.append(node)
-        elif isinstance(node, ast.Import):
-            imports += [Import(alias.name, node.lineno) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            for alias in node.names:
-                full = f"{base}.{alias.name}"
-                imports.append(Import(full if full in FILES else base, node.lineno))
-    return Contents(imports, classes)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = list(statements(tree))
+    functions = [node for node in found if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    inner = {one for function in functions for node in statements(function) for one in imports_of(node, package)}
+    types = [node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    unloaded = {one for node in types for child in statements(node) for one in imports_of(child, package)}
+    imports = [one for node in found for one in imports_of(node, package)]
+    return Contents(
+        imports, [node for node in found if isinstance(node, ast.ClassDef)], sorted(inner),
+        {one.module for one in imports if one not in inner | unloaded},
+    )  # fmt: skip
+
+
+def loaded_with(name: str, contents: dict[str, Contents]) -> set[str]:
+    """Every module that is loaded when a module is imported, as far as files of the package import it."""
+    found, todo = set(), [name]
+    while todo:
+        if (module := todo.pop()) not in found:
+            found.add(module)
+            parts = module.split(".")
+            todo += [".".join(parts[:end]) for end in range(1, len(parts))]
+            todo += contents[module].at_import if module in contents else ()
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +154,18 @@ def test_no_module_imports_one_that_imports_it(contents):
     graph = {name: {one.module for one in found.imports} & FILES.keys() - {name} for name, found in contents.items()}
     assert any(graph.values())
     TopologicalSorter(graph).prepare()  # CycleError names the cycle
+
+
+def test_an_import_inside_a_function_saves_loading_the_module(contents):
+    assert sum(len(file.inner) for file in contents.values()) > 100
+    useless = [
+        f"{FILES[name].relative_to(ROOT)}:{one.line} imports {one.module}, which the file has loaded"
+        for name, file in contents.items()
+        for loaded in [loaded_with(name, contents)]
+        for one in file.inner
+        if one.module in loaded and one.module not in ABSENT_ON_WINDOWS
+    ]
+    assert not useless, "\n".join(useless)
 
 
 def test_only_integrations_import_mmengine_and_mmseg(contents):

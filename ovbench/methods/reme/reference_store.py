@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ovbench.backbones.checkpoint import file_sha256
@@ -121,7 +122,6 @@ def _fits(starts: Tensor, columns: Tensor, segments: int, labels: int) -> bool:
 
 
 def _tensors(path: Path, *names: str) -> list[Tensor]:
-    from safetensors.torch import load_file
 
     try:
         found = load_file(path)

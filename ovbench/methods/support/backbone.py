@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,6 @@ def read_store(path: Path) -> Tensor:
     Raises:
         InputError: If the file is damaged or has something else.
     """
-    import pickle
-
     import torch
 
     try:

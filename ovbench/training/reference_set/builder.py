@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from ovbench.backbones.base import Loaded
 from ovbench.backbones.build import load_backbone, missing_weights
+from ovbench.backbones.hub import require_connection
 from ovbench.config.load import templates
 from ovbench.evaluation.distributed import ProcessGroup, Shard
 from ovbench.methods.reme import parquet
@@ -109,8 +111,6 @@ def _load(plan: Plan) -> dict[str, Loaded]:
     absent = missing_weights({**wanted}) + missing_weights({"clip": plan.build.pairing})
     if absent:
         from huggingface_hub import constants
-
-        from ovbench.backbones.hub import require_connection
 
         require_connection(constants.ENDPOINT, list(dict.fromkeys(absent)))
     loaded = {role: load_backbone(role, spec) for role, spec in wanted.items()}
@@ -261,7 +261,6 @@ def _used_with(plan: Plan) -> dict[str, Any]:
 
 
 def _names_hash(chunks: Sequence[str]) -> str:
-    import hashlib
 
     return hashlib.sha256("\n".join(chunks).encode()).hexdigest()[:10]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from ovbench.utils.errors import InputError, UsageError, first_line
@@ -74,8 +75,6 @@ def _has_spacy(model: str) -> bool:
         import spacy.util
     except ImportError:
         return False
-    from pathlib import Path
-
     return spacy.util.is_package(model) or Path(model).is_dir()
 
 
