@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ovbench.cluster.sweep import FOLDER, Sweep, SweepTask
 from ovbench.cluster.task_board import Lease
-from ovbench.data.card import ids_sha256
+from ovbench.data.image_ids import ids_sha256
 from ovbench.evaluation.distributed import ProcessGroup
 from ovbench.evaluation.due_images import DueImages, due_images
 from ovbench.evaluation.evaluator import evaluate

@@ -16,9 +16,10 @@ from ovbench.cluster.build_tasks import BuildCommands
 from ovbench.cluster.estimate import ImageCost, estimate, image_sizes
 from ovbench.cluster.sweep import Sweep, SweepCell, SweepTask, job_as_data
 from ovbench.config.load import Cell
-from ovbench.data.card import Card, ids_sha256, vocabulary
+from ovbench.data.card import Card, vocabulary
 from ovbench.data.dataset import Dataset
 from ovbench.data.groups import present_members
+from ovbench.data.image_ids import ids_sha256
 from ovbench.evaluation.earlier_cost import read_records
 from ovbench.evaluation.images import chosen_images, corrupted, features_key, open_split
 from ovbench.evaluation.request import Job, check_request

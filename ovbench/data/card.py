@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -330,15 +328,3 @@ def _check_colours(encoding: Encoding, card: Card, where: str) -> None:
     if encoding.colours and (encoding.values or encoding.shift or encoding.table or encoding.common is not None):
         raise InputError('"colours" stands without "values", "shift", "table" and "common"', where=where)
     check_colours(encoding.colours, encoding.void_colours, card.classes, where)
-
-
-def ids_sha256(ids: Iterable[str]) -> str:
-    """Return the hash of image ids, one per line.
-
-    Args:
-        ids: The ids in order.
-
-    Returns:
-        sha256, hexadecimal.
-    """
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovbench.data.card import Card, ids_sha256
+from ovbench.data.card import Card
 from ovbench.data.coloured_labels import read_encoded_label
 from ovbench.data.decode import (
     DecodedImage,
@@ -22,6 +22,7 @@ from ovbench.data.decode import (
 )
 from ovbench.data.diagnose import FileReport, colours, with_label
 from ovbench.data.find import FoundFiles, Item, data_roots, find, path_of, search_roots
+from ovbench.data.image_ids import ids_sha256
 from ovbench.data.labels import IGNORED, NO_CLASS, LabelMap, label_map
 from ovbench.data.sample import LabelReading, examine
 from ovbench.utils.cached_folder import cached_folder

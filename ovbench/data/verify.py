@@ -14,10 +14,11 @@ from typing import Any
 from ovbench.data.availability import remember_verified
 from ovbench.data.card import Card, Encoding
 from ovbench.data.coloured_labels import label_encoding, read_encoded_label
-from ovbench.data.dataset import ids_sha256, locate
+from ovbench.data.dataset import locate
 from ovbench.data.decode import image_facts, read_image_file
 from ovbench.data.diagnose import ORIENTED, FileReport, Problem, diagnose, with_label
 from ovbench.data.find import FoundFiles, Item
+from ovbench.data.image_ids import ids_sha256
 from ovbench.data.labels import IGNORED, LabelMap, choose_encoding, label_map
 from ovbench.utils.errors import InputError
 from ovbench.utils.processes import each

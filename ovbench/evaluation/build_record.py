@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ovbench.config.backbone_spec import toy_note
-from ovbench.data.card import ids_sha256
+from ovbench.data.image_ids import ids_sha256
 from ovbench.evaluation.ledger import Entry
 from ovbench.evaluation.record import SCHEMA, Record, score_fields
 from ovbench.metrics.confusion import PixelCounts

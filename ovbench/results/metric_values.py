@@ -11,11 +11,11 @@ import numpy as np
 from ovbench.evaluation.scored import COUNTS
 from ovbench.metrics.confusion import ClassPixels
 from ovbench.metrics.named import METRICS, PIXELS, Metric, class_list
-from ovbench.results.record_files import RecordFile
 from ovbench.utils.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from ovbench.metrics.similarity import Similarity
+    from ovbench.results.record_files import RecordFile
 
 
 def bounds_of(record: dict[str, Any], name: str) -> list[float] | None:

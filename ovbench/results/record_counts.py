@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ovbench.data.card import ids_sha256
+from ovbench.data.image_ids import ids_sha256
 from ovbench.evaluation.ledger import Entry, read_header, read_ledger
 from ovbench.evaluation.record import is_bundle
 from ovbench.evaluation.scored import EXTRA_COUNTS
