@@ -18,8 +18,8 @@ from ovbench.cli import options, say
 def merge(folders: tuple[Path, ...], out: Path, mixed_devices: bool, as_json: bool) -> int:
     """Merge the shards of a cell, the RUN_FOLDERs of `ovbench eval --shard K/N`, into one ledger and one record.
 
-    The record equals that of an unsharded run except its time. Missing, duplicate and unfinished shards are refused,
-    and shards of different runs.
+    The record equals the record of an unsharded run, except its time. Missing, duplicate and unfinished shards are
+    refused, and shards of different runs.
 
     \b
     ovbench eval -m corrclip -d mini --shard 1/2 --out a

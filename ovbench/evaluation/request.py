@@ -49,7 +49,7 @@ class Job:
         data_root: Folder of the datasets.
         label_rule: "correct" or "official"; None for the default of the protocol.
         protocol: "paper" or "common".
-        like: Benchmark whose settings the datasets of the user get; None for that of their cards, or the general ones.
+        like: Benchmark whose settings the datasets of the user get; None for the one in their card, or general ones.
         out: Folder of ledgers and records.
         show: Number of overlays to save.
         shard: "K/N", or None for all images.

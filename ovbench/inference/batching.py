@@ -364,7 +364,7 @@ def _row(features: Any, number: int) -> Any:
 
 
 def _joined(features: list[Any], device: torch.device) -> Any:
-    """Concatenate the features of windows; a copy, so that the memory layout is always that of one batch."""
+    """Concatenate the features of windows; a copy, so that the memory layout is always the same."""
     return _each(features[0], lambda tensors: torch.cat([t.to(device, non_blocking=True) for t in tensors]), features)
 
 

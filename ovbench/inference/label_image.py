@@ -105,12 +105,12 @@ class Labeller:
         full = image.shape[:2]
         small = _reduced(image, self.limit)
         with blamed(self.pipeline.method):
-            labels, heard = self._labels(small, image, path)
+            labels, noted = self._labels(small, image, path)
         labels = _enlarged(labels, full)
         confidence = scores = None
-        if heard is not None:
-            confidence = _enlarged(heard.confidence(), full)
-            scores = heard.scores() if self.keeps_scores else None
+        if noted is not None:
+            confidence = _enlarged(noted.confidence(), full)
+            scores = noted.scores() if self.keeps_scores else None
             if self.nothing:
                 labels[confidence < self.nothing] = len(self.names) - 1
         kept = confidence if self.keeps_confidence else None
@@ -123,9 +123,9 @@ class Labeller:
         from ovbench.methods.base import no_note
 
         predictor = self.pipeline.predictor
-        heard = Confidence(predictor, scores=self.keeps_scores) if self.listens else None
+        noted = Confidence(predictor, scores=self.keeps_scores) if self.listens else None
         regions = self._regions(small, image, path)
-        return predictor.label(small, regions, heard or no_note)[0], heard
+        return predictor.label(small, regions, noted or no_note)[0], noted
 
     def _regions(self, small: np.ndarray, image: np.ndarray, path: Path) -> np.ndarray | None:
         """Return the region map at the reduced size; a map that is read from a file has the original size."""

@@ -128,7 +128,7 @@ class Steps:
 
         Args:
             queries: Embeddings of the vocabulary.
-            protocol: A protocol, of which ``logit_scale`` and ``prob_thd`` are used.
+            protocol: A protocol; only its ``logit_scale`` and ``prob_thd`` are used.
         """
         decision = Decision(
             protocol.logit_scale, protocol.prob_thd, queries.background, protocol.merge == "probabilities"

@@ -37,8 +37,8 @@ class PresenceFeatures(NamedTuple):
 class Presence(Method):
     """Score patches with adjusted queries, and add the similarity of the class token; override `encode`.
 
-    ``Params`` has ``gamma``, the weight of the class token; ``alpha``, that of the patches; ``cluster_distance``, at
-    which the clustering of queries is cut; and ``class_token``, "image" or "window".
+    ``Params`` has ``gamma``, the weight of the class token; ``alpha``, the weight of the patches; ``cluster_distance``,
+    at which the clustering of queries is cut; and ``class_token``, "image" or "window".
 
     Attributes:
         linkage: How the clustering of similar queries merges them, a ``method`` of ``scipy.cluster.hierarchy.linkage``.

@@ -1,4 +1,4 @@
-"""Conjugate gradients on graphs, and the nearest neighbours of which graphs are made, without a sparse library."""
+"""Conjugate gradients on graphs, and nearest neighbours, the edges of graphs, without a sparse library."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ class LPOSSParams:
         gamma: Exponent of the similarity of two patches.
         sigma: Decay of an edge with the distance of the patches, per pixel of the resized image.
         distance_power: Exponent of this distance.
-        alpha: Weight of the graphs; 1 - alpha is that of the scores before.
+        alpha: Weight of the graphs; the scores before have the weight 1 - alpha.
         cg_steps: Largest number of solver steps in both graphs; 10 are not enough to converge, 100 are.
         tau: Decay of an edge between pixels with their distance in scaled Lab.
         pixel_window: Width r of the window of a pixel's neighbours; its radius is r // 2.

@@ -134,7 +134,7 @@ class Shown:
 
 @pytest.fixture
 def shown(chromium, page):
-    """The page loaded anew; afterwards: nothing on the console, nothing asked of any network, no name was run."""
+    """The page, loaded again; afterwards: nothing on the console, nothing asked of any network, no name was run."""
     chromium.get_log("browser"), chromium.get_log("performance")
     made = Shown(chromium, page[0])
     made.runs = page[1]

@@ -130,7 +130,7 @@ def test_counts_of_a_tower_whose_code_changed_are_not_taken(ovbench, package, fi
     file.write_text(METHOD)
     run = ("eval", "-m", f"{file}:RadioSeg", *EVAL, "--out", tmp_path / "runs")
     first = ovbench(*run)
-    assert first.code == 0 and "counted anew" not in first.err, first.err
+    assert first.code == 0 and "differs in" not in first.err, first.err
     (place / "tower.py").write_text(TOWER + "\nnormalisation = OWN\n# changed\n")
     again = ovbench(*run)
     assert again.code == 0 and "differs in code.backbones" in again.err, again.err

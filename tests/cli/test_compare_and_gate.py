@@ -255,7 +255,7 @@ def test_bad_baselines(ovbench, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_existing_baseline_is_measured_anew(ovbench, tmp_path):
+def test_an_existing_baseline_is_measured_again(ovbench, tmp_path):
     base = tmp_path / "base.json"
     assert ovbench("gate", "--baseline", base, "--update", "-m", "maskclip", "-d", "mini", "--limit", 3).code == 0
     first, old = base.read_bytes(), json.loads(base.read_text())

@@ -99,7 +99,7 @@ def support_features(store: Tensor, rows: Tensor) -> Tensor:
     """
     chosen = rows.cpu()
     found = store[chosen.clamp(min=0)].float() * (chosen >= 0)[..., None]  # only these rows of the file are read
-    return F.normalize(found.sum(1), dim=-1).to(rows.device)  # the direction of the mean is that of the sum
+    return F.normalize(found.sum(1), dim=-1).to(rows.device)  # the mean has the direction of the sum
 
 
 def key_vectors(keys: Tensor) -> Vectors:

@@ -112,7 +112,7 @@ def _own(notes: Recorder, name: str, w: int | None) -> Tensor:
 
 
 def _indices(notes: Recorder, width: int | None) -> Tensor:
-    """Return the outliers of each window, ascending, filled with -1 up to the width (default: that of the longest)."""
+    """Return the outliers of each window, ascending, filled with -1 up to the width (default: the largest number)."""
     found = [row.nonzero()[:, 0] for batch in notes.notes["outliers"] for row in batch]
     width = width or max(len(row) for row in found)
     return torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=-1) for row in found])

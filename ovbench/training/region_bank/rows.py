@@ -102,7 +102,7 @@ class RowMaker:
         for start in range(0, len(dense), CHANNELS):
             pixels = enlarge(dense[start : start + CHANNELS], image.shape[:2]).flatten(1).double()
             sums[start : start + CHANNELS].index_add_(1, rank.flatten(), pixels)
-        return F.normalize(sums.T, dim=-1).float()  # the direction of the mean is that of the sum
+        return F.normalize(sums.T, dim=-1).float()  # the mean has the direction of the sum
 
     def _dense(self, steps: Steps, image: np.ndarray, regions: np.ndarray) -> Tensor:
         """Return the features of the windows, averaged, float (D, h, w) at the size of the resized image."""
