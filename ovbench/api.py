@@ -133,7 +133,10 @@ def _classes(
 
     if isinstance(words, str):
         raise UsageError(f'words is the text "{words}"', where="words", fix='give a list, as in ["dog", "grass; lawn"]')
-    split = (word.split(";") if isinstance(word, str) else word for word in words)
+    split = [word.split(";") if isinstance(word, str) else word for word in words]
+    for names in split:
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise UsageError(f"a class is {names!r}", where="words", fix="give its name, or a list of its synonyms")
     classes = tuple(tuple(name.strip() for name in names if name.strip()) for names in split)
     if not classes or not all(classes):
         raise UsageError("no class, or an empty class name", where="words", fix="give every class a name")

@@ -58,7 +58,7 @@ def test_new_words_load_no_network(segment, monkeypatch):
     assert segment.pipeline.predictor.vocabularies[0].background == 1 and segment(PIXELS).max() < 3
 
 
-@pytest.mark.parametrize("words", ["dog", [], ["dog", " ; "], [[]], ["dog", "Dog"]])
+@pytest.mark.parametrize("words", ["dog", [], ["dog", " ; "], [[]], ["dog", "Dog"], [3], [b"dog"], [("dog", 4)]])
 def test_words_that_are_no_list_of_names_are_refused(segment, words):
     with pytest.raises((UsageError, InputError)):
         segment.set_words(words)
