@@ -209,6 +209,7 @@ def large():
     return Backbones(clip=ClipVision(visual), dino=DinoVision(dino_module(size | {"layers": 1, "patch_size": 8})))
 
 
+@pytest.mark.quick(20)
 @pytest.mark.parametrize("tower", ["towers", "large"])
 @pytest.mark.parametrize("pad", [0, -1, 56])
 @pytest.mark.parametrize("name", [*FAMILY, "proxyclip", "freecp"])
