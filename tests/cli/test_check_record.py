@@ -26,6 +26,7 @@ def verdicts(**changes):
     return {check.name: (check.verdict, check.detail) for check in check_record(RecordFile(MINI / "a.json", record))}
 
 
+@pytest.mark.slow
 def test_records_of_the_repository_are_accepted():
     assert len(find_records(MINI)) >= 36
     for found in find_records(MINI):

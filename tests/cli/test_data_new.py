@@ -99,7 +99,7 @@ FOLDERS = {
 }  # fmt: skip
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_folder_is_recognised(folder, tmp_path, ovbench):
     root = tmp_path / "my photos"
@@ -216,6 +216,7 @@ def test_settings_of_a_benchmark_and_a_threshold(tmp_path, ovbench):
     assert 'needs "background"' in ovbench("eval", "-m", "clip", "-d", file).err
 
 
+@pytest.mark.slow
 def test_a_card_of_the_config_file_is_listed_and_used_by_its_name(tmp_path, ovbench, monkeypatch):
     pairs("images/{}.jpg", "labels/{}.png")(tmp_path / "photos")
     assert ovbench("data", "new", tmp_path / "photos").code == 0

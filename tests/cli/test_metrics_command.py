@@ -190,6 +190,7 @@ def test_an_update_of_the_baseline_refuses_options_of_a_check(ovbench, tmp_path)
         assert not file.exists()
 
 
+@pytest.mark.slow
 def test_the_similarity_may_be_that_of_the_texts(ovbench, out):
     from ovbench.results.text_similarity import text_similarity
 

@@ -79,7 +79,7 @@ def scored(ovbench, tmp_path, *more, code=0):
     return done
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("form", ["whole", "ending", "flat", "npz", "detectron2"])
 def test_maps_of_other_programs(ovbench, tmp_path, data, form):
     write(tmp_path / "maps", changed(data), form)

@@ -580,6 +580,7 @@ def coloured_label(tmp_path, mode="RGB", name="a", extra=None):
     return classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
 def test_labels_in_colours_are_read_by_the_table_of_the_card(own, tmp_path, mode):
     classes = coloured_label(tmp_path, mode)

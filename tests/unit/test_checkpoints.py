@@ -186,6 +186,7 @@ def test_transformers_names_of_clip_are_the_librarys_own():
     assert all(renamed[key].shape == want[key].shape for key in want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("registers", [0, 4])
 def test_transformers_names_of_dinov2_are_the_librarys_own(registers):
     transformers = pytest.importorskip("transformers")

@@ -65,6 +65,7 @@ def test_windows_read_the_whole_map(size):
         torch.testing.assert_close(window_features(whole, box, grid), F.normalize(cells, dim=-1), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_original_image_is_seen_once_and_regions_are_not_merged(towers, queries):
     notes = Recorder()
     predictor = Predictor(CorrCLIPv2(towers), PROTOCOL, [queries])

@@ -222,6 +222,7 @@ def test_an_unprepared_download_says_so(tmp_path):
         open_dataset(load_card("pc59"), tmp_path)
 
 
+@pytest.mark.slow
 def test_mini_is_drawn_once_and_read_like_the_rest():
     mini, background = open_dataset(load_card("mini")), open_dataset(load_card("mini-bg"))
     assert len(mini) == len(background) == 100 and mini.root == background.root
@@ -273,6 +274,7 @@ def test_read_image_decodes_as_opencv_does(tmp_path, picture):
         np.testing.assert_array_equal(image[..., ::-1], cv2.imread(str(tmp_path / name)))
 
 
+@pytest.mark.slow
 def test_read_image_equals_the_loader_of_mmseg(samples):
     import mmcv
 

@@ -141,6 +141,7 @@ def test_background_prompts_act_through_the_softmax_only(towers, windows):
     torch.testing.assert_close(classes[0], 1 - classes[1:].amax(0))
 
 
+@pytest.mark.slow
 def test_synonyms_share_one_map(towers, windows, queries):
     """A class whose query is split in two equal ones: half of the probability each, the same class."""
     method = FreeCP(towers, FreeCPParams(base="clearclip", rp_thres=0.02, ap_thres=0.3))

@@ -125,6 +125,7 @@ def test_a_wrong_join_is_named(towers, wrong):
         predictor(made).label(IMAGES[3])
 
 
+@pytest.mark.slow
 def test_features_beyond_the_budget_are_kept_on_the_host(towers, monkeypatch):
     ours, moved, on_host = predictor(Joined(towers)), [], batching._on_host
     expected = run(WindowBatcher(ours, 8), range(5))

@@ -111,6 +111,7 @@ def test_written_validation_decodes_to_the_drawn_arrays(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["mini"]
 
 
+@pytest.mark.slow
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "_save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):

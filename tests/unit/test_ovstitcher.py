@@ -173,7 +173,7 @@ def queries(single):
     return Queries(F.normalize(tokens[::80] - tokens.mean(0), dim=-1), torch.arange(len(tokens[::80])))
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("size", [(112, 112), (130, 170), (90, 300), (17, 230), (60, 60)])
 def test_labels_do_not_depend_on_blocks_batches_or_other_images(single, queries, monkeypatch, size):
     ours = predictor(single, queries=queries)

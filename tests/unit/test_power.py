@@ -89,6 +89,7 @@ def test_power_of_two_records(ovbench, records):
     assert none.code == 0 and "none" in none.out and "subset" not in none.err
 
 
+@pytest.mark.slow
 def test_power_of_one_record_assumes_independent_errors(ovbench, records):
     found = ovbench("power", records[0], "--difference", "5", "--json", "--metric", "fwIoU").json()
     run = load_run(records[0])

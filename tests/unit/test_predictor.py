@@ -143,6 +143,7 @@ def test_a_vocabulary_without_background_has_no_threshold_which_is_said_once(tow
     assert "area_thd = 0.2 is not used" in caplog.records[-1].message
 
 
+@pytest.mark.slow
 def test_no_map_of_all_queries_exists_at_full_size(towers, monkeypatch):
     sizes = []
     monkeypatch.setattr(reduce, "TILE_CPU", 1 << 10)

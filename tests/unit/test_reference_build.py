@@ -35,6 +35,7 @@ class Words:
         return np.ones((seen.count, 3), np.float32)
 
 
+@pytest.mark.slow
 def test_phrases_are_embedded_in_the_same_batches_in_every_run(tmp_path):
     """In the order of a set they would differ from process to process, and with the batches the last bits."""
     (tmp_path / "images").mkdir()

@@ -14,7 +14,7 @@ from ovbench.regions.slic import Slic
 from ovbench.utils.errors import InputError
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("low", [-1, 0, 1, 10_000, -(2**31)])
 @pytest.mark.parametrize("count", [1, 2, 255, 256, 257, 65_536, 65_537, 90_000])
 def test_maps_come_back_as_they_were(low, count):

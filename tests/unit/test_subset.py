@@ -75,6 +75,7 @@ def test_a_manifest_holds_in_every_layout(tmp_path):
     assert len(manifest.select(two)) == 2 == len(manifest.select(two.with_rule("official")))
 
 
+@pytest.mark.slow
 def test_wrong_counts_and_manifests(many, tmp_path):
     for count in (0, 41):
         with pytest.raises(UsageError, match=rf"cannot take {count} of 40 images \(-n\); give 1..40"):

@@ -81,7 +81,7 @@ def save_clip(form: str, model: nn.Module, path: Path) -> None:
         torch.jit.script(Archive(openai_state(model))).save(path)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "form", ["open_clip", "open_clip training", "safetensors", "OpenAI state dict", "OpenAI archive"]
 )

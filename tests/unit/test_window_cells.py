@@ -60,7 +60,7 @@ def form(request, monkeypatch):
         )
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(("noise", "thresholded"), [(0.004, False), (0.04, True), (0.04, False)])
 @pytest.mark.parametrize("name", GEOMETRIES)
