@@ -113,7 +113,7 @@ def cluster(text: Tensor, distance: float, method: str) -> Tensor:
     """
     if len(text) == 1:
         return text.new_zeros(1, dtype=torch.int64)
-    unit = F.normalize(text.double(), dim=-1).cpu()
+    unit = F.normalize(text.cpu().double(), dim=-1)  # not every device has float64
     condensed = (1 - unit @ unit.T).clamp(0, 2)[tuple(torch.triu_indices(len(unit), len(unit), 1))]
     found = fcluster(linkage(condensed.numpy(), method=method), t=distance, criterion="distance")
     number = {label: position for position, label in enumerate(dict.fromkeys(found.tolist()))}
