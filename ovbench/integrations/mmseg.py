@@ -67,8 +67,7 @@ class OpenVocabSegmentor(BaseSegmentor):
     ):
         super().__init__(data_preprocessor or SegDataPreProcessor(bgr_to_rgb=True), init_cfg)
         if cell is None:
-            texts = {key: str(value) for key, value in (settings or {}).items()}
-            cell = resolve(self.method_name, dataset, texts, weights)
+            cell = resolve(self.method_name, dataset, settings, weights)
         cell.refuse_evaluation_settings()
         self.cell = cell
         self.pipeline = build_pipeline(cell, classes, background, get_device())  # where Runner will move it

@@ -166,6 +166,19 @@ def test_runner_of_mmengine_gives_the_same_miou(ovbench, tmp_path, method):
     assert scores["x/aAcc"] == pytest.approx(round(100 * record["metrics"]["aAcc"], 2), abs=0.006)
 
 
+@pytest.mark.slow
+def test_settings_of_an_mmengine_config_stay_typed():
+    from mmengine.config import ConfigDict
+    from mmengine.utils import import_modules_from_strings
+
+    import_modules_from_strings("ovbench.integrations.register")
+    from ovbench.integrations.mmseg import MODELS
+
+    given = {"pamr_dilations": [8, 16], "gaussian_std": 4.0, "crop": "64"}
+    cell = MODELS.build(ConfigDict(type="NACLIP", dataset="mini", settings=given)).cell
+    assert (cell.protocol.pamr_dilations, cell.protocol.crop, cell.params.gaussian_std) == ((8, 16), 64, 4.0)
+
+
 @pytest.mark.parametrize("order", [("--refine", "pamr", "--set", "crop=64"), ("--set", "crop=64", "--refine", "pamr")])
 def test_refine_is_a_setting_wherever_it_stands(ovbench, order):
     rows = ovbench("show", "clip", "mini", *order, "--json").json()["settings"]
