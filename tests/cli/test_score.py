@@ -95,6 +95,7 @@ def test_maps_of_other_programs(ovbench, tmp_path, data, form):
     assert again.json() == record and "4 of 4 images were counted" in again.err
 
 
+@pytest.mark.slow
 def test_changed_maps_are_counted_again(ovbench, tmp_path, data):
     write(tmp_path / "maps", data)
     assert scored(ovbench, tmp_path).json()["metrics"]["mIoU"] == 1
@@ -120,6 +121,7 @@ def test_a_missing_map_a_wrong_size_and_a_wrong_value_fail_their_images(ovbench,
     assert ", outside 0..2 and not the ignore value 255" in record["failed"]["town/3"]
 
 
+@pytest.mark.slow
 def test_pixels_without_a_class_are_wrong(ovbench, tmp_path, data):
     maps = {name: labels.copy() for name, labels in data.items()}
     for labels in maps.values():

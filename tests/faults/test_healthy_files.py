@@ -466,6 +466,7 @@ def test_hostile_run_lengths(mask):
         decode_rle(mask, where="x", size=(4, 4))
 
 
+@pytest.mark.slow
 def test_damaged_matlab_files(tmp_path):
     from scipy.io import savemat
 

@@ -46,7 +46,7 @@ def check(folder):
         assert [row.stage for row in report.rows if row.verdict == NOT_COMPUTED] == []
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("folder", cases(OFFICIAL), ids=names(cases(OFFICIAL)))
 def test_a_parity_case_passes(folder):
     check(folder)

@@ -141,6 +141,7 @@ def watched(towers, **settings):
     return method
 
 
+@pytest.mark.slow
 def test_every_batch_has_one_shape_and_few_images_wait(towers):
     method = watched(towers)
     batcher = WindowBatcher(predictor(method), 4)
@@ -152,6 +153,7 @@ def test_every_batch_has_one_shape_and_few_images_wait(towers):
     assert not batcher.pending and not any(batcher.queues.values())
 
 
+@pytest.mark.slow
 def test_an_image_without_numbers_leaves_its_neighbours_alone(towers):
     ours = predictor(MaskCLIP(towers))
     expected, prepared = run(WindowBatcher(ours, 8), range(6)), ours.windowed

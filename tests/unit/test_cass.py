@@ -153,6 +153,7 @@ def test_without_the_swap_heads_are_fused_as_matched():
         torch.testing.assert_close(straight.weight[window], distance[window][inverse, range(5)])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("g", "h"), [(3, 4), (2, 5), (6, 4), (1, 3)])
 def test_towers_with_other_numbers_of_heads(g, h):
     distance = random_distance(g, h)
@@ -353,6 +354,7 @@ def test_windows_do_not_depend_on_their_batch():
 # Little to work with
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_a_constant_image(value):
     method = cass()
@@ -370,6 +372,7 @@ def test_keys_without_any_difference():
         assert torch.isfinite(method.distil(torch.zeros(1, 2, 9, 9), 0 * k, kd, notes.__setitem__)).all()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("size", [(8, 8), (8, 16), (16, 24)])
 def test_fewer_cells_than_ranks(size):
     """Official code: an error below ten cells. Here all ranks that there are."""

@@ -72,6 +72,7 @@ def test_random_tensors_are_drawn_in_open_clips_order():
         assert torch.equal(*(tower.state_dict()[name] for tower in towers)), name
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["ViT-B-32-quickgelu", "ViT-L-14-336", "ViT-H-14", "ViT-bigG-14"])
 def test_tensors_of_an_architecture_are_those_of_open_clip(name):
     settings = open_clip.get_model_config(name)

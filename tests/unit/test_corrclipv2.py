@@ -77,7 +77,7 @@ def test_the_original_image_is_seen_once_and_regions_are_not_merged(towers, quer
     assert notes.window("masks_merged", 0).shape == (14, 14)  # 2 x 2 cells in each of 7 x 7 patches
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "changed",
     [

@@ -62,6 +62,7 @@ def test_voc_in_the_detectron2_layout(tmp_path):
     assert_reads("voc21", tmp_path, maps)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("folder", ["annotations/validation", "annotations_detectron2/validation"])
 @pytest.mark.parametrize("reduced", [False, True])
 def test_ade150_reduced_and_unreduced_alike(tmp_path, folder, reduced):

@@ -123,6 +123,7 @@ def test_calibration_is_that_of_single_pixels():
     assert METRICS["ECE"].total(sum_extra([sure], BINS), MetricClasses(C)) == 0
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["boundary_mIoU", "mIoU_small", "mIoU_large", "ECE"])
 def test_scores_of_other_counts_have_intervals(name):
     metric, rng = METRICS[name], np.random.default_rng(1)

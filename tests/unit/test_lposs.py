@@ -95,6 +95,7 @@ def literal_pixels(colours, p):
     return matrix
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("size", "window"), [((5, 9), 5), ((9, 5), 3), ((3, 11), 13), ((1, 1), 13)])
 def test_pixels_are_solved_on_their_graph(size, window):
     made = method(pixels=True, pixel_window=window, tau=0.1)
@@ -141,6 +142,7 @@ def test_synonyms_compete_after_the_propagation_over_pixels():
     torch.testing.assert_close(probabilities, without.softmax(0))
 
 
+@pytest.mark.slow
 def test_queries_are_propagated_over_pixels_in_groups(monkeypatch):
     made, image = method(pixels=True), image_with(torch.from_numpy(IMAGE[:20, :30]).permute(2, 0, 1))
     scores = random(4, 20, 30).float()

@@ -126,6 +126,7 @@ def test_no_method_has_an_official_setting_there():
     assert told.remark.startswith("no configuration was published") and not told.as_dict()["official"]
 
 
+@pytest.mark.slow
 def test_only_present_members_run(ovbench, tmp_path, small_tiles):
     with pytest.raises(InputError, match="no benchmark of the group mess"):
         present_members(["mess"], tmp_path)

@@ -173,6 +173,7 @@ def test_queries_in_chunks_give_the_same_scores(monkeypatch):
     torch.testing.assert_close(pearl().adjust(scores, queries(), image), expected)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1), (3, 300)])
 @torch.inference_mode()
 def test_images_of_few_cells_have_finite_scores(size):
@@ -187,6 +188,7 @@ def test_boxes_are_those_of_the_original_size():
     assert torch.equal(box_means(maps, (10, 10), (1, 1)), maps)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("other", [{"k_edge": 0.0}, {"agree": False}, {"text": "full"}, {"cg_iters": 3}], ids=str)
 @torch.inference_mode()
 def test_a_switch_changes_the_scores(other):

@@ -69,6 +69,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_report_is_one_whole_file_whatever_the_phrases_are(tmp_path):
     """Captions come from models and strangers: what they hold is text, in every place of the page."""
     evil = '<script>alert("x")</script>'

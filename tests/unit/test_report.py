@@ -210,6 +210,7 @@ def gathered(path):
     return run
 
 
+@pytest.mark.slow
 def test_partial_runs_and_longer_ledgers(tmp_path):
     """A ledger may hold the images of a later, longer run of the same cell."""
     counts = random_counts(np.random.default_rng(0), 8, 5)

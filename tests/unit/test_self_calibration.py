@@ -62,6 +62,7 @@ def patches(seed, windows=2, count=54, width=8):
 # what all three share
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", MADE)
 def test_windows_of_a_batch_are_independent_and_need_not_be_square(towers, windows, name):
     method = MADE[name](towers)
@@ -72,6 +73,7 @@ def test_windows_of_a_batch_are_independent_and_need_not_be_square(towers, windo
         torch.testing.assert_close(together.tokens[number], alone, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", MADE)
 def test_a_window_on_its_side_has_its_features_on_its_side(windows, name):
     """Nothing but the positions and the patches' own pixels knows rows from columns."""

@@ -49,6 +49,7 @@ def found(name="a", method="clip", **changes):
     return RecordFile(Path(name), record)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("form", FORMATS)
 def test_runs_that_differ_beside_their_settings_are_rows_of_their_own(form):
     records = [found(str(number), **changes) for number, changes in enumerate(DEVIATING.values())]

@@ -49,6 +49,7 @@ def beat(board, worker, number, **more):
     board.beat(worker, {"beat": number, "machine": "elsewhere", "pid": 1, "ended": False, **more})
 
 
+@pytest.mark.quick(1)
 def test_one_worker_gets_a_task(board):
     assert board.take(7, TaskState(), "a") == Lease(7, 1)
     assert board.take(7, TaskState(), "b") is None

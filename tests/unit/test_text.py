@@ -24,6 +24,7 @@ def test_trimming_to_the_longest_prompt_changes_nothing(model):
     torch.testing.assert_close(TextEncoder(model, tokenizer).encode(prompts), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_each_prompt_is_normalised_before_the_mean(model):
     tokenizer = open_clip.get_tokenizer("ViT-B-16")

@@ -89,6 +89,7 @@ def small(monkeypatch):
     return load
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("layout", ["hub", "hub-ema", "safetensors", "timm"])
 def test_official_files_of_radio(layout, small, tmp_path):
     state = official_radio()
@@ -123,6 +124,7 @@ def test_a_file_of_radio_that_does_not_fit(small, tmp_path):
         small(radio(), RADIO, tmp_path / "m.safetensors")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_official_files_of_dinov3_with_biases(suffix, small, tmp_path):
     """Bias and mask as in the hub's files: the mask is 0 for the keys."""

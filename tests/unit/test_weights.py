@@ -200,6 +200,7 @@ def test_a_file_alone_keeps_the_configured_architecture(tmp_path):
     assert loaded.sha256 != weights.load_backbone("clip", "mini").sha256
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "layers", "width", "heads", "patch", "joint"),
     [("metaclip-b", 12, 768, 12, 16, 512), ("metaclip-l", 24, 1024, 16, 14, 768), ("laion-h", 32, 1280, 16, 14, 1024)],
