@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ovbench.data.dataset import Dataset, Sample
 from ovbench.data.decode import DecodedImage, FileIdentity
@@ -221,8 +222,14 @@ def _labelled(
 
 def _regions(pipeline: Pipeline, image: np.ndarray, path: Path) -> np.ndarray | None:
     """Return the region map of an image; after an exception of the region source the image has failed."""
-    with blamed(getattr(pipeline.region_maps, "source", pipeline)):
-        return pipeline.regions(image, path)
+    try:
+        with blamed(getattr(pipeline.region_maps, "source", pipeline)):
+            return pipeline.regions(image, path)
+    except MethodError as error:
+        if not isinstance(error.__cause__, torch.cuda.OutOfMemoryError):
+            raise
+        what = "the device has too little memory for networks and region source together"
+        raise MethodError(what, fix="make the region maps first: ovbench masks build") from error
 
 
 def _add_entry(

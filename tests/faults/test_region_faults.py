@@ -21,6 +21,7 @@ from ovbench.regions.map_store import pack, unpack
 from ovbench.regions.precomputed import Precomputed
 from ovbench.regions.sam import load_sam
 from ovbench.utils.errors import InputError
+from ovbench.utils.registry import REGIONS
 
 IMAGE = np.zeros((30, 40, 3), np.uint8)
 
@@ -298,6 +299,25 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_build(mini_cache, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_an_image_without_memory_for_its_map_fails_alone(ovbench, own_mini, monkeypatch, tmp_path):
+    source, maps = REGIONS.load("slic"), []
+
+    def full(self, image, stem=""):
+        maps.append(image.shape)
+        if len(maps) == 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return np.arange(image.shape[0] * image.shape[1], dtype=np.int32).reshape(image.shape[:2]) // 1000
+
+    monkeypatch.setattr(source, "__call__", full)
+    words = ("-m", "corrclip", "-d", "mini", "--set", "regions=slic", "--limit", 3)
+    done = ovbench("eval", *words, "--json", "--out", tmp_path)
+    assert done.code == 4, done.err
+    (reason,) = done.json()["failed"].values()
+    assert "too little memory" in reason and "ovbench masks build" in reason
+    assert done.json()["dataset"]["images"] == 2
+
+
 def test_what_can_be_asked_wrongly(mini_cache):
     def fails(*arguments: str) -> str:
         result = CliRunner().invoke(cli, ["masks", "build", "-d", "mini", *arguments])
