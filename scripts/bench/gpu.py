@@ -4,8 +4,9 @@ python scripts/bench/gpu.py                         everything
 python scripts/bench/gpu.py --device cpu --quick    the same code with small sizes, as a test; nothing is written
 
 Measured are: windows per second of CLIP towers by batch, precision and compilation, as a fraction of the speed of
-matrix products with the same precision; images per second by `--batch`; the decision among 847 classes in three forms;
-and images per second of the readers.
+matrix products with the same precision; images per second by batch, classes and precision, and the share of the tower;
+images per second of CorrCLIP, CASS and FreeCP; the decision among 847 classes in three forms; images per second of the
+readers.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from overhead import of_real_size, on_mini
 from timing import fastest
 from torch import nn
 
@@ -119,24 +121,67 @@ def towers(device: torch.device, quick: bool, ceiling: dict[str, float], repeats
 
 
 def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, Any]]:
-    """Measure images of VOC's size per second, from pixels to labels on the host, with 21 classes."""
+    """Measure images of VOC's size per second, from pixels to labels on the host, and the share of the tower."""
     tower = TOY[0] if quick else REAL[0]
-    words = F.normalize(torch.randn(21, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
-    method = MaskCLIP(Backbones(clip=tower.build())).to(device)
-    protocol = Protocol(short_side=int(tower.side * 1.5), crop=tower.side, stride=tower.side // 2)
-    predictor = Predictor(method, protocol, [Queries(words, torch.arange(21))])
     image = np.random.default_rng(0).integers(0, 255, (375, 500, 3), np.uint8)
+    protocol = Protocol(short_side=int(tower.side * 1.5), crop=tower.side, stride=tower.side // 2)
     number = 4 if quick else 64
+    batches = [("fp32", 21, batch) for batch in ((0, 8) if quick else (0, 8, 16, 64, 128))]
+    by_classes = [(precision, classes, 32) for precision in ("fp32", "fp16") for classes in (21, 150, 847)]
+    rows = []
+    for precision, classes, batch in batches + ([] if quick else by_classes):
+        words = F.normalize(torch.randn(classes, 512, generator=torch.Generator().manual_seed(0)), dim=-1)
+        method = MaskCLIP(Backbones(clip=tower.build())).to(device)
+        execute(method, Execution(precision))
+        predictor = Predictor(method, protocol, [Queries(words, torch.arange(classes))])
+        spent = seconds(device, lambda p=predictor, b=batch: labelled([image] * number, p, b), repeats)
+        windows = number * len(predictor.prepare(image).boxes)
+        alone = seconds(device, lambda m=method, n=windows: bare(m.clip, n, tower.side, device), repeats)
+        rows.append(
+            {
+                "precision": precision, "classes": classes, "batch": batch, "images_per_s": round(number / spent, 2),
+                "share_of_tower": round(alone / spent, 3),
+            }
+        )  # fmt: skip
+    return rows
 
-    def run(batch: int) -> None:
-        batcher = predictor.batcher(batch)
-        done = sum(1 for n in range(number) for _ in batcher.add(n, image)) + sum(1 for _ in batcher.flush())
-        assert done == number
 
-    return [
-        {"batch": batch, "images_per_s": round(number / seconds(device, lambda b=batch: run(b), repeats), 2)}
-        for batch in ((0, 8) if quick else (0, 8, 16, 32, 64, 128))
-    ]
+def labelled(pictures: list[np.ndarray], predictor: Predictor, batch: int, regions: Any = None) -> None:
+    """Label images in shared batches."""
+    batcher = predictor.batcher(batch)
+    for number, image in enumerate(pictures):
+        for prediction in batcher.add(number, image, regions):
+            assert isinstance(prediction.labels, list), prediction.labels
+    for prediction in batcher.flush():
+        assert isinstance(prediction.labels, list), prediction.labels
+
+
+@torch.inference_mode()
+def bare(vision: ClipVision, windows: int, side: int, device: torch.device) -> None:
+    """Run all blocks of a tower on so many windows, 32 at a time."""
+    batch = torch.zeros(32, 3, side, side, device=device)
+    for start in range(0, windows, 32):
+        vision.trunk(vision.embed(batch[: windows - start])[0], until=None)
+
+
+def methods(device: torch.device, quick: bool, repeats: int) -> list[dict[str, Any]]:
+    """Measure images per second of methods with more than a tower, with the settings of VOC20; maps are given."""
+    rows = []
+    for name, precision in itertools.product(("corrclip", "cass", "freecp"), ("fp32",) if quick else ("fp32", "fp16")):
+        task = (
+            on_mini(name, 1)
+            if quick
+            else of_real_size(name, settings={"regions": "slic"} if name == "corrclip" else {})
+        )
+        pipeline, number = task.pipeline.to(str(device)), 1 if quick else 32
+        execute(pipeline.method, Execution(precision))
+        batch = 0 if quick or not pipeline.method.windowwise else 32
+        pictures, regions = task.images[:1] * number, task.regions[0]
+        spent = seconds(
+            device, lambda p=pipeline, i=pictures, b=batch, r=regions: labelled(i, p.predictor, b, r), repeats
+        )
+        rows.append({"method": name, "precision": precision, "batch": batch, "images_per_s": round(number / spent, 2)})
+    return rows
 
 
 @torch.inference_mode()
@@ -192,6 +237,7 @@ def measure(device: torch.device, folder: Path, *, quick: bool, repeats: int) ->
         "ceiling_per_s": {name: float(f"{value:.4g}") for name, value in ceiling.items()},
         "towers": towers(device, quick, ceiling, repeats),
         "images": images(device, quick, repeats),
+        "methods": methods(device, quick, repeats),
         "many_classes": many_classes(device, quick, ceiling, repeats),
         "readers": readers(folder, quick),
     }

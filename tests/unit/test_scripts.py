@@ -28,7 +28,7 @@ def test_the_gpu_script_on_the_cpu(tmp_path):
     assert {row["precision"] for row in found["towers"]} == {"fp32", "fp16", "bf16"}
     assert all(row["windows_per_s"] > 0 and row["share_of_ceiling"] > 0 for row in found["towers"])
     assert [row["batch"] for row in found["images"]] == [0, 8] and found["many_classes"]["seconds"]["cells"] > 0
-    assert all(row["images_per_s"] > 0 for row in (*found["images"], *found["readers"]))
+    assert all(row["images_per_s"] > 0 for row in (*found["images"], *found["methods"], *found["readers"]))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
