@@ -13,7 +13,7 @@ import json
 from functools import partial
 
 import torch
-from timing import fastest, ran_on
+from timing import durations, machine, spread
 from torch import nn
 
 from ovbench.backbones.build import load_backbone
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=6)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--queries", type=int, default=150)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     a = parser.parse_args()
     named = override_pairs(tuple(a.weights), "--weights")
@@ -67,11 +67,13 @@ def main() -> None:
         "encode": lambda: method.encode(batch),
         "score": lambda: method.score(features, queries),
     }
-    seconds = {name: fastest(function, a.repeats, a.device) for name, function in timed.items()}
+    times = {name: durations(function, a.repeats, a.device) for name, function in timed.items()}
+    seconds = {name: min(each) for name, each in times.items()}
     ratio = (seconds["encode"] + seconds["score"]) / (seconds["clip"] + seconds["dino"])
     result = {
         "weights": named or "random", "windows": a.windows, "side": a.side, "queries": a.queries,
-        **ran_on(a.device), "seconds": seconds, "over_unavoidable": ratio,
+        "machine": machine(a.device), "seconds": seconds,
+        "spread": {name: spread(each) for name, each in times.items()}, "over_unavoidable": ratio,
     }  # fmt: skip
     print(json.dumps(result, indent=1))
 

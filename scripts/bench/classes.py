@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from timing import machine, spread
 
 from ovbench.backbones.clip import ClipVision
 from ovbench.backbones.clip_model import ImageShape, ImageTower
@@ -49,15 +49,17 @@ def image() -> np.ndarray:
 
 
 def spent(predictor: Predictor, picture: np.ndarray, fewest: int, repeat: int) -> tuple[dict[str, float], np.ndarray]:
-    """Return the smallest seconds of each stage, and the labels."""
+    """Return the smallest seconds of each stage, with the spread of their sum, and the labels."""
     best: dict[str, float] = {}
+    sums = []
     with mock.patch.object(window_cells, "FEWEST_QUERIES", fewest):
         for _ in range(repeat):
             predictor.seconds = {}
             labels = predictor.label(picture)[0]
             seconds = {**predictor.seconds}
+            sums.append(sum(seconds.values()))
             best = {stage: min(value, best.get(stage, value)) for stage, value in seconds.items()}
-    return best, labels
+    return best | {"spread": spread(sums)}, labels
 
 
 def main() -> None:
@@ -82,6 +84,7 @@ def main() -> None:
         cells, labels = spent(predictor, picture, 0, arguments.repeat)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
         entry = {"encode": cells["encode"], "score": cells["score"], "decide": cells["decide"], "memory_mib": grown}
+        entry["spread"] = cells["spread"]
         entry["of_forward"] = (cells["score"] + cells["decide"]) / cells["encode"]
         if count in FULL_SIZE:
             maps, plain = spent(predictor, picture, 1 << 30, arguments.repeat)
@@ -90,8 +93,7 @@ def main() -> None:
             entry |= {"pixels_that_differ": int((labels != plain).sum()), "labels": len(np.unique(plain))}
         result[str(count)] = {key: round(value, 3) for key, value in entry.items()}
         print(count, result[str(count)], flush=True)
-    machine = platform.processor() or platform.machine()
-    write_json(arguments.out, {"machine": machine, "versions": versions(), "classes": result})
+    write_json(arguments.out, {"machine": machine(), "versions": versions(), "classes": result})
     print(json.dumps(result, indent=1))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from overhead import GOALS, WHY, Task, alternate, measure, of_real_size, on_mini
+from timing import machine
 from torch import Tensor
 
 from ovbench.config.load import resolve
@@ -34,7 +34,6 @@ from ovbench.inference.pipeline import Pipeline, build_pipeline
 from ovbench.inference.sliding_window import cut, pad_to_multiple, window_grid
 from ovbench.methods.base import Batch
 from ovbench.metrics.confusion import count_pixels
-from ovbench.utils import provenance as env
 from ovbench.utils.files import read_json, write_bytes, write_json
 
 PARTS = ("loop", "overhead", "overhead_real", "text", "ledger", "start_up", "scaling")
@@ -212,13 +211,14 @@ def both(spent: dict[str, float]) -> str:
 
 def table(found: dict[str, Any]) -> str:
     """Return the results as Markdown."""
-    machine = found["machine"]
+    ran = found["machine"]
     lines = [
         "# The engine, measured",
         "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} thread(s) used, load average "
-        f"{machine['load_average']} when it began; torch {machine['torch']}. Written by `scripts/bench/engine.py`: the",
-        "least of several alternating repeats, processor seconds (wall seconds in brackets).",
+        f"{ran['device']}, {ran['cores']} cores, {ran['threads']} thread(s) used, load average "
+        f"{ran['load_average']} when it began; torch {ran['torch']}. Written by `scripts/bench/engine.py`: the",
+        "least of several alternating repeats, processor seconds (wall seconds in brackets). `cpu_spread` in",
+        "`engine.json` is the largest over the least.",
         "",
     ]
 
@@ -271,18 +271,8 @@ def main() -> None:
         "start_up": lambda: start_up(arguments.repeats),
         "scaling": lambda: scaling(4 * arguments.images),
     }
-    device = env.device_name("cpu")
-    found: dict[str, Any] = {
-        "machine": {
-            "processor": device["name"],
-            "cores": os.cpu_count(),
-            "threads": arguments.threads,
-            "load_average": round(os.getloadavg()[0], 1),
-            "system": platform.system(),
-            "torch": torch.__version__,
-        }
-    }
-    here = found["machine"]
+    here = machine()
+    found: dict[str, Any] = {"machine": here}
     if arguments.only and (arguments.out / "engine.json").is_file():  # the other parts stay as they were measured
         earlier = read_json(arguments.out / "engine.json")
         found = {**earlier, **({} if arguments.method else found)}

@@ -12,6 +12,7 @@ from unittest import mock
 import cv2
 import numpy as np
 import torch
+from timing import spread
 from torch import Tensor
 
 import ovbench.inference.pipeline
@@ -53,15 +54,18 @@ class Task(NamedTuple):
 
 
 def alternate(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """Return the smallest wall and processor seconds of each function; the functions alternate."""
-    best = {name: {"wall_s": float("inf"), "cpu_s": float("inf")} for name in functions}
+    """Return the smallest wall and processor seconds of functions that alternate, and the spread of the second."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
             wall, cpu = time.perf_counter(), time.process_time()
             function()
-            spent = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-            best[name] = {key: round(min(best[name][key], spent[key]), 4) for key in spent}
-    return best
+            spent[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+    found = {}
+    for name, times in spent.items():
+        wall_s, cpu_s = zip(*times, strict=True)
+        found[name] = {"wall_s": round(min(wall_s), 4), "cpu_s": round(min(cpu_s), 4), "cpu_spread": spread(cpu_s)}
+    return found
 
 
 def on_mini(name: str, images: int) -> Task:

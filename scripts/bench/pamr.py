@@ -10,7 +10,7 @@ import json
 
 import torch
 import torch.nn.functional as F
-from timing import fastest, ran_on
+from timing import durations, machine, spread
 from torch import Tensor
 
 from ovbench.inference.pamr import OFFSETS, pamr
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(336, 448))
     parser.add_argument("--dilations", type=int, nargs="+", default=(1, 2, 4, 8, 12, 24))
     parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     a = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
@@ -56,12 +56,12 @@ def main() -> None:
     ours, plain = pamr(*arguments), pamr_by_convolution(*arguments)
     error = float((ours - plain).abs().max())
     del ours, plain
-    fast = fastest(lambda: pamr(*arguments), a.repeats, a.device)
-    slow = fastest(lambda: pamr_by_convolution(*arguments), a.repeats, a.device)
+    fast = durations(lambda: pamr(*arguments), a.repeats, a.device)
+    slow = durations(lambda: pamr_by_convolution(*arguments), a.repeats, a.device)
     result = {
         "queries": a.queries, "size": list(a.size), "dilations": list(a.dilations), "iterations": a.iterations,
-        **ran_on(a.device), "seconds": fast, "seconds_convolution": slow, "speedup": slow / fast,
-        "largest_difference": error,
+        "machine": machine(a.device), "seconds": min(fast), "seconds_convolution": min(slow),
+        "spread": [spread(fast), spread(slow)], "speedup": min(slow) / min(fast), "largest_difference": error,
     }  # fmt: skip
     print(json.dumps(result, indent=1))
 

@@ -1,6 +1,7 @@
 """Measure how long `ovbench eval` takes until its first image is in the ledger, against `import torch`, in one run.
 
-Writes results/benchmarks/startup.json: CPU seconds of child processes, the smallest of some repetitions, and ratios.
+Writes results/benchmarks/startup.json: CPU seconds of child processes, the smallest of some repetitions, with
+their spread, and ratios.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from timing import machine, spread
 
 from ovbench.utils.files import write_json
 from ovbench.utils.provenance import versions
@@ -75,10 +77,11 @@ def main() -> None:
         rounds = [{name: seconds(*program) for name, program in programs.items()} for _ in range(arguments.repeat)]
     best = {name: min(each[name] for each in rounds) for name in programs}
     result = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
         "versions": versions(),
         "repetitions": arguments.repeat,
         "cpu_seconds": {name: round(value, 2) for name, value in best.items()},
+        "spread": {name: spread([each[name] for each in rounds]) for name in programs},
         "relative_to_import_torch": {name: round(value / best["import torch"], 2) for name, value in best.items()},
     }
     write_json(arguments.out, result)
