@@ -247,7 +247,13 @@ def pretended() -> Iterator[Pretended]:
         "max_memory_allocated": lambda device=None: 0, "get_device_name": lambda device=None: "pretended",
     }  # fmt: skip
     mode = Pretended()
-    fakes["Event"] = lambda: SimpleNamespace(record=lambda: None, synchronize=lambda: mode.wait("event"))
+    fakes["current_stream"] = lambda device=None: device
+
+    def record(stream=None):
+        if stream != DEVICE:
+            raise RuntimeError("the event is recorded on another GPU, so nobody waits for this one")
+
+    fakes["Event"] = lambda: SimpleNamespace(record=record, synchronize=lambda: mode.wait("event"))
 
     def pinned(tensor, *_):
         found = tensor.clone()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ovbench.methods.base import Method
 from ovbench.utils.errors import ScoreError
-from ovbench.utils.upload import start_download
+from ovbench.utils.upload import Download
 
 
 class DeviceLabels:
@@ -20,10 +19,7 @@ class DeviceLabels:
     """
 
     def __init__(self, maps: list[Tensor], method: Method):
-        self.method, self.maps = method, [start_download(map_) for map_ in maps]
-        self.copied = torch.cuda.Event() if maps[0].device.type == "cuda" else None
-        if self.copied is not None:
-            self.copied.record()
+        self.method, self.maps = method, Download(maps)
 
     def result(self) -> list[np.ndarray]:
         """Wait for the device, and return uint16 (H, W), one map per vocabulary.
@@ -31,9 +27,7 @@ class DeviceLabels:
         Raises:
             ScoreError: If scores are NaN or infinite.
         """
-        if self.copied is not None:
-            self.copied.synchronize()
-        found = [map_.numpy() for map_ in self.maps]
+        found = [map_.numpy() for map_ in self.maps.result()]
         if any(map_.flat[0] < 0 for map_ in found):
             raise not_finite(self.method)
         return [map_.astype(np.uint16) for map_ in found]

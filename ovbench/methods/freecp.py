@@ -24,7 +24,7 @@ from ovbench.methods.ops import Decision
 from ovbench.methods.params import FreeCPParams
 from ovbench.utils.errors import UsageError
 from ovbench.utils.registry import METHODS
-from ovbench.utils.upload import upload
+from ovbench.utils.upload import Download, upload
 
 CROP = 112  # side in pixels of every crop, for boxes of any shape
 CROPS_AT_ONCE = 64
@@ -218,9 +218,8 @@ class FreeCP(FreeCPDeclaration, Method):
 
         A box without area keeps the whole group.
         """
-        survivors = alive.cpu()
-        rows = upload(survivors.flatten().nonzero()[:, 0].numpy(), refined.device)
-        maps = refined.flatten(0, 1)[rows].cpu().split(survivors.sum(1).tolist())  # (K, N) per window
+        survivors, maps = Download([alive, refined]).result()
+        maps = maps[survivors].split(survivors.sum(1).tolist())  # (K, N) per window
         keep = survivors.clone()
         crops, groups, overlaps = [], [], []
         for window, own in enumerate(maps):
