@@ -52,7 +52,7 @@ def main() -> None:
     towers = {kind: load_backbone(kind, spec).vision for kind, spec in named.items()} or random_towers()
     method = CASS(Backbones(**towers), CASSParams()).to(a.device).eval()
     torch.manual_seed(0)
-    text = torch.randn(a.queries, method.clip.visual.output_dim, device=a.device)
+    text = torch.randn(a.queries, method.clip.visual.proj.shape[1], device=a.device)
     queries = method.map_queries(Queries(nn.functional.normalize(text, dim=-1), torch.arange(a.queries)))
     windows = torch.randn(a.windows, 3, a.side, a.side, device=a.device)
     batch = Batch(windows, context=method.encode_image(WindowedImage(windows[0], (a.side, a.side), ())))

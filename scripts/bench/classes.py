@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
+from memory import forget_peak, resident
 from timing import machine, spread
 
 from ovbench.backbones.clip import ClipVision
@@ -80,9 +80,10 @@ def main() -> None:
     for count in arguments.classes:
         predictor.clear_vocabularies()
         predictor.add_vocabulary(queries(count, 512), cell.protocol)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        forget_peak()
+        before = resident("VmRSS")
         cells, labels = spent(predictor, picture, 0, arguments.repeat)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
+        grown = (resident("VmHWM") - before) >> 20
         entry = {"encode": cells["encode"], "score": cells["score"], "decide": cells["decide"], "memory_mib": grown}
         entry["spread"] = cells["spread"]
         entry["of_forward"] = (cells["score"] + cells["decide"]) / cells["encode"]

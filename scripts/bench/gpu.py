@@ -168,11 +168,7 @@ def methods(device: torch.device, quick: bool, repeats: int) -> list[dict[str, A
     """Measure images per second of methods with more than a tower, with the settings of VOC20; maps are given."""
     rows = []
     for name, precision in itertools.product(("corrclip", "cass", "freecp"), ("fp32",) if quick else ("fp32", "fp16")):
-        task = (
-            on_mini(name, 1)
-            if quick
-            else of_real_size(name, settings={"regions": "slic"} if name == "corrclip" else {})
-        )
+        task = on_mini(name, 1) if quick else of_real_size(name)
         pipeline, number = task.pipeline.to(str(device)), 1 if quick else 32
         execute(pipeline.method, Execution(precision))
         batch = 0 if quick or not pipeline.method.windowwise else 32

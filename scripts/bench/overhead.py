@@ -33,7 +33,11 @@ WHY = {  # a goal is missed
     "freecp": "its base GEM runs six more attentions in each of the upper blocks; the rest is what FreeCP adds to GEM",
 }
 # region maps that need no download; their time is not counted
-REGIONS = {"ovstitcher": {"regions": "slic", "descriptions": ""}, "corrclipv2": {"regions": "slic"}}
+REGIONS = {
+    "corrclip": {"regions": "slic"},
+    "ovstitcher": {"regions": "slic", "descriptions": ""},
+    "corrclipv2": {"regions": "slic"},
+}
 TOWERS = ("clip", "presence", "dino", "dinov2", "vfm")
 VOC_SIZE = (375, 500)
 

@@ -156,7 +156,7 @@ def step(name: str, folder: Path, images: int) -> None:
                 if part is not None:
                     part.close()
                 name = f"sweep-{number // TASK_IMAGES:06d}-1"
-                part = LedgerWriter(folder / "ledger", name, header, locked=False, durable=False)
+                part = LedgerWriter(folder / "ledger", name, header, locked=False)
             part.add(Entry(f"image{number:09}", drawn[number % len(drawn)], None, {"label": 0.5}, number, data, run))
         part.close()
     elif name == "read":
@@ -168,7 +168,7 @@ def step(name: str, folder: Path, images: int) -> None:
         assert record["dataset"]["images"] == images
     else:
         entries = read_ledger(folder / "ledger", header)
-        with LedgerWriter(folder / "merged", "merged", header, durable=False) as merged:
+        with LedgerWriter(folder / "merged", "merged", header) as merged:
             for image in entries.by_run():
                 merged.add(entries[image])
 
@@ -212,6 +212,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000, 300_000, 1_000_000])
     parser.add_argument("--step")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmarks" / "sweep_scale.json")
     given = parser.parse_args()
     if given.step:
         start = time.process_time()
@@ -220,9 +221,8 @@ def main() -> None:
         print(json.dumps({"cpu_s": round(time.process_time() - start, 2), "peak_mib": round(peak)}))
         return
     rows = {"balance": measure_balance(), "images": [measure_images(images) for images in given.images]}
-    out = ROOT / "results" / "benchmarks" / "sweep_scale.json"
-    write_json(out, {"machine": {"cores": os.cpu_count()}, **rows})
-    print(out)
+    write_json(given.out, {"machine": {"cores": os.cpu_count()}, **rows})
+    print(given.out)
 
 
 if __name__ == "__main__":

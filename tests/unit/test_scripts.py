@@ -1,10 +1,15 @@
 """The measuring scripts run: on toy sizes, and without a GPU."""
 
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from ovbench.config.load import resolve
+from ovbench.regions.provider import open_source
 
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
 
@@ -54,6 +59,37 @@ def test_sqlite_and_lines_give_back_what_they_got(tmp_path):
 
     row = ledger.measure(30, 3, 1, tmp_path)
     assert row["sqlite full"]["note_s"] > 0 and row["lines"]["ratio_to_lines"] == {"note": 1, "read": 1, "bytes": 1}
+
+
+SMALL = {
+    "cass": "--weights clip=mini --weights dino=mini --side 64 --windows 2 --repeats 1",
+    "classes": "--classes 21 --repeat 1 --out {}/classes.json",
+    "engine": "--only loop --only ledger --size 64 96 --repeats 1 --out {}",
+    "memory": "--size 100 150 --classes 200",
+    "pamr": "--queries 2 --size 50 60 --repeats 1",
+    "results_scale": "--sizes 30 20 --out {}/results.json",
+    "sweep_scale": "--images 200 --out {}/sweep.json",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_script_measures_something_small(name, tmp_path):
+    words = [word.format(tmp_path) for word in SMALL[name].split()]
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / f"{name}.py", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d", done.stdout + "".join(path.read_text() for path in tmp_path.glob("*.json")))
+
+
+def test_every_method_has_region_maps_without_a_download():
+    import overhead
+
+    for name in overhead.GOALS:
+        given = {"reference": "random"} if name == "reme" else {}
+        cell = resolve(name, "voc20", overhead.REGIONS.get(name, {}), given)
+        assert not cell.regions or not open_source(cell.regions)[1].missing(), name
 
 
 @pytest.mark.slow
