@@ -13,6 +13,7 @@ faster, but 20,000 lines take only a second. Lines also need no locking between 
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import hashlib
 import json
@@ -218,9 +219,10 @@ class LedgerWriter:
         return any("format" in line for line in map(decode_line, content[:whole].splitlines(keepends=True)) if line)
 
     def _failure(self, error: OSError) -> InputError:
+        room = "free the disk or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         return InputError(
             f"cannot write the ledger: {error.strerror or first_line(error)}", where=str(self.path),
-            fix="free the disk or choose another --out, then repeat the command; counted images are kept",
+            fix=f"{room}choose another --out, then repeat the command; counted images are kept",
         )  # fmt: skip
 
     def publish(self) -> None:

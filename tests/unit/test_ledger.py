@@ -214,7 +214,7 @@ def test_a_full_disk_says_so_and_keeps_what_was_counted(tmp_path):
     with LedgerWriter(tmp_path, "0", HEADER) as ledger:
         ledger.add(entry("a"))
         ledger._file = Full(ledger._file)
-        with pytest.raises(InputError, match=r"cannot write the ledger: No space left.*counted images are kept"):
+        with pytest.raises(InputError, match=r"No space left.*free the disk or choose.*counted images are kept"):
             ledger.add(entry("b"))
     assert list(read_ledger(tmp_path, HEADER)) == ["a"]
 
@@ -253,3 +253,9 @@ def test_counts_of_different_lengths_are_refused(tmp_path):
         ledger.add(Entry("a", PixelCounts(*(np.array(v) for v in ([0, 1], [0], [1, 7]))), None, {}))
     with pytest.raises(InputError, match="malformed ledger: ValueError: counts of different lengths"):
         read_ledger(tmp_path, HEADER)
+
+
+def test_only_a_full_disk_is_to_be_freed(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot write the ledger: [\w ]+ \(.*\); choose another --out"):
+        LedgerWriter(tmp_path / "runs" / "ledger", "one", HEADER)
