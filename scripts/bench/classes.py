@@ -1,7 +1,7 @@
 """Measure scoring and deciding with many classes against the forward pass of ViT-B/16, in one run.
 
-Writes results/benchmarks/classes.json: CPU seconds per image of 375 x 500 pixels, with full-size maps and by cells, and the
-peak of memory by cells above that of the process before. The tower has random weights; the queries have a common
+Writes results/benchmarks/classes.json: CPU seconds per image of 375 x 500 pixels, with full-size maps and by cells, and
+the peak of memory by cells above that of the process before. The tower has random weights; the queries have a common
 direction, as class names have, and tokens keep their differences.
 """
 
