@@ -35,7 +35,8 @@ class Noted(Typed):
     @model_validator(mode="after")
     def _no_misspelled_key(self) -> Noted:
         for key in self.__pydantic_extra__ or ():
-            close = difflib.get_close_matches(key, type(self).model_fields, n=1, cutoff=0.8)
+            absent = set(type(self).model_fields) - self.model_fields_set  # beside the right key, it is a note
+            close = difflib.get_close_matches(key, absent, n=1, cutoff=0.8)
             if close and not key.startswith("atol_"):
                 raise ValueError(f'has the unknown key "{key}"; did you mean "{close[0]}"?')
         return self

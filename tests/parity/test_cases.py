@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ovbench.parity.adapters import ADAPTERS
+from ovbench.parity.case import read_case
 from ovbench.parity.check import check_case
 from ovbench.parity.compare_stages import FAIL, NOT_COMPUTED
 from ovbench.utils.errors import InputError
@@ -168,7 +169,8 @@ def test_the_run_does_not_look_at_the_expectation(copy, monkeypatch):
         (lambda f: edit(f, stages={"x": {"atol": math.inf}}), '"stages.x.atol" must be a finite number'),
         (lambda f: edit(f, stages={"x": {"atol_same_draws": math.nan}}), 'no tolerance in "atol_same_draws"'),
         (lambda f: edit(f, labels={"min_agreement": 0}), '"labels.min_agreement" must be a number above 0'),
-        (lambda f: edit(f, param={}), 'unknown key "param"; did you mean "params"'),
+        (lambda f: edit(f, variant={}), 'unknown key "variant"; did you mean "variants"'),
+        (lambda f: edit(f, stages={"x": {"rtoll": 1}}), 'unknown key "rtoll"; did you mean "rtol"'),
         (lambda f: edit(f, labels={"min_agrement": 0.9}), '"labels" has the unknown key "min_agrement"'),
         (lambda f: edit(f, method="someseg"), 'no parity check for the method "someseg"'),
         (lambda f: edit(f, params={}), "lacks"),
@@ -184,6 +186,12 @@ def test_unreadable_cases_say_why(copy, damage, message):
 def edit(folder, **fields):
     path = folder / "case.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_a_note_beside_the_key_that_it_resembles_is_no_mistake(copy):
+    found = json.loads((copy / "case.json").read_text())
+    edit(copy, param="as in the paper", labels=found["labels"] | {"array": "labels", "arrays": ["labels"]})
+    assert read_case(copy).labels.name == "labels"
 
 
 def test_arrays_that_unpack_to_more_than_they_may(copy, monkeypatch):
