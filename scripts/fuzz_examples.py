@@ -271,7 +271,9 @@ def reference_set(folder: Path) -> Path:
         "format": 1, "kind": "reme", "stages": {"captions": {"key": "0"}}, "parts": ["00000-2bcb2e9e3d"],
         "encoders": {"clip": encoder, "dinov2": encoder}, "pairing": encoder, "used_with": {"short_side": 224},
         "counts": {"images": 2, "base_roots": 1, "final_segments": 3, "final_labels": 4}, "warnings": [],
-        "failed": {}, "settings": {"build": {"zeta": "area"}, "cell": {"regions": {"source": "slic"}}},
+        "failed": {}, "settings": {"build": {"zeta": "area"}, "cell": {
+            "dataset": "mini", "backbones": {"clip": "mini"}, "protocol": {}, "regions": {"source": "slic"},
+        }},
         "files": {"o_ref.safetensors": {"bytes": 3, "sha256": "0" * 64}},
     }  # fmt: skip
     return text("manifest.json", json.dumps(content))(folder)

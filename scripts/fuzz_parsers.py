@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import unittest.mock
 from collections.abc import Callable
@@ -58,6 +57,7 @@ def _data_parsers() -> dict[str, Parser]:
     from ovbench.data.user_config import configured_roots, user_cards
     from ovbench.metrics.similarity import read_similarity
     from ovbench.results.layouts import load_layout
+    from ovbench.utils.files import parse_json
 
     def card(path: Path) -> Any:
         load_card.cache_clear()
@@ -111,7 +111,7 @@ def _data_parsers() -> dict[str, Parser]:
         "queries": Parser(text("q.txt", "# own\na wall\nthe sky\n"), read_queries),
         "rle": Parser(
             text("rle.json", '{"size": [3, 4], "counts": [1, 2, 9]}'),
-            lambda path: decode_rle(json.loads(path.read_text()), where="rle"), (ValueError,),
+            lambda path: decode_rle(parse_json(path.read_text()), where="rle"), (ValueError,),
         ),
         "similarity": Parser(text("a.csv", ",wall,sky\nwall,1,0.5\nsky,0.5,1\n"), lambda path: similar(str(path))),
         "similarity-toml": Parser(

@@ -74,6 +74,24 @@ def test_a_damaged_end_of_a_task_is_one_sentence(examples, tmp_path, facts):
         SweepView(tmp_path).progress()
 
 
+def test_settings_of_a_reference_set_are_tables(examples, tmp_path):
+    path = examples.reference_set(tmp_path)
+    change(path, "settings", "cell", "regions", value="slic")
+    with pytest.raises(InputError, match=r'"settings\.cell\.regions" must be a table'):
+        read_manifest(tmp_path)
+
+
+def test_a_name_too_long_for_a_file_is_a_missing_image(examples, tmp_path):
+    from ovbench.data.card import load_card
+    from ovbench.data.prepare.pascal_context import steps_60
+
+    path = examples.pascal_detail(tmp_path)
+    assert steps_60(load_card("pc60"), (tmp_path,), tmp_path / "out")
+    change(path, "images", 0, "file_name", value="x" * 300 + ".jpg")
+    with pytest.raises(InputError, match=r"images missing, first x+\.jpg"):
+        steps_60(load_card("pc60"), (tmp_path,), tmp_path / "out")
+
+
 def test_deep_nesting_is_malformed(tmp_path):
     (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match=r"malformed JSON: nested too deeply \(.*a.json\)"):

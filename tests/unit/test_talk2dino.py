@@ -128,6 +128,10 @@ def test_what_is_no_psi_is_refused(psi, tmp_path):
     save_file({"weight": torch.zeros(2, 3)}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="not a psi of Talk2DINO: it has weight 2x3"):
         load_psi(tmp_path / "a.safetensors")
+    for note in ("[1]", "[" * 100_000, "{"):
+        save_file(psi.state_dict(), tmp_path / "note.safetensors", dict.fromkeys(psi.metadata(), note))
+        with pytest.raises(InputError, match="not a psi of Talk2DINO"):
+            load_psi(tmp_path / "note.safetensors")
     (tmp_path / "b.safetensors").write_bytes(b"\0" * 9)
     with pytest.raises(InputError, match="cannot read the weights"):
         load_psi(tmp_path / "b.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def write_split(ids: list[str], target: Path) -> None:
 
 def _image_steps(sources: tuple[Path, ...], root: Path, ids: list[str]) -> list[Step]:
     folder = find("VOC2010 images", sources, IMAGES, "*.jpg")
-    missing = [i for i in ids if not (folder / f"{i}.jpg").is_file()]
+    missing = [i for i in ids if not os.path.isfile(folder / f"{i}.jpg")]  # False also for a name that is too long
     if missing:
         gap = f"{len(missing)} of {len(ids)} images missing, first {missing[0]}.jpg"
         raise InputError(gap, where=str(folder), fix="unpack VOCtrainval_03-May-2010.tar again")

@@ -35,9 +35,16 @@ class _Counts(OpenTyped):
     final_labels: int
 
 
+class _Cell(OpenTyped):
+    dataset: str
+    backbones: dict[str, Any]
+    protocol: dict[str, Any]
+    regions: dict[str, Any]
+
+
 class _Settings(OpenTyped):
     build: dict[str, Any]
-    cell: dict[str, Any]
+    cell: _Cell
 
 
 class SetManifest(OpenTyped):

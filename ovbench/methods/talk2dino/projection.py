@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ovbench.backbones.checkpoint import read_tensors
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import parse_json
 
 FIRST, HIDDEN = "linear_layer", "hidden_layers"
 METADATA = "psi"  # key in a safetensors file
@@ -93,8 +94,11 @@ def _metadata(path: Path) -> dict[str, str]:
     if path.suffix != ".safetensors":
         return {}
     with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return json.loads(header.get("__metadata__", {}).get(METADATA, "{}"))
+        header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
+    told = parse_json(header.get("__metadata__", {}).get(METADATA, "{}"))
+    if not isinstance(told, dict):
+        raise ValueError("its note is no table")
+    return told
 
 
 def _summary(state: dict[str, Tensor]) -> str:

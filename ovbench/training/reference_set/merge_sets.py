@@ -120,11 +120,11 @@ def _plan(manifest: Mapping[str, Any], overrides: Mapping[str, str]) -> Plan:
     cell = manifest["settings"]["cell"]
     weights = {role: name for role, name in cell["backbones"].items() if role != "reference"}
     regions = {f"regions.{key}": str(value) for key, value in cell["regions"].items() if key != "source"}
-    protocol = {key: str(cell["protocol"][key]) for key in ("templates", "short_side", "long_side")}
-    given = {"regions": cell["regions"]["source"], **regions, **protocol}
     try:
+        protocol = {key: str(cell["protocol"][key]) for key in ("templates", "short_side", "long_side")}
+        given = {"regions": cell["regions"]["source"], **regions, **protocol}
         plan = resolve_plan(cell["dataset"], {"parser": "lexicon", **given}, weights)
-    except UsageError as error:
+    except (UsageError, KeyError) as error:
         raise InputError(f"the settings of the set are not valid in this version: {error}") from None
     values = {**manifest["settings"]["build"], **own}
     return plan._replace(build=validate(BuildSettings, values, "settings of the set", given=own))
