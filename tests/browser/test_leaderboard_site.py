@@ -52,8 +52,15 @@ def until(driver, holds):
     WebDriverWait(driver, 10, poll_frequency=0.02).until(lambda _: holds(shown(driver)))
 
 
+def open_whole(driver, page):
+    """Open a page; on a busy machine the driver may return before it is parsed."""
+    driver.get(page.as_uri())
+    script = "return document.readyState === 'complete' && location.href === arguments[0] && document.styleSheets.length"
+    WebDriverWait(driver, 10, poll_frequency=0.02).until(lambda _: driver.execute_script(script, page.as_uri()))
+
+
 def test_filters_and_order(site, driver):
-    driver.get((site / "index.html").as_uri())
+    open_whole(driver, site / "index.html")
     everything = shown(driver)
     assert len(everything) > 400
     Select(driver.find_element(By.NAME, "weights")).select_by_visible_text("networks of mini")
@@ -80,7 +87,7 @@ def test_filters_and_order(site, driver):
 def test_pages_fit_a_telephone(site, driver, page):
     size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    driver.get((site / page).as_uri())
+    open_whole(driver, site / page)
     try:
         assert 300 < driver.execute_script("return document.documentElement.scrollWidth") <= 390
     finally:
