@@ -55,7 +55,7 @@ def until(driver, holds):
 def open_whole(driver, page):
     """Open a page; on a busy machine the driver may return before it is parsed."""
     driver.get(page.as_uri())
-    script = "return document.readyState === 'complete' && location.href === arguments[0] && document.styleSheets.length"
+    script = "return location.href === arguments[0] && document.readyState === 'complete'"
     WebDriverWait(driver, 10, poll_frequency=0.02).until(lambda _: driver.execute_script(script, page.as_uri()))
 
 
