@@ -206,7 +206,7 @@ def _best(
 @functools.cache
 def compiled_best() -> Callable[..., list[Tensor]]:
     """Return `_best` as one kernel for tiles of all sizes."""
-    return torch.compile(_best, dynamic=True)
+    return torch.compile(_best, dynamic=True, fullgraph=True)
 
 
 def _uploaded(along: BlockAxis, device: torch.device) -> tuple[Tensor, Tensor, Axis]:
