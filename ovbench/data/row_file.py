@@ -140,7 +140,11 @@ class RowFile:
                 f"a row group has {size / 2**30:.0f} GiB, which must be read as a whole", where=str(self.path),
                 fix="write the file with smaller row groups, such as 100 rows",
             )  # fmt: skip
-        return self._file.read_row_group(group, columns=[column], use_threads=False).column(0)
+        found = self._file.read_row_group(group, columns=[column], use_threads=False).column(0)
+        stated = self._file.metadata.row_group(group).num_rows
+        if len(found) != stated:  # the rows after it would be of other images
+            raise self._damaged(ValueError(f'the column "{column}" has {len(found)} of {stated} rows'))
+        return found
 
     def _damaged(self, error: Exception) -> InputError:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -325,6 +325,16 @@ def test_annotations_name_no_file_outside_their_folder(name, tmp_path):
         open_dataset(card(tmp_path, layout))
 
 
+def test_a_column_of_a_table_has_as_many_rows_as_the_table_says(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    as_parquet(pictures(), tmp_path)
+    assert read_source(tmp_path / "val-0.parquet" / "image" / "0").data[1:4] == b"PNG"
+    whole = parquet.ParquetFile.read_row_group
+    monkeypatch.setattr(parquet.ParquetFile, "read_row_group", lambda *given, **named: whole(*given, **named).slice(1))
+    with pytest.raises(InputError, match='the column "image" has 0 of 1 rows'):
+        read_source(tmp_path / "val-1.parquet" / "image" / "0")
+
+
 def test_damaged_archives_and_tables_are_one_sentence(tmp_path):
     for form, name in ((as_zip, "all.zip"), (as_tar, "all.tar"), (as_parquet, "val-0.parquet")):
         root = tmp_path / name
