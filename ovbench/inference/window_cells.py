@@ -139,7 +139,8 @@ class WindowCells:
             decision: Scale, threshold and background. With a threshold, all queries are in the softmax.
             elements: Approximate number of values in a tile on a GPU.
             best: Filled with the best classes, for which all queries are in the softmax, too.
-            compiled: Whether a GPU interpolates and compares in one kernel, so that scores are not in memory at all.
+            compiled: Whether a GPU interpolates and compares in a compiled function, which without a softmax keeps no
+                scores in memory.
         """
         height, row_cells, width, column_cells, queries = self.cells.shape
         cells = self.cells.view(height * row_cells, width * column_cells, queries)
@@ -205,7 +206,7 @@ def _best(
 
 @functools.cache
 def compiled_best() -> Callable[..., list[Tensor]]:
-    """Return `_best` as one kernel for tiles of all sizes."""
+    """Return `_best` as one compiled graph for tiles of all sizes."""
     return torch.compile(_best, dynamic=True, fullgraph=True)
 
 
