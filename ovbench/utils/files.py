@@ -66,7 +66,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not into:
-            _remove_leftovers_once(path.parent)
+            remove_leftovers_once(path.parent)
         temporary = temporary_path(Path(tempfile.gettempdir(), path.name) if into else path)
         try:
             yield temporary
@@ -284,7 +284,7 @@ def fill_folder(folder: Path, fill: Callable[[Path], object]) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _remove_leftovers_once(folder: Path) -> None:
+def remove_leftovers_once(folder: Path) -> None:
     """Remove leftovers when this process writes into a folder for the first time: listing it for each file is slow."""
     remove_leftovers(folder)
 

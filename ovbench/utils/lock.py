@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovbench.utils.errors import InputError, first_line
-from ovbench.utils.files import temporary_path
+from ovbench.utils.files import remove_leftovers_once, temporary_path
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -96,6 +96,7 @@ def _require_locks(path: Path) -> None:
         import fcntl
     except ImportError:
         return  # not POSIX
+    remove_leftovers_once(path.parent)
     own = temporary_path(path)  # on the lock file itself, another process would take this lock for the holder's
     try:
         with own.open("x") as file:

@@ -3,6 +3,8 @@
 import errno
 import os
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from ovbench.evaluation.ledger import Entry, LedgerWriter, header_digest, read_l
 from ovbench.evaluation.set_aside import set_aside
 from ovbench.metrics.confusion import PixelCounts
 from ovbench.utils.errors import InputError
+from ovbench.utils.files import temporary_path
 from ovbench.utils.lock import lock
 
 HEADER = {"cell": {"method": "clip", "tau": 0.25}, "weights": "abc"}
@@ -177,6 +180,16 @@ def test_a_process_that_looks_for_locks_does_not_hold_the_lock(tmp_path, monkeyp
     with pytest.raises(InputError, match=f"busy: process {os.getpid()} on "):
         lock(tmp_path / "lock", "busy", "wait")
     others[1].release()
+    lock(tmp_path / "lock", "busy", "wait").release()
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_what_a_process_left_that_was_killed_while_it_looked_is_removed(tmp_path, monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    monkeypatch.setattr(os, "getpid", lambda: dead.pid)
+    temporary_path(tmp_path / "lock").touch()
+    monkeypatch.undo()
     lock(tmp_path / "lock", "busy", "wait").release()
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 

@@ -110,7 +110,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as killed:
         killed.setattr("os.getpid", lambda: 2**31 - 2)  # no such process
         temporary_path(folder / "000000000140_labelTrainIds.png").write_bytes(b"half")
-    files._remove_leftovers_once.cache_clear()  # as in a new process
+    files.remove_leftovers_once.cache_clear()  # as in a new process
     assert len(list(folder.glob("*.png"))) == 1
     assert prepared("coco-stuff", tmp_path).written == 2
     assert_reads("coco-stuff", tmp_path, maps)
