@@ -98,6 +98,8 @@ def _from_csv(path: Path, classes: Sequence[str]) -> np.ndarray:
             f"its {len(names)} columns and {len(rows)} rows are not the {len(classes)} classes of the dataset",
             where=str(path), fix="write the class names in the first row and, in the same order, in the first column",
         )  # fmt: skip
+    if values.shape != (len(names), len(names)):
+        raise InputError(f"not a table of {len(names)} numbers in each row", where=str(path))
     if not ((values >= 0) & (values <= 1)).all() or not (values.diagonal() == 1).all():
         raise InputError("a similarity is not between 0 and 1, or not 1 for a class and itself", where=str(path))
     order = [names.index(name) for name in classes]

@@ -234,6 +234,8 @@ def test_similarities_are_read_by_class_name(tmp_path):
         ",dog,cat\ndog,1,x\ncat,0,1\n": "not a table of numbers", "": "not the 2 classes",
         ",dog,cat\ndog,0.5,1\ncat,0,1\n": "between 0 and 1", ",dog,cat\ndog,nan,1\ncat,0,1\n": "between 0 and 1",
         ",dog,cat\ndog,1\ncat,0,1\n": "not a table of numbers",
+        ",dog,cat\ndog,1\ncat,1\n": "not a table of 2 numbers in each row",
+        ",dog,cat\ndog,1,0,1\ncat,0,1,1\n": "not a table of 2 numbers in each row",
     }.items():  # fmt: skip
         file.write_text(text)
         with pytest.raises(InputError, match=what):
