@@ -282,12 +282,10 @@ def can_win(knots: Tensor) -> Tensor:
 
 def _mixed(cells: Tensor, rows: BlockAxis, columns: BlockAxis, row: int) -> Tensor:
     """Return the merged scores at one row of pixels and the first and last pixel of each block, float (2K, Q)."""
-    line, mixed = torch.zeros_like(cells[0]), cells.new_zeros(len(columns.index), cells.shape[2])
+    line = torch.zeros_like(cells[0])
     for source, share in zip(rows.index[row].tolist(), rows.share[row].tolist(), strict=True):
         line.add_(cells[source], alpha=share)
-    for source, share in zip(columns.index.T, columns.share.T, strict=True):
-        mixed.addcmul_(line[source], share[:, None])
-    return mixed
+    return _weighted(line, columns.index, columns.share[:, :, None], 0)
 
 
 def _between(knots: Tensor, weights: Tensor) -> Tensor:

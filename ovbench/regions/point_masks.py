@@ -113,14 +113,7 @@ def enlarged(model: PointModel, low: Tensor, size: tuple[int, int]) -> Iterator[
 
 
 def region_map(model: PointModel, image: np.ndarray, *, points: int, iou: float, stability: float) -> np.ndarray:
-    """Segment an image at a grid of points, and paint the masks in ascending area.
-
-    Args:
-        model: The model.
-        image: uint8 (H, W, 3), RGB.
-        points: Points per side.
-        iou: Predicted IoU that a mask must exceed; 0 or less keeps all.
-        stability: Smallest stability score; 0 or less keeps all.
+    """Paint the masks of an image in ascending area; see `point_masks` for the arguments.
 
     Returns:
         int32 (H, W), see `ovbench.regions.paint.paint_masks`.

@@ -149,11 +149,9 @@ def images(device: torch.device, quick: bool, repeats: int) -> list[dict[str, An
 def labelled(pictures: list[np.ndarray], predictor: Predictor, batch: int, regions: Any = None) -> None:
     """Label images in shared batches."""
     batcher = predictor.batcher(batch)
-    for number, image in enumerate(pictures):
-        for prediction in batcher.add(number, image, regions):
-            assert isinstance(prediction.labels, list), prediction.labels
-    for prediction in batcher.flush():
-        assert isinstance(prediction.labels, list), prediction.labels
+    done = [one for number, image in enumerate(pictures) for one in batcher.add(number, image, regions)]
+    found = [prediction.labels for prediction in (*done, *batcher.flush())]
+    assert len(found) == len(pictures) and all(isinstance(labels, list) for labels in found), found
 
 
 @torch.inference_mode()
